@@ -1,0 +1,53 @@
+# Every target sets up what it needs. `make` alone prints this help.
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep smoke ui test check format bench lock clean
+
+PYTHON ?= python3
+SWEEP ?= default
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+help: ## print this help
+	@echo "fedsweep: sweeps of (clustered) federated-learning experiments"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "variables: SWEEP=name (a file of configs/sweep), ARGS='key=value axis=a,b --dry-run', PYTHON=python3.12"
+
+setup: $(STAMP) ## make .venv as requirements.lock says (other targets do it when the lock changed)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+		f"fedsweep needs Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}; use make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(STAMP)
+
+sweep: $(STAMP) ## run a sweep: make sweep SWEEP=mnist_cifar10 ARGS="data.root=DATA seed=0,1"
+	@$(BIN)/python -m runner sweep $(SWEEP) $(ARGS)
+
+smoke: $(STAMP) ## two clients through every stage on Ray, and check what was logged
+	@$(BIN)/python -m tests.smoke.run
+
+ui: $(STAMP) ## MLflow's UI on the local store, on 127.0.0.1:5000
+	@$(BIN)/python -m runner ui $(ARGS)
+
+test: $(STAMP) ## the test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## mend lint and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: $(STAMP) ## pin anew what pyproject.toml asks for, for Python 3.11 to 3.13
+	$(BIN)/python -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-header --no-annotate \
+		--group dev pyproject.toml --output-file requirements.lock
+
+clean: ## remove the environment and all results of this folder
+	rm -rf .venv outputs .pytest_cache .mypy_cache .ruff_cache
