@@ -1,0 +1,39 @@
+"""The one family of errors that a user sees, as one line: what was given, what is allowed, what to change."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RunnerError(Exception):
+    """Base of every error that is the user's to mend: one line on stderr, exit status 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class ConfigError(RunnerError):
+    """A group, option, key or value of the configuration is not allowed."""
+
+
+class DataError(RunnerError):
+    """A data set can't be had, or can't be split as asked."""
+
+
+class ResourceError(RunnerError):
+    """The cluster does not have what the configuration asks for."""
+
+
+class TrackingError(RunnerError):
+    """The tracking store can't be reached or written."""
+
+
+class TrialError(RunnerError):
+    """A trial can't go on, for example because too few clients replied. It fails alone; the sweep goes on."""
+
+
+def unknown(kind: str, given: str, valid: Iterable[str]) -> str:
+    """Return the sentence for an unknown name: the name, the nearest valid one, and all valid ones."""
+    names = sorted(valid)
+    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{given}'.{hint} Valid: {', '.join(names)}."

@@ -1,0 +1,95 @@
+"""What crosses the boundary between a trial and the driver: frozen, plain, small.
+
+A trial yields one :class:`TrialStarted`, one :class:`RoundRecord` per round (round 0 is the evaluation of the initial
+model) and, at its end, one :class:`TrialResult`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Columns = Mapping[str, Sequence[Any]]
+"""A table by columns: every value has the same length; a missing number is ``nan``."""
+
+
+@dataclass(frozen=True)
+class LoadSample:
+    """The load of one host and its node at one moment, sampled while the host ran work of this trial."""
+
+    time_s: float  # Unix time
+    host: str  # name of the client host
+    node: str  # Ray node (or host name) that the host lives on
+    host_cpu: float  # per cent of one core
+    host_rss_mb: float
+    node_cpu: float  # per cent of the node
+    node_mem: float  # per cent of the node
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """One client task as the engine saw it: a Flower message run by a ClientApp on a host."""
+
+    node_id: int  # Flower node id = partition id + 1
+    message_type: str  # train | evaluate | query...
+    host: str
+    wall_s: float
+    bytes_in: int  # array bytes of the message
+    bytes_out: int  # array bytes of the reply
+    metrics: Mapping[str, float]  # the reply's scalar metrics
+    load: Mapping[str, float]  # cpu_s, wall_s, rss_mb, node_cpu, node_mem; empty where the app does not measure
+    error: str | None = None  # traceback of a client that raised
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the pictures of a data set under a partitioning show."""
+
+    dataset: str
+    partition: str
+    shift: str
+    fingerprint: str
+    source: str  # where the data set was found
+    class_names: tuple[str, ...]
+    label_counts: np.ndarray  # (clients, classes), training examples
+    groups: np.ndarray  # (clients,), known group of each client; all 0 without a shift
+    examples: Mapping[int, tuple[np.ndarray, np.ndarray]]  # group -> images uint8 (n, C, H, W), labels (n,)
+    num_train: int
+    num_test: int
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """The first thing that a trial yields."""
+
+    key: str
+    data: DataSummary
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """Everything that one round produced.
+
+    ``clients`` has one row per client that took part, with the columns of ``runner.metrics.CLIENT_COLUMNS``.
+    ``assignments`` has one row per client of a clustered strategy: round, client, cluster, server, score, tenure.
+    """
+
+    round: int
+    metrics: Mapping[str, float]  # keys by section, as MLflow shows them: "1_global/acc"
+    clients: Columns = field(default_factory=dict)
+    assignments: Columns = field(default_factory=dict)
+    load: tuple[LoadSample, ...] = ()
+    events: tuple[str, ...] = ()  # one line each: lost hosts, failed clients
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The last thing that a trial yields."""
+
+    key: str
+    models: Mapping[str, Mapping[str, np.ndarray]]  # "global", "cluster_0", ...: state dicts
+    weights_sha256: str  # of all models, in order
+    summary: Mapping[str, float]  # final metrics by bare name: acc, client_acc, ari, ...
+    confusion: np.ndarray | None  # (classes, classes): true x predicted, clients' models on the central test set
+    input_shape: tuple[int, int, int]  # C, H, W of what the models take, normalised float32

@@ -1,0 +1,41 @@
+"""Every random choice of a trial comes from its root seed and the path of what is being chosen (contract 5)."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+_BITS = 63
+
+
+def derive_seed(root: int, *path: str | int) -> int:
+    """Return a seed in [0, 2**63) that depends on the root seed and the path alone.
+
+    Parameters
+    ----------
+    root : int
+        The trial's seed.
+    path : str | int
+        What the seed is for, from the general to the particular: ``derive_seed(seed, "train", server_round, client)``.
+        ``1`` and ``"1"`` are different paths.
+    """
+    text = repr((int(root), *[int(p) if isinstance(p, (int, np.integer)) else str(p) for p in path]))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - _BITS)
+
+
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Seed the process-global generators that Flower's strategies draw from, and put their states back afterwards.
+
+    Flower samples nodes with the global ``random`` and draws privacy noise with the global ``numpy.random``.
+    """
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
