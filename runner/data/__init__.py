@@ -1,0 +1,1 @@
+"""Images, their split among clients, and the known shifts between groups of clients."""

@@ -1,0 +1,176 @@
+"""Row numbers per client: sizes and classes worked out by hand, determinism, refusals, the cache."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner.config import PartitionConfig
+from runner.data import partition
+from runner.data.partition import cached_partition, partition_rows, split_rows
+from runner.errors import DataError
+from runner.seeding import derive_seed
+
+FLOWER = ["dirichlet", "inner_dirichlet", "shard", "pathological", "linear", "square", "exponential"]
+LABELS = np.repeat(np.arange(5), 20)  # 100 examples, sorted by class
+
+
+def rule(name: str, **settings: Any) -> PartitionConfig:
+    """A rule whose limits suit a hundred examples."""
+    return PartitionConfig(name=name, **({"min_size": 1} if name == "dirichlet" else {}) | settings)
+
+
+@pytest.mark.parametrize("name", ["iid", *FLOWER])
+def test_rows_are_disjoint_in_range_and_fixed_by_the_seed(name: str) -> None:
+    rows = partition_rows(rule(name), LABELS, 4, seed=1)
+    again, other = (partition_rows(rule(name), LABELS, 4, seed=seed) for seed in (1, 2))
+    together = np.concatenate(rows)
+    assert [r.dtype for r in rows] == [np.int64] * 4
+    assert len(set(together.tolist())) == len(together)
+    assert set(together.tolist()) <= set(range(100))
+    assert all(np.array_equal(a, b) for a, b in zip(rows, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(rows, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "clients", "sizes"),
+    [
+        ("iid", 10, 3, [4, 3, 3]),
+        ("centralized", 10, 1, [10]),
+        ("linear", 10, 4, [1, 2, 3, 4]),
+        ("square", 30, 4, [1, 4, 9, 16]),
+        ("exponential", 100, 3, [9, 24, 67]),  # .0900, .2447, .6652 of 100; the largest takes the rest
+        ("inner_dirichlet", 10, 3, [4, 3, 3]),
+        ("shard", 11, 2, [4, 4]),  # four shards of two; three rows fill none
+    ],
+)
+def test_sizes(name: str, total: int, clients: int, sizes: list[int]) -> None:
+    rows = partition_rows(rule(name), np.arange(total) % 2, clients, seed=0)
+    assert [len(own) for own in rows] == sizes
+
+
+def test_every_row_is_given_out_but_by_shards() -> None:
+    for name in set(FLOWER) - {"shard"} | {"iid"}:
+        assert sorted(np.concatenate(partition_rows(rule(name), LABELS, 5, seed=3)).tolist()) == list(range(100)), name
+
+
+def test_shards_hold_few_classes() -> None:
+    """Five clients, ten shards of ten, sorted by class: a client sees one or two classes."""
+    rows = partition_rows(rule("shard", shards_per_client=2), LABELS, 5, seed=0)
+    assert [len(own) for own in rows] == [20] * 5
+    assert max(len(set(LABELS[own].tolist())) for own in rows) == 2
+
+
+def test_pathological_clients_hold_their_number_of_classes() -> None:
+    """Client i holds class i, so that no class is lost."""
+    rows = partition_rows(rule("pathological", classes_per_client=3), LABELS, 5, seed=0)
+    classes = [set(LABELS[own].tolist()) for own in rows]
+    assert [len(held) for held in classes] == [3] * 5
+    assert all(client in held for client, held in enumerate(classes))
+
+
+def test_alpha_skews_the_classes() -> None:
+    """The share of a client's largest class: near one fifth for a large alpha, far above it for a small one."""
+    for name in ("dirichlet", "inner_dirichlet"):
+        even, skewed = (
+            np.mean([np.bincount(LABELS[own]).max() / len(own) for own in partition_rows(cfg, LABELS, 4, seed=0)])
+            for cfg in (rule(name, alpha=1000.0), rule(name, alpha=0.1))
+        )
+        assert even < 0.3 < 0.45 < skewed, name
+
+
+def test_min_size_is_met() -> None:
+    rows = partition_rows(rule("dirichlet", alpha=0.5, min_size=15), LABELS, 4, seed=0)
+    assert min(map(len, rows)) >= 15
+
+
+@pytest.mark.parametrize("name", FLOWER)
+def test_the_split_is_the_partitioners(name: str) -> None:
+    """What is read from inside a partitioner is what its load_partition gives."""
+    import datasets
+
+    rows = partition_rows(rule(name), LABELS, 4, seed=5)
+    order = np.random.default_rng(derive_seed(5, "partition", "order")).permutation(100)
+    flower = partition._partitioner(rule(name), 100, 4, derive_seed(5, "partition", "draw"))
+    flower.dataset = datasets.Dataset.from_dict({"label": LABELS[order], "row": order})
+    assert [list(flower.load_partition(client)["row"]) for client in range(4)] == [own.tolist() for own in rows]
+
+
+def test_iid_is_what_the_iid_partitioner_gives() -> None:
+    import datasets
+    from flwr_datasets.partitioner import IidPartitioner
+
+    rows = partition_rows(rule("iid"), LABELS, 7, seed=5)
+    flower = IidPartitioner(7)
+    flower.dataset = datasets.Dataset.from_dict({"row": np.concatenate(rows)})
+    assert [list(flower.load_partition(client)["row"]) for client in range(7)] == [own.tolist() for own in rows]
+
+
+def test_classes_may_have_gaps() -> None:
+    """InnerDirichlet counts classes from 0; a subset of a data set may lack some."""
+    rows = partition_rows(rule("inner_dirichlet"), np.repeat([2, 7, 9], 10), 3, seed=0)
+    assert sorted(np.concatenate(rows).tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "clients", "named"),
+    [
+        (rule("iid"), 101, ["num_clients=101", "100 training examples", "dataset.max_train"]),
+        (rule("dirichlet", alpha=0.01, min_size=10), 8, ["partition.alpha=0.01", "partition.min_size=10", "raise"]),
+        (rule("dirichlet", min_size=30), 4, ["partition.min_size=30", "num_clients=4"]),
+        (rule("inner_dirichlet", alpha=1e-5), 10, ["partition.alpha=1e-05", "raise partition.alpha"]),
+        (rule("shard", shards_per_client=30), 4, ["lower partition.shards_per_client"]),
+        (rule("pathological", classes_per_client=6), 4, ["5 classes", "lower partition.classes_per_client"]),
+        (rule("pathological", classes_per_client=5), 30, ["partition.classes_per_client=5", "num_clients=30"]),
+        (rule("exponential"), 20, ["partition=exponential", "lower num_clients"]),
+        (rule("square"), 30, ["partition=square", "lower num_clients"]),
+    ],
+)
+def test_what_cant_be_met_is_refused_in_one_line(cfg: PartitionConfig, clients: int, named: list[str]) -> None:
+    with warnings.catch_warnings(action="error"), pytest.raises(DataError) as refused:
+        partition_rows(cfg, LABELS, clients, seed=0)
+    message = str(refused.value)
+    assert [word for word in named if word not in message] == []
+    assert "\n" not in message
+
+
+def test_a_stored_partition_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cached_partition(rule("linear"), LABELS, 4, 0, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(partition, "partition_rows", lambda *_: pytest.fail("computed again"))
+        again = cached_partition(rule("linear", eval_fraction=0.5), LABELS, 4, 0, tmp_path)
+    assert [own.tolist() for own in again] == [own.tolist() for own in first]
+    assert [own.dtype for own in again] == [np.int64] * 4
+    (file,) = tmp_path.rglob("*.npz")
+    file.write_bytes(b"broken")
+    assert [o.tolist() for o in cached_partition(rule("linear"), LABELS, 4, 0, tmp_path)] == [o.tolist() for o in first]
+    assert file.read_bytes() != b"broken"
+
+
+def test_another_question_is_another_partition(tmp_path: Path) -> None:
+    asked = [
+        (rule("shard"), LABELS, 4, 0),
+        (rule("shard", shards_per_client=3), LABELS, 4, 0),
+        (rule("shard"), LABELS[::-1], 4, 0),
+        (rule("shard"), LABELS, 3, 0),
+        (rule("shard"), LABELS, 4, 1),
+    ]
+    for count, (cfg, labels, clients, seed) in enumerate(asked, 1):
+        rows = cached_partition(cfg, labels, clients, seed, tmp_path)
+        assert len(list(tmp_path.rglob("*.npz"))) == count
+        expected = partition_rows(cfg, labels, clients, seed)
+        assert [own.tolist() for own in rows] == [own.tolist() for own in expected]
+
+
+@pytest.mark.parametrize(
+    ("total", "fraction", "sizes"),
+    [(10, 0.2, (8, 2)), (10, 0.0, (10, 0)), (1, 0.5, (1, 0)), (2, 0.9, (1, 1)), (3, 0.2, (2, 1)), (2, 0.2, (2, 0))],
+)
+def test_split_keeps_one_for_training(total: int, fraction: float, sizes: tuple[int, int]) -> None:
+    rows = np.arange(100, 100 + total)
+    train, held = split_rows(rows, fraction, seed=4)
+    assert (len(train), len(held)) == sizes
+    assert sorted([*train.tolist(), *held.tolist()]) == rows.tolist()
+    assert np.array_equal(train, split_rows(rows, fraction, seed=4)[0])

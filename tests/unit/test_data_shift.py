@@ -1,0 +1,94 @@
+"""Shifts on images and labels small enough to work out by hand."""
+
+import numpy as np
+import pytest
+
+from runner.config import ShiftConfig
+from runner.data.shift import make_shift, rotate
+from runner.errors import DataError
+
+SQUARE = np.array([[[[1, 2], [3, 4]]]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("angle", "expected"),
+    [
+        (0, [[1, 2], [3, 4]]),
+        (90, [[2, 4], [1, 3]]),  # counter-clockwise
+        (180, [[4, 3], [2, 1]]),
+        (-90, [[3, 1], [4, 2]]),
+        (450, [[2, 4], [1, 3]]),
+    ],
+)
+def test_quarter_turns_are_exact(angle: float, expected: list[list[int]]) -> None:
+    assert rotate(SQUARE, angle)[0, 0].tolist() == expected
+
+
+def test_other_angles_are_bilinear() -> None:
+    """One pixel right of the centre moves up by 45 degrees.
+
+    The corner comes from row 1, column 1 + sqrt 2: .5858 of the pixel. Its two neighbours come from a place
+    that holds .2929 x .7071 of it.
+    """
+    image = np.zeros((1, 1, 3, 3), np.uint8)
+    image[0, 0, 1, 2] = 100
+    assert rotate(image, 45)[0, 0].tolist() == [[0, 21, 59], [0, 0, 21], [0, 0, 0]]
+
+
+def test_the_centre_of_rotation_is_the_same_for_all_angles() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2, 3, 6, 6), np.uint8)
+    nearly, exactly = rotate(image, 90.0001).astype(int), rotate(image, 90).astype(int)
+    assert np.abs(nearly - exactly).max() <= 1
+
+
+def test_oblong_images_keep_their_frame() -> None:
+    image = np.arange(6, dtype=np.uint8).reshape(1, 1, 2, 3)
+    assert rotate(image, 180)[0, 0].tolist() == [[5, 4, 3], [2, 1, 0]]
+    # Each pixel comes from between four others. Of those in the outer columns, two lie outside and count as black.
+    assert rotate(image, 90)[0, 0].tolist() == [[1, 3, 2], [0, 2, 2]]
+
+
+def test_groups_are_dealt_in_turn() -> None:
+    shift = make_shift(ShiftConfig(name="rotation", groups=3), num_clients=7, num_classes=2, seed=0)
+    assert shift.groups.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert shift.angles == (0, 120, 240)
+    assert shift.num_groups == 3
+
+
+def test_no_shift_is_one_group_and_no_copy() -> None:
+    shift = make_shift(ShiftConfig(), num_clients=3, num_classes=2, seed=0)
+    y = np.array([1])
+    x_seen, y_seen = shift.apply(SQUARE, y, 0)
+    assert shift.groups.tolist() == [0, 0, 0]
+    assert x_seen is SQUARE
+    assert y_seen is y
+
+
+def test_rotation_turns_images_and_leaves_labels() -> None:
+    shift = make_shift(ShiftConfig(name="rotation", groups=2, angles=(90, 180)), 2, 2, seed=0)
+    x, y = shift.apply(SQUARE, np.array([1]), 1)
+    assert x[0, 0].tolist() == [[4, 3], [2, 1]]
+    assert y.tolist() == [1]
+
+
+def test_label_permutations_differ_and_spare_group_0() -> None:
+    """All six permutations of three classes are used by six groups."""
+    shift = make_shift(ShiftConfig(name="label_permutation", groups=6), 6, 3, seed=0)
+    seen = [tuple(shift.relabel(np.arange(3), group).tolist()) for group in range(6)]
+    assert seen[0] == (0, 1, 2)
+    assert len(set(seen)) == 6
+    x, y = shift.apply(SQUARE, np.array([2, 0]), 3)
+    assert x is SQUARE
+    assert y.tolist() == [seen[3][2], seen[3][0]]
+
+
+def test_the_seed_draws_the_permutations() -> None:
+    cfg = ShiftConfig(name="label_permutation", groups=2)
+    drawn = [make_shift(cfg, 2, 10, seed).permutations.tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_more_groups_than_permutations_are_refused() -> None:
+    with pytest.raises(DataError, match=r"shift\.groups=3 is more than the 2 permutations of 2 classes"):
+        make_shift(ShiftConfig(name="label_permutation", groups=3), 3, 2, seed=0)
