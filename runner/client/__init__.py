@@ -1,0 +1,1 @@
+"""The built-in Flower client: ``app`` speaks Flower, ``training`` is torch and NumPy only."""

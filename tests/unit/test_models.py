@@ -1,0 +1,145 @@
+"""Networks: published sizes, all the data sets' shapes, refusals."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from models import MODELS, build_model
+from runner.config import ModelConfig, TrainingConfig
+
+ROOT = Path(__file__).parents[2]
+DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
+
+
+def size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "parameters"),
+    [
+        ("logreg", MNIST, 784 * 10 + 10),
+        ("mlp", MNIST, 784 * 200 + 200 + 200 * 10 + 10),
+        ("lenet", MNIST, 44_426),  # 177 kB
+        ("lenet", CIFAR, 62_006),
+        ("cnn", MNIST, 1_663_370),  # McMahan et al. 2017
+        ("lenet", DIGITS, 156 + 2_416 + 64 * 120 + 120 + 10_164 + 850),
+    ],
+)
+def test_sizes(name: str, shape: tuple[int, int, int], parameters: int) -> None:
+    assert size(build_model(name, shape, 10)) == parameters
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"resnet18"}))
+@pytest.mark.parametrize("shape", [DIGITS, MNIST, CIFAR, (2, 9, 13)])
+def test_every_model_takes_every_data_set(name: str, shape: tuple[int, int, int]) -> None:
+    model = build_model(name, shape, 7)
+    assert model.training
+    assert model(torch.randn(3, *shape)).shape == (3, 7)
+
+
+def test_the_last_parameters_are_the_classifier() -> None:
+    for name in MODELS.keys() - {"resnet18"}:
+        weight, bias = list(build_model(name, DIGITS, 7).state_dict().values())[-2:]
+        assert (weight.shape[0], bias.shape) == (7, (7,))
+
+
+def test_resnet18_has_group_norm_and_a_stem_for_small_images() -> None:
+    model = build_model("resnet18", (1, 16, 16), 7, groups=4)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert {m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)} == {4}
+    assert model.conv1.kernel_size == (3, 3)
+    large = build_model("resnet18", (3, 64, 64), 10)
+    assert size(large) == 11_181_642  # torchvision's 11,689,512 with 10 classes in place of 1,000
+    with pytest.raises(ValueError, match="divisible"):
+        build_model("resnet18", (1, 16, 16), 7, groups=5)
+
+
+def test_the_global_generator_fixes_the_weights() -> None:
+    first, second, third = (build(seed) for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def build(seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return torch.cat([p.detach().ravel() for p in build_model("mlp", DIGITS, 10, hidden=3).parameters()])
+
+
+class Custom(nn.Module):
+    def __init__(self, width: int, outputs: int = 10) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+@pytest.fixture
+def custom(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The dotted path of ``Custom``."""
+    monkeypatch.setitem(sys.modules, "my_models", sys.modules[__name__])
+    return "my_models.Custom"
+
+
+def test_dotted_path(custom: str) -> None:
+    model = build_model(custom, DIGITS, 10, width=5)
+    assert isinstance(model, Custom)
+    assert model.layers[1].out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "kwargs", "message"),
+    [
+        (
+            "lanet",
+            DIGITS,
+            {},
+            "unknown model 'lanet'. Did you mean 'lenet'\\? Valid: cnn, lenet, logreg, mlp, resnet18, or",
+        ),
+        ("lenet", (1, 3, 28), {}, "images of 3x28 pixels are too small; lenet needs at least 4x4"),
+        ("cnn", (1, 28, 3), {}, "images of 28x3 pixels are too small; cnn needs at least 4x4"),
+        ("mlp", DIGITS, {"width": 3}, "unexpected keyword argument 'width'. It takes: hidden."),
+        ("mlp", DIGITS, {"hidden": 0}, "hidden=0; it must be at least 1"),
+        ("mlp", DIGITS, {"num_classes": 3}, "takes num_classes from the data set; leave it out"),
+        ("no.such.Module", DIGITS, {}, "model 'no.such.Module' can't be imported: No module named 'no'; give"),
+        ("torch.nn.Liner", DIGITS, {}, "'torch.nn.Liner' can't be imported: .*has no attribute 'Liner'"),
+        (".Net", DIGITS, {}, "'.Net' can't be imported"),
+        ("torch.pi", DIGITS, {}, "model 'torch.pi' is a float, not a torch.nn.Module class"),
+        ("torch.Generator", DIGITS, {}, "'torch.Generator' is not a torch.nn.Module class, nor"),
+        ("fractions.Fraction", DIGITS, {}, "gives a Fraction, not a torch.nn.Module"),
+        ("my_models.Custom", DIGITS, {}, "missing a required argument: 'width'. It takes: width, outputs."),
+        ("my_models.Custom", MNIST, {"width": 3}, "can't take images of shape 1x28x28: mat1 and mat2"),
+        ("my_models.Custom", DIGITS, {"width": 3, "outputs": 4}, r"gives \(1, 4\) .* needs \(1, 10\)"),
+        ("my_models.Custom", DIGITS, {"width": "x"}, "can't be built with {'width': 'x'}"),
+    ],
+)
+def test_refusals(custom: str, name: str, shape: tuple[int, int, int], kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        build_model(name, shape, 10, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def test_configs_compose() -> None:
+    models = {p.stem: ModelConfig(**yaml.safe_load(p.read_text())) for p in (ROOT / "configs/model").glob("*.yaml")}
+    assert {stem: config.name for stem, config in models.items()} == {name: name for name in MODELS}
+    training = {
+        p.stem: TrainingConfig(**yaml.safe_load(p.read_text())) for p in (ROOT / "configs/training").glob("*.yaml")
+    }
+    assert training["sgd"] == TrainingConfig()
+    assert (training["adam"].optimizer, training["adam"].lr) == ("adam", 0.001)
+    assert (training["full_batch"].batch_size, training["full_batch"].steps) == (0, 10)
+
+
+def test_models_and_training_import_neither_flower_nor_ray() -> None:
+    code = (
+        "import sys, models, runner.client.training\n"
+        "print([m for m in ('ray', 'flwr', 'mlflow', 'torchvision', 'psutil', 'pydantic') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
