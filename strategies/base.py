@@ -1,0 +1,127 @@
+"""What clustered strategies have in common: how the round loop sees them, how they read replies and average models."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, validate_message_reply_consistency
+
+V = TypeVar("V")
+
+
+@runtime_checkable
+class Clustered(Protocol):
+    """A strategy that trains one model per cluster of clients. Read it after ``aggregate_train`` of each round."""
+
+    @property
+    def assignment(self) -> Mapping[int, int]:
+        """Cluster of each node id; empty before the clustering."""
+
+    @property
+    def cluster_arrays(self) -> Mapping[int, ArrayRecord]:
+        """Model of each cluster; empty before the clustering."""
+
+    @property
+    def servers(self) -> Mapping[int, int]:
+        """Node id of each cluster's server; a cluster that no member served in its last round is left out."""
+
+    @property
+    def scores(self) -> Mapping[int, float]:
+        """Load score of each node, scaled within its cluster; the lowest is the best server."""
+
+    @property
+    def tenure(self) -> Mapping[int, int]:
+        """Rounds that each cluster's server has served in a row."""
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return numbers about the clustering, by bare name; empty before it."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A strategy whose state between two rounds can be stored and put back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: JSON-able values and ArrayRecords in nested dicts with string keys."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+
+
+def sort_replies(
+    strategy: FedAvg, replies: Iterable[Message], read_arrays: bool
+) -> tuple[list[Message], list[Message]]:
+    """Return the replies of a training round that carry content, and the errors; log and check them as FedAvg does.
+
+    Parameters
+    ----------
+    strategy : FedAvg
+        Whose replies these are.
+    replies : iterable of Message
+        From the grid.
+    read_arrays : bool
+        Also check that each reply holds one ArrayRecord, all with the same keys. That reads the records, so leave it
+        out where they are to stay references.
+
+    Raises
+    ------
+    InconsistentMessageReplies
+        If the replies can't be averaged.
+    """
+    valid, errors = strategy._check_and_log_replies(replies, is_train=True, validate=False)
+    if valid:
+        contents = [reply.content for reply in valid]
+        validate_message_reply_consistency(contents, strategy.weighted_by_key, check_arrayrecord=read_arrays)
+    return valid, errors
+
+
+def arrays_of(reply: Message) -> ArrayRecord:
+    """Return a reply's only ArrayRecord: the object that was received, unread."""
+    return next(iter(reply.content.array_records.values()))
+
+
+def weight_of(reply: Message, weighted_by_key: str) -> float:
+    """Return a reply's weight in averages: the examples of the client, or of all clients that it stands for."""
+    return float(next(iter(reply.content.metric_records.values()))[weighted_by_key])  # type: ignore[arg-type]
+
+
+def weighted_mean(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
+    """Return the weighted mean of models, in the order given and with FedAvg's own arithmetic."""
+    contents = [
+        RecordDict({"arrays": record, "metrics": MetricRecord({"weight": weight})})
+        for record, weight in zip(records, weights, strict=True)
+    ]
+    return aggregate_arrayrecords(contents, "weight")
+
+
+def mean_of_clusters(
+    cluster_arrays: Mapping[int, ArrayRecord], assignment: Mapping[int, int], examples: Mapping[int, float]
+) -> ArrayRecord:
+    """Return the global model: the clusters' models, weighted by the known examples of their members."""
+    clusters = sorted(cluster_arrays)
+    if len(clusters) == 1:
+        return cluster_arrays[clusters[0]]
+    weights = dict.fromkeys(clusters, 0.0)
+    for node, cluster in assignment.items():
+        weights[cluster] += examples.get(node, 0.0)
+    return weighted_mean([cluster_arrays[cluster] for cluster in clusters], list(weights.values()))
+
+
+def join_largest(assignment: dict[int, int], nodes: Iterable[int]) -> None:
+    """Add the nodes that no cluster has yet to the largest cluster, the first of equals."""
+    new = sorted(set(nodes) - assignment.keys())
+    if new:
+        sizes = Counter(assignment.values())
+        assignment.update(dict.fromkeys(new, min(sizes, key=lambda cluster: (-sizes[cluster], cluster))))
+
+
+def string_keys(table: Mapping[int, V]) -> dict[str, V]:
+    """Return a table by node or cluster as JSON can hold it."""
+    return {str(key): value for key, value in table.items()}
+
+
+def int_keys(table: Mapping[str, V]) -> dict[int, V]:
+    """Return what ``string_keys`` was given."""
+    return {int(key): value for key, value in table.items()}

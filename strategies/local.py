@@ -1,0 +1,63 @@
+"""No federation: every client trains a model of its own, the baseline that a federated model has to beat."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from strategies.base import sort_replies
+
+KEEP_LOCAL = "keep-local"
+"""Config key that tells a client to go on with the model in its own state, and to send none back."""
+
+
+class Local(FedAvg):
+    """Local training only. Models stay in the clients' state; what travels are metrics.
+
+    A client gets the initial model until it has trained once, and no arrays afterwards. All parameters are FedAvg's.
+    """
+
+    def __init__(self, **fedavg: Any) -> None:
+        super().__init__(**fedavg)
+        self.trained: set[int] = set()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Have the sampled clients train their own models."""
+        return self._keep_local(super().configure_train(server_round, arrays, config, grid), arrays, config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the metrics; there are no arrays to average."""
+        valid, _ = sort_replies(self, replies, read_arrays=False)
+        if not valid:
+            return None, None
+        self.trained.update(reply.metadata.src_node_id for reply in valid)
+        return None, self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Have the sampled clients evaluate their own models."""
+        return self._keep_local(super().configure_evaluate(server_round, arrays, config, grid), arrays, config)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which clients hold a model of their own."""
+        return {"trained": sorted(self.trained)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        self.trained = set(state["trained"])
+
+    def _keep_local(self, messages: Iterable[Message], arrays: ArrayRecord, config: ConfigRecord) -> list[Message]:
+        config[KEEP_LOCAL] = True
+        first = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        later = RecordDict({self.arrayrecord_key: ArrayRecord(), self.configrecord_key: config})
+        messages = list(messages)
+        for message in messages:
+            message.content = later if message.metadata.dst_node_id in self.trained else first
+        return messages

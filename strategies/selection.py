@@ -1,0 +1,112 @@
+"""Which member of a cluster is its server: pure functions (ALGORITHMS section 5).
+
+On identical hosts the score mostly measures how much data a client has.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rule = Literal["load", "load_once", "random", "round_robin", "largest_data"]
+
+
+class Load(NamedTuple):
+    """What a client's training costs, smoothed over rounds."""
+
+    cpu_s: float  # CPU seconds of the task
+    rss_mb: float  # peak memory above the start
+    node: float  # CPU + memory load of its node, per cent
+
+
+@dataclass(frozen=True)
+class ServerRule:
+    """How servers are chosen; the fields are those of ``strategy.server`` in the configuration."""
+
+    rule: Rule = "load"
+    cpu_weight: float = 0.5
+    mem_weight: float = 0.3
+    node_weight: float = 0.2
+    ewma: float = 0.5
+    hysteresis: float = 0.85
+    min_tenure: int = 3
+
+
+def smooth(old: Load | None, new: Load, weight: float) -> Load:
+    """Return the moving average: ``weight`` times the newest measurement, the rest the average before it."""
+    return new if old is None else Load(*(weight * n + (1 - weight) * o for o, n in zip(old, new, strict=True)))
+
+
+def robust_scale(values_M: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map the 10th percentile to 0 and the 90th to 1, and clip: one outlier must not make the others look equal."""
+    low, high = np.percentile(values_M, (10, 90))
+    if high <= low:
+        return np.zeros_like(values_M)
+    scaled: NDArray[np.float64] = np.clip((values_M - low) / (high - low), 0.0, 1.0)
+    return scaled
+
+
+def load_scores(members: Sequence[int], loads: Mapping[int, Load], rule: ServerRule) -> dict[int, float]:
+    """Return the score of each member of one cluster: the weighted sum of its loads, each scaled within the cluster.
+
+    A member that was never measured gets the highest score there can be: it is chosen only if nobody was measured.
+    """
+    weights = np.array([rule.cpu_weight, rule.mem_weight, rule.node_weight])
+    scores = dict.fromkeys(members, float(weights.sum()))
+    measured = [node for node in members if node in loads]
+    if measured:
+        table_M3 = np.array([loads[node] for node in measured], np.float64)
+        scaled_M3 = np.column_stack([robust_scale(column) for column in table_M3.T])
+        # Summed by hand: a BLAS product may round equal rows differently, and ties are broken by id.
+        scores.update(zip(measured, (scaled_M3 * weights).sum(axis=1).tolist(), strict=True))
+    return scores
+
+
+def rank(
+    members: Sequence[int],
+    scores: Mapping[int, float],
+    examples: Mapping[int, float],
+    rule: ServerRule,
+    *,
+    incumbent: int | None,
+    tenure: int,
+    turn: int,
+    seed: Sequence[int],
+) -> list[int]:
+    """Return the members of one cluster, the best server first; the next ones take over if it is lost.
+
+    Parameters
+    ----------
+    members : sequence of int
+        Node ids.
+    scores : mapping
+        Load score of each member (``load``, ``load_once``).
+    examples : mapping
+        Training examples of each node, as far as known (``largest_data``).
+    rule : ServerRule
+        The rule. Under ``load`` the incumbent gives way only to a member whose score is below ``hysteresis`` times its
+        own, and only after ``min_tenure`` rounds; under ``load_once`` it stays.
+    incumbent, tenure : int or None, int
+        The server of the last round, and for how many rounds it has been that.
+    turn : int
+        Counts the rounds (``round_robin``).
+    seed : sequence of int
+        Fixes the order of ``random``.
+    """
+    ordered = sorted(members)
+    if rule.rule == "random":
+        return [int(node) for node in np.random.default_rng(list(seed)).permutation(ordered)]
+    if rule.rule == "round_robin":
+        first = turn % len(ordered)
+        return ordered[first:] + ordered[:first]
+    if rule.rule == "largest_data":
+        return sorted(ordered, key=lambda node: (-examples.get(node, 0.0), node))
+    ranking = sorted(ordered, key=lambda node: (scores[node], node))
+    if incumbent in ordered:
+        better = scores[ranking[0]] < rule.hysteresis * scores[incumbent] and tenure >= rule.min_tenure
+        if rule.rule == "load_once" or not better:
+            ranking.remove(incumbent)
+            ranking.insert(0, incumbent)
+    return ranking

@@ -1,0 +1,195 @@
+"""The servers of clusters: elected by load, asked to aggregate their members' models, replaced when they are lost.
+
+Any clustered strategy can own a :class:`ClusterServers`; it knows nothing about how clusters are formed. Which member
+is the server never changes what is computed: it averages with FedAvg's own arithmetic, in the order of the replies.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore import log
+
+from strategies.base import arrays_of, int_keys, string_keys, weight_of, weighted_mean
+from strategies.selection import Load, ServerRule, load_scores, rank, smooth
+
+QUERY = "query.aggregate"
+TRIES = 2  # the elected server and one successor; then the aggregation is done here
+TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a server that never answers is a lost one
+
+_TABLES = ("examples", "scores", "servers", "tenure")  # by node or by cluster
+
+
+class ClusterServers:
+    """The server of each cluster, and what is known about the clients that may become one.
+
+    Parameters
+    ----------
+    rule : ServerRule
+        How servers are chosen.
+    seed : int
+        Root of the ``random`` rule's choices.
+    """
+
+    def __init__(self, rule: ServerRule, seed: int) -> None:
+        self.rule = rule
+        self.seed = seed
+        self.loads: dict[int, Load] = {}  # node -> moving average
+        self.examples: dict[int, float] = {}  # node -> training examples
+        self.scores: dict[int, float] = {}  # node -> score in its cluster; the lowest is the best
+        self.servers: dict[int, int] = {}  # cluster -> node
+        self.tenure: dict[int, int] = {}  # cluster -> rounds that its server has served in a row
+        self.handovers = 0
+
+    def observe(self, replies: Sequence[Message], weighted_by_key: str, one_each: bool) -> None:
+        """Take in the load and the examples that the replies of a training round report.
+
+        A client's reply reports its load as scalars in the ConfigRecord ``load``. A reply that stands for several
+        clients reports theirs as lists of equal length, with their ids under ``node-ids`` and, where known, their
+        examples under ``num-examples``. Without ``node-ids`` it says nothing about single clients.
+
+        Parameters
+        ----------
+        replies : sequence of Message
+            Replies with content.
+        weighted_by_key : str
+            Where a client's reply has its number of examples.
+        one_each : bool
+            Every reply stands for one client.
+        """
+        for reply in replies:
+            load = reply.content.config_records.get("load", ConfigRecord())
+            if "node-ids" in load:
+                nodes = [int(node) for node in load["node-ids"]]  # type: ignore[union-attr]
+                self.examples.update(zip(nodes, map(float, load.get("num-examples", ())), strict=False))  # type: ignore[arg-type]
+            elif one_each:
+                nodes = [reply.metadata.src_node_id]
+                self.examples[nodes[0]] = weight_of(reply, weighted_by_key)
+            else:
+                continue
+            if "cpu_s" in load:
+                cpu, rss, node_cpu, node_mem = (
+                    np.atleast_1d(load[key]).tolist() for key in ("cpu_s", "rss_mb", "node_cpu", "node_mem")
+                )
+                for node, *new in zip(nodes, cpu, rss, np.add(node_cpu, node_mem).tolist(), strict=True):
+                    self.loads[node] = smooth(self.loads.get(node), Load(*new), self.rule.ewma)
+
+    def forget(self) -> None:
+        """Dismiss all servers, because the clusters are not what they were."""
+        self.servers.clear()
+        self.tenure.clear()
+        self.scores.clear()
+
+    def aggregate(
+        self,
+        grid: Grid,
+        server_round: int,
+        assignment: Mapping[int, int],
+        replies: Sequence[Message],
+        failed: Collection[int],
+        weighted_by_key: str,
+    ) -> dict[int, ArrayRecord]:
+        """Return the weighted mean of each cluster's replies, computed by the cluster's server.
+
+        Parameters
+        ----------
+        grid : Grid
+            Carries the query to the servers, with the received ArrayRecords untouched.
+        server_round : int
+            The round.
+        assignment : mapping
+            Cluster of each node.
+        replies : sequence of Message
+            Replies with content; a reply belongs to the cluster of its sender, and may stand for several members.
+        failed : collection of int
+            Nodes whose task failed in this round; they are not elected.
+        weighted_by_key : str
+            Where a reply has its weight.
+
+        Returns
+        -------
+        dict
+            Cluster -> model, for the clusters that replied.
+        """
+        by_cluster: dict[int, list[Message]] = {}
+        for reply in replies:
+            by_cluster.setdefault(assignment[reply.metadata.src_node_id], []).append(reply)
+        rankings = self._elect(server_round, assignment, failed)
+        contents = {cluster: _query(by_cluster[cluster], weighted_by_key) for cluster in sorted(by_cluster)}
+        models: dict[int, ArrayRecord] = {}
+        for attempt in range(TRIES):
+            messages = [
+                Message(contents[cluster], rankings[cluster][attempt], QUERY)
+                for cluster in contents
+                if cluster not in models and attempt < len(rankings[cluster])
+            ]
+            for answer in grid.send_and_receive(messages, timeout=TIMEOUT_S) if messages else ():
+                node = answer.metadata.src_node_id
+                if answer.has_error():
+                    log(WARNING, "server %d of cluster %d failed: %s", node, assignment[node], answer.error.reason)
+                else:
+                    models[assignment[node]] = arrays_of(answer)
+                    self._served(assignment[node], node)
+        for cluster in contents.keys() - models.keys():
+            members = by_cluster[cluster]
+            models[cluster] = weighted_mean(
+                [arrays_of(reply) for reply in members], [weight_of(reply, weighted_by_key) for reply in members]
+            )
+            self.servers.pop(cluster, None)
+            self.tenure.pop(cluster, None)
+        return dict(sorted(models.items()))
+
+    def _elect(self, server_round: int, assignment: Mapping[int, int], failed: Collection[int]) -> dict[int, list[int]]:
+        """Score all members and return each cluster's candidates, the best first."""
+        members: dict[int, list[int]] = {}
+        for node, cluster in sorted(assignment.items()):
+            members.setdefault(cluster, []).append(node)
+        rankings = {}
+        for cluster, nodes in members.items():
+            scores = load_scores(nodes, self.loads, self.rule)
+            self.scores.update(scores)
+            ranking = rank(
+                nodes,
+                scores,
+                self.examples,
+                self.rule,
+                incumbent=self.servers.get(cluster),
+                tenure=self.tenure.get(cluster, 0),
+                turn=server_round,
+                seed=(self.seed, server_round, cluster),
+            )
+            rankings[cluster] = [node for node in ranking if node not in failed]
+        return rankings
+
+    def _served(self, cluster: int, node: int) -> None:
+        before = self.servers.get(cluster)
+        self.handovers += before is not None and before != node
+        self.tenure[cluster] = self.tenure.get(cluster, 0) + 1 if before == node else 1
+        self.servers[cluster] = node
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next round depends on, JSON-able."""
+        return {
+            "loads": {str(node): list(load) for node, load in self.loads.items()},
+            "handovers": self.handovers,
+            **{name: string_keys(getattr(self, name)) for name in _TABLES},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        self.loads = {int(node): Load(*load) for node, load in state["loads"].items()}
+        self.handovers = state["handovers"]
+        for name in _TABLES:
+            setattr(self, name, int_keys(state[name]))
+
+
+def _query(replies: Sequence[Message], weighted_by_key: str) -> RecordDict:
+    """Return the content of one cluster's query: its members' arrays as received, and their weights."""
+    names = [f"member-{reply.metadata.src_node_id}" for reply in replies]
+    content = RecordDict({name: arrays_of(reply) for name, reply in zip(names, replies, strict=True)})
+    weights = [weight_of(reply, weighted_by_key) for reply in replies]
+    content["weights"] = MetricRecord(dict(zip(names, weights, strict=True)))
+    return content

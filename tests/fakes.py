@@ -1,0 +1,256 @@
+"""Fakes that validate: a Grid that checks what a strategy sends, and clients whose numbers a reader can follow.
+
+``FakeGrid`` runs a ClientApp in this process. It refuses what a real grid would, keeps every message, and seals the
+arrays of training replies: a strategy that reads arrays which could have stayed where they are fails its test.
+"""
+
+from collections import UserDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, aggregate_metricrecords
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+
+def record(*values: float) -> ArrayRecord:
+    """Return a model of one array, ``w``."""
+    return ArrayRecord({"w": Array(np.array(values, np.float64))})
+
+
+def values(arrays: ArrayRecord | None) -> list[float]:
+    """Return what ``record`` was given."""
+    assert arrays is not None
+    return [float(value) for value in arrays["w"].numpy()]
+
+
+class Sealed(UserDict[str, Array]):
+    """The dictionary inside an ArrayRecord that must not be read before the grid opens it."""
+
+    def __init__(self, data: Mapping[str, Array]) -> None:
+        self.is_open = False
+        self._kept = dict(data)
+
+    @property
+    def data(self) -> dict[str, Array]:
+        """The arrays."""
+        assert self.is_open, "the strategy read arrays that should have stayed references"
+        return self._kept
+
+
+def seal(arrays: ArrayRecord) -> ArrayRecord:
+    """Return the record as one that may be passed on, but not read."""
+    sealed = ArrayRecord()
+    sealed.__dict__["_data"] = Sealed(arrays.__dict__["_data"])
+    return sealed
+
+
+def opened(arrays: ArrayRecord) -> ArrayRecord:
+    """Break the seal of a record, if it has one."""
+    data = arrays.__dict__["_data"]
+    if isinstance(data, Sealed):
+        data.is_open = True
+    return arrays
+
+
+class FakeGrid(Grid):
+    """A Flower Grid of ``num_nodes`` nodes with ids 1, 2, ...
+
+    Parameters
+    ----------
+    app : ClientApp
+        Runs for every message, in the order of node ids.
+    num_nodes : int
+        Nodes.
+    fails : callable, optional
+        Messages for which it is true get an error reply.
+    seals : callable, optional
+        Whether the arrays of training replies are sealed now.
+    chunk_size : callable, optional
+        How many training replies with one content become one partial mean now.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        num_nodes: int,
+        *,
+        fails: Callable[[Message], bool] = lambda _: False,
+        seals: Callable[[], bool] = lambda: False,
+        chunk_size: Callable[[], int] = lambda: 1,
+    ) -> None:
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 0
+        self.app, self.num_nodes = app, num_nodes
+        self.fails, self.seals, self.chunk_size = fails, seals, chunk_size
+        self.sent: list[list[Message]] = []  # the messages of each call, in the order of node ids
+        self.received: list[list[Message]] = []
+        self._contexts: dict[int, Context] = {}
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Run the app for each message; replies come in the order of node ids."""
+        batch = sorted(messages, key=lambda message: message.metadata.dst_node_id)
+        nodes = [message.metadata.dst_node_id for message in batch]
+        assert len(set(nodes)) == len(nodes), f"a node got two messages in one call: {nodes}"
+        assert set(nodes) <= set(self.get_node_ids()), f"unknown node among {nodes}"
+        replies = []
+        for number, message in enumerate(batch):
+            assert not message.metadata.message_id, "a message was sent twice"
+            message.metadata.__dict__["_message_id"] = f"{len(self.sent)}.{number}"
+            replies.append(self._run(message))
+        if batch and batch[0].metadata.message_type == "train":
+            replies = self._partial_means(batch, replies)
+            if self.seals():
+                for reply in replies:
+                    if reply.has_content():
+                        for name, arrays in reply.content.array_records.items():
+                            reply.content[name] = seal(arrays)
+        self.sent.append(batch)
+        self.received.append(replies)
+        return replies
+
+    def sent_to(self, call: int) -> dict[int, list[float]]:
+        """Return node -> the model that it was sent in a call."""
+        return {m.metadata.dst_node_id: values(m.content["arrays"]) for m in self.sent[call]}
+
+    def _run(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        if self.fails(message):
+            return Message(Error(0, "the fake node failed"), reply_to=message)
+        context = self._contexts.setdefault(
+            node, Context(1, node, {"partition-id": node - 1, "num-partitions": self.num_nodes}, RecordDict(), {})
+        )
+        for arrays in message.content.array_records.values():
+            opened(arrays)
+        return self.app(message, context)
+
+    def _partial_means(self, batch: Sequence[Message], replies: list[Message]) -> list[Message]:
+        size = self.chunk_size()
+        if size == 1:
+            return replies
+        groups: dict[int, list[Message]] = {}
+        for message, reply in zip(batch, replies, strict=True):
+            if reply.has_content():
+                groups.setdefault(id(message.content), []).append(reply)
+        means = [
+            partial_mean(group[start : start + size])
+            for group in groups.values()
+            for start in range(0, len(group), size)
+        ]
+        return means + [reply for reply in replies if reply.has_error()]
+
+    def get_node_ids(self) -> list[int]:
+        """Return 1, 2, ..."""
+        return list(range(1, self.num_nodes + 1))
+
+    def set_run(self, run: Run) -> None:
+        """Not used by strategies."""
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        """Not used by strategies."""
+        raise NotImplementedError
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Not used by strategies."""
+        raise NotImplementedError
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not used by strategies."""
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Not used by strategies."""
+        raise NotImplementedError
+
+
+def partial_mean(replies: Sequence[Message]) -> Message:
+    """Return the one reply that stands for several: weighted mean, summed examples, loads as columns."""
+    first = replies[0]
+    contents = [reply.content for reply in replies]
+    weights = [content["metrics"]["num-examples"] for content in contents]
+    names = ("cpu_s", "rss_mb", "node_cpu", "node_mem")
+    loads = {name: [float(content["load"][name]) for content in contents] for name in names}
+    metrics = aggregate_metricrecords(contents, "num-examples")
+    metrics["num-examples"] = sum(weights)
+    nodes = [reply.metadata.src_node_id for reply in replies]
+    first.content = RecordDict(
+        {
+            "arrays": aggregate_arrayrecords(contents, "num-examples"),
+            "metrics": metrics,
+            "load": ConfigRecord({"node-ids": nodes, "num-examples": weights, **loads}),
+        }
+    )
+    return first
+
+
+def halfway_app(
+    targets: Mapping[int, Sequence[float]],
+    examples: Mapping[int, int] | None = None,
+    cpu_s: Mapping[int, float] | None = None,
+) -> ClientApp:
+    """Return clients that go half the way from the model they get to a target of their own.
+
+    Parameters
+    ----------
+    targets : mapping
+        Node -> where its model should end.
+    examples : mapping, optional
+        Node -> its weight; 1 where left out.
+    cpu_s : mapping, optional
+        Node -> the CPU seconds that it reports; its id where left out.
+    """
+    app = ClientApp()
+
+    def model(message: Message, context: Context) -> np.ndarray:
+        keeps = message.content["config"].get("keep-local")
+        if keeps and "model" in context.state:
+            return context.state["model"]["w"].numpy()
+        return message.content["arrays"]["w"].numpy()
+
+    def metrics(context: Context, kind: str, weights: np.ndarray) -> MetricRecord:
+        loss = float(np.sum((np.array(targets[context.node_id]) - weights) ** 2))
+        return MetricRecord(
+            {f"{kind}_loss": loss, f"{kind}_acc": 0.5, "num-examples": (examples or {}).get(context.node_id, 1)}
+        )
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        before = model(message, context)
+        after = ArrayRecord({"w": Array(before + 0.5 * (np.array(targets[context.node_id]) - before))})
+        node = context.node_id
+        load = {"cpu_s": (cpu_s or {}).get(node, float(node)), "wall_s": 1.0, "rss_mb": 1.0}
+        content = RecordDict(
+            {
+                "metrics": metrics(context, "train", before),
+                "load": ConfigRecord({**load, "node_cpu": 50.0, "node_mem": 50.0}),
+            }
+        )
+        if message.content["config"].get("keep-local"):
+            context.state["model"] = after
+        else:
+            content["arrays"] = after
+        return Message(content, reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        content = RecordDict({"metrics": metrics(context, "eval", model(message, context))})
+        return Message(content, reply_to=message)
+
+    @app.query("aggregate")
+    def aggregate(message: Message, context: Context) -> Message:
+        weights = message.content["weights"]
+        members = message.content.array_records
+        assert list(weights) == list(members), "weights and members differ"
+        contents = [
+            RecordDict({"a": arrays, "m": MetricRecord({"n": weights[key]})}) for key, arrays in members.items()
+        ]
+        total = MetricRecord({"num-examples": sum(weights.values())})
+        content = RecordDict({"arrays": aggregate_arrayrecords(contents, "n"), "metrics": total})
+        return Message(content, reply_to=message)
+
+    return app

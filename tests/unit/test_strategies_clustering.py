@@ -1,0 +1,118 @@
+"""The maths of clustering, against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord
+
+from strategies.clustering import (
+    canonical,
+    cluster_models,
+    coordinates,
+    float_keys,
+    kmeans,
+    last_layer_keys,
+    represent,
+    unit_rows,
+)
+from tests.fakes import record
+
+
+def _net(body: float, head: float, count: int = 0) -> ArrayRecord:
+    arrays = {"body.weight": [[body]], "body.steps": [[count]], "fc.weight": [[head, 0.0]], "fc.bias": [head]}
+    kinds = {"body.steps": np.int64}
+    return ArrayRecord({key: Array(np.array(v, kinds.get(key, np.float32))) for key, v in arrays.items()})
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("updates", [2.0, 3.0, 0.0, 3.0]), ("weights", [3.0, 5.0, 0.0, 5.0]), ("last_layer", [3.0, 0.0, 3.0])],
+)
+def test_representation_of_a_client(kind: str, expected: list[float]) -> None:
+    """Updates are model - common; counters are left out; the last layer is the last module's arrays."""
+    rows_CP = represent([_net(3, 5, count=9)], _net(1, 2), kind)
+    assert rows_CP.tolist() == [expected]
+
+
+def test_counters_do_not_represent_a_client() -> None:
+    assert float_keys(_net(0, 0)) == ["body.weight", "fc.weight", "fc.bias"]
+
+
+def test_last_layer_without_modules_is_the_last_array() -> None:
+    assert last_layer_keys(["w", "b"]) == ["b"]
+    assert last_layer_keys(["0.weight", "2.weight", "2.bias"]) == ["2.weight", "2.bias"]
+
+
+def test_unit_rows_have_length_one_and_zero_stays_zero() -> None:
+    rows_CP = np.array([[3, 4], [0, 0]], np.float32)
+    assert unit_rows(rows_CP).tolist() == [[np.float32(0.6), np.float32(0.8)], [0.0, 0.0]]
+
+
+def test_coordinates_lose_no_distance_where_parameters_outnumber_clients() -> None:
+    """The Gram matrix keeps every distance, also across the blocks that it is summed in."""
+    rows_CP = np.random.default_rng(0).normal(size=(5, 20_000)).astype(np.float32)
+    points = coordinates(rows_CP)
+    assert points.shape == (5, 5)
+    for i in range(5):
+        for j in range(5):
+            expected = np.linalg.norm(rows_CP[i].astype(np.float64) - rows_CP[j].astype(np.float64))
+            assert np.linalg.norm(points[i] - points[j]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_canonical_numbers_clusters_by_their_smallest_node() -> None:
+    assert canonical([7, 3, 5, 1], [0, 0, 1, 2]) == {1: 0, 3: 1, 5: 2, 7: 1}
+
+
+def test_euclidean_and_cosine_see_different_groups() -> None:
+    """Two directions at two lengths: cosine groups by direction, Euclid by length."""
+    rows_CP = np.array([[1, 0], [0, 1], [100, 0], [90, 10]], np.float32)
+    cosine, _ = kmeans(rows_CP, 2, "cosine", seed=0)
+    euclid, _ = kmeans(rows_CP, 2, "euclidean", seed=0)
+    assert canonical(range(4), cosine.tolist()) == {0: 0, 1: 1, 2: 0, 3: 0}
+    assert canonical(range(4), euclid.tolist()) == {0: 0, 1: 0, 2: 1, 3: 1}
+
+
+def test_silhouette_by_hand() -> None:
+    """Points 0, 1 | 10, 12: (b - a) / max(a, b) is 10/11, 9/10, 7.5/9.5, 9.5/11.5."""
+    rows_CP = np.array([[0], [1], [10], [12]], np.float32)
+    _, silhouette = kmeans(rows_CP, 2, "euclidean", seed=0)
+    expected = np.mean([(11 - 1) / 11, (10 - 1) / 10, (9.5 - 2) / 9.5, (11.5 - 2) / 11.5])
+    assert silhouette == pytest.approx(expected)
+
+
+def test_silhouette_of_singletons_is_not_defined() -> None:
+    _, silhouette = kmeans(np.array([[0], [5]], np.float32), 2, "euclidean", seed=0)
+    assert np.isnan(silhouette)
+
+
+def test_fewer_different_rows_than_clusters_give_fewer_clusters(recwarn: pytest.WarningsRecorder) -> None:
+    labels, _ = kmeans(np.ones((3, 2), np.float32), 2, "euclidean", seed=0)
+    assert set(labels.tolist()) == {0}
+    assert not recwarn.list
+
+
+def test_weights_and_updates_agree_only_from_a_common_start() -> None:
+    """Pitfall: K-means on weights is K-means on updates, because the common start shifts every row alike."""
+    common = record(100.0, -100.0)
+    models = {1: record(104, -100), 2: record(100, -96), 3: record(103, -100), 4: record(100, -97)}
+    weights = cluster_models(models, common, 2, "weights", "euclidean", seed=0)
+    updates = cluster_models(models, common, 2, "updates", "euclidean", seed=0)
+    assert weights is not None
+    assert updates is not None
+    assert weights.assignment == updates.assignment == {1: 0, 2: 1, 3: 0, 4: 1}
+
+
+def test_clusters_do_not_depend_on_the_order_of_replies() -> None:
+    rng = np.random.default_rng(3)
+    models = {node: record(*rng.normal(size=8)) for node in range(1, 13)}
+    backwards = dict(reversed(models.items()))
+    assert cluster_models(models, record(*[0.0] * 8), 3, "updates", "cosine", 1) == cluster_models(
+        backwards, record(*[0.0] * 8), 3, "updates", "cosine", 1
+    )
+
+
+def test_clients_that_diverged_are_left_out() -> None:
+    models = {1: record(1, 0), 2: record(np.nan, 0), 3: record(0, 1), 4: record(0, np.inf)}
+    found = cluster_models(models, record(0, 0), 2, "updates", "cosine", seed=0)
+    assert found is not None
+    assert found.assignment == {1: 0, 3: 1}
+    assert cluster_models(models, record(0, 0), 3, "updates", "cosine", seed=0) is None

@@ -1,0 +1,143 @@
+"""Building strategies from the configuration."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from flwr.serverapp import strategy as flower
+
+from runner.config import PrivacyConfig, StrategyConfig, TrialConfig
+from strategies import STRATEGIES, Clustered, Resumable, build_strategy, is_weighted_mean, wrap_privacy
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NAMES = get_args(StrategyConfig.model_fields["name"].annotation)
+
+
+def _params(name: str, **changes: Any) -> dict[str, Any]:
+    return StrategyConfig(name=name, **changes).canonical()
+
+
+def _build(name: str, **changes: Any) -> flower.Strategy:
+    return build_strategy(name, _params(name, **changes), seed=1, num_clients=8, client_learning_rate=0.05)
+
+
+def test_every_name_of_the_configuration_has_a_strategy_and_a_file() -> None:
+    assert set(STRATEGIES) == set(NAMES)
+    assert {path.stem for path in (CONFIGS / "strategy").glob("*.yaml")} == set(NAMES)
+    kinds = get_args(PrivacyConfig.model_fields["name"].annotation)
+    assert {path.stem for path in (CONFIGS / "privacy").glob("*.yaml")} == set(kinds)
+
+
+@pytest.mark.parametrize("group", ["strategy", "privacy"])
+def test_every_file_is_valid_and_names_itself(group: str) -> None:
+    for path in (CONFIGS / group).glob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        trial = TrialConfig.model_validate({group: content})
+        assert getattr(trial, group).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("fedavg", "fraction_train", 0.25),
+        ("fedavg", "fraction_evaluate", 0.75),
+        ("fedavg", "min_train_nodes", 3),
+        ("fedavg", "min_evaluate_nodes", 4),
+        ("fedavg", "min_available_nodes", 5),
+        ("fedavgm", "server_learning_rate", 0.5),
+        ("fedavgm", "server_momentum", 0.25),
+        ("fedadam", "eta", 0.5),
+        ("fedadam", "eta_l", 0.5),
+        ("fedadam", "beta_1", 0.5),
+        ("fedyogi", "beta_2", 0.5),
+        ("fedadagrad", "tau", 0.5),
+        ("fedprox", "proximal_mu", 0.5),
+        ("fedtrimmedavg", "beta", 0.25),
+        ("krum", "num_malicious_nodes", 2),
+        ("multikrum", "num_nodes_to_select", 2),
+        ("bulyan", "num_malicious_nodes", 0),
+        ("qfedavg", "q", 0.5),
+        ("kmeans", "num_clusters", 3),
+        ("kmeans", "warmup_rounds", 2),
+        ("kmeans", "recluster_every", 2),
+        ("kmeans", "representation", "last_layer"),
+        ("kmeans", "distance", "euclidean"),
+    ],
+)
+def test_each_setting_reaches_the_strategy(name: str, key: str, value: Any) -> None:
+    assert getattr(_build(name, **{key: value}), key) == value
+
+
+def test_server_settings_reach_the_election() -> None:
+    strategy: Any = _build("kmeans", server={"rule": "random", "ewma": 0.25})
+    assert (strategy.election.rule.rule, strategy.election.rule.ewma, strategy.election.seed) == ("random", 0.25, 1)
+
+
+def test_qfedavg_takes_the_clients_learning_rate() -> None:
+    strategy: Any = _build("qfedavg")
+    assert strategy.client_learning_rate == 0.05
+    with pytest.raises(ValueError, match="client_learning_rate"):
+        build_strategy("qfedavg", _params("qfedavg"), seed=1, num_clients=8)
+
+
+def test_what_can_not_work_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown strategy 'fedavgg'"):
+        build_strategy("fedavgg", {}, seed=1, num_clients=8)
+    with pytest.raises(ValueError, match="num_clusters=9 is more than num_clients=8"):
+        _build("kmeans", num_clusters=9)
+    with pytest.raises(ValueError, match="distance=cosine needs updates"):
+        _build("kmeans", representation="weights")
+
+
+def test_which_strategies_average() -> None:
+    """FedMedian is a FedAvg by inheritance, and no weighted mean."""
+    averaging = {name for name in NAMES if is_weighted_mean(_build(name))}
+    assert averaging == {"fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi", "kmeans"}
+
+
+def test_a_strategy_of_somebody_else_is_no_weighted_mean() -> None:
+    class Mine(flower.FedAvg):
+        pass
+
+    assert not is_weighted_mean(Mine())
+    assert not is_weighted_mean(flower.FedAvg(train_metrics_aggr_fn=lambda _replies, _key: flower.FedAvg))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrapper"),
+    [
+        ("fixed_server", flower.DifferentialPrivacyServerSideFixedClipping),
+        ("fixed_client", flower.DifferentialPrivacyClientSideFixedClipping),
+        ("adaptive_server", flower.DifferentialPrivacyServerSideAdaptiveClipping),
+        ("adaptive_client", flower.DifferentialPrivacyClientSideAdaptiveClipping),
+    ],
+)
+def test_privacy_wraps(name: str, wrapper: type) -> None:
+    wrapped: Any = wrap_privacy(_build("fedavg"), PrivacyConfig(name=name).canonical(), num_sampled=20)
+    assert type(wrapped) is wrapper
+    assert wrapped.num_sampled_clients == 20
+    assert wrapped.clipping_norm == (0.1 if name.startswith("adaptive") else 1.0)
+    assert not is_weighted_mean(wrapped)
+
+
+def test_adaptive_clipping_with_too_few_clients_is_refused() -> None:
+    params = PrivacyConfig(name="adaptive_server", noise_multiplier=0.5).canonical()
+    with pytest.raises(ValueError, match=r"noise_multiplier=0\.5 must be below 0\.5"):
+        wrap_privacy(_build("fedavg"), params, num_sampled=5)
+    assert wrap_privacy(_build("fedavg"), params, num_sampled=6)
+
+
+def test_no_privacy_is_no_wrapper() -> None:
+    strategy = _build("fedavg")
+    assert wrap_privacy(strategy, PrivacyConfig().canonical(), num_sampled=5) is strategy
+    with pytest.raises(ValueError, match="unknown privacy 'fixed'"):
+        wrap_privacy(strategy, {"name": "fixed"}, num_sampled=5)
+
+
+def test_protocols() -> None:
+    assert isinstance(_build("kmeans"), Clustered)
+    assert not isinstance(_build("local"), Clustered)
+    assert isinstance(_build("kmeans"), Resumable)
+    assert isinstance(_build("local"), Resumable)
+    assert not isinstance(_build("fedavg"), Clustered | Resumable)
