@@ -1,0 +1,234 @@
+"""Flower's Grid over chunks of client tasks (contract 1): RayGrid on Ray actors, the inline grid in this process."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app.message.message import make_message
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from runner.engine.chunks import make_chunks
+from runner.engine.executors import Executor, Host, InlineExecutor, RayExecutor
+from runner.engine.host import AppSpec
+from runner.engine.wire import Chunk, ChunkResult, Records, Reply, Slot, Task, empty, reference_of, remote_record
+from runner.records import LoadSample, TaskRecord
+
+CostFn = Callable[[int, str], float]
+"""(node id, message type) -> expected cost of a task in any unit, the same in every run."""
+
+
+@dataclass
+class Trace:
+    """What the engine saw since the last :meth:`EngineGrid.drain`."""
+
+    tasks: list[TaskRecord] = field(default_factory=list)
+    samples: list[LoadSample] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+
+    def __add__(self, other: "Trace") -> "Trace":
+        return Trace(self.tasks + other.tasks, self.samples + other.samples, self.events + other.events)
+
+
+class EngineGrid(Grid):
+    """A Flower Grid whose client tasks run in chunks on an executor.
+
+    Node ids are partition ids + 1. Replies come back in the order of their messages, whatever finished first. A client
+    that raises, and a host that dies again and again under it, become Flower error replies; messages without a reply at
+    the timeout get none, as in Flower.
+
+    Parameters
+    ----------
+    executor : Executor
+        Runs chunks.
+    num_nodes : int
+        Clients.
+    cost : CostFn, optional
+        Balances the chunks; all tasks count the same without it.
+    chunk_size : int, optional
+        Tasks per chunk; by default about 64 chunks of equal cost a round.
+
+    Attributes
+    ----------
+    weight_key : str | None
+        While set, a chunk's replies are replaced by their mean weighted by this metric (contract 3).
+    """
+
+    def __init__(
+        self, executor: Executor, num_nodes: int, cost: CostFn | None = None, chunk_size: int | None = None
+    ) -> None:
+        self.weight_key: str | None = None
+        self._executor = executor
+        self._num_nodes = num_nodes
+        self._cost = cost or (lambda node_id, message_type: 1.0)
+        self._chunk_size = chunk_size
+        self._states: dict[int, Any] = {}
+        self._replies: dict[str, list[Message]] = {}
+        self._unanswered: set[str] = set()
+        self._message_ids, self._chunk_numbers = count(1), count()
+        self._trace = Trace()
+        self._run = Run.create_empty(run_id=1)
+        _identify(self._run)
+
+    def set_run(self, run: Run) -> None:
+        """Set the Flower run that messages belong to."""
+        self._run = run
+        _identify(run)
+
+    @property
+    def run(self) -> Run:
+        """The Flower run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message, as Flower's deprecated method does."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Sequence[int]:
+        """Return all node ids, without building them."""
+        return range(1, self._num_nodes + 1)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages off in chunks; return their ids."""
+        messages = list(messages)
+        stored: dict[int, tuple[ArrayRecord, Any]] = {}  # the records themselves are kept: an id must not be used anew
+
+        def store(record: ArrayRecord) -> int:
+            if id(record) not in stored:
+                ref = reference_of(record)
+                stored[id(record)] = record, self._executor.put(record) if ref is None else ref
+            return id(record)
+
+        contents: list[Records] = []
+        for message in messages:
+            self._check(message)
+            message.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._message_ids)}"
+            contents.append(empty(message.content, store))
+        costs = [self._cost(m.metadata.dst_node_id, m.metadata.message_type) for m in messages]
+        groups = [(m.metadata.message_type, _slots(records)) for m, records in zip(messages, contents, strict=True)]
+        chunks = []
+        for indices in make_chunks(groups, costs, self._chunk_size):
+            slots = {key: i for i, key in enumerate(dict.fromkeys(_slots(contents[indices[0]])))}
+            tasks = tuple(
+                Task(
+                    messages[i].metadata,
+                    {k: Slot(slots[r.index]) if isinstance(r, Slot) else r for k, r in contents[i].items()},
+                    self._states.get(messages[i].metadata.dst_node_id),
+                )
+                for i in indices
+            )
+            arrays = tuple(stored[key][1] for key in slots)
+            cost = sum(costs[i] for i in indices)
+            chunks.append(Chunk(next(self._chunk_numbers), tasks, arrays, self.weight_key, cost))
+        ids = [message.metadata.message_id for message in messages]
+        self._unanswered.update(ids)
+        self._executor.submit(chunks)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies to these messages that are there by now, each once."""
+        self._collect(timeout=0)
+        return [reply for message_id in message_ids for reply in self._replies.pop(message_id, [])]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages and wait for their replies, at most ``timeout`` seconds.
+
+        Returns
+        -------
+        list of Message
+            In the order of the messages. Under ``weight_key`` one reply per chunk, at the place of its first message.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ids = self.push_messages(messages)
+        missing = set(ids)
+        while missing := missing & self._unanswered:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._trace.events.append(f"{len(missing)} of {len(ids)} replies were missing after {timeout:g} s")
+                self._unanswered -= missing
+                self._executor.abandon()
+                break
+            self._collect(left)
+        return [reply for message_id in ids for reply in self._replies.pop(message_id, [])]
+
+    def drain(self) -> Trace:
+        """Return the tasks, load samples and events since the last call."""
+        trace, self._trace = self._trace, Trace()
+        return trace
+
+    @property
+    def states(self) -> dict[int, RecordDict]:
+        """Every client's ``Context.state`` that is not empty, by node id; for checkpoints."""
+        return {node_id: self._executor.get(state) for node_id, state in sorted(self._states.items())}
+
+    @states.setter
+    def states(self, states: dict[int, RecordDict]) -> None:
+        self._states = dict(states)
+
+    def _check(self, message: Message) -> None:
+        node_id = message.metadata.dst_node_id
+        if not 1 <= node_id <= self._num_nodes:
+            raise ValueError(f"a message goes to node {node_id}; node ids are 1 to {self._num_nodes}")
+        if message.metadata.reply_to_message_id:
+            raise ValueError(f"a reply was sent to node {node_id}; a Grid sends instructions")
+
+    def _collect(self, timeout: float | None) -> None:
+        for result in self._executor.collect(timeout):
+            self._accept(result)
+
+    def _accept(self, result: ChunkResult) -> None:
+        for task, state in zip(result.chunk.tasks, result.states, strict=True):
+            node_id = task.metadata.dst_node_id
+            if state is not None:
+                self._states[node_id] = state
+            else:
+                self._states.pop(node_id, None)
+        for reply in result.replies.replies:
+            if reply.metadata.reply_to_message_id in self._unanswered:
+                message = self._message(reply, result)
+                self._replies.setdefault(reply.metadata.reply_to_message_id, []).append(message)
+        self._unanswered.difference_update(task.metadata.message_id for task in result.chunk.tasks)
+        self._trace.tasks += result.replies.tasks
+        self._trace.samples += result.replies.samples
+        self._trace.events += result.events
+
+    def _message(self, reply: Reply, result: ChunkResult) -> Message:
+        reply.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._message_ids)}"
+        if reply.records is None:
+            return make_message(reply.metadata, error=reply.error)
+        content = RecordDict()
+        for name, record in reply.records.items():
+            if isinstance(record, Slot):
+                arrays = result.arrays[record.index]
+                content[name] = arrays if isinstance(arrays, ArrayRecord) else remote_record(arrays, self._executor.get)
+            else:
+                content[name] = record
+        return make_message(reply.metadata, content=content)
+
+
+def ray_grid(spec: AppSpec, hosts: list[Host], cost: CostFn | None = None, chunk_size: int | None = None) -> EngineGrid:
+    """Return RayGrid: the Grid whose clients run on Ray actors."""
+    return EngineGrid(RayExecutor(spec, hosts), spec.num_partitions, cost, chunk_size)
+
+
+def inline_grid(spec: AppSpec, cost: CostFn | None = None, chunk_size: int | None = None) -> EngineGrid:
+    """Return the Grid whose clients run in this process, without Ray."""
+    return EngineGrid(InlineExecutor(spec), spec.num_partitions, cost, chunk_size)
+
+
+def _slots(records: Records) -> tuple[int, ...]:
+    return tuple(record.index for record in records.values() if isinstance(record, Slot))
+
+
+def _identify(run: Run) -> None:
+    """Name this process as the server, as Flower's Message constructor asks."""
+    TaskIdentity.run_id = run.run_id
+    TaskIdentity.task_id = run.primary_task_id if run.primary_task_id is not None else 1
+    TaskIdentity.node_id = SUPERLINK_NODE_ID

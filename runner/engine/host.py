@@ -1,0 +1,238 @@
+"""A client host: runs chunks of client tasks through a Flower ClientApp, in a Ray actor or in this process."""
+
+import os
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app.message.message import make_message
+from flwr.app.user_config import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
+
+from runner.engine.wire import Chunk, ChunkReplies, Records, Reply, Slot, Task, count_bytes, empty, fill
+from runner.load import LoadSampler
+from runner.records import TaskRecord
+
+
+@dataclass(frozen=True)
+class AppSpec:
+    """A ClientApp that hosts can build: a factory and its arguments, which may be large and travel once per node."""
+
+    key: str
+    factory: Callable[..., ClientApp]
+    kwargs: dict[str, Any]
+    num_partitions: int
+    run_config: UserConfig
+
+
+def run_chunk(
+    app: ClientApp, spec: AppSpec, chunk: Chunk, arrays: tuple[ArrayRecord, ...], states: list[RecordDict], host: str
+) -> tuple[ChunkReplies, list[ArrayRecord], list[RecordDict]]:
+    """Run every task of a chunk in order; a client that raises becomes an error reply with its traceback kept."""
+    replies: list[tuple[Reply, RecordDict | None]] = []
+    records: list[TaskRecord] = []
+    after: list[RecordDict] = []
+    for task, state in zip(chunk.tasks, states, strict=True):
+        started = time.perf_counter()
+        content = fill(task.records, arrays)
+        bytes_in = count_bytes(content)
+        reply, new_state, failure = _run_task(app, spec, task, content, state)
+        sent = reply.content if reply.has_content() else None
+        after.append(new_state)
+        records.append(
+            TaskRecord(
+                node_id=task.metadata.dst_node_id,
+                message_type=task.metadata.message_type,
+                host=host,
+                wall_s=time.perf_counter() - started,
+                bytes_in=bytes_in,
+                bytes_out=count_bytes(sent) if sent is not None else 0,
+                metrics=_scalars(sent),
+                load=_load(sent),
+                error=failure,
+            )
+        )
+        replies.append((Reply(reply.metadata, None, None if sent is not None else reply.error), sent))
+    kept: list[ArrayRecord] = []
+    wired = _partial_mean(replies, chunk.weight_key, kept) if chunk.weight_key else _each(replies, kept)
+    return ChunkReplies(tuple(wired), tuple(records)), kept, after
+
+
+def _run_task(
+    app: ClientApp, spec: AppSpec, task: Task, content: RecordDict, state: RecordDict
+) -> tuple[Message, RecordDict, str | None]:
+    """Run one task; return its reply, the client's state after it, and the traceback of a client that raised."""
+    message = make_message(deepcopy(task.metadata), content)
+    context = Context(
+        run_id=task.metadata.run_id,
+        node_id=task.metadata.dst_node_id,
+        node_config={PARTITION_ID_KEY: task.metadata.dst_node_id - 1, NUM_PARTITIONS_KEY: spec.num_partitions},
+        state=deepcopy(state) if len(state) else RecordDict(),
+        run_config=dict(spec.run_config),
+    )
+    try:
+        reply = app(message, context)
+        if not isinstance(reply, Message):
+            raise TypeError(f"the ClientApp returned {type(reply).__name__}; it must return a Message")
+        return reply, context.state, None
+    except Exception as exception:  # the client's own code: whatever it raises is its reply, and the round goes on
+        reason = f"{type(exception).__name__}: {exception}"
+        original = make_message(task.metadata, RecordDict())
+        error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+        return Message(error, reply_to=original), state, traceback.format_exc()
+
+
+def _each(replies: list[tuple[Reply, RecordDict | None]], kept: list[ArrayRecord]) -> list[Reply]:
+    """Keep every reply's arrays."""
+
+    def store(record: ArrayRecord) -> int:
+        kept.append(record)
+        return len(kept) - 1
+
+    return [reply if content is None else Reply(reply.metadata, empty(content, store)) for reply, content in replies]
+
+
+def _partial_mean(
+    replies: list[tuple[Reply, RecordDict | None]], weight_key: str, kept: list[ArrayRecord]
+) -> list[Reply]:
+    """Replace the replies by one that holds their weighted mean and summed weight; errors stay as they are."""
+    failed = [reply for reply, content in replies if content is None]
+    good = []
+    for reply, content in replies:
+        if content is None:
+            continue
+        if len(content.array_records) == 1 and all(weight_key in record for record in content.metric_records.values()):
+            good.append((reply, content))
+        else:
+            reason = f"a reply to be averaged needs one ArrayRecord, and '{weight_key}' in its MetricRecord"
+            failed.append(Reply(reply.metadata, None, Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)))
+    if not good:
+        return failed
+    arrays = [next(iter(content.array_records.items())) for _, content in good]
+    metrics = [next(iter(content.metric_records.items())) for _, content in good]
+    weights = [float(record[weight_key]) for _, record in metrics]  # type: ignore[arg-type]
+    total = sum(weights)
+    factors = [weight / total for weight in weights] if total else [1.0 / len(weights)] * len(weights)
+    kept.append(weighted_mean([record for _, record in arrays], factors))
+    mean = MetricRecord()
+    for key in metrics[0][1]:
+        mean[key] = total if key == weight_key else _mean_value([record[key] for _, record in metrics], factors)
+    records: Records = {arrays[0][0]: Slot(0), metrics[0][0]: mean, "load": _loads(good, weights)}
+    return [Reply(good[0][0].metadata, records), *failed]
+
+
+def _loads(good: list[tuple[Reply, RecordDict]], weights: list[float]) -> ConfigRecord:
+    """Return what a partial mean still says about each client it stands for: its id, weight and load, in lists."""
+    loads = ConfigRecord({"node-ids": [reply.metadata.src_node_id for reply, _ in good], "num-examples": weights})
+    single = [_load(content) for _, content in good]
+    for key in single[0]:
+        loads[key] = [load.get(key, 0.0) for load in single]
+    return loads
+
+
+def weighted_mean(records: list[ArrayRecord], factors: list[float]) -> ArrayRecord:
+    """Return sum_i factors[i] * records[i], with the arithmetic of Flower's ``aggregate_arrayrecords``."""
+    if len(records) == 1 and factors[0] == 1.0:
+        return records[0]
+    sums: dict[str, np.ndarray] = {}
+    for record, factor in zip(records, factors, strict=True):
+        for key, array in record.items():
+            scaled = array.numpy() * factor
+            if key in sums:
+                sums[key] += scaled
+            else:
+                sums[key] = np.asarray(scaled)
+    return ArrayRecord({key: Array(value) for key, value in sums.items()})
+
+
+def _mean_value(values: list[Any], factors: list[float]) -> Any:
+    if isinstance(values[0], list):
+        return [sum(f * v for f, v in zip(factors, column, strict=True)) for column in zip(*values, strict=True)]
+    return sum(f * v for f, v in zip(factors, values, strict=True))
+
+
+def _scalars(content: RecordDict | None) -> dict[str, float]:
+    if content is None:
+        return {}
+    return {
+        key: value
+        for record in content.metric_records.values()
+        for key, value in record.items()
+        if not isinstance(value, list)
+    }
+
+
+def _load(content: RecordDict | None) -> dict[str, float]:
+    record = content.get("load") if content is not None else None
+    return {key: float(value) for key, value in record.items()} if isinstance(record, ConfigRecord) else {}  # type: ignore[arg-type]
+
+
+class ClientHost:
+    """Holds the ClientApps of the trials that it works for, and runs their chunks one after the other.
+
+    It is a Ray actor in the engine. Arguments that may be Ray object references are resolved by ``get``.
+    """
+
+    APPS = 8  # ClientApps kept; a trial's app is some references and a model
+    RECORD_BYTES = 256 * 2**20  # decoded ArrayRecords kept: the models of the rounds now running
+
+    def __init__(self, name: str, node: str, get: Callable[[list[Any]], list[Any]]) -> None:
+        self.name = name
+        self._get = get
+        self._apps: OrderedDict[str, tuple[ClientApp, AppSpec]] = OrderedDict()
+        self._records: OrderedDict[str, tuple[ArrayRecord, int]] = OrderedDict()
+        self._sampler = LoadSampler(name, node)
+
+    def ping(self) -> str:
+        """Return the host's name: it is alive and has imported everything."""
+        return self.name
+
+    def pid(self) -> int:
+        """Return the host's process id."""
+        return os.getpid()
+
+    def run(self, spec_key: str, spec: list[Any], chunk: Chunk, num_arrays: int, num_states: int) -> tuple[Any, ...]:
+        """Run a chunk for Ray: the replies, then ``num_arrays`` arrays and ``num_states`` client states.
+
+        Where the caller did not know that its app keeps state (``num_states`` 0), states travel with the replies.
+        """
+        started = time.time()
+        app, app_spec = self._app(spec_key, spec)
+        arrays = tuple(self._record(ref) for ref in chunk.arrays)
+        stored = [task.state for task in chunk.tasks if task.state is not None]
+        fetched = iter(self._get(stored))
+        states = [next(fetched) if task.state is not None else RecordDict() for task in chunk.tasks]
+        replies, kept, after = run_chunk(app, app_spec, chunk, arrays, states, self.name)
+        samples = tuple(self._sampler.drain(started))
+        head = ChunkReplies(replies.replies, replies.tasks, samples)
+        in_band = [] if num_states else [state if len(state) else None for state in after]
+        out = [state if len(state) else None for state in after] if num_states else []
+        return (head, in_band), *(kept + [None] * (num_arrays - len(kept))), *out
+
+    def _app(self, key: str, spec: list[Any]) -> tuple[ClientApp, AppSpec]:
+        if key not in self._apps:
+            app_spec: AppSpec = self._get(spec)[0]
+            names = list(app_spec.kwargs)
+            values = self._get([app_spec.kwargs[name] for name in names])
+            self._apps[key] = (app_spec.factory(**dict(zip(names, values, strict=True))), app_spec)
+            while len(self._apps) > self.APPS:
+                self._apps.popitem(last=False)
+        self._apps.move_to_end(key)
+        return self._apps[key]
+
+    def _record(self, ref: Any) -> ArrayRecord:
+        key = ref.hex()
+        if key not in self._records:
+            record = self._get([ref])[0]
+            self._records[key] = record, sum(len(array.data) for array in record.values())
+            while len(self._records) > 1 and sum(size for _, size in self._records.values()) > self.RECORD_BYTES:
+                self._records.popitem(last=False)
+        self._records.move_to_end(key)
+        return self._records[key][0]

@@ -1,0 +1,129 @@
+"""What travels between a grid and its hosts.
+
+A message's arrays travel by reference, its other records (configs, metrics) by value. An :class:`ArrayRecord` that came
+back from a host stays a reference until somebody reads it, and goes to another host as that reference.
+"""
+
+from collections import UserDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Metadata, MetricRecord, RecordDict
+
+from runner.records import LoadSample, TaskRecord
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a content's ArrayRecord is found: an index into the arrays of its chunk."""
+
+    index: int
+
+
+Records = dict[str, Slot | ConfigRecord | MetricRecord]
+"""A message's content in its own order, arrays replaced by slots."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One message for one client."""
+
+    metadata: Metadata
+    records: Records
+    state: Any  # the client's Context.state (RecordDict), by reference or by value; None while it is empty
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A fixed group of client tasks that one host runs in one call (contract 2).
+
+    ``arrays`` holds each distinct ArrayRecord of the tasks once. ``weight_key`` asks for one weighted mean of the
+    replies' arrays in place of the replies (contract 3).
+    """
+
+    number: int
+    tasks: tuple[Task, ...]
+    arrays: tuple[Any, ...]
+    weight_key: str | None = None
+    cost: float = 1.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one client task sent back; a partial mean stands for several tasks."""
+
+    metadata: Metadata
+    records: Records | None  # None: an error; slots index the arrays of the chunk's result
+    error: Error | None = None
+
+
+@dataclass(frozen=True)
+class ChunkReplies:
+    """Everything that a host says about a chunk, but for the arrays and client states, which travel beside it."""
+
+    replies: tuple[Reply, ...]
+    tasks: tuple[TaskRecord, ...]
+    samples: tuple[LoadSample, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """A finished chunk as its executor hands it to the grid."""
+
+    chunk: Chunk
+    replies: ChunkReplies
+    arrays: tuple[Any, ...]  # one per slot of the replies: by reference or by value
+    states: tuple[Any, ...]  # one per task: its new Context.state, by reference or by value
+    events: tuple[str, ...] = field(default=())
+
+
+class RemoteArrays(UserDict[str, Array]):
+    """The dictionary inside an ArrayRecord whose arrays are fetched when they are first read."""
+
+    def __init__(self, ref: Any, fetch: Callable[[Any], ArrayRecord]) -> None:
+        self.ref = ref
+        self._fetch = fetch
+
+    @cached_property
+    def data(self) -> dict[str, Array]:  # type: ignore[override]
+        """The arrays, fetched now if they were not yet."""
+        return dict(self._fetch(self.ref).items())
+
+
+def remote_record(ref: Any, fetch: Callable[[Any], ArrayRecord]) -> ArrayRecord:
+    """Return an ArrayRecord that fetches its arrays from ``ref`` on first use."""
+    record = ArrayRecord()
+    record.__dict__["_data"] = RemoteArrays(ref, fetch)
+    return record
+
+
+def reference_of(record: ArrayRecord) -> Any | None:
+    """Return the reference that a record still stands for, or None for a record held in this process."""
+    data = record.__dict__["_data"]
+    return data.ref if isinstance(data, RemoteArrays) else None
+
+
+def count_bytes(content: RecordDict) -> int:
+    """Return the bytes of the arrays in a content."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+
+
+def fill(records: Records, arrays: tuple[ArrayRecord, ...]) -> RecordDict:
+    """Build a content of its own for one client: nothing it changes is seen by another."""
+    content = RecordDict()
+    for name, record in records.items():
+        if isinstance(record, Slot):
+            content[name] = arrays[record.index].copy()
+        else:
+            values: Any = {key: list(value) if isinstance(value, list) else value for key, value in record.items()}
+            content[name] = type(record)(values)
+    return content
+
+
+def empty(content: RecordDict, store: Callable[[ArrayRecord], int]) -> Records:
+    """Replace a content's arrays by slots; ``store`` keeps an ArrayRecord and returns its index."""
+    return {
+        name: Slot(store(record)) if isinstance(record, ArrayRecord) else record for name, record in content.items()
+    }

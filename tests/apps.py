@@ -1,0 +1,72 @@
+"""Small Flower ClientApps for tests of the engine: plain NumPy, results that can be worked out by hand."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+
+def add_app(
+    fail: tuple[int, ...] = (), kill_once: str = "", kill_always: tuple[int, ...] = (), hang: tuple[int, ...] = ()
+):
+    """Client p (partition id) adds p + 1 to every weight, and has 10 * (p + 1) examples.
+
+    It counts its training rounds in ``context.state``. It can be told to raise, to kill its process (once, leaving a
+    mark in the folder ``kill_once``), or to hang.
+    """
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        if partition in fail:
+            raise ValueError(f"client {partition} fails on purpose")
+        if partition in kill_always:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kill_once and partition == 1 and not (mark := Path(kill_once) / "killed").exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if partition in hang:
+            time.sleep(600)
+        record = context.state.get("count") or MetricRecord({"n": 0})
+        context.state["count"] = MetricRecord({"n": int(record["n"]) + 1})
+        arrays = message.content["arrays"]
+        new = ArrayRecord({k: Array(a.numpy() + np.float32(partition + 1)) for k, a in arrays.items()})
+        metrics = MetricRecord(
+            {"num-examples": 10 * (partition + 1), "train_loss": float(partition), "n": int(record["n"]) + 1}
+        )
+        return Message(RecordDict({"arrays": new, "metrics": metrics}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        total = float(sum(a.numpy().sum() for a in message.content["arrays"].values()))
+        metrics = MetricRecord({"num-examples": partition + 1, "eval_loss": total, "eval_acc": partition / 10})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    @app.query("echo")
+    def echo(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"config": ConfigRecord({"node": context.node_id})}), reply_to=message)
+
+    return app
+
+
+def echo_app():
+    """Every training message comes back as it is, with one example."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        content = RecordDict({"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})})
+        return Message(content, reply_to=message)
+
+    return app
+
+
+def model(value: float = 0.0, size: int = 4) -> ArrayRecord:
+    """Return a model of one vector."""
+    return ArrayRecord({"w": Array(np.full(size, value, np.float32))})

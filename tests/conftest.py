@@ -1,0 +1,32 @@
+"""Fixtures that several folders share. One Ray for the whole suite: starting it costs seconds."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def ray_runtime() -> Iterator[None]:
+    """Ray on this machine, told that it has 4 cores, so that several pools fit."""
+    import ray
+
+    from runner.engine.pool import ray_session
+
+    with ray_session(None, num_cpus=4):
+        assert ray.is_initialized()
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_hosts(ray_runtime: None) -> Iterator[list]:
+    """Two client hosts that no test kills."""
+    from runner.config import HostGroup, ResourcesConfig
+    from runner.engine.pool import HostPool
+
+    pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.5)}))
+    pool.wait()
+    yield pool.hosts
+    pool.close()

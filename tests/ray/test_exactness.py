@@ -1,0 +1,71 @@
+"""Contract 5: the same config gives the same bits, on any number of hosts, with hosts killed, and without Ray."""
+
+import os
+import signal
+import threading
+
+import pytest
+import ray
+
+from runner.config import HostGroup, ResourcesConfig
+from runner.engine.pool import HostPool
+from runner.prepare import make_split
+from runner.records import RoundRecord
+from runner.trial import run_trial
+from tests.trials import digits, events_of, outcome, small
+
+CASES = {
+    "fedavg": ["strategy=fedavg", "strategy.fraction_train=0.5"],
+    "kmeans": ["strategy=kmeans", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
+    "stateful": ["strategy=local"],
+}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict:
+    """What each case gives in this process, without Ray."""
+    return {name: outcome(events_of(small(*words))) for name, words in CASES.items()}
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_the_number_of_hosts_changes_no_bit(ray_runtime: None, expected: dict, count: int) -> None:
+    pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=count, num_cpus=0.1)}))
+    try:
+        for name, words in CASES.items():
+            assert outcome(events_of(small(*words), pool.hosts)) == expected[name], name
+    finally:
+        pool.close()
+
+
+def test_killed_hosts_change_no_bit(ray_runtime: None, expected: dict) -> None:
+    """In every round one of the hosts is killed while it works; its work runs again."""
+    pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
+    pool.warm()
+    try:
+        for name, words in CASES.items():
+            config, events, kills = small(*words), [], []
+            for event in run_trial(config, digits(), make_split(digits(), config), pool.hosts):
+                events.append(event)
+                if isinstance(event, RoundRecord) and event.round < config.rounds:
+                    pid = ray.get(pool.hosts[event.round % 2].actor.pid.remote())
+                    kills.append(threading.Timer(0.03, os.kill, (pid, signal.SIGKILL)))
+                    kills[-1].start()
+            assert outcome(events) == expected[name], name
+            assert any("run again" in line for e in events if isinstance(e, RoundRecord) for line in e.events), name
+    finally:
+        pool.close()
+
+
+def test_chunk_order_and_other_trials_change_no_bit(ray_hosts: list, expected: dict) -> None:
+    """Two trials share the hosts; each gives what it gives alone."""
+    results: dict[str, tuple] = {}
+
+    def run(name: str) -> None:
+        results[name] = outcome(events_of(small(*CASES[name]), ray_hosts))
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("fedavg", "kmeans")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {name: expected[name] for name in ("fedavg", "kmeans")}

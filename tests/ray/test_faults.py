@@ -1,0 +1,92 @@
+"""Contract 6: a fault costs time, not results."""
+
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from runner.config import HostGroup, ResourcesConfig
+from runner.engine.grid import ray_grid
+from runner.engine.host import AppSpec
+from runner.engine.pool import HostPool, plan
+from runner.errors import ResourceError, TrialError
+from runner.rounds import Loop, run_rounds
+from tests.apps import add_app, model
+
+NODES = 4
+
+
+@pytest.fixture
+def pool(ray_runtime: None):
+    """Two hosts that a test may kill."""
+    pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
+    pool.wait()
+    yield pool
+    pool.close()
+
+
+def messages() -> list[Message]:
+    content = RecordDict({"arrays": model(), "config": ConfigRecord()})
+    return [Message(content, node, "train") for node in range(1, NODES + 1)]
+
+
+def grid_of(pool: HostPool, **kwargs: object):
+    return ray_grid(AppSpec(f"app-{sorted(kwargs.items())}", add_app, dict(kwargs), NODES, {}), pool.hosts)
+
+
+def test_a_killed_host_loses_nothing(pool: HostPool, tmp_path: Path) -> None:
+    grid = grid_of(pool, kill_once=str(tmp_path))
+    replies = grid.send_and_receive(messages())
+    assert [float(reply.content["arrays"]["w"].numpy()[0]) for reply in replies] == [1, 2, 3, 4]
+    assert [reply.content["metrics"]["n"] for reply in replies] == [1, 1, 1, 1]
+    events = grid.drain().events
+    assert any("lost" in event and "run again" in event for event in events)
+    again = grid.send_and_receive(messages())
+    assert [reply.content["metrics"]["n"] for reply in again] == [2, 2, 2, 2]
+
+
+def test_a_client_that_always_kills_its_host_fails_alone(pool: HostPool) -> None:
+    replies = grid_of(pool, kill_always=(2,)).send_and_receive(messages())
+    assert [reply.has_error() for reply in replies] == [False, False, True, False]
+    assert "the host running this client died" in replies[2].error.reason
+
+
+def test_a_client_that_hangs_gets_no_reply_and_its_host_is_restarted(pool: HostPool) -> None:
+    grid = grid_of(pool, hang=(0,))
+    replies = grid.send_and_receive(messages(), timeout=6)
+    assert [reply.metadata.src_node_id for reply in replies] == [2, 3, 4]
+    assert any("1 of 4 replies were missing" in event for event in grid.drain().events)
+    assert len(grid_of(pool).send_and_receive(messages(), timeout=60)) == 4
+
+
+def test_an_app_that_cannot_be_built_is_told_as_such(pool: HostPool) -> None:
+    grid = ray_grid(AppSpec("broken", add_app, {"no_such": 1}, NODES, {}), pool.hosts)
+    replies = grid.send_and_receive(messages())
+    assert all(reply.has_error() for reply in replies)
+    assert "no_such" in replies[0].error.reason
+
+
+def test_too_few_replies_fail_the_trial_with_the_tracebacks(pool: HostPool) -> None:
+    grid = grid_of(pool, fail=(0, 1, 2))
+    loop = Loop(2, 0, ConfigRecord(), min_fit_fraction=0.5)
+    with pytest.raises(TrialError, match="1 of 4 clients trained") as caught:
+        list(run_rounds(FedAvg(), grid, model(), loop))
+    assert "client 0 fails on purpose" in caught.value.__notes__[0]
+    assert "tests/apps.py" in caught.value.__notes__[0]
+
+
+def test_the_round_goes_on_without_a_failed_client(pool: HostPool) -> None:
+    """Without client 1 the weights are 10, 30, 40: (1 + 9 + 16) / 8 = 3.25."""
+    rounds = list(run_rounds(FedAvg(), grid_of(pool, fail=(1,)), model(), Loop(1, 0, ConfigRecord())))
+    assert rounds[0].arrays["w"].numpy().tolist() == [3.25] * 4
+
+
+def test_hosts_must_fit_the_cluster() -> None:
+    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}]
+    groups = {"gpu": HostGroup(count="auto", num_cpus=1, num_gpus=0.5), "cpu": HostGroup(num_cpus=1)}
+    assert plan(groups, nodes) == {"gpu": 2, "cpu": 4}
+    with pytest.raises(ResourceError, match=r"asks for 9 host\(s\) with CPU=1 each, but the cluster has CPU=6"):
+        plan({"cpu": HostGroup(count=9)}, nodes)
+    with pytest.raises(ResourceError, match="GPU=0"):
+        plan({"gpu": HostGroup(num_gpus=1)}, [{"CPU": 2.0}])
