@@ -1,0 +1,9 @@
+"""MLflow, seen by the runner: a tracker opens sweeps and trials, and one thread writes what they produce.
+
+This package is the only importer of mlflow, and it does so late: ``--help`` need not wait for it.
+"""
+
+from runner.tracking.runs import SweepRun, Tracker, TrialRun
+from runner.tracking.store import redact
+
+__all__ = ["SweepRun", "Tracker", "TrialRun", "redact"]

@@ -1,0 +1,163 @@
+"""Where results go: the tracking store is opened, or refused in one line, before anything starts (contract 10)."""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.config import TrackingConfig
+from runner.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+_USERINFO = re.compile(r"(?<=://)[^\s'\"]*@")
+_SECRET_QUERY = re.compile(
+    r"([?&][^=&\s'\"]*(?:token|passw|pwd|secret|key|sig|credential|user)[^=&\s'\"]*=)[^&\s'\"#]+", re.IGNORECASE
+)
+_NOTE = """Clustered federated learning, run by **fedsweep**.
+A parent run is a sweep; its children are trials. Group by `num_clusters`, `partition`, ... to average over seeds."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open tracking store and the experiment that runs are written to."""
+
+    uri: str
+    client: "MlflowClient"
+    experiment_id: str
+
+
+def redact(text: str) -> str:
+    """Return the text with the credentials of every URI in it (user:password@, tokens in a query) made unreadable.
+
+    Rather too much than too little: a password may hold any character, so all up to a word's last ``@`` goes.
+    """
+    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("***@", text))
+
+
+def tracking_uri(cfg: TrackingConfig) -> str:
+    """Return the configured URI, else MLFLOW_TRACKING_URI, else an SQLite file under the output folder; absolute.
+
+    Raises
+    ------
+    TrackingError
+        The URI's scheme is none that MLflow can keep runs under.
+    """
+    uri = cfg.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{cfg.output}/mlflow.db"
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme == "sqlite":
+        path = uri.partition(":///")[2]
+        if not path or path.startswith(":memory:"):
+            raise TrackingError(f"tracking.uri={uri} names no file; give sqlite:///path/to/mlflow.db")
+        return f"sqlite:///{Path(path).expanduser().absolute()}"
+    if scheme not in ("http", "https", "postgresql", "mysql", "mssql", "databricks"):
+        raise TrackingError(
+            f"tracking.uri={redact(uri)} is no MLflow store; give http://host:port, sqlite:///path/to/mlflow.db "
+            "or a postgresql:// URI, or leave it out for an SQLite store under tracking.output"
+        )
+    return uri
+
+
+def open_store(cfg: TrackingConfig) -> Store:
+    """Open the tracking store and its experiment, both made where missing.
+
+    Raises
+    ------
+    TrackingError
+        The store can't be reached or written, or can't hold the experiment. Takes seconds, not MLflow's minutes.
+    """
+    uri = tracking_uri(cfg)
+    try:
+        with _mlflow_env():
+            from mlflow import MlflowClient
+
+            if uri.startswith("sqlite"):
+                _create_database(Path(uri.removeprefix("sqlite:///")))
+            elif not uri.startswith(("http", "databricks")):
+                _connect_once(uri)
+            client = MlflowClient(uri)
+            experiment = client.get_experiment_by_name(cfg.experiment) or _create_experiment(client, uri, cfg)
+    except TrackingError:
+        raise
+    except Exception as error:  # whatever the driver, the server or the file system said: the user gets it as one line
+        reason = redact(str(error)).partition("\n")[0][:300]
+        raise TrackingError(
+            f"tracking.uri={redact(uri)} can't be used: {reason} Start or mend that store, or set tracking.uri"
+        ) from error
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"tracking.experiment={cfg.experiment} is deleted in {redact(uri)}; restore it (mlflow experiments restore "
+            f"-x {experiment.experiment_id}) or name another"
+        )
+    if (experiment.artifact_location or "").startswith("mlflow-artifacts:") and not uri.startswith("http"):
+        raise TrackingError(
+            f"tracking.experiment={cfg.experiment} was made through an MLflow server, so only through it can it be "
+            "written; set tracking.uri to the server's http:// address or name another experiment"
+        )
+    return Store(uri, client, experiment.experiment_id)
+
+
+@contextmanager
+def _mlflow_env() -> Iterator[None]:
+    """Keep MLflow quiet for good, and make it give up on a dead server at once while the store is being opened."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    before = {key: os.environ.get(key) for key in short}
+    os.environ.update(short)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key)
+            if value is not None:
+                os.environ[key] = value
+
+
+def _create_database(path: Path) -> None:
+    """Make a fresh SQLite store under another name and link it into place.
+
+    Processes that open one fresh database at once break it for good, and so does a kill in the middle of its making.
+    """
+    from mlflow import MlflowClient
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another process was faster; its database is as good
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _connect_once(uri: str) -> None:
+    """Connect to a database server: MLflow itself would retry a wrong password for minutes."""
+    import sqlalchemy
+
+    options = {} if uri.startswith("mssql") else {"connect_timeout": 5}
+    engine = sqlalchemy.create_engine(uri, connect_args=options)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+def _create_experiment(client: "MlflowClient", uri: str, cfg: TrackingConfig) -> "Experiment":
+    """Create the experiment; a server decides itself where its artifacts go, else they lie beside the database."""
+    artifacts: str | None = None
+    if uri.startswith("sqlite"):
+        artifacts = Path(uri.removeprefix("sqlite:///")).with_name("artifacts").as_uri()
+    elif not uri.startswith(("http", "databricks")):
+        artifacts = (Path(cfg.output).expanduser().absolute() / "artifacts").as_uri()
+    tags = {"mlflow.note.content": _NOTE}
+    return client.get_experiment(client.create_experiment(cfg.experiment, artifact_location=artifacts, tags=tags))

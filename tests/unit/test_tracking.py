@@ -1,0 +1,317 @@
+"""Against a real SQLite store: what MLflow's client reads back is what counts."""
+
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from models import build_model
+from runner.config import TrackingConfig, TrialConfig
+from runner.errors import TrackingError
+from runner.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
+from runner.tracking import Tracker, redact
+from runner.tracking.writer import Writer
+
+TRIAL = TrialConfig.model_validate(
+    {"model": {"name": "logreg"}, "strategy": {"name": "kmeans"}, "partition": {"alpha": 9}}
+)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A fresh database, made once: MLflow takes seconds for each."""
+    folder = tmp_path_factory.mktemp("template")
+    Tracker(TrackingConfig(output=str(folder))).close()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def cfg(tmp_path, template, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(template, tmp_path / "mlflow.db")
+    return TrackingConfig(output=str(tmp_path), experiment="mine")
+
+
+def started(classes=10):
+    counts = np.arange(4 * classes).reshape(4, classes)
+    example = np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1])
+    data = DataSummary(
+        "digits", "iid", "rotation", "f" * 64, "https://u:secret@host/data", tuple(map(str, range(classes))), counts,
+        np.arange(4) % 2, {0: example, 1: example}, 100, 20,
+    )  # fmt: skip
+    return TrialStarted("key", data)
+
+
+def record(number):
+    clients = {"round": [number] * 4, "client": range(4), "eval_acc": [0.1, 0.2, 0.3, 0.4], "eval_loss": [1.0] * 4}
+    assigned = {
+        "round": [number] * 4, "client": range(4), "cluster": [0, 1, 0, 1], "server": [True, True, False, False],
+        "score": [0.1] * 4, "tenure": [1] * 4,
+    }  # fmt: skip
+    load = (LoadSample(100.0 + number, "host-0", "node-0", 90.0, 300.0, 50.0, 40.0),)
+    metrics = {"1_global/acc": number / 10, "1_global/loss": 1.0, "2_clusters/c0_acc": 0.5}
+    return RoundRecord(
+        number, metrics, clients, assigned if number else {}, load, ("host-0 was lost",) if number else ()
+    )
+
+
+def result():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        state = {k: v.numpy() for k, v in build_model("logreg", (1, 8, 8), 10).state_dict().items()}
+    return TrialResult("key", {"global": state}, "abc", {"acc": 0.9, "ari": 1.0}, np.eye(10, dtype=int), (1, 8, 8))
+
+
+def runs(tracker):
+    return {run.info.run_name: run for run in tracker.store.client.search_runs([tracker.store.experiment_id])}
+
+
+def artifacts(tracker, run_id, path=None):
+    found = set()
+    for entry in tracker.store.client.list_artifacts(run_id, path):
+        found |= artifacts(tracker, run_id, entry.path) if entry.is_dir else {entry.path}
+    return found
+
+
+def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
+    import mlflow
+
+    command = "python -m runner run tracking.uri=http://me:pass@host"
+    with Tracker(cfg, clock=lambda: 1000.0) as tracker:
+        tracker.tags["cluster"] = "2 CPUs on 1 node"
+        sweep = tracker.start_sweep("grid", "sweepkey", "why", {"seed": "0,1"}, "make sweep")
+        trial = sweep.start_trial(TRIAL, {"partition": "iid", "num_clusters": "4", "seed": "0"}, command)
+        trial.started(started())
+        for number in range(3):
+            trial.round(record(number))
+        trial.finish(result())
+        sweep.finish("| a table |", {"results.md": "| a table |"})
+    client = tracker.store.client
+    parent, child = (runs(tracker)[name] for name in ("grid", "iid num_clusters=4 seed=0"))
+
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["strategy"] == "kmeans"
+    assert child.data.tags["cluster"] == "2 CPUs on 1 node"
+    assert child.data.tags["trial.key"] == TRIAL.key
+    assert child.data.tags["mlflow.runColor"].startswith("#")
+    assert child.data.tags["weights_sha256"] == "abc"
+    assert "version.torch" in child.data.tags
+    assert "http://***@host" in child.data.tags["mlflow.note.content"]
+    assert parent.data.params == {"seed": "0,1"}
+    assert "| a table |" in parent.data.tags["mlflow.note.content"]
+    assert "why" in parent.data.tags["mlflow.note.content"]
+
+    params = child.data.params
+    assert (params["partition"], params["num_clusters"], params["seed"]) == ("iid", "4", "0")
+    assert params["training.lr"] == "0.05"
+    assert params["strategy.server.rule"] == "load"
+    assert "partition.alpha" not in params  # does not apply to iid
+    assert not any(key.startswith("tracking") for key in params)
+
+    history = client.get_metric_history(child.info.run_id, "1_global/acc")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [(0, 0.0, 10**6), (1, 0.1, 10**6), (2, 0.2, 10**6)]
+    assert client.get_metric_history(child.info.run_id, "0_final/ari")[0].step == 0
+
+    dataset = child.inputs.dataset_inputs[0].dataset
+    assert (dataset.name, dataset.digest) == ("digits iid rotation", "f" * 36)
+    assert "secret" not in dataset.source
+
+    assert artifacts(tracker, child.info.run_id) == {
+        "config.yaml", "events.txt", "clients.parquet", "assignments.parquet", "load.parquet", "confusion.png",
+        "plots/curves.png", "plots/clusters.png", "plots/load.png", "plots/label_heatmap.png", "plots/label_bars.png",
+        "plots/class_counts.png", "plots/examples_group0.png", "plots/examples_group1.png",
+    }  # fmt: skip
+    folder = client.download_artifacts(child.info.run_id, "", str(tmp_path))
+    clients = pd.read_parquet(f"{folder}/clients.parquet")
+    assert len(clients) == 12
+    assert clients["eval_acc"].tolist() == [0.1, 0.2, 0.3, 0.4] * 3
+    assigned = pd.read_parquet(f"{folder}/assignments.parquet")
+    assert (len(assigned), assigned["server"].dtype) == (8, bool)
+    assert pd.read_parquet(f"{folder}/load.parquet")["host_rss_mb"].tolist() == [300.0] * 3
+    assert Path(folder, "events.txt").read_text().startswith("round 1: host-0 was lost")
+
+    mlflow.set_tracking_uri(tracker.store.uri)
+    loaded = mlflow.pytorch.load_model(f"runs:/{child.info.run_id}/global")
+    x = torch.randn(5, 1, 8, 8)  # another batch size than that of the trace
+    model = build_model("logreg", (1, 8, 8), 10)
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in result().models["global"].items()})
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_config_artifact_is_the_resolved_config_without_secrets(cfg, tmp_path):
+    secret = TRIAL.model_copy(update={"tracking": TrackingConfig(uri="https://me:hunter2@host/x?token=abc")})
+    with Tracker(cfg) as tracker:
+        trial = tracker.start_trial(secret)
+        assert trial.name == "digits iid kmeans seed=0"
+        tracker.writer.flush()
+        path = tracker.store.client.download_artifacts(trial.run_id, "config.yaml", str(tmp_path))
+    text = Path(path).read_text()
+    assert "batch_size: 32" in text
+    assert "https://***@host/x?token=***" in text
+    assert "hunter2" not in text
+
+
+def test_a_failed_trial_keeps_its_reason_traceback_and_rounds(cfg):
+    with Tracker(cfg) as tracker:
+        trial = tracker.start_trial(TRIAL)
+        trial.round(record(1))
+        trial.fail("no client replied", "Traceback: postgresql://me:pw@host")
+        trial.killed()  # closed already: nothing happens
+    run = next(iter(runs(tracker).values()))
+    assert run.info.status == "FAILED"
+    assert run.data.tags["reason"] == "no client replied"
+    assert {"traceback.txt", "clients.parquet", "plots/curves.png"} <= artifacts(tracker, run.info.run_id)
+    assert "pw" not in tracker.store.client.get_run(run.info.run_id).data.tags["reason"]
+
+
+def test_runs_left_open_are_killed_at_close(cfg):
+    with pytest.raises(KeyboardInterrupt), Tracker(cfg) as tracker:  # noqa: PT012
+        tracker.start_sweep("grid", "k").start_trial(TRIAL, {"seed": "0"})
+        raise KeyboardInterrupt
+    assert {run.info.status for run in runs(tracker).values()} == {"KILLED"}
+
+
+def test_a_sweep_with_failed_trials_is_failed(cfg):
+    with Tracker(cfg) as tracker:
+        tracker.start_sweep("grid", "k").finish(failed=2)
+    run = runs(tracker)["grid"]
+    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "2 trials failed")
+
+
+def test_more_metrics_than_a_batch_holds(cfg):
+    with Tracker(cfg) as tracker:
+        trial = tracker.start_trial(TRIAL)
+        trial.round(RoundRecord(1, {f"2_clusters/c{i}_acc": 0.5 for i in range(1500)}))
+    assert len(tracker.store.client.get_run(trial.run_id).data.metrics) == 1500
+
+
+def test_log_models_off(cfg):
+    with Tracker(cfg.model_copy(update={"log_models": False})) as tracker:
+        trial = tracker.start_trial(TRIAL)
+        trial.started(started())
+        trial.finish(result())
+    assert tracker.store.client.search_logged_models([tracker.store.experiment_id]) == []
+
+
+def test_a_model_that_cannot_be_traced_is_kept_as_weights(cfg, tmp_path):
+    from safetensors.numpy import load_file
+
+    trial = TRIAL.model_copy(update={"model": TRIAL.model.model_copy(update={"name": "no.such.Module"})})
+    with Tracker(cfg) as tracker:
+        run = tracker.start_trial(trial)
+        run.started(started())
+        run.finish(result())
+    stored = tracker.store.client.get_run(run.run_id)
+    assert stored.info.status == "FINISHED"
+    assert "models.not_traced" in stored.data.tags
+    weights = load_file(tracker.store.client.download_artifacts(run.run_id, "models/global.safetensors", str(tmp_path)))
+    assert all(np.array_equal(weights[key], value) for key, value in result().models["global"].items())
+
+
+def test_an_error_of_the_writer_comes_with_the_next_call_and_fails_the_run(cfg):
+    tracker = Tracker(cfg)
+    trial = tracker.start_trial(TRIAL)
+    trial.round(RoundRecord(1, {"a key?": 1.0}))
+    with pytest.raises(TrackingError, match="round 1 of 'digits iid kmeans seed=0' could not be written"):
+        tracker.writer.flush()
+    with pytest.raises(TrackingError):
+        trial.round(record(2))
+    with pytest.raises(TrackingError):
+        trial.finish(result())
+    with pytest.raises(TrackingError):
+        tracker.close()
+    run = tracker.store.client.get_run(trial.run_id)
+    assert run.info.status == "KILLED"
+
+
+def test_the_first_error_is_not_masked_by_the_trackers(cfg):
+    with pytest.raises(ZeroDivisionError), Tracker(cfg) as tracker:  # noqa: PT012
+        tracker.start_trial(TRIAL).round(RoundRecord(1, {"a key?": 1.0}))
+        raise ZeroDivisionError
+
+
+def test_the_writer_keeps_order_and_bounds_its_queue():
+    done = []
+    writer = Writer(capacity=2)
+    for i in range(20):
+        writer.put("x", lambda i=i: (time.sleep(0.001), done.append(i)))
+    writer.stop()
+    assert done == list(range(20))
+    with pytest.raises(TrackingError, match="closed"):
+        writer.put("late", lambda: None)
+
+
+def test_the_store_is_absolute_and_shared_by_later_trackers(cfg, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = cfg.model_copy(update={"output": "."})
+    with Tracker(relative) as first, Tracker(relative) as second:
+        assert first.store.experiment_id == second.store.experiment_id
+        assert first.uri == f"sqlite:///{tmp_path}/mlflow.db"
+        experiment = first.store.client.get_experiment(first.store.experiment_id)
+        assert experiment.artifact_location == f"file://{tmp_path}/artifacts"
+    assert sorted(os.listdir(tmp_path)) == ["mlflow.db"]
+
+
+def test_the_environment_names_the_store_where_the_config_does_not(cfg, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with Tracker(cfg.model_copy(update={"output": "/nowhere"})) as tracker:
+        assert tracker.uri == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_stores_that_cannot_be_used_are_refused_in_one_line_and_fast(cfg, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "text.db").write_text("no database, and long enough to be read as one " * 100)
+    (tmp_path / "file").write_text("")
+    begin = time.monotonic()
+    for uri, words in {
+        f"http://me:hunter2@127.0.0.1:{port}": "can't be used",
+        f"sqlite:///{tmp_path}/text.db": "can't be used",
+        f"sqlite:///{tmp_path}/file/x/mlflow.db": "can't be used",
+        "sqlite://": "names no file",
+        "file:///tmp/mlruns": "is no MLflow store",
+        "mlruns": "is no MLflow store",
+    }.items():
+        with pytest.raises(TrackingError, match=words) as caught:
+            Tracker(cfg.model_copy(update={"uri": uri}))
+        assert "\n" not in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+    assert time.monotonic() - begin < 20
+
+
+def test_a_deleted_experiment_is_refused(cfg):
+    with Tracker(cfg) as tracker:
+        tracker.store.client.delete_experiment(tracker.store.experiment_id)
+    with pytest.raises(TrackingError, match="mine is deleted"):
+        Tracker(cfg)
+
+
+def test_an_experiment_of_a_server_is_refused(cfg):
+    with Tracker(cfg) as tracker:
+        tracker.store.client.create_experiment("remote", artifact_location="mlflow-artifacts:/1")
+    with pytest.raises(TrackingError, match="through an MLflow server"):
+        Tracker(cfg.model_copy(update={"experiment": "remote"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("http://host:5000", "http://host:5000"),
+        ("http://user:pass@host:5000/x", "http://***@host:5000/x"),
+        ("https://ghp_token@host", "https://***@host"),
+        ("postgresql+psycopg://u:p@ss/w@host/db", "postgresql+psycopg://***@host/db"),
+        ("https://host/db?access_token=abc&x=1", "https://host/db?access_token=***&x=1"),
+        ("see 'http://a:b@c' and http://d:e@f", "see 'http://***@c' and http://***@f"),
+        ("mail me@host", "mail me@host"),
+    ],
+)
+def test_redact(text, safe):
+    assert redact(text) == safe
