@@ -1,0 +1,142 @@
+"""The command line: run, sweep, config, ui. Thin: it reads words, calls, prints."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from runner.compose import Trial, compose, expand, groups, options, to_yaml
+from runner.errors import RunnerError
+
+EXAMPLES = """\
+examples:
+  python -m runner run dataset=mnist partition=dirichlet partition.alpha=0.1 strategy=kmeans strategy.num_clusters=4
+  python -m runner sweep default seed=0,1,2
+  python -m runner sweep mnist_cifar10 data.root=DATA --address auto
+  python -m runner sweep default strategy=fedavg,kmeans --dry-run
+  python -m runner config dataset=cifar10 model=lenet
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status: 0, 1 (a trial failed), 2 (bad input) or 130 (interrupted)."""
+    parser = _parser()
+    args, words = parser.parse_known_args(argv)
+    try:
+        unknown_flags = [word for word in words if word.startswith("-")]
+        if unknown_flags:
+            raise RunnerError(f"unknown option '{unknown_flags[0]}'; see `python -m runner {args.command} --help`")
+        return int(args.call(args, [*args.words, *words]))
+    except RunnerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runner",
+        description="Sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow.",
+        epilog=EXAMPLES + "\n" + _groups_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, call: object, help_text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=help_text, description=help_text, epilog=parser.epilog, formatter_class=parser.formatter_class
+        )
+        sub.set_defaults(call=call)
+        return sub
+
+    run = command("run", _run, "run one trial")
+    sweep = command("sweep", _sweep, "run a grid of trials")
+    sweep.add_argument("name", help=f"a file of configs/sweep: {', '.join(options('sweep'))}")
+    sweep.add_argument("--dry-run", action="store_true", help="list the trials and their count, run nothing")
+    config = command("config", _config, "print the resolved configuration of a trial")
+    for sub in (run, sweep):
+        sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
+    for sub in (run, sweep, config):
+        sub.add_argument("words", nargs="*", metavar="GROUP=OPTION|key=value", help="settings; a=1,2 makes an axis")
+    ui = command("ui", _ui, "open MLflow's UI on the local store")
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    ui.add_argument("--port", type=int, default=5000, help="port to listen on")
+    ui.add_argument("words", nargs="*", metavar="key=value", help="tracking.uri or tracking.output, as for run")
+    return parser
+
+
+def _groups_help() -> str:
+    lines = [f"  {group:<11} {', '.join(options(group))}" for group in groups() if options(group)]
+    return "groups and their options:\n" + "\n".join(lines) + f"\nsweeps: {', '.join(options('sweep'))}"
+
+
+def _with_address(words: list[str], address: str | None) -> list[str]:
+    return [*words, f"resources.address='{address}'"] if address else words
+
+
+def _run(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.sweep import SweepPlan
+
+    words = _with_address(words, args.address)
+    config = compose(words)
+    trial = Trial(config, {}, tuple(words))
+    return _execute(SweepPlan(None, "", trial.command, [trial]))
+
+
+def _sweep(args: argparse.Namespace, words: list[str]) -> int:
+    words = _with_address(words, args.address)
+    file, trials = expand(args.name, words)
+    if args.dry_run:
+        for trial in trials:
+            print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
+        print(f"{len(trials)} trials")
+        return 0
+    from runner.sweep import SweepPlan
+
+    command = " ".join(["python -m runner sweep", args.name, *words])
+    return _execute(SweepPlan(args.name, file.description, command, trials))
+
+
+def _execute(plan: object) -> int:
+    from runner.report import results_table, rich_table
+    from runner.sweep import SweepPlan, run_sweep
+
+    assert isinstance(plan, SweepPlan)
+    console = Console()
+    outcome, tracker = run_sweep(plan, console)
+    if any("wall_s" in row for row in outcome.rows):
+        console.print(rich_table(results_table(outcome.rows), "results: mean ± deviation over seeds"))
+    for label, reason in outcome.failures:
+        print(f"FAILED {label}: {reason}", file=sys.stderr)
+    console.print(f"stored in {tracker.uri}", highlight=False, soft_wrap=True)
+    if tracker.uri.startswith("sqlite:"):
+        console.print("see it with: make ui   (python -m runner ui)", highlight=False)
+    return outcome.exit_status
+
+
+def _config(args: argparse.Namespace, words: list[str]) -> int:
+    config = compose(words)
+    print(to_yaml(config), end="")
+    print(f"# trial key: {config.key}")
+    return 0
+
+
+def _ui(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.tracking.store import tracking_uri
+
+    config = compose(words)
+    uri = tracking_uri(config.tracking)
+    if not uri.startswith("sqlite:"):
+        raise RunnerError(f"the UI of '{uri}' is served by its own server; `ui` opens local stores")
+    if not Path(uri.removeprefix("sqlite:///")).exists():
+        raise RunnerError(f"there is no MLflow store at {uri} yet; run `make sweep` first")
+    print(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    words = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--host", args.host, "--port", str(args.port)]
+    os.execv(sys.executable, [sys.executable, *words, "--workers", "1"])

@@ -1,0 +1,221 @@
+"""From what a round produced to what is logged of it: keys by section, rows by client."""
+
+from collections.abc import Mapping
+from math import nan
+from typing import Any
+
+import numpy as np
+
+from runner.evaluation import TestScores
+from runner.records import RoundRecord, TaskRecord
+from runner.rounds import Round
+from strategies.base import Clustered
+
+MB = 2.0**20
+MAX_CLUSTERS_SHOWN = 8
+"""Clusters with metrics of their own; above about 40 keys a run MLflow's charts crawl."""
+
+CLIENT_COLUMNS = (
+    "round", "client", "cluster", "group", "host", "train_loss", "train_acc", "train_examples",
+    "eval_loss", "eval_acc", "eval_examples", "cpu_s", "wall_s", "rss_mb", "bytes_in", "bytes_out",
+)  # fmt: skip
+
+
+def client_rows(done: Round, groups: np.ndarray, assignment: Mapping[int, int]) -> dict[str, list[Any]]:
+    """Return the clients that took part in a round as columns, in the order of their ids."""
+    rows: dict[int, dict[str, Any]] = {}
+    for task in [*done.train.tasks, *done.evaluate.tasks]:
+        kind = task.message_type.split(".")[0]
+        if kind not in ("train", "evaluate"):
+            continue
+        row = rows.setdefault(task.node_id, {"cpu_s": 0.0, "wall_s": 0.0, "bytes_in": 0, "bytes_out": 0})
+        prefix = "train" if kind == "train" else "eval"
+        if task.error is None:
+            row[f"{prefix}_examples"] = int(task.metrics.get("num-examples", 0))
+            row[f"{prefix}_loss"] = task.metrics.get(f"{prefix}_loss", nan)
+            row[f"{prefix}_acc"] = task.metrics.get(f"{prefix}_acc", nan)
+        if kind == "train":
+            row["host"] = task.host
+            row["rss_mb"] = task.load.get("rss_mb", nan)
+        row["cpu_s"] += task.load.get("cpu_s", 0.0)
+        row["wall_s"] += task.wall_s
+        row["bytes_in"] += task.bytes_in
+        row["bytes_out"] += task.bytes_out
+    columns: dict[str, list[Any]] = {name: [] for name in CLIENT_COLUMNS}
+    missing: dict[str, Any] = {"host": "", "train_examples": 0, "eval_examples": 0}
+    for node_id in sorted(rows):
+        known = {"round": done.number, "client": node_id - 1, "cluster": assignment.get(node_id, -1)}
+        known["group"] = int(groups[node_id - 1])
+        for name in CLIENT_COLUMNS:
+            columns[name].append(known.get(name, rows[node_id].get(name, missing.get(name, nan))))
+    return columns
+
+
+def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
+    """Return a clustered strategy's choices of a round as columns, one row per client."""
+    servers = {node_id: cluster for cluster, node_id in strategy.servers.items()}
+    nodes = sorted(strategy.assignment)
+    return {
+        "round": [number] * len(nodes),
+        "client": [node_id - 1 for node_id in nodes],
+        "cluster": [strategy.assignment[node_id] for node_id in nodes],
+        "server": [servers.get(node_id) == strategy.assignment[node_id] for node_id in nodes],
+        "score": [float(strategy.scores.get(node_id, nan)) for node_id in nodes],
+        "tenure": [strategy.tenure.get(strategy.assignment[node_id], 0) for node_id in nodes],
+    }
+
+
+def agreement(assignment: Mapping[int, int], groups: np.ndarray) -> dict[str, float]:
+    """Return how well clusters match the known groups: ARI and AMI (1 is exact), and the share of matched clients.
+
+    Sources: Hubert and Arabie 1985 (ARI), Vinh et al. 2010 (AMI), as scikit-learn computes them.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+    from sklearn.metrics.cluster import contingency_matrix
+
+    nodes = sorted(assignment)
+    found = [assignment[node_id] for node_id in nodes]
+    true = [int(groups[node_id - 1]) for node_id in nodes]
+    counts = contingency_matrix(true, found)
+    rows, cols = linear_sum_assignment(-counts)
+    return {
+        "ari": float(adjusted_rand_score(true, found)),
+        "ami": float(adjusted_mutual_info_score(true, found)),
+        "matched": float(counts[rows, cols].sum() / len(nodes)),
+    }
+
+
+class Ledger:
+    """Running totals of a trial: bytes moved and seconds spent."""
+
+    def __init__(self) -> None:
+        self.mb_down = self.mb_up = 0.0
+
+    def add(self, tasks: list[TaskRecord]) -> dict[str, float]:
+        """Count a round's client traffic; queries (the servers' aggregations, the central test) are apart."""
+        clients = [task for task in tasks if not task.message_type.startswith("query")]
+        servers = [task for task in tasks if task.message_type == "query.aggregate"]
+        down, up = (sum(getattr(t, side) for t in clients) / MB for side in ("bytes_in", "bytes_out"))
+        self.mb_down, self.mb_up = self.mb_down + down, self.mb_up + up
+        counted = {
+            "4_comm/mb_down": down,
+            "4_comm/mb_up": up,
+            "4_comm/mb_total": self.mb_down + self.mb_up,
+        }
+        if servers:
+            counted["4_comm/mb_to_servers"] = sum(task.bytes_in for task in servers) / MB
+        return counted
+
+
+def initial_record(scores: TestScores | None) -> RoundRecord:
+    """Return round 0: the initial model on the central test set."""
+    return RoundRecord(0, _global_metrics(scores))
+
+
+def _global_metrics(scores: TestScores | None) -> dict[str, float]:
+    if scores is None or "global" not in scores.clients:
+        return {}
+    return {"1_global/acc": scores.mean("global"), "1_global/loss": scores.mean("global", "loss")}
+
+
+def round_record(
+    done: Round,
+    groups: np.ndarray,
+    clustered: Clustered | None,
+    scores: TestScores | None,
+    ledger: Ledger,
+    seconds: float,
+) -> RoundRecord:
+    """Return the record of a round.
+
+    Parameters
+    ----------
+    done : Round
+        The round.
+    groups : (clients,) int
+        Known groups; one group means that none are known.
+    clustered : Clustered, optional
+        The strategy, if it clusters.
+    scores : TestScores, optional
+        The central evaluation, if the round had one.
+    ledger : Ledger
+        Totals so far; this round is added.
+    seconds : float
+        Wall time of the whole round, central evaluation included.
+    """
+    assignment = dict(clustered.assignment) if clustered else {}
+    clients = client_rows(done, groups, assignment)
+    metrics = _global_metrics(scores)
+    if clustered and assignment:
+        metrics |= _cluster_metrics(clustered, assignment, groups, scores)
+    metrics |= _client_metrics(clients)
+    if scores:
+        users = [name for name in scores.clients if name != "global"] or ["global"]
+        sizes = [sum(scores.clients[name].values()) for name in users]
+        weighted = sum(scores.mean(name) * n for name, n in zip(users, sizes, strict=True) if n)
+        metrics["3_clients/test_acc"] = weighted / sum(sizes)
+    metrics |= ledger.add(done.train.tasks + done.evaluate.tasks)
+    metrics |= {f"5_time/{name}_s": value for name, value in done.seconds.items()}
+    metrics["5_time/round_s"] = seconds
+    metrics |= _load_metrics(done)
+    failed = [task for task in done.train.tasks + done.evaluate.tasks if task.error]
+    metrics["6_load/failed_tasks"] = float(len(failed))
+    lines = [f"client {task.node_id - 1} failed: {str(task.error).strip().splitlines()[-1]}" for task in failed]
+    return RoundRecord(
+        round=done.number,
+        metrics={key: float(value) for key, value in metrics.items()},
+        clients=clients,
+        assignments=assignment_rows(done.number, clustered) if clustered and assignment else {},
+        load=tuple(done.train.samples + done.evaluate.samples),
+        events=(*done.train.events, *done.evaluate.events, *lines),
+    )
+
+
+def _cluster_metrics(
+    clustered: Clustered, assignment: Mapping[int, int], groups: np.ndarray, scores: TestScores | None
+) -> dict[str, float]:
+    clusters = sorted(clustered.cluster_arrays)
+    sizes = {c: sum(1 for other in assignment.values() if other == c) for c in clusters}
+    metrics = {"2_clusters/count": float(len(clusters))}
+    for c in clusters[:MAX_CLUSTERS_SHOWN]:
+        metrics[f"2_clusters/c{c}_size"] = float(sizes[c])
+        if scores and f"cluster_{c}" in scores.clients and sizes[c]:
+            metrics[f"2_clusters/c{c}_acc"] = scores.mean(f"cluster_{c}")
+            metrics[f"2_clusters/c{c}_loss"] = scores.mean(f"cluster_{c}", "loss")
+    metrics |= {f"2_clusters/{name}": value for name, value in clustered.diagnostics().items()}
+    if len(set(groups.tolist())) > 1:
+        metrics |= {f"2_clusters/{name}": value for name, value in agreement(assignment, groups).items()}
+    return metrics
+
+
+def _client_metrics(clients: Mapping[str, list[Any]]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    train_loss = np.asarray(clients["train_loss"], float)
+    if np.isfinite(train_loss).any():
+        metrics["3_clients/train_loss"] = float(np.nanmean(train_loss))
+    elif len(train_loss):
+        metrics["3_clients/train_loss"] = nan
+    acc = np.asarray(clients["eval_acc"], float)
+    acc = acc[~np.isnan(acc)]
+    if len(acc):
+        metrics |= {
+            "3_clients/acc": float(acc.mean()),
+            "3_clients/acc_std": float(acc.std()),
+            "3_clients/acc_p10": float(np.percentile(acc, 10)),
+            "3_clients/acc_min": float(acc.min()),
+            "3_clients/loss": float(np.nanmean(np.asarray(clients["eval_loss"], float))),
+        }
+    return metrics
+
+
+def _load_metrics(done: Round) -> dict[str, float]:
+    tasks = [task for task in done.train.tasks if task.message_type == "train" and task.load]
+    if not tasks:
+        return {}
+    return {
+        "6_load/cpu_s": sum(task.load["cpu_s"] for task in tasks),
+        "6_load/rss_mb_max": max(task.load["rss_mb"] for task in tasks),
+        "6_load/node_cpu": float(np.mean([task.load["node_cpu"] for task in tasks])),
+        "6_load/node_mem": float(np.mean([task.load["node_mem"] for task in tasks])),
+    }

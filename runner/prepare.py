@@ -1,0 +1,91 @@
+"""Data sets and splits of a sweep, made once and kept in the object store, owned by the driver.
+
+Everything that can be wrong with the data comes to light here, before the first trial starts.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from runner.compose import Trial
+from runner.config import DataConfig, DatasetConfig, TrialConfig
+from runner.data.federated import FederatedData
+from runner.data.sources import ImageData, load_images
+from runner.errors import RunnerError
+from runner.trial import Split
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """References to a trial's images and split (values, for the inline engine)."""
+
+    images: Any
+    split: Any
+
+
+def _images_key(config: TrialConfig) -> str:
+    return json.dumps(config.dataset.canonical(), sort_keys=True)
+
+
+def _split_key(config: TrialConfig) -> str:
+    parts = [config.dataset.canonical(), config.partition.canonical(), config.shift.canonical()]
+    return json.dumps([*parts, config.num_clients, config.seed], sort_keys=True)
+
+
+def make_split(images: ImageData, config: TrialConfig) -> Split:
+    """Split a data set among the clients as a trial asks."""
+    data = FederatedData.build(images, config)
+    return Split(data.train_rows, data.eval_rows, data.shift)
+
+
+@ray.remote(num_cpus=0)
+def _load(dataset: DatasetConfig, data: DataConfig) -> ImageData:
+    return load_images(dataset, data)
+
+
+@ray.remote(num_cpus=0)
+def _split(images: ImageData, configs: list[TrialConfig]) -> tuple[Any, ...]:
+    """Return None, then a split per configuration: the first return tells of an error without fetching a split."""
+    return None, *(make_split(images, config) for config in configs)
+
+
+def prepare_inline(trials: Sequence[Trial]) -> dict[str, Prepared]:
+    """Prepare every trial's data in this process; by trial key."""
+    images: dict[str, ImageData] = {}
+    splits: dict[str, Split] = {}
+    for config in (trial.config for trial in trials):
+        if _images_key(config) not in images:
+            images[_images_key(config)] = load_images(config.dataset, config.data)
+        if _split_key(config) not in splits:
+            splits[_split_key(config)] = make_split(images[_images_key(config)], config)
+    return {t.config.key: Prepared(images[_images_key(t.config)], splits[_split_key(t.config)]) for t in trials}
+
+
+def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
+    """Prepare every trial's data in Ray tasks, each data set and each split once; by trial key.
+
+    Raises
+    ------
+    DataError
+        A data set can't be had, or can't be split as asked.
+    """
+    by_images: dict[str, dict[str, TrialConfig]] = {}
+    for config in (trial.config for trial in trials):
+        by_images.setdefault(_images_key(config), {}).setdefault(_split_key(config), config)
+    images: dict[str, Any] = {}
+    splits: dict[str, Any] = {}
+    checks = []
+    for key, configs in by_images.items():
+        first = next(iter(configs.values()))
+        images[key] = _load.remote(first.dataset, first.data)
+        check, *refs = _split.options(num_returns=1 + len(configs)).remote(images[key], list(configs.values()))
+        splits.update(zip(configs, refs, strict=True))
+        checks.append(check)
+    try:
+        ray.get(checks)
+    except RunnerError as error:  # Ray raises a copy whose text is a traceback; the cause is the one-line original
+        raise getattr(error, "cause", error) from None
+    return {t.config.key: Prepared(images[_images_key(t.config)], splits[_split_key(t.config)]) for t in trials}

@@ -1,0 +1,119 @@
+"""The one round loop there is: it drives any Flower Strategy over an engine grid, a round at a time.
+
+Its rounds are those of Flower's own ``Strategy.start``: configure, send, aggregate, first for training, then for
+evaluation. It adds what ``start`` lacks: a seed per round, a hook per round, a first round other than 1, and a lowest
+share of clients that must reply.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp.strategy import Strategy
+
+from runner.engine.grid import EngineGrid, Trace
+from runner.errors import TrialError
+from runner.seeding import derive_seed, seeded_globals
+from strategies import is_weighted_mean
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How many rounds, how often they are evaluated, and when they fail."""
+
+    num_rounds: int
+    seed: int
+    train_config: ConfigRecord
+    evaluate_config: ConfigRecord = field(default_factory=ConfigRecord)
+    evaluate_every: int = 1
+    timeout: float | None = 3600.0
+    min_fit_fraction: float = 0.0
+    partial_means: bool = True  # False: every reply reaches the strategy, as in Strategy.start
+
+    def evaluates(self, server_round: int) -> bool:
+        """Return whether a round is evaluated: every so many, and the last."""
+        return server_round % self.evaluate_every == 0 or server_round == self.num_rounds
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round gave: the model after it, the strategy's own metrics, and what the engine saw."""
+
+    number: int
+    arrays: ArrayRecord
+    train_metrics: MetricRecord | None
+    evaluate_metrics: MetricRecord | None
+    train: Trace
+    evaluate: Trace
+    seconds: dict[str, float]  # train (to the last reply), aggregate, evaluate
+
+
+def run_rounds(
+    strategy: Strategy, grid: EngineGrid, arrays: ArrayRecord, loop: Loop, first_round: int = 1
+) -> Iterator[Round]:
+    """Yield each round as it ends.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Any Flower strategy; one of ours that resumes has been given its state.
+    grid : EngineGrid
+        Runs the clients.
+    arrays : ArrayRecord
+        The model that ``first_round`` starts from.
+
+    Raises
+    ------
+    TrialError
+        When fewer than ``min_fit_fraction`` of a round's clients trained; it carries their errors.
+    """
+    grid.drain()
+    for number in range(first_round, loop.num_rounds + 1):
+        clock = _Clock()
+        with seeded_globals(derive_seed(loop.seed, "round", number, "train")):
+            messages = list(strategy.configure_train(number, arrays, loop.train_config, grid))
+        grid.weight_key = "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None
+        try:
+            replies = grid.send_and_receive(messages, timeout=loop.timeout)
+        finally:
+            grid.weight_key = None
+        train = grid.drain()
+        clock.lap("train")
+        _enough(number, train, len(messages), loop.min_fit_fraction)
+        with seeded_globals(derive_seed(loop.seed, "round", number, "aggregate")):
+            new_arrays, train_metrics = strategy.aggregate_train(number, replies)
+        arrays = arrays if new_arrays is None else new_arrays
+        train += grid.drain()
+        clock.lap("aggregate")
+        evaluate_metrics = None
+        if loop.evaluates(number):
+            with seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")):
+                asked = list(strategy.configure_evaluate(number, arrays, loop.evaluate_config, grid))
+            evaluate_metrics = strategy.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=loop.timeout))
+        clock.lap("evaluate")
+        yield Round(number, arrays, train_metrics, evaluate_metrics, train, grid.drain(), clock.laps)
+
+
+def _enough(number: int, trace: Trace, asked: int, share: float) -> None:
+    """Fail the trial where too few clients trained."""
+    trained = sum(1 for task in trace.tasks if task.error is None)
+    if not asked or trained >= share * asked:
+        return
+    errors = [f"client {task.node_id - 1}: {task.error}" for task in trace.tasks if task.error]
+    error = TrialError(
+        f"round {number}: {trained} of {asked} clients trained, fewer than strategy.min_fit_fraction={share:g}; "
+        f"first error: {errors[0].strip().splitlines()[-1] if errors else 'no reply before the deadline'}"
+    )
+    error.add_note("\n".join(errors))
+    raise error
+
+
+class _Clock:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now, self._last = now, now()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = self._now()
+        self.laps[name], self._last = now - self._last, now

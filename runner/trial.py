@@ -1,0 +1,230 @@
+"""One trial from start to end, in a straight line: start reading here."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from runner.config import TrainingConfig, TrialConfig
+from runner.data.federated import FederatedData
+from runner.data.shift import Shift
+from runner.data.sources import ImageData
+from runner.engine.executors import Host
+from runner.engine.grid import EngineGrid, inline_grid, ray_grid
+from runner.engine.host import AppSpec
+from runner.errors import TrialError
+from runner.evaluation import TestScores, score_models
+from runner.metrics import Ledger, initial_record, round_record
+from runner.records import RoundRecord, TrialResult, TrialStarted
+from runner.rounds import Loop, run_rounds
+from runner.seeding import derive_seed
+from strategies import build_strategy, wrap_privacy
+from strategies.base import Clustered
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+TrialEvent = TrialStarted | RoundRecord | TrialResult
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who holds which rows, apart from the images, which stand in the object store once per node."""
+
+    train_rows: tuple[np.ndarray, ...]
+    eval_rows: tuple[np.ndarray, ...]
+    shift: Shift
+
+    def on(self, images: ImageData) -> FederatedData:
+        """Join the split with the images it was made for."""
+        return FederatedData(images, self.train_rows, self.eval_rows, self.shift)
+
+
+def run_trial(
+    config: TrialConfig,
+    images: ImageData,
+    split: Split,
+    hosts: list[Host] | None = None,
+    images_ref: "ObjectRef | None" = None,
+    split_ref: "ObjectRef | None" = None,
+) -> Iterator[TrialEvent]:
+    """Run a trial and yield what happens: its start, round 0, each round, its result.
+
+    Parameters
+    ----------
+    config : TrialConfig
+        What to run.
+    images, split : ImageData, Split
+        The data. On Ray their references go to the hosts in their place.
+    hosts : list of Host, optional
+        Client hosts; without them every client runs in this process.
+
+    Raises
+    ------
+    TrialError
+        Too few clients replied, or an evaluation failed.
+    """
+    data = split.on(images)
+    yield TrialStarted(config.key, data.summary(config))
+    grid = make_grid(config, data, hosts, images_ref or images, split_ref or split)
+    strategy: Any = build_strategy(
+        config.strategy.name,
+        config.strategy.canonical(),
+        seed=derive_seed(config.seed, "strategy"),
+        num_clients=config.num_clients,
+        client_learning_rate=config.training.lr,
+    )
+    if config.privacy.name != "none":
+        sampled = max(int(config.num_clients * config.strategy.fraction_train), config.strategy.min_train_nodes)
+        strategy = wrap_privacy(strategy, config.privacy.canonical(), sampled)
+    clustered = strategy if isinstance(strategy, Clustered) else None
+    arrays = initial_arrays(grid)
+    has_global = config.strategy.name != "local"
+    central = _CentralTest(grid, data, has_global)
+    ledger = Ledger()
+    loop = Loop(
+        num_rounds=config.rounds,
+        seed=config.seed,
+        train_config=train_config(config.training),
+        evaluate_every=config.evaluate_every,
+        timeout=config.resources.round_timeout_s,
+        min_fit_fraction=config.strategy.min_fit_fraction,
+    )
+    yield (record := initial_record(central.score(arrays, None)))
+    scores: TestScores | None = None
+    clock = time.perf_counter()
+    for done in run_rounds(strategy, grid, arrays, loop):
+        arrays = done.arrays
+        scores = central.score(arrays, clustered, done.number == config.rounds) if loop.evaluates(done.number) else None
+        now = time.perf_counter()
+        record = round_record(done, data.groups, clustered, scores, ledger, now - clock)
+        clock = now
+        yield record
+    yield _result(config, data, _models(arrays, clustered) if has_global else {}, record, scores)
+
+
+def client_app(images: ImageData, split: Split, model: Any, seed: int, threads: int, privacy: str) -> ClientApp:
+    """Build the built-in ClientApp on a host, with Flower's clipping mod where the clients clip."""
+    from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
+
+    from runner.client.app import make_client_app
+
+    mods = {"fixed_client": [fixedclipping_mod], "adaptive_client": [adaptiveclipping_mod]}.get(privacy, [])
+    return make_client_app(split.on(images), model, seed, device="auto", threads=threads, train_mods=mods)
+
+
+def make_grid(
+    config: TrialConfig, data: FederatedData, hosts: list[Host] | None, images: Any, split: Any
+) -> EngineGrid:
+    """Return the grid that runs a trial's clients: on hosts, or in this process."""
+    kwargs = {
+        "images": images,
+        "split": split,
+        "model": config.model,
+        "seed": config.seed,
+        "threads": config.training.threads,
+        "privacy": config.privacy.name,
+    }
+    spec = AppSpec(config.key, client_app, kwargs, config.num_clients, {})
+    examples = data.num_examples()
+
+    def cost(node_id: int, message_type: str) -> float:
+        return 1.0 if message_type.startswith("query") else 1.0 + float(examples[node_id - 1])
+
+    size = config.resources.chunk_size
+    chunk_size = size if isinstance(size, int) else None
+    return ray_grid(spec, hosts, cost, chunk_size) if hosts else inline_grid(spec, cost, chunk_size)
+
+
+def initial_arrays(grid: EngineGrid) -> ArrayRecord:
+    """Ask a host for the seeded initial model: a trial process itself does without torch."""
+    [reply] = grid.send_and_receive([Message(RecordDict(), 1, "query.init")])
+    if reply.has_error():
+        raise TrialError(f"the model can't be built: {reply.error.reason}")
+    arrays = reply.content["arrays"]
+    assert isinstance(arrays, ArrayRecord)
+    return arrays
+
+
+def train_config(training: TrainingConfig) -> ConfigRecord:
+    """Return the hyperparameters that each training message carries."""
+    values = training.canonical()
+    del values["threads"]
+    values["steps"] = values["steps"] or 0
+    return ConfigRecord({key.replace("_", "-"): value for key, value in values.items()})
+
+
+def weights_sha256(models: Mapping[str, ArrayRecord]) -> str:
+    """Return one hash of all models' names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(models):
+        for key, array in models[name].items():
+            value = array.numpy()
+            digest.update(f"{name}/{key}/{value.dtype}/{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _models(arrays: ArrayRecord, clustered: Clustered | None) -> dict[str, ArrayRecord]:
+    models = {"global": arrays}
+    if clustered:
+        models |= {f"cluster_{c}": record for c, record in sorted(clustered.cluster_arrays.items())}
+    return models
+
+
+@dataclass(frozen=True)
+class _CentralTest:
+    """Scores the models of a round on the central test set."""
+
+    grid: EngineGrid
+    data: FederatedData
+    has_global: bool
+
+    def score(self, arrays: ArrayRecord, clustered: Clustered | None, last: bool = False) -> TestScores | None:
+        if not self.has_global:
+            return None
+        models = _models(arrays, clustered)
+        users = {"global": list(range(len(self.data.groups)))}
+        for name in models:
+            if clustered and name != "global":
+                cluster = int(name.removeprefix("cluster_"))
+                users[name] = [node - 1 for node, c in clustered.assignment.items() if c == cluster]
+        used = {name: record for name, record in models.items() if users[name]}
+        num_test = len(self.data.images.test_y)
+        scores = score_models(self.grid, used, users, self.data.groups, num_test, confusion=last)
+        self.grid.drain()
+        return scores
+
+
+def _result(
+    config: TrialConfig,
+    data: FederatedData,
+    models: dict[str, ArrayRecord],
+    last: RoundRecord,
+    scores: TestScores | None,
+) -> TrialResult:
+    wanted = {
+        "acc": "1_global/acc",
+        "client_acc": "3_clients/acc",
+        "client_test_acc": "3_clients/test_acc",
+        "client_acc_p10": "3_clients/acc_p10",
+        "ari": "2_clusters/ari",
+        "silhouette": "2_clusters/silhouette",
+        "mb_total": "4_comm/mb_total",
+    }
+    summary = {name: last.metrics[key] for name, key in wanted.items() if key in last.metrics}
+    users = [name for name in models if name != "global"] or ["global"]
+    images = data.images
+    return TrialResult(
+        key=config.key,
+        models={name: {k: a.numpy() for k, a in record.items()} for name, record in models.items()},
+        weights_sha256=weights_sha256(models),
+        summary=summary,
+        confusion=scores.confusion([u for u in users if u in scores.clients]) if scores else None,
+        input_shape=tuple(images.train_x.shape[1:]),
+    )

@@ -1,0 +1,45 @@
+"""Small trials for tests: digits, a few clients, some rounds."""
+
+from functools import cache
+from typing import Any
+
+from runner.compose import compose
+from runner.config import TrialConfig
+from runner.data.sources import ImageData, load_images
+from runner.engine.executors import Host
+from runner.prepare import make_split
+from runner.records import RoundRecord, TrialResult, TrialStarted
+from runner.trial import run_trial
+
+SMALL = ["num_clients=8", "rounds=3", "training.epochs=1"]
+WALL = ("5_time/", "6_load/")
+"""Sections whose values are measured, and so differ from run to run."""
+
+
+@cache
+def digits() -> ImageData:
+    config = compose([])
+    return load_images(config.dataset, config.data)
+
+
+def small(*words: str) -> TrialConfig:
+    """Return the configuration of a small trial on digits."""
+    return compose([*SMALL, *words])
+
+
+def events_of(config: TrialConfig, hosts: list[Host] | None = None) -> list[Any]:
+    """Run a trial to its end and return all that it yields."""
+    return list(run_trial(config, digits(), make_split(digits(), config), hosts))
+
+
+def outcome(events: list[Any]) -> tuple[str, list[dict[str, float]]]:
+    """Return what must be equal to the bit: the hash of the final weights, and every round's learning metrics."""
+    started, *rounds, result = events
+    assert isinstance(started, TrialStarted)
+    assert isinstance(result, TrialResult)
+    assert all(isinstance(record, RoundRecord) for record in rounds)
+    learning = [{k: v for k, v in r.metrics.items() if not k.startswith(WALL)} for r in rounds]
+    # Who serves a cluster follows the measured load; it must not change anything else.
+    for metrics in learning:
+        metrics.pop("2_clusters/handovers", None)
+    return result.weights_sha256, learning

@@ -1,0 +1,80 @@
+"""Who may import whom (DESIGN, layout). Read from the source: nothing is run."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(p for top in ("runner", "strategies", "models") for p in (ROOT / top).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Return the dotted names of all imports in a file, those inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def importers(library: str) -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if any(name == library or name.startswith(library + ".") for name in imported(path))
+    }
+
+
+def test_strategies_know_neither_engine_nor_models() -> None:
+    for library in ("runner", "models", "ray", "torch", "mlflow"):
+        assert not [name for name in importers(library) if name.startswith("strategies/")], library
+
+
+def test_models_know_torch_only() -> None:
+    for library in ("runner", "strategies", "ray", "flwr", "mlflow"):
+        assert not [name for name in importers(library) if name.startswith("models/")], library
+
+
+def test_one_place_each_for_mlflow_and_psutil() -> None:
+    assert {Path(name).parts[:2] for name in importers("mlflow")} == {("runner", "tracking")}
+    assert importers("psutil") <= {"runner/load.py", "runner/tracking/describe.py"}
+
+
+def test_local_training_needs_torch_and_numpy_only() -> None:
+    allowed = {"torch", "numpy", "collections", "dataclasses", "math", "typing", "contextlib"}
+    assert {name.split(".")[0] for name in imported(ROOT / "runner/client/training.py")} <= allowed
+
+
+ORDER = ["cli", "sweep", "trial", "rounds", "engine"]
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_point_down(module: str) -> None:
+    above = ORDER[: ORDER.index(module)]
+    paths = [ROOT / "runner" / f"{module}.py"] if module != "engine" else (ROOT / "runner/engine").glob("*.py")
+    for path in paths:
+        for upper in above:
+            assert not any(
+                name == f"runner.{upper}" or name.startswith(f"runner.{upper}.") for name in imported(path)
+            ), (path, upper)
+
+
+def test_core_files_stay_small() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: n for name, n in lengths.items() if n > 420} == {}
+    engine = sum(n for name, n in lengths.items() if name.startswith("runner/engine/"))
+    assert engine <= 1200
+
+
+def test_a_trial_process_does_without_torch_mlflow_and_datasets() -> None:
+    code = (
+        "import sys, runner.trial; "
+        "print([m for m in ('torch', 'mlflow', 'datasets', 'sklearn', 'pandas') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
