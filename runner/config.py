@@ -96,13 +96,13 @@ class TrainingConfig(Section):
     """Local training on a client. The strategy sends these values in the ConfigRecord of each message."""
 
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="optimizer, new in each round")
-    lr: float = Field(0.05, gt=0, description="learning rate of round 1")
+    lr: float = Field(0.02, gt=0, description="learning rate of round 1")
     lr_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per round")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd)")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     epochs: int = Field(1, ge=1, description="passes over the client's examples per round")
     steps: int | None = Field(None, ge=1, description="optimizer steps per round, instead of epochs")
-    batch_size: int = Field(32, ge=0, description="examples per step; 0 takes all of them (full batch)")
+    batch_size: int = Field(10, ge=0, description="examples per step; 0 takes all of them (full batch)")
     proximal_mu: float = Field(0.0, ge=0, description="weight of mu/2 ||w - w_round_start||^2 (FedProx)")
     threads: int = Field(1, ge=1, description="torch threads per client task; part of what fixes the bits of a sum")
 

@@ -14,8 +14,9 @@ from runner.compose import Trial
 from runner.config import DataConfig, DatasetConfig, TrialConfig
 from runner.data.federated import FederatedData
 from runner.data.sources import ImageData, load_images
-from runner.errors import RunnerError
-from runner.trial import Split
+from runner.engine.executors import Host
+from runner.errors import ConfigError, RunnerError, TrialError
+from runner.trial import Split, initial_arrays, make_grid
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,25 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
     except RunnerError as error:  # Ray raises a copy whose text is a traceback; the cause is the one-line original
         raise getattr(error, "cause", error) from None
     return {t.config.key: Prepared(images[_images_key(t.config)], splits[_split_key(t.config)]) for t in trials}
+
+
+def check_models(trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: list[Host] | None) -> None:
+    """Build each network once, before the first trial starts.
+
+    Raises
+    ------
+    ConfigError
+        A network can't be built for its data set.
+    """
+    checked = set()
+    for config in (trial.config for trial in trials):
+        key = _images_key(config), json.dumps(config.model.canonical(), sort_keys=True, default=str)
+        if key in checked:
+            continue
+        checked.add(key)
+        at = prepared[config.key]
+        images, split = (at.images, at.split) if hosts is None else ray.get([at.images, at.split])
+        try:
+            initial_arrays(make_grid(config, split.on(images), hosts, at.images, at.split))
+        except TrialError as error:
+            raise ConfigError(str(error)) from error

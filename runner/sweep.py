@@ -1,5 +1,6 @@
 """The sweep engine: several trials at once over one pool of hosts; whatever happens in one trial stays in it."""
 
+import gc
 import hashlib
 import logging
 import time
@@ -20,7 +21,7 @@ from runner.config import ResourcesConfig, TrialConfig
 from runner.engine.executors import Host
 from runner.engine.pool import HostPool, ray_session
 from runner.errors import RunnerError
-from runner.prepare import Prepared, prepare, prepare_inline
+from runner.prepare import Prepared, check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.records import RoundRecord, TrialResult, TrialStarted
 from runner.report import METRICS, sweep_files
@@ -78,6 +79,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
             hosts = pool.hosts
             prepared = prepare(plan.trials)
             pool.warm()
+        check_models(plan.trials, prepared, hosts)
         tracker = opening.result()
         with tracker, TrialProgress(console, len(plan.trials)) as progress:
             parent = _start_sweep(plan, tracker) if plan.name else None
@@ -124,6 +126,7 @@ def _trial_task(
 ) -> Iterator[TrialEvent]:
     """Run a trial in a process of its own; a crash ends this trial alone."""
     quiet_flower()
+    gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
     yield from run_trial(config, images, split, hosts, *refs)
 
 

@@ -145,7 +145,7 @@ def initial_arrays(grid: EngineGrid) -> ArrayRecord:
     """Ask a host for the seeded initial model: a trial process itself does without torch."""
     [reply] = grid.send_and_receive([Message(RecordDict(), 1, "query.init")])
     if reply.has_error():
-        raise TrialError(f"the model can't be built: {reply.error.reason}")
+        raise TrialError(f"the model can't be built: {str(reply.error.reason).removeprefix('ValueError: ')}")
     arrays = reply.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
     return arrays

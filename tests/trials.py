@@ -1,5 +1,6 @@
 """Small trials for tests: digits, a few clients, some rounds."""
 
+import gc
 from functools import cache
 from typing import Any
 
@@ -29,6 +30,7 @@ def small(*words: str) -> TrialConfig:
 
 def events_of(config: TrialConfig, hosts: list[Host] | None = None) -> list[Any]:
     """Run a trial to its end and return all that it yields."""
+    gc.freeze()  # as in a trial's own process
     return list(run_trial(config, digits(), make_split(digits(), config), hosts))
 
 

@@ -1,0 +1,83 @@
+"""Whole trials in this process: every strategy, privacy wrapper, partition and shift goes through the real path."""
+
+import math
+
+import pytest
+
+from runner.compose import options
+from runner.records import RoundRecord, TrialResult, TrialStarted
+from tests.trials import events_of, outcome, small
+
+QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
+
+
+@pytest.mark.parametrize("name", options("strategy"))
+def test_every_strategy_runs_and_learns(name: str) -> None:
+    started, first, *rounds, result = events_of(small(*QUICK, f"strategy={name}", "rounds=3"))
+    assert isinstance(started, TrialStarted)
+    assert isinstance(result, TrialResult)
+    assert [record.round for record in rounds] == [1, 2, 3]
+    assert isinstance(first, RoundRecord)
+    last = rounds[-1]
+    assert all(math.isfinite(value) for value in last.metrics.values())
+    assert last.metrics["3_clients/acc"] > 0.3
+    assert len(last.clients["client"]) == 12
+    assert last.clients["round"] == [3] * 12
+
+
+@pytest.mark.parametrize("name", [name for name in options("privacy") if name != "none"])
+def test_every_privacy_wrapper_runs(name: str) -> None:
+    *_, last, result = events_of(small(*QUICK, f"privacy={name}", "privacy.noise_multiplier=0.1"))
+    assert isinstance(result, TrialResult)
+    assert math.isfinite(last.metrics["1_global/loss"])
+
+
+@pytest.mark.parametrize("name", options("partition"))
+def test_every_partition_runs(name: str) -> None:
+    words = [] if name == "centralized" else ["num_clients=6"]
+    started, *_, result = events_of(small(*QUICK, *words, f"partition={name}", "rounds=1"))
+    assert started.data.label_counts.sum() > 0
+    assert isinstance(result, TrialResult)
+
+
+def test_rotated_groups_are_found_and_pay_off() -> None:
+    """The answer is known: four rotations, four clusters; and clustered clients beat one global model."""
+    words = ["num_clients=20", "model=logreg", "training.epochs=5", "rounds=6", "shift=rotation"]
+    for seed in (0, 1, 2):
+        *_, clustered = events_of(small(*words, f"seed={seed}", "strategy=kmeans", "strategy.warmup_rounds=2"))
+        *_, plain = events_of(small(*words, f"seed={seed}", "strategy=fedavg"))
+        assert clustered.summary["ari"] == 1.0
+        assert clustered.summary["client_acc"] > plain.summary["client_acc"] + 0.15
+
+
+def test_one_cluster_is_fedavg_to_the_bit() -> None:
+    clustered = outcome(events_of(small(*QUICK, "strategy=kmeans", "strategy.num_clusters=1")))
+    plain = outcome(events_of(small(*QUICK, "strategy=fedavg")))
+    assert [m["1_global/loss"] for m in clustered[1]] == [m["1_global/loss"] for m in plain[1]]
+
+
+def test_the_server_rule_changes_no_weight() -> None:
+    rules = ("load", "load_once", "random", "round_robin", "largest_data")
+    words = [*QUICK, "strategy=kmeans", "strategy.num_clusters=2"]
+    results = {rule: outcome(events_of(small(*words, f"strategy.server.rule={rule}"))) for rule in rules}
+    assert len({result[0] for result in results.values()}) == 1
+
+
+def test_sampling_takes_a_fraction_and_is_seeded() -> None:
+    def clients(seed: int) -> list[list[int]]:
+        words = [*QUICK, "strategy.fraction_train=0.25", "strategy.fraction_evaluate=0", f"seed={seed}"]
+        return [list(r.clients["client"]) for r in events_of(small(*words))[2:-1]]
+
+    assert [len(chosen) for chosen in clients(0)] == [3, 3]
+    assert clients(0) == clients(0) != clients(1)
+
+
+def test_evaluation_every_other_round_and_in_the_last() -> None:
+    rounds = events_of(small(*QUICK, "rounds=5", "evaluate_every=2"))[2:-1]
+    assert [record.round for record in rounds if "1_global/acc" in record.metrics] == [2, 4, 5]
+
+
+def test_a_dotted_model_trains() -> None:
+    words = ["model.name=tests.networks.Small", "model.kwargs={features:64,classes:10}"]
+    *_, result = events_of(small(*QUICK, *words))
+    assert set(result.models["global"]) == {"out.weight", "out.bias"}
