@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 		f"fedsweep needs Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}; use make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(STAMP)
 

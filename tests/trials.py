@@ -30,6 +30,8 @@ def small(*words: str) -> TrialConfig:
 
 def events_of(config: TrialConfig, hosts: list[Host] | None = None) -> list[Any]:
     """Run a trial to its end and return all that it yields."""
+    import runner.client.app  # noqa: F401  torch is there before the freeze
+
     gc.freeze()  # as in a trial's own process
     return list(run_trial(config, digits(), make_split(digits(), config), hosts))
 
