@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +16,7 @@ from benchmarks.contender import say, serve
 from benchmarks.work import PROCESSES, WORKS, Work, rows_of
 from runner.compose import compose
 from runner.config import HostGroup, ResourcesConfig, TrialConfig
+from runner.data.federated import Rows
 from runner.data.shift import Shift
 from runner.data.sources import ImageData
 from runner.engine.executors import Host
@@ -53,9 +54,10 @@ def no_shift(clients: int) -> Shift:
     return Shift("none", np.zeros(clients, np.int64), (), np.empty((0, 10), np.int64))
 
 
-def split_of(rows: list[np.ndarray]) -> Split:
+def split_of(rows: Sequence[np.ndarray]) -> Split:
     """Return a split without examples held back, so that clients train on what the peers' clients train on."""
-    return Split(tuple(rows), (np.empty(0, np.int64),) * len(rows), no_shift(len(rows)))
+    nothing = Rows(np.empty(0, np.int64), np.zeros(len(rows), np.int64))
+    return Split(Rows.of(rows), nothing, no_shift(len(rows)))
 
 
 def config_of(work: Work) -> TrialConfig:
@@ -135,7 +137,7 @@ def population(clients: str, folder: str) -> None:
     images = images_of(folder)
     flat = np.arange(n * per_client) % len(images.train_y)
     with hosts() as actors:
-        split = split_of(list(flat.reshape(n, per_client)))
+        split = split_of(Rows(flat, np.arange(1, n + 1) * per_client))
         rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
         run = timed(rounds, work.rounds)
         serve(lambda: run() | {"rss_mb": memory("VmRSS")})
