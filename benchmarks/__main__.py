@@ -159,7 +159,7 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
 
 
 def lay_down(folder: Path) -> str:
-    """Write the data that all contenders read; return what they are: MNIST, or noise of its shape where it is not had."""
+    """Write the data that all contenders read; return what they are: MNIST, or noise of its shape."""
     from runner.compose import compose
     from runner.data.sources import load_images
     from runner.errors import DataError

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -106,9 +107,7 @@ class Contender:
         except (subprocess.TimeoutExpired, BrokenPipeError):
             pass
         finally:
-            try:
+            with suppress(ProcessLookupError):
                 self._kill()  # whatever its session still holds
-            except ProcessLookupError:
-                pass
             self._process.wait()
             self._log.close()

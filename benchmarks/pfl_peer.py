@@ -38,6 +38,7 @@ class Turns(TrainingProcessCallback):
         return bool(go.item() == 0)
 
     def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):
+        """Answer the turn that ended, and wait for the next."""
         if get_ops().distributed.global_rank == 0:
             if self._first:
                 say(ready=True)

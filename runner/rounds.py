@@ -87,6 +87,7 @@ def run_rounds(
         with seeded_globals(derive_seed(loop.seed, "round", number, "aggregate")):
             new_arrays, train_metrics = strategy.aggregate_train(number, replies)
         arrays = arrays if new_arrays is None else new_arrays
+        del messages, replies, new_arrays  # they hold the round's arrays in the object store
         train += grid.drain()
         clock.lap("aggregate")
         evaluate_metrics = None
@@ -119,7 +120,7 @@ def _sample_nodes(grid: Grid, min_available_nodes: int, sample_size: int) -> tup
     assert isinstance(nodes, Sequence)
     if len(nodes) < max(min_available_nodes, sample_size):
         raise TrialError(
-            f"the strategy samples {sample_size} of at least {min_available_nodes} clients, but there are {len(nodes)}; "
+            f"the strategy samples {sample_size} of {min_available_nodes} clients or more, but there are {len(nodes)}; "
             "lower strategy.min_train_nodes, min_evaluate_nodes or min_available_nodes, or raise num_clients"
         )
     return random.sample(nodes, sample_size), nodes

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 TARGET_CHUNKS = 64
 """Chunks of a large round: enough that 16 hosts end together, few enough that their calls cost nothing."""
 
-MEANS_BYTES = 256 * 2**20
+MEANS_BYTES = 200 * 2**20
 """Bytes of a round's partial means at most, where that leaves MIN_CHUNKS: the server reads them all."""
 
 MIN_CHUNKS = 8

@@ -264,9 +264,8 @@ def inline_grid(spec: AppSpec, cost: CostFn | None = None, chunk_size: int | Non
 
 def _target_chunks(contents: Sequence[Records]) -> int:
     """Return the chunks of a round of partial means: so many that the means together stay within MEANS_BYTES."""
-    sizes = [
-        r.nbytes for records in {id(c): c for c in contents}.values() for r in records.values() if isinstance(r, Slot)
-    ]
+    distinct = {id(records): records for records in contents}.values()
+    sizes = [record.nbytes for records in distinct for record in records.values() if isinstance(record, Slot)]
     return min(TARGET_CHUNKS, max(MIN_CHUNKS, MEANS_BYTES // max(sizes, default=1)))
 
 
