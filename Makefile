@@ -7,6 +7,7 @@ SWEEP ?= default
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv-bench/.installed
 
 help: ## print this help
 	@echo "fedsweep: sweeps of (clustered) federated-learning experiments"
@@ -41,6 +42,16 @@ check: $(STAMP) ## lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+bench: $(STAMP) $(PEERS) ## benchmarks against peers: make bench ARGS="lenet_vs_flower"; one table and bench.json
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+$(PEERS): pyproject.toml requirements.lock $(STAMP)
+	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-bench
+	grep -E '^(torch|numpy)==' requirements.lock > .venv-bench/constraints.txt
+	$(BIN)/python -m uv pip install --quiet --python .venv-bench/bin/python --group bench \
+		--constraint .venv-bench/constraints.txt
+	@touch $(PEERS)
+
 format: $(STAMP) ## mend lint and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -50,4 +61,4 @@ lock: $(STAMP) ## pin anew what pyproject.toml asks for, for Python 3.11 to 3.13
 		--group dev pyproject.toml --output-file requirements.lock
 
 clean: ## remove the environment and all results of this folder
-	rm -rf .venv outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-bench outputs .pytest_cache .mypy_cache .ruff_cache

@@ -3,7 +3,6 @@
 Nothing here chooses anything: a cluster's model is scored on the groups of its members, whichever those are.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -77,10 +76,10 @@ def score_models(
     num_test : int
         Examples in the test set.
     """
-    clients = {name: dict(sorted(Counter(int(groups[u]) for u in users[name]).items())) for name in models}
+    clients = {name: _counts(groups[np.fromiter(users[name], np.int64)]) for name in models}
     asked: list[tuple[str, int]] = []
     messages: list[Message] = []
-    nodes = list(grid.get_node_ids())
+    nodes = grid.get_node_ids()
     for name, arrays in models.items():
         for group in clients[name]:
             for start in range(0, num_test, SLICE):
@@ -104,3 +103,9 @@ def score_models(
             matrices[pair] = matrices.get(pair, 0) + flat.reshape(side, side)
     scores = {pair: Score(s[0] / s[2], s[1] / s[2], matrices.get(pair)) for pair, s in sums.items()}
     return TestScores(scores, clients)
+
+
+def _counts(groups: np.ndarray) -> dict[int, int]:
+    """Return how many clients each group has, by group."""
+    found, counts = np.unique(groups, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))

@@ -5,12 +5,15 @@ evaluation. It adds what ``start`` lacks: a seed per round, a hook per round, a 
 share of clients that must reply.
 """
 
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy, fedavg
 
 from runner.engine.grid import EngineGrid, Trace
 from runner.errors import TrialError
@@ -71,7 +74,7 @@ def run_rounds(
     grid.drain()
     for number in range(first_round, loop.num_rounds + 1):
         clock = _Clock()
-        with seeded_globals(derive_seed(loop.seed, "round", number, "train")):
+        with seeded_globals(derive_seed(loop.seed, "round", number, "train")), _sampling_from_a_range():
             messages = list(strategy.configure_train(number, arrays, loop.train_config, grid))
         grid.weight_key = "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None
         try:
@@ -84,15 +87,43 @@ def run_rounds(
         with seeded_globals(derive_seed(loop.seed, "round", number, "aggregate")):
             new_arrays, train_metrics = strategy.aggregate_train(number, replies)
         arrays = arrays if new_arrays is None else new_arrays
+        del messages, replies, new_arrays  # they hold the round's arrays in the object store
         train += grid.drain()
         clock.lap("aggregate")
         evaluate_metrics = None
         if loop.evaluates(number):
-            with seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")):
+            with seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")), _sampling_from_a_range():
                 asked = list(strategy.configure_evaluate(number, arrays, loop.evaluate_config, grid))
             evaluate_metrics = strategy.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=loop.timeout))
         clock.lap("evaluate")
         yield Round(number, arrays, train_metrics, evaluate_metrics, train, grid.drain(), clock.laps)
+
+
+@contextmanager
+def _sampling_from_a_range() -> Iterator[None]:
+    """Have Flower's strategies sample from the grid's range of nodes: Flower lists all nodes first, a million a round.
+
+    ``random.sample`` draws the same nodes from a range as from a list.
+    """
+    names = vars(fedavg)
+    original = names["sample_nodes"]
+    names["sample_nodes"] = _sample_nodes
+    try:
+        yield
+    finally:
+        names["sample_nodes"] = original
+
+
+def _sample_nodes(grid: Grid, min_available_nodes: int, sample_size: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Do what Flower's ``sample_nodes`` does, but refuse at once where it would wait for ever."""
+    nodes = grid.get_node_ids()
+    assert isinstance(nodes, Sequence)
+    if len(nodes) < max(min_available_nodes, sample_size):
+        raise TrialError(
+            f"the strategy samples {sample_size} of {min_available_nodes} clients or more, but there are {len(nodes)}; "
+            "lower strategy.min_train_nodes, min_evaluate_nodes or min_available_nodes, or raise num_clients"
+        )
+    return random.sample(nodes, sample_size), nodes
 
 
 def _enough(number: int, trace: Trace, asked: int, share: float) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,8 @@ TrialEvent = TrialStarted | RoundRecord | TrialResult
 class Split:
     """Who holds which rows, apart from the images, which stand in the object store once per node."""
 
-    train_rows: tuple[np.ndarray, ...]
-    eval_rows: tuple[np.ndarray, ...]
+    train_rows: Sequence[np.ndarray]
+    eval_rows: Sequence[np.ndarray]
     shift: Shift
 
     def on(self, images: ImageData) -> FederatedData:
@@ -189,7 +189,7 @@ class _CentralTest:
         if not self.has_global:
             return None
         models = _models(arrays, clustered)
-        users = {"global": list(range(len(self.data.groups)))}
+        users: dict[str, Sequence[int]] = {"global": range(len(self.data.groups))}
         for name in models:
             if clustered and name != "global":
                 cluster = int(name.removeprefix("cluster_"))

@@ -1,5 +1,6 @@
 """One data set, split among clients and shifted by group: what a client host holds. Imports NumPy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,19 +17,55 @@ from runner.seeding import derive_seed
 _EXAMPLES = 16  # per group, in the pictures
 
 
+class Rows(Sequence[np.ndarray]):
+    """Row numbers per client in two flat arrays: a million arrays of their own would take 110 MB, and seconds to ship.
+
+    Parameters
+    ----------
+    flat : (rows,) int64
+        Every client's rows, one client after the other.
+    stops : (clients,) int64
+        Where each client's rows end.
+    """
+
+    def __init__(self, flat: np.ndarray, stops: np.ndarray) -> None:
+        self.flat, self.stops = flat, stops
+
+    @classmethod
+    def of(cls, rows: Sequence[np.ndarray]) -> "Rows":
+        """Join one array per client."""
+        if isinstance(rows, Rows):
+            return rows
+        flat = np.concatenate(rows) if len(rows) else np.empty(0, np.int64)
+        return cls(flat.astype(np.int64, copy=False), np.cumsum([len(own) for own in rows], dtype=np.int64))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of rows of each client, int64 (clients,)."""
+        return np.diff(self.stops, prepend=0)
+
+    def __len__(self) -> int:
+        return len(self.stops)
+
+    def __getitem__(self, client: Any) -> Any:
+        if isinstance(client, slice):
+            return [self[i] for i in range(*client.indices(len(self)))]
+        index = range(len(self))[client]
+        return self.flat[self.stops[index - 1] if index else 0 : self.stops[index]]
+
+
 @dataclass(frozen=True, eq=False)
 class FederatedData:
     """The images once, and which rows belong to which client. Clients' examples are gathered when asked for."""
 
     images: ImageData
-    train_rows: tuple[np.ndarray, ...]  # per client
-    eval_rows: tuple[np.ndarray, ...]  # per client; may be empty
+    train_rows: Sequence[np.ndarray]  # per client
+    eval_rows: Sequence[np.ndarray]  # per client; may be empty
     shift: Shift
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the rows as one flat array: one array per client takes seconds to ship for ten thousand clients."""
-        rows = (*self.train_rows, *self.eval_rows)
-        return _unpacked, (self.images, np.concatenate(rows), np.array([len(own) for own in rows]), self.shift)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train_rows", Rows.of(self.train_rows))
+        object.__setattr__(self, "eval_rows", Rows.of(self.eval_rows))
 
     @classmethod
     def build(cls, images: ImageData, cfg: TrialConfig) -> "FederatedData":
@@ -64,7 +101,7 @@ class FederatedData:
 
     def num_examples(self) -> np.ndarray:
         """Return the number of training examples of each client, int64 (clients,)."""
-        return np.array([len(rows) for rows in self.train_rows])
+        return Rows.of(self.train_rows).sizes
 
     def label_counts(self) -> np.ndarray:
         """Return the training examples per client and class, after the shift, int64 (clients, classes)."""
@@ -100,9 +137,3 @@ class FederatedData:
             num_train=len(self.images.train_y),
             num_test=len(self.images.test_y),
         )
-
-
-def _unpacked(images: ImageData, rows: np.ndarray, sizes: np.ndarray, shift: Shift) -> FederatedData:
-    own = np.split(rows, np.cumsum(sizes)[:-1])
-    half = len(own) // 2
-    return FederatedData(images, tuple(own[:half]), tuple(own[half:]), shift)

@@ -5,8 +5,15 @@ from collections.abc import Hashable, Sequence
 TARGET_CHUNKS = 64
 """Chunks of a large round: enough that 16 hosts end together, few enough that their calls cost nothing."""
 
+MEANS_BYTES = 200 * 2**20
+"""Bytes of a round's partial means at most, where that leaves MIN_CHUNKS: the server reads them all."""
 
-def make_chunks(groups: Sequence[Hashable], costs: Sequence[float], chunk_size: int | None = None) -> list[list[int]]:
+MIN_CHUNKS = 8
+
+
+def make_chunks(
+    groups: Sequence[Hashable], costs: Sequence[float], chunk_size: int | None = None, target: int = TARGET_CHUNKS
+) -> list[list[int]]:
     """Group tasks into chunks of about equal cost; tasks of different groups never share a chunk.
 
     Parameters
@@ -17,6 +24,8 @@ def make_chunks(groups: Sequence[Hashable], costs: Sequence[float], chunk_size: 
         Expected cost of each task, in any unit; equal runs must give equal costs.
     chunk_size : int, optional
         Exactly so many tasks a chunk (the last of a group may have fewer), whatever they cost.
+    target : int
+        Chunks to aim at, without ``chunk_size``.
 
     Returns
     -------
@@ -26,7 +35,7 @@ def make_chunks(groups: Sequence[Hashable], costs: Sequence[float], chunk_size: 
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    budget = sum(costs) / TARGET_CHUNKS
+    budget = sum(costs) / target
     chunks: list[list[int]] = []
     for indices in members.values():
         if chunk_size is not None:

@@ -1,7 +1,7 @@
 """Where chunks run: in this process, or on Ray actors that pull work, heal and are shared by many trials."""
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,13 +14,16 @@ from flwr.common.constant import ErrorCode
 from ray.exceptions import RayError, RayTaskError
 
 from runner.engine.host import AppSpec, run_chunk
-from runner.engine.wire import Chunk, ChunkReplies, ChunkResult, Reply, Task
+from runner.engine.wire import Chunk, ChunkReplies, ChunkResult, Reply, Task, size_of
 from runner.errors import ResourceError
 from runner.load import LoadSampler
 from runner.records import TaskRecord
 
 LOSSES_PER_CHUNK = 3
 """A chunk whose host died so often is run client by client, so that only the client that kills hosts fails."""
+
+READ_BYTES = 64 * 2**20
+"""Arrays kept of the replies that were read last; a reply is read some times in a row, then hardly again."""
 
 QUICK_S = 0.05
 """A host is sent a second chunk ahead only where chunks are shorter than this: a long one could not be given away."""
@@ -120,6 +123,7 @@ class RayExecutor:
         self._seconds_per_cost: float | None = None
         self._stateful = False
         self._split = count(-1, -1)
+        self._read: OrderedDict[Any, tuple[ArrayRecord, int]] = OrderedDict()
 
     def submit(self, chunks: Iterable[Chunk]) -> None:
         """Queue chunks and start as many as hosts take."""
@@ -131,8 +135,18 @@ class RayExecutor:
         return ray.put(record)
 
     def get(self, ref: Any) -> Any:
-        """Fetch what a reference stands for."""
-        return ray.get(ref) if isinstance(ref, ray.ObjectRef) else ref
+        """Fetch what a reference stands for; the records read last are remembered, up to READ_BYTES."""
+        if not isinstance(ref, ray.ObjectRef):
+            return ref
+        if ref in self._read:
+            self._read.move_to_end(ref)
+            return self._read[ref][0]
+        value = ray.get(ref)
+        if isinstance(value, ArrayRecord):
+            self._read[ref] = value, size_of(value)
+            while len(self._read) > 1 and sum(size for _, size in self._read.values()) > READ_BYTES:
+                self._read.popitem(last=False)
+        return value
 
     def collect(self, timeout: float | None) -> list[ChunkResult]:
         """Wait for a chunk to finish, or a host to come back; start what can be started then."""

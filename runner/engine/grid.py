@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -12,11 +13,13 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from ray.exceptions import ObjectLostError
 
-from runner.engine.chunks import make_chunks
-from runner.engine.executors import Executor, Host, InlineExecutor, RayExecutor
+from runner.engine.chunks import MEANS_BYTES, MIN_CHUNKS, TARGET_CHUNKS, make_chunks
+from runner.engine.executors import LOSSES_PER_CHUNK, Executor, Host, InlineExecutor, RayExecutor
 from runner.engine.host import AppSpec
 from runner.engine.wire import Chunk, ChunkResult, Records, Reply, Slot, Task, empty, reference_of, remote_record
+from runner.errors import TrialError
 from runner.records import LoadSample, TaskRecord
 
 CostFn = Callable[[int, str], float]
@@ -69,6 +72,7 @@ class EngineGrid(Grid):
         self._chunk_size = chunk_size
         self._states: dict[int, Any] = {}
         self._replies: dict[str, list[Message]] = {}
+        self._again: dict[tuple[int, int], Any] = {}  # (chunk, index) -> arrays that took the place of lost ones
         self._unanswered: set[str] = set()
         self._message_ids, self._chunk_numbers = count(1), count()
         self._trace = Trace()
@@ -98,6 +102,7 @@ class EngineGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages off in chunks; return their ids."""
         messages = list(messages)
+        self._again.clear()
         stored: dict[int, tuple[ArrayRecord, Any]] = {}  # the records themselves are kept: an id must not be used anew
 
         def store(record: ArrayRecord) -> int:
@@ -107,22 +112,30 @@ class EngineGrid(Grid):
             return id(record)
 
         contents: list[Records] = []
+        emptied: dict[int, tuple[Records, tuple[int, ...]]] = {}  # FedAvg sends one content to all: build it once
         for message in messages:
             self._check(message)
             message.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._message_ids)}"
-            contents.append(empty(message.content, store))
+            if id(message.content) not in emptied:
+                records = empty(message.content, store)
+                emptied[id(message.content)] = records, _slots(records)
+            contents.append(emptied[id(message.content)][0])
         costs = [self._cost(m.metadata.dst_node_id, m.metadata.message_type) for m in messages]
-        groups = [(m.metadata.message_type, _slots(records)) for m, records in zip(messages, contents, strict=True)]
+        groups = [(m.metadata.message_type, emptied[id(m.content)][1]) for m in messages]
+        target = _target_chunks(contents) if self.weight_key else TARGET_CHUNKS
         chunks = []
-        for indices in make_chunks(groups, costs, self._chunk_size):
+        for indices in make_chunks(groups, costs, self._chunk_size, target):
             slots = {key: i for i, key in enumerate(dict.fromkeys(_slots(contents[indices[0]])))}
+            local: dict[int, Records] = {}  # a content shared by tasks is pickled once per chunk
+            for i in indices:
+                if id(contents[i]) not in local:
+                    local[id(contents[i])] = {
+                        k: Slot(slots[r.index], r.nbytes) if isinstance(r, Slot) else r for k, r in contents[i].items()
+                    }
             tasks = tuple(
-                Task(
-                    messages[i].metadata,
-                    {k: Slot(slots[r.index]) if isinstance(r, Slot) else r for k, r in contents[i].items()},
-                    self._states.get(messages[i].metadata.dst_node_id),
-                )
+                Task(m.metadata, local[id(contents[i])], self._states.get(m.metadata.dst_node_id))
                 for i in indices
+                for m in [messages[i]]
             )
             arrays = tuple(stored[key][1] for key in slots)
             cost = sum(costs[i] for i in indices)
@@ -199,6 +212,30 @@ class EngineGrid(Grid):
         self._trace.samples += result.replies.samples
         self._trace.events += result.events
 
+    def _fetch(self, chunk: Chunk, index: int, ref: Any) -> ArrayRecord:
+        """Read a reply's arrays; where they were lost with their node, run their chunk again for them."""
+        for _ in range(LOSSES_PER_CHUNK):
+            try:
+                record: ArrayRecord = self._executor.get(self._again.get((chunk.number, index), ref))
+                return record
+            except ObjectLostError:
+                self._repeat(chunk)
+        raise TrialError(f"results of {len(chunk.tasks)} clients were lost {LOSSES_PER_CHUNK} times with their nodes")
+
+    def _repeat(self, chunk: Chunk) -> None:
+        """Run a chunk again for its arrays alone: its replies and states were taken the first time."""
+        self._trace.events.append(f"results of {len(chunk.tasks)} client tasks were lost with a node; they run again")
+        waiting = {task.metadata.message_id for task in chunk.tasks}
+        self._executor.submit([chunk])
+        while waiting:
+            for result in self._executor.collect(None):
+                ids = {task.metadata.message_id for task in result.chunk.tasks}
+                if not ids & waiting:
+                    self._accept(result)
+                elif result.chunk.number == chunk.number:
+                    self._again |= {(chunk.number, index): arrays for index, arrays in enumerate(result.arrays)}
+                waiting -= ids
+
     def _message(self, reply: Reply, result: ChunkResult) -> Message:
         reply.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._message_ids)}"
         if reply.records is None:
@@ -207,7 +244,9 @@ class EngineGrid(Grid):
         for name, record in reply.records.items():
             if isinstance(record, Slot):
                 arrays = result.arrays[record.index]
-                content[name] = arrays if isinstance(arrays, ArrayRecord) else remote_record(arrays, self._executor.get)
+                if not isinstance(arrays, ArrayRecord):
+                    arrays = remote_record(arrays, partial(self._fetch, result.chunk, record.index), record.nbytes)
+                content[name] = arrays
             else:
                 content[name] = record
         return make_message(reply.metadata, content=content)
@@ -221,6 +260,13 @@ def ray_grid(spec: AppSpec, hosts: list[Host], cost: CostFn | None = None, chunk
 def inline_grid(spec: AppSpec, cost: CostFn | None = None, chunk_size: int | None = None) -> EngineGrid:
     """Return the Grid whose clients run in this process, without Ray."""
     return EngineGrid(InlineExecutor(spec), spec.num_partitions, cost, chunk_size)
+
+
+def _target_chunks(contents: Sequence[Records]) -> int:
+    """Return the chunks of a round of partial means: so many that the means together stay within MEANS_BYTES."""
+    distinct = {id(records): records for records in contents}.values()
+    sizes = [record.nbytes for records in distinct for record in records.values() if isinstance(record, Slot)]
+    return min(TARGET_CHUNKS, max(MIN_CHUNKS, MEANS_BYTES // max(sizes, default=1)))
 
 
 def _slots(records: Records) -> tuple[int, ...]:

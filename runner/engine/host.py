@@ -5,18 +5,19 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 
-from runner.engine.wire import Chunk, ChunkReplies, Records, Reply, Slot, Task, count_bytes, empty, fill
+from runner.arrays import read_array, write_array
+from runner.engine.wire import Chunk, ChunkReplies, Records, Reply, Slot, Task, count_bytes, empty, fill, size_of
 from runner.load import LoadSampler
 from runner.records import TaskRecord
 
@@ -37,6 +38,7 @@ def run_chunk(
 ) -> tuple[ChunkReplies, list[ArrayRecord], list[RecordDict]]:
     """Run every task of a chunk in order; a client that raises becomes an error reply with its traceback kept."""
     replies: list[tuple[Reply, RecordDict | None]] = []
+    mean = _PartialMean(chunk.weight_key) if chunk.weight_key else None
     records: list[TaskRecord] = []
     after: list[RecordDict] = []
     for task, state in zip(chunk.tasks, states, strict=True):
@@ -59,9 +61,13 @@ def run_chunk(
                 error=failure,
             )
         )
-        replies.append((Reply(reply.metadata, None, None if sent is not None else reply.error), sent))
+        answer = Reply(reply.metadata, None, None if sent is not None else reply.error)
+        if mean is not None:
+            mean.add(answer, sent)
+        else:
+            replies.append((answer, sent))
     kept: list[ArrayRecord] = []
-    wired = _partial_mean(replies, chunk.weight_key, kept) if chunk.weight_key else _each(replies, kept)
+    wired = mean.replies(kept) if mean is not None else _each(replies, kept)
     return ChunkReplies(tuple(wired), tuple(records)), kept, after
 
 
@@ -69,7 +75,7 @@ def _run_task(
     app: ClientApp, spec: AppSpec, task: Task, content: RecordDict, state: RecordDict
 ) -> tuple[Message, RecordDict, str | None]:
     """Run one task; return its reply, the client's state after it, and the traceback of a client that raised."""
-    message = make_message(deepcopy(task.metadata), content)
+    message = make_message(copy(task.metadata), content)
     context = Context(
         run_id=task.metadata.run_id,
         node_id=task.metadata.dst_node_id,
@@ -99,33 +105,56 @@ def _each(replies: list[tuple[Reply, RecordDict | None]], kept: list[ArrayRecord
     return [reply if content is None else Reply(reply.metadata, empty(content, store)) for reply, content in replies]
 
 
-def _partial_mean(
-    replies: list[tuple[Reply, RecordDict | None]], weight_key: str, kept: list[ArrayRecord]
-) -> list[Reply]:
-    """Replace the replies by one that holds their weighted mean and summed weight; errors stay as they are."""
-    failed = [reply for reply, content in replies if content is None]
-    good = []
-    for reply, content in replies:
+class _PartialMean:
+    """The weighted mean of a chunk's replies, summed as they come: a chunk holds one sum, not its clients' models."""
+
+    def __init__(self, weight_key: str) -> None:
+        self._weight_key = weight_key
+        self._good: list[tuple[Reply, RecordDict]] = []  # without their arrays
+        self._failed: list[Reply] = []
+        self._name, self._only = "", ArrayRecord()
+        self._sums: dict[str, np.ndarray] = {}
+
+    def add(self, reply: Reply, content: RecordDict | None) -> None:
+        """Take a reply; an error, and a reply that can't be averaged, stays a reply of its own."""
         if content is None:
-            continue
-        if len(content.array_records) == 1 and all(weight_key in record for record in content.metric_records.values()):
-            good.append((reply, content))
+            self._failed.append(reply)
+            return
+        arrays, metrics = content.array_records, content.metric_records
+        if len(arrays) != 1 or not metrics or not all(self._weight_key in record for record in metrics.values()):
+            reason = f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its MetricRecord"
+            self._failed.append(Reply(reply.metadata, None, Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)))
+            return
+        [(self._name, record)] = arrays.items()
+        weight = float(next(iter(metrics.values()))[self._weight_key])  # type: ignore[arg-type]
+        self._only = record
+        for key, array in record.items():
+            scaled = read_array(array) * weight
+            if key in self._sums:
+                self._sums[key] += scaled
+            else:
+                self._sums[key] = np.asarray(scaled)
+        self._good.append((reply, RecordDict({k: v for k, v in content.items() if k != self._name})))
+
+    def replies(self, kept: list[ArrayRecord]) -> list[Reply]:
+        """Return one reply that holds the mean and the summed weight, and those that failed; keep the mean."""
+        if not self._good:
+            return self._failed
+        metrics = [next(iter(content.metric_records.items())) for _, content in self._good]
+        weights = [float(record[self._weight_key]) for _, record in metrics]  # type: ignore[arg-type]
+        total = sum(weights)
+        if len(self._good) == 1 or not total:  # one client's arrays as they are; of clients without examples, the last
+            kept.append(self._only)
         else:
-            reason = f"a reply to be averaged needs one ArrayRecord, and '{weight_key}' in its MetricRecord"
-            failed.append(Reply(reply.metadata, None, Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)))
-    if not good:
-        return failed
-    arrays = [next(iter(content.array_records.items())) for _, content in good]
-    metrics = [next(iter(content.metric_records.items())) for _, content in good]
-    weights = [float(record[weight_key]) for _, record in metrics]  # type: ignore[arg-type]
-    total = sum(weights)
-    factors = [weight / total for weight in weights] if total else [1.0 / len(weights)] * len(weights)
-    kept.append(weighted_mean([record for _, record in arrays], factors))
-    mean = MetricRecord()
-    for key in metrics[0][1]:
-        mean[key] = total if key == weight_key else _mean_value([record[key] for _, record in metrics], factors)
-    records: Records = {arrays[0][0]: Slot(0), metrics[0][0]: mean, "load": _loads(good, weights)}
-    return [Reply(good[0][0].metadata, records), *failed]
+            kept.append(ArrayRecord({key: write_array(np.asarray(value / total)) for key, value in self._sums.items()}))
+        factors = [weight / total for weight in weights] if total else [1.0 / len(weights)] * len(weights)
+        mean = MetricRecord()
+        for key in metrics[0][1]:
+            values = [record[key] for _, record in metrics]
+            mean[key] = total if key == self._weight_key else _mean_value(values, factors)
+        slot = Slot(0, size_of(kept[0]))
+        records: Records = {self._name: slot, metrics[0][0]: mean, "load": _loads(self._good, weights)}
+        return [Reply(self._good[0][0].metadata, records), *self._failed]
 
 
 def _loads(good: list[tuple[Reply, RecordDict]], weights: list[float]) -> ConfigRecord:
@@ -135,21 +164,6 @@ def _loads(good: list[tuple[Reply, RecordDict]], weights: list[float]) -> Config
     for key in single[0]:
         loads[key] = [load.get(key, 0.0) for load in single]
     return loads
-
-
-def weighted_mean(records: list[ArrayRecord], factors: list[float]) -> ArrayRecord:
-    """Return sum_i factors[i] * records[i], with the arithmetic of Flower's ``aggregate_arrayrecords``."""
-    if len(records) == 1 and factors[0] == 1.0:
-        return records[0]
-    sums: dict[str, np.ndarray] = {}
-    for record, factor in zip(records, factors, strict=True):
-        for key, array in record.items():
-            scaled = array.numpy() * factor
-            if key in sums:
-                sums[key] += scaled
-            else:
-                sums[key] = np.asarray(scaled)
-    return ArrayRecord({key: Array(value) for key, value in sums.items()})
 
 
 def _mean_value(values: list[Any], factors: list[float]) -> Any:

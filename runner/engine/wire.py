@@ -7,7 +7,6 @@ back from a host stays a reference until somebody reads it, and goes to another 
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Metadata, MetricRecord, RecordDict
@@ -17,9 +16,10 @@ from runner.records import LoadSample, TaskRecord
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a content's ArrayRecord is found: an index into the arrays of its chunk."""
+    """Where a content's ArrayRecord is found: an index into the arrays of its chunk; and how many bytes it has."""
 
     index: int
+    nbytes: int
 
 
 Records = dict[str, Slot | ConfigRecord | MetricRecord]
@@ -80,22 +80,41 @@ class ChunkResult:
 
 
 class RemoteArrays(UserDict[str, Array]):
-    """The dictionary inside an ArrayRecord whose arrays are fetched when they are first read."""
+    """The dictionary inside an ArrayRecord whose arrays are fetched when they are read.
 
-    def __init__(self, ref: Any, fetch: Callable[[Any], ArrayRecord]) -> None:
-        self.ref = ref
+    It keeps none of them, so that a thousand replies read one after the other take the memory of the few that ``fetch``
+    remembers. Once it is changed it holds arrays of its own, and no longer stands for the reference.
+    """
+
+    def __init__(self, ref: Any, fetch: Callable[[Any], ArrayRecord], nbytes: int) -> None:
+        self.ref: Any | None = ref
+        self.nbytes = nbytes
         self._fetch = fetch
+        self._own: dict[str, Array] = {}
 
-    @cached_property
-    def data(self) -> dict[str, Array]:  # type: ignore[override]
-        """The arrays, fetched now if they were not yet."""
-        return dict(self._fetch(self.ref).items())
+    @property
+    def data(self) -> dict[str, Array]:
+        """The arrays, fetched now if they are not held here."""
+        return self._own if self.ref is None else self._fetch(self.ref).__dict__["_data"]
+
+    @data.setter
+    def data(self, arrays: dict[str, Array]) -> None:
+        self.ref, self._own = None, arrays
+
+    def __setitem__(self, key: str, array: Array) -> None:
+        self.data = {**self.data, key: array}
+
+    def __delitem__(self, key: str) -> None:
+        self.data = {name: array for name, array in self.data.items() if name != key}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self.data),)
 
 
-def remote_record(ref: Any, fetch: Callable[[Any], ArrayRecord]) -> ArrayRecord:
-    """Return an ArrayRecord that fetches its arrays from ``ref`` on first use."""
+def remote_record(ref: Any, fetch: Callable[[Any], ArrayRecord], nbytes: int) -> ArrayRecord:
+    """Return an ArrayRecord of so many bytes that fetches its arrays from ``ref`` when they are read."""
     record = ArrayRecord()
-    record.__dict__["_data"] = RemoteArrays(ref, fetch)
+    record.__dict__["_data"] = RemoteArrays(ref, fetch, nbytes)
     return record
 
 
@@ -105,9 +124,17 @@ def reference_of(record: ArrayRecord) -> Any | None:
     return data.ref if isinstance(data, RemoteArrays) else None
 
 
+def size_of(record: ArrayRecord) -> int:
+    """Return the bytes of a record's arrays, without fetching them."""
+    data = record.__dict__["_data"]
+    if isinstance(data, RemoteArrays) and data.ref is not None:
+        return data.nbytes
+    return sum(len(array.data) for array in data.values())
+
+
 def count_bytes(content: RecordDict) -> int:
     """Return the bytes of the arrays in a content."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    return sum(size_of(record) for record in content.values() if isinstance(record, ArrayRecord))
 
 
 def fill(records: Records, arrays: tuple[ArrayRecord, ...]) -> RecordDict:
@@ -125,5 +152,6 @@ def fill(records: Records, arrays: tuple[ArrayRecord, ...]) -> RecordDict:
 def empty(content: RecordDict, store: Callable[[ArrayRecord], int]) -> Records:
     """Replace a content's arrays by slots; ``store`` keeps an ArrayRecord and returns its index."""
     return {
-        name: Slot(store(record)) if isinstance(record, ArrayRecord) else record for name, record in content.items()
+        name: Slot(store(record), size_of(record)) if isinstance(record, ArrayRecord) else record
+        for name, record in content.items()
     }

@@ -102,7 +102,8 @@ def test_it_pickles_as_a_few_buffers(tmp_path: Path, eval_fraction: float) -> No
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(data, protocol=5, buffer_callback=buffers.append)
     back = pickle.loads(body, buffers=buffers)
-    assert len(buffers) <= 8
+    # Four of images, two per set of rows, two of the shift, however many clients there are.
+    assert len(buffers) <= 10
     for field in ("train_rows", "eval_rows"):
         assert [rows.tolist() for rows in getattr(back, field)] == [rows.tolist() for rows in getattr(data, field)]
     assert np.shares_memory(back.images.train_x, NUMBERS)

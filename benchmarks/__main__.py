@@ -1,0 +1,224 @@
+"""``python -m benchmarks [ROW ...]``: run the benchmarks, one at a time; print one table, write ``bench.json``."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks.contender import ROOT, Contender, ContenderError
+from benchmarks.work import PROCESSES, WORKS, save
+
+PFL_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    key: str
+    value: float
+    low: float  # of the repetitions
+    high: float
+    goal: str  # ">= 20"
+    what: str  # medians of what was measured, and how often
+
+    @property
+    def reached(self) -> bool:
+        """Whether the goal is met."""
+        relation, limit = self.goal.split()
+        return self.value >= float(limit) if relation == ">=" else self.value <= float(limit)
+
+
+def ours(*arguments: str) -> Contender:
+    return Contender(["-m", "benchmarks.ours", *arguments])
+
+
+def flower(*arguments: str) -> Contender:
+    return Contender(["-m", "benchmarks.flower_peer", *arguments])
+
+
+def pfl(*arguments: str) -> Contender:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    return Contender([*launcher, "-m", "benchmarks.pfl_peer", *arguments], PFL_PYTHON)
+
+
+def alternate(contenders: Sequence[Callable[[], Contender]], repeats: int) -> list[list[dict[str, float]]]:
+    """Start the contenders one after the other, then let them take turns; return their answers."""
+    with ExitStack() as stack:
+        alive = [stack.enter_context(start()) for start in contenders]
+        answers: list[list[dict[str, float]]] = [[] for _ in alive]
+        for _ in range(repeats):
+            for contender, got in zip(alive, answers, strict=True):
+                got.append(contender.turn())
+    return answers
+
+
+def seconds(answers: list[dict[str, float]]) -> list[float]:
+    return [answer["seconds"] for answer in answers]
+
+
+def spread(key: str, values: Sequence[float], goal: str, what: str) -> Row:
+    """Return the row of a figure that was measured several times."""
+    return Row(key, median(values), min(values), max(values), goal, what)
+
+
+def ratio(key: str, slow: Sequence[float], fast: Sequence[float], goal: str, names: str) -> Row:
+    """Return the row of a ratio: of the medians; its spread is that of the pairs, each measured side by side."""
+    pairs = [a / b for a, b in zip(slow, fast, strict=True)]
+    what = f"{names}: {_time(median(slow))} / {_time(median(fast))}, {len(pairs)} turns each"
+    return Row(key, median(slow) / median(fast), min(pairs), max(pairs), goal, what)
+
+
+def _time(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.3g} ms"
+
+
+def noop(folder: str) -> list[Row]:
+    tasks = 1000
+    mine, theirs = alternate(
+        [lambda: ours("noop", f"{tasks},{tasks},5"), lambda: flower("noop", f"{tasks},{tasks},1")], 3
+    )
+    per_task = [value / tasks * 1000 for value in seconds(mine)]
+    return [
+        ratio("noop_vs_flower", seconds(theirs), seconds(mine), ">= 20", "1,000 echoes of 10 kB, Flower / ours"),
+        spread("noop_ms_per_task", per_task, "<= 0.4", "ms a task; 3 turns of 5 rounds"),
+    ]
+
+
+def lenet(folder: str) -> list[Row]:
+    peers = {"flower": flower, "bare": lambda *a: Contender(["-m", "benchmarks.bare", *a])}
+    if PFL_PYTHON.exists():
+        peers["pfl"] = pfl
+    starts = [lambda: ours("lenet", folder), *(lambda start=start: start("lenet", folder) for start in peers.values())]
+    mine, *others = alternate(starts, 7)
+    goals = {"flower": ">= 2.5", "bare": ">= 0.95", "pfl": ">= 1.0"}
+    return [
+        ratio(f"lenet_vs_{name}", seconds(theirs), seconds(mine), goals[name], f"a round, {name} / ours")
+        for name, theirs in zip(peers, others, strict=True)
+    ]
+
+
+def startup(folder: str) -> list[Row]:
+    mine, theirs = [], []
+    for _ in range(3):
+        for start, times in ((ours, mine), (flower, theirs)):
+            with start("startup", folder) as contender:
+                times.append(contender.turn()["seconds"])
+    return [ratio("startup_vs_flower", theirs, mine, ">= 2", "ray.init to the end of round 1 of LeNet, Flower / ours")]
+
+
+def flute(folder: str) -> list[Row]:
+    mine, theirs = alternate([lambda: ours("flute", folder), lambda: flower("flute", folder)], 4)
+    what = "a round (100 rounds in 4 turns of 25), Flower / ours"
+    return [ratio("flute_lr_mnist_vs_flower", seconds(theirs), seconds(mine), ">= 20", what)]
+
+
+def population(folder: str) -> list[Row]:
+    big, small = alternate([lambda n=n: ours("population", str(n), folder) for n in (1_000_000, 1_000)], 7)
+    growth = [a["rss_mb"] - b["rss_mb"] for a, b in zip(big, small, strict=True)]
+    return [
+        ratio("population_1m_vs_1k", seconds(big), seconds(small), "<= 1.1", "a round of 100 clients, 1M / 1k"),
+        spread("population_rss_mb", growth, "<= 200", "driver's memory, 1M less 1k clients"),
+    ]
+
+
+def cohort_memory(folder: str) -> list[Row]:
+    with ours("cohort_memory", "1000,25") as contender:
+        answers = [contender.turn() for _ in range(2)]
+    what = f"driver's peak above idle; 1,000 x 25 MB, {_time(median(seconds(answers)))} a round, 2 rounds"
+    values = [answer["mb"] for answer in answers]
+    return [Row("cohort_memory_mb", max(values), min(values), max(values), "<= 500", what)]
+
+
+def skewed(folder: str) -> list[Row]:
+    with ours("skewed", folder) as contender:
+        answers = [contender.turn() for _ in range(7)]
+    what = f"round / max(total work / hosts, largest client); {_time(median(seconds(answers)))} a round, 7 rounds"
+    return [spread("skewed_makespan", [answer["ratio"] for answer in answers], "<= 1.1", what)]
+
+
+GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
+    noop: ("noop_vs_flower", "noop_ms_per_task"),
+    lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
+    startup: ("startup_vs_flower",),
+    flute: ("flute_lr_mnist_vs_flower",),
+    population: ("population_1m_vs_1k", "population_rss_mb"),
+    cohort_memory: ("cohort_memory_mb",),
+    skewed: ("skewed_makespan",),
+}
+
+
+def lay_down(folder: Path) -> str:
+    """Write the data that all contenders read; return what they are: MNIST, or noise of its shape."""
+    from runner.compose import compose
+    from runner.data.sources import load_images
+    from runner.errors import DataError
+
+    config = compose(["dataset=mnist"])
+    try:
+        images = load_images(config.dataset, config.data)
+        x, y, name = np.asarray(images.train_x), np.asarray(images.train_y), "MNIST"
+    except DataError:
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, 256, (60_000, 1, 28, 28), np.uint8)
+        y, name = rng.integers(0, 10, 60_000), "noise of MNIST's shape (set FEDSWEEP_DATA for MNIST itself)"
+    mean, std = float(x.mean() / 255), float(x.std() / 255)
+    np.savez(folder / "images.npz", x=x, y=y, scale=np.array([mean, std]))
+    for work in WORKS:
+        save(folder, work, x, y, mean, std)
+    return name
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| key | value | spread | goal | | what was run |", "|---|---:|---|---|---|---|"]
+    for row in rows:
+        spread = f"{row.low:.3g} to {row.high:.3g}"
+        mark = "yes" if row.reached else "**no**"
+        lines.append(f"| `{row.key}` | {row.value:.3g} | {spread} | {row.goal} | {mark} | {row.what} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    keys = [key for group in GROUPS.values() for key in group]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which rows, all by default: {', '.join(keys)}")
+    parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the figures go (bench.json)")
+    given = parser.parse_args()
+    if unknown := set(given.rows) - set(keys):
+        parser.error(f"unknown row {', '.join(sorted(unknown))}; rows are {', '.join(keys)}")
+    rows: list[Row] = []
+    failed = 0
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as folder:
+        data = lay_down(Path(folder))
+        for run, group in GROUPS.items():
+            if given.rows and not set(group) & set(given.rows):
+                continue
+            print(f"running {', '.join(group)} ...", file=sys.stderr, flush=True)
+            try:
+                rows += run(folder)
+            except ContenderError as error:
+                failed += 1
+                print(error, file=sys.stderr)
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, data: {data}"
+    print(table(rows))
+    print(f"\n{machine}; load average {os.getloadavg()[0]:.1f}; {time.monotonic() - began:.0f} s in all")
+    kept = {row.key: row.value for row in rows}
+    details = {row.key: asdict(row) | {"reached": row.reached} for row in rows}
+    given.output.write_text(json.dumps({**kept, "details": details, "machine": machine}, indent=2) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

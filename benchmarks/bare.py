@@ -1,0 +1,47 @@
+"""The bare loop: as many processes as cores train their share of the clients, nothing is averaged or sent."""
+
+import sys
+import time
+from multiprocessing.connection import Connection
+
+import torch
+import torch.multiprocessing as mp
+
+from benchmarks.contender import serve
+from benchmarks.work import PROCESSES, WORKS, load, make_model, train
+
+
+def worker(pipe: Connection, folder: str, name: str, share: int) -> None:
+    torch.set_num_threads(1)
+    x, y = load(folder, name)
+    model, work = make_model(name), WORKS[name]
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    while pipe.recv():
+        for client in range(share, work.clients, PROCESSES):
+            model.load_state_dict(start)
+            train(model, x[client], y[client], work)
+        pipe.send(True)
+
+
+def main(name: str, folder: str) -> None:
+    context = mp.get_context("spawn")
+    pipes = []
+    for share in range(PROCESSES):
+        ours, theirs = context.Pipe()
+        context.Process(target=worker, args=(theirs, folder, name, share), daemon=True).start()
+        pipes.append(ours)
+
+    def run() -> dict[str, float]:
+        started = time.perf_counter()
+        for pipe in pipes:
+            pipe.send(True)
+        for pipe in pipes:
+            pipe.recv()
+        return {"seconds": time.perf_counter() - started}
+
+    run()
+    serve(run)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,202 @@
+"""fedsweep's engine, driven as ``runner.trial`` drives it: its pool, its grid, its round loop, its ClientApp."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import ray
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from benchmarks.apps import echo_app
+from benchmarks.contender import say, serve
+from benchmarks.work import PROCESSES, WORKS, Work, rows_of
+from runner.compose import compose
+from runner.config import HostGroup, ResourcesConfig, TrialConfig
+from runner.data.federated import Rows
+from runner.data.shift import Shift
+from runner.data.sources import ImageData
+from runner.engine.executors import Host
+from runner.engine.grid import EngineGrid, ray_grid
+from runner.engine.host import AppSpec
+from runner.engine.pool import HostPool, ray_session
+from runner.rounds import Loop, Round, run_rounds
+from runner.trial import Split, initial_arrays, make_grid, train_config
+
+logging.getLogger("flwr").setLevel(logging.WARNING)
+ENDLESS = 10**6
+
+
+@contextmanager
+def hosts() -> Iterator[list[Host]]:
+    """Start Ray and the hosts for as long as the context lasts."""
+    with ray_session(None, num_cpus=PROCESSES):
+        pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=PROCESSES)}))
+        try:
+            yield pool.hosts
+        finally:
+            pool.close()
+
+
+def images_of(folder: str) -> ImageData:
+    """Return the data set that the benchmark laid down."""
+    with np.load(f"{folder}/images.npz") as file:
+        x, y = file["x"], file["y"]
+        mean, std = (float(v) for v in file["scale"])
+    names = tuple(str(label) for label in range(10))
+    return ImageData("mnist", "bench", folder, names, x, y, x[:10], y[:10], (mean,), (std,))
+
+
+def no_shift(clients: int) -> Shift:
+    return Shift("none", np.zeros(clients, np.int64), (), np.empty((0, 10), np.int64))
+
+
+def split_of(rows: Sequence[np.ndarray]) -> Split:
+    """Return a split without examples held back, so that clients train on what the peers' clients train on."""
+    nothing = Rows(np.empty(0, np.int64), np.zeros(len(rows), np.int64))
+    return Split(Rows.of(rows), nothing, no_shift(len(rows)))
+
+
+def config_of(work: Work) -> TrialConfig:
+    return compose(
+        [
+            "dataset=mnist", f"model={work.model}", f"num_clients={work.clients}", f"training.lr={work.lr}",
+            "training.momentum=0", f"training.batch_size={work.batch_size}", "training.epochs=1",
+        ]
+    )  # fmt: skip
+
+
+def fedavg(clients: int, cohort: int) -> FedAvg:
+    return FedAvg(fraction_train=cohort / clients, fraction_evaluate=0.0, min_train_nodes=cohort, min_evaluate_nodes=0)
+
+
+def echo_grid(actors: list[Host], clients: int) -> EngineGrid:
+    return ray_grid(AppSpec("echo", echo_app, {}, clients, {}), actors)
+
+
+def learning_rounds(
+    actors: list[Host], work: Work, images: ImageData, split: Split, cohort: int
+) -> tuple[Iterator[Round], EngineGrid]:
+    config = config_of(work)
+    grid = make_grid(config, split.on(images), actors, ray.put(images), ray.put(split))
+    loop = Loop(ENDLESS, 0, train_config(config.training), evaluate_every=ENDLESS)
+    return run_rounds(fedavg(work.clients, cohort), grid, initial_arrays(grid), loop), grid
+
+
+def timed(rounds: Iterator[Round], count: int = 1) -> Callable[[], dict[str, float]]:
+    """Return a turn: so many rounds; seconds a round. Two rounds warm up."""
+    next(rounds)
+    next(rounds)
+
+    def run() -> dict[str, float]:
+        started = time.perf_counter()
+        for _ in range(count):
+            next(rounds)
+        return {"seconds": (time.perf_counter() - started) / count}
+
+    return run
+
+
+def noop(argument: str) -> None:
+    """Echo a 10 kB model."""
+    clients, cohort, count = (int(n) for n in argument.split(","))
+    with hosts() as actors:
+        model = ArrayRecord({"w": Array(np.zeros(2500, np.float32))})
+        loop = Loop(ENDLESS, 0, ConfigRecord(), evaluate_every=ENDLESS)
+        serve(timed(run_rounds(fedavg(clients, cohort), echo_grid(actors, clients), model, loop), count))
+
+
+def learn(name: str, folder: str) -> None:
+    """Take turns of a work's rounds."""
+    work, images = WORKS[name], images_of(folder)
+    with hosts() as actors:
+        split = split_of(list(rows_of(name, images.train_y)))
+        rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
+        serve(timed(rounds, work.rounds))
+
+
+def startup(folder: str) -> None:
+    """Tell the seconds from before ``ray.init`` to the end of the first round of LeNet."""
+    work, images = WORKS["lenet"], images_of(folder)
+    split = split_of(list(rows_of("lenet", images.train_y)))
+    say(ready=True)
+    started = time.perf_counter()
+    with hosts() as actors:
+        rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
+        next(rounds)
+        say(seconds=time.perf_counter() - started)
+
+
+def population(clients: str, folder: str) -> None:
+    """Take turns of 10 rounds of 100 clients among so many; tell the process's memory too."""
+    n, per_client = int(clients), 8
+    work = Work(n, 100, per_client, 4, 0.03, "logreg", 10)
+    images = images_of(folder)
+    flat = np.arange(n * per_client) % len(images.train_y)
+    with hosts() as actors:
+        split = split_of(Rows(flat, np.arange(1, n + 1) * per_client))
+        rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
+        run = timed(rounds, work.rounds)
+        serve(lambda: run() | {"rss_mb": memory("VmRSS")})
+
+
+def cohort_memory(argument: str) -> None:
+    """Average 1,000 replies of a 25 MB model; tell how far the driver's memory rose above what it was before."""
+    clients, megabytes = (int(n) for n in argument.split(","))
+    with hosts() as actors:
+        grid = echo_grid(actors, clients)
+        grid.send_and_receive([Message(RecordDict({"arrays": ArrayRecord()}), 1, "train")])
+        idle = memory("VmRSS")
+        layers = {f"w{i}": np.full(megabytes * 2**20 // 4 // 5, i, np.float32) for i in range(5)}
+        loop = Loop(ENDLESS, 0, ConfigRecord(), evaluate_every=ENDLESS)
+        model = ArrayRecord({key: Array(value) for key, value in layers.items()})
+        rounds = run_rounds(fedavg(clients, clients), grid, model, loop)
+
+        def run() -> dict[str, float]:
+            started = time.perf_counter()
+            next(rounds)
+            return {"mb": memory("VmHWM") - idle, "seconds": time.perf_counter() - started}
+
+        serve(run)
+
+
+def skewed(folder: str) -> None:
+    """Train clients of log-normal sizes; tell the round's time over the lower bound of its tasks."""
+    work, images = WORKS["lenet"], images_of(folder)
+    sizes = np.random.default_rng(0).lognormal(0.0, 1.5, work.clients)
+    sizes = np.maximum(1, np.round(sizes / sizes.sum() * work.clients * work.examples)).astype(int)
+    rng = np.random.default_rng(1)
+    with hosts() as actors:
+        split = split_of([rng.integers(0, len(images.train_y), size) for size in sizes])
+        rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
+        next(rounds)
+
+        def run() -> dict[str, float]:
+            done = next(rounds)
+            walls = [task.wall_s for task in done.train.tasks]
+            bound = max(sum(walls) / PROCESSES, max(walls))
+            return {"ratio": sum(done.seconds.values()) / bound, "seconds": sum(done.seconds.values())}
+
+        serve(run)
+
+
+def memory(field: str) -> float:
+    """Return a line of /proc/self/status in MiB: VmRSS is now, VmHWM the highest so far."""
+    with open("/proc/self/status") as file:
+        [line] = [line for line in file if line.startswith(field + ":")]
+    return int(line.split()[1]) / 1024
+
+
+WHAT = {
+    "noop": noop, "startup": startup, "population": population, "cohort_memory": cohort_memory, "skewed": skewed,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    if what in WORKS:
+        learn(what, *arguments)
+    else:
+        WHAT[what](*arguments)

@@ -1,0 +1,85 @@
+"""The work that contenders share: the data as tensors, and local training as a bare PyTorch loop. No ray, no flwr.
+
+Every contender has the same clients, model, batch size, steps and optimizer: SGD with the configured learning rate and
+no momentum, with the fused kernel of PyTorch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models import build_model
+
+
+@dataclass(frozen=True)
+class Work:
+    """A learning task."""
+
+    clients: int
+    cohort: int
+    examples: int  # per client
+    batch_size: int
+    lr: float
+    model: str
+    rounds: int  # per turn of a contender
+
+
+WORKS = {
+    "lenet": Work(clients=100, cohort=100, examples=174, batch_size=32, lr=0.05, model="lenet", rounds=1),
+    "flute": Work(clients=1000, cohort=10, examples=60, batch_size=10, lr=0.03, model="logreg", rounds=25),
+}
+PROCESSES = 2
+"""Worker processes of every contender: the issue's figures are for two."""
+
+
+def save(folder: Path, name: str, images: np.ndarray, labels: np.ndarray, mean: float, std: float) -> None:
+    """Write the clients' tensors, clients x examples x ..., where contenders find them."""
+    work = WORKS[name]
+    rows = rows_of(name, labels)
+    x = ((images[rows].astype(np.float32) / 255) - mean) / std
+    np.savez(folder / f"{name}.npz", x=x, y=labels[rows].astype(np.int64))
+    assert x.shape[:2] == (work.clients, work.examples)
+
+
+def rows_of(name: str, labels: np.ndarray) -> np.ndarray:
+    """Return each client's rows, int64 (clients, examples): as they come, or two labels each (FLUTE's split).
+
+    A data set with fewer rows than the clients need is gone through again.
+    """
+    work = WORKS[name]
+    total = work.clients * work.examples
+    if name != "flute":
+        return np.arange(total).reshape(work.clients, work.examples) % len(labels)
+    by_label = np.argsort(np.resize(labels, total), kind="stable") % len(labels)
+    shards = by_label.reshape(2 * work.clients, work.examples // 2)
+    order = np.random.default_rng(0).permutation(len(shards))
+    return np.concatenate([shards[order[: work.clients]], shards[order[work.clients :]]], axis=1)
+
+
+def load(folder: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the clients' images, float (clients, examples, 1, 28, 28), and labels, int64 (clients, examples)."""
+    with np.load(Path(folder) / f"{name}.npz") as file:
+        return torch.from_numpy(file["x"]), torch.from_numpy(file["y"])
+
+
+def make_model(name: str) -> nn.Module:
+    """Return the network of a work."""
+    torch.manual_seed(0)
+    return build_model(WORKS[name].model, (1, 28, 28), 10)
+
+
+def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, work: Work) -> float:
+    """Train one epoch in place, as anybody would write it; return the mean loss of a batch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=work.lr, fused=True)
+    total, steps = 0.0, 0
+    model.train()
+    for rows in torch.randperm(len(y)).split(work.batch_size):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+        loss.backward()
+        optimizer.step()
+        total, steps = total + float(loss.detach()), steps + 1
+    return total / steps

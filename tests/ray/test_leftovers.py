@@ -1,0 +1,68 @@
+"""Nothing is left behind: no process and no object-store file, after success, Ctrl-C and SIGTERM."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ["num_clients=4", "training.epochs=1", "tracking.log_models=false", "resources.hosts.cpu.count=1"]
+
+
+def marked(mark: str) -> list[str]:
+    """Return the live processes that were started with a variable of this run in their environment."""
+    found = []
+    for process in psutil.process_iter(["pid", "name", "status"]):
+        try:
+            if process.info["status"] != psutil.STATUS_ZOMBIE and process.environ().get("FEDSWEEP_TEST_MARK") == mark:
+                found.append(f"{process.info['pid']} {process.info['name']}")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def store_files(processes: list[str]) -> set[str]:
+    """Return the object-store files that these processes hold open."""
+    held = set()
+    for line in processes:
+        try:
+            held |= {
+                os.readlink(f"/proc/{line.split()[0]}/fd/{fd}") for fd in os.listdir(f"/proc/{line.split()[0]}/fd")
+            }
+        except OSError:
+            continue
+    return {path for path in held if path.startswith("/dev/shm/") and "(deleted)" not in path}
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+@pytest.mark.parametrize("end", ["success", "SIGINT", "SIGTERM"])
+def test_nothing_is_left_behind(tmp_path: Path, end: str) -> None:
+    mark = f"{end}-{os.getpid()}"
+    rounds = 2 if end == "success" else 100_000
+    command = [sys.executable, "-m", "runner", "run", *WORDS, f"rounds={rounds}", f"tracking.output={tmp_path}"]
+    env = os.environ | {"FEDSWEEP_TEST_MARK": mark, "PYTHONPATH": str(ROOT)}
+    log = (tmp_path / "log").open("w+")
+    run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 150
+    held: set[str] = set()
+    if end == "success":
+        status = run.wait(150)
+        assert status == 0, (tmp_path / "log").read_text()[-2000:]
+    else:
+        while "round " not in (tmp_path / "log").read_text() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert run.poll() is None, (tmp_path / "log").read_text()[-2000:]
+        held = store_files(marked(mark))
+        os.kill(run.pid, getattr(signal, end))
+        assert run.wait(60) != 0
+    for _ in range(100):
+        if not (left := marked(mark)):
+            break
+        time.sleep(0.2)
+    assert left == []
+    assert [path for path in held if Path(path).exists()] == []
