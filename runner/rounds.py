@@ -97,7 +97,7 @@ def run_rounds(
 
 def _enough(number: int, trace: Trace, asked: int, share: float) -> None:
     """Fail the trial where too few clients trained."""
-    trained = sum(1 for task in trace.tasks if task.error is None)
+    trained = sum(1 for task in trace.tasks if task.error is None and task.message_type.startswith("train"))
     if not asked or trained >= share * asked:
         return
     errors = [f"client {task.node_id - 1}: {task.error}" for task in trace.tasks if task.error]
