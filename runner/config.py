@@ -189,7 +189,7 @@ class StrategyConfig(Section):
     eps2: float = only("cfl", 1.6, "and above this length of the longest update", ge=0)
     relative: bool = only("cfl", False, "eps1, eps2 in units of the longest mean update so far")
     min_size: int = only("cfl", 2, "split only larger clusters", ge=2)
-    merge_cosine: float = only("stocfl", 0.65, "clusters this similar are merged", gt=-1, le=1)
+    merge_cosine: float = only("stocfl", 0.45, "clusters this similar are merged", gt=-1, le=1)
     server: ServerConfig = only(
         "kmeans flhc fesem fedgroup pacfl fedclust cfl stocfl oracle",
         ServerConfig(),

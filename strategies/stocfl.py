@@ -35,7 +35,7 @@ class StoCFL(ClusterTraining):
         Parameters of ClusterTraining.
     """
 
-    def __init__(self, *, merge_cosine: float = 0.65, proximal_mu: float = 0.05, **common: Any) -> None:
+    def __init__(self, *, merge_cosine: float = 0.45, proximal_mu: float = 0.05, **common: Any) -> None:
         super().__init__(**common)
         self.merge_cosine, self.proximal_mu = merge_cosine, proximal_mu
         self.means: dict[int, NDArray[np.float32]] = {}  # cluster -> mean representation (P,)
@@ -59,11 +59,15 @@ class StoCFL(ClusterTraining):
         new = [node for node in models if node not in self.assignment]
         rows_CP = unit_rows(represent([models[node] for node in new], self.anchor, "updates"))
         first = 1 + max(self.means, default=-1)
-        for number, (node, row) in enumerate(zip(new, rows_CP, strict=True), start=first):
+        for own, (node, row) in enumerate(zip(new, rows_CP, strict=True), start=first):
             if np.isfinite(row).all():
-                self.assignment[node], self.means[number], self.sizes[number] = number, row, 1
+                self.assignment[node], self.means[own], self.sizes[own] = own, row, 1
         with one_thread():
             renamed = merge(self.means, self.sizes, self.merge_cosine)
+        number = {cluster: i for i, cluster in enumerate(sorted(self.means))}
+        renamed = {old: number[kept] for old, kept in renamed.items()}
+        self.means = {number[c]: mean for c, mean in self.means.items()}
+        self.sizes = {number[c]: size for c, size in self.sizes.items()}
         self.cluster_arrays = self._merged_models(renamed)
         self.assignment = {node: renamed[cluster] for node, cluster in self.assignment.items()}
         if any(old != kept for old, kept in renamed.items()):
