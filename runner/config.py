@@ -127,6 +127,7 @@ class StrategyConfig(Section):
     name: Literal[
         "fedavg", "fedavgm", "fedadam", "fedadagrad", "fedyogi", "fedprox", "fedmedian", "fedtrimmedavg",
         "krum", "multikrum", "bulyan", "qfedavg", "kmeans", "local",
+        "flhc", "cfl", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust", "oracle",
     ] = Field("fedavg", description="the strategy")  # fmt: skip
     fraction_train: float = Field(1.0, gt=0, le=1, description="share of the clients that train in a round")
     fraction_evaluate: float = Field(1.0, ge=0, le=1, description="share of the clients that evaluate")
@@ -141,17 +142,80 @@ class StrategyConfig(Section):
     beta_1: float = only("fedadam fedyogi", 0.9, "first moment's decay", ge=0, lt=1)
     beta_2: float = only("fedadam fedyogi", 0.99, "second moment's decay", ge=0, lt=1)
     tau: float = only("fedadam fedadagrad fedyogi", 1e-3, "adaptivity: added to the root of the second moment", gt=0)
-    proximal_mu: float = only("fedprox", 0.1, "weight of the proximal term", ge=0)
+    proximal_mu: float = only("fedprox stocfl", 0.1, "weight of the proximal term", ge=0)
     beta: float = only("fedtrimmedavg", 0.2, "share cut at each end", ge=0, lt=0.5)
     num_malicious_nodes: int = only("krum multikrum bulyan", 1, "attackers to withstand", ge=0)
     num_nodes_to_select: int = only("multikrum", 3, "replies that are averaged", ge=1)
     q: float = only("qfedavg", 0.1, "fairness; 0 is FedAvg", ge=0)
-    num_clusters: int = only("kmeans", 4, "clusters; 1 is FedAvg", ge=1)
-    warmup_rounds: int = only("kmeans", 1, "FedAvg rounds from one common model before the clustering", ge=1)
+    num_clusters: int = only("kmeans flhc fesem fedgroup pacfl fedclust", 4, "clusters; 1 is FedAvg", ge=1)
+    choose_k: Literal["given", "silhouette", "gap", "davies_bouldin"] = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust",
+        "given",
+        "given: num_clusters; else the rule that chooses their number",
+    )
+    max_clusters: int = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust", 8, "most clusters that choose_k may take", ge=2
+    )
+    gate: float = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust cfl",
+        0.0,
+        "level of the test whether there are clusters at all: the share of false splits allowed; 0: cluster untested",
+        ge=0,
+        lt=1,
+    )
+    warmup_rounds: int = only(
+        "kmeans flhc fesem fedgroup fedclust cfl",
+        1,
+        "FedAvg rounds; clients are grouped in the last (cfl: after it)",
+        ge=1,
+    )
     recluster_every: int = only("kmeans", 0, "cluster anew every so many rounds after the warm-up; 0: once", ge=0)
-    representation: Literal["updates", "weights", "last_layer"] = only("kmeans", "updates", "what stands for a client")
-    distance: Literal["cosine", "euclidean"] = only("kmeans", "cosine", "cosine: K-means on vectors of unit length")
-    server: ServerConfig = only("kmeans", ServerConfig(), "which member of a cluster is its server")
+    stable_after: int = only("kmeans", 0, "end that once the same clusters came so many times in a row; 0: never", ge=0)
+    representation: Literal["updates", "weights", "last_layer", "losses", "data"] = only(
+        "kmeans flhc", "updates", "what stands for a client (flhc: from its model)"
+    )
+    distance: Literal["cosine", "euclidean", "manhattan"] = only(
+        "kmeans flhc", "cosine", "how far apart two clients are; cosine needs updates, manhattan is flhc's"
+    )
+    linkage: Literal["average", "complete", "single", "ward"] = only(
+        "flhc pacfl fedclust", "average", "how far apart two groups are"
+    )
+    threshold: float | None = only(
+        "flhc pacfl fedclust", None, "distance at which the tree is cut; null: as choose_k says", gt=0
+    )
+    vectors: int = only("pacfl", 3, "singular vectors that a client sends per label", ge=1)
+    measure: Literal["mean", "smallest"] = only("pacfl", "mean", "principal angle that tells subspaces apart")
+    eps1: float = only("cfl", 0.4, "split below this length of the mean update", gt=0)
+    eps2: float = only("cfl", 1.6, "and above this length of the longest update", ge=0)
+    relative: bool = only("cfl", False, "eps1, eps2 in units of the longest mean update so far")
+    min_size: int = only("cfl", 2, "split only larger clusters", ge=2)
+    merge_cosine: float = only("stocfl", 0.45, "clusters this similar are merged", gt=-1, le=1)
+    server: ServerConfig = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust cfl stocfl oracle",
+        ServerConfig(),
+        "which member of a cluster is its server",
+    )
+
+
+def _check_distance(s: StrategyConfig) -> None:
+    """Refuse distances that mean nothing for what stands for a client."""
+    if s.distance == "cosine" and s.representation in ("weights", "losses", "data"):
+        raise ConfigError(
+            f"strategy.representation={s.representation} with strategy.distance=cosine: only updates have an angle; "
+            "set strategy.distance=euclidean or strategy.representation=updates"
+        )
+    if s.name == "flhc" and s.representation in ("losses", "data"):
+        raise ConfigError(
+            f"strategy.representation={s.representation} belongs to strategy=kmeans; "
+            "for flhc set updates, weights or last_layer"
+        )
+    if s.distance == "manhattan" and (
+        s.name == "kmeans" or s.linkage == "ward" or s.gate or (s.threshold is None and s.choose_k != "given")
+    ):
+        raise ConfigError(
+            "strategy.distance=manhattan goes with strategy=flhc, a threshold or a given num_clusters, and without "
+            "linkage=ward and gate, which are Euclidean; set strategy.distance=euclidean"
+        )
 
 
 class PrivacyConfig(Section):
@@ -246,7 +310,7 @@ class TrialConfig(Section):
     def _fits_together(self) -> Self:
         """Refuse what can't work before anything starts (contract 10)."""
         n, s = self.num_clients, self.strategy
-        if s.name == "kmeans" and s.num_clusters > n:
+        if s.num_clusters > n and s.name in (s.options_of("num_clusters") or ()):
             raise ConfigError(
                 f"strategy.num_clusters={s.num_clusters} is more than num_clients={n}; lower it or add clients"
             )
@@ -255,12 +319,14 @@ class TrialConfig(Section):
                 raise ConfigError(f"strategy.{key}={getattr(s, key)} is more than num_clients={n}; lower it")
         if self.shift.name != "none" and self.shift.groups > n:
             raise ConfigError(f"shift.groups={self.shift.groups} is more than num_clients={n}; lower it")
-        if s.name == "kmeans" and s.representation == "weights" and s.distance == "cosine":
+        if s.name in (s.options_of("distance") or ()):
+            _check_distance(s)
+        if s.name == "cfl" and s.fraction_train < 1:
             raise ConfigError(
-                "strategy.representation=weights with strategy.distance=cosine: angles between weights mean nothing; "
-                "set strategy.distance=euclidean or strategy.representation=updates"
+                f"strategy.fraction_train={s.fraction_train:g} with strategy=cfl: the norms of a cluster's updates "
+                "need every member in every round; set strategy.fraction_train=1"
             )
-        if self.privacy.name != "none" and s.name in ("kmeans", "local"):
+        if self.privacy.name != "none" and s.name in ("local", *(s.options_of("server") or ())):
             raise ConfigError(
                 f"privacy={self.privacy.name} wraps Flower's strategies; strategy={s.name} is none of them"
             )

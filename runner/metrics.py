@@ -15,6 +15,8 @@ MB = 2.0**20
 MAX_CLUSTERS_SHOWN = 8
 """Clusters with metrics of their own; above about 40 keys a run MLflow's charts crawl."""
 
+CLUSTERING_QUERIES = ("query.losses", "query.signature", "query.subspace")
+
 CLIENT_COLUMNS = (
     "round", "client", "cluster", "group", "host", "train_loss", "train_acc", "train_examples",
     "eval_loss", "eval_acc", "eval_examples", "cpu_s", "wall_s", "rss_mb", "bytes_in", "bytes_out",
@@ -103,6 +105,9 @@ class Ledger:
             "4_comm/mb_up": up,
             "4_comm/mb_total": self.mb_down + self.mb_up,
         }
+        asked = [task for task in tasks if task.message_type in CLUSTERING_QUERIES]
+        if asked:
+            counted["4_comm/mb_clustering"] = sum(task.bytes_in + task.bytes_out for task in asked) / MB
         if servers:
             counted["4_comm/mb_to_servers"] = sum(task.bytes_in for task in servers) / MB
         return counted

@@ -128,7 +128,7 @@ def _sample_nodes(grid: Grid, min_available_nodes: int, sample_size: int) -> tup
 
 def _enough(number: int, trace: Trace, asked: int, share: float) -> None:
     """Fail the trial where too few clients trained."""
-    trained = sum(1 for task in trace.tasks if task.error is None)
+    trained = sum(1 for task in trace.tasks if task.error is None and task.message_type.startswith("train"))
     if not asked or trained >= share * asked:
         return
     errors = [f"client {task.node_id - 1}: {task.error}" for task in trace.tasks if task.error]

@@ -78,6 +78,7 @@ def run_trial(
         seed=derive_seed(config.seed, "strategy"),
         num_clients=config.num_clients,
         client_learning_rate=config.training.lr,
+        groups={client + 1: int(group) for client, group in enumerate(data.groups)},
     )
     if config.privacy.name != "none":
         sampled = max(int(config.num_clients * config.strategy.fraction_train), config.strategy.min_train_nodes)

@@ -11,11 +11,32 @@ from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from strategies.base import Clustered, Resumable
+from strategies.cfl import CFL
+from strategies.clustered import ClusterTraining
+from strategies.fedclust import FedClust
+from strategies.fedgroup import FedGroup
+from strategies.fesem import FeSEM
+from strategies.flhc import FLHC
 from strategies.kmeans import KMeans
 from strategies.local import Local
+from strategies.oracle import Oracle
+from strategies.pacfl import PACFL
 from strategies.selection import ServerRule
+from strategies.stocfl import StoCFL
 
 __all__ = ["STRATEGIES", "Clustered", "Resumable", "build_strategy", "is_weighted_mean", "wrap_privacy"]
+
+_CLUSTER_TRAINING: dict[str, type[ClusterTraining]] = {
+    "kmeans": KMeans,
+    "flhc": FLHC,
+    "cfl": CFL,
+    "fesem": FeSEM,
+    "fedgroup": FedGroup,
+    "pacfl": PACFL,
+    "stocfl": StoCFL,
+    "fedclust": FedClust,
+    "oracle": Oracle,
+}
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": flower.FedAvg,
@@ -30,7 +51,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "multikrum": flower.MultiKrum,
     "bulyan": flower.Bulyan,
     "qfedavg": flower.QFedAvg,
-    "kmeans": KMeans,
+    **_CLUSTER_TRAINING,
     "local": Local,
 }
 
@@ -58,6 +79,7 @@ def build_strategy(
     num_clients: int,
     *,
     client_learning_rate: float | None = None,
+    groups: Mapping[int, int] | None = None,
 ) -> Strategy:
     """Return the strategy of a trial.
 
@@ -73,6 +95,8 @@ def build_strategy(
         Clients of the trial.
     client_learning_rate : float, optional
         The clients' step size, which q-FedAvg takes for its Lipschitz estimate 1/lr.
+    groups : mapping, optional
+        Node id -> true group, which the oracle is told.
 
     Raises
     ------
@@ -87,10 +111,14 @@ def build_strategy(
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")
         kwargs["client_learning_rate"] = client_learning_rate
-    if name == "kmeans":
-        if kwargs["num_clusters"] > num_clients:
-            raise ValueError(f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}")
+    if kwargs.get("num_clusters", 1) > num_clients:
+        raise ValueError(f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}")
+    if name in _CLUSTER_TRAINING:
         kwargs |= {"server": ServerRule(**kwargs["server"]), "seed": seed}
+    if name == "oracle":
+        if groups is None:
+            raise ValueError("strategy=oracle needs the true groups; give groups by node id")
+        kwargs["groups"] = groups
     return STRATEGIES[name](**kwargs)
 
 
@@ -128,12 +156,12 @@ def wrap_privacy(strategy: Strategy, params: Mapping[str, Any], num_sampled: int
 def is_weighted_mean(strategy: Strategy) -> bool:
     """Whether replies of the round that was configured last may be replaced by partial weighted means.
 
-    Ask after ``configure_train``: K-means must see each reply in its clustering rounds. Only types known to average are
-    named, never subclasses; a privacy wrapper clips each reply, and metrics aggregated in a way of the user's own need
-    each reply too.
+    Ask after ``configure_train``: clustered methods must see each reply in their clustering rounds. Only types known to
+    average are named, never subclasses; a privacy wrapper clips each reply, and metrics aggregated in a way of the
+    user's own need each reply too.
     """
-    if type(strategy) is KMeans:
-        averages = not strategy.clustering_round
+    if type(strategy) in _CLUSTER_TRAINING.values():
+        averages = not strategy.clustering_round  # type: ignore[attr-defined]
     else:
         averages = type(strategy) in _WEIGHTED_MEANS
     return averages and getattr(strategy, "train_metrics_aggr_fn", None) is aggregate_metricrecords

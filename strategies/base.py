@@ -83,7 +83,12 @@ def arrays_of(reply: Message) -> ArrayRecord:
 
 
 def weight_of(reply: Message, weighted_by_key: str) -> float:
-    """Return a reply's weight in averages: the examples of the client, or of all clients that it stands for."""
+    """Return a reply's weight in averages: the examples of the client, or of all clients that it stands for.
+
+    Without a key every reply weighs 1.
+    """
+    if not weighted_by_key:
+        return 1.0
     return float(next(iter(reply.content.metric_records.values()))[weighted_by_key])  # type: ignore[arg-type]
 
 

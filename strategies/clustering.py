@@ -5,59 +5,20 @@ must not depend on the order of replies if the result is not to.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-Representation = Literal["updates", "weights", "last_layer"]
-Distance = Literal["cosine", "euclidean"]
+from strategies.grouping import Split, silhouette
+
+Representation = Literal["updates", "weights", "last_layer", "losses", "data"]
+Distance = Literal["cosine", "euclidean", "manhattan"]
 
 _BLOCK = 1 << 13  # columns widened to float64 at a time
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """Which clients belong together."""
-
-    assignment: dict[int, int]  # node id -> cluster
-    silhouette: float  # in [-1, 1]; nan where it is not defined (one cluster, or one client in each)
-
-
-def cluster_models(
-    models: Mapping[int, ArrayRecord],
-    common: ArrayRecord,
-    num_clusters: int,
-    representation: Representation,
-    distance: Distance,
-    seed: int,
-) -> Clusters | None:
-    """Group the clients of one round by K-means.
-
-    Parameters
-    ----------
-    models : mapping
-        Node id -> the client's model, in any order.
-    common : ArrayRecord
-        The model that all of them started from.
-    num_clusters, representation, distance, seed
-        See :func:`represent` and :func:`kmeans`.
-
-    Returns
-    -------
-    Clusters or None
-        Clients whose numbers are not all finite are left out; None if fewer than ``num_clusters`` are left.
-    """
-    nodes = np.array(sorted(models))
-    rows_CP = represent([models[node] for node in nodes.tolist()], common, representation)
-    usable = np.isfinite(rows_CP).all(axis=1)
-    if np.count_nonzero(usable) < num_clusters:
-        return None
-    labels, silhouette = kmeans(rows_CP[usable], num_clusters, distance, seed)
-    return Clusters(canonical(nodes[usable].tolist(), labels.tolist()), silhouette)
 
 
 def float_keys(record: ArrayRecord) -> list[str]:
@@ -77,7 +38,7 @@ def flatten(record: ArrayRecord, keys: Sequence[str]) -> NDArray[np.float32]:
 
 
 def represent(records: Sequence[ArrayRecord], common: ArrayRecord, kind: Representation) -> NDArray[np.float32]:
-    """Return one row per client (C, P).
+    """Return one row per client (C, P), from its model.
 
     Parameters
     ----------
@@ -121,9 +82,25 @@ def coordinates(rows_CP: NDArray[np.float32]) -> NDArray[np.float64]:
         block = rows_CP[:, start : start + _BLOCK].astype(np.float64)
         block -= block.mean(axis=0)
         gram_CC += block @ block.T
+    return _from_gram(gram_CC)
+
+
+def points_at(distances_CC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points (C, C) with the given distances, as near as Euclid can: classical scaling (Torgerson 1952)."""
+    squares = distances_CC**2
+    squares = squares - squares.mean(axis=0) - squares.mean(axis=1)[:, None] + squares.mean()
+    return _from_gram(-0.5 * squares)
+
+
+def _from_gram(gram_CC: NDArray[np.float64]) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh(gram_CC)
     points: NDArray[np.float64] = vectors * np.sqrt(np.clip(values, 0.0, None))
     return points
+
+
+def points_of(rows_CP: NDArray[np.float32], distance: Distance) -> NDArray[np.float64]:
+    """Return the coordinates of rows in which Euclid's distance is the one asked for (for cosine: grows with it)."""
+    return coordinates(unit_rows(rows_CP) if distance == "cosine" else rows_CP)
 
 
 def kmeans(
@@ -131,20 +108,50 @@ def kmeans(
 ) -> tuple[NDArray[np.int64], float]:
     """Return a label per row, and the silhouette of the grouping.
 
-    There are fewer than ``num_clusters`` clusters only where fewer rows differ. One thread does it all, so that the
-    bits do not depend on the number of cores.
+    There are fewer than ``num_clusters`` clusters only where fewer rows differ.
     """
+    with one_thread():
+        points_CD = points_of(rows_CP, distance)
+        labels = kmeans_split(seed)(points_CD, num_clusters)
+        return labels, silhouette(points_CD, labels)
+
+
+def kmeans_split(seed: int) -> Split:
+    """Return K-means as a cut of points; call it under :func:`one_thread`."""
     from sklearn.cluster import KMeans  # seconds to import, and only clustering rounds need it
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.metrics import silhouette_score
+
+    def split(points_CD: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: labels show it
+            found: NDArray[np.int32] = KMeans(k, n_init=10, random_state=seed % 2**32).fit_predict(points_CD)
+            return found.astype(np.int64)
+
+    return split
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Return a context in which BLAS and OpenMP use one thread: sums then have one order on any machine."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: the labels show it
-        points = coordinates(unit_rows(rows_CP) if distance == "cosine" else rows_CP)
-        labels = KMeans(num_clusters, n_init=10, random_state=seed % 2**32).fit_predict(points).astype(np.int64)
-        defined = 1 < len(np.unique(labels)) < len(labels)
-        return labels, float(silhouette_score(points, labels)) if defined else float("nan")
+    return threadpool_limits(limits=1)  # type: ignore[no-any-return]
+
+
+def group_means(rows_CP: NDArray[np.float32], labels: NDArray[np.int64], distance: Distance) -> NDArray[np.float32]:
+    """Return the mean row of each group 0, 1, ... (K, P); for cosine of the rows at length 1."""
+    rows_CP = unit_rows(rows_CP) if distance == "cosine" else rows_CP
+    return np.stack([rows_CP[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+
+
+def nearest(rows_NP: NDArray[np.float32], means_KP: NDArray[np.float32], distance: Distance) -> NDArray[np.int64]:
+    """Return the group whose mean is nearest to each row, the first of equals; for cosine by angle."""
+    if distance == "cosine":
+        rows_NP, means_KP = unit_rows(rows_NP), unit_rows(means_KP)
+    order = 1 if distance == "manhattan" else 2
+    labels = [
+        np.argmin([np.linalg.norm((row - mean).astype(np.float64), order) for mean in means_KP]) for row in rows_NP
+    ]
+    return np.array(labels, np.int64)
 
 
 def canonical(node_ids: Sequence[int], labels: Sequence[int]) -> dict[int, int]:

@@ -3,198 +3,101 @@
 The idea follows Briggs et al. 2020 (FL+HC, arXiv:2004.11791), with K-means in place of hierarchical clustering:
 
 1. rounds 1 to ``warmup_rounds`` are FedAvg from one common model;
-2. in the last of them all clients train, and K-means groups their models;
+2. in the last of them all clients train, and K-means groups them by what stands for each: its update, its weights, its
+   last layer, its losses under models of its peers (concept shift), or a signature of its data (feature shift);
 3. in each cluster the member with the lowest load becomes the server, and averages its members' models;
 4. from then on each cluster trains its own model; the global model is the clusters' mean, weighted by examples.
 """
 
-import math
-from collections.abc import Iterable, Mapping
-from logging import WARNING
+from collections.abc import Mapping
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, sample_nodes
-from flwr.supercore import log
+import numpy as np
+from flwr.app import ArrayRecord, RecordDict
+from numpy.typing import NDArray
 
-from strategies.base import arrays_of, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
-from strategies.clustering import Distance, Representation, cluster_models
-from strategies.selection import ServerRule
-from strategies.servers import ClusterServers
+from strategies.base import int_keys, string_keys
+from strategies.clustered import ClusterTraining, Plan
+from strategies.clustering import kmeans_split, points_of
+from strategies.grouping import Found, find_groups
+
+MODELS_PER_CLUSTER = 3
+"""Peers' models per wanted cluster that make up a vector of losses: few enough to send to every client."""
 
 
-class KMeans(FedAvg):
+class KMeans(ClusterTraining):
     """K-means clustered federated learning. ``num_clusters=1`` is FedAvg, bit for bit.
 
-    A client that did not reply in the clustering round, replied with numbers that are not finite, or joined later,
-    belongs to the largest cluster. Where fewer usable replies than clusters came, clustering is put off to the next
-    round. A cluster without replies in a round keeps its model.
+    Partial participation, newcomers and clients that leave: as in :class:`~strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------
-    num_clusters : int
-        K.
-    warmup_rounds : int
-        FedAvg rounds; the clients are grouped in the last.
     recluster_every : int
-        Group anew every so many rounds after that, all clients starting from the global model; 0: once.
-    representation, distance : str
-        What stands for a client, and how far apart two are. Cosine needs updates: the angle between weights depends
-        on where the origin lies.
-    server : ServerRule
-        Which member of a cluster is its server.
-    seed : int
-        Root of K-means' initial centres and of randomly chosen servers.
-    **fedavg
-        Parameters of Flower's FedAvg.
+        Group anew every so many rounds after the warm-up, all clients starting from the global model; 0: once.
+    stable_after : int
+        Stop that when the same clusters came out so many times in a row; 0: never.
+    **common
+        Parameters of ClusterTraining. ``cosine`` is K-means on rows of unit length. It needs updates: the angle
+        between weights depends on where the origin lies.
     """
 
-    def __init__(
-        self,
-        *,
-        num_clusters: int = 4,
-        warmup_rounds: int = 1,
-        recluster_every: int = 0,
-        representation: Representation = "updates",
-        distance: Distance = "cosine",
-        server: ServerRule | None = None,
-        seed: int = 0,
-        **fedavg: Any,
-    ) -> None:
-        super().__init__(**fedavg)
-        if representation == "weights" and distance == "cosine":
-            raise ValueError(
-                "strategy.distance=cosine needs updates, but strategy.representation=weights; "
-                "set strategy.distance=euclidean or strategy.representation=updates"
-            )
-        self.num_clusters = num_clusters
-        self.warmup_rounds = warmup_rounds
-        self.recluster_every = recluster_every
-        self.representation: Representation = representation
-        self.distance: Distance = distance
-        self.seed = seed
-        self.assignment: dict[int, int] = {}
-        self.cluster_arrays: dict[int, ArrayRecord] = {}
-        self.silhouette = float("nan")
-        self.election = ClusterServers(server or ServerRule(), seed)
-        self.clustering_round = False  # of the round that was configured last: each reply is read
-        self._sent = 0
-        self._common = ArrayRecord()
-        self._grid: Grid
+    def __init__(self, *, recluster_every: int = 0, stable_after: int = 0, **common: Any) -> None:
+        super().__init__(**common)
+        if self.distance == "manhattan":
+            raise ValueError("strategy.distance=manhattan has no K-means; set strategy.distance=euclidean or cosine")
+        self.recluster_every, self.stable_after = recluster_every, stable_after
+        self.times_same = 1
+        self.peers: dict[int, ArrayRecord] = {}  # whose models make up the vectors of losses
 
-    @property
-    def servers(self) -> dict[int, int]:
-        """Node id of each cluster's server."""
-        return self.election.servers
+    def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
+        """Put all clients into the one cluster where one is wanted: no clustering round is needed."""
+        one = self.choose_k == "given" and self.num_clusters == 1
+        if one and server_round >= self.warmup_rounds and not self.assignment:
+            self.assignment, self.cluster_arrays = dict.fromkeys(sorted(self._grid.get_node_ids()), 0), {0: arrays}
 
-    @property
-    def scores(self) -> dict[int, float]:
-        """Load score of each node."""
-        return self.election.scores
+    def plan(self, server_round: int) -> Plan:
+        """Cluster after the warm-up, and again as often as wanted."""
+        since = server_round - self.warmup_rounds
+        if self.choose_k == "given" and self.num_clusters == 1:
+            return Plan.APART
+        settled = 0 < self.stable_after <= self.times_same
+        again = since > 0 and self.recluster_every and since % self.recluster_every == 0 and not settled
+        return Plan.TOGETHER if again else super().plan(server_round)
 
-    @property
-    def tenure(self) -> dict[int, int]:
-        """Rounds that each cluster's server has served in a row."""
-        return self.election.tenure
+    def group(self, server_round: int, models: Mapping[int, ArrayRecord]) -> None:
+        """Group as ever, and count how often the same clusters came out."""
+        before = self.assignment
+        super().group(server_round, models)
+        if self._plan is Plan.TOGETHER:
+            self.times_same = self.times_same + 1 if self.assignment == before else 1
 
-    def diagnostics(self) -> dict[str, float]:
-        """Return the number of clusters, the handovers so far and, where defined, the last clustering's silhouette."""
-        if not self.assignment:
-            return {}
-        numbers = {"clusters": float(len(self.cluster_arrays)), "handovers": float(self.election.handovers)}
-        return numbers if math.isnan(self.silhouette) else {**numbers, "silhouette": self.silhouette}
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send each sampled client its cluster's model; in a clustering round, send all clients the common one."""
-        self._grid = grid
-        self.clustering_round = self._is_due(server_round)
-        if self.num_clusters == 1 and server_round >= self.warmup_rounds and not self.assignment:
-            self.assignment, self.cluster_arrays = dict.fromkeys(sorted(grid.get_node_ids()), 0), {0: arrays}
-        if self.clustering_round:
-            self._common = arrays
-            _, nodes = sample_nodes(grid, self.min_available_nodes, sample_size=0)
-            config["server-round"] = server_round
-            record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-            messages = list(self._construct_messages(record, sorted(nodes), MessageType.TRAIN))
+    def rows(self, models: Mapping[int, ArrayRecord]) -> NDArray[np.float32]:
+        """Return what stands for each client; a client that gives no answer gets a row that is not finite."""
+        if self.representation == "losses":
+            if self._plan is Plan.TOGETHER:
+                wanted = MODELS_PER_CLUSTER * (self.num_clusters if self.choose_k == "given" else self.max_clusters)
+                drawn = np.random.default_rng(self.seed).permutation(list(models))[:wanted]
+                self.peers = {int(node): models[int(node)] for node in sorted(drawn)}
+            content = RecordDict({f"model-{node}": arrays for node, arrays in self.peers.items()})
+            answers = self.ask("query.losses", dict.fromkeys(models, content))
+            vectors = {n: np.array(a.metric_records["metrics"]["losses"], np.float32) for n, a in answers.items()}
+        elif self.representation == "data":
+            answers = self.ask("query.signature", dict.fromkeys(models, RecordDict()))
+            vectors = {n: a.array_records["arrays"]["signature"].numpy().ravel() for n, a in answers.items()}
         else:
-            messages = self._to_clusters(super().configure_train(server_round, arrays, config, grid), config)
-        self._sent = len(messages)
-        return messages
+            return super().rows(models)
+        missing = np.full_like(next(iter(vectors.values())), np.nan)
+        return np.stack([vectors.get(node, missing) for node in models])
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Have each cluster's server average its members' models; return the mean of the clusters' models."""
-        replies = list(replies)
-        valid, errors = sort_replies(self, replies, read_arrays=self.clustering_round or not self.assignment)
-        if not valid:
-            return None, None
-        contents = [reply.content for reply in valid]
-        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
-        one_each = self.clustering_round or len(replies) == self._sent  # else partial means came
-        self.election.observe(valid, self.weighted_by_key, one_each)
-        if self.clustering_round:
-            self._cluster(valid)
-        if not self.assignment:
-            return aggregate_arrayrecords(contents, self.weighted_by_key), metrics
-        failed = {reply.metadata.src_node_id for reply in errors}
-        self.cluster_arrays |= self.election.aggregate(
-            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key
-        )
-        return mean_of_clusters(self.cluster_arrays, self.assignment, self.election.examples), metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send each sampled client its cluster's model."""
-        return self._to_clusters(super().configure_evaluate(server_round, arrays, config, grid), config)
+    def find(self, rows_CP: NDArray[np.float32]) -> Found:
+        """Run K-means."""
+        return find_groups(points_of(rows_CP, self.distance), kmeans_split(self.seed), self.how, self.seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
-        return {
-            "assignment": string_keys(self.assignment),
-            "cluster_arrays": string_keys(self.cluster_arrays),
-            "silhouette": self.silhouette,
-            "election": self.election.state_dict(),
-        }
+        """Return everything that the next round depends on."""
+        return {**super().state_dict(), "times_same": self.times_same, "peers": string_keys(self.peers)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
-        self.assignment = int_keys(state["assignment"])
-        self.cluster_arrays = int_keys(state["cluster_arrays"])
-        self.silhouette = state["silhouette"]
-        self.election.load_state_dict(state["election"])
-
-    def _is_due(self, server_round: int) -> bool:
-        """Whether the clients are grouped in this round; one cluster needs no grouping."""
-        since = server_round - self.warmup_rounds
-        again = self.recluster_every and since % self.recluster_every == 0
-        return self.num_clusters > 1 and since >= 0 and bool(again or not self.assignment)
-
-    def _cluster(self, replies: list[Message]) -> None:
-        """Group the clients by their replies, which all come from one round and one starting point."""
-        models = {reply.metadata.src_node_id: arrays_of(reply) for reply in replies}
-        found = cluster_models(models, self._common, self.num_clusters, self.representation, self.distance, self.seed)
-        if found is None:
-            log(WARNING, "clustering put off: too few usable replies for %d clusters", self.num_clusters)
-            return
-        self.assignment, self.silhouette, self.cluster_arrays = found.assignment, found.silhouette, {}
-        join_largest(self.assignment, self._grid.get_node_ids())
-        self.election.forget()
-
-    def _to_clusters(self, messages: Iterable[Message], config: ConfigRecord) -> list[Message]:
-        """Give each message its cluster's content: one object per cluster, which a grid can send once."""
-        messages = list(messages)
-        if self.assignment:
-            join_largest(self.assignment, (message.metadata.dst_node_id for message in messages))
-            contents = {
-                cluster: RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-                for cluster, arrays in self.cluster_arrays.items()
-            }
-            for message in messages:
-                message.content = contents[self.assignment[message.metadata.dst_node_id]]
-        return messages
+        super().load_state_dict(state)
+        self.times_same, self.peers = state["times_same"], int_keys(state["peers"])

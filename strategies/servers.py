@@ -107,7 +107,7 @@ class ClusterServers:
         failed : collection of int
             Nodes whose task failed in this round; they are not elected.
         weighted_by_key : str
-            Where a reply has its weight.
+            Where a reply has its weight; "" for a plain mean.
 
         Returns
         -------

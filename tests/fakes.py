@@ -253,4 +253,22 @@ def halfway_app(
         content = RecordDict({"arrays": aggregate_arrayrecords(contents, "n"), "metrics": total})
         return Message(content, reply_to=message)
 
+    @app.query("losses")
+    def losses(message: Message, context: Context) -> Message:
+        target = np.array(targets[context.node_id])
+        found = [float(np.sum((target - a["w"].numpy()) ** 2)) for a in message.content.array_records.values()]
+        content = RecordDict({"metrics": MetricRecord({"losses": found, "num-examples": 1})})
+        return Message(content, reply_to=message)
+
+    @app.query("signature")
+    def signature(message: Message, context: Context) -> Message:
+        arrays = ArrayRecord({"signature": Array(np.array([targets[context.node_id]], np.float32))})
+        return Message(RecordDict({"arrays": arrays}), reply_to=message)
+
+    @app.query("subspace")
+    def subspace(message: Message, context: Context) -> Message:
+        target = np.array(targets[context.node_id], np.float32)[:, None]
+        arrays = ArrayRecord({"subspace": Array(target / np.linalg.norm(target))})
+        return Message(RecordDict({"arrays": arrays}), reply_to=message)
+
     return app

@@ -10,6 +10,11 @@ type                content                                         reply
 ``evaluate``        ``arrays``, ``config``                          ``metrics``: num-examples, eval_loss, eval_acc
 ``query.aggregate`` an ArrayRecord per member, ``weights``:         ``arrays``: weighted mean, ``metrics``: num-examples
                     MetricRecord with the same keys
+``query.losses``    an ArrayRecord per model                        ``metrics``: losses, one per model in their order,
+                                                                    mean over the client's training examples
+``query.signature`` nothing                                         ``arrays``: signature (classes, pixels), the share
+                                                                    of each class times its mean image
+``query.subspace``  ``config``: vectors                             ``arrays``: subspace (pixels, rank), orthonormal
 ``query.init``      nothing                                         ``arrays``: the trial's initial model
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
                     confusion (bool)                                confusion (classes x classes, row by row)
@@ -34,7 +39,8 @@ from flwr.clientapp.typing import Mod
 from torch import Tensor, nn
 
 from models import build_model
-from runner.client.arrays import load_weights, read_weights, weighted_mean
+from runner.client.arrays import load_weights, read_weights, weighted_mean, write_array
+from runner.client.signatures import signature, subspace
 from runner.client.training import LocalTraining, confusion, evaluate, predict, score, train
 from runner.data.federated import FederatedData
 from runner.load import load_mod
@@ -89,6 +95,9 @@ def make_client_app(
     app.query("aggregate")(client.aggregate)
     app.query("test")(client.test)
     app.query("init")(client.init)
+    app.query("losses")(client.losses)
+    app.query("signature")(client.signature)
+    app.query("subspace")(client.subspace)
     return app
 
 
@@ -148,6 +157,24 @@ class _Client:
         in_order = [cast(float, weights[key]) for key in members]
         mean = weighted_mean(list(members.values()), in_order)
         return _reply(message, {"num-examples": sum(in_order)}, mean)
+
+    def losses(self, message: Message, context: Context) -> Message:
+        """Score models of peers on the client's training examples."""
+        x, y = self._client_examples(_partition_id(context), "train")
+        losses = [evaluate(self._load(arrays), x, y)["loss"] for arrays in message.content.array_records.values()]
+        return _reply(message, {"losses": losses, "num-examples": len(y)})
+
+    def signature(self, message: Message, context: Context) -> Message:
+        """Tell the moments of images and labels: feature shift, label skew and concept shift all move them."""
+        x, y = self._data.client(_partition_id(context), "train")
+        found = signature(x, y, len(self._data.images.class_names))
+        return _reply(message, {"num-examples": len(y)}, ArrayRecord({"signature": write_array(found)}))
+
+    def subspace(self, message: Message, context: Context) -> Message:
+        """Tell the directions that span the client's raw images (PACFL)."""
+        x, y = self._data.client(_partition_id(context), "train")
+        found = subspace(x, y, int(_config(message)["vectors"]))
+        return _reply(message, {"num-examples": len(y)}, ArrayRecord({"subspace": write_array(found)}))
 
     def test(self, message: Message, context: Context) -> Message:
         del context

@@ -23,7 +23,8 @@ CPU_S = {1: 0.2, 2: 0.6, 3: 0.9, 4: 0.1}
 
 def _build(name: str, **changes: Any) -> Any:
     params = StrategyConfig(name=name, **changes).canonical()
-    return build_strategy(name, params, seed=1, num_clients=8, client_learning_rate=0.05)
+    groups = {node: (node - 1) // 2 for node in range(1, 9)}
+    return build_strategy(name, params, seed=1, num_clients=8, client_learning_rate=0.05, groups=groups)
 
 
 def _kmeans(**changes: Any) -> Any:
@@ -46,6 +47,17 @@ def _rounds(strategy: Any, grid: FakeGrid, last: int, arrays: ArrayRecord | None
     for number in range(first, last + 1):
         arrays, _ = _round(strategy, grid, number, arrays)
     return arrays
+
+
+def stored(state: Any) -> Any:
+    """Return a state as a checkpoint gives it back: arrays as they are, everything else through JSON."""
+    if isinstance(state, ArrayRecord):
+        return state
+    return (
+        {key: stored(value) for key, value in state.items()}
+        if isinstance(state, dict)
+        else json.loads(json.dumps(state))
+    )
 
 
 def _fails(node: int, message_type: str) -> Callable[[Message], bool]:
@@ -277,15 +289,32 @@ def test_a_round_without_replies_changes_nothing() -> None:
     assert values(strategy.cluster_arrays[0]) == [2.5, 0]
 
 
-def test_a_client_missed_by_the_clustering_joins_the_largest_cluster() -> None:
+def test_a_client_missed_by_the_clustering_trains_once_from_the_anchor_and_joins_the_nearest() -> None:
+    """Client 1 failed in the clustering round, client 5 came later; both start from the anchor (0, 0), uncounted."""
     targets = {**TARGETS, 5: (0, 2)}
-    strategy, grid = _kmeans(), FakeGrid(halfway_app(targets), 5, fails=_fails(1, "train"))
+    strategy, grid = _kmeans(), FakeGrid(halfway_app(targets), 4, fails=_fails(1, "train"))
     arrays = _rounds(strategy, grid, 1)
-    assert strategy.assignment == {1: 1, 2: 0, 3: 1, 4: 1, 5: 1}
-    grid.num_nodes = 6  # a newcomer
-    messages = strategy.configure_train(2, arrays, ConfigRecord(), grid)
-    assert {m.metadata.dst_node_id for m in messages} == {1, 2, 3, 4, 5, 6}
-    assert strategy.assignment[6] == 1
+    assert strategy.assignment == {2: 0, 3: 1, 4: 1}
+    grid.num_nodes, grid.fails = 5, lambda _: False
+    grid.send_and_receive(strategy.configure_evaluate(1, arrays, ConfigRecord(), grid))
+    assert grid.sent_to(-1)[5] == values(arrays)
+    before = len(grid.sent)
+    _rounds(strategy, grid, 2, arrays, first=2)
+    assert grid.sent_to(before) == {1: [0, 0], 2: [2, 0], 3: [0, 3], 4: [0, 3], 5: [0, 0]}
+    assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
+    assert {c: values(a) for c, a in strategy.cluster_arrays.items()} == {0: [3, 0], 1: [0, 4.5]}
+    _rounds(strategy, grid, 3, first=3)
+    assert strategy.clustering_round is False
+    assert values(strategy.cluster_arrays[0]) == [4.5, 0]  # (8 + 3) / 2 and (4 + 3) / 2, equal weights: 4.5
+
+
+def test_clients_that_left_are_neither_asked_nor_elected() -> None:
+    strategy, grid = _kmeans(), _grid()
+    arrays = _rounds(strategy, grid, 1)
+    grid.num_nodes = 3
+    _rounds(strategy, grid, 2, arrays, first=2)
+    assert strategy.assignment == {1: 0, 2: 0, 3: 1}
+    assert strategy.servers == {0: 1, 1: 3}
 
 
 def test_too_few_replies_put_the_clustering_off() -> None:
@@ -306,9 +335,8 @@ def test_resumed_between_two_rounds_it_goes_on_as_if_nothing_had_happened() -> N
     before, grid = _kmeans(recluster_every=3), _grid()
     arrays = _rounds(before, grid, 2)
     state = before.state_dict()
-    models = state.pop("cluster_arrays")
     after = _kmeans(recluster_every=3)
-    after.load_state_dict({**json.loads(json.dumps(state)), "cluster_arrays": models})
+    after.load_state_dict(stored(state))
     assert values(_rounds(after, grid, 5, arrays, first=3)) == values(expected)
     assert after.state_dict()["election"] == whole.state_dict()["election"]
 

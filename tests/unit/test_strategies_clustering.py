@@ -6,11 +6,13 @@ from flwr.app import Array, ArrayRecord
 
 from strategies.clustering import (
     canonical,
-    cluster_models,
     coordinates,
     float_keys,
+    group_means,
     kmeans,
     last_layer_keys,
+    nearest,
+    points_at,
     represent,
     unit_rows,
 )
@@ -93,26 +95,33 @@ def test_fewer_different_rows_than_clusters_give_fewer_clusters(recwarn: pytest.
 def test_weights_and_updates_agree_only_from_a_common_start() -> None:
     """Pitfall: K-means on weights is K-means on updates, because the common start shifts every row alike."""
     common = record(100.0, -100.0)
-    models = {1: record(104, -100), 2: record(100, -96), 3: record(103, -100), 4: record(100, -97)}
-    weights = cluster_models(models, common, 2, "weights", "euclidean", seed=0)
-    updates = cluster_models(models, common, 2, "updates", "euclidean", seed=0)
-    assert weights is not None
-    assert updates is not None
-    assert weights.assignment == updates.assignment == {1: 0, 2: 1, 3: 0, 4: 1}
+    models = [record(104, -100), record(100, -96), record(103, -100), record(100, -97)]
+    for kind in ("weights", "updates"):
+        labels, _ = kmeans(represent(models, common, kind), 2, "euclidean", seed=0)
+        assert canonical(range(4), labels.tolist()) == {0: 0, 1: 1, 2: 0, 3: 1}
 
 
-def test_clusters_do_not_depend_on_the_order_of_replies() -> None:
-    rng = np.random.default_rng(3)
-    models = {node: record(*rng.normal(size=8)) for node in range(1, 13)}
-    backwards = dict(reversed(models.items()))
-    assert cluster_models(models, record(*[0.0] * 8), 3, "updates", "cosine", 1) == cluster_models(
-        backwards, record(*[0.0] * 8), 3, "updates", "cosine", 1
-    )
+def test_points_at_given_distances() -> None:
+    """Three on a line at 0, 3 and 7."""
+    line = np.array([[0.0], [3.0], [7.0]])
+    distances_CC = np.abs(line - line.T)
+    points = points_at(distances_CC)
+    assert np.linalg.norm(points[:, None] - points[None], axis=2) == pytest.approx(distances_CC)
 
 
-def test_clients_that_diverged_are_left_out() -> None:
-    models = {1: record(1, 0), 2: record(np.nan, 0), 3: record(0, 1), 4: record(0, np.inf)}
-    found = cluster_models(models, record(0, 0), 2, "updates", "cosine", seed=0)
-    assert found is not None
-    assert found.assignment == {1: 0, 3: 1}
-    assert cluster_models(models, record(0, 0), 3, "updates", "cosine", seed=0) is None
+@pytest.mark.parametrize(
+    ("distance", "expected"),
+    [("cosine", [0, 1, 0]), ("euclidean", [0, 1, 1]), ("manhattan", [0, 1, 1])],
+)
+def test_nearest_group(distance: str, expected: list[int]) -> None:
+    """(90, 10) points along the first mean, and lies next to the second."""
+    means_KP = np.array([[1, 0], [80, 80]], np.float32)
+    rows_NP = np.array([[2, 0], [50, 60], [90, 10]], np.float32)
+    assert nearest(rows_NP, means_KP, distance).tolist() == expected
+
+
+def test_group_means_by_angle_are_those_of_unit_rows() -> None:
+    rows_CP = np.array([[2, 0], [0, 10], [3, 0]], np.float32)
+    labels = np.array([0, 0, 1])
+    assert group_means(rows_CP, labels, "cosine").tolist() == [[0.5, 0.5], [1, 0]]
+    assert group_means(rows_CP, labels, "euclidean").tolist() == [[1, 5], [3, 0]]

@@ -8,9 +8,11 @@ import yaml
 from flwr.serverapp import strategy as flower
 
 from runner.config import PrivacyConfig, StrategyConfig, TrialConfig
+from runner.errors import ConfigError
 from strategies import STRATEGIES, Clustered, Resumable, build_strategy, is_weighted_mean, wrap_privacy
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+CLUSTERED = {"kmeans", "flhc", "cfl", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust", "oracle"}
 NAMES = get_args(StrategyConfig.model_fields["name"].annotation)
 
 
@@ -19,7 +21,8 @@ def _params(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def _build(name: str, **changes: Any) -> flower.Strategy:
-    return build_strategy(name, _params(name, **changes), seed=1, num_clients=8, client_learning_rate=0.05)
+    params, groups = _params(name, **changes), {node: node % 2 for node in range(1, 9)}
+    return build_strategy(name, params, seed=1, num_clients=8, client_learning_rate=0.05, groups=groups)
 
 
 def test_every_name_of_the_configuration_has_a_strategy_and_a_file() -> None:
@@ -63,6 +66,24 @@ def test_every_file_is_valid_and_names_itself(group: str) -> None:
         ("kmeans", "recluster_every", 2),
         ("kmeans", "representation", "last_layer"),
         ("kmeans", "distance", "euclidean"),
+        ("kmeans", "choose_k", "gap"),
+        ("kmeans", "max_clusters", 3),
+        ("kmeans", "gate", 0.05),
+        ("kmeans", "stable_after", 2),
+        ("flhc", "linkage", "complete"),
+        ("flhc", "threshold", 0.5),
+        ("flhc", "distance", "manhattan"),
+        ("fedclust", "threshold", 0.5),
+        ("fedgroup", "num_clusters", 2),
+        ("fesem", "num_clusters", 2),
+        ("pacfl", "vectors", 2),
+        ("pacfl", "measure", "smallest"),
+        ("cfl", "eps1", 0.5),
+        ("cfl", "eps2", 0.5),
+        ("cfl", "relative", False),
+        ("cfl", "min_size", 5),
+        ("stocfl", "merge_cosine", 0.5),
+        ("stocfl", "proximal_mu", 0.5),
     ],
 )
 def test_each_setting_reaches_the_strategy(name: str, key: str, value: Any) -> None:
@@ -88,12 +109,35 @@ def test_what_can_not_work_is_refused() -> None:
         _build("kmeans", num_clusters=9)
     with pytest.raises(ValueError, match="distance=cosine needs updates"):
         _build("kmeans", representation="weights")
+    with pytest.raises(ValueError, match="manhattan has no K-means"):
+        _build("kmeans", distance="manhattan")
+    with pytest.raises(ValueError, match="manhattan goes with"):
+        _build("flhc", distance="manhattan", gate=0.05)
+    with pytest.raises(ValueError, match="needs every client in every round"):
+        _build("cfl", fraction_train=0.5)
+    with pytest.raises(ValueError, match="needs the true groups"):
+        build_strategy("oracle", _params("oracle"), seed=1, num_clients=8)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        ({"name": "kmeans", "representation": "data"}, "only updates have an angle"),
+        ({"name": "flhc", "representation": "losses", "distance": "euclidean"}, "belongs to strategy=kmeans"),
+        ({"name": "kmeans", "distance": "manhattan"}, "goes with strategy=flhc"),
+        ({"name": "cfl", "fraction_train": 0.5}, "every member in every round"),
+        ({"name": "fesem", "num_clusters": 11}, "more than num_clients=10"),
+    ],
+)
+def test_the_configuration_refuses_what_can_not_work(strategy: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        TrialConfig.model_validate({"strategy": strategy})
 
 
 def test_which_strategies_average() -> None:
     """FedMedian is a FedAvg by inheritance, and no weighted mean."""
     averaging = {name for name in NAMES if is_weighted_mean(_build(name))}
-    assert averaging == {"fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi", "kmeans"}
+    assert averaging == {"fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi"} | CLUSTERED
 
 
 def test_a_strategy_of_somebody_else_is_no_weighted_mean() -> None:
@@ -137,6 +181,7 @@ def test_no_privacy_is_no_wrapper() -> None:
 
 def test_protocols() -> None:
     assert isinstance(_build("kmeans"), Clustered)
+    assert all(isinstance(_build(name), Clustered) and isinstance(_build(name), Resumable) for name in CLUSTERED)
     assert not isinstance(_build("local"), Clustered)
     assert isinstance(_build("kmeans"), Resumable)
     assert isinstance(_build("local"), Resumable)

@@ -1,0 +1,44 @@
+"""What a client tells about its data where a strategy clusters by data: statistics, never single images.
+
+Pixels are scaled to [0, 1]. Shapes: N examples, P pixels (all channels), K classes.
+"""
+
+import numpy as np
+
+
+def signature(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return E[onehot(label) x image], float32 (K, P): the share of each class times its mean image.
+
+    Parameters
+    ----------
+    x : (N, C, H, W) uint8
+        Images.
+    y : (N,) int
+        Labels.
+    num_classes : int
+        K.
+    """
+    onehot_NK = np.eye(num_classes)[y]
+    means: np.ndarray = (onehot_NK.T @ _pixels(x) / len(y)).astype(np.float32)
+    return means
+
+
+def subspace(x: np.ndarray, y: np.ndarray, vectors: int) -> np.ndarray:
+    """Return an orthonormal basis, float32 (P, R), of what the main directions of all classes span (PACFL).
+
+    Of each class the ``vectors`` top left singular vectors of its matrix of images (P, N), uncentred as in the paper;
+    fewer where the class has fewer independent images. Bases of classes overlap, so R may be less than their sum.
+    """
+    images = _pixels(x)
+    directions = []
+    for label in np.unique(y):
+        u, sizes, _ = np.linalg.svd(images[y == label].T, full_matrices=False)
+        directions.append(u[:, :vectors][:, sizes[:vectors] > 1e-6 * sizes[0]])
+    basis, sizes, _ = np.linalg.svd(np.concatenate(directions, axis=1), full_matrices=False)
+    spanned: np.ndarray = basis[:, sizes > 1e-6].astype(np.float32)
+    return spanned
+
+
+def _pixels(x: np.ndarray) -> np.ndarray:
+    flat: np.ndarray = x.reshape(len(x), -1) / 255.0
+    return flat

@@ -1,0 +1,125 @@
+"""CFL: split a cluster in two when its training stands still but its clients do not (Sattler et al. 2019, 1910.01991).
+
+At a stationary point of the cluster's objective the mean update is small; if single clients still move far, they pull
+in different directions. The cluster is then cut in two by the cosines of their updates. Neither k nor a warm-up model
+is needed; the splits repeat until no cluster is cut any more.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+from numpy.typing import NDArray
+
+from strategies.base import int_keys, string_keys
+from strategies.clustered import ClusterTraining, Plan
+from strategies.clustering import one_thread, points_of, represent
+from strategies.grouping import split_p_value, tree_split
+
+ROTATIONS = 999  # the gate is asked in many rounds, at ever stricter levels
+
+
+class CFL(ClusterTraining):
+    """Clustered federated learning by recursive bipartition.
+
+    Partial participation is refused: the norms of a cluster's updates mean nothing where members are missing. A cluster
+    that lacks a reply is not split in that round. Newcomers join the largest cluster, and leave it by a later split.
+    Clients that leave: as in :class:`~strategies.clustered.ClusterTraining`.
+
+    Parameters
+    ----------
+    eps1, eps2 : float
+        Split when ||weighted mean update|| < eps1 and max ||update|| > eps2.
+    relative : bool
+        Give both norms in units of the longest mean update that the cluster's line has seen (the paper's rule of
+        thumb: eps1 a tenth of it, eps2 between eps1 and ten times that); else they are absolute, as in the reference.
+    min_size : int
+        Split only clusters with more members.
+    **common
+        Parameters of ClusterTraining; no split happens in the first ``warmup_rounds`` rounds, or where the gate finds
+        that the two halves are no tighter than chance. It is asked again and again: the n-th time that a cluster asks,
+        the level is gate / (n (n + 1)), which adds up to ``gate`` over all rounds.
+    """
+
+    def __init__(
+        self, *, eps1: float = 0.4, eps2: float = 1.6, relative: bool = False, min_size: int = 2, **common: Any
+    ) -> None:
+        super().__init__(**common)
+        if self.fraction_train < 1:
+            raise ValueError(
+                f"strategy.fraction_train={self.fraction_train}: strategy=cfl needs every client in every round; set 1"
+            )
+        self.eps1, self.eps2, self.relative, self.min_size = eps1, eps2, relative, min_size
+        self.tests: dict[int, int] = {}  # cluster -> how often it asked the gate
+        self.longest: dict[int, float] = {}  # cluster -> longest mean update so far, of its ancestors too
+
+    def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
+        """Begin with all clients in one cluster."""
+        if not self.assignment:
+            self.set_clusters(dict.fromkeys(sorted(self._grid.get_node_ids()), 0), arrays={0: arrays})
+
+    def plan(self, server_round: int) -> Plan:
+        """Read each update."""
+        return Plan.READ
+
+    def group(self, server_round: int, models: Mapping[int, ArrayRecord]) -> None:
+        """Split each cluster that has to be split, once per round."""
+        for cluster in sorted(set(self.assignment.values())):
+            members = [node for node, c in self.assignment.items() if c == cluster]
+            present = sorted(node for node in members if node in models)
+            if not present:
+                continue
+            rows_CP = represent([models[node] for node in present], self.cluster_arrays[cluster], "updates")
+            mean, most = update_norms(rows_CP, [self.election.examples[node] for node in present])
+            self.longest[cluster] = max(self.longest.get(cluster, 0.0), mean)
+            unit = self.longest[cluster] if self.relative else 1.0
+            stuck = mean < self.eps1 * unit and most > self.eps2 * unit
+            late = server_round > self.warmup_rounds and len(members) > self.min_size
+            if not (stuck and late and len(present) == len(members) and np.isfinite(rows_CP).all()):
+                continue
+            with one_thread():
+                points_CD = points_of(rows_CP, "cosine")
+                if self.gate:
+                    n = self.tests[cluster] = self.tests.get(cluster, 0) + 1
+                    self.p_value = split_p_value(
+                        points_CD, tree_split("complete"), 2, self.seed + server_round, ROTATIONS
+                    )
+                    if self.p_value > self.gate / (n * (n + 1)):
+                        continue
+            _, second = bipartition(present, points_CD)
+            new = max(self.cluster_arrays) + 1
+            self.assignment.update(dict.fromkeys(second, new))
+            self.longest[new] = self.longest[cluster]
+            self.cluster_arrays[new] = self.cluster_arrays[cluster]  # replaced by its members' mean in this very round
+            self.election.forget()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next round depends on."""
+        return {**super().state_dict(), "longest": string_keys(self.longest), "tests": string_keys(self.tests)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        super().load_state_dict(state)
+        self.longest, self.tests = int_keys(state["longest"]), int_keys(state["tests"])
+
+
+def update_norms(rows_CP: NDArray[np.float32], examples: Sequence[float]) -> tuple[float, float]:
+    """Return the length of the mean update, weighted by examples, and that of the longest update."""
+    rows = rows_CP.astype(np.float64)
+    mean = np.average(rows, axis=0, weights=examples)
+    return float(np.linalg.norm(mean)), float(np.linalg.norm(rows, axis=1).max())
+
+
+def bipartition(nodes: Sequence[int], points_CD: NDArray[np.float64]) -> tuple[list[int], list[int]]:
+    """Cut clients in two by complete linkage; return node ids, the half of the first node first.
+
+    Source: the reference code clusters the rows of a sub-matrix, and after the first split takes the row numbers for
+    client ids, so that three or more clusters come out wrong. Here a row is its node, whatever the cluster.
+    """
+    labels = tree_split("complete")(points_CD, 2).tolist()
+    halves = [
+        [node for node, label in zip(nodes, labels, strict=True) if (label == labels[0]) == same]
+        for same in (True, False)
+    ]
+    return halves[0], halves[1]

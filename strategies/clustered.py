@@ -1,0 +1,306 @@
+"""Training in clusters: what every clustered method here shares, so that a method only says when and how it groups.
+
+A method overrides some of five hooks of :class:`ClusterTraining`: :meth:`~ClusterTraining.prepare` (before a round's
+messages), :meth:`~ClusterTraining.plan` (what the round is), :meth:`~ClusterTraining.find` or
+:meth:`~ClusterTraining.group` (who belongs together) and :meth:`~ClusterTraining.welcome` (where a newcomer goes).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, sample_nodes
+from flwr.supercore import log
+from numpy.typing import NDArray
+
+from strategies.base import arrays_of, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.clustering import Distance, Representation, canonical, group_means, nearest, one_thread, represent
+from strategies.grouping import Found, HowMany, Rule
+from strategies.selection import ServerRule
+from strategies.servers import TIMEOUT_S, ClusterServers
+
+
+class Plan(Enum):
+    """What a round is."""
+
+    APART = "the sampled clients train their clusters' models; hosts may average the replies"
+    READ = "the same, and each reply is read"
+    TOGETHER = "all clients train the common model, and each reply is read"
+
+
+class ClusterTraining(FedAvg):
+    """FedAvg in clusters of clients, each with a server of its own.
+
+    As it stands a method groups the clients once: ``warmup_rounds`` of FedAvg, in the last of which all clients train
+    from the common model and :meth:`find` groups what they send back. From then on each cluster trains its own model;
+    the global model is the clusters' mean, weighted by examples.
+
+    - **Partial participation**: outside the clustering round the sampled clients train; a cluster without replies keeps
+      its model. Where fewer usable replies than clusters came, clustering is put off to the next round.
+    - **Newcomers**, and clients whose reply was missing or not finite, train once from the model that the others were
+      grouped from, and join the cluster whose mean is nearest; that first model is not averaged (FedGroup's cold
+      start). Until then they evaluate the global model.
+    - **Clients that leave** are taken out of their clusters before the next round; an empty cluster keeps its model.
+
+    Parameters
+    ----------
+    num_clusters, choose_k, max_clusters, gate
+        How many clusters: see :class:`~strategies.grouping.HowMany`.
+    warmup_rounds : int
+        FedAvg rounds; the clients are grouped in the last.
+    representation, distance : str
+        What stands for a client, and how far apart two are.
+    server : ServerRule
+        Which member of a cluster is its server.
+    seed : int
+        Root of all random choices.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    plain_mean = False  # True: every reply of a cluster weighs the same, whatever its examples
+
+    def __init__(
+        self,
+        *,
+        num_clusters: int = 4,
+        choose_k: Rule = "given",
+        max_clusters: int = 8,
+        gate: float = 0.0,
+        warmup_rounds: int = 1,
+        representation: Representation = "updates",
+        distance: Distance = "cosine",
+        server: ServerRule | None = None,
+        seed: int = 0,
+        **fedavg: Any,
+    ) -> None:
+        super().__init__(**fedavg)
+        if distance == "cosine" and representation in ("weights", "losses", "data"):
+            raise ValueError(
+                f"strategy.distance=cosine needs updates, but strategy.representation={representation}; "
+                "set strategy.distance=euclidean or strategy.representation=updates"
+            )
+        self.num_clusters, self.choose_k, self.max_clusters, self.gate = num_clusters, choose_k, max_clusters, gate
+        self.how = HowMany(num_clusters, choose_k, max_clusters, gate)
+        self.warmup_rounds = warmup_rounds
+        self.representation: Representation = representation
+        self.distance: Distance = distance
+        self.seed = seed
+        self.assignment: dict[int, int] = {}
+        self.cluster_arrays: dict[int, ArrayRecord] = {}
+        self.election = ClusterServers(server or ServerRule(), seed)
+        self.silhouette = self.p_value = float("nan")
+        self.anchor: ArrayRecord | None = None  # the model that the clients were grouped from; newcomers start there
+        self.means_KP: NDArray[np.float32] | None = None  # of each cluster in the space of the representation
+        self.clustering_round = False  # of the round that was configured last: each reply is read
+        self._newcomers: set[int] = set()
+        self._plan = Plan.APART
+        self._sent = 0
+        self._grid: Grid
+
+    # What a method says
+
+    def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
+        """Do what comes before a round's messages: ask the clients, or group them without training."""
+
+    def plan(self, server_round: int) -> Plan:
+        """Return what a round is."""
+        return Plan.APART if self.assignment or server_round < self.warmup_rounds else Plan.TOGETHER
+
+    def pool(self, nodes: list[int]) -> list[int]:
+        """Return the clients, of all, that a TOGETHER round asks."""
+        return nodes
+
+    def rows(self, models: Mapping[int, ArrayRecord]) -> NDArray[np.float32]:
+        """Return what stands for each client, (C, P), in the order of ``models``."""
+        assert self.anchor is not None
+        return represent(list(models.values()), self.anchor, self.representation)
+
+    def find(self, rows_CP: NDArray[np.float32]) -> Found:
+        """Group the clients of a TOGETHER round."""
+        raise NotImplementedError
+
+    def group(self, server_round: int, models: Mapping[int, ArrayRecord]) -> None:
+        """Group the clients by the models that they sent, or place newcomers among the clusters; in order of ids."""
+        del server_round
+        nodes, rows_CP = list(models), self.rows(models)
+        usable = np.flatnonzero(np.isfinite(rows_CP).all(axis=1))
+        nodes, rows_CP = [nodes[i] for i in usable], rows_CP[usable]
+        if self._plan is Plan.APART:
+            new = [i for i, node in enumerate(nodes) if node in self._newcomers]
+            if new and self.means_KP is not None:
+                labels = nearest(rows_CP[new], self.means_KP, self.distance).tolist()
+                self.assignment.update(zip([nodes[i] for i in new], labels, strict=True))
+            return
+        if len(nodes) < (self.num_clusters if self.choose_k == "given" else 2):
+            log(WARNING, "clustering put off: %d usable replies are too few", len(nodes))
+            return
+        with one_thread():
+            found = self.find(rows_CP)
+        self.set_clusters(canonical(nodes, found.labels.tolist()), found)
+        labels_C = np.array([self.assignment[node] for node in nodes])
+        self.means_KP = group_means(rows_CP, labels_C, self.distance)
+
+    def welcome(self, nodes: Sequence[int]) -> None:
+        """Assign clients that no cluster has. Those that it leaves out train once from the anchor."""
+        if self.anchor is None:
+            join_largest(self.assignment, nodes)
+
+    # What all methods share
+
+    def set_clusters(
+        self, assignment: dict[int, int], found: Found | None = None, arrays: Mapping[int, ArrayRecord] | None = None
+    ) -> None:
+        """Begin new clusters, each with a model of its own or one that its members' replies of this round will give."""
+        self.assignment, self.cluster_arrays = assignment, dict(arrays or {})
+        if found is not None:
+            self.silhouette, self.p_value = found.silhouette, found.p_value
+        self.election.forget()
+
+    def ask(self, query: str, contents: Mapping[int, RecordDict]) -> dict[int, RecordDict]:
+        """Send each node a query; return the answers by node, in order of ids. Errors are logged and left out."""
+        messages = [Message(content, node, query) for node, content in sorted(contents.items())]
+        answers = {}
+        for reply in self._grid.send_and_receive(messages, timeout=TIMEOUT_S) if messages else ():
+            if reply.has_error():
+                log(
+                    WARNING, "client %d gave no answer to %s: %s", reply.metadata.src_node_id, query, reply.error.reason
+                )
+            else:
+                answers[reply.metadata.src_node_id] = reply.content
+        if messages and not answers:
+            raise RuntimeError(f"no client answered {query}: strategy={type(self).__name__} needs clients that do")
+        return dict(sorted(answers.items()))
+
+    @property
+    def servers(self) -> dict[int, int]:
+        """Node id of each cluster's server."""
+        return self.election.servers
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Load score of each node."""
+        return self.election.scores
+
+    @property
+    def tenure(self) -> dict[int, int]:
+        """Rounds that each cluster's server has served in a row."""
+        return self.election.tenure
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the number of clusters, the handovers so far and, where defined, silhouette and the gate's p-value."""
+        if not self.assignment:
+            return {}
+        numbers = {"clusters": float(len(self.cluster_arrays)), "handovers": float(self.election.handovers)}
+        defined = {"silhouette": self.silhouette, "gate_p": self.p_value}
+        return numbers | {name: value for name, value in defined.items() if not math.isnan(value)}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send each sampled client its cluster's model; in a TOGETHER round, send all clients the common one."""
+        self._grid, self._newcomers = grid, set()
+        if gone := self.assignment.keys() - set(grid.get_node_ids()):
+            self.assignment = {node: c for node, c in self.assignment.items() if node not in gone}
+        self.prepare(server_round, arrays)
+        self._plan = self.plan(server_round)
+        if self._plan is Plan.TOGETHER:
+            self.anchor = arrays
+            _, nodes = sample_nodes(grid, self.min_available_nodes, sample_size=0)
+            config["server-round"] = server_round
+            record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+            messages = list(self._construct_messages(record, self.pool(sorted(nodes)), MessageType.TRAIN))
+        else:
+            messages = self._to_clusters(super().configure_train(server_round, arrays, config, grid), config)
+            self._newcomers = self._unplaced(messages)
+            self._readdress(messages, self._newcomers, self.anchor or arrays, config)
+        self.clustering_round = self._plan is not Plan.APART or bool(self._newcomers)
+        self._sent = len(messages)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Have each cluster's server average its members' models; return the mean of the clusters' models."""
+        replies = list(replies)
+        valid, errors = sort_replies(self, replies, read_arrays=self.clustering_round or not self.assignment)
+        if not valid:
+            return None, None
+        contents = [reply.content for reply in valid]
+        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        one_each = self.clustering_round or len(replies) == self._sent  # else partial means came
+        self.election.observe(valid, self.weighted_by_key, one_each)
+        if self.clustering_round:
+            by_node = {reply.metadata.src_node_id: arrays_of(reply) for reply in valid}
+            self.group(server_round, dict(sorted(by_node.items())))
+        if not self.assignment:
+            return aggregate_arrayrecords(contents, self.weighted_by_key), metrics
+        self.cluster_arrays |= self.election.aggregate(
+            self._grid,
+            server_round,
+            self.assignment,
+            [reply for reply in valid if self._counts(reply.metadata.src_node_id)],
+            {reply.metadata.src_node_id for reply in errors},
+            "" if self.plain_mean else self.weighted_by_key,
+        )
+        return mean_of_clusters(self.cluster_arrays, self.assignment, self.election.examples), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send each sampled client its cluster's model, and a client that has none the global one."""
+        return self._to_clusters(super().configure_evaluate(server_round, arrays, config, grid), config)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
+        return {
+            "assignment": string_keys(self.assignment),
+            "cluster_arrays": string_keys(self.cluster_arrays),
+            "numbers": {"silhouette": self.silhouette, "p_value": self.p_value},
+            "election": self.election.state_dict(),
+            "anchor": self.anchor,
+            "means": None if self.means_KP is None else ArrayRecord({"means": Array(self.means_KP)}),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        self.assignment = int_keys(state["assignment"])
+        self.cluster_arrays = int_keys(state["cluster_arrays"])
+        self.silhouette, self.p_value = state["numbers"]["silhouette"], state["numbers"]["p_value"]
+        self.election.load_state_dict(state["election"])
+        self.anchor = state["anchor"]
+        self.means_KP = None if state["means"] is None else state["means"]["means"].numpy()
+
+    def _counts(self, node: int) -> bool:
+        """Whether a reply is averaged: a newcomer's began elsewhere, and counts only where a cluster has no model."""
+        cluster = self.assignment.get(node)
+        return cluster is not None and (node not in self._newcomers or cluster not in self.cluster_arrays)
+
+    def _unplaced(self, messages: Iterable[Message]) -> set[int]:
+        if not self.assignment:
+            return set()
+        return {message.metadata.dst_node_id for message in messages} - self.assignment.keys()
+
+    def _to_clusters(self, messages: Iterable[Message], config: ConfigRecord) -> list[Message]:
+        """Give each message its cluster's content: one object per cluster, which a grid can send once."""
+        messages = list(messages)
+        if self.assignment:
+            self.welcome(sorted(self._unplaced(messages)))
+            for cluster, arrays in self.cluster_arrays.items():
+                members = {node for node, c in self.assignment.items() if c == cluster}
+                self._readdress(messages, members, arrays, config)
+        return messages
+
+    def _readdress(
+        self, messages: Iterable[Message], nodes: set[int], arrays: ArrayRecord, config: ConfigRecord
+    ) -> None:
+        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        for message in messages:
+            if message.metadata.dst_node_id in nodes:
+                message.content = content
