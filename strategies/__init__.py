@@ -4,15 +4,24 @@ To add one: write a Flower ``Strategy`` in a file of this package, and name it i
 """
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
+from strategies.apfl import APFL
 from strategies.base import Clustered, Resumable
+from strategies.clove import CLoVE
+from strategies.ditto import Ditto
+from strategies.fedavg_ft import FedAvgFT
+from strategies.fedper import FedPer
+from strategies.fedsoft import FedSoft
+from strategies.ifca import IFCA
 from strategies.kmeans import KMeans
 from strategies.local import Local
+from strategies.scaffold import Scaffold
 from strategies.selection import ServerRule
 
 __all__ = ["STRATEGIES", "Clustered", "Resumable", "build_strategy", "is_weighted_mean", "wrap_privacy"]
@@ -32,6 +41,14 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "qfedavg": flower.QFedAvg,
     "kmeans": KMeans,
     "local": Local,
+    "ifca": IFCA,
+    "clove": CLoVE,
+    "fedsoft": FedSoft,
+    "fedavg_ft": FedAvgFT,
+    "ditto": Ditto,
+    "fedper": FedPer,
+    "apfl": APFL,
+    "scaffold": Scaffold,
 }
 
 _PRIVACY: dict[str, Callable[..., Strategy]] = {
@@ -48,6 +65,10 @@ _WEIGHTED_MEANS = {
     flower.FedAdam,
     flower.FedAdagrad,
     flower.FedYogi,
+    FedAvgFT,
+    Ditto,
+    FedPer,
+    APFL,
 }
 
 
@@ -87,10 +108,12 @@ def build_strategy(
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")
         kwargs["client_learning_rate"] = client_learning_rate
-    if name == "kmeans":
-        if kwargs["num_clusters"] > num_clients:
-            raise ValueError(f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}")
-        kwargs |= {"server": ServerRule(**kwargs["server"]), "seed": seed}
+    if kwargs.get("num_clusters", 0) > num_clients:
+        raise ValueError(f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}")
+    if "server" in kwargs:
+        kwargs["server"] = ServerRule(**kwargs["server"])
+    if "seed" in signature(STRATEGIES[name]).parameters:
+        kwargs["seed"] = seed
     return STRATEGIES[name](**kwargs)
 
 

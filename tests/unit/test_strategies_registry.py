@@ -93,7 +93,19 @@ def test_what_can_not_work_is_refused() -> None:
 def test_which_strategies_average() -> None:
     """FedMedian is a FedAvg by inheritance, and no weighted mean."""
     averaging = {name for name in NAMES if is_weighted_mean(_build(name))}
-    assert averaging == {"fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi", "kmeans"}
+    assert averaging == {
+        "fedavg",
+        "fedavgm",
+        "fedprox",
+        "fedadam",
+        "fedadagrad",
+        "fedyogi",
+        "kmeans",
+        "fedavg_ft",
+        "ditto",
+        "fedper",
+        "apfl",
+    }
 
 
 def test_a_strategy_of_somebody_else_is_no_weighted_mean() -> None:
