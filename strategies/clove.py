@@ -82,8 +82,8 @@ class CLoVE(FedAvg):
         """Return the clusters that have members, the churn, the silhouette and whether the clusters are frozen."""
         if not self.assignment:
             return {}
-        numbers = {"clusters": len(set(self.assignment.values())), "churn": self.churn, "frozen": self._frozen}
-        numbers |= {"handovers": self.election.handovers}
+        numbers: dict[str, float] = {"clusters": len(set(self.assignment.values())), "churn": self.churn}
+        numbers |= {"frozen": self._frozen, "handovers": self.election.handovers}
         numbers |= {} if np.isnan(self.silhouette) else {"silhouette": self.silhouette}
         return {name: float(value) for name, value in numbers.items()}
 

@@ -105,7 +105,7 @@ class FedSoft(FedAvg):
             weights = [self.shares[node][s] * self.examples[node] for node in nodes]
             kept = [(arrays_of(reply), weight) for reply, weight in zip(valid, weights, strict=True) if weight > 0]
             if kept:
-                self.cluster_arrays[s] = weighted_mean(*map(list, zip(*kept, strict=True)))  # type: ignore[arg-type]
+                self.cluster_arrays[s] = weighted_mean(*map(list, zip(*kept, strict=True)))
         metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
         return mean_of_clusters(self.cluster_arrays, self.assignment, self.examples), metrics
 

@@ -65,8 +65,8 @@ def train_mixture(
                     slope = sum(float(((v[n] - p) * gradients[n]).sum()) for n, p in params.items())
                     alpha = min(1.0, max(0.0, alpha - hp.lr * slope))
                 for (n, p), gradient in zip(params.items(), steepest, strict=True):
-                    p -= hp.lr * gradient
-                    v[n] -= hp.lr * alpha * gradients[n]
+                    p.sub_(gradient, alpha=hp.lr)
+                    v[n].sub_(gradients[n], alpha=hp.lr * alpha)
             steps, seen = steps + 1, seen + len(y_b)
             loss_sum += len(y_b) * float(loss.detach())
             personal_sum += len(y_b) * float(personal.detach())

@@ -201,6 +201,6 @@ def add_noise(x: np.ndarray, std: float, seed: int) -> np.ndarray:
         return x
     noisy = np.empty_like(x)
     for image, out in zip(x, noisy, strict=True):
-        rng = np.random.default_rng([seed, crc32(np.ascontiguousarray(image))])
+        rng = np.random.default_rng([seed, crc32(image.tobytes())])
         out[:] = np.rint(image + std * rng.standard_normal(image.shape, np.float32)).clip(0, 255)
     return noisy
