@@ -311,6 +311,10 @@ class TrialConfig(Section):
                 f"strategy=scaffold with training.optimizer={self.training.optimizer}: its control variates are mean "
                 "gradients of SGD; set training.optimizer=sgd"
             )
+        if s.name == "fedper" and self.model.name == "logreg":
+            raise ConfigError(
+                "strategy=fedper with model=logreg: the head would be the whole model; take a model with more layers"
+            )
         trained = max(int(n * s.fraction_train), s.min_train_nodes)
         if trained < 1:
             raise ConfigError(

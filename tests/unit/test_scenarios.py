@@ -172,6 +172,7 @@ def test_every_shift_runs(shift: str) -> None:
             ["shift.newcomers=0.5", "strategy.min_available_nodes=6"],
             "the 5 clients there are before shift.join_round=2",
         ),
+        (["strategy=fedper", "model=logreg"], "the head would be the whole model"),
         (["strategy=scaffold", "training=adam"], "set training.optimizer=sgd"),
         (["strategy=ifca", "strategy.num_clusters=11"], "num_clusters=11 is more than num_clients=10"),
         (["strategy=ditto", "privacy=fixed_server"], "strategy=ditto is none of them"),
