@@ -53,6 +53,9 @@ class DatasetConfig(Section):
     label: str = Field("label", description="column that holds the class labels")
     train_split: str = Field("train", description="split that the clients share")
     test_split: str = Field("test", description="split of the central test set")
+    normalize: Literal["standard", "unit"] = Field(
+        "standard", description="pixels at mean 0 and deviation 1 per channel, or unit: divided by 255"
+    )
     max_train: int | None = Field(None, ge=10, description="use only the first so many training images (all if null)")
 
 
@@ -63,25 +66,47 @@ class PartitionConfig(Section):
         "iid", "dirichlet", "inner_dirichlet", "shard", "pathological", "linear", "square", "exponential", "centralized"
     ] = Field("iid", description="the rule; centralized gives one client everything")
     alpha: float = only("dirichlet inner_dirichlet", 0.5, "concentration; smaller is more skewed", gt=0)
+    sizes: Literal["equal", "linear", "square"] = only(
+        "inner_dirichlet", "equal", "examples per client: client i has a share as 1, i or i squared"
+    )
     min_size: int = only("dirichlet", 10, "fewest examples that a client may get", ge=1)
     shards_per_client: int = only("shard", 2, "label-sorted shards per client (McMahan 2017)", ge=1)
     classes_per_client: int = only("pathological", 2, "distinct labels per client", ge=1)
     eval_fraction: float = Field(0.2, ge=0, lt=1, description="share of each client's examples kept for its evaluation")
 
 
-class ShiftConfig(Section):
-    """How the clients' data differ in known groups. Client i belongs to group i mod groups."""
+_GROUPED = "rotation inversion noise morphology label_permutation label_groups"
+_SEEN = "rotation inversion noise morphology label_permutation"  # how a group sees an example, not which ones it has
 
-    name: Literal["none", "rotation", "label_permutation"] = Field("none", description="the kind of shift")
-    groups: int = only("rotation label_permutation", 4, "number of groups", ge=1)
+
+class ShiftConfig(Section):
+    """How the clients' data differ in known groups, and over time. Client i belongs to group i mod groups."""
+
+    name: Literal[
+        "none", "rotation", "inversion", "noise", "morphology", "label_permutation", "label_groups"
+    ] = Field("none", description="the kind of shift")  # fmt: skip
+    groups: int = only(_GROUPED, 4, "number of groups; at most 2 for inversion and 3 for morphology", ge=1)
     angles: tuple[float, ...] | None = only(
         "rotation", None, "degrees per group, counter-clockwise; null spreads 360 degrees evenly"
     )
+    noise_std: float = only("noise", 64.0, "last group's noise in grey levels (0 to 255); group 0 has none", gt=0)
+    classes_per_group: int | None = only(
+        "label_groups", None, "classes of each group, shared with others where they do not suffice; null deals out all",
+        ge=1,
+    )  # fmt: skip
+    replicate: bool = only(_SEEN, False, "the clients of each group together hold all training images (IFCA)")
+    drift_round: int = only(_SEEN, 0, "from this round on some clients belong to the next group; 0: never", ge=0)
+    drift_fraction: float = only(_SEEN, 0.5, "share of each group's clients that move to the next group", ge=0, le=1)
+    newcomers: float = Field(0.0, ge=0, lt=1, description="share of the clients, the last ones, that join later")
+    join_round: int = Field(2, ge=2, description="first round of the newcomers")
 
     @model_validator(mode="after")
-    def _angles_fit(self) -> Self:
+    def _fits(self) -> Self:
         if self.angles is not None and len(self.angles) != self.groups:
             raise ValueError(f"angles has {len(self.angles)} values for {self.groups} groups; give one angle per group")
+        most = {"inversion": 2, "morphology": 3}.get(self.name)
+        if most and self.groups > most:
+            raise ValueError(f"groups={self.groups} with {self.name}: there are only {most} kinds; lower shift.groups")
         return self
 
 
@@ -128,6 +153,7 @@ class StrategyConfig(Section):
         "fedavg", "fedavgm", "fedadam", "fedadagrad", "fedyogi", "fedprox", "fedmedian", "fedtrimmedavg",
         "krum", "multikrum", "bulyan", "qfedavg", "kmeans", "local",
         "flhc", "cfl", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust", "oracle",
+        "ifca", "clove", "fedsoft", "fedavg_ft", "ditto", "fedper", "apfl", "scaffold",
     ] = Field("fedavg", description="the strategy")  # fmt: skip
     fraction_train: float = Field(1.0, gt=0, le=1, description="share of the clients that train in a round")
     fraction_evaluate: float = Field(1.0, ge=0, le=1, description="share of the clients that evaluate")
@@ -135,7 +161,7 @@ class StrategyConfig(Section):
     min_evaluate_nodes: int = Field(1, ge=0, description="evaluate at least so many clients")
     min_available_nodes: int = Field(1, ge=1, description="start only with so many clients")
     min_fit_fraction: float = Field(0.5, ge=0, le=1, description="below this share of replies a round fails the trial")
-    server_learning_rate: float = only("fedavgm", 1.0, "server's step size", gt=0)
+    server_learning_rate: float = only("fedavgm scaffold", 1.0, "server's step size", gt=0)
     server_momentum: float = only("fedavgm", 0.9, "server's momentum", ge=0, lt=1)
     eta: float = only("fedadam fedadagrad fedyogi", 0.01, "server's step size", gt=0)
     eta_l: float = only("fedadam fedadagrad fedyogi", 0.05, "clients' step size, as the method assumes it", gt=0)
@@ -147,7 +173,9 @@ class StrategyConfig(Section):
     num_malicious_nodes: int = only("krum multikrum bulyan", 1, "attackers to withstand", ge=0)
     num_nodes_to_select: int = only("multikrum", 3, "replies that are averaged", ge=1)
     q: float = only("qfedavg", 0.1, "fairness; 0 is FedAvg", ge=0)
-    num_clusters: int = only("kmeans flhc fesem fedgroup pacfl fedclust", 4, "clusters; 1 is FedAvg", ge=1)
+    num_clusters: int = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust ifca clove fedsoft", 4, "clusters; 1 is FedAvg", ge=1
+    )
     choose_k: Literal["given", "silhouette", "gap", "davies_bouldin"] = only(
         "kmeans flhc fesem fedgroup pacfl fedclust",
         "given",
@@ -191,10 +219,20 @@ class StrategyConfig(Section):
     min_size: int = only("cfl", 2, "split only larger clusters", ge=2)
     merge_cosine: float = only("stocfl", 0.45, "clusters this similar are merged", gt=-1, le=1)
     server: ServerConfig = only(
-        "kmeans flhc fesem fedgroup pacfl fedclust cfl stocfl oracle",
+        "kmeans flhc fesem fedgroup pacfl fedclust cfl stocfl oracle ifca clove",
         ServerConfig(),
         "which member of a cluster is its server",
     )
+    auto_k: bool = only("clove", False, "choose the clusters' number, from 2 to num_clusters, by silhouette")
+    estimate_every: int = only("fedsoft", 2, "rounds between two estimations of the clients' shares", ge=1)
+    soft_lambda: float = only("fedsoft", 0.1, "pull of a client's model to the clusters' centres", ge=0)
+    smoother: float = only("fedsoft", 1e-4, "least share of a client in a cluster", ge=0, le=1)
+    finetune_epochs: int = only("fedavg_ft", 1, "passes over a client's examples before its evaluation", ge=1)
+    ditto_lambda: float = only("ditto", 0.1, "pull of the personal model to the global one", ge=0)
+    personal_epochs: int = only("ditto", 0, "passes of the personal model per round; 0: training's", ge=0)
+    head_layers: int = only("fedper", 1, "modules at the end of the model that are each client's own", ge=1)
+    alpha: float = only("apfl", 0.5, "share of the local model in the mixture, at first", ge=0, le=1)
+    adaptive: bool = only("apfl", True, "adapt each client's share by a gradient step per round")
 
 
 def _check_distance(s: StrategyConfig) -> None:
@@ -310,13 +348,18 @@ class TrialConfig(Section):
     def _fits_together(self) -> Self:
         """Refuse what can't work before anything starts (contract 10)."""
         n, s = self.num_clients, self.strategy
-        if s.num_clusters > n and s.name in (s.options_of("num_clusters") or ()):
+        if "num_clusters" in s.canonical() and s.num_clusters > n:
             raise ConfigError(
                 f"strategy.num_clusters={s.num_clusters} is more than num_clients={n}; lower it or add clients"
             )
         for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
             if getattr(s, key) > n:
                 raise ConfigError(f"strategy.{key}={getattr(s, key)} is more than num_clients={n}; lower it")
+            if getattr(s, key) > (first := self.online(1)):
+                raise ConfigError(
+                    f"strategy.{key}={getattr(s, key)} is more than the {first} clients there are before "
+                    f"shift.join_round={self.shift.join_round}; lower it or shift.newcomers"
+                )
         if self.shift.name != "none" and self.shift.groups > n:
             raise ConfigError(f"shift.groups={self.shift.groups} is more than num_clients={n}; lower it")
         if s.name in (s.options_of("distance") or ()):
@@ -326,9 +369,19 @@ class TrialConfig(Section):
                 f"strategy.fraction_train={s.fraction_train:g} with strategy=cfl: the norms of a cluster's updates "
                 "need every member in every round; set strategy.fraction_train=1"
             )
-        if self.privacy.name != "none" and s.name in ("local", *(s.options_of("server") or ())):
+        ours = ["local", "fedsoft", "fedavg_ft", "ditto", "fedper", "apfl", "scaffold", *(s.options_of("server") or ())]
+        if self.privacy.name != "none" and s.name in ours:
             raise ConfigError(
                 f"privacy={self.privacy.name} wraps Flower's strategies; strategy={s.name} is none of them"
+            )
+        if s.name == "scaffold" and self.training.optimizer != "sgd":
+            raise ConfigError(
+                f"strategy=scaffold with training.optimizer={self.training.optimizer}: its control variates are mean "
+                "gradients of SGD; set training.optimizer=sgd"
+            )
+        if s.name == "fedper" and self.model.name == "logreg":
+            raise ConfigError(
+                "strategy=fedper with model=logreg: the head would be the whole model; take a model with more layers"
             )
         trained = max(int(n * s.fraction_train), s.min_train_nodes)
         if trained < 1:
@@ -347,6 +400,11 @@ class TrialConfig(Section):
                 f"{needed * s.num_malicious_nodes + 3} training clients a round, but there are {trained}"
             )
         return self
+
+    def online(self, server_round: int) -> int:
+        """Return how many clients there are in a round: all but the newcomers before they join, at least one."""
+        late = round(self.num_clients * self.shift.newcomers) if server_round < self.shift.join_round else 0
+        return max(1, self.num_clients - late)
 
     def canonical(self) -> dict[str, Any]:
         """Return what decides the numbers: no resources, tracking or folders, no field that does not apply."""

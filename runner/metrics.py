@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from runner.divergence import divergence_metrics
 from runner.evaluation import TestScores
 from runner.records import RoundRecord, TaskRecord
 from runner.rounds import Round
@@ -95,8 +96,9 @@ class Ledger:
         self.mb_down = self.mb_up = 0.0
 
     def add(self, tasks: list[TaskRecord]) -> dict[str, float]:
-        """Count a round's client traffic; queries (the servers' aggregations, the central test) are apart."""
-        clients = [task for task in tasks if not task.message_type.startswith("query")]
+        """Count a round's client traffic, clustering included; queries for aggregation and the test are apart."""
+        asked = [task for task in tasks if task.message_type in CLUSTERING_QUERIES]
+        clients = asked + [task for task in tasks if not task.message_type.startswith("query")]
         servers = [task for task in tasks if task.message_type == "query.aggregate"]
         down, up = (sum(getattr(t, side) for t in clients) / MB for side in ("bytes_in", "bytes_out"))
         self.mb_down, self.mb_up = self.mb_down + down, self.mb_up + up
@@ -105,7 +107,6 @@ class Ledger:
             "4_comm/mb_up": up,
             "4_comm/mb_total": self.mb_down + self.mb_up,
         }
-        asked = [task for task in tasks if task.message_type in CLUSTERING_QUERIES]
         if asked:
             counted["4_comm/mb_clustering"] = sum(task.bytes_in + task.bytes_out for task in asked) / MB
         if servers:
@@ -113,9 +114,11 @@ class Ledger:
         return counted
 
 
-def initial_record(scores: TestScores | None) -> RoundRecord:
-    """Return round 0: the initial model on the central test set."""
-    return RoundRecord(0, _global_metrics(scores))
+def initial_record(scores: TestScores | None, label_counts: np.ndarray) -> RoundRecord:
+    """Return round 0: the initial model on the central test set, and how far the clients' labels (clients, classes) are
+    from the global distribution.
+    """
+    return RoundRecord(0, _global_metrics(scores) | divergence_metrics(label_counts))
 
 
 def _global_metrics(scores: TestScores | None) -> dict[str, float]:

@@ -24,13 +24,23 @@ PALETTE = (
 _STRATEGIES = (
     "fedavg", "fedprox", "kmeans", "fedavgm", "fedadam", "local", "fedadagrad",
     "krum", "multikrum", "fedyogi", "fedmedian", "fedtrimmedavg", "bulyan", "qfedavg",
+    "ifca", "oracle", "cfl", "clove", "flhc", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust",
+    "fedsoft", "ditto", "apfl", "fedper", "fedavg_ft", "scaffold",
 )  # fmt: skip
 _FEW = 40  # so many clients can be told apart by their tick labels and bars
 
 
 def strategy_colour(name: str) -> str:
     """Return a strategy's colour, the same in every figure and in MLflow's UI."""
-    return PALETTE[_STRATEGIES.index(name)] if name in _STRATEGIES else PALETTE[-1]
+    place = _STRATEGIES.index(name) if name in _STRATEGIES else -1
+    darker, index = divmod(place, len(PALETTE))
+    colour = PALETTE[index]
+    if darker <= 0:
+        return colour
+    # Past the palette its colours come again, mixed with black or white: each still its own.
+    share, to = (0.55, 0) if darker == 1 else (0.45, 255)
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(share * c + (1 - share) * to) + (index if to == 0 else 0):02X}" for c in channels)
 
 
 def to_png(figure: "Figure", dpi: int = 110) -> bytes:

@@ -32,6 +32,7 @@ class Loop:
     evaluate_every: int = 1
     timeout: float | None = 3600.0
     min_fit_fraction: float = 0.0
+    online: Callable[[int], int] | None = None  # how many clients there are in a round; None: all, always
     partial_means: bool = True  # False: every reply reaches the strategy, as in Strategy.start
 
     def evaluates(self, server_round: int) -> bool:
@@ -74,6 +75,8 @@ def run_rounds(
     grid.drain()
     for number in range(first_round, loop.num_rounds + 1):
         clock = _Clock()
+        if loop.online:
+            grid.online = loop.online(number)
         with seeded_globals(derive_seed(loop.seed, "round", number, "train")), _sampling_from_a_range():
             messages = list(strategy.configure_train(number, arrays, loop.train_config, grid))
         grid.weight_key = "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None

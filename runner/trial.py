@@ -85,7 +85,7 @@ def run_trial(
         strategy = wrap_privacy(strategy, config.privacy.canonical(), sampled)
     clustered = strategy if isinstance(strategy, Clustered) else None
     arrays = initial_arrays(grid)
-    has_global = config.strategy.name != "local"
+    has_global = config.strategy.name not in ("local", "fedper")  # theirs would be a model that no client uses
     central = _CentralTest(grid, data, has_global)
     ledger = Ledger()
     loop = Loop(
@@ -95,15 +95,18 @@ def run_trial(
         evaluate_every=config.evaluate_every,
         timeout=config.resources.round_timeout_s,
         min_fit_fraction=config.strategy.min_fit_fraction,
+        online=config.online,
     )
-    yield (record := initial_record(central.score(arrays, None)))
+    yield (record := initial_record(central.score(arrays, None, data.groups), data.label_counts()))
     scores: TestScores | None = None
     clock = time.perf_counter()
     for done in run_rounds(strategy, grid, arrays, loop):
         arrays = done.arrays
-        scores = central.score(arrays, clustered, done.number == config.rounds) if loop.evaluates(done.number) else None
+        groups = data.groups_in(data.phase(done.number))
+        last = done.number == config.rounds
+        scores = central.score(arrays, clustered, groups, last) if loop.evaluates(done.number) else None
         now = time.perf_counter()
-        record = round_record(done, data.groups, clustered, scores, ledger, now - clock)
+        record = round_record(done, groups, clustered, scores, ledger, now - clock)
         clock = now
         yield record
     yield _result(config, data, _models(arrays, clustered) if has_global else {}, record, scores)
@@ -186,18 +189,20 @@ class _CentralTest:
     data: FederatedData
     has_global: bool
 
-    def score(self, arrays: ArrayRecord, clustered: Clustered | None, last: bool = False) -> TestScores | None:
+    def score(
+        self, arrays: ArrayRecord, clustered: Clustered | None, groups: np.ndarray, last: bool = False
+    ) -> TestScores | None:
         if not self.has_global:
             return None
         models = _models(arrays, clustered)
-        users: dict[str, Sequence[int]] = {"global": range(len(self.data.groups))}
+        users: dict[str, Sequence[int]] = {"global": range(len(groups))}
         for name in models:
             if clustered and name != "global":
                 cluster = int(name.removeprefix("cluster_"))
                 users[name] = [node - 1 for node, c in clustered.assignment.items() if c == cluster]
         used = {name: record for name, record in models.items() if users[name]}
         num_test = len(self.data.images.test_y)
-        scores = score_models(self.grid, used, users, self.data.groups, num_test, confusion=last)
+        scores = score_models(self.grid, used, users, groups, num_test, confusion=last)
         self.grid.drain()
         return scores
 

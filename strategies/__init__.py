@@ -4,23 +4,32 @@ To add one: write a Flower ``Strategy`` in a file of this package, and name it i
 """
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
+from strategies.apfl import APFL
 from strategies.base import Clustered, Resumable
 from strategies.cfl import CFL
+from strategies.clove import CLoVE
 from strategies.clustered import ClusterTraining
+from strategies.ditto import Ditto
+from strategies.fedavg_ft import FedAvgFT
 from strategies.fedclust import FedClust
 from strategies.fedgroup import FedGroup
+from strategies.fedper import FedPer
+from strategies.fedsoft import FedSoft
 from strategies.fesem import FeSEM
 from strategies.flhc import FLHC
+from strategies.ifca import IFCA
 from strategies.kmeans import KMeans
 from strategies.local import Local
 from strategies.oracle import Oracle
 from strategies.pacfl import PACFL
+from strategies.scaffold import Scaffold
 from strategies.selection import ServerRule
 from strategies.stocfl import StoCFL
 
@@ -53,6 +62,14 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "qfedavg": flower.QFedAvg,
     **_CLUSTER_TRAINING,
     "local": Local,
+    "ifca": IFCA,
+    "clove": CLoVE,
+    "fedsoft": FedSoft,
+    "fedavg_ft": FedAvgFT,
+    "ditto": Ditto,
+    "fedper": FedPer,
+    "apfl": APFL,
+    "scaffold": Scaffold,
 }
 
 _PRIVACY: dict[str, Callable[..., Strategy]] = {
@@ -69,6 +86,10 @@ _WEIGHTED_MEANS = {
     flower.FedAdam,
     flower.FedAdagrad,
     flower.FedYogi,
+    FedAvgFT,
+    Ditto,
+    FedPer,
+    APFL,
 }
 
 
@@ -111,10 +132,12 @@ def build_strategy(
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")
         kwargs["client_learning_rate"] = client_learning_rate
-    if kwargs.get("num_clusters", 1) > num_clients:
+    if kwargs.get("num_clusters", 0) > num_clients:
         raise ValueError(f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}")
-    if name in _CLUSTER_TRAINING:
-        kwargs |= {"server": ServerRule(**kwargs["server"]), "seed": seed}
+    if "server" in kwargs:
+        kwargs["server"] = ServerRule(**kwargs["server"])
+    if name in _CLUSTER_TRAINING or "seed" in signature(STRATEGIES[name]).parameters:
+        kwargs["seed"] = seed
     if name == "oracle":
         if groups is None:
             raise ValueError("strategy=oracle needs the true groups; give groups by node id")

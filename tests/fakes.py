@@ -195,6 +195,10 @@ def halfway_app(
 ) -> ClientApp:
     """Return clients that go half the way from the model they get to a target of their own.
 
+    They know the methods of the built-in ClientApp too, with the squared distance to the target as loss and one
+    example per client: ``choose`` and ``query.losses``; ``soft`` (share 1 of the nearest model, sigma of the others);
+    ``scaffold``, where half the way is a step of length 1 along the gradient x - y.
+
     Parameters
     ----------
     targets : mapping
@@ -206,11 +210,34 @@ def halfway_app(
     """
     app = ClientApp()
 
+    def losses(message: Message, context: Context) -> list[float]:
+        target = np.array(targets[context.node_id])
+        models = [arrays["w"].numpy() for arrays in message.content.array_records.values()]
+        return [float(np.sum((target - weights) ** 2)) for weights in models]
+
     def model(message: Message, context: Context) -> np.ndarray:
+        method = message.content["config"].get("method")
+        if method in ("choose", "soft"):
+            found = losses(message, context)
+            nearest = int(np.argmin(found))
+            if method == "choose":
+                return message.content[f"model-{nearest}"]["w"].numpy()
+            shares = soft_shares(message, nearest, len(found))
+            return sum(u * message.content[f"model-{k}"]["w"].numpy() for k, u in enumerate(shares)) / sum(shares)
         keeps = message.content["config"].get("keep-local")
         if keeps and "model" in context.state:
             return context.state["model"]["w"].numpy()
         return message.content["arrays"]["w"].numpy()
+
+    def soft_shares(message: Message, nearest: int, count: int) -> list[float]:
+        return [1.0 if k == nearest else float(message.content["config"]["sigma"]) for k in range(count)]
+
+    def choice(message: Message, context: Context) -> ConfigRecord:
+        found = losses(message, context)
+        nearest = int(np.argmin(found))
+        if message.content["config"]["method"] == "soft":
+            return ConfigRecord({"cluster": nearest, "weights": soft_shares(message, nearest, len(found))})
+        return ConfigRecord({"cluster": nearest, "losses": found})
 
     def metrics(context: Context, kind: str, weights: np.ndarray) -> MetricRecord:
         loss = float(np.sum((np.array(targets[context.node_id]) - weights) ** 2))
@@ -221,7 +248,14 @@ def halfway_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         before = model(message, context)
-        after = ArrayRecord({"w": Array(before + 0.5 * (np.array(targets[context.node_id]) - before))})
+        moved = before + 0.5 * (np.array(targets[context.node_id]) - before)
+        method = message.content["config"].get("method")
+        if method == "scaffold":
+            c = message.content["control"]["w"].numpy()
+            c_i = context.state["scaffold"]["w"].numpy() if "scaffold" in context.state else np.zeros_like(c)
+            moved = moved - (c - c_i)
+            context.state["scaffold"] = ArrayRecord({"w": Array(c_i - c + before - moved)})
+        after = ArrayRecord({"w": Array(moved)})
         node = context.node_id
         load = {"cpu_s": (cpu_s or {}).get(node, float(node)), "wall_s": 1.0, "rss_mb": 1.0}
         content = RecordDict(
@@ -234,6 +268,15 @@ def halfway_app(
             context.state["model"] = after
         else:
             content["arrays"] = after
+        if method in ("choose", "soft"):
+            content["choice"] = choice(message, context)
+        if method == "scaffold":
+            content["control"] = ArrayRecord({"w": Array(context.state["scaffold"]["w"].numpy() - c_i)})
+        return Message(content, reply_to=message)
+
+    @app.query("losses")
+    def ask_losses(message: Message, context: Context) -> Message:
+        content = RecordDict({"metrics": MetricRecord({"losses": losses(message, context), "num-examples": 1})})
         return Message(content, reply_to=message)
 
     @app.evaluate()
@@ -251,13 +294,6 @@ def halfway_app(
         ]
         total = MetricRecord({"num-examples": sum(weights.values())})
         content = RecordDict({"arrays": aggregate_arrayrecords(contents, "n"), "metrics": total})
-        return Message(content, reply_to=message)
-
-    @app.query("losses")
-    def losses(message: Message, context: Context) -> Message:
-        target = np.array(targets[context.node_id])
-        found = [float(np.sum((target - a["w"].numpy()) ** 2)) for a in message.content.array_records.values()]
-        content = RecordDict({"metrics": MetricRecord({"losses": found, "num-examples": 1})})
         return Message(content, reply_to=message)
 
     @app.query("signature")

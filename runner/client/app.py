@@ -18,12 +18,14 @@ type                content                                         reply
 ``query.init``      nothing                                         ``arrays``: the trial's initial model
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
                     confusion (bool)                                confusion (classes x classes, row by row)
+``query.losses``    ``model-0`` to ``model-<K-1>``, ``config``      ``choice``: losses (K), on the training examples
 ==================  ==============================================  ====================================================
 
 ``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of ``LocalTraining``. A key that is
 not sent has its default, so Flower's strategies work as they are. With ``keep-local`` a client trains and evaluates a
 model of its own, kept in ``context.state["model"]`` and begun from the first arrays it receives; its replies carry no
-arrays. Every reply also has ``load``, see ``runner.load.load_mod``.
+arrays. With ``method`` a client does what ``runner.client.methods`` says of it. Every reply
+also has ``load``, see ``runner.load.load_mod``.
 """
 
 from collections import OrderedDict
@@ -39,7 +41,10 @@ from flwr.clientapp.typing import Mod
 from torch import Tensor, nn
 
 from models import build_model
-from runner.client.arrays import load_weights, read_weights, weighted_mean, write_array
+from runner.arrays import write_array
+from runner.client import choosing, personal
+from runner.client.arrays import load_weights, read_weights, weighted_mean
+from runner.client.methods import Done, Work, method_of
 from runner.client.signatures import signature, subspace
 from runner.client.training import LocalTraining, confusion, evaluate, predict, score, train
 from runner.data.federated import FederatedData
@@ -49,6 +54,22 @@ from runner.seeding import derive_seed
 _STAGED_BYTES = 256 * 2**20
 
 Examples = tuple[Tensor, Tensor]
+
+TRAIN: dict[str, Callable[[Work], Done]] = {
+    "choose": choosing.choose,
+    "soft": choosing.soft,
+    "scaffold": personal.scaffold,
+    "ditto": personal.ditto,
+    "apfl": personal.apfl,
+    "fedper": personal.fedper,
+}
+PREPARE: dict[str, Callable[[Work], nn.Module]] = {
+    "choose": choosing.chosen,
+    "ditto": personal.ditto_model,
+    "apfl": personal.apfl_model,
+    "fedper": personal.fedper_model,
+    "finetune": personal.finetuned,
+}
 
 
 class ModelSpec(Protocol):
@@ -94,8 +115,8 @@ def make_client_app(
     app.evaluate()(client.evaluate)
     app.query("aggregate")(client.aggregate)
     app.query("test")(client.test)
-    app.query("init")(client.init)
     app.query("losses")(client.losses)
+    app.query("init")(client.init)
     app.query("signature")(client.signature)
     app.query("subspace")(client.subspace)
     return app
@@ -115,38 +136,45 @@ class _Client:
     def init(self, message: Message, context: Context) -> Message:
         """Return the trial's initial model, drawn from its seed: the server itself does without torch."""
         del context
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self._seed, "model"))
-            model = self._build()
-        return Message(RecordDict({"arrays": read_weights(model)}), reply_to=message)
+        return Message(RecordDict({"arrays": self._initial}), reply_to=message)
 
     def train(self, message: Message, context: Context) -> Message:
         config = _config(message)
+        if "method" in config:
+            work = self._work(message, context, "train")
+            done = method_of(config, TRAIN)(work)
+            reply = _reply(message, _train_metrics(work.y, done.result) | dict(done.metrics), done.arrays)
+            reply.content.update(done.records)
+            return reply
         model = self._load(_own_or_sent(message, context, config))
         client = _partition_id(context)
-        x, y = self._client_examples(client, "train")
+        x, y = self._client_examples(client, "train", config)
         seed = derive_seed(self._seed, "train", int(config.get("server-round", 1)), client)
         result = train(model, x, y, LocalTraining.from_config(config), seed)
-        metrics = {
-            "num-examples": len(y),
-            "train_loss": result["loss"],
-            "train_acc": result["accuracy"],
-            "steps": int(result["steps"]),
-        }
+        metrics = _train_metrics(y, result)
         if not config.get("keep-local"):
             return _reply(message, metrics, read_weights(model))
         context.state["model"] = read_weights(model)
         return _reply(message, metrics)
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        model = self._load(_own_or_sent(message, context, _config(message)))
+        config = _config(message)
+        if "method" in config:
+            model = method_of(config, PREPARE)(self._work(message, context, "prepare"))
+        else:
+            model = self._load(_own_or_sent(message, context, config))
         client = _partition_id(context)
-        x, y = self._client_examples(client, "eval")
+        x, y = self._client_examples(client, "eval", config)
         if len(y) == 0:  # a client of one example, or partition.eval_fraction=0
-            x, y = self._client_examples(client, "train")
+            x, y = self._client_examples(client, "train", config)
         result = evaluate(model, x, y)
         metrics = {"num-examples": len(y), "eval_loss": result["loss"], "eval_acc": result["correct"] / len(y)}
         return _reply(message, metrics)
+
+    def losses(self, message: Message, context: Context) -> Message:
+        """Return the client's mean training loss under each of the models that it was sent, in their order."""
+        work = self._work(message, context, "losses")
+        return _reply(message, {"losses": choosing.mean_losses(work), "num-examples": len(work.y)})
 
     def aggregate(self, message: Message, context: Context) -> Message:
         """Be the server of a cluster: average its members' arrays in the order in which they were sent."""
@@ -157,12 +185,6 @@ class _Client:
         in_order = [cast(float, weights[key]) for key in members]
         mean = weighted_mean(list(members.values()), in_order)
         return _reply(message, {"num-examples": sum(in_order)}, mean)
-
-    def losses(self, message: Message, context: Context) -> Message:
-        """Score models of peers on the client's training examples."""
-        x, y = self._client_examples(_partition_id(context), "train")
-        losses = [evaluate(self._load(arrays), x, y)["loss"] for arrays in message.content.array_records.values()]
-        return _reply(message, {"losses": losses, "num-examples": len(y)})
 
     def signature(self, message: Message, context: Context) -> Message:
         """Tell the moments of images and labels: feature shift, label skew and concept shift all move them."""
@@ -182,6 +204,10 @@ class _Client:
         model = self._load(message.content.array_records["arrays"])
         group, start, stop = (int(config[key]) for key in ("group", "start", "stop"))
         x, y = self._stage(("test", group, start, stop), lambda: self._data.test(group, start, stop))
+        if len(y) == 0:  # this group has none of the slice's labels
+            empty: dict[str, Any] = {"num-examples": 0, "loss_sum": 0.0, "correct": 0}
+            classes = len(self._data.images.class_names)
+            return _reply(message, empty | ({"confusion": [0] * classes**2} if config.get("confusion") else {}))
         logits = predict(model, x)
         result = score(logits, y)
         metrics: dict[str, Any] = {
@@ -193,7 +219,31 @@ class _Client:
             metrics["confusion"] = confusion(logits, y).ravel().tolist()
         return _reply(message, metrics)
 
+    def _work(self, message: Message, context: Context, purpose: str) -> Work:
+        """Return what a method of ``runner.client.methods`` works with."""
+        torch.set_num_threads(self._threads)
+        config, client = _config(message), _partition_id(context)
+        x, y = self._client_examples(client, "train", config)
+        seed = derive_seed(self._seed, purpose, int(config.get("server-round", 1)), client)
+        return Work(
+            model=self._model,
+            x=x,
+            y=y,
+            hp=LocalTraining.from_config(config),
+            seed=seed,
+            config=config,
+            arrays=message.content.array_records,
+            state=context.state,
+            initial=lambda: self._initial,
+        )
+
     # What a process holds: device, model, normalised examples.
+
+    @cached_property
+    def _initial(self) -> ArrayRecord:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self._seed, "model"))
+            return read_weights(self._build())
 
     @cached_property
     def _device(self) -> torch.device:
@@ -218,8 +268,9 @@ class _Client:
         load_weights(self._model, arrays)
         return self._model
 
-    def _client_examples(self, client: int, split: Literal["train", "eval"]) -> Examples:
-        return self._stage((split, client), lambda: self._data.client(client, split))
+    def _client_examples(self, client: int, split: Literal["train", "eval"], config: Mapping[str, Any]) -> Examples:
+        phase = self._data.phase(int(config.get("server-round", 1)))
+        return self._stage((split, client, phase), lambda: self._data.client(client, split, phase))
 
     def _stage(self, key: tuple[Any, ...], read: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Examples:
         """Return normalised examples on the device, from the least recently used cache or from the data set."""
@@ -242,6 +293,15 @@ class _Client:
 
 def _config(message: Message) -> Mapping[str, Any]:
     return message.content.config_records.get("config", ConfigRecord())
+
+
+def _train_metrics(y: Tensor, result: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "num-examples": len(y),
+        "train_loss": result["loss"],
+        "train_acc": result["accuracy"],
+        "steps": int(result["steps"]),
+    }
 
 
 def _reply(message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:

@@ -4,7 +4,7 @@
 fixed by :func:`passes` alone, so another trainer (vectorized, compiled) that draws from it does the same arithmetic.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from math import ceil
@@ -65,7 +65,15 @@ def passes(num_examples: int, hp: LocalTraining, seed: int) -> Iterator[Tensor]:
         left -= per_pass
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, hp: LocalTraining, seed: int) -> dict[str, float]:
+def train(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    hp: LocalTraining,
+    seed: int,
+    anchor: Sequence[Tensor] | None = None,
+    offset: Sequence[Tensor] | None = None,
+) -> dict[str, float]:
     """Train the model in place on one client's examples.
 
     Parameters
@@ -80,6 +88,10 @@ def train(model: nn.Module, x: Tensor, y: Tensor, hp: LocalTraining, seed: int) 
         Hyperparameters.
     seed : int
         Fixes the batches and the model's own draws (dropout). The process's generators are left as they were.
+    anchor : sequence of Tensor, optional
+        Where the proximal term pulls, one tensor per trained parameter; the weights of the round's start by default.
+    offset : sequence of Tensor, optional
+        Added to the gradient of each step, one tensor per trained parameter (SCAFFOLD's c - c_i).
 
     Returns
     -------
@@ -88,7 +100,7 @@ def train(model: nn.Module, x: Tensor, y: Tensor, hp: LocalTraining, seed: int) 
         and ``steps``. A loss that is not finite is returned like any other.
     """
     params = [p for p in model.parameters() if p.requires_grad]
-    start = [p.detach().clone() for p in params] if hp.proximal_mu else []
+    start = list(anchor or [p.detach().clone() for p in params]) if hp.proximal_mu else []
     optimizer = _optimizer(params, hp)
     model.train()
     seen, steps, correct, loss_sum = 0, 0, 0, 0.0
@@ -106,6 +118,8 @@ def train(model: nn.Module, x: Tensor, y: Tensor, hp: LocalTraining, seed: int) 
                 for p, p_0 in zip(params, start, strict=False):  # start is empty without a proximal term
                     if p.grad is not None:
                         p.grad.add_(p.detach() - p_0, alpha=hp.proximal_mu)
+                for p, more in zip(params, offset or [], strict=False):  # empty without an offset
+                    p.grad = more.clone() if p.grad is None else p.grad.add_(more)
                 optimizer.step()
                 losses.append(loss.detach())
                 logits.append(out.detach())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from runner.config import TrialConfig
-from runner.data.partition import cached_partition, split_rows
+from runner.data.partition import group_partition, split_rows
 from runner.data.shift import Shift, make_shift
 from runner.data.sources import ImageData
 from runner.records import DataSummary
@@ -78,21 +78,39 @@ class FederatedData:
         """
         cache = Path(cfg.data.cache).expanduser()
         shift = make_shift(cfg.shift, cfg.num_clients, images.num_classes, cfg.seed)
-        rows = cached_partition(cfg.partition, images.train_y, cfg.num_clients, cfg.seed, cache)
+        rows = group_partition(cfg.partition, images.train_y, shift, cfg.seed, cache, replicate=cfg.shift.replicate)
         splits = [
             split_rows(own, cfg.partition.eval_fraction, derive_seed(cfg.seed, "split", client))
             for client, own in enumerate(rows)
         ]
         return cls(images, tuple(train for train, _ in splits), tuple(held for _, held in splits), shift)
 
-    def client(self, partition_id: int, split: Literal["train", "eval"]) -> tuple[np.ndarray, np.ndarray]:
-        """Return a client's images uint8 (n, C, H, W) and labels int64 (n,), as its group sees them."""
+    def client(
+        self, partition_id: int, split: Literal["train", "eval"], phase: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return a client's images uint8 (n, C, H, W) and labels int64 (n,), as its group of that phase sees them."""
         rows = (self.train_rows if split == "train" else self.eval_rows)[partition_id]
-        return self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], self.groups[partition_id])
+        group = self.groups_in(phase)[partition_id]
+        return self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], group)
+
+    def phase(self, server_round: int) -> int:
+        """Return 0 before the clients' groups change, 1 from that round on."""
+        return int(0 < self.shift.drift_round <= server_round)
+
+    def groups_in(self, phase: int) -> np.ndarray:
+        """Return the known group of each client in a phase, int64 (clients,)."""
+        return self.shift.drifted if phase else self.shift.groups
 
     def test(self, group: int, start: int | None = None, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return a slice of the central test set as a group sees it. The arrays may be read-only views."""
-        return self.shift.apply(self.images.test_x[start:stop], self.images.test_y[start:stop], group)
+        """Return a slice of the central test set as a group sees it, without the classes that the group does not have.
+
+        The arrays may be read-only views; they are empty where the slice holds none of the group's classes.
+        """
+        x, y = self.images.test_x[start:stop], self.images.test_y[start:stop]
+        if self.shift.class_sets:
+            has = self.shift.has(y, group)
+            x, y = x[has], y[has]
+        return self.shift.apply(x, y, group)
 
     @property
     def groups(self) -> np.ndarray:

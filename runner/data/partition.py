@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runner.config import PartitionConfig
+from runner.data.shift import Shift
 from runner.errors import DataError
 from runner.seeding import derive_seed
 
@@ -91,8 +93,7 @@ def _partitioner(cfg: PartitionConfig, total: int, num_clients: int, seed: int) 
                 num_clients, "label", alpha=cfg.alpha, min_partition_size=cfg.min_size, seed=seed
             )
         case "inner_dirichlet":
-            share, rest = divmod(total, num_clients)
-            sizes = [share + (client < rest) for client in range(num_clients)]
+            sizes = client_sizes(cfg.sizes, total, num_clients)
             return flwr.InnerDirichletPartitioner(sizes, "label", alpha=cfg.alpha, seed=seed)
         case "shard":
             return flwr.ShardPartitioner(
@@ -114,6 +115,15 @@ def _partitioner(cfg: PartitionConfig, total: int, num_clients: int, seed: int) 
         case "exponential":
             return flwr.ExponentialPartitioner(num_clients)
     raise AssertionError(cfg.name)
+
+
+def client_sizes(rule: str, total: int, num_clients: int) -> list[int]:
+    """Return how many of ``total`` examples each client has: in proportion to 1, i or i squared, for i = 1, 2, ..."""
+    power = {"equal": 0, "linear": 1, "square": 2}[rule]
+    weights = np.arange(1, num_clients + 1, dtype=float) ** power
+    bounds = np.rint(np.cumsum(weights) / weights.sum() * total).astype(int)
+    sizes = np.diff(bounds, prepend=0).tolist()
+    return sorted(sizes, reverse=True) if rule == "equal" else sizes
 
 
 def _rows(partitioner: "Partitioner", labels: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
@@ -154,6 +164,48 @@ def cached_partition(
     except OSError as error:
         raise DataError(f"data.cache={cache} can't be written: {error}; set data.cache to another") from error
     return rows
+
+
+def group_partition(
+    cfg: PartitionConfig,
+    labels: np.ndarray,
+    shift: Shift,
+    seed: int,
+    cache: Path,
+    *,
+    replicate: bool,
+) -> list[np.ndarray]:
+    """Return each client's rows, split inside each group of clients where groups have rows of their own.
+
+    With ``replicate`` the clients of each group share all rows among themselves (IFCA); under ``label_groups`` they
+    share those of their group's classes, and a class that several groups have is dealt out among these first.
+    """
+    num_clients = len(shift.groups)
+    if replicate:
+        pools = [np.arange(len(labels))] * shift.num_groups
+    elif shift.class_sets:
+        pools = _pools(labels, shift.class_sets, derive_seed(seed, "partition", "classes"))
+    else:
+        return cached_partition(cfg, labels, num_clients, seed, cache)
+    rows: dict[int, np.ndarray] = {}
+    for group, pool in enumerate(pools):
+        members = np.flatnonzero(shift.groups == group)
+        own = derive_seed(seed, "partition", "group", group)
+        parts = cached_partition(cfg, labels[pool], len(members), own, cache)
+        rows.update(zip(members.tolist(), (pool[part] for part in parts), strict=True))
+    return [rows[client] for client in range(num_clients)]
+
+
+def _pools(labels: np.ndarray, class_sets: Sequence[Sequence[int]], seed: int) -> list[np.ndarray]:
+    """Return the rows of each group: of each of its classes an equal share among the groups that have the class."""
+    rng = np.random.default_rng(seed)
+    parts: list[list[np.ndarray]] = [[] for _ in class_sets]
+    for label in sorted({label for classes in class_sets for label in classes}):
+        owners = [group for group, classes in enumerate(class_sets) if label in classes]
+        shares = np.array_split(rng.permutation(np.flatnonzero(labels == label)), len(owners))
+        for group, share in zip(owners, shares, strict=True):
+            parts[group].append(share)
+    return [np.sort(np.concatenate(part)) for part in parts]
 
 
 def split_rows(rows: np.ndarray, eval_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,20 @@
 """Shifts between known groups of clients, so that the true clusters are known and their recovery can be scored.
 
-``rotation`` turns the images of a group by an angle (IFCA's rotated MNIST), ``label_permutation`` renames its classes
-(concept shift). Client i belongs to group i mod groups.
+=====================  =========================================================================
+``rotation``           images are turned by an angle per group (IFCA's rotated MNIST)
+``inversion``          group 1 sees negatives
+``noise``              Gaussian noise that grows from group to group
+``morphology``         group 1 sees images eroded, group 2 dilated, by a 3 x 3 square
+``label_permutation``  classes are renamed per group (concept shift)
+``label_groups``       a group has some of the classes only; :mod:`runner.data.partition` deals out the rows
+=====================  =========================================================================
+
+Client i belongs to group i mod groups; after a drift some belong to the next one.
 """
 
 import math
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 
@@ -20,39 +29,106 @@ class Shift:
 
     name: str
     groups: np.ndarray  # int64 (clients,), group of each client
+    num_groups: int  # 1 without a shift
+    seed: int
     angles: tuple[float, ...]  # degrees counter-clockwise per group; empty without a rotation
+    noise: tuple[float, ...]  # standard deviation per group in grey levels; empty without noise
     permutations: np.ndarray  # int64 (groups, classes), the class that each class becomes; empty without one
-
-    @property
-    def num_groups(self) -> int:
-        """Number of groups; 1 without a shift."""
-        return max(1, len(self.angles), len(self.permutations))
+    class_sets: tuple[tuple[int, ...], ...]  # classes per group; empty where every group has all
+    drift_round: int  # from this round on, ``drifted`` holds in place of ``groups``; 0: never
+    drifted: np.ndarray  # int64 (clients,)
 
     def apply(self, x: np.ndarray, y: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Return images uint8 (n, C, H, W) and labels (n,) as that group sees them."""
-        return (rotate(x, self.angles[group]) if self.angles else x), self.relabel(y, group)
+        return self.view(x, group), self.relabel(y, group)
+
+    def view(self, x: np.ndarray, group: int) -> np.ndarray:
+        """Return images uint8 (n, C, H, W) as that group sees them."""
+        match self.name:
+            case "rotation":
+                return rotate(x, self.angles[group])
+            case "inversion":
+                return 255 - x if group else x
+            case "noise":
+                return add_noise(x, self.noise[group], derive_seed(self.seed, "shift", "noise", group))
+            case "morphology":
+                return (x, erode(x), dilate(x))[group] if group else x
+        return x
 
     def relabel(self, y: np.ndarray, group: int) -> np.ndarray:
         """Return labels (n,) as that group sees them."""
         return self.permutations[group][y] if len(self.permutations) else y
 
+    def has(self, y: np.ndarray, group: int) -> np.ndarray:
+        """Return which labels (n,) a group has at all, bool (n,)."""
+        return np.isin(y, self.class_sets[group]) if self.class_sets else np.ones(len(y), bool)
+
 
 def make_shift(cfg: ShiftConfig, num_clients: int, num_classes: int, seed: int) -> Shift:
-    """Return the shift of a trial; group 0 keeps its data, unless ``angles`` says otherwise.
+    """Return the shift of a trial; group 0 keeps its data, unless ``angles`` or ``label_groups`` say otherwise.
 
     Raises
     ------
     DataError
-        There are more groups than permutations of the classes.
+        There are more groups than permutations or shares of the classes.
     """
     num_groups = 1 if cfg.name == "none" else cfg.groups
+    groups = np.arange(num_clients) % num_groups
     angles: tuple[float, ...] = ()
+    noise: tuple[float, ...] = ()
     permutations = np.empty((0, num_classes), np.int64)
+    class_sets: tuple[tuple[int, ...], ...] = ()
     if cfg.name == "rotation":
         angles = cfg.angles or tuple(360 * group / num_groups for group in range(num_groups))
+    elif cfg.name == "noise":
+        noise = tuple(cfg.noise_std * group / max(1, num_groups - 1) for group in range(num_groups))
     elif cfg.name == "label_permutation":
         permutations = _distinct_permutations(num_groups, num_classes, derive_seed(seed, "shift", "permutations"))
-    return Shift(cfg.name, np.arange(num_clients) % num_groups, angles, permutations)
+    elif cfg.name == "label_groups":
+        order = np.random.default_rng(derive_seed(seed, "shift", "classes")).permutation(num_classes)
+        class_sets = _class_sets(order, num_groups, cfg.classes_per_group)
+    return Shift(
+        name=cfg.name,
+        groups=groups,
+        num_groups=num_groups,
+        seed=seed,
+        angles=angles,
+        noise=noise,
+        permutations=permutations,
+        class_sets=class_sets,
+        drift_round=cfg.drift_round,
+        drifted=_drift(groups, num_groups, cfg.drift_fraction, seed) if cfg.drift_round else groups,
+    )
+
+
+def _drift(groups: np.ndarray, num_groups: int, fraction: float, seed: int) -> np.ndarray:
+    """Return the groups after the drift: of each group the same share of clients, drawn by chance, moves to the next.
+
+    If all moved, the same clients would still belong together, and no clustering would have to change.
+    """
+    drifted = groups.copy()
+    for group in range(num_groups):
+        members = np.flatnonzero(groups == group)
+        rng = np.random.default_rng(derive_seed(seed, "shift", "drift", group))
+        moving = rng.permutation(members)[: round(fraction * len(members))]
+        drifted[moving] = (group + 1) % num_groups
+    return drifted
+
+
+def _class_sets(order: np.ndarray, num_groups: int, per_group: int | None) -> tuple[tuple[int, ...], ...]:
+    """Return the classes of each group: equal shares of the order, or so many from evenly spaced places on a ring."""
+    num_classes = len(order)
+    if num_groups > num_classes or (per_group or 1) > num_classes:
+        raise DataError(
+            f"shift=label_groups with groups={num_groups}, classes_per_group={per_group}: the data set has "
+            f"{num_classes} classes; lower shift.groups or shift.classes_per_group"
+        )
+    if per_group is None:
+        parts = np.array_split(order, num_groups)
+    else:
+        starts = [group * num_classes // num_groups for group in range(num_groups)]
+        parts = [np.take(order, range(start, start + per_group), mode="wrap") for start in starts]
+    return tuple(tuple(sorted(part.tolist())) for part in parts)
 
 
 def _distinct_permutations(num_groups: int, num_classes: int, seed: int) -> np.ndarray:
@@ -94,3 +170,37 @@ def rotate(x: np.ndarray, angle: float) -> np.ndarray:
             weight = np.where(inside, by_row * by_column, 0).astype(np.float32)
             turned += weight * x[:, :, i.clip(0, height - 1), j.clip(0, width - 1)]
     return np.rint(turned).astype(np.uint8)
+
+
+def erode(x: np.ndarray) -> np.ndarray:
+    """Return images (n, C, H, W) with each pixel at the minimum of its 3 x 3 neighbourhood, inside the frame."""
+    return _neighbourhood(x, np.minimum)
+
+
+def dilate(x: np.ndarray) -> np.ndarray:
+    """Return images (n, C, H, W) with each pixel at the maximum of its 3 x 3 neighbourhood, inside the frame."""
+    return _neighbourhood(x, np.maximum)
+
+
+def _neighbourhood(x: np.ndarray, extreme: np.ufunc) -> np.ndarray:
+    """Return the minimum or maximum over 3 x 3 squares: along rows, then along columns. The edge is repeated."""
+    for axis in (2, 3):
+        padded = np.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)], mode="edge")
+        size = x.shape[axis]
+        before, here, after = (padded.take(range(start, start + size), axis) for start in range(3))
+        x = extreme(extreme(before, here), after)
+    return x
+
+
+def add_noise(x: np.ndarray, std: float, seed: int) -> np.ndarray:
+    """Return images uint8 (n, C, H, W) with Gaussian noise of ``std`` grey levels, clipped to 0..255.
+
+    An image's noise follows from its pixels and the seed, so it is the same in any slice, order and process.
+    """
+    if std == 0:
+        return x
+    noisy = np.empty_like(x)
+    for image, out in zip(x, noisy, strict=True):
+        rng = np.random.default_rng([seed, crc32(image.tobytes())])
+        out[:] = np.rint(image + std * rng.standard_normal(image.shape, np.float32)).clip(0, 255)
+    return noisy

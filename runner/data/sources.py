@@ -33,7 +33,7 @@ class ImageData:
     """A decoded data set. The arrays are read-only and, as a rule, mapped from the cache.
 
     ``mean`` and ``std`` are those of the training pixels in units of 0..1, one per channel; a constant channel has a
-    ``std`` of 1, so that dividing by it is safe.
+    ``std`` of 1, so that dividing by it is safe. Under ``dataset.normalize=unit`` they are 0 and 1.
     """
 
     name: str
@@ -94,8 +94,8 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
         fingerprint=fingerprint,
         source=meta["source"],
         class_names=tuple(meta["class_names"]),
-        mean=tuple(meta["mean"]),
-        std=tuple(meta["std"]),
+        mean=tuple(meta["mean"]) if cfg.normalize == "standard" else (0.0,) * len(meta["mean"]),
+        std=tuple(meta["std"]) if cfg.normalize == "standard" else (1.0,) * len(meta["std"]),
         **arrays,
     )
 

@@ -220,7 +220,7 @@ class RayExecutor:
         chunk, host = running.chunk, running.host
         self._load[host.name] = max(0, self._load[host.name] - 1)
         try:
-            replies, in_band = ray.get(head)
+            replies, in_band, more = ray.get(head)
         except RayTaskError as error:  # the host's own code failed: the app can't be built, or a reply can't be pickled
             return [_failed(chunk, host.name, str(error).strip().splitlines()[-1], str(error))]
         except RayError as error:
@@ -234,7 +234,7 @@ class RayExecutor:
             states = [state if state is None else ray.put(state) for state in in_band]
         events = tuple(self._events)
         self._events.clear()
-        return [ChunkResult(chunk, replies, tuple(arrays), tuple(states or in_band), events)]
+        return [ChunkResult(chunk, replies, (*arrays, *more), tuple(states or in_band), events)]
 
     def _redo(self, chunk: Chunk, host: Host, error: Exception) -> list[ChunkResult]:
         """Run a lost chunk again elsewhere; after some losses client by client, then let the client fail."""

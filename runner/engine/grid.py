@@ -60,6 +60,8 @@ class EngineGrid(Grid):
     ----------
     weight_key : str | None
         While set, a chunk's replies are replaced by their mean weighted by this metric (contract 3).
+    online : int
+        So many nodes, the first ones, are there now; the others have not joined yet.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class EngineGrid(Grid):
     ) -> None:
         self.weight_key: str | None = None
         self._executor = executor
-        self._num_nodes = num_nodes
+        self._num_nodes = self.online = num_nodes
         self._cost = cost or (lambda node_id, message_type: 1.0)
         self._chunk_size = chunk_size
         self._states: dict[int, Any] = {}
@@ -96,8 +98,8 @@ class EngineGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Sequence[int]:
-        """Return all node ids, without building them."""
-        return range(1, self._num_nodes + 1)
+        """Return the ids of the nodes that have joined, without building them."""
+        return range(1, self.online + 1)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages off in chunks; return their ids."""

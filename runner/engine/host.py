@@ -215,7 +215,8 @@ class ClientHost:
     def run(self, spec_key: str, spec: list[Any], chunk: Chunk, num_arrays: int, num_states: int) -> tuple[Any, ...]:
         """Run a chunk for Ray: the replies, then ``num_arrays`` arrays and ``num_states`` client states.
 
-        Where the caller did not know that its app keeps state (``num_states`` 0), states travel with the replies.
+        Where the caller did not know that its app keeps state (``num_states`` 0), states travel with the replies. So do
+        arrays beyond ``num_arrays``: those of replies with more than one ArrayRecord.
         """
         started = time.time()
         app, app_spec = self._app(spec_key, spec)
@@ -228,7 +229,8 @@ class ClientHost:
         head = ChunkReplies(replies.replies, replies.tasks, samples)
         in_band = [] if num_states else [state if len(state) else None for state in after]
         out = [state if len(state) else None for state in after] if num_states else []
-        return (head, in_band), *(kept + [None] * (num_arrays - len(kept))), *out
+        by_reference = kept[:num_arrays] + [None] * (num_arrays - len(kept))
+        return (head, in_band, kept[num_arrays:]), *by_reference, *out
 
     def _app(self, key: str, spec: list[Any]) -> tuple[ClientApp, AppSpec]:
         if key not in self._apps:

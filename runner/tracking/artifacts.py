@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from runner import plots
+from runner.divergence import divergence_plot
 from runner.records import Columns, DataSummary, LoadSample, TrialResult, TrialStarted
 from runner.tracking.store import redact
 
@@ -81,6 +82,8 @@ def _draw(data: DataSummary) -> dict[str, bytes]:
         "plots/label_bars.png": plots.label_bars(counts, data.groups, names, f"Labels per client: {split}"),
         "plots/class_counts.png": plots.class_counts(counts, names, f"Examples per class, all clients: {split}"),
     }
+    title = f"Clients' labels against the global distribution: {split}"
+    figures["plots/divergence.png"] = divergence_plot(counts, data.groups, title)
     for group, (images, labels) in sorted(data.examples.items()):
         title = f"{data.dataset}, group {group}" if len(data.examples) > 1 else data.dataset
         figures[f"plots/examples_group{group}.png"] = plots.example_grid(images, labels, names, title)

@@ -18,6 +18,9 @@ CASES = {
     "fedavg": ["strategy=fedavg", "strategy.fraction_train=0.5"],
     "kmeans": ["strategy=kmeans", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
     "stateful": ["strategy=local"],
+    "two records and a state": ["strategy=scaffold", "training.momentum=0"],
+    "several models and a state": ["strategy=fedsoft", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
+    "queries": ["strategy=clove", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
 }
 
 

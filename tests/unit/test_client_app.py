@@ -37,7 +37,10 @@ class FakeData:
         self._rows = {"train": (range(12), range(12, 19), [19]), "eval": (range(20, 24), range(24, 26), [])}
         self.reads: list[tuple] = []
 
-    def client(self, partition_id: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def phase(self, server_round: int) -> int:
+        return 0
+
+    def client(self, partition_id: int, split: str, phase: int = 0) -> tuple[np.ndarray, np.ndarray]:
         self.reads.append((partition_id, split))
         rows = np.array(self._rows[split][partition_id], int)
         return self._pixels[rows], self._labels[rows]

@@ -92,3 +92,62 @@ def test_the_seed_draws_the_permutations() -> None:
 def test_more_groups_than_permutations_are_refused() -> None:
     with pytest.raises(DataError, match=r"shift\.groups=3 is more than the 2 permutations of 2 classes"):
         make_shift(ShiftConfig(name="label_permutation", groups=3), 3, 2, seed=0)
+
+
+def test_inversion_shows_negatives_to_group_1() -> None:
+    shift = make_shift(ShiftConfig(name="inversion", groups=2), 2, 2, seed=0)
+    assert shift.view(SQUARE, 0) is SQUARE
+    assert shift.view(SQUARE, 1)[0, 0].tolist() == [[254, 253], [252, 251]]
+
+
+def test_erosion_and_dilation_by_hand() -> None:
+    image = np.array([[[[0, 0, 0, 0], [0, 9, 9, 9], [0, 9, 9, 9], [0, 9, 9, 5]]]], np.uint8)
+    shift = make_shift(ShiftConfig(name="morphology", groups=3), 3, 2, seed=0)
+    assert shift.view(image, 0) is image
+    assert shift.view(image, 1)[0, 0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 5, 5], [0, 0, 5, 5]]
+    assert shift.view(image, 2)[0, 0].tolist() == [[9, 9, 9, 9]] * 4
+    assert shift.view(255 - image, 1).tolist() == (255 - shift.view(image, 2)).tolist()
+
+
+def test_noise_grows_by_group_and_belongs_to_the_image() -> None:
+    """Three groups of 0, 30 and 60 grey levels; the same image is noisy in the same way in any slice."""
+    shift = make_shift(ShiftConfig(name="noise", groups=3, noise_std=60), 3, 2, seed=0)
+    assert shift.noise == (0, 30, 60)
+    images = np.full((4, 1, 40, 40), 128, np.uint8)
+    images[:, 0, 0, 0] = [1, 2, 3, 4]
+    assert shift.view(images, 0) is images
+    for group, std in ((1, 30), (2, 60)):
+        noisy = shift.view(images, group)
+        error = noisy[:, 0, 1:].astype(float) - 128
+        assert abs(error.mean()) < 2
+        assert error.std() == pytest.approx(std, rel=0.1)  # clipping takes a little off
+        assert np.array_equal(noisy[2:3], shift.view(images[2:3], group))
+        assert not np.array_equal(noisy[0, 0, 1:], noisy[1, 0, 1:])
+
+
+def test_label_groups_deal_out_the_classes() -> None:
+    """Ten classes: three groups get 4, 3 and 3 of them; with six classes each, places 0, 3 and 6 on a ring of ten."""
+    shift = make_shift(ShiftConfig(name="label_groups", groups=3), 6, 10, seed=0)
+    assert [len(classes) for classes in shift.class_sets] == [4, 3, 3]
+    assert sorted(sum(shift.class_sets, ())) == list(range(10))
+    wide = make_shift(ShiftConfig(name="label_groups", groups=3, classes_per_group=6), 6, 10, seed=0)
+    a, b, c = (set(classes) for classes in wide.class_sets)
+    assert [len(a & b), len(b & c), len(a & c)] == [3, 3, 2]
+    assert wide.has(np.arange(10), 0).nonzero()[0].tolist() == sorted(a)
+    with pytest.raises(DataError, match="the data set has 2 classes"):
+        make_shift(ShiftConfig(name="label_groups", groups=3), 6, 2, seed=0)
+
+
+def test_a_drift_moves_the_same_share_of_each_group_to_the_next() -> None:
+    shift = make_shift(ShiftConfig(name="rotation", groups=3, drift_round=5, drift_fraction=0.5), 12, 2, seed=0)
+    moved = shift.drifted != shift.groups
+    assert [int(moved[shift.groups == group].sum()) for group in range(3)] == [2, 2, 2]
+    assert (shift.drifted[moved] == (shift.groups[moved] + 1) % 3).all()
+    still = make_shift(ShiftConfig(name="rotation", groups=3), 12, 2, seed=0)
+    assert still.drifted is still.groups
+
+
+@pytest.mark.parametrize(("name", "groups"), [("inversion", 3), ("morphology", 4)])
+def test_more_groups_than_kinds_are_refused(name: str, groups: int) -> None:
+    with pytest.raises(ValueError, match="lower shift.groups"):
+        ShiftConfig(name=name, groups=groups)

@@ -137,7 +137,8 @@ def test_the_configuration_refuses_what_can_not_work(strategy: dict[str, Any], r
 def test_which_strategies_average() -> None:
     """FedMedian is a FedAvg by inheritance, and no weighted mean."""
     averaging = {name for name in NAMES if is_weighted_mean(_build(name))}
-    assert averaging == {"fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi"} | CLUSTERED
+    flower = {"fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi"}
+    assert averaging == flower | CLUSTERED | {"fedavg_ft", "ditto", "fedper", "apfl"}
 
 
 def test_a_strategy_of_somebody_else_is_no_weighted_mean() -> None:

@@ -126,7 +126,7 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     assert artifacts(tracker, child.info.run_id) == {
         "config.yaml", "events.txt", "clients.parquet", "assignments.parquet", "load.parquet", "confusion.png",
         "plots/curves.png", "plots/clusters.png", "plots/load.png", "plots/label_heatmap.png", "plots/label_bars.png",
-        "plots/class_counts.png", "plots/examples_group0.png", "plots/examples_group1.png",
+        "plots/class_counts.png", "plots/divergence.png", "plots/examples_group0.png", "plots/examples_group1.png",
     }  # fmt: skip
     folder = client.download_artifacts(child.info.run_id, "", str(tmp_path))
     clients = pd.read_parquet(f"{folder}/clients.parquet")

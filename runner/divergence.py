@@ -1,0 +1,92 @@
+"""How far each client's labels are from the global label distribution: the size of the label skew, in numbers.
+
+Sources: Lin 1991 (Jensen-Shannon divergence); Zhao et al. 2018 (arXiv:1806.00582) for the earth mover's distance.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FEW = 40  # so many clients can be told apart by their tick labels
+
+
+def js_divergence(counts: np.ndarray) -> np.ndarray:
+    """Return the Jensen-Shannon divergence of each client, in bits: 0 (the global distribution) to 1 (disjoint).
+
+    Parameters
+    ----------
+    counts : (clients, classes)
+        Training examples; a client without any has nan.
+    """
+    p, q = _distributions(counts)
+    middle = (p + q) / 2
+    divergence: np.ndarray = (_relative_entropy(p, middle) + _relative_entropy(np.broadcast_to(q, p.shape), middle)) / 2
+    return divergence
+
+
+def earth_movers(counts: np.ndarray) -> np.ndarray:
+    """Return the earth mover's distance of each client, 0 to 1: the share of its examples that would have to change.
+
+    Classes have no order, so all are equally far apart, and the distance is half the L1 distance of the
+    distributions (Zhao et al. report all of it, twice this).
+    """
+    p, q = _distributions(counts)
+    distance: np.ndarray = np.abs(p - q).sum(axis=1) / 2
+    return distance
+
+
+def divergence_metrics(counts: np.ndarray) -> dict[str, float]:
+    """Return mean and maximum of both over the clients, by the keys that they are logged under."""
+    js, emd = js_divergence(counts), earth_movers(counts)
+    return {
+        "7_data/js_mean": float(np.nanmean(js)),
+        "7_data/js_max": float(np.nanmax(js)),
+        "7_data/emd_mean": float(np.nanmean(emd)),
+        "7_data/emd_max": float(np.nanmax(emd)),
+    }
+
+
+def divergence_plot(counts: np.ndarray, groups: np.ndarray, title: str) -> "Figure":
+    """Show both divergences of each client as bars, sorted by known group; counts is (clients, classes)."""
+    from matplotlib.figure import Figure
+
+    from runner.plots import PALETTE
+
+    order = np.argsort(groups, kind="stable")
+    colours = [PALETTE[int(group) % len(PALETTE)] for group in groups[order]]
+    width = float(np.clip(2.5 + 0.3 * len(order), 4.5, 12))
+    figure = Figure(figsize=(width, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, values, label in (
+        (upper, js_divergence(counts), "Jensen-Shannon (bits)"),
+        (lower, earth_movers(counts), "earth mover's"),
+    ):
+        axes.bar(np.arange(len(order)), values[order], color=colours, width=0.8 if len(order) <= _FEW else 1.0)
+        axes.axhline(float(np.nanmean(values)), color="black", lw=0.8, ls="--")
+        axes.set_ylabel(label)
+        axes.set_ylim(0, 1)
+        axes.tick_params(labelsize=8)
+    if len(order) <= _FEW:
+        lower.set_xticks(np.arange(len(order)), [str(client) for client in order])
+    grouped = groups.max(initial=0) > 0
+    lower.set_xlabel("client, sorted and coloured by group" if grouped else "client")
+    return figure
+
+
+def _distributions(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the clients' distributions (clients, classes), and the one of all their examples together (classes,)."""
+    sizes = counts.sum(axis=1, keepdims=True).astype(float)
+    p = np.divide(counts, sizes, out=np.full(counts.shape, np.nan), where=sizes > 0)
+    return p, counts.sum(axis=0) / counts.sum()
+
+
+def _relative_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return the Kullback-Leibler divergence of the rows in bits; q is 0 only where p is."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * np.log2(p / q), np.where(np.isnan(p + q), np.nan, 0.0))
+    total: np.ndarray = terms.sum(axis=1)
+    return total

@@ -1,0 +1,107 @@
+"""K models that clients choose from: how they begin, are sent, and are matched to groups (IFCA, CLoVE, FedSoft)."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from numpy.typing import NDArray
+
+from strategies.clustering import kmeans
+
+MARGIN = 0.1
+"""Fewer clusters are taken if their silhouette is within this share of the best (CLoVE)."""
+METHOD = "method"
+"""Config key that names what a client does beyond plain training; the built-in ClientApp knows the names."""
+
+
+def initial_models(arrays: ArrayRecord, num_models: int, seed: int) -> dict[int, ArrayRecord]:
+    """Return K initial models: the given one, and others whose floating-point arrays are its own, shuffled.
+
+    The entries of a freshly drawn layer are exchangeable, so a random order of them is another draw from the same
+    distribution, and no client has to be asked for one. What is constant (zero biases, BatchNorm) stays as it is.
+    """
+    models = {0: arrays}
+    for k in range(1, num_models):
+        rng = np.random.default_rng([seed, k])
+        models[k] = ArrayRecord({key: _shuffled(array, rng) for key, array in arrays.items()})
+    return models
+
+
+def _shuffled(array: Array, rng: np.random.Generator) -> Array:
+    if not np.issubdtype(np.dtype(array.dtype), np.floating):
+        return array
+    values = array.numpy()
+    return Array(rng.permutation(values.ravel()).reshape(values.shape))
+
+
+def all_models(models: Mapping[int, ArrayRecord], config: ConfigRecord, config_key: str = "config") -> RecordDict:
+    """Return the content that carries every model, ``model-0`` to ``model-<K-1>``."""
+    content = RecordDict({f"model-{k}": models[k] for k in sorted(models)})
+    content[config_key] = config
+    return content
+
+
+def with_method(config: ConfigRecord, method: str, **values: Any) -> ConfigRecord:
+    """Return a copy of the config that names a method and its settings (``personal_epochs``: ``personal-epochs``)."""
+    return ConfigRecord({**config, METHOD: method, **{key.replace("_", "-"): v for key, v in values.items()}})
+
+
+def to_own_or_all(
+    messages: Iterable[Message],
+    assignment: Mapping[int, int],
+    models: Mapping[int, ArrayRecord],
+    config: ConfigRecord,
+    names: tuple[str, str],
+) -> list[Message]:
+    """Give evaluation messages their clusters' models; a client without a cluster gets all, and chooses by itself.
+
+    Parameters
+    ----------
+    messages : iterable of Message
+        As FedAvg configured them.
+    assignment, models : mapping
+        Cluster of each node that has one; model of each cluster.
+    config : ConfigRecord
+        The evaluation's config.
+    names : (str, str)
+        Keys of the ArrayRecord and of the ConfigRecord.
+    """
+    own = {k: RecordDict({names[0]: arrays, names[1]: config}) for k, arrays in models.items()}
+    every = all_models(models, with_method(config, "choose"), names[1])
+    messages = list(messages)
+    for message in messages:
+        node = message.metadata.dst_node_id
+        message.content = own[assignment[node]] if node in assignment else every
+    return messages
+
+
+def changed(before: Mapping[int, int], after: Mapping[int, int]) -> int:
+    """Return how many nodes that had a cluster have another one now."""
+    return sum(1 for node, cluster in before.items() if after.get(node, cluster) != cluster)
+
+
+def group_losses(
+    losses_CK: NDArray[np.float64], num_clusters: int, seed: int, *, auto: bool
+) -> tuple[NDArray[np.int64], float]:
+    """Return a label per client, and the silhouette, by K-means on the loss vectors.
+
+    With ``auto`` the number of clusters is the smallest of 2..K whose silhouette is within a tenth of the best.
+    """
+    rows, most = losses_CK.astype(np.float32), min(num_clusters, len(losses_CK))
+    if not auto:
+        return kmeans(rows, most, "euclidean", seed)
+    tried = [kmeans(rows, k, "euclidean", seed) for k in range(min(2, most), most + 1)]
+    best = max((silhouette for _, silhouette in tried if not np.isnan(silhouette)), default=float("nan"))
+    return next((found for found in tried if found[1] >= (1 - MARGIN) * best), tried[0])
+
+
+def match_models(losses_CK: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return each client's model: the one-to-one matching of groups and models with the lowest total loss."""
+    from scipy.optimize import linear_sum_assignment
+
+    groups, rows = np.unique(labels, return_inverse=True)
+    cost = np.stack([losses_CK[rows == g].sum(axis=0) for g in range(len(groups))])
+    _, models = linear_sum_assignment(cost)
+    chosen: NDArray[np.int64] = models[rows]
+    return chosen

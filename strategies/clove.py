@@ -1,0 +1,173 @@
+"""CLoVE: clients are grouped by the vectors of their losses under K models, and the groups are matched to the models.
+
+Bhatia, Papadis, Kodialam, Lakshman and Chakrabarty 2025, "CLoVE: Personalized Federated Learning through Clustering of
+Loss Vector Embeddings" (arXiv:2506.22427). Deviations: docs/strategies/clove.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from strategies.base import int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.candidates import all_models, changed, group_losses, initial_models, match_models, to_own_or_all
+from strategies.selection import ServerRule
+from strategies.servers import ClusterServers
+
+QUERY = "query.losses"
+TIMEOUT_S = 3600.0
+STABLE_ROUNDS = 3  # rounds without a change after which the clusters are frozen
+
+
+class CLoVE(FedAvg):
+    """Hard clusters from K-means on loss vectors, until nobody changes cluster for three rounds.
+
+    A client without a loss vector (its query failed) keeps its cluster; one without either joins the largest. Once the
+    clusters are frozen, only newcomers are asked for their losses: they take the model with the lowest.
+
+    Parameters
+    ----------
+    num_clusters : int
+        K, models; with ``auto_k`` the most clusters there can be.
+    auto_k : bool
+        Choose the number of clusters from 2 to K by silhouette, each round until the clusters are frozen.
+    server : ServerRule
+        Which member of a cluster is its server.
+    seed : int
+        Root of the initial models, of K-means' centres and of randomly chosen servers.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_clusters: int = 4,
+        auto_k: bool = False,
+        server: ServerRule | None = None,
+        seed: int = 0,
+        **fedavg: Any,
+    ) -> None:
+        super().__init__(**fedavg)
+        self.num_clusters = num_clusters
+        self.auto_k = auto_k
+        self.seed = seed
+        self.assignment: dict[int, int] = {}
+        self.cluster_arrays: dict[int, ArrayRecord] = {}
+        self.silhouette = float("nan")
+        self.stable = 0  # rounds in a row without a change
+        self.churn = 0
+        self.election = ClusterServers(server or ServerRule(), seed)
+        self._grid: Grid
+
+    @property
+    def servers(self) -> dict[int, int]:
+        """Node id of each cluster's server."""
+        return self.election.servers
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Load score of each node."""
+        return self.election.scores
+
+    @property
+    def tenure(self) -> dict[int, int]:
+        """Rounds that each cluster's server has served in a row."""
+        return self.election.tenure
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the clusters that have members, the churn, the silhouette and whether the clusters are frozen."""
+        if not self.assignment:
+            return {}
+        numbers: dict[str, float] = {"clusters": len(set(self.assignment.values())), "churn": self.churn}
+        numbers |= {"frozen": self._frozen, "handovers": self.election.handovers}
+        numbers |= {} if np.isnan(self.silhouette) else {"silhouette": self.silhouette}
+        return {name: float(value) for name, value in numbers.items()}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the sampled clients for their loss vectors, group them, and send each its cluster's model."""
+        self._grid = grid
+        if not self.cluster_arrays:
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        self._group([message.metadata.dst_node_id for message in messages], config)
+        contents = {
+            cluster: RecordDict({self.arrayrecord_key: model, self.configrecord_key: config})
+            for cluster, model in self.cluster_arrays.items()
+        }
+        for message in messages:
+            message.content = contents[self.assignment[message.metadata.dst_node_id]]
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Have each cluster's server average its members' models; return the mean of the clusters' models."""
+        valid, errors = sort_replies(self, replies, read_arrays=False)
+        if not valid:
+            return None, None
+        self.election.observe(valid, self.weighted_by_key, one_each=True)
+        failed = {reply.metadata.src_node_id for reply in errors}
+        self.cluster_arrays |= self.election.aggregate(
+            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key
+        )
+        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        return mean_of_clusters(self.cluster_arrays, self.assignment, self.election.examples), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send each sampled client its cluster's model."""
+        messages = super().configure_evaluate(server_round, arrays, config, grid)
+        names = (self.arrayrecord_key, self.configrecord_key)
+        return to_own_or_all(messages, self.assignment, self.cluster_arrays, config, names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
+        plain = {name: getattr(self, name) for name in ("silhouette", "stable", "churn")}
+        tables = {name: string_keys(getattr(self, name)) for name in ("assignment", "cluster_arrays")}
+        return {**plain, **tables, "election": self.election.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        for name in ("silhouette", "stable", "churn"):
+            setattr(self, name, state[name])
+        self.assignment = int_keys(state["assignment"])
+        self.cluster_arrays = int_keys(state["cluster_arrays"])
+        self.election.load_state_dict(state["election"])
+
+    @property
+    def _frozen(self) -> bool:
+        return self.stable >= STABLE_ROUNDS
+
+    def _group(self, nodes: Sequence[int], config: ConfigRecord) -> None:
+        """Assign the sampled nodes to clusters."""
+        asked = [node for node in nodes if not self._frozen or node not in self.assignment]
+        content = all_models(self.cluster_arrays, config, self.configrecord_key)
+        queries = [Message(content, node, QUERY) for node in asked]
+        vectors = {}
+        for reply in self._grid.send_and_receive(queries, timeout=TIMEOUT_S) if queries else ():
+            losses = np.array(reply.content["metrics"]["losses"]) if reply.has_content() else np.array([np.nan])
+            if np.isfinite(losses).all():
+                vectors[reply.metadata.src_node_id] = losses
+        before = dict(self.assignment)
+        known = sorted(vectors)
+        if known:
+            losses_CK = np.stack([vectors[node] for node in known])
+            if self._frozen:
+                matched = losses_CK.argmin(axis=1)
+            else:
+                labels, self.silhouette = group_losses(losses_CK, self.num_clusters, self.seed, auto=self.auto_k)
+                matched = match_models(losses_CK, labels)
+            self.assignment.update(zip(known, matched.tolist(), strict=True))
+        if not self.assignment:  # nobody answered in the first round
+            self.assignment = dict.fromkeys(nodes, 0)
+        join_largest(self.assignment, nodes)
+        self.churn = changed(before, self.assignment)
+        if not self._frozen and known:
+            self.stable = self.stable + 1 if before and not self.churn else 0

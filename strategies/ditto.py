@@ -1,0 +1,53 @@
+"""Ditto: beside FedAvg's global model, each client trains a model of its own that is pulled to the global one.
+
+Li, Hu, Beirami and Smith 2021, "Ditto: Fair and Robust Federated Learning Through Personalization" (arXiv:2012.04221),
+algorithm 1. Deviations: docs/strategies/ditto.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from strategies.candidates import with_method
+
+
+class Ditto(FedAvg):
+    """FedAvg with personal models. They stay in the clients' state, and are what the clients evaluate.
+
+    Parameters
+    ----------
+    ditto_lambda : float
+        Pull of the personal model to the global one; 0 is local training.
+    personal_epochs : int
+        Passes of the personal model per round; 0: as many as the global one.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    def __init__(self, *, ditto_lambda: float = 0.1, personal_epochs: int = 0, **fedavg: Any) -> None:
+        super().__init__(**fedavg)
+        self.ditto_lambda = ditto_lambda
+        self.personal_epochs = personal_epochs
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Have the sampled clients train both models."""
+        settings = {"lambda": self.ditto_lambda, "personal_epochs": self.personal_epochs}
+        return super().configure_train(server_round, arrays, with_method(config, "ditto", **settings), grid)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Have the sampled clients evaluate their own models; who never trained has the global one."""
+        return super().configure_evaluate(server_round, arrays, with_method(config, "ditto"), grid)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the personal models are the clients'."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back nothing."""

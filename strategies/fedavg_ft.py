@@ -1,0 +1,54 @@
+"""FedAvg, then fine-tuning: before it is evaluated, each client trains the global model on its own examples.
+
+Cheng, Chadha and Duchi 2021, "Fine-tuning is Fine in Federated Learning" (arXiv:2108.07313).
+Deviations: docs/strategies/fedavg_ft.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from strategies.candidates import with_method
+
+
+class FedAvgFT(FedAvg):
+    """FedAvg whose clients are evaluated under the fine-tuned global model. Nothing of it is kept or sent.
+
+    Parameters
+    ----------
+    finetune_epochs : int
+        Passes over a client's training examples before its evaluation; the rest is as in the last training round.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    def __init__(self, *, finetune_epochs: int = 1, **fedavg: Any) -> None:
+        super().__init__(**fedavg)
+        self.finetune_epochs = finetune_epochs
+        self._training = ConfigRecord()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Train as FedAvg, and note how: fine-tuning is done the same way."""
+        messages = super().configure_train(server_round, arrays, config, grid)
+        self._training = config
+        return messages
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Have the sampled clients fine-tune the global model, and evaluate the result."""
+        tuned = ConfigRecord({**self._training, **config})
+        tuned = with_method(tuned, "finetune", finetune_epochs=self.finetune_epochs)
+        return super().configure_evaluate(server_round, arrays, tuned, grid)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: a round depends on the global model alone."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back nothing."""

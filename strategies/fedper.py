@@ -1,0 +1,87 @@
+"""FedPer: the last layers are every client's own, and only those below them are averaged.
+
+Arivazhagan, Aggarwal, Singh and Choudhary 2019, "Federated Learning with Personalization Layers" (arXiv:1912.00818),
+algorithms 1 and 2. Deviations: docs/strategies/fedper.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from strategies.candidates import with_method
+from strategies.clustering import last_layer_keys
+
+
+class FedPer(FedAvg):
+    """FedAvg of the base layers. Heads stay in the clients' state and never travel.
+
+    The model that ``aggregate_train`` returns is the averaged base under the initial head: no client uses it.
+
+    Parameters
+    ----------
+    head_layers : int
+        K_P, modules at the end of the model that are personal.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    def __init__(self, *, head_layers: int = 1, **fedavg: Any) -> None:
+        super().__init__(**fedavg)
+        self.head_layers = head_layers
+        self._arrays = ArrayRecord()  # of the round that was configured last, head included
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the sampled clients the base."""
+        self._arrays = arrays
+        base, config = self._split(arrays, config)
+        return super().configure_train(server_round, base, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the bases."""
+        base, metrics = super().aggregate_train(server_round, replies)
+        return (None if base is None else ArrayRecord({**self._arrays, **base})), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the sampled clients the base, which they evaluate under their own heads."""
+        base, config = self._split(arrays, config)
+        return super().configure_evaluate(server_round, base, config, grid)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the heads are the clients'."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back nothing."""
+
+    def _split(self, arrays: ArrayRecord, config: ConfigRecord) -> tuple[ArrayRecord, ConfigRecord]:
+        head = head_keys(list(arrays), self.head_layers)
+        base = ArrayRecord({key: array for key, array in arrays.items() if key not in set(head)})
+        return base, with_method(config, "fedper", head=head)
+
+
+def head_keys(keys: Sequence[str], num_layers: int) -> list[str]:
+    """Return the names of the last layers' arrays, in the model's order.
+
+    Raises
+    ------
+    ValueError
+        Nothing would be left to average.
+    """
+    left = list(keys)
+    for _ in range(num_layers):
+        last = set(last_layer_keys(left))
+        left = [key for key in left if key not in last]
+        if not left:
+            raise ValueError(
+                f"strategy.head_layers={num_layers} is the whole model; lower it, or take a model with more layers"
+            )
+    return [key for key in keys if key not in left]

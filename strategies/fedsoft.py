@@ -1,0 +1,129 @@
+"""FedSoft: every client belongs to all clusters in part, and trains one model near all their centres.
+
+Ruan and Joe-Wong 2022, "FedSoft: Soft Clustered Federated Learning with Proximal Local Updating" (arXiv:2112.06053),
+algorithm 1. Deviations: docs/strategies/fedsoft.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from strategies import base
+from strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of, weighted_mean
+from strategies.candidates import all_models, changed, initial_models, to_own_or_all, with_method
+
+
+class FedSoft(FedAvg):
+    """Soft clusters. In ``assignment`` a client belongs to the cluster of its largest share.
+
+    A centre that no reply has a share of keeps its weights. Newcomers estimate their shares when they first train; a
+    client that never did is evaluated under the centre with the lowest loss on its training examples.
+
+    Parameters
+    ----------
+    num_clusters : int
+        S in the paper, centres.
+    estimate_every : int
+        tau: rounds between two estimations of the shares.
+    soft_lambda : float
+        lambda: pull to the centres.
+    smoother : float
+        sigma: the least share.
+    seed : int
+        Root of the initial centres.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_clusters: int = 4,
+        estimate_every: int = 2,
+        soft_lambda: float = 0.1,
+        smoother: float = 1e-4,
+        seed: int = 0,
+        **fedavg: Any,
+    ) -> None:
+        super().__init__(**fedavg)
+        self.num_clusters = num_clusters
+        self.estimate_every = estimate_every
+        self.soft_lambda = soft_lambda
+        self.smoother = smoother
+        self.seed = seed
+        self.assignment: dict[int, int] = {}
+        self.cluster_arrays: dict[int, ArrayRecord] = {}
+        self.shares: dict[int, list[float]] = {}  # node -> u (K,)
+        self.examples: dict[int, float] = {}
+        self.churn = 0
+        self.servers: dict[int, int] = {}  # a reply belongs to every cluster: nobody's server could have it alone
+        self.scores: dict[int, float] = {}
+        self.tenure: dict[int, int] = {}
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the clusters with members, the churn, and the mean of the clients' largest shares (1 is hard)."""
+        if not self.assignment:
+            return {}
+        largest = float(np.mean([max(u) / sum(u) for u in self.shares.values()]))
+        used = len(set(self.assignment.values()))
+        return {"clusters": float(used), "churn": float(self.churn), "largest_share": largest}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send every sampled client all centres."""
+        if not self.cluster_arrays:
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        due = (server_round - 1) % self.estimate_every == 0
+        settings = {"estimate": due, "sigma": self.smoother, "lambda": self.soft_lambda}
+        content = all_models(self.cluster_arrays, with_method(config, "soft", **settings), self.configrecord_key)
+        for message in messages:
+            message.content = content
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the replies once per centre: c_s = sum_k u_ks n_k w_k / sum_k u_ks n_k."""
+        valid, _ = sort_replies(self, replies, read_arrays=False)
+        if not valid:
+            return None, None
+        before = dict(self.assignment)
+        for reply in valid:
+            node, choice = reply.metadata.src_node_id, reply.content["choice"]
+            self.assignment[node] = int(choice["cluster"])  # type: ignore[arg-type]
+            self.shares[node] = [float(u) for u in choice["weights"]]  # type: ignore[union-attr]
+            self.examples[node] = weight_of(reply, self.weighted_by_key)
+        self.churn = changed(before, self.assignment)
+        nodes = [reply.metadata.src_node_id for reply in valid]
+        for s in self.cluster_arrays:
+            weights = [self.shares[node][s] * self.examples[node] for node in nodes]
+            kept = [(arrays_of(reply), weight) for reply, weight in zip(valid, weights, strict=True) if weight > 0]
+            if kept:
+                self.cluster_arrays[s] = weighted_mean(*map(list, zip(*kept, strict=True)))
+        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        return mean_of_clusters(self.cluster_arrays, self.assignment, self.examples), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send each sampled client the centre that it has the largest share of."""
+        messages = super().configure_evaluate(server_round, arrays, config, grid)
+        names = (self.arrayrecord_key, self.configrecord_key)
+        return to_own_or_all(messages, self.assignment, self.cluster_arrays, config, names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next round depends on; the clients keep their shares themselves."""
+        names = ("assignment", "cluster_arrays", "shares", "examples")
+        return {name: base.string_keys(getattr(self, name)) for name in names} | {"churn": self.churn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        for name in ("assignment", "cluster_arrays", "shares", "examples"):
+            setattr(self, name, base.int_keys(state[name]))
+        self.churn = state["churn"]

@@ -1,0 +1,127 @@
+"""IFCA, the iterative federated clustering algorithm: clients choose among K models by their training loss.
+
+Ghosh, Chung, Yin and Ramchandran 2020, "An Efficient Framework for Clustered Federated Learning" (arXiv:2006.04088),
+algorithm 1 with model averaging. Deviations: docs/strategies/ifca.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from strategies.base import int_keys, mean_of_clusters, sort_replies, string_keys
+from strategies.candidates import all_models, changed, initial_models, to_own_or_all, with_method
+from strategies.selection import ServerRule
+from strategies.servers import ClusterServers
+
+
+class IFCA(FedAvg):
+    """Hard clusters, chosen anew by each client in each round that it trains in.
+
+    A cluster that nobody chose keeps its model. Newcomers, and clients that return, choose like everybody else; a
+    client that never trained is evaluated under the model that has the lowest loss on its training examples.
+
+    Parameters
+    ----------
+    num_clusters : int
+        K, models to choose from.
+    server : ServerRule
+        Which member of a cluster is its server.
+    seed : int
+        Root of the initial models and of randomly chosen servers.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    def __init__(
+        self, *, num_clusters: int = 4, server: ServerRule | None = None, seed: int = 0, **fedavg: Any
+    ) -> None:
+        super().__init__(**fedavg)
+        self.num_clusters = num_clusters
+        self.seed = seed
+        self.assignment: dict[int, int] = {}
+        self.cluster_arrays: dict[int, ArrayRecord] = {}
+        self.churn = 0  # clients that changed their cluster in the last round
+        self.election = ClusterServers(server or ServerRule(), seed)
+        self._grid: Grid
+
+    @property
+    def servers(self) -> dict[int, int]:
+        """Node id of each cluster's server."""
+        return self.election.servers
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Load score of each node."""
+        return self.election.scores
+
+    @property
+    def tenure(self) -> dict[int, int]:
+        """Rounds that each cluster's server has served in a row."""
+        return self.election.tenure
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the clusters that have members, how many clients changed theirs, and the handovers so far."""
+        if not self.assignment:
+            return {}
+        used = len(set(self.assignment.values()))
+        numbers = {"clusters": used, "churn": self.churn, "handovers": self.election.handovers}
+        return {name: float(value) for name, value in numbers.items()}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send every sampled client all K models."""
+        self._grid = grid
+        if not self.cluster_arrays:
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        content = all_models(self.cluster_arrays, with_method(config, "choose"), self.configrecord_key)
+        for message in messages:
+            message.content = content
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Have each cluster's server average the models of those that chose it; return the mean of the clusters."""
+        valid, errors = sort_replies(self, replies, read_arrays=False)
+        if not valid:
+            return None, None
+        before = dict(self.assignment)
+        for reply in valid:
+            self.assignment[reply.metadata.src_node_id] = int(reply.content["choice"]["cluster"])  # type: ignore[arg-type]
+        self.churn = changed(before, self.assignment)
+        self.election.observe(valid, self.weighted_by_key, one_each=True)
+        failed = {reply.metadata.src_node_id for reply in errors}
+        self.cluster_arrays |= self.election.aggregate(
+            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key
+        )
+        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        return mean_of_clusters(self.cluster_arrays, self.assignment, self.election.examples), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send each sampled client the model that it last chose."""
+        messages = super().configure_evaluate(server_round, arrays, config, grid)
+        names = (self.arrayrecord_key, self.configrecord_key)
+        return to_own_or_all(messages, self.assignment, self.cluster_arrays, config, names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
+        return {
+            "assignment": string_keys(self.assignment),
+            "cluster_arrays": string_keys(self.cluster_arrays),
+            "churn": self.churn,
+            "election": self.election.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        self.assignment = int_keys(state["assignment"])
+        self.cluster_arrays = int_keys(state["cluster_arrays"])
+        self.churn = state["churn"]
+        self.election.load_state_dict(state["election"])

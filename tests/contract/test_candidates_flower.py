@@ -1,0 +1,330 @@
+"""IFCA, CLoVE, FedSoft and the stateful strategies on a Flower Grid, against numbers worked out by hand."""
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord
+
+from runner.config import StrategyConfig
+from strategies import Clustered, Resumable, build_strategy
+from strategies.candidates import group_losses, initial_models, match_models
+from strategies.fedper import head_keys
+from tests.fakes import FakeGrid, halfway_app, record, values
+
+TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4)}
+EXAMPLES = {1: 1, 2: 3, 3: 1, 4: 1}
+CHOOSING = ["ifca", "clove", "fedsoft"]
+
+
+def _build(name: str, **changes: Any) -> Any:
+    return build_strategy(name, StrategyConfig(name=name, **changes).canonical(), seed=1, num_clients=8)
+
+
+def _from(models: dict[int, tuple[float, ...]], name: str, **changes: Any) -> Any:
+    """Return a strategy that begins with these models: shuffled zeros would all be one."""
+    strategy = _build(name, num_clusters=len(models), **changes)
+    strategy.cluster_arrays = {k: record(*weights) for k, weights in models.items()}
+    return strategy
+
+
+def _grid(targets: Any = None, **options: Any) -> FakeGrid:
+    targets = targets or TARGETS
+    return FakeGrid(halfway_app(targets, EXAMPLES), len(targets), **options)
+
+
+def _rounds(strategy: Any, grid: FakeGrid, last: int, arrays: ArrayRecord | None = None, first: int = 1) -> ArrayRecord:
+    arrays = arrays or record(0, 0)
+    for number in range(first, last + 1):
+        replies = grid.send_and_receive(strategy.configure_train(number, arrays, ConfigRecord(), grid))
+        new, _ = strategy.aggregate_train(number, replies)
+        arrays = arrays if new is None else new
+    return arrays
+
+
+def _evaluated(strategy: Any, grid: FakeGrid) -> list[Any]:
+    return list(strategy.configure_evaluate(1, record(0, 0), ConfigRecord(), grid))
+
+
+def _models(strategy: Any) -> dict[int, list[float]]:
+    return {c: values(arrays) for c, arrays in strategy.cluster_arrays.items()}
+
+
+# The K models
+
+
+def test_initial_models_are_the_first_one_shuffled() -> None:
+    arrays = ArrayRecord({"w": Array(np.arange(24.0).reshape(4, 6)), "count": Array(np.array([3, 1, 2]))})
+    models = initial_models(arrays, 3, seed=5)
+    assert models[0] is arrays
+    for k in (1, 2):
+        assert sorted(models[k]["w"].numpy().ravel()) == list(range(24))
+        assert models[k]["w"].numpy().shape == (4, 6)
+        assert models[k]["count"].numpy().tolist() == [3, 1, 2]
+    drawn = {k: models[k]["w"].data for k in models}
+    assert len(set(drawn.values())) == 3
+    again = initial_models(arrays, 3, seed=5)
+    assert all(again[k]["w"].data == drawn[k] for k in drawn)
+    assert initial_models(arrays, 3, seed=6)[1]["w"].data != drawn[1]
+
+
+@pytest.mark.parametrize("name", ["ifca", "fedsoft"])
+def test_every_client_gets_all_models_in_one_content(name: str) -> None:
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, name), _grid()
+    messages = list(strategy.configure_train(1, record(0, 0), ConfigRecord(), grid))
+    assert len({id(message.content) for message in messages}) == 1
+    assert {key: values(a) for key, a in messages[0].content.array_records.items()} == {
+        "model-0": [2, 0],
+        "model-1": [0, 2],
+    }
+    assert messages[0].content["config"]["server-round"] == 1
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_protocols(name: str) -> None:
+    assert isinstance(_build(name), Clustered)
+    assert isinstance(_build(name), Resumable)
+
+
+# IFCA
+
+
+def test_ifca_by_hand() -> None:
+    """Clients 1 and 2 choose (2, 0), 3 and 4 choose (0, 2); nobody chooses (-9, -9).
+
+    They reach (5, 0), (3, 0), (0, 5), (0, 3): (5 + 3 x 3) / 4 = 3.5 and 4. Weights: 4 and 2 examples.
+    """
+    strategy, grid = _from({0: (2, 0), 1: (0, 2), 2: (-9, -9)}, "ifca"), _grid()
+    assert strategy.diagnostics() == {}
+    arrays = _rounds(strategy, grid, 1)
+    assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
+    assert _models(strategy) == {0: [3.5, 0], 1: [0, 4], 2: [-9, -9]}
+    assert values(arrays) == pytest.approx([3.5 * 4 / 6, 4 * 2 / 6])
+    assert strategy.diagnostics() == {"clusters": 2.0, "churn": 0.0, "handovers": 0.0}
+    assert strategy.servers == {0: 1, 1: 3}  # the fake's CPU seconds are the ids
+
+
+def test_an_empty_cluster_keeps_its_model_and_nothing_is_drawn_anew() -> None:
+    """The reference code draws initial models again until every cluster has members. Here a bad start stays visible."""
+    strategy, grid = _from({0: (1, 1), 1: (-50, -50)}, "ifca"), _grid()
+    before = strategy.cluster_arrays[1]
+    _rounds(strategy, grid, 3)
+    assert set(strategy.assignment.values()) == {0}
+    assert strategy.cluster_arrays[1] is before
+    assert strategy.diagnostics()["clusters"] == 1
+
+
+def test_a_client_that_changes_its_cluster_is_counted() -> None:
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "ifca"), _grid()
+    arrays = _rounds(strategy, grid, 1)
+    grid.app = halfway_app({**TARGETS, 2: (0, 6)}, EXAMPLES)
+    _rounds(strategy, grid, 2, arrays, first=2)
+    assert strategy.assignment == {1: 0, 2: 1, 3: 1, 4: 1}
+    assert strategy.diagnostics()["churn"] == 1
+
+
+def test_ifca_leaves_arrays_where_they_are() -> None:
+    """The servers average: the driver reads no client's model, only the clusters'."""
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "ifca"), _grid(seals=lambda: True)
+    _rounds(strategy, grid, 2)
+    assert _models(strategy)[0] == [(3.5 + 8) / 2 * 0.25 + (3.5 + 4) / 2 * 0.75, 0]
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_who_has_no_cluster_yet_is_evaluated_under_its_own_choice(name: str) -> None:
+    """Clients 1 to 3 trained; 4 failed, and 5 is new: both get all models and choose by their training loss."""
+    models = {0: (2.0, 0.0), 1: (0.0, 2.0)}
+    targets = {1: (8, 0), 2: (7, 0), 3: (0, 8), 4: (0, 7)}
+    strategy = _from(models, name)
+    grid = _grid(targets, fails=lambda m: m.metadata.dst_node_id == 4)
+    if name == "clove":
+        grid.num_nodes = 3  # it joins a client that did not answer to the largest cluster
+    arrays = _rounds(strategy, grid, 1)
+    grid.num_nodes = 4
+    grid.fails = lambda _: False
+    asked = {m.metadata.dst_node_id: m.content for m in _evaluated(strategy, grid)}
+    assert list(asked[4].array_records) == ["model-0", "model-1"]
+    assert asked[4]["config"]["method"] == "choose"
+    assert values(asked[1]["arrays"]) == _models(strategy)[strategy.assignment[1]]
+    assert "method" not in asked[1]["config"]
+    _rounds(strategy, grid, 2, arrays, first=2)
+    assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
+
+
+def test_partial_participation_keeps_the_others_clusters() -> None:
+    random.seed(3)
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "ifca", fraction_train=0.5), _grid()
+    _rounds(strategy, grid, 6)
+    assert all(len(batch) <= 2 for batch in grid.sent)
+    assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
+
+
+# CLoVE
+
+NEAR = {1: (8, 0), 2: (7, 0), 3: (0, 8), 4: (0, 7)}
+
+
+def test_clove_by_hand() -> None:
+    """Loss vectors (36, 68), (25, 53), (68, 36), (53, 25): two groups; matched, they cost 61 each, else 121."""
+    strategy, grid = _from({0: (0, 2), 1: (2, 0)}, "clove"), _grid(NEAR)
+    _rounds(strategy, grid, 1)
+    assert strategy.assignment == {1: 1, 2: 1, 3: 0, 4: 0}
+    # (2 + 8) / 2 = 5 and 4.5 with weights 1 and 3; 5 and 4.5 with weights 1 and 1
+    assert _models(strategy) == {0: [0, 4.75], 1: [4.625, 0]}
+    assert strategy.diagnostics()["silhouette"] > 0.5
+
+
+def test_clove_freezes_after_three_rounds_without_a_change() -> None:
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "clove"), _grid(NEAR)
+    kinds = []
+    arrays = record(0, 0)
+    for number in range(1, 7):
+        before = len(grid.sent)
+        arrays = _rounds(strategy, grid, number, arrays, first=number)
+        kinds.append([batch[0].metadata.message_type for batch in grid.sent[before:]])
+    asked = ["query.losses", "train", "query.aggregate"]
+    assert kinds == [asked] * 4 + [asked[1:]] * 2
+    assert strategy.diagnostics()["frozen"] == 1
+    grid.app = halfway_app({**NEAR, 5: (0, 9)}, EXAMPLES)
+    grid.num_nodes = 5  # a newcomer: it alone is asked, and takes the model with the lowest loss
+    _rounds(strategy, grid, 7, arrays, first=7)
+    assert [m.metadata.dst_node_id for m in grid.sent[-3]] == [5]
+    assert strategy.assignment[5] == 1
+
+
+def test_clove_without_an_answer_keeps_the_clusters() -> None:
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "clove"), _grid(NEAR)
+    arrays = _rounds(strategy, grid, 1)
+    grid.fails = lambda m: m.metadata.message_type == "query.losses"
+    _rounds(strategy, grid, 2, arrays, first=2)
+    assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
+    assert strategy.stable == 0
+
+
+def test_groups_are_matched_to_models_one_to_one() -> None:
+    """Both groups like model 0 best; together 1 + 3 = 4 is less than 5 + 2 = 7."""
+    losses = np.array([[1.0, 5.0], [2.0, 3.0]])
+    assert match_models(losses, np.array([0, 1])).tolist() == [0, 1]
+    assert match_models(np.array([[9.0, 5.0, 1.0], [2.0, 3.0, 4.0]]), np.array([1, 0])).tolist() == [2, 0]
+
+
+def test_the_number_of_groups_by_silhouette() -> None:
+    losses = np.array([[0, 9, 9, 9], [0.1, 9, 9, 9], [9, 0, 9, 9], [9, 0.1, 9, 9], [9, 9, 0, 9], [9, 9, 0.1, 9]], float)
+    labels, silhouette = group_losses(losses, 4, seed=0, auto=True)
+    assert len(set(labels.tolist())) == 3
+    assert silhouette > 0.9
+    assert len(set(group_losses(losses, 4, seed=0, auto=False)[0].tolist())) == 4
+
+
+# FedSoft
+
+
+def test_fedsoft_by_hand() -> None:
+    """Shares (1, .5) and (.5, 1). Client 1 starts at (2 + 0, 0 + 1) / 1.5, and goes half the way to (8, 0)."""
+    strategy = _from({0: (2, 0), 1: (0, 2)}, "fedsoft", smoother=0.5)
+    grid = FakeGrid(halfway_app({1: (8, 0), 2: (0, 8)}), 2)
+    _rounds(strategy, grid, 1)
+    w_1, w_2 = np.array([14 / 3, 1 / 3]), np.array([1 / 3, 14 / 3])
+    assert _models(strategy)[0] == pytest.approx((w_1 + 0.5 * w_2) / 1.5)
+    assert _models(strategy)[1] == pytest.approx((0.5 * w_1 + w_2) / 1.5)
+    assert strategy.assignment == {1: 0, 2: 1}
+    assert strategy.diagnostics() == {"clusters": 2.0, "churn": 0.0, "largest_share": pytest.approx(2 / 3)}
+
+
+def test_fedsoft_shares_are_estimated_every_so_many_rounds() -> None:
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "fedsoft", estimate_every=2), _grid()
+    _rounds(strategy, grid, 3)
+    assert [batch[0].content["config"]["estimate"] for batch in grid.sent] == [True, False, True]
+
+
+def test_a_centre_without_a_share_keeps_its_weights() -> None:
+    strategy, grid = _from({0: (1, 1), 1: (-50, -50)}, "fedsoft", smoother=0.0), _grid()
+    _rounds(strategy, grid, 2)
+    assert _models(strategy)[1] == [-50, -50]
+
+
+# SCAFFOLD
+
+
+def test_scaffold_by_hand() -> None:
+    """Targets 8 and 0; a step goes half the way, minus c - c_i.
+
+    Round 1: 4 and 0; c_1 = 0 - 4 = -4, c_2 = 0, c = -2; the model is 2. Round 2: 2 + 3 - (-2 + 4) = 3 and
+    2 - 1 - (-2) = 3: corrected, both clients move alike. c_1 = -4 + 2 + 2 - 3 = -3, c_2 = 0 + 2 + 2 - 3 = 1, c = -1.
+    """
+    strategy, grid = _build("scaffold"), FakeGrid(halfway_app({1: (8,), 2: (0,)}), 2)
+    assert values(_rounds(strategy, grid, 1, record(0))) == [2]
+    assert values(strategy.control) == [-2]
+    assert values(_rounds(strategy, grid, 2, record(2), first=2)) == [3]
+    assert [values(reply.content["arrays"]) for reply in grid.received[1]] == [[3], [3]]
+    assert values(strategy.control) == [-1]
+
+
+def test_scaffold_counts_the_clients_that_did_not_take_part() -> None:
+    """One of two clients replies: c moves by |S| / N = 1/2 of the change."""
+    grid = FakeGrid(halfway_app({1: (8,), 2: (0,)}), 2, fails=lambda m: m.metadata.dst_node_id == 2)
+    strategy = _build("scaffold", server_learning_rate=0.5)
+    assert values(_rounds(strategy, grid, 1, record(0))) == [2]  # half of 4
+    assert values(strategy.control) == [-2]  # half of -4
+
+
+# Personal models
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "train", "evaluate"),
+    [
+        ("ditto", {"ditto_lambda": 0.3, "personal_epochs": 2}, {"lambda": 0.3, "personal-epochs": 2}, {}),
+        ("apfl", {"alpha": 0.2, "adaptive": False}, {"alpha": 0.2, "adaptive": False}, {"alpha": 0.2}),
+        ("fedavg_ft", {"finetune_epochs": 3}, None, {"finetune-epochs": 3, "lr": 0.7}),
+    ],
+)
+def test_what_clients_are_told(name: str, changes: Any, train: Any, evaluate: Any) -> None:
+    strategy, grid = _build(name, **changes), _grid()
+    told = next(iter(strategy.configure_train(1, record(0, 0), ConfigRecord({"lr": 0.7}), grid))).content["config"]
+    asked = next(iter(strategy.configure_evaluate(1, record(0, 0), ConfigRecord(), grid))).content["config"]
+    assert told["lr"] == 0.7
+    assert told.get("method") == (None if train is None else name)
+    assert {key: told[key] for key in train or {}} == (train or {})
+    assert asked["method"] == {"fedavg_ft": "finetune"}.get(name, name)
+    assert {key: asked[key] for key in evaluate} == evaluate
+
+
+def test_fedper_sends_the_base_and_keeps_the_initial_head() -> None:
+    strategy, grid = _build("fedper"), _grid()
+    start = ArrayRecord({**record(0, 0), "head.weight": record(5)["w"], "head.bias": record(6)["w"]})
+    arrays = _rounds(strategy, grid, 1, start)
+    assert all(list(m.content["arrays"]) == ["w"] for m in grid.sent[0])
+    assert grid.sent[0][0].content["config"]["head"] == ["head.weight", "head.bias"]
+    assert list(arrays) == ["w", "head.weight", "head.bias"]
+    assert values(arrays) == pytest.approx([(4 + 3 * 2) / 6, (4 + 2) / 6])
+    assert arrays["head.weight"].numpy().tolist() == [5]
+    assert all(list(m.content["arrays"]) == ["w"] for m in strategy.configure_evaluate(1, arrays, ConfigRecord(), grid))
+
+
+def test_a_head_that_is_the_whole_model_is_refused() -> None:
+    keys = ["a.weight", "a.bias", "b.weight", "b.bias"]
+    assert head_keys(keys, 1) == ["b.weight", "b.bias"]
+    with pytest.raises(ValueError, match=r"strategy\.head_layers=2 is the whole model"):
+        head_keys(keys, 2)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("name", [*CHOOSING, "scaffold", "ditto", "apfl", "fedavg_ft"])
+def test_resumed_between_two_rounds_it_goes_on_as_if_nothing_had_happened(name: str) -> None:
+    """Through JSON, as a checkpoint stores it, arrays beside it; the clients' states are the grid's to keep."""
+
+    def fresh() -> Any:
+        return _from({0: (2, 0), 1: (0, 2)}, name) if name in CHOOSING else _build(name)
+
+    expected = _rounds(fresh(), _grid(NEAR), 5)
+    before, grid, after = fresh(), _grid(NEAR), fresh()
+    arrays = _rounds(before, grid, 2)
+    state = before.state_dict()
+    models = {key: state.pop(key) for key in ("cluster_arrays", "control") if key in state}
+    after.load_state_dict({**json.loads(json.dumps(state)), **models})
+    assert values(_rounds(after, grid, 5, arrays, first=3)) == values(expected)

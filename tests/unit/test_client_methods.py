@@ -1,0 +1,291 @@
+"""Methods that need several models or a memory, in the built-in ClientApp, on three tiny clients."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import nn
+from torch.nn import functional as F
+
+from models import build_model
+from runner.client.app import make_client_app
+from runner.client.arrays import load_weights, read_weights
+from runner.client.choosing import best, importance
+from runner.client.training import LocalTraining, evaluate, train
+from runner.seeding import derive_seed
+from tests.unit.test_client_app import (
+    CLASSES,
+    LOGREG,
+    SEED,
+    SHAPE,
+    FakeData,
+    _identity,  # noqa: F401  (a fixture, used by every test here)
+    context,
+    normalised,
+    same,
+    send,
+)
+
+LR = 0.1
+STEP = {"server-round": 1, "lr": LR, "momentum": 0.0, "batch-size": 0}  # one full batch: one gradient step
+
+
+@pytest.fixture
+def data() -> FakeData:
+    return FakeData()
+
+
+@pytest.fixture
+def app(data: FakeData) -> ClientApp:
+    return make_client_app(data, LOGREG, SEED)
+
+
+def model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_model("logreg", SHAPE, CLASSES)
+
+
+def arrays(seed: int) -> ArrayRecord:
+    return read_weights(model(seed))
+
+
+def of_client(data: FakeData, client: int, split: str = "train") -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = data.client(client, split)
+    return normalised(x), torch.from_numpy(y)
+
+
+def gradient(weights: dict[str, np.ndarray], data: FakeData, client: int = 0) -> dict[str, np.ndarray]:
+    """Return the gradient of the client's training loss, by its definition."""
+    net = model(0)
+    load_weights(net, record(weights))
+    x, y = of_client(data, client)
+    F.cross_entropy(net(x), y).backward()
+    return {name: p.grad.numpy() for name, p in net.named_parameters() if p.grad is not None}
+
+
+def record(weights: dict[str, np.ndarray]) -> ArrayRecord:
+    return ArrayRecord({key: Array(np.asarray(value, np.float32)) for key, value in weights.items()})
+
+
+def numbers(sent: ArrayRecord) -> dict[str, np.ndarray]:
+    return {key: array.numpy() for key, array in sent.items()}
+
+
+def close(actual: ArrayRecord, expected: dict[str, np.ndarray]) -> bool:
+    return all(np.allclose(numbers(actual)[key], value, atol=1e-6) for key, value in expected.items())
+
+
+def fitted(data: FakeData, client: int, split: str) -> ArrayRecord:
+    """Return a model that knows these examples by heart."""
+    net = model(1)
+    x, y = of_client(data, client, split)
+    train(net, x, y, LocalTraining(lr=0.5, epochs=200, batch_size=0), seed=0)
+    return read_weights(net)
+
+
+# Choosing
+
+
+def test_choose_trains_the_model_with_the_lowest_loss_before_training(app: ClientApp, data: FakeData) -> None:
+    sent = {"model-0": arrays(1), "model-1": fitted(data, 0, "train"), "model-2": arrays(2)}
+    config = ConfigRecord({**STEP, "method": "choose"})
+    reply = send(app, "train", {**sent, "config": config}, context(0))
+    losses = []
+    for candidate in sent.values():
+        net = model(0)
+        load_weights(net, candidate)
+        losses.append(evaluate(net, *of_client(data, 0))["loss"])
+    assert reply["choice"]["cluster"] == 1
+    assert reply["choice"]["losses"] == pytest.approx(losses)
+    expected = numbers(sent["model-1"])
+    slope = gradient(expected, data)
+    assert close(reply["arrays"], {key: expected[key] - LR * slope[key] for key in expected})
+    assert reply["metrics"]["num-examples"] == 12
+    assert "cluster" not in reply["metrics"]
+
+
+def test_a_loss_that_is_not_finite_is_never_the_lowest() -> None:
+    assert best([float("nan"), 3.0, 2.0, float("-inf")]) == 2
+    assert best([float("nan"), float("inf")]) == 0
+
+
+def test_an_evaluation_chooses_by_training_examples_never_by_the_labels_it_is_scored_on(
+    app: ClientApp, data: FakeData
+) -> None:
+    """Model 0 knows the held-out examples by heart, model 1 those of the training: model 1 is taken."""
+    sent = {"model-0": fitted(data, 0, "eval"), "model-1": fitted(data, 0, "train")}
+    reply = send(app, "evaluate", {**sent, "config": ConfigRecord({"method": "choose"})}, context(0))
+    losses = []
+    for candidate in sent.values():
+        net = model(0)
+        load_weights(net, candidate)
+        losses.append(evaluate(net, *of_client(data, 0, "eval"))["loss"])
+    assert losses[0] < losses[1]
+    assert reply["metrics"]["eval_loss"] == pytest.approx(losses[1])
+
+
+def test_losses_alone(app: ClientApp, data: FakeData) -> None:
+    sent = {"model-0": arrays(1), "model-1": arrays(2)}
+    reply = send(app, "query.losses", {**sent, "config": ConfigRecord({})}, context(1))
+    both = send(app, "train", {**sent, "config": ConfigRecord({**STEP, "method": "choose"})}, context(1))
+    assert reply["metrics"]["losses"] == both["choice"]["losses"]
+    assert not reply.array_records
+
+
+# FedSoft
+
+
+def test_importance_by_hand() -> None:
+    """Four examples: two are best under model 0, two under model 2; a loss that is not a number is never best."""
+    losses = torch.tensor([[1.0, 2, 3], [1, 2, 3], [3, 2, 1], [float("nan"), 2, 1]])
+    assert importance(losses, 0.0) == [0.5, 0.0, 0.5]
+    assert importance(losses, 0.1) == [0.5, 0.1, 0.5]
+
+
+def test_soft_is_pulled_to_all_centres(app: ClientApp, data: FakeData) -> None:
+    """Two steps: w <- w - lr (grad + lambda sum_s u_s (w - c_s)), from the mean of the centres."""
+    centres, lam = [arrays(1), arrays(2)], 0.7
+    config = ConfigRecord({**STEP, "steps": 2, "method": "soft", "estimate": True, "sigma": 0.2, "lambda": lam})
+    ctx = context(0)
+    reply = send(app, "train", {"model-0": centres[0], "model-1": centres[1], "config": config}, ctx)
+    u = reply["choice"]["weights"]
+    assert min(u) >= 0.2
+    c = [numbers(centre) for centre in centres]
+    w = {key: (u[0] * c[0][key] + u[1] * c[1][key]) / sum(u) for key in c[0]}
+    for _ in range(2):
+        slope = gradient(w, data)
+        pull = {key: sum(share * (w[key] - centre[key]) for share, centre in zip(u, c, strict=True)) for key in w}
+        w = {key: w[key] - LR * (slope[key] + lam * pull[key]) for key in w}
+    assert close(reply["arrays"], w)
+    assert reply["choice"]["cluster"] == int(np.argmax(u))
+    # Not due: the shares stay, whatever the centres are now.
+    later = ConfigRecord({**config, "estimate": False})
+    again = send(app, "train", {"model-0": arrays(3), "model-1": arrays(4), "config": later}, ctx)
+    assert again["choice"]["weights"] == u
+
+
+# Ditto, APFL, FedPer, fine-tuning
+
+
+def test_ditto_pulls_the_personal_model_to_the_global_one_as_sent(app: ClientApp, data: FakeData) -> None:
+    config, ctx = ConfigRecord({**STEP, "method": "ditto", "lambda": 2.0}), context(0)
+    v = w = numbers(arrays(1))
+    for seed in (1, 2):  # the second global model is another one: the personal model goes on from its own weights
+        w = numbers(arrays(seed))
+        reply = send(app, "train", {"arrays": record(w), "config": config}, ctx)
+        slope_v, slope_w = gradient(v, data), gradient(w, data)
+        v = {key: v[key] - LR * (slope_v[key] + 2.0 * (v[key] - w[key])) for key in v}
+        assert close(reply["arrays"], {key: w[key] - LR * slope_w[key] for key in w})
+        assert close(ctx.state["ditto"], v)
+    asked = {"arrays": arrays(3), "config": ConfigRecord({"method": "ditto"})}
+    plain = send(app, "evaluate", {"arrays": ctx.state["ditto"]}, context(0))
+    assert send(app, "evaluate", asked, ctx)["metrics"] == plain["metrics"]
+    # Who never trained has the global model.
+    plain = send(app, "evaluate", {"arrays": arrays(3)}, context(0))
+    assert send(app, "evaluate", asked, context(0))["metrics"] == plain["metrics"]
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_apfl_by_its_equations(app: ClientApp, data: FakeData, adaptive: bool) -> None:
+    alpha, ctx = 0.3, context(0)
+    config = ConfigRecord({**STEP, "method": "apfl", "alpha": alpha, "adaptive": adaptive})
+    v = numbers(arrays(1))
+    for seed in (1, 2):
+        w = numbers(arrays(seed))
+        reply = send(app, "train", {"arrays": record(w), "config": config}, ctx)
+        slope_m = gradient({key: alpha * v[key] + (1 - alpha) * w[key] for key in v}, data)
+        slope_w = gradient(w, data)
+        if adaptive:
+            alpha -= LR * sum(float(((v[key] - w[key]) * slope_m[key]).sum()) for key in v)
+        v = {key: v[key] - LR * alpha * slope_m[key] for key in v}
+        assert close(reply["arrays"], {key: w[key] - LR * slope_w[key] for key in w})
+        assert close(ctx.state["apfl"], v)
+        assert reply["metrics"]["alpha"] == pytest.approx(alpha, abs=1e-6)
+    assert (alpha != 0.3) is adaptive
+    w = numbers(arrays(3))
+    mixed = record({key: alpha * v[key] + (1 - alpha) * w[key] for key in v})
+    actual = send(app, "evaluate", {"arrays": record(w), "config": config}, ctx)["metrics"]
+    expected = send(app, "evaluate", {"arrays": mixed}, context(0))["metrics"]
+    assert actual["eval_loss"] == pytest.approx(expected["eval_loss"])
+
+
+def test_fedper_heads_stay_and_begin_as_the_trials_initial_one(data: FakeData) -> None:
+    app = make_client_app(data, type(LOGREG)(name="mlp", kwargs={"hidden": 4}), SEED)
+    initial = send(app, "query.init", {}, context(0))["arrays"]
+    head = [key for key in initial if key.startswith("output")]
+    base = ArrayRecord({key: array for key, array in initial.items() if key not in head})
+    config, ctx = ConfigRecord({**STEP, "method": "fedper", "head": head}), context(0)
+    asked = {"arrays": base, "config": config}
+    before = send(app, "evaluate", asked, ctx)["metrics"]
+    assert before == send(app, "evaluate", {"arrays": initial}, context(0))["metrics"]
+    reply = send(app, "train", asked, ctx)
+    whole = send(app, "train", {"arrays": initial, "config": ConfigRecord(STEP)}, context(0))["arrays"]
+    assert same(reply["arrays"], ArrayRecord({key: whole[key] for key in base}))
+    assert same(ctx.state["fedper"], ArrayRecord({key: whole[key] for key in head}))
+    after = send(app, "evaluate", {"arrays": reply["arrays"], "config": config}, ctx)["metrics"]
+    assert after == send(app, "evaluate", {"arrays": whole}, context(0))["metrics"]
+
+
+def test_fine_tuning_comes_before_the_evaluation_and_is_forgotten(app: ClientApp, data: FakeData) -> None:
+    ctx = context(0)
+    config = ConfigRecord({"server-round": 4, "lr": 0.3, "batch-size": 5, "method": "finetune", "finetune-epochs": 2})
+    reply = send(app, "evaluate", {"arrays": arrays(1), "config": config}, ctx)
+    tuned = model(1)
+    hp = LocalTraining(lr=0.3, batch_size=5, epochs=2)
+    train(tuned, *of_client(data, 0), hp, derive_seed(SEED, "prepare", 4, 0))
+    assert reply["metrics"]["eval_loss"] == pytest.approx(evaluate(tuned, *of_client(data, 0, "eval"))["loss"])
+    assert not ctx.state
+
+
+# SCAFFOLD
+
+
+def test_scaffold_corrects_the_gradient_and_renews_c_i(app: ClientApp, data: FakeData) -> None:
+    """One step: y = x - lr (g + c - c_i), and c_i becomes g."""
+    ctx, x = context(0), numbers(arrays(1))
+    c_i = {key: np.zeros_like(value) for key, value in x.items()}
+    for seed in (2, 3):
+        c = {key: 0.1 * value for key, value in numbers(arrays(seed)).items()}
+        content = {"arrays": record(x), "control": record(c), "config": ConfigRecord({**STEP, "method": "scaffold"})}
+        reply = send(app, "train", content, ctx)
+        g = gradient(x, data)
+        assert close(reply["arrays"], {key: x[key] - LR * (g[key] + c[key] - c_i[key]) for key in x})
+        assert close(reply["control"], {key: g[key] - c_i[key] for key in x})
+        assert close(ctx.state["scaffold"], g)
+        c_i = g
+
+
+def test_scaffold_under_momentum_divides_by_the_weight_of_the_gradients(app: ClientApp) -> None:
+    """Three steps with momentum .5 move by lr (1 + 1.5 + 1.75) of a constant gradient."""
+    x, ctx = arrays(1), context(0)
+    zero = record({key: np.zeros_like(value) for key, value in numbers(x).items()})
+    config = ConfigRecord({**STEP, "momentum": 0.5, "steps": 3, "method": "scaffold"})
+    reply = send(app, "train", {"arrays": x, "control": zero, "config": config}, ctx)
+    moved = {key: value - numbers(reply["arrays"])[key] for key, value in numbers(x).items()}
+    assert close(ctx.state["scaffold"], {key: value / (LR * 4.25) for key, value in moved.items()})
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "sentence"),
+    [
+        ("train", {"method": "scafold"}, "unknown method 'scafold'. Valid: apfl, choose, ditto"),
+        ("train", {"method": "scaffold", "optimizer": "adam"}, "needs training.optimizer=sgd, not adam"),
+        ("evaluate", {"method": "scaffold"}, "unknown method 'scaffold'"),
+    ],
+)
+def test_what_a_client_can_not_do_is_said(app: ClientApp, kind: str, config: dict[str, Any], sentence: str) -> None:
+    content: dict[str, Any] = {"arrays": arrays(1), "control": arrays(1), "config": ConfigRecord(config)}
+    with pytest.raises(ValueError, match=sentence):
+        send(app, kind, content, context(0))
+
+
+def test_states_survive_the_engines_copies(app: ClientApp) -> None:
+    """What a client remembers are Flower records: they travel between hosts and into checkpoints."""
+    ctx = context(0)
+    config = ConfigRecord({**STEP, "method": "apfl", "alpha": 0.5, "adaptive": True})
+    send(app, "train", {"arrays": arrays(1), "config": config}, ctx)
+    assert isinstance(ctx.state, RecordDict)
+    assert sorted(ctx.state) == ["apfl", "apfl-alpha"]
