@@ -15,6 +15,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -122,10 +123,8 @@ class CheckpointStore:
 
     def remove(self) -> None:
         """Delete all of the trial's checkpoints."""
-        try:
+        with suppress(FileNotFoundError):
             self._fs.rm(self._root, recursive=True)
-        except FileNotFoundError:
-            pass
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -160,7 +159,7 @@ class CheckpointStore:
         for what, ours in (("version", VERSION), ("trial", self.key)):
             if entry[what] != ours:
                 raise CheckpointError(
-                    f"the checkpoint {self.url}/{number:06d}.json is of {what} {entry[what]}, but this is {what} {ours}; "
+                    f"{self.url}/{number:06d}.json is a checkpoint of {what} {entry[what]}, but this is {what} {ours}; "
                     "start over with --fresh, or set another checkpoint.storage_path"
                 )
         return entry

@@ -82,7 +82,9 @@ class RoundRecord:
     assignments: Columns = field(default_factory=dict)
     load: tuple[LoadSample, ...] = ()
     events: tuple[str, ...] = ()  # one line each: lost hosts, failed clients, why the trial stops
-    time_s: float = 0.0  # Unix time of the round's end: what is logged again has the same timestamp, and so no second row
+    time_s: float = (
+        0.0  # Unix time of the round's end: what is logged again has the same timestamp, and so no second row
+    )
 
 
 @dataclass(frozen=True)

@@ -68,5 +68,7 @@ class StopRules:
             self._waited = 0 if improved else self._waited + 1
             self._best = sign * value if improved else self._best
             if self._waited >= config.patience:
-                return f"{config.metric} did not improve for {self._waited} evaluations, stop.patience={config.patience}"
+                return (
+                    f"{config.metric} did not improve for {self._waited} evaluations, stop.patience={config.patience}"
+                )
         return ""
