@@ -58,7 +58,8 @@ def _trial_task(
 ) -> Iterator[TrialEvent]:
     """Run a trial in a process of its own; a crash ends this process alone."""
     quiet_flower()
-    yield from run_trial(config, images, split, hosts, *refs, checkpoints)
+    images_ref, split_ref = refs
+    yield from run_trial(config, images, split, hosts, images_ref, split_ref, checkpoints)
 
 
 def trial_label(trial: Trial) -> str:

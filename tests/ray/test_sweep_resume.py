@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("FEDSWEEP_KILLS", "2"))
-ROUNDS = 4 if KILLS < 10 else 40
+ROUNDS = 4 if KILLS < 10 else 24
 GRID = [
     "shift=rotation", "shift.groups=2", "partition=iid", "strategy.num_clusters=1,2", "seed=0", "num_clients=4",
     f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false",
@@ -90,7 +90,7 @@ def test_a_driver_killed_at_random_moments_changes_nothing(undisturbed: dict, tm
     seen: dict[str, int] = {}
     for _ in range(KILLS):
         session = Session(tmp_path, f"resources.engine={engine}")
-        session.wait_for(r"round \d+/|goes on after|run before")
+        session.wait_for(r"round \d+/")
         time.sleep(chance.uniform(0, 1.5))
         session.process.kill()
         session.process.wait()
