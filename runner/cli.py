@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     sweep = command("sweep", _sweep, "run a grid of trials")
     sweep.add_argument("name", help=f"a file of configs/sweep: {', '.join(options('sweep'))}")
     sweep.add_argument("--dry-run", action="store_true", help="list the trials and their count, run nothing")
+    sweep.add_argument("--retry-failed", action="store_true", help="let failed trials go on from their last checkpoint")
+    for sub in (run, sweep):
+        sub.add_argument("--fresh", action="store_true", help="start over: what was run before counts no longer")
+        sub.add_argument("--take-over", action="store_true", help="go on with what a driver of another machine left")
     config = command("config", _config, "print the resolved configuration of a trial")
     for sub in (run, sweep):
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
@@ -80,12 +84,13 @@ def _with_address(words: list[str], address: str | None) -> list[str]:
 
 
 def _run(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.resume import Restart
     from runner.sweep import SweepPlan
 
     words = _with_address(words, args.address)
     config = compose(words)
     trial = Trial(config, {}, tuple(words))
-    return _execute(SweepPlan(None, "", trial.command, [trial]))
+    return _execute(SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)))
 
 
 def _sweep(args: argparse.Namespace, words: list[str]) -> int:
@@ -96,10 +101,12 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
             print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
         print(f"{len(trials)} trials")
         return 0
+    from runner.resume import Restart
     from runner.sweep import SweepPlan
 
+    restart = Restart(args.fresh, args.retry_failed, args.take_over)
     command = " ".join(["python -m runner sweep", args.name, *words])
-    return _execute(SweepPlan(args.name, file.description, command, trials))
+    return _execute(SweepPlan(args.name, file.description, command, trials, restart))
 
 
 def _execute(plan: object) -> int:

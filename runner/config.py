@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, unknown
+
+LOGGED = (
+    "1_global/acc", "1_global/loss", "3_clients/acc", "3_clients/acc_min", "3_clients/acc_p10", "3_clients/acc_std",
+    "3_clients/loss", "3_clients/test_acc", "3_clients/train_loss", "4_comm/mb_total", "2_clusters/ari",
+    "2_clusters/ami", "2_clusters/matched", "2_clusters/silhouette",
+)  # fmt: skip
+"""Metrics that a stopping rule may watch."""
 
 
 def only(options: str, default: Any, description: str, **limits: Any) -> Any:
@@ -289,8 +296,52 @@ class ResourcesConfig(Section):
         default_factory=lambda: {"cpu": HostGroup()}, min_length=1, description="groups of client hosts by name"
     )
     trials: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="trials that run at once")
+    max_retries: int = Field(2, ge=0, description="times that a trial that died goes on from its last checkpoint")
     chunk_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="clients per host call")
     round_timeout_s: float = Field(3600.0, gt=0, description="deadline of a round's replies; late hosts are restarted")
+
+
+class StopConfig(Section):
+    """When a trial ends before its last round: as soon as one of these rules holds, at an evaluated round."""
+
+    metric: str = Field("3_clients/acc", description="logged metric that target and patience watch")
+    mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better, or less")
+    target: float | None = Field(None, description="stop where the metric is at least (mode=min: at most) this")
+    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without an improvement")
+    min_delta: float = Field(0.0, ge=0, description="what counts as an improvement, for patience")
+    wall_s: float | None = Field(None, gt=0, description="stop after so many seconds of rounds, interruptions left out")
+    mb: float | None = Field(None, gt=0, description="stop after so many MiB moved to and from clients")
+    divergence: bool = Field(False, description="stop where a loss is NaN or infinite")
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the rules that are set; what target and patience watch only where one of them is."""
+        rules = {key: value for key, value in super().canonical().items() if value not in (None, False)}
+        watched = () if self.target is None and self.patience is None else ("metric", "mode")
+        unused = {"metric", "mode", "min_delta"} - {*watched, *(("min_delta",) if self.patience else ())}
+        return {key: value for key, value in rules.items() if key not in unused}
+
+    @field_validator("metric")
+    @classmethod
+    def _is_logged(cls, name: str) -> str:
+        """Refuse a metric that no trial logs; clustered strategies add diagnostics of their own to ``2_clusters``."""
+        if name not in LOGGED and not name.startswith("2_clusters/"):
+            raise ConfigError(unknown("metric", name, LOGGED))
+        return name
+
+
+class CheckpointConfig(Section):
+    """Where a trial keeps what it needs to go on after an interruption. Never changes a result."""
+
+    storage_path: str | None = Field(
+        None, description="folder or fsspec URL that every node can write; null: a folder under tracking.output"
+    )
+    every: int = Field(1, ge=1, description="rounds from one checkpoint to the next; an interruption redoes so many")
+
+    @field_validator("storage_path")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Resolve a path against the driver's folder: other processes have another one."""
+        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
 
 
 class TrackingConfig(Section):
@@ -332,9 +383,11 @@ class TrialConfig(Section):
     rounds: int = Field(10, ge=1, description="federated rounds")
     evaluate_every: int = Field(1, ge=1, description="evaluate every so many rounds, and in the last")
     seed: int = Field(0, ge=0, description="root of every random choice")
+    stop: StopConfig = Field(default_factory=StopConfig, description="rules that end a trial early")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="hosts")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
     data: DataConfig = Field(default_factory=DataConfig, description="data folders")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="checkpoints")
 
     @model_validator(mode="before")
     @classmethod
@@ -408,8 +461,8 @@ class TrialConfig(Section):
 
     def canonical(self) -> dict[str, Any]:
         """Return what decides the numbers: no resources, tracking or folders, no field that does not apply."""
-        where = {"resources", "tracking", "data"}
-        return {key: value for key, value in super().canonical().items() if key not in where}
+        where = {"resources", "tracking", "data", "checkpoint"}
+        return {key: value for key, value in super().canonical().items() if key not in where and value != {}}
 
     @property
     def key(self) -> str:

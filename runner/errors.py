@@ -27,6 +27,10 @@ class TrackingError(RunnerError):
     """The tracking store can't be reached or written."""
 
 
+class CheckpointError(RunnerError):
+    """A checkpoint is of another trial or version, or the storage can't be read or written."""
+
+
 class TrialError(RunnerError):
     """A trial can't go on, for example because too few clients replied. It fails alone; the sweep goes on."""
 

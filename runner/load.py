@@ -21,6 +21,15 @@ _NODE_PERIOD_S = 0.1  # the kernel counts CPU time in ticks of 10 ms: a shorter 
 _RSS_PERIOD_S = 0.02
 
 
+def process_started(pid: int) -> float | None:
+    """Return the Unix time at which a process of this machine started, or None where it is gone (or a zombie)."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
 class TaskMeter:
     """Context manager that measures the task in its body.
 

@@ -90,10 +90,10 @@ def agreement(assignment: Mapping[int, int], groups: np.ndarray) -> dict[str, fl
 
 
 class Ledger:
-    """Running totals of a trial: bytes moved and seconds spent."""
+    """Running totals of a trial: mebibytes moved."""
 
-    def __init__(self) -> None:
-        self.mb_down = self.mb_up = 0.0
+    def __init__(self, mb_down: float = 0.0, mb_up: float = 0.0) -> None:
+        self.mb_down, self.mb_up = mb_down, mb_up
 
     def add(self, tasks: list[TaskRecord]) -> dict[str, float]:
         """Count a round's client traffic, clustering included; queries for aggregation and the test are apart."""

@@ -25,6 +25,8 @@ class Prepared:
 
     images: Any
     split: Any
+    num_train: int
+    train_bytes: int
 
 
 def _images_key(config: TrialConfig) -> str:
@@ -49,8 +51,8 @@ def _load(dataset: DatasetConfig, data: DataConfig) -> ImageData:
 
 @ray.remote(num_cpus=0)
 def _split(images: ImageData, configs: list[TrialConfig]) -> tuple[Any, ...]:
-    """Return None, then a split per configuration: the first return tells of an error without fetching a split."""
-    return None, *(make_split(images, config) for config in configs)
+    """Return the data's size, then a split per configuration: the first tells of an error without fetching a split."""
+    return (len(images.train_y), images.train_x.nbytes), *(make_split(images, config) for config in configs)
 
 
 def prepare_inline(trials: Sequence[Trial]) -> dict[str, Prepared]:
@@ -62,7 +64,15 @@ def prepare_inline(trials: Sequence[Trial]) -> dict[str, Prepared]:
             images[_images_key(config)] = load_images(config.dataset, config.data)
         if _split_key(config) not in splits:
             splits[_split_key(config)] = make_split(images[_images_key(config)], config)
-    return {t.config.key: Prepared(images[_images_key(t.config)], splits[_split_key(t.config)]) for t in trials}
+    return {
+        t.config.key: Prepared(
+            (data := images[_images_key(t.config)]),
+            splits[_split_key(t.config)],
+            len(data.train_y),
+            data.train_x.nbytes,
+        )
+        for t in trials
+    }
 
 
 def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
@@ -86,10 +96,15 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
         splits.update(zip(configs, refs, strict=True))
         checks.append(check)
     try:
-        ray.get(checks)
+        sizes = dict(zip(by_images, ray.get(checks), strict=True))
     except RunnerError as error:  # Ray raises a copy whose text is a traceback; the cause is the one-line original
         raise getattr(error, "cause", error) from None
-    return {t.config.key: Prepared(images[_images_key(t.config)], splits[_split_key(t.config)]) for t in trials}
+    return {
+        t.config.key: Prepared(
+            (key := _images_key(t.config)) and images[key], splits[_split_key(t.config)], *sizes[key]
+        )
+        for t in trials
+    }
 
 
 def check_models(trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: list[Host] | None) -> None:

@@ -65,6 +65,7 @@ class TrialStarted:
 
     key: str
     data: DataSummary
+    first_round: int = 0  # records of earlier rounds come from a checkpoint
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ class RoundRecord:
     clients: Columns = field(default_factory=dict)
     assignments: Columns = field(default_factory=dict)
     load: tuple[LoadSample, ...] = ()
-    events: tuple[str, ...] = ()  # one line each: lost hosts, failed clients
+    events: tuple[str, ...] = ()  # one line each: lost hosts, failed clients, why the trial stops
+    time_s: float = (
+        0.0  # Unix time of the round's end: what is logged again has the same timestamp, and so no second row
+    )
 
 
 @dataclass(frozen=True)
@@ -93,3 +97,4 @@ class TrialResult:
     summary: Mapping[str, float]  # final metrics by bare name: acc, client_acc, ari, ...
     confusion: np.ndarray | None  # (classes, classes): true x predicted, clients' models on the central test set
     input_shape: tuple[int, int, int]  # C, H, W of what the models take, normalised float32
+    stopped: str = ""  # why the trial ended before its last round

@@ -1,32 +1,26 @@
-"""The sweep engine: several trials at once over one pool of hosts; whatever happens in one trial stays in it."""
+"""The sweep engine: what is left of a grid is run over one pool of hosts, and everything is logged once."""
 
-import gc
-import hashlib
-import logging
-import time
-import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import chain
 
-import ray
-from ray.exceptions import RayError
 from rich.console import Console
 
 from runner.compose import Trial
-from runner.config import ResourcesConfig, TrialConfig
+from runner.config import ResourcesConfig
 from runner.engine.executors import Host
 from runner.engine.pool import HostPool, ray_session
-from runner.errors import RunnerError
-from runner.prepare import Prepared, check_models, prepare, prepare_inline
+from runner.interrupts import Interrupts
+from runner.prepare import check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
-from runner.records import RoundRecord, TrialResult, TrialStarted
 from runner.report import METRICS, sweep_files
-from runner.tracking import SweepRun, Tracker, TrialRun
-from runner.trial import TrialEvent, run_trial
+from runner.resume import Restart, Standing, check_nodes, look_back, sweep_key
+from runner.schedule import Outcome, Schedule, trial_label
+from runner.tracking import SweepRun, Tracker
+from runner.tracking.past import adopt
+from runner.trial import quiet_flower
 
 MAX_TRIALS = 8
 """Trials that ``resources.trials=auto`` runs at once at most: each is a process of some hundred megabytes."""
@@ -40,24 +34,11 @@ class SweepPlan:
     description: str
     command: str
     trials: Sequence[Trial]
-
-
-@dataclass
-class Outcome:
-    """What became of the trials."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)  # one per finished trial: axes, final metrics, wall_s
-    failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
-    interrupted: bool = False
-
-    @property
-    def exit_status(self) -> int:
-        """0: all finished; 1: some failed; 130: interrupted."""
-        return 130 if self.interrupted else 1 if self.failures else 0
+    restart: Restart = field(default_factory=Restart)
 
 
 def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
-    """Run every trial of a plan and log it; return what became of them.
+    """Run every trial of a plan that has not been run yet, and log it; return what became of all.
 
     Raises
     ------
@@ -68,172 +49,95 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
     outcome = Outcome()
     quiet_flower()
     with ExitStack() as stack:
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(Tracker, first.tracking)
-        if first.resources.engine == "inline":
-            prepared = prepare_inline(plan.trials)
-            hosts = None
-        else:
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open, plan)
+        pool = None
+        if first.resources.engine == "ray":
             stack.enter_context(ray_session(first.resources.address))
             pool = HostPool(first.resources)
             stack.callback(pool.close)
-            hosts = pool.hosts
-            prepared = prepare(plan.trials)
-            pool.warm()
-        check_models(plan.trials, prepared, hosts)
-        tracker = opening.result()
-        with tracker, TrialProgress(console, len(plan.trials)) as progress:
-            parent = _start_sweep(plan, tracker) if plan.name else None
-            sweep = _Sweep(plan, tracker, parent, progress, outcome, prepared, hosts)
-            try:
-                sweep.run(_trials_at_once(first.resources, hosts))
-            except KeyboardInterrupt:
-                outcome.interrupted = True
-                progress.line("interrupted: running trials are marked KILLED")
-                sweep.kill()
-            if parent and outcome.interrupted:
-                parent.killed()
-            elif parent:
-                files = sweep_files(outcome.rows) if outcome.rows else {}
-                parent.finish(str(files.get("results.md", "")), files, len(outcome.failures))
+        tracker, standing = opening.result()
+        with tracker:
+            _recall(standing, outcome, console)
+            if not standing.todo and (not standing.sweep or standing.sweep.status in ("FINISHED", "FAILED")):
+                return outcome, tracker
+            if pool is None:
+                prepared = prepare_inline(standing.todo)
+            else:
+                check_nodes(standing.storage)
+                prepared = prepare(standing.todo)
+                pool.warm()
+            hosts = pool.hosts if pool else None
+            check_models(standing.todo, prepared, hosts)
+            with TrialProgress(console, len(standing.todo)) as progress:
+                parent = _start_sweep(plan, tracker, standing) if plan.name else None
+
+                def tell() -> None:
+                    progress.line("interrupted: running trials end after their round; once more ends them at once")
+
+                with Interrupts(tell) as interrupts:
+                    schedule = Schedule(standing, tracker, parent, progress, outcome, prepared, hosts, interrupts)
+                    try:
+                        schedule.run(_trials_at_once(first.resources, hosts))
+                    except KeyboardInterrupt:
+                        outcome.interrupted = True
+                        schedule.kill()
+                    outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
+                    _end_sweep(plan, parent, outcome, progress)
     return outcome, tracker
 
 
-def _start_sweep(plan: SweepPlan, tracker: Tracker) -> SweepRun:
+def _open(plan: SweepPlan) -> tuple[Tracker, Standing]:
+    """Open the store and see where the sweep stands, while Ray starts."""
+    tracker = Tracker(plan.trials[0].config.tracking)
+    try:
+        return tracker, look_back(plan.name, plan.trials, plan.restart, tracker)
+    except BaseException:
+        tracker.close()
+        raise
+
+
+def _recall(standing: Standing, outcome: Outcome, console: Console) -> None:
+    """Take the results of trials that were run before, and say so."""
+    for trial, run in standing.done:
+        outcome.rows.append({**trial.axes, **{k: v for k, v in run.summary.items() if k in METRICS}})
+    for trial, run in standing.failed:
+        outcome.rows.append(dict(trial.axes))
+        outcome.failures.append(
+            (trial_label(trial), f"{run.reason} (in an earlier session; --retry-failed tries it again)")
+        )
+    if standing.done or standing.failed:
+        done, failed, todo = len(standing.done), len(standing.failed), len(standing.todo)
+        console.print(f"run before: {done} finished, {failed} failed; {todo} to run", highlight=False)
+
+
+def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> SweepRun:
     assert plan.name
     axes: dict[str, list[str]] = {}
     for trial in plan.trials:
         for key, value in trial.axes.items():
             axes.setdefault(key, []).append(value)
     params = {key: ",".join(dict.fromkeys(values)) for key, values in axes.items()}
-    key = hashlib.sha256(" ".join(trial.config.key for trial in plan.trials).encode()).hexdigest()[:12]
-    return tracker.start_sweep(plan.name, key, plan.description, params, plan.command)
+    parent = tracker.start_sweep(
+        plan.name, sweep_key(plan.trials), plan.description, params, plan.command, standing.sweep
+    )
+    before = [run for _, run in chain(standing.done, standing.failed)]
+    adopt(tracker.store, parent.run_id, [*before, *standing.runs.values()])
+    return parent
+
+
+def _end_sweep(plan: SweepPlan, parent: SweepRun | None, outcome: Outcome, progress: TrialProgress) -> None:
+    if outcome.interrupted:
+        ended = len(outcome.rows)
+        progress.line(f"interrupted: {ended} of {len(plan.trials)} trials ended; to go on, run the same command again:")
+        progress.line(f"  {plan.command}")
+        if parent:
+            parent.killed()
+    elif parent:
+        files = sweep_files(outcome.rows) if outcome.rows else {}
+        parent.finish(str(files.get("results.md", "")), files, len(outcome.failures))
 
 
 def _trials_at_once(resources: ResourcesConfig, hosts: list[Host] | None) -> int:
     if isinstance(resources.trials, int):
         return resources.trials
     return 1 if hosts is None else min(len(hosts) + 1, MAX_TRIALS)
-
-
-def quiet_flower() -> None:
-    """Leave out what Flower logs about each message; its warnings stay."""
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def _trial_task(
-    config: TrialConfig, images: Any, split: Any, refs: list[Any], hosts: list[Host]
-) -> Iterator[TrialEvent]:
-    """Run a trial in a process of its own; a crash ends this trial alone."""
-    quiet_flower()
-    gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
-    yield from run_trial(config, images, split, hosts, *refs)
-
-
-@dataclass
-class _Active:
-    trial: Trial
-    label: str
-    started: float
-    run: TrialRun | None = None
-
-
-@dataclass
-class _Sweep:
-    """The state of a running sweep."""
-
-    plan: SweepPlan
-    tracker: Tracker
-    parent: SweepRun | None
-    progress: TrialProgress
-    outcome: Outcome
-    prepared: dict[str, Prepared]
-    hosts: list[Host] | None
-    active: dict[Any, _Active] = field(default_factory=dict)
-
-    def run(self, at_once: int) -> None:
-        """Run all trials, ``at_once`` at a time."""
-        waiting = deque(self.plan.trials)
-        while waiting or self.active:
-            while waiting and len(self.active) < at_once:
-                self._start(waiting.popleft())
-            for events in self._ready():
-                self._take(events)
-
-    def kill(self) -> None:
-        """Stop running trials and mark their runs."""
-        for events, active in self.active.items():
-            if self.hosts is not None:
-                ray.cancel(events)
-            if active.run:
-                active.run.killed()
-        self.active.clear()
-
-    def _start(self, trial: Trial) -> None:
-        config, data = trial.config, self.prepared[trial.config.key]
-        label = " ".join(f"{key}={value}" for key, value in trial.axes.items()) or config.strategy.name
-        if self.hosts is None:
-            events: Any = run_trial(config, data.images, data.split)
-        else:
-            events = _trial_task.remote(config, data.images, data.split, [data.images, data.split], self.hosts)
-        self.active[events] = _Active(trial, label, time.monotonic())
-        self.progress.started(label, config.rounds)
-
-    def _ready(self) -> list[Any]:
-        """Return the trials that have something to tell; a short timeout lets Ctrl-C through."""
-        if self.hosts is None:
-            return list(self.active)
-        ready, _ = ray.wait(list(self.active), num_returns=1, timeout=0.5, fetch_local=False)
-        return list(ready)
-
-    def _take(self, events: Any) -> None:
-        """Take one event of a trial: log it, show it, or end the trial."""
-        active = self.active[events]
-        try:
-            event = next(events)
-            if self.hosts is not None:
-                event = ray.get(event)
-        except StopIteration:
-            event = RunnerError("the trial ended without a result")
-        except (RunnerError, RayError, Exception) as error:  # whatever a trial raises ends this trial alone
-            event = error
-        if isinstance(event, TrialStarted):
-            trial = active.trial
-            active.run = self.tracker.start_trial(trial.config, trial.axes, trial.command, self.parent)
-            active.run.started(event)
-        elif isinstance(event, RoundRecord):
-            assert active.run
-            active.run.round(event)
-            self.progress.round(active.label, event)
-        elif isinstance(event, TrialResult):
-            assert active.run
-            wall_s = time.monotonic() - active.started
-            result = replace(event, summary={**event.summary, "wall_s": wall_s})
-            active.run.finish(result)
-            shown = {key: value for key, value in result.summary.items() if key in METRICS}
-            self.outcome.rows.append({**active.trial.axes, **shown})
-            self._end(events, "FINISHED")
-        else:
-            self._fail(events, event)
-
-    def _fail(self, events: Any, error: Exception) -> None:
-        active = self.active[events]
-        cause = getattr(error, "cause", None) or error
-        reason = str(cause) if isinstance(cause, RunnerError) else f"{type(cause).__name__}: {_last_line(cause)}"
-        notes = "\n".join(getattr(cause, "__notes__", ()))
-        if active.run is None:  # it failed before its first word: the run is made all the same, to keep the reason
-            active.run = self.tracker.start_trial(
-                active.trial.config, active.trial.axes, active.trial.command, self.parent
-            )
-        self.outcome.rows.append(dict(active.trial.axes))
-        active.run.fail(reason, f"{error}\n{notes}" if self.hosts else "".join(traceback.format_exception(error)))
-        self.outcome.failures.append((active.label, reason))
-        self._end(events, f"FAILED: {reason}")
-
-    def _end(self, events: Any, status: str) -> None:
-        self.progress.finished(self.active.pop(events).label, status)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else "no message"

@@ -1,15 +1,18 @@
 """One trial from start to end, in a straight line: start reading here."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Strategy
 
+from runner.checkpoint import Checkpoint, CheckpointStore
 from runner.config import TrainingConfig, TrialConfig
 from runner.data.federated import FederatedData
 from runner.data.shift import Shift
@@ -23,8 +26,10 @@ from runner.metrics import Ledger, initial_record, round_record
 from runner.records import RoundRecord, TrialResult, TrialStarted
 from runner.rounds import Loop, run_rounds
 from runner.seeding import derive_seed
+from runner.stop import StopRules
 from strategies import build_strategy, wrap_privacy
 from strategies.base import Clustered
+from strategies.state import load_strategy_state, strategy_state
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -45,6 +50,11 @@ class Split:
         return FederatedData(images, self.train_rows, self.eval_rows, self.shift)
 
 
+def quiet_flower() -> None:
+    """Leave out what Flower logs about each message; its warnings stay."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
 def run_trial(
     config: TrialConfig,
     images: ImageData,
@@ -52,8 +62,11 @@ def run_trial(
     hosts: list[Host] | None = None,
     images_ref: "ObjectRef | None" = None,
     split_ref: "ObjectRef | None" = None,
+    checkpoints: CheckpointStore | None = None,
 ) -> Iterator[TrialEvent]:
     """Run a trial and yield what happens: its start, round 0, each round, its result.
+
+    With a checkpoint it goes on from there: it yields the records of the rounds behind it again, then new ones.
 
     Parameters
     ----------
@@ -63,31 +76,25 @@ def run_trial(
         The data. On Ray their references go to the hosts in their place.
     hosts : list of Host, optional
         Client hosts; without them every client runs in this process.
+    checkpoints : CheckpointStore, optional
+        Where to go on from, and where to keep what it needs. A round's checkpoint is written before it is yielded.
 
     Raises
     ------
     TrialError
         Too few clients replied, or an evaluation failed.
+    CheckpointError
+        A checkpoint of something else, or one that can't be written.
     """
+    begun = time.perf_counter()
     data = split.on(images)
-    yield TrialStarted(config.key, data.summary(config))
+    saved = checkpoints.load() if checkpoints else None
+    yield TrialStarted(config.key, data.summary(config), saved.round + 1 if saved else 0)
     grid = make_grid(config, data, hosts, images_ref or images, split_ref or split)
-    strategy: Any = build_strategy(
-        config.strategy.name,
-        config.strategy.canonical(),
-        seed=derive_seed(config.seed, "strategy"),
-        num_clients=config.num_clients,
-        client_learning_rate=config.training.lr,
-        groups={client + 1: int(group) for client, group in enumerate(data.groups)},
-    )
-    if config.privacy.name != "none":
-        sampled = max(int(config.num_clients * config.strategy.fraction_train), config.strategy.min_train_nodes)
-        strategy = wrap_privacy(strategy, config.privacy.canonical(), sampled)
+    strategy = make_strategy(config, data.groups)
     clustered = strategy if isinstance(strategy, Clustered) else None
-    arrays = initial_arrays(grid)
     has_global = config.strategy.name not in ("local", "fedper")  # theirs would be a model that no client uses
     central = _CentralTest(grid, data, has_global)
-    ledger = Ledger()
     loop = Loop(
         num_rounds=config.rounds,
         seed=config.seed,
@@ -97,10 +104,22 @@ def run_trial(
         min_fit_fraction=config.strategy.min_fit_fraction,
         online=config.online,
     )
-    yield (record := initial_record(central.score(arrays, None, data.groups), data.label_counts()))
-    scores: TestScores | None = None
+    rules = StopRules(config.stop)
+    if saved:
+        arrays, ledger = _restore(saved, strategy, grid)
+        known = saved.records
+    else:
+        arrays, ledger = initial_arrays(grid), Ledger()
+        scores = central.score(arrays, None, data.groups)
+        known = (replace(initial_record(scores, data.label_counts()), time_s=time.time()),)
+    for record in known:
+        rules.update(record, loop.evaluates(record.round))
+        yield record
+    earlier_s = rules.seconds
+    unsaved = [] if saved else [record]
+    scores = None
     clock = time.perf_counter()
-    for done in run_rounds(strategy, grid, arrays, loop):
+    for done in run_rounds(strategy, grid, arrays, loop, record.round + 1) if not rules.reason else ():
         arrays = done.arrays
         groups = data.groups_in(data.phase(done.number))
         last = done.number == config.rounds
@@ -108,8 +127,48 @@ def run_trial(
         now = time.perf_counter()
         record = round_record(done, groups, clustered, scores, ledger, now - clock)
         clock = now
+        stopped = rules.update(record, loop.evaluates(done.number))
+        events = (*record.events, f"stopped: {stopped}") if stopped else record.events
+        record = replace(record, events=events, time_s=time.time())
+        unsaved.append(record)
+        if checkpoints and (stopped or done.number == config.rounds or done.number % config.checkpoint.every == 0):
+            checkpoints.save(done.number, _state(arrays, strategy, grid, ledger), unsaved)
+            unsaved = []
         yield record
-    yield _result(config, data, _models(arrays, clustered) if has_global else {}, record, scores)
+        if stopped:
+            break
+    if scores is None or record.round < config.rounds:  # ended early, or just after its last checkpoint
+        scores = central.score(arrays, clustered, data.groups_in(data.phase(record.round)), last=True)
+    models = _models(arrays, clustered) if has_global else {}
+    result = _result(config, data, models, record, scores, rules.reason)
+    yield replace(result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun})
+
+
+def make_strategy(config: TrialConfig, groups: np.ndarray) -> Any:
+    """Return a trial's strategy, inside a privacy wrapper where the config asks for one."""
+    strategy = build_strategy(
+        config.strategy.name,
+        config.strategy.canonical(),
+        seed=derive_seed(config.seed, "strategy"),
+        num_clients=config.num_clients,
+        client_learning_rate=config.training.lr,
+        groups={client + 1: int(group) for client, group in enumerate(groups)},
+    )
+    sampled = max(int(config.num_clients * config.strategy.fraction_train), config.strategy.min_train_nodes)
+    return wrap_privacy(strategy, config.privacy.canonical(), sampled)
+
+
+def _state(arrays: ArrayRecord, strategy: Strategy, grid: EngineGrid, ledger: Ledger) -> dict[str, Any]:
+    """Return all that the next round depends on, besides the configuration."""
+    clients = {str(node_id): state for node_id, state in grid.states.items()}
+    return {"arrays": arrays, "strategy": strategy_state(strategy), "clients": clients, "ledger": vars(ledger)}
+
+
+def _restore(saved: Checkpoint, strategy: Strategy, grid: EngineGrid) -> tuple[ArrayRecord, Ledger]:
+    """Put back what :func:`_state` took."""
+    load_strategy_state(strategy, saved.state["strategy"])
+    grid.states = {int(node_id): state for node_id, state in saved.state["clients"].items()}
+    return saved.state["arrays"], Ledger(**saved.state["ledger"])
 
 
 def client_app(images: ImageData, split: Split, model: Any, seed: int, threads: int, privacy: str) -> ClientApp:
@@ -213,6 +272,7 @@ def _result(
     models: dict[str, ArrayRecord],
     last: RoundRecord,
     scores: TestScores | None,
+    stopped: str,
 ) -> TrialResult:
     wanted = {
         "acc": "1_global/acc",
@@ -224,6 +284,7 @@ def _result(
         "mb_total": "4_comm/mb_total",
     }
     summary = {name: last.metrics[key] for name, key in wanted.items() if key in last.metrics}
+    summary["rounds"] = float(last.round)
     users = [name for name in models if name != "global"] or ["global"]
     images = data.images
     return TrialResult(
@@ -233,4 +294,5 @@ def _result(
         summary=summary,
         confusion=scores.confusion([u for u in users if u in scores.clients]) if scores else None,
         input_shape=tuple(images.train_x.shape[1:]),
+        stopped=stopped,
     )

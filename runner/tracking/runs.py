@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from runner.config import TrackingConfig, TrialConfig
 from runner.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.tracking import describe
+from runner.tracking.past import FINAL, ROUND, PastRun, reopen
 from runner.tracking.store import open_store, redact
 from runner.tracking.writer import Writer
 
@@ -64,10 +65,16 @@ class Tracker:
         return redact(self.store.uri)
 
     def start_sweep(
-        self, name: str, key: str, description: str = "", params: Mapping[str, str] | None = None, command: str = ""
+        self,
+        name: str,
+        key: str,
+        description: str = "",
+        params: Mapping[str, str] | None = None,
+        command: str = "",
+        past: PastRun | None = None,
     ) -> "SweepRun":
-        """Open the parent run of a sweep; ``params`` are its axes, ``command`` is what reproduces it."""
-        return SweepRun(self, name, dict(params or {}), describe.sweep_tags(name, key, description, command))
+        """Open the parent run of a sweep, or go on with a past one; ``params`` are its axes, ``command`` runs it."""
+        return SweepRun(self, name, dict(params or {}), describe.sweep_tags(name, key, description, command), past)
 
     def start_trial(
         self,
@@ -75,9 +82,10 @@ class Tracker:
         axes: Mapping[str, str] | None = None,
         command: str = "",
         parent: "SweepRun | None" = None,
+        past: PastRun | None = None,
     ) -> "TrialRun":
-        """Open the run of one trial; ``axes`` is its place in the sweep, by short names."""
-        return TrialRun(self, trial, dict(axes or {}), command, parent)
+        """Open the run of one trial, or go on with a past one; ``axes`` is its place in the sweep, by short names."""
+        return TrialRun(self, trial, dict(axes or {}), command, parent, past)
 
     def close(self) -> None:
         """Close what is open, write what is queued, end the thread. Raises the TrackingError of a lost write."""
@@ -98,10 +106,16 @@ class Tracker:
 
 
 class _Run:
-    """A run of MLflow: opened by the constructor, closed once."""
+    """A run of MLflow: opened by the constructor (a past one anew), closed once."""
 
     def __init__(
-        self, tracker: Tracker, name: str, params: Mapping[str, str], tags: Mapping[str, str], files: Mapping[str, str]
+        self,
+        tracker: Tracker,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        files: Mapping[str, str],
+        past: PastRun | None = None,
     ) -> None:
         self.name = name
         self._tracker = tracker
@@ -109,7 +123,10 @@ class _Run:
         self._id: Future[str] = Future()
         tags = {key: redact(value)[:_TAG] for key, value in {**tracker.tags, **tags}.items()}
         start = self._now_ms()
-        tracker.writer.put(f"the start of '{name}'", lambda: self._open(start, dict(params), tags, dict(files)))
+        if past is not None:
+            tracker.writer.put(f"the start of '{name}'", lambda: self._reopen(past, tags))
+        else:
+            tracker.writer.put(f"the start of '{name}'", lambda: self._open(start, dict(params), tags, dict(files)))
         tracker.open_runs.append(self)
 
     @property
@@ -174,6 +191,10 @@ class _Run:
         for name, text in files.items():
             self._client.log_text(run_id, text, name)
 
+    def _reopen(self, past: PastRun, tags: Mapping[str, str]) -> None:
+        reopen(self._tracker.store, past.run_id, tags)
+        self._id.set_result(past.run_id)
+
     def _now_ms(self) -> int:
         return int(self._tracker.clock() * 1000)
 
@@ -181,8 +202,15 @@ class _Run:
 class SweepRun(_Run):
     """The parent run of a sweep."""
 
-    def __init__(self, tracker: Tracker, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        super().__init__(tracker, name, params, tags, {})
+    def __init__(
+        self,
+        tracker: Tracker,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        past: PastRun | None = None,
+    ) -> None:
+        super().__init__(tracker, name, params, tags, {}, past)
         self._note = tags["mlflow.note.content"]
 
     def start_trial(self, trial: TrialConfig, axes: Mapping[str, str], command: str = "") -> "TrialRun":
@@ -217,15 +245,24 @@ class TrialRun(_Run):
     """The run of one trial. Rows for the Parquet artifacts are kept until its end, and are then given back."""
 
     def __init__(
-        self, tracker: Tracker, trial: TrialConfig, axes: dict[str, str], command: str, parent: SweepRun | None
+        self,
+        tracker: Tracker,
+        trial: TrialConfig,
+        axes: dict[str, str],
+        command: str,
+        parent: SweepRun | None,
+        past: PastRun | None = None,
     ) -> None:
         tags = describe.trial_tags(trial, axes, command)
         if parent is not None:
             # Waits for the parent's row where it is not written yet: milliseconds, before the first trial only.
             tags |= {"mlflow.parentRunId": parent.run_id, "sweep": parent.name}
         files = {"config.yaml": describe.config_yaml(trial)}
-        super().__init__(tracker, describe.run_name(trial, axes), describe.trial_params(trial, axes), tags, files)
+        super().__init__(tracker, describe.run_name(trial, axes), describe.trial_params(trial, axes), tags, files, past)
         self._trial = trial
+        self._taken = -1  # last round that was given
+        self._logged = past.round if past else -1  # last round that the store had when the run was opened
+        self._has_final = bool(past and past.summary)
         self._first: TrialStarted | None = None
         self._rounds: list[dict[str, float]] = []
         self._clients: list[Columns] = []
@@ -250,14 +287,23 @@ class TrialRun(_Run):
         self._put("the data set", job)
 
     def round(self, record: RoundRecord) -> None:
-        """Log a round's metrics in one batch with one timestamp, and keep its rows for the artifacts."""
-        now = self._now_ms()
+        """Log a round's metrics in one batch with one timestamp, and keep its rows for the artifacts.
+
+        A round that was given before, by a trial that died and goes on, is left out; so are the metrics of one that
+        the store has from an earlier session (contract 7).
+        """
+        if record.round <= self._taken:
+            return
+        self._taken = record.round
+        now = int(record.time_s * 1000) or self._now_ms()
         self._rounds.append({"round": record.round, **record.metrics})
         self._clients.append(record.clients)
         self._assignments.append(record.assignments)
         self._load.extend(record.load)
         self._events.extend(f"round {record.round}: {event}" for event in record.events)
-        self._put(f"round {record.round}", lambda: self._log_metrics(record.metrics, record.round, now))
+        if record.round > self._logged:
+            metrics = {**record.metrics, ROUND: record.round}
+            self._put(f"round {record.round}", lambda: self._log_metrics(metrics, record.round, now))
 
     def finish(self, result: TrialResult) -> None:
         """Log final metrics (bars, at step 0), tables, figures and models, and close the run as FINISHED."""
@@ -266,7 +312,10 @@ class TrialRun(_Run):
         def job() -> None:
             from runner.tracking.models import log_model
 
-            self._log_metrics({f"0_final/{key}": value for key, value in result.summary.items()}, 0, now)
+            if not self._has_final:
+                self._log_metrics({f"{FINAL}{key}": value for key, value in result.summary.items()}, 0, now)
+            if result.stopped:
+                self._client.set_tag(self.run_id, "stopped", result.stopped)
             self._client.set_tag(self.run_id, "weights_sha256", result.weights_sha256)
             self._log_tables(result)
             if self._tracker.cfg.log_models and self._first is not None:

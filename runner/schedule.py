@@ -1,0 +1,231 @@
+"""The trials of a sweep, several at once over one pool of hosts; whatever happens in one trial stays in it."""
+
+import gc
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from runner.checkpoint import CheckpointStore
+from runner.compose import Trial
+from runner.config import TrialConfig
+from runner.engine.executors import Host
+from runner.errors import CheckpointError, RunnerError
+from runner.interrupts import Interrupts
+from runner.prepare import Prepared
+from runner.progress import TrialProgress
+from runner.records import RoundRecord, TrialResult, TrialStarted
+from runner.report import METRICS
+from runner.resume import Standing
+from runner.tracking import SweepRun, Tracker, TrialRun
+from runner.trial import TrialEvent, quiet_flower, run_trial
+
+WAIT_S = 0.5  # for an event: a signal is seen at least as often
+
+
+@dataclass
+class Outcome:
+    """What became of the trials."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)  # one per trial: axes, final metrics unless it failed
+    failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
+    interrupted: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """0: all finished; 1: some failed; 130: interrupted."""
+        return 130 if self.interrupted else 1 if self.failures else 0
+
+
+@dataclass
+class _Active:
+    """A trial that runs now."""
+
+    trial: Trial
+    label: str
+    checkpoints: CheckpointStore
+    run: TrialRun | None = None
+    deaths: int = 0
+    round: int = -1  # last round that was shown
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _trial_task(
+    config: TrialConfig, images: Any, split: Any, refs: list[Any], hosts: list[Host], checkpoints: CheckpointStore
+) -> Iterator[TrialEvent]:
+    """Run a trial in a process of its own; a crash ends this process alone."""
+    quiet_flower()
+    gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
+    images_ref, split_ref = refs
+    yield from run_trial(config, images, split, hosts, images_ref, split_ref, checkpoints)
+
+
+def trial_label(trial: Trial) -> str:
+    """Return a trial's place on the axes."""
+    return " ".join(f"{key}={value}" for key, value in trial.axes.items()) or trial.config.strategy.name
+
+
+def longest_first(trials: Sequence[Trial], prepared: dict[str, Prepared]) -> list[Trial]:
+    """Return the trials in the order of their expected length: no long one is left to run alone at the end.
+
+    The length is the bytes of images that all rounds of a trial pass over; equals keep their order.
+    """
+
+    def length(trial: Trial) -> float:
+        config = trial.config
+        share, bytes_all = config.strategy.fraction_train, prepared[config.key].train_bytes
+        passes = config.training.epochs
+        if config.training.steps is not None and config.training.batch_size:
+            examples = prepared[config.key].num_train / config.num_clients
+            return config.rounds * share * bytes_all * config.training.steps * config.training.batch_size / examples
+        return config.rounds * share * bytes_all * (config.training.steps or passes)
+
+    return sorted(trials, key=length, reverse=True)
+
+
+@dataclass
+class Schedule:
+    """Runs the trials that are left to run."""
+
+    standing: Standing
+    tracker: Tracker
+    parent: SweepRun | None
+    progress: TrialProgress
+    outcome: Outcome
+    prepared: dict[str, Prepared]
+    hosts: list[Host] | None  # None: one trial after the other in this process
+    interrupts: Interrupts
+    active: dict[Any, _Active] = field(default_factory=dict)
+
+    def run(self, at_once: int) -> None:
+        """Run all trials, ``at_once`` at a time. After an interrupt, running ones end with their round."""
+        waiting = deque(longest_first(self.standing.todo, self.prepared))
+        while (waiting and not self.interrupts.asked) or self.active:
+            while waiting and len(self.active) < at_once and not self.interrupts.asked:
+                self._start(waiting.popleft())
+            for events in self._ready():
+                self._take(events)
+
+    def kill(self) -> None:
+        """End running trials at once."""
+        for events in list(self.active):
+            self._interrupt(events)
+
+    def _start(self, trial: Trial) -> None:
+        active = _Active(trial, trial_label(trial), self.standing.checkpoints(trial))
+        self.progress.started(active.label, trial.config.rounds)
+        self._launch(active)
+
+    def _launch(self, active: _Active) -> None:
+        config, data = active.trial.config, self.prepared[active.trial.config.key]
+        if self.hosts is None:
+            events: Any = run_trial(config, data.images, data.split, checkpoints=active.checkpoints)
+        else:
+            refs = [data.images, data.split]
+            events = _trial_task.remote(config, data.images, data.split, refs, self.hosts, active.checkpoints)
+        self.active[events] = active
+
+    def _ready(self) -> list[Any]:
+        """Return the trials that have something to tell."""
+        if self.hosts is None:
+            return list(self.active)
+        ready, _ = ray.wait(list(self.active), num_returns=1, timeout=WAIT_S, fetch_local=False)
+        return list(ready)
+
+    def _take(self, events: Any) -> None:
+        """Take one event of a trial: log it, show it, or end the trial."""
+        active = self.active[events]
+        try:
+            event = next(events)
+            if self.hosts is not None:
+                event = ray.get(event)
+        except StopIteration:
+            event = RunnerError("the trial ended without a result")
+        except (RunnerError, RayError, Exception) as error:  # whatever a trial raises ends this trial alone
+            event = error
+        if isinstance(event, TrialStarted):
+            self._started(active, event)
+        elif isinstance(event, RoundRecord):
+            self._round(events, event)
+        elif isinstance(event, TrialResult):
+            self._finish(events, event)
+        else:
+            self._died(events, event)
+
+    def _started(self, active: _Active, event: TrialStarted) -> None:
+        if event.first_round:
+            self.progress.line(f"{active.label}: goes on after round {event.first_round - 1}")
+            active.round = max(active.round, event.first_round - 1)
+        if active.run is None:
+            active.run = self._open(active)
+            active.run.started(event)
+
+    def _open(self, active: _Active) -> TrialRun:
+        trial = active.trial
+        past = self.standing.runs.get(trial.config.key)
+        return self.tracker.start_trial(trial.config, trial.axes, trial.command, self.parent, past)
+
+    def _round(self, events: Any, record: RoundRecord) -> None:
+        active = self.active[events]
+        assert active.run
+        active.run.round(record)
+        if record.round <= active.round:
+            return  # it was shown before
+        active.round = record.round
+        self.progress.round(active.label, record)
+        config = active.trial.config
+        if self.interrupts.asked and record.round < config.rounds and record.round % config.checkpoint.every == 0:
+            self._interrupt(events)  # its checkpoint is written; what it has begun since is thrown away
+
+    def _interrupt(self, events: Any) -> None:
+        active = self.active.pop(events)
+        if self.hosts is None:
+            events.close()
+        else:
+            ray.cancel(events)
+        if active.run:
+            active.run.killed()
+        self.outcome.interrupted = True
+
+    def _finish(self, events: Any, result: TrialResult) -> None:
+        active = self.active[events]
+        assert active.run
+        active.run.finish(result)
+        self.tracker.writer.put(f"the removal of the checkpoints of '{active.label}'", active.checkpoints.remove)
+        shown = {key: value for key, value in result.summary.items() if key in METRICS}
+        self.outcome.rows.append({**active.trial.axes, **shown})
+        self._end(events, "FINISHED")
+
+    def _died(self, events: Any, error: Exception) -> None:
+        """Have a trial that died go on from its last checkpoint, or fail."""
+        active = self.active[events]
+        cause = getattr(error, "cause", None) or error
+        reason = str(cause) if isinstance(cause, RunnerError) else f"{type(cause).__name__}: {_last_line(cause)}"
+        retries = active.trial.config.resources.max_retries
+        if self.interrupts.asked:
+            self._interrupt(events)
+        elif active.deaths < retries and not isinstance(cause, CheckpointError):
+            active.deaths += 1
+            self.progress.line(f"{active.label}: died, goes on (retry {active.deaths} of {retries}): {reason}")
+            self._launch(self.active.pop(events))
+        else:
+            notes = "\n".join(getattr(cause, "__notes__", ()))
+            trace = f"{error}\n{notes}" if self.hosts else "".join(traceback.format_exception(error))
+            if active.run is None:  # it died before its first word: the run is made all the same, to keep the reason
+                active.run = self._open(active)
+            active.run.fail(reason, trace)
+            self.outcome.rows.append(dict(active.trial.axes))
+            self.outcome.failures.append((active.label, reason))
+            self._end(events, f"FAILED: {reason}")
+
+    def _end(self, events: Any, status: str) -> None:
+        self.progress.finished(self.active.pop(events).label, status)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else "no message"

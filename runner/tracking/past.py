@@ -1,0 +1,116 @@
+"""What earlier sessions left in the store: the runs that a sweep goes on with, skips, or declares dead."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+ROUND = "5_time/round"
+"""Metric that closes the batch of each round: its last value is the last round that was logged whole."""
+
+FINAL = "0_final/"
+_SUPERSEDED = "superseded"
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A sweep's or a trial's run as it stands in the store."""
+
+    run_id: str
+    key: str  # of the trial, or of the sweep
+    status: str  # RUNNING, FINISHED, FAILED or KILLED
+    driver: str  # host, process and start time of the driver that wrote it last
+    parent: str  # run id of its sweep
+    reason: str
+    round: int  # last round that was logged; -1 if none was
+    summary: Mapping[str, float]  # final metrics by bare name; empty where they were not logged
+
+
+def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[str, PastRun]:
+    """Return the newest run of each trial by key, as far as it was run in this sweep (None: on its own)."""
+    wanted = list(keys)
+    if sweep is None:
+        found = [run for key in wanted for run in _search(store, f"tags.`trial.key` = '{key}'")]
+    else:
+        found = _search(store, f"tags.kind = 'trial' and tags.sweep = '{sweep}'")
+    past: dict[str, PastRun] = {}
+    for run in found:
+        if run.data.tags.get("sweep") == sweep and run.data.tags.get("trial.key") in wanted:
+            past.setdefault(run.data.tags["trial.key"], _past(run, "trial.key"))
+    return past
+
+
+def past_sweep(store: Store, name: str, key: str) -> PastRun | None:
+    """Return the newest run of a sweep with these very trials."""
+    runs = _search(store, f"tags.kind = 'sweep' and tags.sweep = '{name}' and tags.`sweep.key` = '{key}'")
+    return _past(runs[0], "sweep.key") if runs else None
+
+
+def running(store: Store, name: str) -> list[PastRun]:
+    """Return the runs of a sweep, its trials and itself, that nobody has closed."""
+    runs = _search(store, f"tags.sweep = '{name}' and attributes.status = 'RUNNING'")
+    return [_past(run, "trial.key") for run in runs]
+
+
+def close(store: Store, runs: Iterable[PastRun]) -> None:
+    """Close runs whose driver is gone."""
+    for run in runs:
+        store.client.set_terminated(run.run_id, "KILLED")
+
+
+def supersede(store: Store, name: str) -> None:
+    """Have the runs of a sweep count no longer; they stay to be looked at."""
+    for run in _search(store, f"tags.sweep = '{name}'"):
+        store.client.set_tag(run.info.run_id, _SUPERSEDED, "true")
+
+
+def adopt(store: Store, parent: str, runs: Iterable[PastRun]) -> None:
+    """Move trials under the run of the sweep that they now belong to."""
+    for run in runs:
+        if run.parent != parent:
+            store.client.set_tag(run.run_id, "mlflow.parentRunId", parent)
+
+
+def reopen(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """Make a run RUNNING again, without the reason of its failure, and without models that it may log again."""
+    client = store.client
+    client.update_run(run_id, status="RUNNING")
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+    if "reason" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "reason")
+    for model in client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'"):
+        client.delete_logged_model(model.model_id)
+
+
+def _search(store: Store, query: str) -> "list[Run]":
+    """Return the runs that still count, the newest first."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = store.client.search_runs(
+            [store.experiment_id], query, max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        found += [run for run in page if _SUPERSEDED not in run.data.tags]
+        token = page.token
+        if not token:
+            return found
+
+
+def _past(run: "Run", key: str) -> PastRun:
+    tags, metrics = run.data.tags, run.data.metrics
+    return PastRun(
+        run_id=run.info.run_id,
+        key=tags.get(key, ""),
+        status=run.info.status,
+        driver=tags.get("driver", ""),
+        parent=tags.get("mlflow.parentRunId", ""),
+        reason=tags.get("reason", ""),
+        round=int(metrics.get(ROUND, -1)),
+        summary={name.removeprefix(FINAL): value for name, value in metrics.items() if name.startswith(FINAL)},
+    )

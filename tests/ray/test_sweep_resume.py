@@ -1,0 +1,165 @@
+"""Contract 7: a sweep whose driver is killed again and again ends as one that nobody disturbed.
+
+FEDSWEEP_KILLS sets how often it is killed: 2 in the normal suite, 20 in a full run.
+"""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(os.environ.get("FEDSWEEP_KILLS", "2"))
+ROUNDS = 4 if KILLS < 10 else 24
+GRID = [
+    "shift=rotation", "shift.groups=2", "partition=iid", "strategy.num_clusters=1,2", "seed=0", "num_clients=4",
+    f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false",
+]  # fmt: skip
+MEASURED = ("5_time/", "6_load/", "0_final/wall_s", "2_clusters/handovers")
+ROUND_LINE = re.compile(r"^(.*): round (\d+)/")
+GOES_ON = re.compile(r"^(.*): goes on after round (\d+)")
+
+
+class Session:
+    """A driver in a process of its own, started as a user starts it."""
+
+    def __init__(self, out: Path, *words: str) -> None:
+        self.log = out / f"session-{time.time_ns()}.log"
+        out.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "runner", "sweep", "default", *GRID, f"tracking.output={out}", *words]
+        with self.log.open("w") as file:
+            env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+            env.pop("RAY_ADDRESS", None)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            )
+
+    @property
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    def wait_for(self, pattern: str, seconds: float = 180) -> None:
+        deadline = time.monotonic() + seconds
+        while not any(re.search(pattern, line) for line in self.lines):
+            assert time.monotonic() < deadline, "\n".join(self.lines)
+            if self.process.poll() is not None:
+                return
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 240) -> int:
+        return self.process.wait(seconds)
+
+
+def stored(out: Path) -> dict[str, tuple[str, str, dict]]:
+    """Return each trial's status, weights and learning metrics; check that every metric is there once per step."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name("fedsweep")
+    found = {}
+    for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
+        learning = {}
+        for key in run.data.metrics:
+            history = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
+            steps = [step for step, _ in history]
+            assert len(steps) == len(set(steps)), f"{run.info.run_name} {key}: steps {steps}"
+            if not key.startswith(MEASURED):
+                learning[key] = history
+        assert run.info.run_name not in found, "a trial has two runs"
+        found[run.info.run_name] = run.info.status, run.data.tags.get("weights_sha256", ""), learning
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    out = tmp_path_factory.mktemp("undisturbed")
+    session = Session(out, "resources.engine=inline")
+    assert session.end() == 0, "\n".join(session.lines)
+    return stored(out)
+
+
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_a_driver_killed_at_random_moments_changes_nothing(undisturbed: dict, tmp_path: Path, engine: str) -> None:
+    chance = random.Random(KILLS)
+    seen: dict[str, int] = {}
+    for _ in range(KILLS):
+        session = Session(tmp_path, f"resources.engine={engine}")
+        session.wait_for(r"round \d+/")
+        time.sleep(chance.uniform(0, 1.5))
+        session.process.kill()
+        session.process.wait()
+        check_progress(session, seen)
+    session = Session(tmp_path, f"resources.engine={engine}")
+    assert session.end() == 0, "\n".join(session.lines)
+    check_progress(session, seen)
+    assert stored(tmp_path) == undisturbed
+    assert [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()] == []
+
+
+def check_progress(session: Session, seen: dict[str, int]) -> None:
+    """Check that a trial goes on after the last round that it showed: only the round in work is redone."""
+    for line in session.lines:
+        if match := GOES_ON.match(line):
+            assert int(match[2]) >= seen.get(match[1], 0), line
+            seen[match[1]] = int(match[2])
+        elif match := ROUND_LINE.match(line):
+            assert int(match[2]) == seen.get(match[1], 0) + 1, line
+            seen[match[1]] = int(match[2])
+
+
+@pytest.mark.parametrize(("number", "engine"), [(signal.SIGTERM, "inline"), (signal.SIGINT, "ray")])
+def test_an_interrupt_ends_the_sweep_in_order(undisturbed: dict, tmp_path: Path, number: int, engine: str) -> None:
+    words = [f"resources.engine={engine}", "resources.trials=1"]
+    session = Session(tmp_path, *words)
+    session.wait_for(r"round 2/")
+    os.killpg(session.process.pid, number) if number == signal.SIGINT else session.process.send_signal(number)
+    assert session.end() == 130, "\n".join(session.lines)
+    text = "\n".join(session.lines)
+    assert "to go on, run the same command again" in text
+    assert "Traceback" not in text
+    assert {status for status, _, _ in stored(tmp_path).values()} == {"KILLED"}
+    assert left_behind(session.process.pid) == []
+    again = Session(tmp_path, *words)
+    assert again.end() == 0, "\n".join(again.lines)
+    assert any(GOES_ON.match(line) for line in again.lines)
+    assert stored(tmp_path) == undisturbed
+
+
+def left_behind(group: int) -> list[str]:
+    """Return the processes of a session that outlived its driver by seconds."""
+    import psutil
+
+    deadline = time.monotonic() + 15
+    while True:
+        alive = []
+        for process in psutil.process_iter(["pid", "cmdline", "status"]):
+            try:
+                if os.getsid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    alive.append(" ".join(process.info["cmdline"] or [])[:80])
+            except ProcessLookupError:
+                continue
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.2)
+
+
+def test_a_killed_trial_process_goes_on_from_its_checkpoint(undisturbed: dict, tmp_path: Path) -> None:
+    import psutil
+
+    session = Session(tmp_path)
+    session.wait_for(r"num_clusters=2 .*round 1/")
+    killed = 0
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if "_trial_task" in " ".join(process.info["cmdline"] or []) and os.getsid(process.pid) == session.process.pid:
+            process.kill()
+            killed += 1
+    assert session.end() == 0, "\n".join(session.lines)
+    assert killed
+    assert any("died, goes on (retry 1 of 2)" in line for line in session.lines)
+    assert stored(tmp_path) == undisturbed

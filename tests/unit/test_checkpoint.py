@@ -1,0 +1,132 @@
+"""Checkpoints: what they hold, how damage is found, and that every strategy goes on to the bit."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from runner.checkpoint import CheckpointStore, decode, encode
+from runner.errors import CheckpointError
+from runner.prepare import make_split
+from runner.records import LoadSample, RoundRecord
+from runner.trial import run_trial
+from tests.trials import digits, events_of, outcome, small
+
+
+def state(value: float = 1.0) -> dict:
+    arrays = ArrayRecord({"w": Array(np.array([[value, 2.0]], np.float32)), "n": Array(np.array(7))})
+    client = RecordDict(
+        {"c": ConfigRecord({"b": b"\x00\xff", "l": [1, 2]}), "m": MetricRecord({"x": 0.1}), "a": arrays}
+    )
+    return {
+        "arrays": arrays, "clients": {"3": client}, "nan": float("nan"), "none": None, "pair": (1, 2.5),
+        "moments": [np.arange(3.0)], "scalar": np.float32(0.1), "flag": True,
+    }  # fmt: skip
+
+
+def record(number: int) -> RoundRecord:
+    load = (LoadSample(1.0, "h", "n", 2.0, 3.0, 4.0, 5.0),)
+    return RoundRecord(number, {"acc": 0.1 * number}, {"round": [number]}, {}, load, ("lost",), 12.5)
+
+
+@pytest.fixture
+def store(tmp_path) -> CheckpointStore:
+    store = CheckpointStore(str(tmp_path / "sub" / "key"), "key")
+    for number in (1, 2, 3):
+        store.save(number, state(number), [record(n) for n in ((0, 1) if number == 1 else (number,))])
+    return store
+
+
+def test_a_state_comes_back_as_it_was() -> None:
+    before, after = state(), decode(encode(state()))
+    assert list(after) == list(before)
+    assert after["arrays"]["w"].numpy().tolist() == [[1.0, 2.0]]
+    assert after["arrays"]["w"].dtype == "float32"
+    assert after["arrays"]["n"].numpy().shape == ()
+    assert after["clients"]["3"]["c"] == before["clients"]["3"]["c"]
+    assert after["clients"]["3"]["m"]["x"] == 0.1
+    assert (after["pair"], after["none"], after["flag"]) == ((1, 2.5), None, True)
+    assert (after["scalar"], type(after["scalar"])) == (np.float32(0.1), np.float32)
+    assert np.isnan(after["nan"])
+    after["moments"][0] += 1  # ours to write to
+
+
+def test_the_last_two_states_and_all_records_are_kept(store: CheckpointStore) -> None:
+    saved = store.load()
+    assert saved is not None
+    assert saved.round == 3
+    assert saved.records == tuple(map(record, range(4)))
+    assert {name for name in store._names() if "json" not in name} == {"000002.safetensors", "000003.safetensors"}
+    store.remove()
+    assert store.load() is None
+
+
+@pytest.mark.parametrize("name", ["000003.safetensors", "000003.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    store: CheckpointStore, name: str, damage: str, tmp_path
+) -> None:
+    path = tmp_path / "sub" / "key" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes({"cut": bytes(data[:-5]), "flip": bytes(data), "gone": b""}[damage])
+    saved = store.load()
+    assert saved is not None
+    assert saved.round == 2
+    assert saved.state["arrays"]["w"].numpy().tolist() == [[2.0, 2.0]]
+
+
+def test_with_a_record_lost_the_trial_starts_over(store: CheckpointStore, tmp_path) -> None:
+    (tmp_path / "sub" / "key" / "000001.json").write_text("{}")
+    assert store.load() is None
+
+
+def test_another_trial_or_version_is_refused(store: CheckpointStore, monkeypatch) -> None:
+    with pytest.raises(CheckpointError, match="is a checkpoint of trial key, but this is trial other; start over"):
+        CheckpointStore(store.url, "other").check()
+    monkeypatch.setattr("runner.checkpoint.VERSION", 2)
+    with pytest.raises(CheckpointError, match="of version 1, but this is version 2"):
+        store.load()
+
+
+def test_any_fsspec_url_will_do() -> None:
+    store = CheckpointStore("memory://bucket/key", "key")
+    store.save(1, state(), [record(0), record(1)])
+    saved = store.load()
+    assert saved is not None
+    assert saved.round == 1
+    with pytest.raises(CheckpointError, match="can't be opened"):
+        CheckpointStore("nope://x", "key").load()
+
+
+CASES = {
+    "fedavg": ["strategy=fedavg", "strategy.fraction_train=0.5"],
+    "fedavgm": ["strategy=fedavgm"],
+    "fedadam": ["strategy=fedadam"],
+    "fedadagrad": ["strategy=fedadagrad"],
+    "fedyogi": ["strategy=fedyogi"],
+    "qfedavg": ["strategy=qfedavg"],
+    "adaptive clipping": ["privacy=adaptive_server", "privacy.noise_multiplier=0.1"],
+    "kmeans": ["strategy=kmeans", "strategy.num_clusters=2", "strategy.warmup_rounds=2"],
+    "client state": ["strategy=local"],
+    "every second round": ["strategy=fedavgm", "checkpoint.every=2"],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_interrupted_trial_goes_on_to_the_bit(name: str, tmp_path) -> None:
+    config = small(*CASES[name])
+    expected = outcome(events_of(config))
+
+    def events():
+        store = CheckpointStore(str(tmp_path), config.key)  # as another process would open it
+        return run_trial(config, digits(), make_split(digits(), config), checkpoints=store)
+
+    for event in events():
+        if isinstance(event, RoundRecord) and event.round == 2:
+            break  # the checkpoint of round 2 is written before its record is given out
+    resumed = list(events())
+    assert resumed[0].first_round == 3
+    assert outcome(resumed) == expected
+    again = list(events())  # after the last checkpoint only the result is left
+    assert (again[0].first_round, outcome(again)) == (4, expected)
+    assert again[-1].confusion.sum() == resumed[-1].confusion.sum() if again[-1].confusion is not None else True

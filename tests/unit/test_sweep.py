@@ -1,0 +1,227 @@
+"""What a sweep does with trials that were run before, that die, and with drivers that are dead or alive.
+
+Everything runs in this process against a real SQLite store; killed drivers are tested in tests/ray.
+"""
+
+import io
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from rich.console import Console
+
+from runner import schedule
+from runner.compose import Trial, compose, expand
+from runner.config import TrackingConfig
+from runner.errors import CheckpointError, RunnerError, TrialError
+from runner.prepare import Prepared
+from runner.records import RoundRecord
+from runner.resume import Restart, driver_name, is_alive
+from runner.schedule import longest_first
+from runner.sweep import Outcome, SweepPlan, run_sweep
+from runner.tracking import Tracker
+from runner.trial import run_trial
+
+WORDS = [
+    "shift=none", "partition=iid", "strategy=fedavg", "num_clients=2", "rounds=2", "model=logreg",
+    "resources.engine=inline", "tracking.log_models=false",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh database, made once: MLflow takes seconds for each."""
+    folder = tmp_path_factory.mktemp("template")
+    Tracker(TrackingConfig(output=str(folder))).close()
+    return folder / "mlflow.db"
+
+
+@dataclass
+class Place:
+    """A folder with a store, in which sweeps are run one after the other."""
+
+    out: Path
+
+    def run(self, *words: str, restart: Restart | None = None, alone: bool = False) -> tuple[Outcome, str]:
+        """Run the small sweep (or one trial) and return what became of it, and what it said."""
+        words = (*WORDS, f"tracking.output={self.out}", *words)
+        trials = [Trial(compose(words), {}, words)] if alone else expand("default", words)[1]
+        plan = SweepPlan(None if alone else "default", "", "the command", trials, restart or Restart())
+        text = io.StringIO()
+        outcome, _ = run_sweep(plan, Console(file=text, width=200))
+        return outcome, text.getvalue()
+
+    def runs(self, kind: str = "trial") -> list[Run]:
+        client = self.client
+        experiment = client.get_experiment_by_name("fedsweep").experiment_id
+        return list(client.search_runs([experiment], f"tags.kind = '{kind}'", order_by=["attributes.start_time"]))
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.out}/mlflow.db")
+
+    def steps(self, run: Run, key: str = "1_global/acc") -> list[int]:
+        return sorted(metric.step for metric in self.client.get_metric_history(run.info.run_id, key))
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(template, tmp_path / "mlflow.db")
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Have trials of seed 0 raise after a round, so many times."""
+
+    def set_up(after: int, times: int) -> None:
+        left = [times]
+
+        def dying(config: object, *args: object, **kwargs: object) -> Iterator[object]:
+            for event in run_trial(config, *args, **kwargs):  # type: ignore[arg-type]
+                yield event
+                if isinstance(event, RoundRecord) and event.round == after and left[0] and config.seed == 0:  # type: ignore[attr-defined]
+                    left[0] -= 1
+                    raise TrialError("on purpose")
+
+        monkeypatch.setattr(schedule, "run_trial", dying)
+
+    return set_up
+
+
+def test_only_what_is_new_is_run(place: Place) -> None:
+    first, _ = place.run("seed=0,1")
+    again, text = place.run("seed=0,1")
+    assert again.rows == first.rows
+    assert "run before: 2 finished, 0 failed; 0 to run" in text
+    more, text = place.run("seed=0,1,2")
+    assert "run before: 2 finished, 0 failed; 1 to run" in text
+    assert more.rows[:2] == first.rows
+    assert len(place.runs()) == 3
+    newest = place.runs("sweep")[-1]
+    assert {run.data.tags["mlflow.parentRunId"] for run in place.runs()} == {newest.info.run_id}
+    fresh, _ = place.run("seed=0", restart=Restart(fresh=True))
+    assert len(place.runs()) == 4
+    assert fresh.rows[0]["acc"] == first.rows[0]["acc"]
+
+
+def test_a_trial_that_dies_goes_on_from_its_checkpoint(place: Place, dies: Callable[[int, int], None]) -> None:
+    dies(1, 2)
+    outcome, text = place.run("seed=0,1")
+    assert outcome.exit_status == 0
+    assert "died, goes on (retry 2 of 2): on purpose" in text
+    assert [place.steps(run) for run in place.runs()] == [[0, 1, 2], [0, 1, 2]]
+    assert not list((place.out / "checkpoints").rglob("*.json"))
+
+
+def test_a_trial_that_dies_too_often_fails_alone_and_can_be_tried_again(
+    place: Place, dies: Callable[[int, int], None]
+) -> None:
+    dies(1, 3)
+    outcome, text = place.run("seed=0,1", "resources.max_retries=2")
+    assert (outcome.exit_status, outcome.failures) == (1, [("shift=none partition=iid seed=0", "on purpose")])
+    assert "FAILED: on purpose" in text
+    assert {run.info.status for run in place.runs()} == {"FAILED", "FINISHED"}
+    outcome, text = place.run("seed=0,1")
+    assert outcome.exit_status == 1
+    assert "--retry-failed tries it again" in outcome.failures[0][1]
+    outcome, text = place.run("seed=0,1", restart=Restart(retry_failed=True))
+    assert outcome.exit_status == 0
+    assert "goes on after round 1" in text
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+    assert all("reason" not in run.data.tags for run in [*place.runs(), *place.runs("sweep")])
+    assert [run.info.status for run in place.runs("sweep")] == ["FINISHED"]
+
+
+def test_a_round_whose_log_was_lost_is_logged_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver dies when rounds 1 and 2 are computed, but only round 0 is in the store."""
+    from runner.tracking.runs import TrialRun
+
+    log = TrialRun._log_metrics
+
+    def lossy(self: TrialRun, metrics: dict, step: int, now_ms: int) -> None:
+        if step == 0:
+            log(self, metrics, step, now_ms)
+
+    def dead(self: object, *args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialRun, "_log_metrics", lossy)
+        patch.setattr(TrialRun, "finish", dead)
+        outcome, _ = place.run("seed=0")
+    assert outcome.exit_status == 130
+    [run] = place.runs()
+    assert (run.info.status, place.steps(run)) == ("KILLED", [0])
+    outcome, text = place.run("seed=0")
+    assert "goes on after round 2" in text
+    [run] = place.runs()
+    assert (run.info.status, place.steps(run), outcome.exit_status) == ("FINISHED", [0, 1, 2], 0)
+
+
+def test_a_trial_on_its_own_is_run_anew_once_it_ended(place: Place) -> None:
+    for count in (1, 2):
+        outcome, _ = place.run("seed=0", alone=True)
+        assert (outcome.exit_status, len(place.runs())) == (0, count)
+
+
+def leave_running(place: Place, driver: str) -> None:
+    place.run("seed=0")
+    for run in [*place.runs(), *place.runs("sweep")]:
+        place.client.set_tag(run.info.run_id, "driver", driver)
+        place.client.update_run(run.info.run_id, status="RUNNING")
+
+
+def test_runs_of_a_dead_driver_are_closed_and_gone_on_with(place: Place) -> None:
+    leave_running(place, f"{platform.node()} {os.getpid()} 1.00")  # this process id, started at another time
+    outcome, _ = place.run("seed=0")
+    assert outcome.exit_status == 0
+    assert [run.info.status for run in [*place.runs(), *place.runs("sweep")]] == ["FINISHED", "FINISHED"]
+
+
+def test_a_living_driver_is_left_alone(place: Place) -> None:
+    leave_running(place, driver_name().replace(str(os.getpid()), str(os.getppid())))
+    parent = os.getppid()
+    from runner.load import process_started
+
+    for run in [*place.runs(), *place.runs("sweep")]:
+        place.client.set_tag(run.info.run_id, "driver", f"{platform.node()} {parent} {process_started(parent):.2f}")
+    with pytest.raises(RunnerError, match=rf"sweep 'default' is being run by process {parent}; wait for it"):
+        place.run("seed=0")
+
+
+def test_a_driver_of_another_machine_is_asked_about(place: Place) -> None:
+    leave_running(place, "elsewhere 12 3.00")
+    with pytest.raises(RunnerError, match="left RUNNING by process 12 of elsewhere, .* add --take-over if it is gone"):
+        place.run("seed=0")
+    outcome, _ = place.run("seed=0", restart=Restart(take_over=True))
+    assert outcome.exit_status == 0
+
+
+def test_who_is_alive() -> None:
+    assert is_alive(driver_name()) is True
+    assert is_alive("") is False
+    assert is_alive("elsewhere 12 3.00") is None
+
+
+def test_storage_that_cannot_be_written_is_refused(place: Place) -> None:
+    (place.out / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"storage_path: .*/file/x.* can't be written .*; name another folder"):
+        place.run("seed=0", f"checkpoint.storage_path={place.out}/file/x")
+    assert place.runs("sweep") == []
+
+
+def test_long_trials_come_first() -> None:
+    def trial(*words: str) -> Trial:
+        return Trial(compose(words), {}, words)
+
+    trials = [trial("rounds=2"), trial("rounds=4"), trial("rounds=2", "training.epochs=3"), trial("rounds=2", "seed=1")]
+    prepared = {t.config.key: Prepared(None, None, 100, 1000) for t in trials}
+    assert longest_first(trials, prepared) == [trials[2], trials[1], trials[0], trials[3]]
