@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
     for sub in (run, sweep, config):
         sub.add_argument("words", nargs="*", metavar="GROUP=OPTION|key=value", help="settings; a=1,2 makes an axis")
+    flush = command("flush", _flush, "send what waits on disk for a tracking store that did not answer")
+    flush.add_argument("words", nargs="*", metavar="key=value", help="tracking.uri and tracking.output, as for the run")
     ui = command("ui", _ui, "open MLflow's UI on the local store")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on")
     ui.add_argument("--port", type=int, default=5000, help="port to listen on")
@@ -114,6 +116,11 @@ def _execute(plan: object) -> int:
     for label, reason in outcome.failures:
         print(f"FAILED {label}: {reason}", file=sys.stderr)
     console.print(f"stored in {tracker.uri}", highlight=False, soft_wrap=True)
+    if tracker.spilled:
+        console.print(
+            f"{tracker.spilled} events wait on disk: the store does not answer; send them with: python -m runner flush",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     if tracker.uri.startswith("sqlite:"):
         console.print("see it with: make ui   (python -m runner ui)", highlight=False)
     return outcome.exit_status
@@ -123,6 +130,13 @@ def _config(args: argparse.Namespace, words: list[str]) -> int:
     config = compose(words)
     print(to_yaml(config), end="")
     print(f"# trial key: {config.key}")
+    return 0
+
+
+def _flush(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.tracking import flush
+
+    print(f"sent {flush(compose(words).tracking)} events")
     return 0
 
 

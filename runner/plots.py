@@ -164,6 +164,29 @@ def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = 
     return figure
 
 
+def cluster_squares(assignments: Mapping[str, Sequence[Any]], groups: np.ndarray) -> np.ndarray:
+    """Return one round's clusters as pixels, (height, width, 3) uint8: a row per known group, a square per client.
+
+    ``assignments`` holds ``client``, ``cluster`` and ``server`` of each client, ``groups`` (clients,) its known group.
+    """
+    from matplotlib.colors import to_rgb
+
+    client, cluster, server = (np.asarray(assignments[name]) for name in ("client", "cluster", "server"))
+    rows = [np.flatnonzero(groups[client] == group) for group in np.unique(groups[client])]
+    if len(rows) == 1:  # no groups are known: a block as wide as high
+        rows = np.array_split(rows[0], int(np.ceil(np.sqrt(len(client)))))
+    side = max(4, min(32, 640 // max(map(len, rows))))
+    canvas = np.full((len(rows) * side + 1, max(map(len, rows)) * side + 1, 3), 255, np.uint8)
+    colours = (np.array([to_rgb(colour) for colour in _colours(int(cluster.max()) + 1)]) * 255).astype(np.uint8)
+    for y, row in enumerate(rows):
+        for x, i in enumerate(row):
+            square = canvas[y * side + 1 : (y + 1) * side, x * side + 1 : (x + 1) * side]
+            square[:] = colours[cluster[i]]
+            if server[i]:
+                square[side // 3 : -(side // 3), side // 3 : -(side // 3)] = 255
+    return canvas
+
+
 def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
     """Show CPU and memory of hosts and nodes over time; columns as in :class:`runner.records.LoadSample`."""
     figure, axes = _figure(8, 5.2, title or "Load of client hosts and nodes", rows=2, columns=2, sharex=True)

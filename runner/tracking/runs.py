@@ -1,23 +1,27 @@
 """Sweeps and trials as MLflow runs. Every method returns at once; the writer thread does the work, in order."""
 
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from runner.config import TrackingConfig, TrialConfig
+from runner.errors import TrackingError
 from runner.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
-from runner.tracking import describe
-from runner.tracking.store import open_store, redact
+from runner.tracking import describe, ops
+from runner.tracking.ops import Op
+from runner.tracking.outbox import Outbox, send_spilled
+from runner.tracking.store import Store, open_store, redact
 from runner.tracking.writer import Writer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BATCH = 1000  # metrics that one log_batch may hold
 _VALUE = 6000  # characters of a param
 _TAG = 8000  # characters of a tag
+_DRAWN = ("round", "client", "eval_acc", "eval_loss")  # columns of the clients' rows that figures need
 
 
 class Tracker:
@@ -33,8 +37,10 @@ class Tracker:
             trial.finish(result)
             sweep.finish(...)
 
-    A run that is still open when the tracker closes becomes KILLED: nothing is left RUNNING. What goes wrong in the
-    writer thread is raised by the next call, and by :meth:`close`.
+    A run that is still open when the tracker closes becomes KILLED: nothing is left RUNNING. A store that does not
+    answer delays what is written and loses nothing: what :meth:`close` could not send stays on disk (:attr:`spilled`)
+    until ``python -m runner flush``, or the next tracker of this store, sends it. What the store refuses as wrong is
+    raised by the next call, and by :meth:`close`.
 
     Parameters
     ----------
@@ -52,7 +58,15 @@ class Tracker:
     def __init__(self, cfg: TrackingConfig, clock: Callable[[], float] = time.time) -> None:
         self.cfg = cfg
         self.store = open_store(cfg)
-        self.writer = Writer()
+        flush(cfg, self.store)
+        self.runs: dict[str, str] = {}
+        """MLflow's id of each run that has been made, by its token."""
+        self.writer = Writer(
+            lambda op: ops.apply(op, self.store, self.runs),
+            Outbox.fresh(spill_folder(cfg), self.store),
+            self.runs,
+            patience_s=cfg.patience_s,
+        )
         self.clock = clock
         self.tags = describe.environment()
         """Tags of every run opened from now on; the driver adds ``cluster`` once Ray is up."""
@@ -62,6 +76,11 @@ class Tracker:
     def uri(self) -> str:
         """The tracking URI, fit to be shown."""
         return redact(self.store.uri)
+
+    @property
+    def spilled(self) -> int:
+        """Events that wait on disk for a store that does not answer."""
+        return self.writer.spilled
 
     def start_sweep(
         self, name: str, key: str, description: str = "", params: Mapping[str, str] | None = None, command: str = ""
@@ -97,36 +116,70 @@ class Tracker:
                 raise
 
 
+def flush(cfg: TrackingConfig, store: Store | None = None) -> int:
+    """Send what waits on disk for a store; return how many operations.
+
+    Raises
+    ------
+    TrackingError
+        The store does not answer, or refuses some of it: that stays on disk.
+    """
+    try:
+        return send_spilled(store or open_store(cfg), spill_folder(cfg))
+    except TrackingError:
+        raise
+    except Exception as error:  # whatever the store said: the user gets it as one line
+        reason = redact(f"{type(error).__name__}: {error}").partition("\n")[0][:300]
+        raise TrackingError(f"not all that waits in {spill_folder(cfg)} could be sent: {reason}") from error
+
+
+def spill_folder(cfg: TrackingConfig) -> Path:
+    """Return where events wait for a store that does not answer."""
+    return Path(cfg.output).expanduser().absolute() / "spill"
+
+
 class _Run:
     """A run of MLflow: opened by the constructor, closed once."""
 
     def __init__(
-        self, tracker: Tracker, name: str, params: Mapping[str, str], tags: Mapping[str, str], files: Mapping[str, str]
+        self,
+        tracker: Tracker,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        files: Mapping[str, str],
+        parent: "_Run | None" = None,
     ) -> None:
         self.name = name
+        self.token = uuid.uuid4().hex
         self._tracker = tracker
-        self._client = tracker.store.client
-        self._id: Future[str] = Future()
+        start, above = self._now_ms(), parent.token if parent else None
         tags = {key: redact(value)[:_TAG] for key, value in {**tracker.tags, **tags}.items()}
-        start = self._now_ms()
-        tracker.writer.put(f"the start of '{name}'", lambda: self._open(start, dict(params), tags, dict(files)))
+        params = {key: str(value)[:_VALUE] for key, value in params.items()}
+
+        def job() -> Iterator[Op]:
+            yield ops.create(self.token, name, start, tags, above)
+            yield ops.params(self.token, params)
+            yield ops.files(self.token, {path: text.encode() for path, text in files.items()})
+
+        tracker.writer.put(f"the start of '{name}'", job)
         tracker.open_runs.append(self)
 
     @property
     def run_id(self) -> str:
         """MLflow's id of the run; waits until it is open. Raises the TrackingError of a store that failed meanwhile."""
-        if not self._id.done():
+        if self.token not in self._tracker.runs:
             self._tracker.writer.flush()
-        return self._id.result()
+        return self._tracker.runs[self.token]
 
     def fail(self, reason: str, traceback: str = "") -> None:
         """Close the run as FAILED, its reason in a tag, the traceback and what its rounds gave as artifacts."""
 
-        def job() -> None:
-            self._client.set_tag(self.run_id, "reason", redact(reason)[:_TAG])
+        def job() -> Iterator[Op]:
+            yield ops.tags(self.token, {"reason": redact(reason)[:_TAG]})
             if traceback:
-                self._client.log_text(self.run_id, redact(traceback), "traceback.txt")
-            self._leave()
+                yield ops.files(self.token, {"traceback.txt": redact(traceback).encode()})
+            yield from self._leave()
 
         self._close("FAILED", job)
 
@@ -134,13 +187,14 @@ class _Run:
         """Close the run as KILLED: it was interrupted; what its rounds gave is kept."""
         self._close("KILLED", self._leave)
 
-    def _leave(self) -> None:
+    def _leave(self) -> Iterator[Op]:
         """Log what a run has gathered when it ends early."""
+        return iter(())
 
-    def _put(self, what: str, job: Callable[[], None], closing: bool = False) -> None:
+    def _put(self, what: str, job: Callable[[], Iterator[Op]], closing: bool = False) -> None:
         self._tracker.writer.put(f"{what} of '{self.name}'", job, closing)
 
-    def _close(self, status: str, job: Callable[[], None]) -> None:
+    def _close(self, status: str, job: Callable[[], Iterator[Op]]) -> None:
         """Do a last job and close the run, once. A run of which something was not written ends as FAILED."""
         if self not in self._tracker.open_runs:
             return
@@ -148,31 +202,17 @@ class _Run:
             self._tracker.writer.check()
         end = self._now_ms()
 
-        def last() -> None:
-            if not self._id.done():
-                return  # it never came to be
+        def last() -> Iterator[Op]:
             reached = "FAILED"
             try:
                 if status != "FINISHED" or not self._tracker.writer.failed:
-                    job()
-                    reached = status
+                    yield from job()
+                    reached = "FAILED" if status == "FINISHED" and self._tracker.writer.failed else status
             finally:
-                self._client.set_terminated(self.run_id, reached, end)
+                yield ops.end(self.token, reached, end)
 
         self._put("the end", last, closing=True)
         self._tracker.open_runs.remove(self)
-
-    def _open(self, start: int, params: Mapping[str, str], tags: Mapping[str, str], files: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        store = self._tracker.store
-        run_id = self._client.create_run(store.experiment_id, start, tags=dict(tags), run_name=self.name).info.run_id
-        self._id.set_result(run_id)
-        entries = [Param(key, str(value)[:_VALUE]) for key, value in params.items()]
-        for first in range(0, len(entries), 100):
-            self._client.log_batch(run_id, params=entries[first : first + 100])
-        for name, text in files.items():
-            self._client.log_text(run_id, text, name)
 
     def _now_ms(self) -> int:
         return int(self._tracker.clock() * 1000)
@@ -189,43 +229,48 @@ class SweepRun(_Run):
         """Open the run of a trial, nested in this one."""
         return self._tracker.start_trial(trial, axes, command, self)
 
-    def finish(self, summary: str = "", files: "Mapping[str, str | Figure] | None" = None, failed: int = 0) -> None:
+    def finish(
+        self, summary: str = "", files: "Mapping[str, str | bytes | Figure] | None" = None, failed: int = 0
+    ) -> None:
         """Close the run: FINISHED, or FAILED where so many trials failed.
 
         Parameters
         ----------
         summary : str
             Markdown, added to the run's note; the table of results.
-        files : Mapping[str, str | Figure]
+        files : Mapping[str, str | bytes | Figure]
             Artifacts by path, as made by :func:`runner.report.sweep_files`.
         failed : int
             Trials that failed.
         """
 
-        def job() -> None:
-            from runner.tracking.artifacts import log_files
+        def job() -> Iterator[Op]:
+            from runner.tracking.artifacts import encode
 
-            log_files(self._client, self.run_id, dict(files or {}))
-            self._client.set_tag(self.run_id, "mlflow.note.content", redact(f"{self._note}\n\n{summary}")[:_TAG])
+            if files:
+                yield ops.files(self.token, encode(files))
+            tags = {"mlflow.note.content": redact(f"{self._note}\n\n{summary}")[:_TAG]}
             if failed:
-                self._client.set_tag(self.run_id, "reason", f"{failed} trials failed")
+                tags["reason"] = f"{failed} trials failed"
+            yield ops.tags(self.token, tags)
 
         self._close("FAILED" if failed else "FINISHED", job)
 
 
 class TrialRun(_Run):
-    """The run of one trial. Rows for the Parquet artifacts are kept until its end, and are then given back."""
+    """The run of one trial. Each round's rows are written with it; what the figures need is kept until the end."""
 
     def __init__(
         self, tracker: Tracker, trial: TrialConfig, axes: dict[str, str], command: str, parent: SweepRun | None
     ) -> None:
         tags = describe.trial_tags(trial, axes, command)
         if parent is not None:
-            # Waits for the parent's row where it is not written yet: milliseconds, before the first trial only.
-            tags |= {"mlflow.parentRunId": parent.run_id, "sweep": parent.name}
+            tags |= {"sweep": parent.name}
         files = {"config.yaml": describe.config_yaml(trial)}
-        super().__init__(tracker, describe.run_name(trial, axes), describe.trial_params(trial, axes), tags, files)
+        name = describe.run_name(trial, axes)
+        super().__init__(tracker, name, describe.trial_params(trial, axes), tags, files, parent)
         self._trial = trial
+        self._figures = tracker.cfg.figures
         self._first: TrialStarted | None = None
         self._rounds: list[dict[str, float]] = []
         self._clients: list[Columns] = []
@@ -237,11 +282,13 @@ class TrialRun(_Run):
         """Log the data set (the UI's Dataset column) and the pictures of its split."""
         self._first = first
 
-        def job() -> None:
-            from runner.tracking.artifacts import data_figures, log_dataset, log_files
+        def job() -> Iterator[Op]:
+            from runner.tracking.artifacts import data_figures, dataset_fields, split_table
 
-            log_dataset(self._client, self.run_id, first.data)
-            log_files(self._client, self.run_id, data_figures(first.data))
+            yield Op("dataset", self.token, dataset_fields(first.data))
+            yield ops.files(self.token, {"split.parquet": split_table(first.data)})
+            if self._figures != "none":
+                yield ops.files(self.token, data_figures(first.data))
             if self._tracker.cfg.log_models:
                 from runner.tracking.models import warm_up
 
@@ -250,51 +297,56 @@ class TrialRun(_Run):
         self._put("the data set", job)
 
     def round(self, record: RoundRecord) -> None:
-        """Log a round's metrics in one batch with one timestamp, and keep its rows for the artifacts."""
+        """Log a round: its rows as files of their own, then its metrics in one batch with one timestamp."""
         now = self._now_ms()
         self._rounds.append({"round": record.round, **record.metrics})
-        self._clients.append(record.clients)
-        self._assignments.append(record.assignments)
-        self._load.extend(record.load)
+        if self._figures == "all":
+            self._clients.append({key: record.clients[key] for key in _DRAWN if key in record.clients})
+            self._assignments.append(record.assignments)
+            self._load.extend(record.load)
         self._events.extend(f"round {record.round}: {event}" for event in record.events)
-        self._put(f"round {record.round}", lambda: self._log_metrics(record.metrics, record.round, now))
+
+        def job() -> Iterator[Op]:
+            from runner.tracking.artifacts import cluster_image, parts
+
+            content = parts(record)
+            if self._figures == "all" and self._first is not None:
+                content |= cluster_image(record, self._first.data.groups, self._trial.rounds, now)
+            if content:
+                yield ops.files(self.token, content)
+            yield ops.metrics(self.token, record.metrics, record.round, now)
+
+        self._put(f"round {record.round}", job)
 
     def finish(self, result: TrialResult) -> None:
-        """Log final metrics (bars, at step 0), tables, figures and models, and close the run as FINISHED."""
+        """Log final metrics (bars, at step 0), figures and models, and close the run as FINISHED."""
         now = self._now_ms()
 
-        def job() -> None:
-            from runner.tracking.models import log_model
-
-            self._log_metrics({f"0_final/{key}": value for key, value in result.summary.items()}, 0, now)
-            self._client.set_tag(self.run_id, "weights_sha256", result.weights_sha256)
-            self._log_tables(result)
+        def job() -> Iterator[Op]:
+            yield ops.metrics(self.token, {f"0_final/{key}": value for key, value in result.summary.items()}, 0, now)
+            yield ops.tags(self.token, {"weights_sha256": result.weights_sha256, "mlflow.loggedImages": "true"})
+            yield from self._figures_and_events(result)
             if self._tracker.cfg.log_models and self._first is not None:
+                from runner.tracking.models import model_op
+
                 classes = len(self._first.data.class_names)
-                store, model, shape = self._tracker.store, self._trial.model, result.input_shape
                 for name, state in result.models.items():
-                    log_model(store, self.run_id, name, model, state, shape, classes)
+                    yield from model_op(self.token, name, self._trial.model, state, result.input_shape, classes)
 
         self._close("FINISHED", job)
 
-    def _leave(self) -> None:
-        self._log_tables(None)
+    def _leave(self) -> Iterator[Op]:
+        return self._figures_and_events(None)
 
-    def _log_metrics(self, metrics: Mapping[str, float], step: int, now_ms: int) -> None:
-        from mlflow.entities import Metric
+    def _figures_and_events(self, result: TrialResult | None) -> Iterator[Op]:
+        from runner.tracking.artifacts import trial_figures
 
-        entries = [Metric(key, float(value), now_ms, step) for key, value in metrics.items()]
-        for first in range(0, len(entries), _BATCH):
-            self._client.log_batch(self.run_id, metrics=entries[first : first + _BATCH])
-
-    def _log_tables(self, result: TrialResult | None) -> None:
-        from runner.tracking.artifacts import log_files, trial_files
-
-        files: dict[str, Any] = trial_files(
-            self._rounds, self._clients, self._assignments, self._load, self._first, result
-        )
+        content: dict[str, bytes] = {}
+        if self._figures == "all":
+            content = trial_figures(self._rounds, self._clients, self._assignments, self._load, self._first, result)
         if self._events:
-            files["events.txt"] = redact("\n".join(self._events) + "\n")
-        log_files(self._client, self.run_id, files)
+            content["events.txt"] = redact("\n".join(self._events) + "\n").encode()
+        if content:
+            yield ops.files(self.token, content)
         for rows in (self._rounds, self._clients, self._assignments, self._load):
             rows.clear()
