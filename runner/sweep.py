@@ -23,8 +23,9 @@ from runner.errors import RunnerError
 from runner.prepare import Prepared, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.records import RoundRecord, TrialResult, TrialStarted
-from runner.report import METRICS, sweep_files
+from runner.report import METRICS, markdown_table, report, results_table
 from runner.tracking import SweepRun, Tracker, TrialRun
+from runner.tracking.read import read_sweep
 from runner.trial import TrialEvent, run_trial
 
 MAX_TRIALS = 8
@@ -47,6 +48,7 @@ class Outcome:
 
     rows: list[dict[str, Any]] = field(default_factory=list)  # one per finished trial: axes, final metrics, wall_s
     failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
+    report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
     interrupted: bool = False
 
     @property
@@ -91,9 +93,19 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
             if parent and outcome.interrupted:
                 parent.killed()
             elif parent:
-                files = sweep_files(outcome.rows) if outcome.rows else {}
-                parent.finish(str(files.get("results.md", "")), files, len(outcome.failures))
+                summary, outcome.report = _report(tracker, parent, outcome)
+                parent.finish(summary, outcome.report, len(outcome.failures))
     return outcome, tracker
+
+
+def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> tuple[str, dict[str, str | bytes]]:
+    """Return the results as Markdown and the report's files, those where the store has all trials by now."""
+    if not any("wall_s" in row for row in outcome.rows):
+        return "", {}
+    summary = markdown_table(results_table(outcome.rows))
+    if not tracker.writer.settle():
+        return summary, {}
+    return summary, report(read_sweep(tracker.store, parent.run_id))
 
 
 def _start_sweep(plan: SweepPlan, tracker: Tracker) -> SweepRun:

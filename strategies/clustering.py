@@ -25,6 +25,7 @@ class Clusters:
 
     assignment: dict[int, int]  # node id -> cluster
     silhouette: float  # in [-1, 1]; nan where it is not defined (one cluster, or one client in each)
+    plane: dict[int, tuple[float, float]]  # node id -> its first two principal coordinates, for pictures
 
 
 def cluster_models(
@@ -57,7 +58,8 @@ def cluster_models(
     if np.count_nonzero(usable) < num_clusters:
         return None
     labels, silhouette = kmeans(rows_CP[usable], num_clusters, distance, seed)
-    return Clusters(canonical(nodes[usable].tolist(), labels.tolist()), silhouette)
+    plane = zip(nodes[usable].tolist(), plane_of(rows_CP[usable], distance), strict=True)
+    return Clusters(canonical(nodes[usable].tolist(), labels.tolist()), silhouette, dict(plane))
 
 
 def float_keys(record: ArrayRecord) -> list[str]:
@@ -124,6 +126,15 @@ def coordinates(rows_CP: NDArray[np.float32]) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh(gram_CC)
     points: NDArray[np.float64] = vectors * np.sqrt(np.clip(values, 0.0, None))
     return points
+
+
+def plane_of(rows_CP: NDArray[np.float32], distance: Distance) -> list[tuple[float, float]]:
+    """Return each row's first two principal coordinates: the flat picture that keeps most of the distances."""
+    points = coordinates(unit_rows(rows_CP) if distance == "cosine" else rows_CP)
+    points = points - points.mean(axis=0)
+    _, _, axes = np.linalg.svd(points, full_matrices=False)
+    flat = points @ axes[:2].T
+    return [(float(row[0]), float(row[1]) if len(row) > 1 else 0.0) for row in flat]
 
 
 def kmeans(

@@ -78,6 +78,7 @@ class KMeans(FedAvg):
         self.assignment: dict[int, int] = {}
         self.cluster_arrays: dict[int, ArrayRecord] = {}
         self.silhouette = float("nan")
+        self.plane: dict[int, tuple[float, float]] = {}  # of the last clustering: node id -> place in its picture
         self.election = ClusterServers(server or ServerRule(), seed)
         self.clustering_round = False  # of the round that was configured last: each reply is read
         self._sent = 0
@@ -184,6 +185,7 @@ class KMeans(FedAvg):
             return
         self.assignment, self.silhouette, self.cluster_arrays = found.assignment, found.silhouette, {}
         join_largest(self.assignment, self._grid.get_node_ids())
+        self.plane = found.plane
         self.election.forget()
 
     def _to_clusters(self, messages: Iterable[Message], config: ConfigRecord) -> list[Message]:

@@ -86,7 +86,8 @@ class Tracker:
         self, name: str, key: str, description: str = "", params: Mapping[str, str] | None = None, command: str = ""
     ) -> "SweepRun":
         """Open the parent run of a sweep; ``params`` are its axes, ``command`` is what reproduces it."""
-        return SweepRun(self, name, dict(params or {}), describe.sweep_tags(name, key, description, command))
+        tags = describe.sweep_tags(name, key, description, command) | {"axes": ",".join(params or {})}
+        return SweepRun(self, name, dict(params or {}), tags)
 
     def start_trial(
         self,

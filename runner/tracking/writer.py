@@ -94,6 +94,15 @@ class Writer:
             time.sleep(0.05)
         self.check()
 
+    def settle(self) -> bool:
+        """Wait until everything is sent, or until the store does not answer; return whether everything is sent."""
+        while self._jobs.unfinished_tasks and not self._outbox:
+            time.sleep(0.02)
+        deadline = time.monotonic() + self._patience_s
+        while (self._jobs.unfinished_tasks or self._outbox) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self._jobs.unfinished_tasks and not self._outbox
+
     def stop(self) -> None:
         """Send what waits, for ``patience_s`` at most without an answer, and end the thread.
 
