@@ -1,5 +1,6 @@
 """Sweeps and trials as MLflow runs. Every method returns at once; the writer thread does the work, in order."""
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from runner.tracking.writer import Writer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_log = logging.getLogger("fedsweep.tracking")
 _VALUE = 6000  # characters of a param
 _TAG = 8000  # characters of a tag
 _DRAWN = ("round", "client", "eval_acc", "eval_loss")  # columns of the clients' rows that figures need
@@ -58,7 +60,10 @@ class Tracker:
     def __init__(self, cfg: TrackingConfig, clock: Callable[[], float] = time.time) -> None:
         self.cfg = cfg
         self.store = open_store(cfg)
-        flush(cfg, self.store)
+        try:
+            flush(cfg, self.store)
+        except TrackingError as error:  # what an earlier session left must not keep this one from its work
+            _log.warning("%s", error)
         self.runs: dict[str, str] = {}
         """MLflow's id of each run that has been made, by its token."""
         self.writer = Writer(
