@@ -26,7 +26,7 @@ def sweep_figures(sweep: "StoredSweep", frame: pd.DataFrame, curves: pd.DataFram
     """
     figures: dict[str, Figure] = {}
     curves = curves[curves["trial"].isin(frame.index[frame["wall_s"].notna()])]
-    for value, label in (("acc", "accuracy (%)"), ("loss", "loss (cross-entropy, nats)")):
+    for value, label in (("acc", "mean client accuracy (%)"), ("loss", "mean client loss (nats)")):
         for x, axis in (("round", "rounds"), ("mb", "megabytes")):
             if (curves[value].notna() & curves[x].notna()).any():
                 figures[f"{value}_over_{axis}"] = sweep_plots.over(curves, x, value, label)

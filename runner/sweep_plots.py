@@ -23,7 +23,7 @@ _POINTS = 60  # where curves over megabytes are read off
 def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = "") -> "Figure":
     """Show a value over ``round`` or ``mb``: mean and one deviation over seeds, a line each, a panel each."""
     curves = curves[curves[value].notna() & curves[x].notna()]
-    figure, axes, panels, lines = _panels(curves, title or f"{label} over {_AXES[x]}")
+    figure, axes, panels, lines = _panels(curves, title or f"{label.capitalize()} over {_TITLES[x]}")
     scale = 100 if value.endswith("acc") else 1
     for ax, panel in zip(axes, panels, strict=False):
         for i, (line, colour) in enumerate(lines.items()):
@@ -43,6 +43,7 @@ def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = ""
 
 
 _AXES = {"round": "round", "mb": "client traffic (MB)"}
+_TITLES = {"round": "rounds: mean and deviation over seeds", "mb": "client traffic: mean and deviation over seeds"}
 
 
 def client_distributions(clients: "pd.DataFrame", title: str = "") -> "Figure":
@@ -123,7 +124,8 @@ def label_distributions(splits: "Mapping[str, pd.DataFrame]", title: str = "") -
     for ax, (name, share) in zip(axes, shares.items(), strict=True):
         image = ax.imshow(share.T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=top)
         ax.set_title(name, fontsize=9)
-        ax.set_xlabel("client" + (", sorted by group" if splits[name]["group"].any() else ""))
+        ax.set_xlabel("clients" + (", sorted by group" if splits[name]["group"].any() else ""))
+        ax.set_xticks([])
     names = [column.removeprefix("class_") for column in next(iter(shares.values())).columns]
     step = -(-len(names) // 20)
     axes[0].set_yticks(range(0, len(names), step), names[::step], fontsize=7)

@@ -1,10 +1,12 @@
 """What a run leaves as files: tables as Parquet, figures as PNG; here they become bytes, to be sent in one call."""
 
+import io
 import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,9 @@ from matplotlib.figure import Figure
 from runner import plots
 from runner.records import Columns, DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.tracking.store import redact
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LOAD = [field.name for field in fields(LoadSample)]
 _drawn: dict[str, dict[str, bytes]] = {}
@@ -26,6 +31,18 @@ def encode(files: Mapping[str, str | bytes | Figure]) -> dict[str, bytes]:
         if isinstance(content, Figure) else content
         for path, content in files.items()
     }  # fmt: skip
+
+
+def ui_images(files: Mapping[str, bytes], now_ms: int) -> dict[str, bytes]:
+    """Return the PNG files under ``plots/`` once more as images of the UI's charts page."""
+    from PIL import Image
+
+    images: dict[str, bytes] = {}
+    for path, content in files.items():
+        if path.startswith("plots/") and path.endswith(".png"):
+            key = path.removeprefix("plots/").removesuffix(".png")
+            images |= ui_image(key, 0, now_ms, Image.open(io.BytesIO(content)).convert("RGB"))
+    return images
 
 
 def parts(record: RoundRecord) -> dict[str, bytes]:
@@ -71,12 +88,15 @@ def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: 
     every = max(1, rounds // 10)
     if not record.assignments or (record.round % every and record.round != rounds):
         return {}
-    import io
-
     from PIL import Image
 
-    image = Image.fromarray(plots.cluster_squares(record.assignments, groups))
-    name = f"images/clusters+step+{record.round}+timestamp+{now_ms}+{uuid.uuid5(uuid.NAMESPACE_OID, str(record.round))}"
+    squares = plots.cluster_squares(record.assignments, groups)
+    return ui_image("clusters", record.round, now_ms, Image.fromarray(squares))
+
+
+def ui_image(key: str, step: int, now_ms: int, image: "Image.Image") -> dict[str, bytes]:
+    """Return the files in which MLflow's UI looks for an image: itself and a thumbnail."""
+    name = f"images/{key}+step+{step}+timestamp+{now_ms}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{key} {step}')}"
     files = {}
     for path, kind in ((f"{name}.png", "PNG"), (f"{name}+compressed.webp", "WEBP")):
         buffer = io.BytesIO()

@@ -250,12 +250,18 @@ class SweepRun(_Run):
             Trials that failed.
         """
 
-        def job() -> Iterator[Op]:
-            from runner.tracking.artifacts import encode
+        now = self._now_ms()
 
-            if files:
-                yield ops.files(self.token, encode(files))
+        def job() -> Iterator[Op]:
+            from runner.tracking.artifacts import encode, ui_images
+
             tags = {"mlflow.note.content": redact(f"{self._note}\n\n{summary}")[:_TAG]}
+            if files:
+                content = encode(files)
+                images = ui_images(content, now)
+                yield ops.files(self.token, content | images)
+                if images:
+                    tags["mlflow.loggedImages"] = "true"
             if failed:
                 tags["reason"] = f"{failed} trials failed"
             yield ops.tags(self.token, tags)
