@@ -245,11 +245,10 @@ class SweepRun(_Run):
         summary : str
             Markdown, added to the run's note; the table of results.
         files : Mapping[str, str | bytes | Figure]
-            Artifacts by path, as made by :func:`runner.report.sweep_files`.
+            Artifacts by path, as made by :func:`runner.report.report`.
         failed : int
             Trials that failed.
         """
-
         now = self._now_ms()
 
         def job() -> Iterator[Op]:
