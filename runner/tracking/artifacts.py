@@ -90,8 +90,16 @@ def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: 
         return {}
     from PIL import Image
 
-    squares = plots.cluster_squares(record.assignments, groups)
-    return ui_image("clusters", record.round, now_ms, Image.fromarray(squares))
+    # The slider starts at step 0: there it shows the known groups, which is what should be found.
+    client = record.assignments["client"]
+    known = {"client": client, "cluster": groups[np.asarray(client)], "server": [False] * len(client)}
+    return {
+        path: content
+        for step, rows in ((0, known), (record.round, record.assignments))
+        for path, content in ui_image(
+            "clusters", step, now_ms if step else 0, Image.fromarray(plots.cluster_squares(rows, groups))
+        ).items()
+    }
 
 
 def ui_image(key: str, step: int, now_ms: int, image: "Image.Image") -> dict[str, bytes]:

@@ -260,7 +260,7 @@ class SweepRun(_Run):
                 images = ui_images(content, now)
                 yield ops.files(self.token, content | images)
                 if images:
-                    tags["mlflow.loggedImages"] = "true"
+                    tags["mlflow.loggedImages"] = "True"
             if failed:
                 tags["reason"] = f"{failed} trials failed"
             yield ops.tags(self.token, tags)
@@ -335,7 +335,7 @@ class TrialRun(_Run):
 
         def job() -> Iterator[Op]:
             yield ops.metrics(self.token, {f"0_final/{key}": value for key, value in result.summary.items()}, 0, now)
-            yield ops.tags(self.token, {"weights_sha256": result.weights_sha256, "mlflow.loggedImages": "true"})
+            yield ops.tags(self.token, {"weights_sha256": result.weights_sha256, "mlflow.loggedImages": "True"})
             yield from self._figures_and_events(result)
             if self._tracker.cfg.log_models and self._first is not None:
                 from runner.tracking.models import model_op

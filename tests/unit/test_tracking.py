@@ -124,7 +124,7 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
 
     logged = artifacts(tracker, child.info.run_id)
     images = {path for path in logged if path.startswith("images/clusters+step+")}
-    assert len(images) == 4  # rounds 1 and 2, as PNG and as thumbnail
+    assert len(images) == 6  # the known groups at step 0, rounds 1 and 2; as PNG and as thumbnail
     assert logged - images == {
         "config.yaml", "events.txt", "confusion.png", "split.parquet",
         *(f"clients.parquet/part-0000{i}.parquet" for i in range(3)),
