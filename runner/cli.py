@@ -67,6 +67,21 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
     for sub in (run, sweep, config):
         sub.add_argument("words", nargs="*", metavar="GROUP=OPTION|key=value", help="settings; a=1,2 makes an axis")
+    report = command("report", _report, "tables and plots of a sweep, with intervals and tests over the seeds")
+    report.add_argument("sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run")
+    report.add_argument("--target", help="0.9, or METRIC=VALUE: adds rounds and megabytes until it was reached")
+    report.add_argument("--test", choices=("t", "wilcoxon"), default="t", help="paired test that marks the best row")
+    report.add_argument("--out", type=Path, help="folder to write to; default: reports/ under tracking.output")
+    compare = command("compare", _compare, "trials side by side: where they differ, and how they ended")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run id, the start of one, or a run's name")
+    best = command("best", _best, "the best cell of a sweep, and the command that runs its best trial again")
+    best.add_argument("sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run")
+    best.add_argument("--metric", default="client_acc", help="final metric: client_acc, acc, ari, client_acc_p10, ...")
+    best.add_argument("--lowest", action="store_true", help="lower is better")
+    for sub in (report, compare, best):
+        sub.set_defaults(words=[])
+    flush = command("flush", _flush, "send what waits on disk for a tracking store that did not answer")
+    flush.add_argument("words", nargs="*", metavar="key=value", help="tracking.uri and tracking.output, as for the run")
     ui = command("ui", _ui, "open MLflow's UI on the local store")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on")
     ui.add_argument("--port", type=int, default=5000, help="port to listen on")
@@ -121,6 +136,11 @@ def _execute(plan: object) -> int:
     for label, reason in outcome.failures:
         print(f"FAILED {label}: {reason}", file=sys.stderr)
     console.print(f"stored in {tracker.uri}", highlight=False, soft_wrap=True)
+    if tracker.spilled:
+        console.print(
+            f"{tracker.spilled} events wait on disk: the store does not answer; send them with: python -m runner flush",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     if tracker.uri.startswith("sqlite:"):
         console.print("see it with: make ui   (python -m runner ui)", highlight=False)
     return outcome.exit_status
@@ -130,6 +150,54 @@ def _config(args: argparse.Namespace, words: list[str]) -> int:
     config = compose(words)
     print(to_yaml(config), end="")
     print(f"# trial key: {config.key}")
+    return 0
+
+
+def _split_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Part names from settings (``key=value``): run names may hold an equals sign too, but no setting's key."""
+    settings = [word for word in words if word.startswith(("tracking.", "tracking="))]
+    return [word for word in words if word not in settings], settings
+
+
+def _report(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.report import Target, report
+    from runner.tracking.read import read_sweep, report_folder
+
+    cfg = compose(words).tracking
+    target = Target.parse(args.target) if args.target else None
+    sweep = read_sweep(cfg, args.sweep)
+    files = report(sweep, target, args.test)
+    folder = args.out or report_folder(cfg, sweep)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    print(str(files["report.md"]).partition("```")[0].rstrip())
+    print(f"\nwritten to {folder}: report.html, report.md, report.csv, report.tex, trials.csv, plots/")
+    return 0
+
+
+def _compare(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.report import comparison
+    from runner.tracking.read import read_runs
+
+    names, settings = _split_words([*args.runs, *words])
+    Console().print(comparison(read_runs(compose(settings).tracking, names)))
+    return 0
+
+
+def _best(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.report import best_cell
+    from runner.tracking.read import read_sweep
+
+    print(best_cell(read_sweep(compose(words).tracking, args.sweep), args.metric, args.lowest))
+    return 0
+
+
+def _flush(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.tracking import flush
+
+    print(f"sent {flush(compose(words).tracking)} events")
     return 0
 
 

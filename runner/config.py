@@ -350,6 +350,14 @@ class TrackingConfig(Section):
     uri: str | None = Field(None, description="MLflow tracking URI; null: an SQLite store under output")
     experiment: str = Field("fedsweep", min_length=1, description="MLflow experiment")
     log_models: bool = Field(True, description="log the final models as MLflow models")
+    figures: Literal["all", "data", "none"] = Field(
+        "all", description="pictures of each trial: all, those of its data alone, or none (reports draw their own)"
+    )
+    patience_s: float = Field(
+        60.0,
+        ge=0,
+        description="seconds to wait at the end for a store that does not answer; then events stay on disk",
+    )
     output: str = Field("outputs", description="folder of the local MLflow store and of reports")
 
 

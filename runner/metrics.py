@@ -58,6 +58,7 @@ def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
     """Return a clustered strategy's choices of a round as columns, one row per client."""
     servers = {node_id: cluster for cluster, node_id in strategy.servers.items()}
     nodes = sorted(strategy.assignment)
+    plane: Mapping[int, tuple[float, float]] = getattr(strategy, "plane", {})  # where the clustering draws one
     return {
         "round": [number] * len(nodes),
         "client": [node_id - 1 for node_id in nodes],
@@ -65,6 +66,8 @@ def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
         "server": [servers.get(node_id) == strategy.assignment[node_id] for node_id in nodes],
         "score": [float(strategy.scores.get(node_id, nan)) for node_id in nodes],
         "tenure": [strategy.tenure.get(strategy.assignment[node_id], 0) for node_id in nodes],
+        "x": [plane.get(node_id, (nan, nan))[0] for node_id in nodes],
+        "y": [plane.get(node_id, (nan, nan))[1] for node_id in nodes],
     }
 
 

@@ -54,7 +54,9 @@ def label_heatmap(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[
     """Show how many examples of each class each client holds; counts is (clients, classes), groups (clients,)."""
     order = _order(groups, counts.argmax(axis=1))
     clients, classes = counts.shape
-    figure, (axes,) = _figure(_width(clients), 1.6 + 0.22 * min(classes, 30), title or "Examples per client and class")
+    figure, (axes,) = new_figure(
+        _width(clients), 1.6 + 0.22 * min(classes, 30), title or "Examples per client and class"
+    )
     image = axes.imshow(counts[order].T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0)
     if clients * classes <= 240:
         dark = counts.max() / 2
@@ -73,13 +75,13 @@ def label_bars(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str
     """Show each client's examples as one bar stacked by class; counts is (clients, classes), groups (clients,)."""
     order = _order(groups, counts.argmax(axis=1))
     clients, classes = counts.shape
-    figure, (axes,) = _figure(_width(clients) + 1, 3.4, title or "Examples per client, stacked by class")
+    figure, (axes,) = new_figure(_width(clients) + 1, 3.4, title or "Examples per client, stacked by class")
     # One outline per class with nan between the bars: a patch per client and class would take seconds to draw.
     gap = 0.4 if clients <= _FEW else 0.5
     place = np.arange(clients)
     corners = np.stack([place - gap, place + gap, np.full(clients, np.nan)], axis=1)[:, : 3 if clients <= _FEW else 2]
     tops = np.cumsum(counts[order], axis=1)
-    for label, colour in enumerate(_colours(classes)):
+    for label, colour in enumerate(distinct_colours(classes)):
         top = np.repeat(tops[:, label], corners.shape[1])
         base = top - np.repeat(counts[order, label], corners.shape[1])
         name = class_names[label] if classes <= 20 or label in (0, classes - 1) else None
@@ -95,7 +97,9 @@ def label_bars(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str
 def class_counts(counts: np.ndarray, class_names: Sequence[str], title: str = "") -> "Figure":
     """Show how many examples of each class all clients hold together; counts is (clients, classes)."""
     totals = counts.sum(axis=0)
-    figure, (axes,) = _figure(max(4.5, min(10.0, 2 + 0.4 * len(totals))), 3, title or "Examples per class, all clients")
+    figure, (axes,) = new_figure(
+        max(4.5, min(10.0, 2 + 0.4 * len(totals))), 3, title or "Examples per class, all clients"
+    )
     bars = axes.bar(range(len(totals)), totals, color=PALETTE[0])
     if len(totals) <= 20:
         axes.bar_label(bars, fontsize=7, padding=1)
@@ -114,7 +118,7 @@ def example_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     # One composed picture: an axes object per example would take ten times as long to draw.
     canvas = np.full((rows * (height + caption), columns * (width + pad) - pad, 3), 255, np.uint8)
     wide = max(0.95 * columns, 3.0)
-    figure, (axes,) = _figure(wide, 0.4 + wide * canvas.shape[0] / canvas.shape[1], title or "Examples")
+    figure, (axes,) = new_figure(wide, 0.4 + wide * canvas.shape[0] / canvas.shape[1], title or "Examples")
     for i in range(count):
         top, left = i // columns * (height + caption), i % columns * (width + pad)
         canvas[top : top + height, left : left + width] = np.moveaxis(images[i], 0, -1)[..., :3]
@@ -146,14 +150,14 @@ def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = 
     grid = np.full((len(clients), len(rounds)), np.nan)
     grid[y, x] = assignments["cluster"].to_numpy()
     clusters = int(np.nanmax(grid)) + 1
-    figure, (axes,) = _figure(
+    figure, (axes,) = new_figure(
         min(11.0, 4.2 + 0.18 * len(rounds)), _width(len(clients)) * 0.55 + 1.2, title or "Clusters"
     )
     from matplotlib.colors import ListedColormap
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    colours = _colours(clusters)
+    colours = distinct_colours(clusters)
     half = 0.5
     extent = (rounds[0] - half, rounds[-1] + half, len(clients) - half, -half)
     axes.imshow(
@@ -164,7 +168,7 @@ def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = 
     size = np.clip(260 / len(clients), 2.0, 5.0)
     axes.plot(rounds[0] + x[server], y[server], "o", ms=size, mfc="white", mec="black", mew=0.6, linestyle="none")
     _client_axis(axes.yaxis, order, known, "last cluster")
-    _whole_rounds(axes)
+    whole_rounds(axes)
     axes.set_xlabel("round")
     sizes = np.bincount(grid[:, -1][~np.isnan(grid[:, -1])].astype(int), minlength=clusters)
     shown = range(clusters) if clusters <= 20 else (0, clusters - 1)
@@ -174,9 +178,32 @@ def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = 
     return figure
 
 
+def cluster_squares(assignments: Mapping[str, Sequence[Any]], groups: np.ndarray) -> np.ndarray:
+    """Return one round's clusters as pixels, (height, width, 3) uint8: a row per known group, a square per client.
+
+    ``assignments`` holds ``client``, ``cluster`` and ``server`` of each client, ``groups`` (clients,) its known group.
+    """
+    from matplotlib.colors import to_rgb
+
+    client, cluster, server = (np.asarray(assignments[name]) for name in ("client", "cluster", "server"))
+    rows = [np.flatnonzero(groups[client] == group) for group in np.unique(groups[client])]
+    if len(rows) == 1:  # no groups are known: a block as wide as high
+        rows = np.array_split(rows[0], int(np.ceil(np.sqrt(len(client)))))
+    side = max(4, min(32, 640 // max(map(len, rows))))
+    canvas = np.full((len(rows) * side + 1, max(map(len, rows)) * side + 1, 3), 255, np.uint8)
+    colours = (np.array([to_rgb(colour) for colour in distinct_colours(int(cluster.max()) + 1)]) * 255).astype(np.uint8)
+    for y, row in enumerate(rows):
+        for x, i in enumerate(row):
+            square = canvas[y * side + 1 : (y + 1) * side, x * side + 1 : (x + 1) * side]
+            square[:] = colours[cluster[i]]
+            if server[i]:
+                square[side // 3 : -(side // 3), side // 3 : -(side // 3)] = 255
+    return canvas
+
+
 def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
     """Show CPU and memory of hosts and nodes over time; columns as in :class:`runner.records.LoadSample`."""
-    figure, axes = _figure(8, 5.2, title or "Load of client hosts and nodes", rows=2, columns=2, sharex=True)
+    figure, axes = new_figure(8, 5.2, title or "Load of client hosts and nodes", rows=2, columns=2, sharex=True)
     seconds = load["time_s"] - load["time_s"].min()
     panels = (
         ("host", "host_cpu", "host CPU (% of one core)"),
@@ -206,7 +233,7 @@ def curves(metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title
     clients : pd.DataFrame, optional
         One row per client and round: ``round``, ``eval_acc``, ``eval_loss``.
     """
-    figure, axes = _figure(9.5, 3.6, title or "Accuracy and loss", columns=2)
+    figure, axes = new_figure(9.5, 3.6, title or "Accuracy and loss", columns=2)
     panels: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
         ("acc", "accuracy (%)", lambda share: share * 100),
         ("loss", "loss (cross-entropy, nats)", lambda loss: loss),
@@ -218,14 +245,14 @@ def curves(metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title
                 ax.fill_between(band.index, scale(band[0.1]), scale(band[0.9]), color="#888888", alpha=0.25, lw=0)
                 ax.plot(band.index, scale(band[0.5]), color="#666666", lw=1.2, ls="--", label="clients: median, 10-90%")
         found = {int(m[1]): c for c in metrics if (m := re.fullmatch(rf"2_clusters/c(\d+)_{kind}", str(c)))}
-        for cluster, colour in zip(sorted(found), _colours(len(found)), strict=True):
+        for cluster, colour in zip(sorted(found), distinct_colours(len(found)), strict=True):
             name = f"cluster {cluster}" if len(found) <= 12 or cluster in (min(found), max(found)) else None
             _line(ax, metrics["round"], scale(metrics[found[cluster]]), color=colour, lw=1.3, label=name)
         if f"1_global/{kind}" in metrics:
             values = scale(metrics[f"1_global/{kind}"])
             _line(ax, metrics["round"], values, color="black", lw=2, label="global model")
         ax.set(xlabel="round", ylabel=label)
-        _whole_rounds(ax)
+        whole_rounds(ax)
         ax.grid(alpha=0.25)
     axes[1].set_ylim(bottom=0)
     if axes[0].get_legend_handles_labels()[0]:
@@ -239,7 +266,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
     classes = len(confusion)
     share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = max(4.2, min(9.0, 1.8 + 0.34 * classes))
-    figure, (axes,) = _figure(side + 0.8, side, title or "Confusion matrix")
+    figure, (axes,) = new_figure(side + 0.8, side, title or "Confusion matrix")
     image = axes.imshow(share, cmap="cividis", vmin=0, vmax=100, interpolation="nearest")
     if classes <= 20:
         for true, predicted in zip(*np.nonzero(share >= 0.5), strict=True):
@@ -252,63 +279,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
     return figure
 
 
-def axis_effect(
-    rows: "pd.DataFrame", x: str, metric: str, line: str | None = None, panel: str | None = None, title: str = ""
-) -> "Figure":
-    """Show a metric against one axis of a sweep: a line per value of another, a panel per value of a third.
-
-    Lines are means over all other columns (the seeds); bands reach one standard deviation to each side, and the dots
-    are the single trials.
-
-    Parameters
-    ----------
-    rows : pd.DataFrame
-        One row per trial: the axes and the metric.
-    x, line, panel : str
-        Columns of the axes, e.g. ``num_clusters``, ``partition`` and ``shift``.
-    """
-    import pandas as pd
-
-    rows = rows[rows[metric].notna()]
-    panels = [None] if panel is None else list(rows[panel].unique())
-    lines = [None] if line is None else list(rows[line].unique())
-    figure, axes = _figure(1.2 + 3.2 * len(panels), 3.6, title, columns=len(panels), sharey=True)
-    percent = metric.endswith("acc")
-    ticks = list(pd.unique(rows[x].sort_values()))  # evenly spaced: the values of an axis are often powers of two
-    for ax, value in zip(axes, panels, strict=True):
-        for i, (name, colour) in enumerate(zip(lines, _colours(len(lines)), strict=True)):
-            dodge = 0.05 * (i - (len(lines) - 1) / 2)  # equal lines stay both in sight
-            part = rows if panel is None else rows[rows[panel] == value]
-            part = part if line is None else part[part[line] == name]
-            if part.empty:
-                continue
-            scores = part[metric] * (100 if percent else 1)
-            stats = scores.groupby(part[x]).agg(["mean", "std"]).sort_index()
-            at = np.array([ticks.index(tick) for tick in stats.index]) + dodge
-            ax.plot(at, stats["mean"], "o-", color=colour, ms=4, label=name)
-            spread = stats["std"].fillna(0)
-            ax.fill_between(at, stats["mean"] - spread, stats["mean"] + spread, color=colour, alpha=0.2, lw=0)
-            ax.plot([ticks.index(tick) + dodge for tick in part[x]], scores, ".", color=colour, ms=3, alpha=0.6)
-        ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
-        ax.set_xlabel(x.replace("num_", "number of ").replace("_", " "))
-        ax.grid(alpha=0.25)
-        if panel is not None:
-            ax.set_title(f"{panel}: {value}", fontsize=9)
-    axes[0].set_ylabel(_METRICS.get(metric, metric))
-    if line is not None:
-        axes[-1].legend(title=line, loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
-    return figure
-
-
-_METRICS = {
-    "client_acc": "mean client accuracy (%)",
-    "acc": "global accuracy (%)",
-    "ari": "agreement with the true groups (ARI)",
-    "wall_s": "wall time (s)",
-}
-
-
-def _figure(
+def new_figure(
     width: float, height: float, title: str, rows: int = 1, columns: int = 1, **share: Any
 ) -> "tuple[Figure, list[Axes]]":
     """Return a figure that lays itself out, and its axes in reading order."""
@@ -323,7 +294,7 @@ def _figure(
     return figure, axes
 
 
-def _colours(count: int) -> "list[Any]":
+def distinct_colours(count: int) -> "list[Any]":
     """Return distinct colours; above the palette's length, even steps on a ramp."""
     if count <= len(PALETTE):
         return list(PALETTE[:count])
@@ -394,7 +365,8 @@ def _class_ticks(axis: Any, names: Sequence[str]) -> None:
             text.set(rotation=90 if many else 45, ha="right", va="center", rotation_mode="anchor")
 
 
-def _whole_rounds(axes: "Axes") -> None:
+def whole_rounds(axes: "Axes") -> None:
+    """Put the ticks of a round axis at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -414,7 +386,7 @@ def _traces(axes: "Axes", seconds: "pd.Series", values: "pd.Series", who: "pd.Se
     step = max(1.0, float(seconds.max()) / 300)
     table = values.groupby([(seconds // step) * step, who]).mean().unstack()
     if len(table.columns) <= 8:
-        for name, colour in zip(table, _colours(len(table.columns)), strict=True):
+        for name, colour in zip(table, distinct_colours(len(table.columns)), strict=True):
             line = table[name].dropna()
             axes.plot(line.index, line, color=colour, lw=1.2, label=str(name))
         return

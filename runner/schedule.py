@@ -33,6 +33,7 @@ class Outcome:
 
     rows: list[dict[str, Any]] = field(default_factory=list)  # one per trial: axes, final metrics unless it failed
     failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
+    report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
     interrupted: bool = False
 
     @property
@@ -51,6 +52,11 @@ class _Active:
     run: TrialRun | None = None
     deaths: int = 0
     round: int = -1  # last round that was shown
+
+    def done_with(self) -> tuple[()]:
+        """Remove the checkpoints, once all that they stand for was written; a job of the writer."""
+        self.checkpoints.remove()
+        return ()
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -195,7 +201,7 @@ class Schedule:
         active = self.active[events]
         assert active.run
         active.run.finish(result)
-        self.tracker.writer.put(f"the removal of the checkpoints of '{active.label}'", active.checkpoints.remove)
+        self.tracker.writer.put(f"the removal of the checkpoints of '{active.label}'", active.done_with)
         shown = {key: value for key, value in result.summary.items() if key in METRICS}
         self.outcome.rows.append({**active.trial.axes, **shown})
         self._end(events, "FINISHED")

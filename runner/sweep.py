@@ -15,11 +15,12 @@ from runner.engine.pool import HostPool, ray_session
 from runner.interrupts import Interrupts
 from runner.prepare import check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
-from runner.report import METRICS, sweep_files
+from runner.report import METRICS, markdown_table, report, results_table
 from runner.resume import Restart, Standing, check_nodes, look_back, sweep_key
 from runner.schedule import Outcome, Schedule, trial_label
 from runner.tracking import SweepRun, Tracker
 from runner.tracking.past import adopt
+from runner.tracking.read import read_sweep
 from runner.trial import quiet_flower
 
 MAX_TRIALS = 8
@@ -82,7 +83,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
                         outcome.interrupted = True
                         schedule.kill()
                     outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
-                    _end_sweep(plan, parent, outcome, progress)
+                    _end_sweep(plan, tracker, parent, outcome, progress)
     return outcome, tracker
 
 
@@ -110,6 +111,16 @@ def _recall(standing: Standing, outcome: Outcome, console: Console) -> None:
         console.print(f"run before: {done} finished, {failed} failed; {todo} to run", highlight=False)
 
 
+def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> tuple[str, dict[str, str | bytes]]:
+    """Return the results as Markdown and the report's files, those where the store has all trials by now."""
+    if not any("wall_s" in row for row in outcome.rows):
+        return "", {}
+    summary = markdown_table(results_table(outcome.rows))
+    if not tracker.writer.settle():
+        return summary, {}
+    return summary, report(read_sweep(tracker.store, parent.run_id))
+
+
 def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> SweepRun:
     assert plan.name
     axes: dict[str, list[str]] = {}
@@ -125,7 +136,9 @@ def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> Sweep
     return parent
 
 
-def _end_sweep(plan: SweepPlan, parent: SweepRun | None, outcome: Outcome, progress: TrialProgress) -> None:
+def _end_sweep(
+    plan: SweepPlan, tracker: Tracker, parent: SweepRun | None, outcome: Outcome, progress: TrialProgress
+) -> None:
     if outcome.interrupted:
         ended = len(outcome.rows)
         progress.line(f"interrupted: {ended} of {len(plan.trials)} trials ended; to go on, run the same command again:")
@@ -133,8 +146,8 @@ def _end_sweep(plan: SweepPlan, parent: SweepRun | None, outcome: Outcome, progr
         if parent:
             parent.killed()
     elif parent:
-        files = sweep_files(outcome.rows) if outcome.rows else {}
-        parent.finish(str(files.get("results.md", "")), files, len(outcome.failures))
+        summary, outcome.report = _report(tracker, parent, outcome)
+        parent.finish(summary, outcome.report, len(outcome.failures))
 
 
 def _trials_at_once(resources: ResourcesConfig, hosts: list[Host] | None) -> int:

@@ -20,10 +20,23 @@ from flwr.supercore import log
 from numpy.typing import NDArray
 
 from strategies.base import arrays_of, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
-from strategies.clustering import Distance, Representation, canonical, group_means, nearest, one_thread, represent
+from strategies.clustering import (
+    Distance,
+    Representation,
+    canonical,
+    group_means,
+    nearest,
+    one_thread,
+    plane_of,
+    represent,
+)
 from strategies.grouping import Found, HowMany, Rule
 from strategies.selection import ServerRule
 from strategies.servers import TIMEOUT_S, ClusterServers
+
+
+PICTURED = 1_000
+"""Clients up to which a clustering is drawn: the axes of the picture cost the cube of their number."""
 
 
 class Plan(Enum):
@@ -97,6 +110,7 @@ class ClusterTraining(FedAvg):
         self.election = ClusterServers(server or ServerRule(), seed)
         self.silhouette = self.p_value = float("nan")
         self.anchor: ArrayRecord | None = None  # the model that the clients were grouped from; newcomers start there
+        self.plane: dict[int, tuple[float, float]] = {}  # of the last clustering: node id -> place in its picture
         self.means_KP: NDArray[np.float32] | None = None  # of each cluster in the space of the representation
         self.clustering_round = False  # of the round that was configured last: each reply is read
         self._newcomers: set[int] = set()
@@ -146,6 +160,8 @@ class ClusterTraining(FedAvg):
         self.set_clusters(canonical(nodes, found.labels.tolist()), found)
         labels_C = np.array([self.assignment[node] for node in nodes])
         self.means_KP = group_means(rows_CP, labels_C, self.distance)
+        if len(nodes) <= PICTURED:
+            self.plane = dict(zip(nodes, plane_of(rows_CP, self.distance), strict=True))
 
     def welcome(self, nodes: Sequence[int]) -> None:
         """Assign clients that no cluster has. Those that it leaves out train once from the anchor."""

@@ -103,6 +103,15 @@ def points_of(rows_CP: NDArray[np.float32], distance: Distance) -> NDArray[np.fl
     return coordinates(unit_rows(rows_CP) if distance == "cosine" else rows_CP)
 
 
+def plane_of(rows_CP: NDArray[np.float32], distance: Distance) -> list[tuple[float, float]]:
+    """Return each row's first two principal coordinates: the flat picture that keeps most of the distances."""
+    points = points_of(rows_CP, distance)
+    points = points - points.mean(axis=0)
+    _, _, axes = np.linalg.svd(points, full_matrices=False)
+    flat = points @ axes[:2].T
+    return [(float(row[0]), float(row[1]) if len(row) > 1 else 0.0) for row in flat]
+
+
 def kmeans(
     rows_CP: NDArray[np.float32], num_clusters: int, distance: Distance, seed: int
 ) -> tuple[NDArray[np.int64], float]:

@@ -3,7 +3,7 @@
 This package is the only importer of mlflow, and it does so late: ``--help`` need not wait for it.
 """
 
-from runner.tracking.runs import SweepRun, Tracker, TrialRun
+from runner.tracking.runs import SweepRun, Tracker, TrialRun, flush
 from runner.tracking.store import redact
 
-__all__ = ["SweepRun", "Tracker", "TrialRun", "redact"]
+__all__ = ["SweepRun", "Tracker", "TrialRun", "flush", "redact"]

@@ -1,12 +1,12 @@
-"""What a run leaves as files: tables as Parquet, figures as PNG. All files of a step are logged in one call."""
+"""What a run leaves as files: tables as Parquet, figures as PNG; here they become bytes, to be sent in one call."""
 
+import io
 import json
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from hashlib import sha256
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,48 +14,117 @@ from matplotlib.figure import Figure
 
 from runner import plots
 from runner.divergence import divergence_plot
-from runner.records import Columns, DataSummary, LoadSample, TrialResult, TrialStarted
+from runner.records import Columns, DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.tracking.store import redact
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from PIL import Image
 
-File = str | bytes | Figure | pd.DataFrame
+_LOAD = [field.name for field in fields(LoadSample)]
 _drawn: dict[str, dict[str, bytes]] = {}
 _DRAWN_LIMIT = 16  # splits whose pictures are kept
 
 
-def log_files(client: "MlflowClient", run_id: str, files: Mapping[str, File]) -> None:
-    """Log artifacts by their path in the run: a text, a PNG's bytes, a figure or a table."""
-    if not files:
-        return
-    with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
-        for name, content in files.items():
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, pd.DataFrame):
-                content.to_parquet(path, index=False)
-            elif isinstance(content, str):
-                path.write_text(content, encoding="utf-8")
-            else:
-                path.write_bytes(plots.to_png(content) if isinstance(content, Figure) else content)
-        client.log_artifacts(run_id, folder)
+def encode(files: Mapping[str, str | bytes | Figure]) -> dict[str, bytes]:
+    """Return artifacts as bytes: texts in UTF-8, figures as PNG."""
+    return {
+        path: content.encode() if isinstance(content, str) else plots.to_png(content)
+        if isinstance(content, Figure) else content
+        for path, content in files.items()
+    }  # fmt: skip
 
 
-def log_dataset(client: "MlflowClient", run_id: str, data: DataSummary) -> None:
-    """Fill the UI's Dataset column with the data set, its split and its size."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+def ui_images(files: Mapping[str, bytes], now_ms: int) -> dict[str, bytes]:
+    """Return the PNG files under ``plots/`` once more as images of the UI's charts page."""
+    from PIL import Image
 
+    images: dict[str, bytes] = {}
+    for path, content in files.items():
+        if path.startswith("plots/") and path.endswith(".png"):
+            key = path.removeprefix("plots/").removesuffix(".png")
+            images |= ui_image(key, 0, now_ms, Image.open(io.BytesIO(content)).convert("RGB"))
+    return images
+
+
+def parts(record: RoundRecord) -> dict[str, bytes]:
+    """Return a round's tables, each a part file of its own.
+
+    A table is a folder (``clients.parquet/part-00003.parquet``) that pandas and pyarrow read as one, so a round is
+    appended without writing any other again, and a round that is written twice takes the place of itself.
+    """
+    tables = {
+        "clients": record.clients,
+        "assignments": record.assignments,
+        "load": {name: [getattr(row, name) for row in record.load] for name in _LOAD} if record.load else {},
+    }
+    return {
+        f"{name}.parquet/part-{record.round:05d}.parquet": to_parquet(columns)
+        for name, columns in tables.items()
+        if columns and len(next(iter(columns.values())))
+    }
+
+
+def to_parquet(columns: Columns) -> bytes:
+    """Return a table as one Parquet file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table({name: list(values) for name, values in columns.items()}), sink)
+    return bytes(sink.getvalue())
+
+
+def split_table(data: DataSummary) -> bytes:
+    """Return who holds what, for reports: a row per client with its known group and its examples of each class."""
+    counts = {f"class_{name}": data.label_counts[:, i].tolist() for i, name in enumerate(data.class_names)}
+    return to_parquet({"client": range(len(data.groups)), "group": data.groups.tolist(), **counts})
+
+
+def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: int) -> dict[str, bytes]:
+    """Return a picture of a round's clusters for the UI's step slider, in some ten rounds of a trial.
+
+    A row per known group, a square per client in the colour of its cluster, the server's with a white dot. Drawn as
+    pixels, since a figure a round would cost more than the round, and named as ``MlflowClient.log_image`` names it.
+    """
+    every = max(1, rounds // 10)
+    if not record.assignments or (record.round % every and record.round != rounds):
+        return {}
+    from PIL import Image
+
+    # The slider starts at step 0: there it shows the known groups, which is what should be found.
+    client = record.assignments["client"]
+    known = {"client": client, "cluster": groups[np.asarray(client)], "server": [False] * len(client)}
+    return {
+        path: content
+        for step, rows in ((0, known), (record.round, record.assignments))
+        for path, content in ui_image(
+            "clusters", step, now_ms if step else 0, Image.fromarray(plots.cluster_squares(rows, groups))
+        ).items()
+    }
+
+
+def ui_image(key: str, step: int, now_ms: int, image: "Image.Image") -> dict[str, bytes]:
+    """Return the files in which MLflow's UI looks for an image: itself and a thumbnail."""
+    name = f"images/{key}+step+{step}+timestamp+{now_ms}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{key} {step}')}"
+    files = {}
+    for path, kind in ((f"{name}.png", "PNG"), (f"{name}+compressed.webp", "WEBP")):
+        buffer = io.BytesIO()
+        image.save(buffer, format=kind)
+        files[path] = buffer.getvalue()
+    return files
+
+
+def dataset_fields(data: DataSummary) -> dict[str, str]:
+    """Return what fills the UI's Dataset column: the data set, its split and its size."""
     split = " ".join(name for name in (data.dataset, data.partition, data.shift) if name != "none")
     profile = {"num_train": data.num_train, "num_test": data.num_test, "num_clients": len(data.label_counts)}
-    dataset = Dataset(
-        name=split,
-        digest=data.fingerprint[:36],
-        source_type="local",
-        source=json.dumps({"uri": redact(data.source)}),
-        profile=json.dumps(profile | {"classes": list(data.class_names[:100])}),
-    )
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    return {
+        "name": split,
+        "digest": data.fingerprint[:36],
+        "source_type": "local",
+        "source": json.dumps({"uri": redact(data.source)}),
+        "profile": json.dumps(profile | {"classes": list(data.class_names[:100])}),
+    }
 
 
 def data_figures(data: DataSummary) -> dict[str, bytes]:
@@ -90,32 +159,27 @@ def _draw(data: DataSummary) -> dict[str, bytes]:
     return {path: plots.to_png(figure) for path, figure in figures.items()}
 
 
-def trial_files(
+def trial_figures(
     rounds: Sequence[Mapping[str, float]],
     clients: Sequence[Columns],
     assignments: Sequence[Columns],
     load: Sequence[LoadSample],
     first: TrialStarted | None,
     result: TrialResult | None,
-) -> dict[str, Any]:
-    """Return the tables and figures of a trial, by artifact path; what it did not produce is left out."""
-    files: dict[str, Any] = {}
-    clients_table, assignments_table = _table(clients), _table(assignments)
-    if clients_table is not None:
-        files["clients.parquet"] = clients_table
+) -> dict[str, bytes]:
+    """Return the figures of a trial, by artifact path; what it did not produce is left out."""
+    figures: dict[str, Figure] = {}
     if rounds:
-        files["plots/curves.png"] = plots.curves(pd.DataFrame(list(rounds)), clients_table)
-    if assignments_table is not None:
-        files["assignments.parquet"] = assignments_table
+        figures["plots/curves.png"] = plots.curves(pd.DataFrame(list(rounds)), _table(clients))
+    assigned = _table(assignments)
+    if assigned is not None:
         groups = dict(enumerate(map(int, first.data.groups))) if first is not None else None
-        files["plots/clusters.png"] = plots.cluster_map(assignments_table, groups)
+        figures["plots/clusters.png"] = plots.cluster_map(assigned, groups)
     if load:
-        table = pd.DataFrame([asdict(sample) for sample in load])
-        files["load.parquet"] = table
-        files["plots/load.png"] = plots.load_plot(table)
+        figures["plots/load.png"] = plots.load_plot(pd.DataFrame([asdict(sample) for sample in load]))
     if result is not None and result.confusion is not None and first is not None:
-        files["confusion.png"] = plots.confusion_matrix(result.confusion, first.data.class_names)
-    return files
+        figures["confusion.png"] = plots.confusion_matrix(result.confusion, first.data.class_names)
+    return {path: plots.to_png(figure) for path, figure in figures.items()}
 
 
 def _table(parts: Sequence[Columns]) -> pd.DataFrame | None:

@@ -1,23 +1,27 @@
 """Final models as MLflow models: traced programs with their weights (``pt2``), nothing pickled.
 
-``mlflow.pytorch.log_model`` would load each model again to check it and copy the run's metric histories to it; writing
-the same folder with ``save_model`` and registering it takes a third of the time.
+``mlflow.pytorch.log_model`` would trace each model, check it by loading and copy the run's metric histories to it.
+A network is traced once per shape here, and each model is that trace with other weights.
 """
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from runner.config import ModelConfig
-from runner.tracking.store import Store
+from runner.tracking import ops
+from runner.tracking.ops import Op
 
 _log = logging.getLogger(__name__)
+_PROGRAM = "data/model.pt2"
 
 
 @cache
@@ -30,78 +34,75 @@ def warm_up() -> None:
     torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(2, 1),))
 
 
-def log_model(
-    store: Store,
-    run_id: str,
+def model_op(
+    run: str,
     name: str,
     config: ModelConfig,
     state: Mapping[str, np.ndarray],
     input_shape: tuple[int, int, int],
     num_classes: int,
-) -> None:
+) -> Iterator[Op]:
     """Log a model so that ``mlflow.pytorch.load_model("runs:/<run_id>/<name>")`` gives it back.
 
     A network that can't be traced (a user's own, with control flow on values) is logged as plain weights instead, in
     ``models/<name>.safetensors``, and a tag of the run says why.
     """
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    try:
+        folder, program = _template(config.model_dump_json(), input_shape, num_classes)
+        yield Op("model", run, {"name": name}, {**folder, _PROGRAM: _with_weights(program, state)})
+    except Exception as error:  # tracing runs the user's code: anything may come out
+        _log.warning("model %s is logged as weights only: %s", name, error)
+        from safetensors.numpy import save
 
-    with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
-        logged = store.client.create_logged_model(
-            store.experiment_id, name=name, source_run_id=run_id, model_type="pytorch"
-        )
-        try:
-            _save(Path(folder, "model"), logged.model_id, run_id, name, config, state, input_shape, num_classes)
-        except Exception as error:  # tracing runs the user's code: anything may come out
-            _log.warning("model %s of run %s is logged as weights only: %s", name, run_id, error)
-            from safetensors.numpy import save_file
-
-            store.client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
-            weights = Path(folder, f"{name}.safetensors")
-            save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, weights)
-            store.client.log_artifact(run_id, str(weights), "models")
-            store.client.set_tag(run_id, "models.not_traced", f"{type(error).__name__}: {error}"[:500])
-            return
-        store.client.log_model_artifacts(logged.model_id, str(Path(folder, "model")))
-        store.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-        store.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        weights = save({key: np.ascontiguousarray(value) for key, value in state.items()})
+        yield ops.files(run, {f"models/{name}.safetensors": weights})
+        yield ops.tags(run, {"models.not_traced": f"{type(error).__name__}: {error}"[:500]})
 
 
-def _save(
-    path: Path,
-    model_id: str,
-    run_id: str,
-    name: str,
-    config: ModelConfig,
-    state: Mapping[str, np.ndarray],
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-) -> None:
-    """Write MLflow's model folder."""
+def _with_weights(program: Any, state: Mapping[str, np.ndarray]) -> bytes:
+    """Return the traced program with these weights in the place of its own."""
+    import torch
+
+    if program.state_dict.keys() != state.keys():
+        raise ValueError(f"the trace holds {sorted(program.state_dict)}, the model {sorted(state)}")
+    with torch.no_grad():
+        for key, value in state.items():
+            program.state_dict[key].copy_(torch.from_numpy(np.array(value)))
+    buffer = BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+@lru_cache(8)
+def _template(config_json: str, input_shape: tuple[int, int, int], num_classes: int) -> tuple[dict[str, bytes], Any]:
+    """Return MLflow's model folder of an architecture, but for the program, and the traced program."""
     import mlflow.pytorch
     import torch
-    from mlflow.models import Model, ModelSignature
+    from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     from models import build_model
 
+    config = ModelConfig.model_validate_json(config_json)
     with torch.random.fork_rng(devices=[]):
         model = build_model(config.name, input_shape, num_classes, **config.kwargs).eval()
-    model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
     # Two examples: with one the trace would fix the batch size at 1.
     example = np.zeros((2, *input_shape), np.float32)
     single = np.dtype(np.float32)
     signature = ModelSignature(
         Schema([TensorSpec(single, (-1, *input_shape))]), Schema([TensorSpec(single, (-1, num_classes))])
     )
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(prefix="fedsweep-") as parent, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        folder = Path(parent, "model")
         mlflow.pytorch.save_model(
             model,
-            str(path),
-            mlflow_model=Model(artifact_path=name, run_id=run_id, model_id=model_id),
+            str(folder),
             signature=signature,
             input_example=example,
             serialization_format="pt2",
             pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "numpy")],
         )
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        program = torch.export.load(BytesIO(files.pop(_PROGRAM)))
+    return files, program

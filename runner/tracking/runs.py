@@ -1,24 +1,30 @@
 """Sweeps and trials as MLflow runs. Every method returns at once; the writer thread does the work, in order."""
 
+import logging
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from runner.config import TrackingConfig, TrialConfig
+from runner.errors import TrackingError
 from runner.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
-from runner.tracking import describe
-from runner.tracking.past import FINAL, ROUND, PastRun, reopen
-from runner.tracking.store import open_store, redact
+from runner.tracking import describe, ops
+from runner.tracking.ops import Op
+from runner.tracking.outbox import Outbox, send_spilled
+from runner.tracking.past import FINAL, ROUND, PastRun
+from runner.tracking.store import Store, open_store, redact
 from runner.tracking.writer import Writer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BATCH = 1000  # metrics that one log_batch may hold
+_log = logging.getLogger("fedsweep.tracking")
 _VALUE = 6000  # characters of a param
 _TAG = 8000  # characters of a tag
+_DRAWN = ("round", "client", "eval_acc", "eval_loss")  # columns of the clients' rows that figures need
 
 
 class Tracker:
@@ -34,8 +40,10 @@ class Tracker:
             trial.finish(result)
             sweep.finish(...)
 
-    A run that is still open when the tracker closes becomes KILLED: nothing is left RUNNING. What goes wrong in the
-    writer thread is raised by the next call, and by :meth:`close`.
+    A run that is still open when the tracker closes becomes KILLED: nothing is left RUNNING. A store that does not
+    answer delays what is written and loses nothing: what :meth:`close` could not send stays on disk (:attr:`spilled`)
+    until ``python -m runner flush``, or the next tracker of this store, sends it. What the store refuses as wrong is
+    raised by the next call, and by :meth:`close`.
 
     Parameters
     ----------
@@ -53,7 +61,18 @@ class Tracker:
     def __init__(self, cfg: TrackingConfig, clock: Callable[[], float] = time.time) -> None:
         self.cfg = cfg
         self.store = open_store(cfg)
-        self.writer = Writer()
+        try:
+            flush(cfg, self.store)
+        except TrackingError as error:  # what an earlier session left must not keep this one from its work
+            _log.warning("%s", error)
+        self.runs: dict[str, str] = {}
+        """MLflow's id of each run that has been made, by its token."""
+        self.writer = Writer(
+            lambda op: ops.apply(op, self.store, self.runs),
+            Outbox.fresh(spill_folder(cfg), self.store),
+            self.runs,
+            patience_s=cfg.patience_s,
+        )
         self.clock = clock
         self.tags = describe.environment()
         """Tags of every run opened from now on; the driver adds ``cluster`` once Ray is up."""
@@ -63,6 +82,11 @@ class Tracker:
     def uri(self) -> str:
         """The tracking URI, fit to be shown."""
         return redact(self.store.uri)
+
+    @property
+    def spilled(self) -> int:
+        """Events that wait on disk for a store that does not answer."""
+        return self.writer.spilled
 
     def start_sweep(
         self,
@@ -74,7 +98,8 @@ class Tracker:
         past: PastRun | None = None,
     ) -> "SweepRun":
         """Open the parent run of a sweep, or go on with a past one; ``params`` are its axes, ``command`` runs it."""
-        return SweepRun(self, name, dict(params or {}), describe.sweep_tags(name, key, description, command), past)
+        tags = describe.sweep_tags(name, key, description, command) | {"axes": ",".join(params or {})}
+        return SweepRun(self, name, dict(params or {}), tags, past)
 
     def start_trial(
         self,
@@ -105,6 +130,28 @@ class Tracker:
                 raise
 
 
+def flush(cfg: TrackingConfig, store: Store | None = None) -> int:
+    """Send what waits on disk for a store; return how many operations.
+
+    Raises
+    ------
+    TrackingError
+        The store does not answer, or refuses some of it: that stays on disk.
+    """
+    try:
+        return send_spilled(store or open_store(cfg), spill_folder(cfg))
+    except TrackingError:
+        raise
+    except Exception as error:  # whatever the store said: the user gets it as one line
+        reason = redact(f"{type(error).__name__}: {error}").partition("\n")[0][:300]
+        raise TrackingError(f"not all that waits in {spill_folder(cfg)} could be sent: {reason}") from error
+
+
+def spill_folder(cfg: TrackingConfig) -> Path:
+    """Return where events wait for a store that does not answer."""
+    return Path(cfg.output).expanduser().absolute() / "spill"
+
+
 class _Run:
     """A run of MLflow: opened by the constructor (a past one anew), closed once."""
 
@@ -115,35 +162,42 @@ class _Run:
         params: Mapping[str, str],
         tags: Mapping[str, str],
         files: Mapping[str, str],
+        parent: "_Run | None" = None,
         past: PastRun | None = None,
     ) -> None:
         self.name = name
+        self.token = uuid.uuid4().hex
         self._tracker = tracker
-        self._client = tracker.store.client
-        self._id: Future[str] = Future()
+        start, above = self._now_ms(), parent.token if parent else None
         tags = {key: redact(value)[:_TAG] for key, value in {**tracker.tags, **tags}.items()}
-        start = self._now_ms()
-        if past is not None:
-            tracker.writer.put(f"the start of '{name}'", lambda: self._reopen(past, tags))
-        else:
-            tracker.writer.put(f"the start of '{name}'", lambda: self._open(start, dict(params), tags, dict(files)))
+        params = {key: str(value)[:_VALUE] for key, value in params.items()}
+
+        def job() -> Iterator[Op]:
+            if past is not None:
+                yield ops.reopen(self.token, past.run_id, tags, above)
+                return
+            yield ops.create(self.token, name, start, tags, above)
+            yield ops.params(self.token, params)
+            yield ops.files(self.token, {path: text.encode() for path, text in files.items()})
+
+        tracker.writer.put(f"the start of '{name}'", job)
         tracker.open_runs.append(self)
 
     @property
     def run_id(self) -> str:
         """MLflow's id of the run; waits until it is open. Raises the TrackingError of a store that failed meanwhile."""
-        if not self._id.done():
+        if self.token not in self._tracker.runs:
             self._tracker.writer.flush()
-        return self._id.result()
+        return self._tracker.runs[self.token]
 
     def fail(self, reason: str, traceback: str = "") -> None:
         """Close the run as FAILED, its reason in a tag, the traceback and what its rounds gave as artifacts."""
 
-        def job() -> None:
-            self._client.set_tag(self.run_id, "reason", redact(reason)[:_TAG])
+        def job() -> Iterator[Op]:
+            yield ops.tags(self.token, {"reason": redact(reason)[:_TAG]})
             if traceback:
-                self._client.log_text(self.run_id, redact(traceback), "traceback.txt")
-            self._leave()
+                yield ops.files(self.token, {"traceback.txt": redact(traceback).encode()})
+            yield from self._leave()
 
         self._close("FAILED", job)
 
@@ -151,13 +205,14 @@ class _Run:
         """Close the run as KILLED: it was interrupted; what its rounds gave is kept."""
         self._close("KILLED", self._leave)
 
-    def _leave(self) -> None:
+    def _leave(self) -> Iterator[Op]:
         """Log what a run has gathered when it ends early."""
+        return iter(())
 
-    def _put(self, what: str, job: Callable[[], None], closing: bool = False) -> None:
+    def _put(self, what: str, job: Callable[[], Iterator[Op]], closing: bool = False) -> None:
         self._tracker.writer.put(f"{what} of '{self.name}'", job, closing)
 
-    def _close(self, status: str, job: Callable[[], None]) -> None:
+    def _close(self, status: str, job: Callable[[], Iterator[Op]]) -> None:
         """Do a last job and close the run, once. A run of which something was not written ends as FAILED."""
         if self not in self._tracker.open_runs:
             return
@@ -165,35 +220,17 @@ class _Run:
             self._tracker.writer.check()
         end = self._now_ms()
 
-        def last() -> None:
-            if not self._id.done():
-                return  # it never came to be
+        def last() -> Iterator[Op]:
             reached = "FAILED"
             try:
                 if status != "FINISHED" or not self._tracker.writer.failed:
-                    job()
-                    reached = status
+                    yield from job()
+                    reached = "FAILED" if status == "FINISHED" and self._tracker.writer.failed else status
             finally:
-                self._client.set_terminated(self.run_id, reached, end)
+                yield ops.end(self.token, reached, end)
 
         self._put("the end", last, closing=True)
         self._tracker.open_runs.remove(self)
-
-    def _open(self, start: int, params: Mapping[str, str], tags: Mapping[str, str], files: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        store = self._tracker.store
-        run_id = self._client.create_run(store.experiment_id, start, tags=dict(tags), run_name=self.name).info.run_id
-        self._id.set_result(run_id)
-        entries = [Param(key, str(value)[:_VALUE]) for key, value in params.items()]
-        for first in range(0, len(entries), 100):
-            self._client.log_batch(run_id, params=entries[first : first + 100])
-        for name, text in files.items():
-            self._client.log_text(run_id, text, name)
-
-    def _reopen(self, past: PastRun, tags: Mapping[str, str]) -> None:
-        reopen(self._tracker.store, past.run_id, tags)
-        self._id.set_result(past.run_id)
 
     def _now_ms(self) -> int:
         return int(self._tracker.clock() * 1000)
@@ -210,39 +247,48 @@ class SweepRun(_Run):
         tags: Mapping[str, str],
         past: PastRun | None = None,
     ) -> None:
-        super().__init__(tracker, name, params, tags, {}, past)
+        super().__init__(tracker, name, params, tags, {}, past=past)
         self._note = tags["mlflow.note.content"]
 
     def start_trial(self, trial: TrialConfig, axes: Mapping[str, str], command: str = "") -> "TrialRun":
         """Open the run of a trial, nested in this one."""
         return self._tracker.start_trial(trial, axes, command, self)
 
-    def finish(self, summary: str = "", files: "Mapping[str, str | Figure] | None" = None, failed: int = 0) -> None:
+    def finish(
+        self, summary: str = "", files: "Mapping[str, str | bytes | Figure] | None" = None, failed: int = 0
+    ) -> None:
         """Close the run: FINISHED, or FAILED where so many trials failed.
 
         Parameters
         ----------
         summary : str
             Markdown, added to the run's note; the table of results.
-        files : Mapping[str, str | Figure]
-            Artifacts by path, as made by :func:`runner.report.sweep_files`.
+        files : Mapping[str, str | bytes | Figure]
+            Artifacts by path, as made by :func:`runner.report.report`.
         failed : int
             Trials that failed.
         """
+        now = self._now_ms()
 
-        def job() -> None:
-            from runner.tracking.artifacts import log_files
+        def job() -> Iterator[Op]:
+            from runner.tracking.artifacts import encode, ui_images
 
-            log_files(self._client, self.run_id, dict(files or {}))
-            self._client.set_tag(self.run_id, "mlflow.note.content", redact(f"{self._note}\n\n{summary}")[:_TAG])
+            tags = {"mlflow.note.content": redact(f"{self._note}\n\n{summary}")[:_TAG]}
+            if files:
+                content = encode(files)
+                images = ui_images(content, now)
+                yield ops.files(self.token, content | images)
+                if images:
+                    tags["mlflow.loggedImages"] = "True"
             if failed:
-                self._client.set_tag(self.run_id, "reason", f"{failed} trials failed")
+                tags["reason"] = f"{failed} trials failed"
+            yield ops.tags(self.token, tags)
 
         self._close("FAILED" if failed else "FINISHED", job)
 
 
 class TrialRun(_Run):
-    """The run of one trial. Rows for the Parquet artifacts are kept until its end, and are then given back."""
+    """The run of one trial. Each round's rows are written with it; what the figures need is kept until the end."""
 
     def __init__(
         self,
@@ -255,14 +301,15 @@ class TrialRun(_Run):
     ) -> None:
         tags = describe.trial_tags(trial, axes, command)
         if parent is not None:
-            # Waits for the parent's row where it is not written yet: milliseconds, before the first trial only.
-            tags |= {"mlflow.parentRunId": parent.run_id, "sweep": parent.name}
+            tags |= {"sweep": parent.name}
         files = {"config.yaml": describe.config_yaml(trial)}
-        super().__init__(tracker, describe.run_name(trial, axes), describe.trial_params(trial, axes), tags, files, past)
+        name = describe.run_name(trial, axes)
+        super().__init__(tracker, name, describe.trial_params(trial, axes), tags, files, parent, past)
         self._trial = trial
         self._taken = -1  # last round that was given
         self._logged = past.round if past else -1  # last round that the store had when the run was opened
         self._has_final = bool(past and past.summary)
+        self._figures = tracker.cfg.figures
         self._first: TrialStarted | None = None
         self._rounds: list[dict[str, float]] = []
         self._clients: list[Columns] = []
@@ -274,11 +321,13 @@ class TrialRun(_Run):
         """Log the data set (the UI's Dataset column) and the pictures of its split."""
         self._first = first
 
-        def job() -> None:
-            from runner.tracking.artifacts import data_figures, log_dataset, log_files
+        def job() -> Iterator[Op]:
+            from runner.tracking.artifacts import data_figures, dataset_fields, split_table
 
-            log_dataset(self._client, self.run_id, first.data)
-            log_files(self._client, self.run_id, data_figures(first.data))
+            yield Op("dataset", self.token, dataset_fields(first.data))
+            yield ops.files(self.token, {"split.parquet": split_table(first.data)})
+            if self._figures != "none":
+                yield ops.files(self.token, data_figures(first.data))
             if self._tracker.cfg.log_models:
                 from runner.tracking.models import warm_up
 
@@ -287,63 +336,66 @@ class TrialRun(_Run):
         self._put("the data set", job)
 
     def round(self, record: RoundRecord) -> None:
-        """Log a round's metrics in one batch with one timestamp, and keep its rows for the artifacts.
+        """Log a round: its rows as files of their own, then its metrics in one batch with one timestamp.
 
-        A round that was given before, by a trial that died and goes on, is left out; so are the metrics of one that
-        the store has from an earlier session (contract 7).
+        A round that was given before, by a trial that died and goes on, is left out; so is the writing of one that the
+        store has from an earlier session (contract 7).
         """
         if record.round <= self._taken:
             return
         self._taken = record.round
         now = int(record.time_s * 1000) or self._now_ms()
         self._rounds.append({"round": record.round, **record.metrics})
-        self._clients.append(record.clients)
-        self._assignments.append(record.assignments)
-        self._load.extend(record.load)
+        if self._figures == "all":
+            self._clients.append({key: record.clients[key] for key in _DRAWN if key in record.clients})
+            self._assignments.append(record.assignments)
+            self._load.extend(record.load)
         self._events.extend(f"round {record.round}: {event}" for event in record.events)
+
+        def job() -> Iterator[Op]:
+            from runner.tracking.artifacts import cluster_image, parts
+
+            content = parts(record)
+            if self._figures == "all" and self._first is not None:
+                content |= cluster_image(record, self._first.data.groups, self._trial.rounds, now)
+            if content:
+                yield ops.files(self.token, content)
+            yield ops.metrics(self.token, {**record.metrics, ROUND: record.round}, record.round, now)
+
         if record.round > self._logged:
-            metrics = {**record.metrics, ROUND: record.round}
-            self._put(f"round {record.round}", lambda: self._log_metrics(metrics, record.round, now))
+            self._put(f"round {record.round}", job)
 
     def finish(self, result: TrialResult) -> None:
-        """Log final metrics (bars, at step 0), tables, figures and models, and close the run as FINISHED."""
+        """Log final metrics (bars, at step 0), figures and models, and close the run as FINISHED."""
         now = self._now_ms()
 
-        def job() -> None:
-            from runner.tracking.models import log_model
-
+        def job() -> Iterator[Op]:
             if not self._has_final:
-                self._log_metrics({f"{FINAL}{key}": value for key, value in result.summary.items()}, 0, now)
-            if result.stopped:
-                self._client.set_tag(self.run_id, "stopped", result.stopped)
-            self._client.set_tag(self.run_id, "weights_sha256", result.weights_sha256)
-            self._log_tables(result)
+                yield ops.metrics(self.token, {f"{FINAL}{key}": v for key, v in result.summary.items()}, 0, now)
+            tags = {"weights_sha256": result.weights_sha256, "mlflow.loggedImages": "True"}
+            yield ops.tags(self.token, tags | ({"stopped": result.stopped} if result.stopped else {}))
+            yield from self._figures_and_events(result)
             if self._tracker.cfg.log_models and self._first is not None:
+                from runner.tracking.models import model_op
+
                 classes = len(self._first.data.class_names)
-                store, model, shape = self._tracker.store, self._trial.model, result.input_shape
                 for name, state in result.models.items():
-                    log_model(store, self.run_id, name, model, state, shape, classes)
+                    yield from model_op(self.token, name, self._trial.model, state, result.input_shape, classes)
 
         self._close("FINISHED", job)
 
-    def _leave(self) -> None:
-        self._log_tables(None)
+    def _leave(self) -> Iterator[Op]:
+        return self._figures_and_events(None)
 
-    def _log_metrics(self, metrics: Mapping[str, float], step: int, now_ms: int) -> None:
-        from mlflow.entities import Metric
+    def _figures_and_events(self, result: TrialResult | None) -> Iterator[Op]:
+        from runner.tracking.artifacts import trial_figures
 
-        entries = [Metric(key, float(value), now_ms, step) for key, value in metrics.items()]
-        for first in range(0, len(entries), _BATCH):
-            self._client.log_batch(self.run_id, metrics=entries[first : first + _BATCH])
-
-    def _log_tables(self, result: TrialResult | None) -> None:
-        from runner.tracking.artifacts import log_files, trial_files
-
-        files: dict[str, Any] = trial_files(
-            self._rounds, self._clients, self._assignments, self._load, self._first, result
-        )
+        content: dict[str, bytes] = {}
+        if self._figures == "all":
+            content = trial_figures(self._rounds, self._clients, self._assignments, self._load, self._first, result)
         if self._events:
-            files["events.txt"] = redact("\n".join(self._events) + "\n")
-        log_files(self._client, self.run_id, files)
+            content["events.txt"] = redact("\n".join(self._events) + "\n").encode()
+        if content:
+            yield ops.files(self.token, content)
         for rows in (self._rounds, self._clients, self._assignments, self._load):
             rows.clear()

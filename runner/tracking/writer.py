@@ -1,42 +1,70 @@
-"""The one thread that writes to MLflow, so that a slow store does not slow training."""
+"""The one thread that writes to MLflow, so that neither a slow store nor a dead one slows training."""
 
 import logging
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from runner.errors import TrackingError
+from runner.tracking import ops
+from runner.tracking.ops import Op
+from runner.tracking.outbox import Outbox
 from runner.tracking.store import redact
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("fedsweep.tracking")
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 
 
 @dataclass(frozen=True)
 class _Job:
     what: str  # for the error message: "round 3 of kmeans seed=1"
-    run: Callable[[], None]
+    run: Callable[[], Iterable[Op]]
     closing: bool
 
 
 class Writer:
-    """Runs jobs one by one in the order given.
+    """Turns jobs into operations and sends them one by one, in the order given.
 
-    After a job has failed, each call raises its error, and of the jobs behind it only those that close a run are done.
+    Where the store does not answer, or where more than ``limit`` jobs wait, operations go to the outbox on disk and are
+    sent from there, in order, as soon as the store takes them; what is left at :meth:`stop` stays on disk.
+
+    After an operation that the store refused as wrong, each call raises its error, and of the jobs behind it only those
+    that close a run are done.
 
     Parameters
     ----------
-    capacity : int
-        Jobs that may wait; :meth:`put` blocks above it, which bounds memory when the store is slower than training.
+    send : Callable[[Op], None]
+        Does one operation; raises what :func:`runner.tracking.ops.passing` judges.
+    outbox : Outbox
+        Where operations wait.
+    runs : dict[str, str]
+        Token -> MLflow's id of each run made so far, as ``send`` keeps it.
+    limit : int
+        Jobs that may wait in memory; :meth:`put` blocks at twice as many, until the disk has taken some.
+    patience_s : float
+        How long :meth:`stop` waits for a store that does not answer.
     """
 
-    def __init__(self, capacity: int = 1000) -> None:
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(capacity)
+    def __init__(
+        self,
+        send: Callable[[Op], None],
+        outbox: Outbox,
+        runs: dict[str, str] | None = None,
+        limit: int = 256,
+        patience_s: float = 60.0,
+    ) -> None:
+        self._send, self._outbox, self._runs = send, outbox, runs if runs is not None else {}
+        self._limit, self._patience_s = limit, patience_s
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(2 * limit)
         self._error: TrackingError | None = None
+        self._retry_at, self._wait_s = 0.0, _FIRST_WAIT_S
+        self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def put(self, what: str, run: Callable[[], None], closing: bool = False) -> None:
+    def put(self, what: str, run: Callable[[], Iterable[Op]], closing: bool = False) -> None:
         """Queue a job. Raises the TrackingError of an earlier one, except for a job that closes a run."""
         if not self._thread.is_alive():
             raise TrackingError(f"{what} came after the tracker was closed")
@@ -54,26 +82,124 @@ class Writer:
         """Whether a job has failed."""
         return self._error is not None
 
+    @property
+    def spilled(self) -> int:
+        """Operations that wait on disk."""
+        return len(self._outbox)
+
     def flush(self) -> None:
-        """Wait until every queued job is done. Raises the TrackingError of one that failed."""
+        """Wait until every queued job is done and sent. Raises the TrackingError of one that failed."""
         self._jobs.join()
+        while self._outbox and self._thread.is_alive():
+            time.sleep(0.05)
         self.check()
 
+    def settle(self) -> bool:
+        """Wait until everything is sent, or until the store does not answer; return whether everything is sent."""
+        while self._jobs.unfinished_tasks and not self._outbox:
+            time.sleep(0.02)
+        deadline = time.monotonic() + self._patience_s
+        while (self._jobs.unfinished_tasks or self._outbox) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self._jobs.unfinished_tasks and not self._outbox
+
     def stop(self) -> None:
-        """Finish the queue and end the thread. Errors are left to :meth:`check`."""
+        """Send what waits, for ``patience_s`` at most without an answer, and end the thread.
+
+        Errors are left to :meth:`check`, and what could not be sent to :attr:`spilled`.
+        """
         if self._thread.is_alive():
+            self._stop_at = time.monotonic() + self._patience_s
             self._jobs.put(None)
             self._thread.join()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                if self._error is None or job.closing:
-                    job.run()
-            except Exception as error:  # anything: the thread must live, the error goes to the caller
-                _log.debug("tracking job failed: %s", job.what, exc_info=True)
-                reason = redact(f"{type(error).__name__}: {error}")[:500]
-                self._error = self._error or TrackingError(f"MLflow: {job.what} could not be written: {reason}")
-            finally:
-                self._jobs.task_done()
+        while (job := self._next()) is not None:
+            if self._error is None or job.closing:
+                self._do(job)
+            self._jobs.task_done()
+        while self._outbox and time.monotonic() < (self._stop_at or 0.0):
+            self._send_waiting()
+        self._outbox.unlock()
         self._jobs.task_done()
+
+    def _do(self, job: _Job) -> None:
+        """Send a job's operations; of one that closes a run, all that can be."""
+        operations = iter(job.run())
+        while True:
+            try:
+                op = next(operations, None)
+                if op is None:
+                    return
+                self._deliver(op)
+            except Exception as error:  # anything: the thread must live, the error goes to the caller
+                self._refused(job.what, error)
+                if not job.closing:
+                    return
+
+    def _next(self) -> _Job | None:
+        """Return the next job; while there is none, send what waits on disk."""
+        while True:
+            try:
+                return self._jobs.get(timeout=0.0 if self._due() else self._until_retry() if self._outbox else None)
+            except (queue.Empty, ValueError):
+                self._send_waiting()
+
+    def _due(self) -> bool:
+        return bool(self._outbox) and time.monotonic() >= self._retry_at
+
+    def _until_retry(self) -> float:
+        until = self._retry_at if self._stop_at is None else min(self._retry_at, self._stop_at)
+        return max(0.0, until - time.monotonic())
+
+    def _deliver(self, op: Op) -> None:
+        """Send an operation, or put it on disk where others wait already or the store does not answer."""
+        direct = not self._outbox and self._jobs.qsize() <= self._limit
+        while True:
+            try:
+                if direct:
+                    return self._send(op)
+            except Exception as error:
+                if not ops.passing(error):
+                    raise
+                self._no_answer(error)
+            try:
+                return self._outbox.append(op, self._runs)
+            except OSError as error:  # no store and no disk either: wait here until one of them is back
+                if self._stop_at is not None and time.monotonic() > self._stop_at:
+                    raise
+                self._no_answer(error)
+            time.sleep(self._until_retry())
+            if self._outbox:
+                self._send_waiting()
+            direct = not self._outbox
+
+    def _send_waiting(self) -> None:
+        """Try the first operation on disk, not before its time."""
+        time.sleep(self._until_retry())
+        op = self._outbox.first()
+        try:
+            self._send(op)
+        except Exception as error:
+            if ops.passing(error):
+                self._no_answer(error)
+                return
+            self._refused(f"a waiting '{op.kind}'", error)
+        else:
+            if self._wait_s > _FIRST_WAIT_S:
+                _log.warning("MLflow answers again; %d waiting events are being sent", len(self._outbox))
+        self._retry_at, self._wait_s = 0.0, _FIRST_WAIT_S
+        self._outbox.done(self._runs, op.kind == "create")
+
+    def _no_answer(self, error: Exception) -> None:
+        """Wait twice as long as the last time before the next try."""
+        if self._wait_s == _FIRST_WAIT_S:
+            reason = redact(f"{type(error).__name__}: {error}").partition("\n")[0][:300]
+            _log.warning("MLflow does not answer (%s); training goes on, events wait on disk", reason)
+        self._retry_at = time.monotonic() + self._wait_s
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+
+    def _refused(self, what: str, error: Exception) -> None:
+        _log.debug("tracking job failed: %s", what, exc_info=error)
+        reason = redact(f"{type(error).__name__}: {error}")[:500]
+        self._error = self._error or TrackingError(f"MLflow: {what} could not be written: {reason}")

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from runner import plots
+from runner import plots, sweep_plots
 from runner.config import StrategyConfig
 
 NAMES = [str(i) for i in range(10)]
@@ -105,6 +105,6 @@ def test_confusion_matrix_is_in_per_cent_of_the_true_class():
 
 def test_axis_effect_draws_means_over_seeds_at_even_steps():
     rows = pd.DataFrame({"k": [1, 1, 4, 4], "p": ["iid"] * 4, "acc": [0.2, 0.4, 0.5, 0.7]})
-    axes = drawn(plots.axis_effect(rows, "k", "acc", "p")).axes[0]
+    axes = drawn(sweep_plots.axis_effect(rows, "k", "acc", "p")).axes[0]
     assert axes.lines[0].get_xdata().tolist() == [0, 1]
     assert axes.lines[0].get_ydata() == pytest.approx([30, 60])

@@ -16,7 +16,6 @@ from runner.config import TrackingConfig, TrialConfig
 from runner.errors import TrackingError
 from runner.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.tracking import Tracker, redact
-from runner.tracking.writer import Writer
 
 TRIAL = TrialConfig.model_validate(
     {"model": {"name": "logreg"}, "strategy": {"name": "kmeans"}, "partition": {"alpha": 9}}
@@ -123,8 +122,14 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     assert (dataset.name, dataset.digest) == ("digits iid rotation", "f" * 36)
     assert "secret" not in dataset.source
 
-    assert artifacts(tracker, child.info.run_id) == {
-        "config.yaml", "events.txt", "clients.parquet", "assignments.parquet", "load.parquet", "confusion.png",
+    logged = artifacts(tracker, child.info.run_id)
+    images = {path for path in logged if path.startswith("images/clusters+step+")}
+    assert len(images) == 6  # the known groups at step 0, rounds 1 and 2; as PNG and as thumbnail
+    assert logged - images == {
+        "config.yaml", "events.txt", "confusion.png", "split.parquet",
+        *(f"clients.parquet/part-0000{i}.parquet" for i in range(3)),
+        *(f"assignments.parquet/part-0000{i}.parquet" for i in (1, 2)),
+        *(f"load.parquet/part-0000{i}.parquet" for i in range(3)),
         "plots/curves.png", "plots/clusters.png", "plots/load.png", "plots/label_heatmap.png", "plots/label_bars.png",
         "plots/class_counts.png", "plots/divergence.png", "plots/examples_group0.png", "plots/examples_group1.png",
     }  # fmt: skip
@@ -167,7 +172,9 @@ def test_a_failed_trial_keeps_its_reason_traceback_and_rounds(cfg):
     run = next(iter(runs(tracker).values()))
     assert run.info.status == "FAILED"
     assert run.data.tags["reason"] == "no client replied"
-    assert {"traceback.txt", "clients.parquet", "plots/curves.png"} <= artifacts(tracker, run.info.run_id)
+    assert {"traceback.txt", "clients.parquet/part-00001.parquet", "plots/curves.png"} <= artifacts(
+        tracker, run.info.run_id
+    )
     assert "pw" not in tracker.store.client.get_run(run.info.run_id).data.tags["reason"]
 
 
@@ -235,17 +242,6 @@ def test_the_first_error_is_not_masked_by_the_trackers(cfg):
     with pytest.raises(ZeroDivisionError), Tracker(cfg) as tracker:  # noqa: PT012
         tracker.start_trial(TRIAL).round(RoundRecord(1, {"a key?": 1.0}))
         raise ZeroDivisionError
-
-
-def test_the_writer_keeps_order_and_bounds_its_queue():
-    done = []
-    writer = Writer(capacity=2)
-    for i in range(20):
-        writer.put("x", lambda i=i: (time.sleep(0.001), done.append(i)))
-    writer.stop()
-    assert done == list(range(20))
-    with pytest.raises(TrackingError, match="closed"):
-        writer.put("late", lambda: None)
 
 
 def test_the_store_is_absolute_and_shared_by_later_trackers(cfg, tmp_path, monkeypatch):

@@ -1,0 +1,175 @@
+"""What the writer sends to MLflow: small operations that are plain data, so that they can wait on disk.
+
+Each may be sent again after an answer that got lost: timestamps are those of the event, files have fixed names, a run
+is looked up by its token before it is made a second time.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.tracking import past
+from runner.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TOKEN = "run.token"
+"""Tag that names a run before MLflow has given it an id."""
+
+_CLIENT_ERRORS = range(400, 500)
+_PASSING = (408, 425, 429)  # timeout, too early, too many requests: worth another try
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation on one run: plain data and files.
+
+    ``data`` is JSON; :func:`apply` may note in it how far it came (a model's id), for the next try.
+    """
+
+    kind: str  # create | reopen | batch | files | dataset | model | end
+    run: str  # token
+    data: dict[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)  # path in the run -> content
+
+
+def create(run: str, name: str, start_ms: int, tags: Mapping[str, str], parent: str | None) -> Op:
+    """Make a run, nested in the one whose token is ``parent``, if any."""
+    return Op("create", run, {"name": name, "start_ms": start_ms, "tags": dict(tags), "parent": parent})
+
+
+def reopen(run: str, run_id: str, tags: Mapping[str, str], parent: str | None) -> Op:
+    """Go on with a run that an earlier session made, nested in the one whose token is ``parent``, if any."""
+    return Op("reopen", run, {"run_id": run_id, "tags": dict(tags), "parent": parent})
+
+
+def metrics(run: str, values: Mapping[str, float], step: int, now_ms: int) -> Op:
+    """Log the metrics of one step in one batch with one timestamp."""
+    return Op("batch", run, {"metrics": [[key, float(value), now_ms, step] for key, value in values.items()]})
+
+
+def tags(run: str, values: Mapping[str, str]) -> Op:
+    """Set tags."""
+    return Op("batch", run, {"tags": dict(values)})
+
+
+def params(run: str, values: Mapping[str, str]) -> Op:
+    """Log params, which never change."""
+    return Op("batch", run, {"params": dict(values)})
+
+
+def files(run: str, content: Mapping[str, bytes]) -> Op:
+    """Write artifacts."""
+    return Op("files", run, {}, content)
+
+
+def end(run: str, status: str, end_ms: int) -> Op:
+    """Close a run."""
+    return Op("end", run, {"status": status, "end_ms": end_ms})
+
+
+def apply(op: Op, store: Store, runs: dict[str, str]) -> None:
+    """Do an operation; ``runs`` (token -> MLflow's id) gains the run that a ``create`` made."""
+    client, data = store.client, op.data
+    if op.kind == "create":
+        runs[op.run] = _find(store, op.run) or _create(store, op, runs)
+        return
+    if op.kind == "reopen":
+        runs[op.run] = data["run_id"]
+        tags = data["tags"] | ({"mlflow.parentRunId": runs[data["parent"]]} if data["parent"] else {})
+        past.reopen(store, data["run_id"], tags | {TOKEN: op.run})
+        return
+    run_id = runs[op.run]
+    if op.kind == "batch":
+        _log_batch(client, run_id, data)
+    elif op.kind == "files":
+        with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
+            _write(Path(folder), op.files)
+            client.log_artifacts(run_id, folder)
+    elif op.kind == "dataset":
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        client.log_inputs(run_id, [DatasetInput(Dataset(**data), [InputTag("mlflow.data.context", "training")])])
+    elif op.kind == "model":
+        _log_model(store, run_id, op)
+    elif op.kind == "end":
+        client.set_terminated(run_id, data["status"], data["end_ms"])
+    else:
+        raise ValueError(f"operation {op.kind} is unknown")
+
+
+def passing(error: BaseException) -> bool:
+    """Whether another try may help: no answer, 5xx, a locked database, a full disk; not what was refused as wrong."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+    elif isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    else:
+        return isinstance(error, (requests.RequestException, OperationalError, OSError))
+    return status in _PASSING or status not in _CLIENT_ERRORS
+
+
+def _find(store: Store, token: str) -> str | None:
+    """Return the run that an earlier try made, whose answer got lost."""
+    found = store.client.search_runs([store.experiment_id], f"tags.`{TOKEN}` = '{token}'", max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def _create(store: Store, op: Op, runs: Mapping[str, str]) -> str:
+    tags = op.data["tags"] | {TOKEN: op.run}
+    if op.data["parent"]:
+        tags["mlflow.parentRunId"] = runs[op.data["parent"]]
+    created = store.client.create_run(store.experiment_id, op.data["start_ms"], tags, op.data["name"])
+    return str(created.info.run_id)
+
+
+def _log_batch(client: "MlflowClient", run_id: str, data: Mapping[str, Any]) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    for some in _slices([Param(key, value) for key, value in data.get("params", {}).items()], 100):
+        client.log_batch(run_id, params=some)
+    for some in _slices([RunTag(key, value) for key, value in data.get("tags", {}).items()], 100):
+        client.log_batch(run_id, tags=some)
+    for some in _slices([Metric(*row) for row in data.get("metrics", ())], 1000):
+        client.log_batch(run_id, metrics=some)
+
+
+def _slices(values: list[Any], most: int) -> Iterator[list[Any]]:
+    """Cut what is too long for one log_batch."""
+    for first in range(0, len(values), most):
+        yield values[first : first + most]
+
+
+def _log_model(store: Store, run_id: str, op: Op) -> None:
+    """Register a model folder; MLflow's ids are filled in here, since a spilled model has none yet."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.models import Model
+
+    client, name = store.client, op.data["name"]
+    if "model_id" not in op.data:
+        op.data["model_id"] = client.create_logged_model(
+            store.experiment_id, name=name, source_run_id=run_id, model_type="pytorch"
+        ).model_id
+    model_id = op.data["model_id"]
+    with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
+        _write(Path(folder), op.files)
+        described = Model.load(folder)
+        described.run_id, described.model_id, described.artifact_path = run_id, model_id, name
+        described.save(str(Path(folder, "MLmodel")))
+        client.log_model_artifacts(model_id, folder)
+    client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+
+
+def _write(folder: Path, content: Mapping[str, bytes]) -> None:
+    for name, value in content.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(value)

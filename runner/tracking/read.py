@@ -1,0 +1,190 @@
+"""What reports read back: a finished sweep's trials, their rounds and their tables, from the tracking store."""
+
+import difflib
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from runner.config import TrackingConfig
+from runner.errors import TrackingError
+from runner.tracking.store import Store, open_store, redact
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+FINAL = "0_final/"
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """One trial as the store has it."""
+
+    store: Store
+    run: "Run"
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id."""
+        return str(self.run.info.run_id)
+
+    @property
+    def name(self) -> str:
+        """Name in the UI."""
+        return str(self.run.info.run_name)
+
+    @property
+    def status(self) -> str:
+        """FINISHED, FAILED, KILLED or RUNNING."""
+        return str(self.run.info.status)
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Settings and axes."""
+        return dict(self.run.data.params)
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Final metrics by bare name."""
+        return {k.removeprefix(FINAL): v for k, v in self.run.data.metrics.items() if k.startswith(FINAL)}
+
+    @property
+    def command(self) -> str:
+        """The command that gives this trial again."""
+        note = self.run.data.tags.get("mlflow.note.content", "")
+        found = re.search(r"```bash\n(.*?)\n```", note, re.DOTALL)
+        return found.group(1) if found else ""
+
+    def history(self, keys: Sequence[str]) -> pd.DataFrame:
+        """Return the rounds' metrics: ``round`` and the keys that were logged."""
+        table: dict[str, dict[int, float]] = {}
+        for key in keys:
+            if key in self.run.data.metrics:
+                points = self.store.client.get_metric_history(self.run_id, key)
+                table[key] = {point.step: point.value for point in points}
+        frame = pd.DataFrame(table)
+        frame.index.name = "round"
+        return frame.sort_index().reset_index()
+
+    @cached_property
+    def _files(self) -> set[str]:
+        return {entry.path for entry in self.store.client.list_artifacts(self.run_id)}
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """Return a Parquet artifact (``clients``, ``assignments``, ``load``, ``split``); None where there is none."""
+        path = f"{name}.parquet"
+        if path not in self._files:
+            return None
+        with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
+            return pd.read_parquet(self.store.client.download_artifacts(self.run_id, path, folder))
+
+
+@dataclass(frozen=True)
+class StoredSweep:
+    """A sweep as the store has it."""
+
+    name: str
+    run_id: str
+    axes: tuple[str, ...]
+    command: str
+    trials: tuple[StoredTrial, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per trial: its axes and, where it finished, its final metrics."""
+        return [
+            {axis: trial.params.get(axis) for axis in self.axes} | (trial.final if trial.status == "FINISHED" else {})
+            for trial in self.trials
+        ]
+
+
+def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
+    """Return a sweep by its name (its latest run) or by its run's id.
+
+    Raises
+    ------
+    TrackingError
+        The store can't be read, or has no such sweep: its sweeps are named.
+    """
+    store = source if isinstance(source, Store) else open_store(source)
+    run = _by_id(store, word) or _first(_search(store, f"tags.kind = 'sweep' AND tags.sweep = '{_quoted(word)}'"))
+    if run is None or run.data.tags.get("kind") != "sweep":
+        names = {run.data.tags["sweep"] for run in _search(store, "tags.kind = 'sweep'")}
+        raise TrackingError(f"there is no sweep '{word}' in {redact(store.uri)}{_nearest(word, names, 'its sweeps')}")
+    children = _search(store, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")[::-1]
+    return StoredSweep(
+        name=run.data.tags["sweep"],
+        run_id=run.info.run_id,
+        axes=tuple(filter(None, run.data.tags.get("axes", "").split(","))) or tuple(sorted(run.data.params)),
+        command=StoredTrial(store, run).command,
+        trials=tuple(StoredTrial(store, child) for child in children),
+    )
+
+
+def read_runs(source: TrackingConfig | Store, words: Sequence[str]) -> list[StoredTrial]:
+    """Return trials by run id, by the start of one, or by name (the latest of that name).
+
+    Raises
+    ------
+    TrackingError
+        The store can't be read, or a word fits no trial or several.
+    """
+    store = source if isinstance(source, Store) else open_store(source)
+    every = _search(store, "tags.kind = 'trial'")
+    found = []
+    for word in words:
+        fits = [run for run in every if run.info.run_id == word or run.info.run_name == word][:1]
+        if not fits and re.fullmatch("[0-9a-f]{4,31}", word):
+            fits = [run for run in every if run.info.run_id.startswith(word)]
+        if len(fits) != 1:
+            names = {run.info.run_name for run in every}
+            problem = "fits several runs; give more of its id" if fits else "is no run"
+            hint = "" if fits else _nearest(word, names, "its latest runs")
+            raise TrackingError(f"'{word}' {problem} in {redact(store.uri)}{hint}")
+        found.append(StoredTrial(store, fits[0]))
+    return found
+
+
+def report_folder(cfg: TrackingConfig, sweep: StoredSweep) -> Path:
+    """Return where a sweep's report is written."""
+    return Path(cfg.output).expanduser().absolute() / "reports" / f"{sweep.name}-{sweep.run_id[:8]}"
+
+
+def _search(store: Store, which: str) -> "list[Run]":
+    """Return all runs that a filter lets through, the latest first."""
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = store.client.search_runs(
+            [store.experiment_id], which, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _by_id(store: Store, word: str) -> "Run | None":
+    if not re.fullmatch("[0-9a-f]{32}", word):
+        return None
+    return _first(_search(store, f"attributes.run_id = '{word}'"))
+
+
+def _first(runs: "list[Run]") -> "Run | None":
+    return runs[0] if runs else None
+
+
+def _quoted(word: str) -> str:
+    """Return a word that is safe between quotes of MLflow's filters."""
+    return re.sub(r"[^\w .,:=+/-]", "", word)
+
+
+def _nearest(word: str, names: set[str], what: str) -> str:
+    if not names:
+        return "; it has none yet"
+    near = difflib.get_close_matches(word, names, 1)
+    return (f"; did you mean '{near[0]}'?" if near else "") + f" {what}: {', '.join(sorted(names)[:10])}"

@@ -1,0 +1,114 @@
+"""Reports from a real store: what a user types, what comes out, what is refused."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from runner.cli import main
+from runner.config import TrackingConfig
+from runner.records import RoundRecord, TrialResult
+from runner.tracking import Tracker
+from tests.unit.test_tracking import TRIAL, started
+
+
+def round_of(number, accuracy):
+    clients = {"round": [number] * 4, "client": range(4), "eval_acc": [accuracy] * 4, "eval_loss": [1.0] * 4,
+               "cpu_s": [0.1] * 4}  # fmt: skip
+    assigned = {
+        "round": [number] * 4, "client": range(4), "cluster": [0, 1, 0, 1], "server": [True, True, False, False],
+        "score": [0.1] * 4, "tenure": [number] * 4, "x": [0.0, 1.0, 0.1, 1.1], "y": [0.0, 1.0, 0.1, 0.9],
+    }  # fmt: skip
+    metrics = {"3_clients/acc": accuracy, "3_clients/loss": 1 - accuracy, "4_comm/mb_total": 2.0 * number}
+    return RoundRecord(number, metrics, clients if number else {}, assigned if number else {})
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """A sweep of two cells and three seeds; with 4 clusters the accuracy grows twice as fast. One more trial failed."""
+    folder = tmp_path_factory.mktemp("store")
+    with Tracker(TrackingConfig(output=str(folder), uri=f"sqlite:///{folder}/mlflow.db", log_models=False)) as tracker:
+        sweep = tracker.start_sweep("grid", "key", "why", {"num_clusters": "1,4", "seed": "0,1,2"}, "make sweep")
+        for clusters in (1, 4):
+            for seed in range(3):
+                axes = {"num_clusters": str(clusters), "seed": str(seed)}
+                trial = sweep.start_trial(TRIAL, axes, f"run {clusters} {seed}")
+                trial.started(started())
+                for number in range(4):
+                    trial.round(round_of(number, (0.2 if clusters == 4 else 0.1) * number + seed / 100))
+                final = {"client_acc": (0.6 if clusters == 4 else 0.3) + seed / 100, "ari": 1.0, "wall_s": 2.0}
+                trial.finish(TrialResult("key", {}, "hash", final, np.eye(10, dtype=int), (1, 8, 8)))
+        sweep.start_trial(TRIAL, {"num_clusters": "4", "seed": "3"}, "run 4 3").fail("it broke")
+        sweep.finish()
+    return folder
+
+
+@pytest.fixture
+def call(output, capsys):
+    def run(*words):
+        status = main([*words, f"tracking.output={output}", f"tracking.uri=sqlite:///{output}/mlflow.db"])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_report(call, output, tmp_path):
+    status, out, _ = call("report", "grid", "--target", "0.35", "--out", str(tmp_path))
+    assert status == 0
+    [one, four] = [line.split(" | ") for line in out.splitlines() if re.match(r"\| [14] ", line)]
+    assert four[3] == "**61.0** ± 1.0 [58.5, 63.5]"
+    assert one[3] == "31.0 ± 1.0 [28.5, 33.5]"
+    assert "paired t-test over the seeds" in out
+    table = pd.read_csv(tmp_path / "report.csv").set_index("num_clusters")
+    assert table.loc[4, ["trials", "failed", "reached"]].tolist() == [3, 1, 3]
+    assert table["rounds_to_target_mean"].isna().tolist() == [True, False]  # with 1 cluster 0.32 is the end
+    assert table.loc[4, "rounds_to_target_mean"] == 2
+    assert table.loc[4, "mb_to_target_mean"] == 4
+    page = (tmp_path / "report.html").read_text()
+    assert "<b>61.0</b>" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing but what is in it
+    figures = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert figures == {
+        "acc_over_rounds", "acc_over_megabytes", "loss_over_rounds", "loss_over_megabytes", "client_acc_by_clusters",
+        "ari_by_clusters", "client_accuracy", "label_distributions", "cluster_map", "servers", "embedding",
+    }  # fmt: skip
+    assert page.count("data:image/png;base64,") == len(figures)
+    assert r"\toprule" in (tmp_path / "report.tex").read_text()
+
+
+def test_compare_shows_where_runs_differ(call):
+    status, out, _ = call("compare", "num_clusters=1 seed=0", "num_clusters=4 seed=0")
+    assert status == 0
+    rows = {words[0]: words[1:] for line in out.splitlines() if len(words := re.findall(r"[^│\s]+", line)) == 3}
+    assert rows["num_clusters"] == ["1", "4"]
+    assert rows["client_acc"] == ["0.3", "0.6"]
+    assert "training.lr" not in rows
+
+
+def test_best_names_the_cell_and_the_command(call):
+    status, out, _ = call("best", "grid")
+    assert status == 0
+    assert out.startswith("num_clusters=4\nclient_acc 0.6100 [0.5852, 0.6348]")
+    assert out.rstrip().endswith("run 4 2")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("report", "gird"), "there is no sweep 'gird' in .* did you mean 'grid'"),
+        (("report", "grid", "--target", "high"), "--target high is no target"),
+        (("compare", "num_clusters=9 seed=0"), "'num_clusters=9 seed=0' is no run in .* did you mean"),
+        (("best", "grid", "--metric", "accuracy"), "--metric accuracy is none that 'grid' has; .*: ari, client_acc"),
+        (("best", "0" * 32), "there is no sweep '0"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line(call, words, error):
+    status, _, err = call(*words)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert re.search(error, err)
+
+
+def test_flush_has_nothing_to_send(call):
+    assert call("flush")[:2] == (0, "sent 0 events\n")

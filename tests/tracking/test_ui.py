@@ -1,0 +1,83 @@
+"""MLflow's own UI over a finished sweep, driven in headless Chromium: what a user sees without touching a setting."""
+
+import shutil
+
+import pytest
+
+from runner.config import TrackingConfig
+from runner.tracking import Tracker
+from runner.tracking.read import read_sweep
+from tests.tracking.conftest import mlflow_server
+from tests.unit.test_tracking import TRIAL, record, result, started
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: chromium)")]
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (dependency group dev)")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The address of a server over a finished sweep of two trials, and the sweep."""
+    folder = tmp_path_factory.mktemp("ui")
+    cfg = TrackingConfig(output=str(folder), uri=f"sqlite:///{folder}/mlflow.db")
+    with Tracker(cfg) as tracker:
+        sweep = tracker.start_sweep("grid", "key", "why", {"num_clusters": "2,4", "seed": "0"}, "make sweep")
+        for clusters in ("2", "4"):
+            trial = sweep.start_trial(TRIAL, {"num_clusters": clusters, "seed": "0"}, "python -m runner run seed=0")
+            trial.started(started())
+            for number in range(4):
+                trial.round(record(number))
+            trial.finish(result())
+        sweep.finish("| a table |")
+    with mlflow_server(folder, cfg.uri) as address:
+        yield address, read_sweep(tracker.store, "grid")
+
+
+@pytest.fixture(scope="module")
+def page():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        made = browser.new_page(viewport={"width": 1500, "height": 1000})
+        made.set_default_timeout(60_000)
+        yield made
+        browser.close()
+
+
+def test_the_run_table_has_the_trials_and_their_data_set(page, finished):
+    address, sweep = finished
+    experiment = sweep.trials[0].run.info.experiment_id
+    page.goto(f"{address}/#/experiments/{experiment}/runs")
+    page.get_by_text("grid", exact=True).first.wait_for()
+    page.locator("div[role=row]", has_text="grid").first.locator("button").first.click()  # opens its trials
+    page.get_by_text("digits iid rotation").first.wait_for()
+
+
+def test_the_charts_of_a_trial_stand_in_their_sections(page, finished):
+    address, sweep = finished
+    trial = sweep.trials[0]
+    page.goto(f"{address}/#/experiments/{trial.run.info.experiment_id}/runs/{trial.run_id}/model-metrics")
+    for section in ("0_final", "1_global", "2_clusters"):
+        page.get_by_text(section).first.wait_for()
+    page.locator(".js-plotly-plot .main-svg").first.wait_for()
+
+
+def test_the_picture_of_the_clusters_appears_with_its_steps(page, finished):
+    address, sweep = finished
+    trial = sweep.trials[0]
+    page.goto(f"{address}/#/experiments/{trial.run.info.experiment_id}/runs/{trial.run_id}/model-metrics")
+    page.get_by_placeholder("Search metric charts").fill("mage")  # of all charts only an image's key holds it
+    page.get_by_role("slider").first.wait_for()
+    picture = page.locator("img[src*='clusters'], img[src*='get-artifact'], img[src^='blob:']").first
+    picture.wait_for()
+    assert picture.evaluate("image => image.complete && image.naturalWidth") > 0
+
+
+def test_the_note_of_a_trial_says_how_to_run_it_again(page, finished):
+    address, sweep = finished
+    trial = sweep.trials[0]
+    page.goto(f"{address}/#/experiments/{trial.run.info.experiment_id}/runs/{trial.run_id}")
+    page.get_by_text("python -m runner run seed=0").first.wait_for()
