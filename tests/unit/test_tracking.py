@@ -109,7 +109,7 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
 
     params = child.data.params
     assert (params["partition"], params["num_clusters"], params["seed"]) == ("iid", "4", "0")
-    assert params["training.lr"] == "0.05"
+    assert params["training.lr"] == "0.02"
     assert params["strategy.server.rule"] == "load"
     assert "partition.alpha" not in params  # does not apply to iid
     assert not any(key.startswith("tracking") for key in params)
