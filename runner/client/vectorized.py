@@ -1,311 +1,18 @@
 """All clients of a chunk trained in one batched program. Imports torch and NumPy only.
 
 :func:`train_many` gives every client what :func:`runner.client.training.train` gives it, up to rounding: the same
-batches in the same order, each client with weights and optimizer state of its own. Vectors are (clients C, examples b,
-features F): a linear layer is one batched matrix product. Images have their examples **last**, (C, channels, height,
-width, b): all positions of a convolution form one wide product per client, and its patches are copied in long runs.
-
-The program is written out layer by layer, without autograd, since most of a small step is bookkeeping: a gradient is
-added by the product that makes it straight into the momentum buffer, and all parameters lie in one (C, P) tensor, so
-that an optimizer step is two or three operations whatever the depth. ``docs/performance-training.md`` has the measurements.
+batches in the same order, each client with weights and optimizer state of its own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from math import prod
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from runner.client.batched import Program
 from runner.client.training import LocalTraining, passes
-
-CACHE_FLOATS = 2**20
-"""Floats that the widest layer of a block may have on a CPU: what stays in the cache is several times faster."""
-
-DEVICE_FLOATS = 2**28
-"""The same on a GPU: a GiB."""
-
-WEIGHT_FLOATS = 2**21
-"""Floats of the weights of a block on a CPU."""
-
-MAX_BLOCK = 64
-"""Clients in a block at most on a CPU: by then the cost of calling an operation is nothing."""
-
-
-class UnsupportedError(ValueError):
-    """A model or a setting that has no batched program; the message says what and why."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Views of one layer's values in the flat parameters, and of its gradients in the flat gradient."""
-
-    values: tuple[Tensor, ...]  # each (C, *shape)
-    grads: tuple[Tensor, ...]
-
-
-class Layer(Protocol):
-    """A layer for many clients at once. ``forward`` returns its output and what ``backward`` needs of it."""
-
-    shapes: tuple[tuple[int, ...], ...]
-    width: int  # floats of its largest tensor, per example
-
-    def forward(self, w: Weights, x: Tensor) -> tuple[Tensor, Any]:
-        """Map vectors (C, b, F) or images (C, channels, height, width, b)."""
-
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
-        """Set grads = beta grads + this batch's gradient; return the gradient of the input where it is needed."""
-
-
-class _Linear:
-    def __init__(self, module: nn.Linear, features: tuple[int, ...]) -> None:
-        self.shapes = ((module.out_features, module.in_features),)
-        if module.bias is not None:
-            self.shapes += ((module.out_features,),)
-        if features != (module.in_features,):
-            raise UnsupportedError(f"Linear({module.in_features}, ...) on inputs of shape {features}")
-        self.width = max(module.in_features, module.out_features)
-        self.out = (module.out_features,)
-
-    def forward(self, w: Weights, x: Tensor) -> tuple[Tensor, Any]:
-        matrix = w.values[0].transpose(1, 2)
-        return (torch.baddbmm(w.values[1].unsqueeze(1), x, matrix) if len(w.values) == 2 else torch.bmm(x, matrix)), x
-
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
-        _add_gradients(w, w.grads[0], g.transpose(1, 2), kept, beta)
-        return torch.bmm(g, w.values[0]) if needs_input else None
-
-
-class _Conv2d:
-    def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
-        if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
-            raise UnsupportedError("Conv2d with groups, dilation or a padding mode")
-        if isinstance(module.padding, str):
-            raise UnsupportedError(f"Conv2d with padding='{module.padding}'")
-        self.shapes = (tuple(module.weight.shape),)
-        if module.bias is not None:
-            self.shapes += ((module.out_channels,),)
-        self.k, self.s, self.p = module.kernel_size, module.stride, module.padding
-        height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(features[1:], self.p, self.k, self.s, strict=True))
-        self.out = (module.out_channels, height, width)
-        self.width = height * width * max(prod(module.weight.shape[1:]), module.out_channels)
-
-    def forward(self, w: Weights, x: Tensor) -> tuple[Tensor, Any]:
-        (ph, pw), (kh, kw), (sh, sw) = self.p, self.k, self.s
-        if ph or pw:
-            x = F.pad(x, (0, 0, pw, pw, ph, ph))
-        patches = x.unfold(2, kh, sh).unfold(3, kw, sw).permute(0, 1, 5, 6, 2, 3, 4)
-        columns = patches.reshape(len(x), prod(self.shapes[0][1:]), -1)
-        matrix = w.values[0].flatten(2)
-        out = (
-            torch.baddbmm(w.values[1].unsqueeze(2), matrix, columns)
-            if len(w.values) == 2
-            else torch.bmm(matrix, columns)
-        )
-        return out.view(len(x), *self.out, x.shape[-1]), (columns, x.shape)
-
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
-        columns, shape = kept
-        g = g.reshape(len(g), self.out[0], -1)
-        _add_gradients(w, w.grads[0].flatten(2), g, columns.transpose(1, 2), beta)
-        if not needs_input:
-            return None
-        (ph, pw), (kh, kw), (sh, sw), (_, height, width) = self.p, self.k, self.s, self.out
-        d_columns = torch.bmm(w.values[0].flatten(2).transpose(1, 2), g)
-        d_columns = d_columns.view(len(g), shape[1], kh, kw, height, width, -1)
-        d_x = g.new_zeros(shape)
-        for i in range(kh):
-            for j in range(kw):
-                d_x[:, :, i : i + sh * height : sh, j : j + sw * width : sw] += d_columns[:, :, i, j]
-        return d_x[:, :, ph : shape[2] - ph, pw : shape[3] - pw]
-
-
-class _MaxPool2d:
-    """2x2 pooling, first along rows, then along columns: of equal values the first has the gradient, as in torch."""
-
-    shapes = ()
-
-    def __init__(self, module: nn.MaxPool2d, features: tuple[int, ...]) -> None:
-        if (_pair(module.kernel_size), _pair(module.stride)) != ((2, 2), (2, 2)):
-            raise UnsupportedError("MaxPool2d other than 2x2 with stride 2")
-        if _pair(module.padding) != (0, 0) or _pair(module.dilation) != (1, 1) or module.ceil_mode:
-            raise UnsupportedError("MaxPool2d with padding, dilation or ceil_mode")
-        self.out = (features[0], features[1] // 2, features[2] // 2)
-        self.width = prod(features)
-
-    def forward(self, w: Weights, x: Tensor) -> tuple[Tensor, Any]:
-        _, height, width = self.out
-        left, right = x[:, :, : 2 * height, 0 : 2 * width : 2], x[:, :, : 2 * height, 1 : 2 * width : 2]
-        rows = torch.maximum(left, right)
-        top, bottom = rows[:, :, 0::2], rows[:, :, 1::2]
-        return torch.maximum(top, bottom), (x.shape, right > left, bottom > top)
-
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
-        shape, is_right, is_bottom = kept
-        _, height, width = self.out
-        d_rows = g.new_empty(is_right.shape)
-        torch.mul(g, is_bottom, out=d_rows[:, :, 1::2])
-        torch.sub(g, d_rows[:, :, 1::2], out=d_rows[:, :, 0::2])
-        exact = shape[2:4] == (2 * height, 2 * width)
-        d_x = g.new_empty(shape) if exact else g.new_zeros(shape)
-        left, right = d_x[:, :, : 2 * height, 0 : 2 * width : 2], d_x[:, :, : 2 * height, 1 : 2 * width : 2]
-        torch.mul(d_rows, is_right, out=right)
-        torch.sub(d_rows, right, out=left)
-        return d_x
-
-
-class _ReLU:
-    shapes = ()
-
-    def __init__(self, module: nn.ReLU, features: tuple[int, ...]) -> None:
-        self.out, self.width = features, prod(features)
-
-    def forward(self, w: Weights, x: Tensor) -> tuple[Tensor, Any]:
-        out = x.clamp_min(0)
-        return out, out
-
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
-        return torch.ops.aten.threshold_backward(g, kept, 0)
-
-
-class _Images:
-    """What turns the rows of a data set into images."""
-
-    shapes = ()
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.out, self.width = shape, prod(shape)
-
-    def forward(self, w: Weights, x: Tensor) -> tuple[Tensor, Any]:
-        return x.transpose(1, 2).reshape(len(x), *self.out, x.shape[1]), None
-
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
-        return g.flatten(1, -2).transpose(1, 2)
-
-
-class _Flatten:
-    shapes = ()
-
-    def __init__(self, module: nn.Flatten, features: tuple[int, ...]) -> None:
-        if (module.start_dim, module.end_dim) != (1, -1):
-            raise UnsupportedError("Flatten of some dimensions only")
-        self.features, self.out, self.width = features, (prod(features),), prod(features)
-
-    def forward(self, w: Weights, x: Tensor) -> tuple[Tensor, Any]:
-        return x.flatten(1, -2).transpose(1, 2).contiguous(), None
-
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
-        return g.transpose(1, 2).reshape(len(g), *self.features, g.shape[1])
-
-
-def _add_gradients(w: Weights, into: Tensor, g: Tensor, x: Tensor, beta: float) -> None:
-    """Set grads = beta grads + the gradient of matrix and bias, from g (C, out, b) and x (C, b, in)."""
-    into.baddbmm_(g, x, beta=beta)
-    if len(w.grads) == 2:
-        w.grads[1].mul_(beta).add_(g.sum(2))
-
-
-def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-_LAYERS: dict[type[nn.Module], Callable[[Any, tuple[int, ...]], Any]] = {
-    nn.Linear: _Linear,
-    nn.Conv2d: _Conv2d,
-    nn.MaxPool2d: _MaxPool2d,
-    nn.ReLU: _ReLU,
-    nn.Flatten: _Flatten,
-}
-
-
-class Program:
-    """A network as batched layers over flat parameters (C, P), in the order of the module's ``state_dict``.
-
-    Parameters
-    ----------
-    model : nn.Module
-        An ``nn.Sequential`` (nested ones too) of Linear, Conv2d, MaxPool2d(2), ReLU, Flatten and Identity.
-    input_shape : tuple of int
-        Channels, height and width of an image.
-
-    Raises
-    ------
-    UnsupportedError
-        The model is anything else: one line names the layer.
-    """
-
-    def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
-        self.layers: list[Any] = []
-        features = tuple(input_shape)
-        modules = list(_flat(model))
-        if modules and type(modules[0]) is nn.Flatten:  # rows are flat already
-            modules, features = modules[1:], (prod(features),)
-        else:
-            self.layers.append(_Images(features))
-        for module in modules:
-            make = _LAYERS.get(type(module))
-            if make is None:
-                raise UnsupportedError(f"{type(module).__name__} has no batched form")
-            layer = make(module, features)
-            self.layers.append(layer)
-            features = layer.out
-        if any(not p.requires_grad for p in model.parameters()):
-            raise UnsupportedError("some parameters are frozen")
-        self.shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        if list(self.shapes.values()) != [shape for layer in self.layers for shape in layer.shapes]:
-            raise UnsupportedError("layers that share parameters")
-        self.num_params = sum(prod(shape) for shape in self.shapes.values())
-        self.width = max(layer.width for layer in self.layers)
-
-    @cached_property
-    def _first(self) -> int:
-        """Index of the first layer with parameters: no gradient is needed below it."""
-        return next((i for i, layer in enumerate(self.layers) if layer.shapes), len(self.layers))
-
-    def views(self, values: Tensor, grads: Tensor) -> list[Weights]:
-        """Return each layer's views of flat values and gradients, both (C, P)."""
-        per_layer, start = [], 0
-        for layer in self.layers:
-            cuts = []
-            for shape in layer.shapes:
-                cuts.append((start, start + prod(shape), shape))
-                start = cuts[-1][1]
-            per_layer.append(Weights(*(tuple(t[:, a:b].view(-1, *s) for a, b, s in cuts) for t in (values, grads))))
-        return per_layer
-
-    def forward(self, weights: list[Weights], x: Tensor, keep: bool = True) -> tuple[Tensor, list[Any]]:
-        """Return logits (C, b, classes) of rows (C, b, pixels), and what :meth:`backward` needs."""
-        kept = []
-        for layer, w in zip(self.layers, weights, strict=True):
-            x, saved = layer.forward(w, x)
-            kept.append(saved if keep else None)
-        return x, kept
-
-    def backward(self, weights: list[Weights], kept: list[Any], g: Tensor | None, beta: float) -> None:
-        """Set every layer's gradient to beta times itself plus that of logits' gradient g (C, b, classes)."""
-        for i in reversed(range(self._first, len(self.layers))):
-            g = self.layers[i].backward(weights[i], kept[i], g, beta, i > self._first)
-
-    def block(self, batch: int, device: torch.device) -> tuple[int, int]:
-        """Return how many clients go together, and how many examples of a batch."""
-        cpu = device.type == "cpu"
-        columns = max(1, (CACHE_FLOATS if cpu else DEVICE_FLOATS) // self.width)
-        clients = min(MAX_BLOCK, max(1, WEIGHT_FLOATS // self.num_params)) if cpu else columns
-        clients = max(1, min(clients, columns // min(batch, columns)))
-        return clients, max(1, min(batch, columns // clients))
-
-
-def _flat(model: nn.Module) -> Iterator[nn.Module]:
-    if type(model) is not nn.Sequential:
-        if type(model) is not nn.Identity:
-            yield model
-        return
-    for module in model:
-        yield from _flat(module)
 
 
 @dataclass(frozen=True)
@@ -349,7 +56,7 @@ def train_many(
     start: Tensor,
     x: Tensor,
     y: Tensor,
-    sizes: Sequence[int],
+    places: Sequence[tuple[int, int]],
     hp: LocalTraining,
     seeds: Sequence[int],
     correction: Tensor | None = None,
@@ -363,9 +70,9 @@ def train_many(
     start : Tensor
         Weights of the round's start, (P,) for all clients or (C, P).
     x, y : Tensor
-        All clients' examples, one client after the other: (sum of sizes, C, H, W) and int64 (sum of sizes,).
-    sizes : sequence of int
-        Examples of each client.
+        Examples of all clients, (N, C, H, W) and int64 (N,).
+    places : sequence of (int, int)
+        Each client's first row, and its number of rows.
     hp : LocalTraining
         Hyperparameters.
     seeds : sequence of int
@@ -376,18 +83,20 @@ def train_many(
     Returns
     -------
     list of Tensor
-        Each client's weights (P,). Clipping a client's update is an operation on them minus ``start``.
+        Each client's weights (P,), in the program's memory: they hold until it trains again. Clipping a client's
+        update is an operation on them minus ``start``.
     list of dict
         What ``train`` returns, per client.
     """
+    offsets, sizes = [start for start, _ in places], [count for _, count in places]
     batch = max(min(hp.batch_size or size, size) for size in sizes)
     order = [[p.numpy() for p in passes(size, hp, seed)] for size, seed in zip(sizes, seeds, strict=True)]
     steps = [sum(-(-len(p) // min(hp.batch_size or n, n)) for p in own) for own, n in zip(order, sizes, strict=True)]
-    offsets = np.cumsum([0, *sizes[:-1]]).tolist()
     by_steps = sorted(range(len(sizes)), key=lambda c: (-steps[c], -sizes[c], c))
     clients, columns = program.block(batch, x.device)
     x = x.flatten(1)
-    out = start.expand(len(sizes), -1).contiguous() if start.ndim == 1 else start[by_steps]
+    out = program.buffer("values", (len(sizes), program.num_params), start)
+    out.copy_(start if start.ndim == 1 else start[by_steps])
     results: list[dict[str, float]] = [{}] * len(sizes)
     for i in range(0, len(sizes), clients):
         own = by_steps[i : i + clients]
@@ -414,9 +123,10 @@ def _train_block(
     correction: Tensor | None,
 ) -> tuple[list[float], list[int]]:
     """Train the clients of a block, (C, P) in place; return each one's summed loss and hits."""
-    grads = torch.zeros_like(values)
-    start = values.clone() if hp.proximal_mu else None
-    moments = (torch.zeros_like(values), torch.zeros_like(values)) if hp.optimizer == "adam" else None
+    grads = program.buffer("grads", values.shape, values).zero_()
+    start = program.buffer("start", values.shape, values).copy_(values) if hp.proximal_mu else None
+    adam = hp.optimizer == "adam"
+    moments = [program.buffer(use, values.shape, values).zero_() for use in ("m", "v")] if adam else None
     momentum = 0.0 if moments else hp.momentum
     loss_sum = values.new_zeros(len(values), dtype=torch.float64)
     correct = torch.zeros(len(values), dtype=torch.int64, device=values.device)
@@ -464,12 +174,23 @@ def _adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, step: int) -> N
 
 
 @torch.inference_mode()
-def predict_many(program: Program, values: Tensor, x: Tensor, columns: int | None = None) -> Tensor:
-    """Return the logits (C, N, classes) of every model on the same images: values (C, P), x (N, channels, H, W)."""
-    weights = program.views(values, values)
-    columns = columns or max(1, program.block(len(x), x.device)[1])
-    parts = []
-    for x_b in x.split(columns):
-        logits, _ = program.forward(weights, x_b.flatten(1).expand(len(values), len(x_b), -1), keep=False)
-        parts.append(logits)
-    return torch.cat(parts, 1)
+def predict_many(program: Program, values: Tensor, x: Tensor, places: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Return the logits (n, classes) of each model on examples of its own, or of all on the same.
+
+    ``values`` (C, P) are the models, ``x`` (N, channels, H, W) everybody's images, ``places`` as in :func:`train_many`.
+    """
+    x, longest = x.flatten(1), max(count for _, count in places)
+    clients, columns = program.block(longest, x.device)
+    logits: list[Tensor] = []
+    for i in range(0, len(places), clients):
+        own = places[i : i + clients]
+        # A set shorter than its block's longest is filled up with its own last row.
+        rows = torch.tensor([[start + min(k, count - 1) for k in range(longest)] for start, count in own])
+        rows = rows.to(x.device)
+        weights = program.views(values[i : i + clients], values[i : i + clients])
+        parts = [
+            program.forward(weights, x.index_select(0, r.flatten()).view(*r.shape, -1), keep=False)[0]
+            for r in rows.split(columns, 1)
+        ]
+        logits += [all_rows[:count] for all_rows, (_, count) in zip(torch.cat(parts, 1), own, strict=True)]
+    return logits

@@ -6,7 +6,13 @@ TARGET_CHUNKS = 64
 """Chunks of a large round: enough that 16 hosts end together, few enough that their calls cost nothing."""
 
 
-def make_chunks(groups: Sequence[Hashable], costs: Sequence[float], chunk_size: int | None = None) -> list[list[int]]:
+TOGETHER = 4
+"""Clients that one batched program should have at least: four give most of what sixty give."""
+
+
+def make_chunks(
+    groups: Sequence[Hashable], costs: Sequence[float], chunk_size: int | None = None, together: int = 1
+) -> list[list[int]]:
     """Group tasks into chunks of about equal cost; tasks of different groups never share a chunk.
 
     Parameters
@@ -17,6 +23,8 @@ def make_chunks(groups: Sequence[Hashable], costs: Sequence[float], chunk_size: 
         Expected cost of each task, in any unit; equal runs must give equal costs.
     chunk_size : int, optional
         Exactly so many tasks a chunk (the last of a group may have fewer), whatever they cost.
+    together : int
+        Tasks of about so many mean costs a chunk at least, as long as that leaves two chunks.
 
     Returns
     -------
@@ -26,7 +34,8 @@ def make_chunks(groups: Sequence[Hashable], costs: Sequence[float], chunk_size: 
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    budget = sum(costs) / TARGET_CHUNKS
+    wanted = TARGET_CHUNKS if together == 1 else min(TARGET_CHUNKS, max(2, len(costs) // together))
+    budget = sum(costs) / wanted
     chunks: list[list[int]] = []
     for indices in members.values():
         if chunk_size is not None:

@@ -52,6 +52,8 @@ class EngineGrid(Grid):
         Balances the chunks; all tasks count the same without it.
     chunk_size : int, optional
         Tasks per chunk; by default about 64 chunks of equal cost a round.
+    together : int
+        Clients that a chunk of training or evaluation should have at least, where the app runs chunks together.
 
     Attributes
     ----------
@@ -60,13 +62,19 @@ class EngineGrid(Grid):
     """
 
     def __init__(
-        self, executor: Executor, num_nodes: int, cost: CostFn | None = None, chunk_size: int | None = None
+        self,
+        executor: Executor,
+        num_nodes: int,
+        cost: CostFn | None = None,
+        chunk_size: int | None = None,
+        together: int = 1,
     ) -> None:
         self.weight_key: str | None = None
         self._executor = executor
         self._num_nodes = num_nodes
         self._cost = cost or (lambda node_id, message_type: 1.0)
-        self._chunk_size = chunk_size
+        self._chunk_size, self._together = chunk_size, together
+        self._noted: set[str] = set()
         self._states: dict[int, Any] = {}
         self._replies: dict[str, list[Message]] = {}
         self._unanswered: set[str] = set()
@@ -114,7 +122,8 @@ class EngineGrid(Grid):
         costs = [self._cost(m.metadata.dst_node_id, m.metadata.message_type) for m in messages]
         groups = [(m.metadata.message_type, _slots(records)) for m, records in zip(messages, contents, strict=True)]
         chunks = []
-        for indices in make_chunks(groups, costs, self._chunk_size):
+        clients = all(m.metadata.message_type.split(".")[0] in ("train", "evaluate") for m in messages)
+        for indices in make_chunks(groups, costs, self._chunk_size, self._together if clients else 1):
             slots = {key: i for i, key in enumerate(dict.fromkeys(_slots(contents[indices[0]])))}
             tasks = tuple(
                 Task(
@@ -198,6 +207,9 @@ class EngineGrid(Grid):
         self._trace.tasks += result.replies.tasks
         self._trace.samples += result.replies.samples
         self._trace.events += result.events
+        new = [note for note in result.replies.notes if note not in self._noted]  # each host may say it
+        self._noted.update(new)
+        self._trace.events += new
 
     def _message(self, reply: Reply, result: ChunkResult) -> Message:
         reply.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._message_ids)}"
@@ -213,14 +225,18 @@ class EngineGrid(Grid):
         return make_message(reply.metadata, content=content)
 
 
-def ray_grid(spec: AppSpec, hosts: list[Host], cost: CostFn | None = None, chunk_size: int | None = None) -> EngineGrid:
+def ray_grid(
+    spec: AppSpec, hosts: list[Host], cost: CostFn | None = None, chunk_size: int | None = None, together: int = 1
+) -> EngineGrid:
     """Return RayGrid: the Grid whose clients run on Ray actors."""
-    return EngineGrid(RayExecutor(spec, hosts), spec.num_partitions, cost, chunk_size)
+    return EngineGrid(RayExecutor(spec, hosts), spec.num_partitions, cost, chunk_size, together)
 
 
-def inline_grid(spec: AppSpec, cost: CostFn | None = None, chunk_size: int | None = None) -> EngineGrid:
+def inline_grid(
+    spec: AppSpec, cost: CostFn | None = None, chunk_size: int | None = None, together: int = 1
+) -> EngineGrid:
     """Return the Grid whose clients run in this process, without Ray."""
-    return EngineGrid(InlineExecutor(spec), spec.num_partitions, cost, chunk_size)
+    return EngineGrid(InlineExecutor(spec), spec.num_partitions, cost, chunk_size, together)
 
 
 def _slots(records: Records) -> tuple[int, ...]:
