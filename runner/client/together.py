@@ -123,7 +123,8 @@ class ChunkRunner:
             if keeps:
                 context.state["model"] = record
             replies.append(make_reply(message, train_metrics(result, count), None if keeps else record))
-        seen = [r["steps"] * min(hp.batch_size or n, n) for r, (_, n) in zip(results, places, strict=True)]
+        counts = [count for _, count in places]
+        seen = [hp.steps * min(hp.batch_size or n, n) if hp.steps else hp.epochs * n for n in counts]
         return replies, [n / sum(seen) for n in seen]
 
     def _evaluate(self, messages: Sequence[Message], contexts: Sequence[Context]) -> tuple[list[Message], list[float]]:

@@ -6,8 +6,8 @@ TARGET_CHUNKS = 64
 """Chunks of a large round: enough that 16 hosts end together, few enough that their calls cost nothing."""
 
 
-TOGETHER = 4
-"""Clients that one batched program should have at least: four give most of what sixty give."""
+TOGETHER = 8
+"""Clients that one batched program should have: eight give most of what sixty give (docs/performance-training.md)."""
 
 
 def make_chunks(
