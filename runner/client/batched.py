@@ -270,7 +270,7 @@ class Program:
         if any(not p.requires_grad for p in model.parameters()):
             raise UnsupportedError("some parameters are frozen")
         self.shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        if list(self.shapes.values()) != [shape for layer in self.layers for shape in layer.shapes]:
+        if len(list(model.parameters())) != len(self.shapes):  # a parameter is listed once, but has two names
             raise UnsupportedError("layers that share parameters")
         self.num_params = sum(prod(shape) for shape in self.shapes.values())
         self.width = max(layer.width for layer in self.layers)

@@ -6,6 +6,7 @@ batches in the same order, each client with weights and optimizer state of its o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import torch
@@ -94,6 +95,7 @@ def train_many(
     steps = [sum(-(-len(p) // min(hp.batch_size or n, n)) for p in own) for own, n in zip(order, sizes, strict=True)]
     by_steps = sorted(range(len(sizes)), key=lambda c: (-steps[c], -sizes[c], c))
     clients, columns = program.block(batch, x.device)
+    clients = ceil(len(sizes) / ceil(len(sizes) / clients))  # blocks of equal size
     x = x.flatten(1)
     out = program.buffer("values", (len(sizes), program.num_params), start)
     out.copy_(start if start.ndim == 1 else start[by_steps])
