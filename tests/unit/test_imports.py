@@ -46,7 +46,7 @@ def test_one_place_each_for_mlflow_and_psutil() -> None:
 
 
 def test_local_training_needs_torch_and_numpy_only() -> None:
-    allowed = {"torch", "numpy", "collections", "dataclasses", "math", "typing", "contextlib"}
+    allowed = {"torch", "numpy", "collections", "dataclasses", "math", "typing", "contextlib", "functools"}
     bare = ("training", "batched", "vectorized")
     allowed |= {f"runner.client.{name}" for name in bare}
     for name in bare:
