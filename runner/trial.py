@@ -17,6 +17,7 @@ from runner.config import TrainingConfig, TrialConfig
 from runner.data.federated import FederatedData
 from runner.data.shift import Shift
 from runner.data.sources import ImageData
+from runner.engine.chunks import TOGETHER
 from runner.engine.executors import Host
 from runner.engine.grid import EngineGrid, inline_grid, ray_grid
 from runner.engine.host import AppSpec
@@ -171,14 +172,16 @@ def _restore(saved: Checkpoint, strategy: Strategy, grid: EngineGrid) -> tuple[A
     return saved.state["arrays"], Ledger(**saved.state["ledger"])
 
 
-def client_app(images: ImageData, split: Split, model: Any, seed: int, threads: int, privacy: str) -> ClientApp:
+def client_app(
+    images: ImageData, split: Split, model: Any, seed: int, threads: int, privacy: str, engine: Any
+) -> ClientApp:
     """Build the built-in ClientApp on a host, with Flower's clipping mod where the clients clip."""
     from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
 
     from runner.client.app import make_client_app
 
     mods = {"fixed_client": [fixedclipping_mod], "adaptive_client": [adaptiveclipping_mod]}.get(privacy, [])
-    return make_client_app(split.on(images), model, seed, device="auto", threads=threads, train_mods=mods)
+    return make_client_app(split.on(images), model, seed, "auto", threads, mods, engine)
 
 
 def make_grid(
@@ -192,6 +195,7 @@ def make_grid(
         "seed": config.seed,
         "threads": config.training.threads,
         "privacy": config.privacy.name,
+        "engine": config.training.engine,
     }
     spec = AppSpec(config.key, client_app, kwargs, config.num_clients, {})
     examples = data.num_examples()
@@ -201,7 +205,10 @@ def make_grid(
 
     size = config.resources.chunk_size
     chunk_size = size if isinstance(size, int) else None
-    return ray_grid(spec, hosts, cost, chunk_size) if hosts else inline_grid(spec, cost, chunk_size)
+    together = 1 if config.training.engine == "sequential" else TOGETHER
+    if hosts:
+        return ray_grid(spec, hosts, cost, chunk_size, together)
+    return inline_grid(spec, cost, chunk_size, together)
 
 
 def initial_arrays(grid: EngineGrid) -> ArrayRecord:
@@ -217,7 +224,7 @@ def initial_arrays(grid: EngineGrid) -> ArrayRecord:
 def train_config(training: TrainingConfig) -> ConfigRecord:
     """Return the hyperparameters that each training message carries."""
     values = training.canonical()
-    del values["threads"]
+    del values["threads"], values["engine"]
     values["steps"] = values["steps"] or 0
     return ConfigRecord({key.replace("_", "-"): value for key, value in values.items()})
 

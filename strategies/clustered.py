@@ -34,7 +34,6 @@ from strategies.grouping import Found, HowMany, Rule
 from strategies.selection import ServerRule
 from strategies.servers import TIMEOUT_S, ClusterServers
 
-
 PICTURED = 1_000
 """Clients up to which a clustering is drawn: the axes of the picture cost the cube of their number."""
 

@@ -28,32 +28,30 @@ arrays. With ``method`` a client does what ``runner.client.methods`` says of it.
 also has ``load``, see ``runner.load.load_mod``.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
-from torch import Tensor, nn
+from torch import nn
 
 from models import build_model
 from runner.arrays import write_array
 from runner.client import choosing, personal
 from runner.client.arrays import load_weights, read_weights, weighted_mean
+from runner.client.messages import make_reply, message_config, own_or_sent, partition_id, train_metrics
 from runner.client.methods import Done, Work, method_of
+from runner.client.pool import ExamplePool, Read
 from runner.client.signatures import signature, subspace
+from runner.client.together import ChunkRunner, Engine
 from runner.client.training import LocalTraining, confusion, evaluate, predict, score, train
 from runner.data.federated import FederatedData
 from runner.load import load_mod
 from runner.seeding import derive_seed
-
-_STAGED_BYTES = 256 * 2**20
-
-Examples = tuple[Tensor, Tensor]
 
 TRAIN: dict[str, Callable[[Work], Done]] = {
     "choose": choosing.choose,
@@ -91,6 +89,7 @@ def make_client_app(
     device: Literal["cpu", "auto"] = "cpu",
     threads: int = 1,
     train_mods: Sequence[Mod] = (),
+    engine: Engine = "sequential",
 ) -> ClientApp:
     """Return the ClientApp of a trial. It holds one model and some clients' examples per process, made when first used.
 
@@ -108,9 +107,11 @@ def make_client_app(
         Torch threads per client task.
     train_mods : sequence of Mod
         Flower mods around training, as the privacy wrappers need them.
+    engine : "sequential" | "vectorized" | "auto"
+        How a host trains the clients of a chunk, see ``runner.client.together``.
     """
-    client = _Client(data, model, seed, device, threads)
-    app = ClientApp(mods=[load_mod])
+    client = BuiltinClient(data, model, seed, device, threads)
+    app = BuiltinApp(ChunkRunner(client, engine, bool(train_mods)), mods=[load_mod])
     app.train(mods=list(train_mods))(client.train)
     app.evaluate()(client.evaluate)
     app.query("aggregate")(client.aggregate)
@@ -122,16 +123,30 @@ def make_client_app(
     return app
 
 
-class _Client:
+class BuiltinApp(ClientApp):
+    """A ClientApp that can also run a whole chunk of messages at once (``runner.engine.host.ChunkApp``)."""
+
+    def __init__(self, chunks: ChunkRunner, mods: list[Mod]) -> None:
+        super().__init__(mods=mods)
+        self._chunks = chunks
+
+    def run_chunk(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message] | None:
+        """Return one reply a message, or None where they are to be run one by one."""
+        return self._chunks.run(messages, contexts)
+
+    def notes(self) -> list[str]:
+        """Return what there is to say since the last call, one line each."""
+        return self._chunks.notes()
+
+
+class BuiltinClient:
     """Any client of the trial, one at a time: all that a client is beyond its data lives in messages and contexts."""
 
     def __init__(
         self, data: FederatedData, model: ModelSpec, seed: int, device: Literal["cpu", "auto"], threads: int
     ) -> None:
-        self._data, self._spec, self._seed, self._threads = data, model, seed, threads
+        self._data, self.spec, self._seed, self.threads = data, model, seed, threads
         self._wanted_device = device
-        self._staged: OrderedDict[tuple[Any, ...], Examples] = OrderedDict()
-        self._staged_bytes = 0
 
     def init(self, message: Message, context: Context) -> Message:
         """Return the trial's initial model, drawn from its seed: the server itself does without torch."""
@@ -139,42 +154,41 @@ class _Client:
         return Message(RecordDict({"arrays": self._initial}), reply_to=message)
 
     def train(self, message: Message, context: Context) -> Message:
-        config = _config(message)
+        """Train on the client's own examples, as the strategy's method says."""
+        config = message_config(message)
         if "method" in config:
             work = self._work(message, context, "train")
             done = method_of(config, TRAIN)(work)
-            reply = _reply(message, _train_metrics(work.y, done.result) | dict(done.metrics), done.arrays)
+            metrics = train_metrics(done.result, len(work.y)) | dict(done.metrics)
+            reply = make_reply(message, metrics, done.arrays)
             reply.content.update(done.records)
             return reply
-        model = self._load(_own_or_sent(message, context, config))
-        client = _partition_id(context)
-        x, y = self._client_examples(client, "train", config)
-        seed = derive_seed(self._seed, "train", int(config.get("server-round", 1)), client)
-        result = train(model, x, y, LocalTraining.from_config(config), seed)
-        metrics = _train_metrics(y, result)
+        model = self.load(own_or_sent(message, context, config))
+        client = partition_id(context)
+        x, y = self.pool.examples(*self.train_set(config, client))
+        result = train(model, x, y, LocalTraining.from_config(config), self.train_seed(config, client))
+        metrics = train_metrics(result, len(y))
         if not config.get("keep-local"):
-            return _reply(message, metrics, read_weights(model))
+            return make_reply(message, metrics, read_weights(model))
         context.state["model"] = read_weights(model)
-        return _reply(message, metrics)
+        return make_reply(message, metrics)
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        config = _config(message)
+        """Score the model on the client's own examples."""
+        config = message_config(message)
         if "method" in config:
             model = method_of(config, PREPARE)(self._work(message, context, "prepare"))
         else:
-            model = self._load(_own_or_sent(message, context, config))
-        client = _partition_id(context)
-        x, y = self._client_examples(client, "eval", config)
-        if len(y) == 0:  # a client of one example, or partition.eval_fraction=0
-            x, y = self._client_examples(client, "train", config)
+            model = self.load(own_or_sent(message, context, config))
+        x, y = self.pool.examples(*self.evaluation_set(config, partition_id(context)))
         result = evaluate(model, x, y)
         metrics = {"num-examples": len(y), "eval_loss": result["loss"], "eval_acc": result["correct"] / len(y)}
-        return _reply(message, metrics)
+        return make_reply(message, metrics)
 
     def losses(self, message: Message, context: Context) -> Message:
         """Return the client's mean training loss under each of the models that it was sent, in their order."""
         work = self._work(message, context, "losses")
-        return _reply(message, {"losses": choosing.mean_losses(work), "num-examples": len(work.y)})
+        return make_reply(message, {"losses": choosing.mean_losses(work), "num-examples": len(work.y)})
 
     def aggregate(self, message: Message, context: Context) -> Message:
         """Be the server of a cluster: average its members' arrays in the order in which they were sent."""
@@ -184,30 +198,31 @@ class _Client:
             raise ValueError(f"query.aggregate has arrays of {sorted(members)}, but weights of {sorted(weights)}")
         in_order = [cast(float, weights[key]) for key in members]
         mean = weighted_mean(list(members.values()), in_order)
-        return _reply(message, {"num-examples": sum(in_order)}, mean)
+        return make_reply(message, {"num-examples": sum(in_order)}, mean)
 
     def signature(self, message: Message, context: Context) -> Message:
         """Tell the moments of images and labels: feature shift, label skew and concept shift all move them."""
-        x, y = self._data.client(_partition_id(context), "train")
+        x, y = self._data.client(partition_id(context), "train")
         found = signature(x, y, len(self._data.images.class_names))
-        return _reply(message, {"num-examples": len(y)}, ArrayRecord({"signature": write_array(found)}))
+        return make_reply(message, {"num-examples": len(y)}, ArrayRecord({"signature": write_array(found)}))
 
     def subspace(self, message: Message, context: Context) -> Message:
         """Tell the directions that span the client's raw images (PACFL)."""
-        x, y = self._data.client(_partition_id(context), "train")
-        found = subspace(x, y, int(_config(message)["vectors"]))
-        return _reply(message, {"num-examples": len(y)}, ArrayRecord({"subspace": write_array(found)}))
+        x, y = self._data.client(partition_id(context), "train")
+        found = subspace(x, y, cast(int, message_config(message)["vectors"]))
+        return make_reply(message, {"num-examples": len(y)}, ArrayRecord({"subspace": write_array(found)}))
 
     def test(self, message: Message, context: Context) -> Message:
+        """Score the model on a slice of the central test set."""
         del context
-        config = _config(message)
-        model = self._load(message.content.array_records["arrays"])
-        group, start, stop = (int(config[key]) for key in ("group", "start", "stop"))
-        x, y = self._stage(("test", group, start, stop), lambda: self._data.test(group, start, stop))
+        config = message_config(message)
+        model = self.load(message.content.array_records["arrays"])
+        group, start, stop = (int(cast(int, config[key])) for key in ("group", "start", "stop"))
+        x, y = self.pool.examples(("test", group, start, stop), lambda: self._data.test(group, start, stop))
         if len(y) == 0:  # this group has none of the slice's labels
             empty: dict[str, Any] = {"num-examples": 0, "loss_sum": 0.0, "correct": 0}
             classes = len(self._data.images.class_names)
-            return _reply(message, empty | ({"confusion": [0] * classes**2} if config.get("confusion") else {}))
+            return make_reply(message, empty | ({"confusion": [0] * classes**2} if config.get("confusion") else {}))
         logits = predict(model, x)
         result = score(logits, y)
         metrics: dict[str, Any] = {
@@ -217,16 +232,16 @@ class _Client:
         }
         if config.get("confusion"):
             metrics["confusion"] = confusion(logits, y).ravel().tolist()
-        return _reply(message, metrics)
+        return make_reply(message, metrics)
 
     def _work(self, message: Message, context: Context, purpose: str) -> Work:
         """Return what a method of ``runner.client.methods`` works with."""
-        torch.set_num_threads(self._threads)
-        config, client = _config(message), _partition_id(context)
-        x, y = self._client_examples(client, "train", config)
-        seed = derive_seed(self._seed, purpose, int(config.get("server-round", 1)), client)
+        torch.set_num_threads(self.threads)
+        config, client = message_config(message), partition_id(context)
+        x, y = self.pool.examples(*self.train_set(config, client))
+        seed = derive_seed(self._seed, purpose, cast(int, config.get("server-round", 1)), client)
         return Work(
-            model=self._model,
+            model=self.model,
             x=x,
             y=y,
             hp=LocalTraining.from_config(config),
@@ -246,7 +261,8 @@ class _Client:
             return read_weights(self._build())
 
     @cached_property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where this process trains."""
         if self._wanted_device == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
         # The same bits for the same config: cuBLAS needs the variable as well (the engine sets it before CUDA starts).
@@ -255,68 +271,50 @@ class _Client:
         return torch.device("cuda", torch.cuda.current_device())
 
     @cached_property
-    def _model(self) -> nn.Module:
+    def model(self) -> nn.Module:
+        """The process's network; every task loads its weights anew."""
         with torch.random.fork_rng(devices=[]):  # its weights are overwritten; the process's generator stays as it was
-            return self._build().to(self._device)
+            return self._build().to(self.device)
 
     def _build(self) -> nn.Module:
         classes = len(self._data.images.class_names)
-        return build_model(self._spec.name, self._data.images.train_x.shape[1:], classes, **self._spec.kwargs)
+        return build_model(self.spec.name, self._data.images.train_x.shape[1:], classes, **self.spec.kwargs)
 
-    def _load(self, arrays: ArrayRecord) -> nn.Module:
-        torch.set_num_threads(self._threads)  # per task: trials with other settings share the process
-        load_weights(self._model, arrays)
-        return self._model
+    def load(self, arrays: ArrayRecord) -> nn.Module:
+        """Return the network with these weights."""
+        torch.set_num_threads(self.threads)  # per task: trials with other settings share the process
+        load_weights(self.model, arrays)
+        return self.model
 
-    def _client_examples(self, client: int, split: Literal["train", "eval"], config: Mapping[str, Any]) -> Examples:
-        phase = self._data.phase(int(config.get("server-round", 1)))
-        return self._stage((split, client, phase), lambda: self._data.client(client, split, phase))
+    @cached_property
+    def pool(self) -> ExamplePool:
+        """The examples that this process has normalised."""
+        return ExamplePool(self._data.images.mean, self._data.images.std, self.device)
 
-    def _stage(self, key: tuple[Any, ...], read: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Examples:
-        """Return normalised examples on the device, from the least recently used cache or from the data set."""
-        if key in self._staged:
-            self._staged.move_to_end(key)
-            return self._staged[key]
-        images, labels = read()
-        mean = torch.tensor(self._data.images.mean, device=self._device).view(-1, 1, 1)
-        std = torch.tensor(self._data.images.std, device=self._device).view(-1, 1, 1)
-        # Bytes travel to the device, floats are made there. The copy owns its memory: the data set's is read-only.
-        x = torch.from_numpy(np.array(images, order="C")).to(self._device).float().div_(255).sub_(mean).div_(std)
-        y = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self._device)
-        self._staged[key] = x, y
-        self._staged_bytes += x.nbytes
-        while self._staged_bytes > _STAGED_BYTES and len(self._staged) > 1:
-            _, (oldest, _) = self._staged.popitem(last=False)
-            self._staged_bytes -= oldest.nbytes
-        return x, y
+    # What a client is: its seed and its examples.
 
+    def train_seed(self, config: Mapping[str, Any], client: int) -> int:
+        """Return what fixes a client's batches in a round."""
+        return derive_seed(self._seed, "train", int(config.get("server-round", 1)), client)
 
-def _config(message: Message) -> Mapping[str, Any]:
-    return message.content.config_records.get("config", ConfigRecord())
+    def train_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
+        """Return a client's training examples in a round as the pool takes them."""
+        phase = self._phase(config)
+        return ("train", client, phase), lambda: self._data.client(client, "train", phase)
 
+    def evaluation_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
+        """Return what a client is evaluated on, as the pool takes it.
 
-def _train_metrics(y: Tensor, result: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "num-examples": len(y),
-        "train_loss": result["loss"],
-        "train_acc": result["accuracy"],
-        "steps": int(result["steps"]),
-    }
+        It is the training split where the other is empty: a client of one example, or ``partition.eval_fraction=0``.
+        """
 
+        def read() -> tuple[np.ndarray, np.ndarray]:
+            x, y = self._data.client(client, "eval", phase)
+            return (x, y) if len(y) else self._data.client(client, "train", phase)
 
-def _reply(message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
-    content = RecordDict({"metrics": MetricRecord(metrics)})
-    if arrays is not None:
-        content["arrays"] = arrays
-    return Message(content, reply_to=message)
+        phase = self._phase(config)
+        return ("eval", client, phase), read
 
-
-def _partition_id(context: Context) -> int:
-    return int(context.node_config["partition-id"])
-
-
-def _own_or_sent(message: Message, context: Context, config: Mapping[str, Any]) -> ArrayRecord:
-    """Return the client's own model where it keeps one, else the arrays it was sent."""
-    if config.get("keep-local") and "model" in context.state:
-        return context.state.array_records["model"]
-    return message.content.array_records["arrays"]
+    def _phase(self, config: Mapping[str, Any]) -> int:
+        """Return which of the drifting data's phases a round is in."""
+        return self._data.phase(int(config.get("server-round", 1)))

@@ -10,9 +10,16 @@ MEANS_BYTES = 200 * 2**20
 
 MIN_CHUNKS = 8
 
+TOGETHER = 8
+"""Clients that one batched program should have: eight give most of what sixty give (docs/performance-training.md)."""
+
 
 def make_chunks(
-    groups: Sequence[Hashable], costs: Sequence[float], chunk_size: int | None = None, target: int = TARGET_CHUNKS
+    groups: Sequence[Hashable],
+    costs: Sequence[float],
+    chunk_size: int | None = None,
+    together: int = 1,
+    target: int = TARGET_CHUNKS,
 ) -> list[list[int]]:
     """Group tasks into chunks of about equal cost; tasks of different groups never share a chunk.
 
@@ -24,6 +31,8 @@ def make_chunks(
         Expected cost of each task, in any unit; equal runs must give equal costs.
     chunk_size : int, optional
         Exactly so many tasks a chunk (the last of a group may have fewer), whatever they cost.
+    together : int
+        Tasks of about so many mean costs a chunk at least, as long as that leaves two chunks.
     target : int
         Chunks to aim at, without ``chunk_size``.
 
@@ -35,7 +44,8 @@ def make_chunks(
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    budget = sum(costs) / target
+    wanted = target if together == 1 else min(target, max(2, len(costs) // together))
+    budget = sum(costs) / wanted
     chunks: list[list[int]] = []
     for indices in members.values():
         if chunk_size is not None:

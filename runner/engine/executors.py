@@ -3,7 +3,7 @@
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
@@ -71,7 +71,7 @@ class InlineExecutor:
         chunk, started = self._waiting.popleft(), time.time()
         states = [task.state if task.state is not None else RecordDict() for task in chunk.tasks]
         replies, kept, after = run_chunk(self._app, self._spec, chunk, chunk.arrays, states, "inline")
-        replies = ChunkReplies(replies.replies, replies.tasks, tuple(self._sampler.drain(started)))
+        replies = replace(replies, samples=tuple(self._sampler.drain(started)))
         return [ChunkResult(chunk, replies, tuple(kept), tuple(s if len(s) else None for s in after))]
 
     def abandon(self) -> None:

@@ -55,6 +55,8 @@ class EngineGrid(Grid):
         Balances the chunks; all tasks count the same without it.
     chunk_size : int, optional
         Tasks per chunk; by default about 64 chunks of equal cost a round.
+    together : int
+        Clients that a chunk of training or evaluation should have at least, where the app runs chunks together.
 
     Attributes
     ----------
@@ -65,13 +67,19 @@ class EngineGrid(Grid):
     """
 
     def __init__(
-        self, executor: Executor, num_nodes: int, cost: CostFn | None = None, chunk_size: int | None = None
+        self,
+        executor: Executor,
+        num_nodes: int,
+        cost: CostFn | None = None,
+        chunk_size: int | None = None,
+        together: int = 1,
     ) -> None:
         self.weight_key: str | None = None
         self._executor = executor
         self._num_nodes = self.online = num_nodes
         self._cost = cost or (lambda node_id, message_type: 1.0)
-        self._chunk_size = chunk_size
+        self._chunk_size, self._together = chunk_size, together
+        self._noted: set[str] = set()
         self._states: dict[int, Any] = {}
         self._replies: dict[str, list[Message]] = {}
         self._again: dict[tuple[int, int], Any] = {}  # (chunk, index) -> arrays that took the place of lost ones
@@ -126,7 +134,8 @@ class EngineGrid(Grid):
         groups = [(m.metadata.message_type, emptied[id(m.content)][1]) for m in messages]
         target = _target_chunks(contents) if self.weight_key else TARGET_CHUNKS
         chunks = []
-        for indices in make_chunks(groups, costs, self._chunk_size, target):
+        clients = all(m.metadata.message_type.split(".")[0] in ("train", "evaluate") for m in messages)
+        for indices in make_chunks(groups, costs, self._chunk_size, self._together if clients else 1, target):
             slots = {key: i for i, key in enumerate(dict.fromkeys(_slots(contents[indices[0]])))}
             local: dict[int, Records] = {}  # a content shared by tasks is pickled once per chunk
             for i in indices:
@@ -213,6 +222,9 @@ class EngineGrid(Grid):
         self._trace.tasks += result.replies.tasks
         self._trace.samples += result.replies.samples
         self._trace.events += result.events
+        new = [note for note in result.replies.notes if note not in self._noted]  # each host may say it
+        self._noted.update(new)
+        self._trace.events += new
 
     def _fetch(self, chunk: Chunk, index: int, ref: Any) -> ArrayRecord:
         """Read a reply's arrays; where they were lost with their node, run their chunk again for them."""
@@ -254,14 +266,18 @@ class EngineGrid(Grid):
         return make_message(reply.metadata, content=content)
 
 
-def ray_grid(spec: AppSpec, hosts: list[Host], cost: CostFn | None = None, chunk_size: int | None = None) -> EngineGrid:
+def ray_grid(
+    spec: AppSpec, hosts: list[Host], cost: CostFn | None = None, chunk_size: int | None = None, together: int = 1
+) -> EngineGrid:
     """Return RayGrid: the Grid whose clients run on Ray actors."""
-    return EngineGrid(RayExecutor(spec, hosts), spec.num_partitions, cost, chunk_size)
+    return EngineGrid(RayExecutor(spec, hosts), spec.num_partitions, cost, chunk_size, together)
 
 
-def inline_grid(spec: AppSpec, cost: CostFn | None = None, chunk_size: int | None = None) -> EngineGrid:
+def inline_grid(
+    spec: AppSpec, cost: CostFn | None = None, chunk_size: int | None = None, together: int = 1
+) -> EngineGrid:
     """Return the Grid whose clients run in this process, without Ray."""
-    return EngineGrid(InlineExecutor(spec), spec.num_partitions, cost, chunk_size)
+    return EngineGrid(InlineExecutor(spec), spec.num_partitions, cost, chunk_size, together)
 
 
 def _target_chunks(contents: Sequence[Records]) -> int:

@@ -4,10 +4,10 @@ import os
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -33,19 +33,40 @@ class AppSpec:
     run_config: UserConfig
 
 
+@runtime_checkable
+class ChunkApp(Protocol):
+    """A ClientApp that can also run a chunk's messages together."""
+
+    def run_chunk(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message] | None:
+        """Return one reply a message, client states left in the contexts; None: call the app for each instead."""
+
+    def notes(self) -> list[str]:
+        """Return what the user should know of how chunks were run, one line each, since the last call."""
+
+
 def run_chunk(
     app: ClientApp, spec: AppSpec, chunk: Chunk, arrays: tuple[ArrayRecord, ...], states: list[RecordDict], host: str
 ) -> tuple[ChunkReplies, list[ArrayRecord], list[RecordDict]]:
-    """Run every task of a chunk in order; a client that raises becomes an error reply with its traceback kept."""
+    """Run every task of a chunk, together where the app can, else in order.
+
+    A client that raises becomes an error reply with its traceback kept.
+    """
+    started = time.perf_counter()
+    together = _run_together(app, spec, chunk, arrays, states) if isinstance(app, ChunkApp) else None
+    share = (time.perf_counter() - started) / len(chunk.tasks)
     replies: list[tuple[Reply, RecordDict | None]] = []
     mean = _PartialMean(chunk.weight_key) if chunk.weight_key else None
     records: list[TaskRecord] = []
     after: list[RecordDict] = []
-    for task, state in zip(chunk.tasks, states, strict=True):
+    for i, (task, state) in enumerate(zip(chunk.tasks, states, strict=True)):
         started = time.perf_counter()
         content = fill(task.records, arrays)
         bytes_in = count_bytes(content)
-        reply, new_state, failure = _run_task(app, spec, task, content, state)
+        failure = None
+        if together is not None:
+            reply, new_state = together[i]
+        else:
+            reply, new_state, failure = _run_task(app, spec, task, content, state)
         sent = reply.content if reply.has_content() else None
         after.append(new_state)
         records.append(
@@ -53,7 +74,7 @@ def run_chunk(
                 node_id=task.metadata.dst_node_id,
                 message_type=task.metadata.message_type,
                 host=host,
-                wall_s=time.perf_counter() - started,
+                wall_s=time.perf_counter() - started if together is None else _load(sent).get("wall_s", share),
                 bytes_in=bytes_in,
                 bytes_out=count_bytes(sent) if sent is not None else 0,
                 metrics=_scalars(sent),
@@ -68,7 +89,30 @@ def run_chunk(
             replies.append((answer, sent))
     kept: list[ArrayRecord] = []
     wired = mean.replies(kept) if mean is not None else _each(replies, kept)
-    return ChunkReplies(tuple(wired), tuple(records)), kept, after
+    notes = tuple(app.notes()) if isinstance(app, ChunkApp) else ()
+    return ChunkReplies(tuple(wired), tuple(records), notes=notes), kept, after
+
+
+def _run_together(
+    app: ChunkApp, spec: AppSpec, chunk: Chunk, arrays: tuple[ArrayRecord, ...], states: list[RecordDict]
+) -> list[tuple[Message, RecordDict]] | None:
+    """Return each task's reply and its client's state after it, or None where the app wants them one by one."""
+    messages = [make_message(copy(task.metadata), fill(task.records, arrays)) for task in chunk.tasks]
+    contexts = [_context(spec, task, state) for task, state in zip(chunk.tasks, states, strict=True)]
+    replies = app.run_chunk(messages, contexts)
+    if replies is None:
+        return None
+    return [(reply, context.state) for reply, context in zip(replies, contexts, strict=True)]
+
+
+def _context(spec: AppSpec, task: Task, state: RecordDict) -> Context:
+    return Context(
+        run_id=task.metadata.run_id,
+        node_id=task.metadata.dst_node_id,
+        node_config={PARTITION_ID_KEY: task.metadata.dst_node_id - 1, NUM_PARTITIONS_KEY: spec.num_partitions},
+        state=deepcopy(state) if len(state) else RecordDict(),
+        run_config=dict(spec.run_config),
+    )
 
 
 def _run_task(
@@ -76,13 +120,7 @@ def _run_task(
 ) -> tuple[Message, RecordDict, str | None]:
     """Run one task; return its reply, the client's state after it, and the traceback of a client that raised."""
     message = make_message(copy(task.metadata), content)
-    context = Context(
-        run_id=task.metadata.run_id,
-        node_id=task.metadata.dst_node_id,
-        node_config={PARTITION_ID_KEY: task.metadata.dst_node_id - 1, NUM_PARTITIONS_KEY: spec.num_partitions},
-        state=deepcopy(state) if len(state) else RecordDict(),
-        run_config=dict(spec.run_config),
-    )
+    context = _context(spec, task, state)
     try:
         reply = app(message, context)
         if not isinstance(reply, Message):
@@ -226,7 +264,7 @@ class ClientHost:
         states = [next(fetched) if task.state is not None else RecordDict() for task in chunk.tasks]
         replies, kept, after = run_chunk(app, app_spec, chunk, arrays, states, self.name)
         samples = tuple(self._sampler.drain(started))
-        head = ChunkReplies(replies.replies, replies.tasks, samples)
+        head = replace(replies, samples=samples)
         in_band = [] if num_states else [state if len(state) else None for state in after]
         out = [state if len(state) else None for state in after] if num_states else []
         by_reference = kept[:num_arrays] + [None] * (num_arrays - len(kept))

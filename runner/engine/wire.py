@@ -66,6 +66,7 @@ class ChunkReplies:
     replies: tuple[Reply, ...]
     tasks: tuple[TaskRecord, ...]
     samples: tuple[LoadSample, ...] = ()
+    notes: tuple[str, ...] = ()  # what the app says of how it ran the chunk
 
 
 @dataclass(frozen=True)

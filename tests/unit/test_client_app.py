@@ -13,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
 from models import build_model
-from runner.client import app as app_module
+from runner.client import pool as pool_module
 from runner.client.app import make_client_app
 from runner.client.arrays import load_weights, read_array, read_weights, weighted_mean, write_array
 from runner.client.training import LocalTraining, evaluate, train
@@ -231,9 +231,9 @@ def test_examples_are_staged_once_while_there_is_room(
         return data.reads
 
     assert visit(0, 1, 0, 1) == [(0, "train"), (1, "train")]
-    monkeypatch.setattr(app_module, "_STAGED_BYTES", 12 * 16 * 4)  # as much as client 0 has
-    assert visit(2) == [(2, "train")]  # pushes out client 0
-    assert visit(1, 2, 1, 0, 1) == [(0, "train"), (1, "train")]  # client 0 pushes out all others
+    monkeypatch.setattr(pool_module, "MAX_BYTES", 12 * 16 * 4)  # as much as client 0 has
+    assert visit(2) == [(2, "train")]  # pushes out both
+    assert visit(1, 2, 1, 0, 1) == [(1, "train"), (0, "train"), (1, "train")]  # clients 0 and 1 push each other out
 
 
 def test_arrays_of_another_model_are_refused(app: ClientApp) -> None:

@@ -46,8 +46,12 @@ def test_one_place_each_for_mlflow_and_psutil() -> None:
 
 
 def test_local_training_needs_torch_and_numpy_only() -> None:
-    allowed = {"torch", "numpy", "collections", "dataclasses", "math", "typing", "contextlib"}
-    assert {name.split(".")[0] for name in imported(ROOT / "runner/client/training.py")} <= allowed
+    allowed = {"torch", "numpy", "collections", "dataclasses", "math", "typing", "contextlib", "functools"}
+    bare = ("training", "batched", "vectorized")
+    for name in bare:
+        siblings = tuple(f"runner.client.{other}" for other in bare)
+        found = {n for n in imported(ROOT / f"runner/client/{name}.py") if not n.startswith(siblings)}
+        assert {n.split(".")[0] for n in found} <= allowed, name
 
 
 ORDER = ["cli", "sweep", "trial", "rounds", "engine"]

@@ -191,7 +191,7 @@ def test_defaults_are_those_of_the_configuration() -> None:
     assert {k: getattr(config, k) for k in shared} == {k: getattr(hp, k) for k in shared}
     assert (config.steps, hp.steps) == (None, 0)
     # Everything that the configuration can say is read: decay goes into lr, threads is the app's.
-    assert set(TrainingConfig.model_fields) - {"lr_decay", "threads"} == shared | {"steps"}
+    assert set(TrainingConfig.model_fields) - {"lr_decay", "threads", "engine"} == shared | {"steps"}
 
 
 def test_config_record_keys() -> None:

@@ -1,0 +1,120 @@
+"""Local training against a plain PyTorch loop, and FLUTE's logistic regression on MNIST: one JSON line.
+
+``python -m benchmarks.training [name ...]``; ``train_*_vs_bare`` is the loop's time over ours on one core, for 100
+clients of 60 MNIST-shaped images and one epoch. The two alternate and the median ratio counts; times are CPU seconds,
+which other work on the machine moves least. ``flute_lr_mnist_s`` is a whole trial's wall time on Ray, with 2 hosts:
+1,000 clients, 10 a round, batch 10, learning rate 0.03, 100 rounds; everything but imports and the start of the hosts.
+It needs MNIST under FEDSWEEP_DATA, else it is null.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import build_model
+from runner.client.batched import Program
+from runner.client.training import LocalTraining
+from runner.client.vectorized import train_many
+from runner.engine.chunks import TOGETHER, make_chunks
+
+CLIENTS, IMAGES, SHAPE, CLASSES = 100, 60, (1, 28, 28), 10
+ROWS = {
+    "train_logreg_vs_bare": ("logreg", 10),
+    "train_mlp_vs_bare": ("mlp", 10),
+    "train_lenet10_vs_bare": ("lenet", 10),
+    "train_lenet32_vs_bare": ("lenet", 32),
+}
+
+
+def bare(model: nn.Module, start: dict[str, Tensor], x: Tensor, y: Tensor, batch: int) -> None:
+    """Train every client in the loop that one writes first."""
+    for client in range(CLIENTS):
+        own = slice(client * IMAGES, (client + 1) * IMAGES)
+        x_own, y_own = x[own], y[own]
+        model.load_state_dict(start)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        for rows in torch.randperm(IMAGES).split(batch):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x_own[rows]), y_own[rows]).backward()
+            optimizer.step()
+
+
+def ours(program: Program, start: Tensor, x: Tensor, y: Tensor, batch: int) -> None:
+    """Train the same clients in the chunks that the engine makes of them."""
+    hp = LocalTraining(lr=0.05, momentum=0.9, batch_size=batch)
+    for chunk in make_chunks(["train"] * CLIENTS, [1.0] * CLIENTS, together=TOGETHER):
+        train_many(program, start, x, y, [(client * IMAGES, IMAGES) for client in chunk], hp, chunk)
+
+
+def ratio(name: str, batch: int, repeats: int = 5) -> float:
+    """Return the plain loop's time over ours."""
+    torch.manual_seed(0)
+    model = build_model(name, SHAPE, CLASSES)
+    x, y = torch.randn(CLIENTS * IMAGES, *SHAPE), torch.randint(CLASSES, (CLIENTS * IMAGES,))
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    flat = torch.cat([value.flatten() for value in state.values()])
+    program = Program(model, SHAPE)
+    runs = (lambda: bare(model, state, x, y, batch)), (lambda: ours(program, flat, x, y, batch))
+    for run in runs:
+        run()
+    return median(seconds(runs[0]) / seconds(runs[1]) for _ in range(repeats))
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Return the CPU seconds of a call."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def flute() -> float | None:
+    """Return the wall seconds of FLUTE's trial, or None where MNIST is not to be had."""
+    import ray
+
+    import runner.client.app  # noqa: F401  what is imported counts for nobody
+    from runner.compose import compose
+    from runner.data.sources import load_images
+    from runner.engine.pool import HostPool, ray_session
+    from runner.errors import DataError
+    from runner.prepare import make_split
+    from runner.trial import run_trial
+
+    config = compose(
+        ["dataset=mnist", "model=logreg", "num_clients=1000", "rounds=100", "strategy.fraction_train=0.01",
+         "strategy.fraction_evaluate=0.01", "evaluate_every=100", "training.batch_size=10", "training.lr=0.03",
+         "training.momentum=0", "resources.hosts.cpu.count=2"]
+    )  # fmt: skip
+    with ray_session(None, 2):
+        pool = HostPool(config.resources)
+        pool.warm()
+        started = time.perf_counter()
+        try:
+            images = load_images(config.dataset, config.data)
+        except DataError:
+            return None
+        split = make_split(images, config)
+        for _ in run_trial(config, images, split, pool.hosts, ray.put(images), ray.put(split)):
+            pass
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("FLWR_LOG_LEVEL", "WARNING")
+    names = sys.argv[1:] or [*ROWS, "flute_lr_mnist_s"]
+    result: dict[str, float | None] = {}
+    for name in names:
+        value = flute() if name == "flute_lr_mnist_s" else ratio(*ROWS[name])
+        result[name] = None if value is None else round(value, 2)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Chunks run together by the built-in app: the same replies as one by one, and a way out for everything else."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from runner.client import together
+from runner.client.together import ChunkRunner
+from runner.config import TrialConfig
+from runner.engine.chunks import make_chunks
+from runner.engine.grid import EngineGrid
+from runner.prepare import make_split
+from runner.records import RoundRecord
+from runner.trial import initial_arrays, make_grid
+from tests.trials import digits, events_of, outcome, small
+
+TOLERANCE = 1e-5
+
+
+def grid_of(config: TrialConfig) -> EngineGrid:
+    split = make_split(digits(), config)
+    return make_grid(config, split.on(digits()), None, digits(), split)
+
+
+def exchange(grid: EngineGrid, arrays: ArrayRecord, kind: str, nodes: range, **config: Any) -> list[Message]:
+    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1, **config})})
+    return grid.send_and_receive([Message(content, node, kind) for node in nodes])
+
+
+@pytest.mark.parametrize("words", [["model=lenet"], ["partition=dirichlet", "partition.alpha=0.3"]])
+def test_replies_are_those_of_the_sequential_trainer(words: list[str]) -> None:
+    replies, tasks = {}, {}
+    for engine in ("sequential", "vectorized"):
+        grid = grid_of(small(f"training.engine={engine}", *words))
+        arrays = initial_arrays(grid)
+        grid.drain()
+        nodes = range(1, 9)
+        replies[engine] = exchange(grid, arrays, "train", nodes) + exchange(grid, arrays, "evaluate", nodes)
+        trace = grid.drain()
+        assert trace.events == []
+        tasks[engine] = trace.tasks
+    for a, b in zip(*replies.values(), strict=True):
+        assert a.metadata.src_node_id == b.metadata.src_node_id
+        assert list(a.content) == list(b.content)
+        for name, values in a.content.array_records.items():
+            for key, array in values.items():
+                np.testing.assert_allclose(b.content[name][key].numpy(), array.numpy(), rtol=0, atol=TOLERANCE)
+        for key, value in a.content["metrics"].items():
+            assert b.content["metrics"][key] == pytest.approx(value, rel=1e-4)
+    in_order = [sorted(own, key=lambda task: (task.message_type, task.node_id)) for own in tasks.values()]
+    for a, b in zip(*in_order, strict=True):
+        assert (a.node_id, a.message_type, a.bytes_in, a.bytes_out) == (
+            b.node_id,
+            b.message_type,
+            b.bytes_in,
+            b.bytes_out,
+        )
+        assert b.load.keys() == a.load.keys()
+        assert b.wall_s == b.load["wall_s"] > 0
+
+
+def test_load_is_shared_by_the_examples_seen() -> None:
+    grid = grid_of(small("partition=dirichlet", "partition.alpha=0.3", "resources.chunk_size=8"))
+    exchange(grid, initial_arrays(grid), "train", range(1, 9))
+    tasks = [task for task in grid.drain().tasks if task.message_type == "train"]
+    per_example = [task.load["wall_s"] / task.metrics["num-examples"] for task in tasks]
+    assert per_example == pytest.approx([per_example[0]] * 8)
+
+
+def test_a_trial_is_the_same_up_to_rounding() -> None:
+    for words in (["strategy=fedavg"], ["strategy=local"]):
+        (_, one), (_, many) = (
+            outcome(events_of(small(f"training.engine={engine}", *words))) for engine in ("sequential", "vectorized")
+        )
+        for a, b in zip(one, many, strict=True):
+            assert b == pytest.approx(a, rel=1e-3, abs=1e-3, nan_ok=True)
+
+
+def test_vectorized_trials_repeat_to_the_bit() -> None:
+    assert outcome(events_of(small())) == outcome(events_of(small()))
+
+
+def notes(*words: str) -> list[str]:
+    return [
+        event
+        for record in events_of(small("rounds=2", *words))
+        if isinstance(record, RoundRecord)
+        for event in record.events
+    ]
+
+
+def test_what_can_not_run_together_runs_one_by_one_and_says_why_once() -> None:
+    why = "training.engine=vectorized: clients are trained one by one: "
+    assert notes("privacy=fixed_client") == [why + "Flower mods see one client at a time"]
+
+
+def test_a_failing_program_leaves_each_client_its_own_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(together, "train_many", broken)
+    grid = grid_of(small())
+    replies = exchange(grid, initial_arrays(grid), "train", range(1, 9))
+    assert not [reply for reply in replies if reply.has_error()]
+    assert grid.drain().events == ["a chunk runs client by client after RuntimeError: no luck"]
+
+
+def test_one_clients_fault_is_not_its_neighbours() -> None:
+    grid = grid_of(small("resources.chunk_size=8"))
+    arrays = initial_arrays(grid)
+    del arrays["hidden.bias"]
+    assert all(
+        "missing ['hidden.bias']" in reply.error.reason for reply in exchange(grid, arrays, "train", range(1, 9))
+    )
+
+
+def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, train_many = [], together.train_many
+
+    def small_memory(program: Any, start: Any, x: Any, y: Any, places: Any, hp: Any, seeds: Any) -> Any:
+        sizes.append(len(places))
+        if len(places) > 3:
+            raise torch.OutOfMemoryError
+        return train_many(program, start, x, y, places, hp, seeds)
+
+    config = small("resources.chunk_size=8")
+    grids = [grid_of(config), grid_of(config)]
+    arrays = initial_arrays(grids[0])
+    expected = exchange(grids[0], arrays, "train", range(1, 9))
+    monkeypatch.setattr(together, "train_many", small_memory)
+    actual = exchange(grids[1], arrays, "train", range(1, 9))
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    for a, b in zip(expected, actual, strict=True):
+        for key, array in a.content["arrays"].items():
+            np.testing.assert_allclose(b.content["arrays"][key].numpy(), array.numpy(), rtol=0, atol=TOLERANCE)
+    assert "4 go together" in grids[1].drain().events[0]
+
+
+@pytest.mark.parametrize(("faster", "name"), [(0.5, "vectorized"), (1e9, "sequential")])
+def test_auto_keeps_what_is_faster_and_says_so(monkeypatch: pytest.MonkeyPatch, faster: float, name: str) -> None:
+    monkeypatch.setattr(together, "_faster", {})
+    seconds = iter([faster, 1.0])  # the chunk's, then one client's
+    monkeypatch.setattr(together, "_seconds", lambda *_: next(seconds))
+    ran = []
+    monkeypatch.setattr(ChunkRunner, "_record", lambda self, row: ran.append(1) or record(self, row))
+    [note] = notes("training.engine=auto", "resources.chunk_size=8")
+    assert note.startswith(f"training.engine=auto: {name} for mlp in chunks of 8 on cpu: ")
+    assert len(ran) == (16 if name == "vectorized" else 0)
+
+
+record = ChunkRunner._record
+
+
+@pytest.mark.parametrize(
+    ("clients", "sizes"), [(1, [1]), (2, [1, 1]), (5, [2, 2, 1]), (8, [4, 4]), (10, [5, 5]), (512, [8] * 64)]
+)
+def test_chunks_that_run_together(clients: int, sizes: list[int]) -> None:
+    assert [len(chunk) for chunk in make_chunks(["train"] * clients, [1.0] * clients, together=4)] == sizes
+
+
+def test_the_engine_is_part_of_the_key() -> None:
+    assert len({small(f"training.engine={engine}").key for engine in ("sequential", "vectorized", "auto")}) == 3

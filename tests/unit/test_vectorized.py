@@ -1,0 +1,167 @@
+"""The batched program against the reference trainer in float64, and by hand where the reference has nothing to say."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from models import build_model
+from runner.client.batched import Program, UnsupportedError
+from runner.client.training import LocalTraining, predict, train
+from runner.client.vectorized import predict_many, train_many
+
+SHAPE, CLASSES = (2, 11, 10), 5  # pooling drops a row of 11
+SIZES = (13, 4, 30, 1)
+
+TOLERANCE = 1e-5
+"""Largest difference of a float32 weight from the reference's float64 weight, of weights of about 0.1."""
+
+
+def padded_net() -> nn.Module:
+    """Strides, padding, no biases, nesting, linear outputs of pooling without ReLU."""
+    stem = nn.Sequential(nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), bias=False), nn.ReLU(), nn.Identity())
+    return nn.Sequential(
+        stem, nn.Conv2d(4, 3, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 6, bias=False), nn.Linear(6, CLASSES)
+    )
+
+
+def make(name: str) -> nn.Module:
+    torch.manual_seed(3)
+    return padded_net() if name == "padded" else build_model(name, SHAPE, CLASSES)
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([v.flatten() for v in model.state_dict().values()])
+
+
+def examples() -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int]]]:
+    generator = torch.Generator().manual_seed(4)
+    total = 3 + sum(SIZES)  # the first rows are nobody's
+    x = torch.randn(total, *SHAPE, generator=generator)
+    x[:, :, 5:] = 0  # blank areas, where poolings meet equal values
+    places = [(3 + sum(SIZES[:c]), n) for c, n in enumerate(SIZES)]
+    return x, torch.randint(CLASSES, (total,), generator=generator), places
+
+
+def reference(model: nn.Module, hp: LocalTraining, seeds: list[int]) -> tuple[torch.Tensor, list[dict[str, float]]]:
+    x, y, places = examples()
+    weights, results = [], []
+    for (first, count), seed in zip(places, seeds, strict=True):
+        own = deepcopy(model).double()
+        results.append(train(own, x[first : first + count].double(), y[first : first + count], hp, seed))
+        weights.append(flat(own))
+    return torch.stack(weights), results
+
+
+@pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "cnn", "padded"])
+@pytest.mark.parametrize(
+    "hp",
+    [
+        {"momentum": 0.0},
+        {"momentum": 0.9, "epochs": 2},
+        {"momentum": 0.5, "weight_decay": 0.1, "proximal_mu": 0.3},
+        {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.01},
+        {"steps": 3, "batch_size": 0},
+    ],
+    ids=["sgd", "momentum", "penalties", "adam", "full-batch"],
+)
+def test_every_client_gets_what_the_reference_gives_it(name: str, hp: dict) -> None:
+    model, seeds = make(name), [5, 6, 7, 8]
+    training = LocalTraining(**{"lr": 0.05, "batch_size": 8, **hp})
+    expected, expected_results = reference(model, training, seeds)
+    x, y, places = examples()
+    actual, results = train_many(Program(model, SHAPE), flat(model), x, y, places, training, seeds)
+    for c in range(len(SIZES)):
+        if training.optimizer == "adam":  # where a gradient is nothing but rounding, Adam steps by its sign
+            assert (actual[c] - expected[c]).abs().mean() < TOLERANCE
+        else:
+            assert (actual[c] - expected[c]).abs().max() < TOLERANCE
+        assert results[c]["loss"] == pytest.approx(expected_results[c]["loss"], rel=1e-4)
+        assert results[c]["accuracy"] == expected_results[c]["accuracy"]
+        assert results[c]["steps"] == expected_results[c]["steps"]
+
+
+def test_blocks_and_slices_of_batches_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, hp, seeds = make("lenet"), LocalTraining(batch_size=8), [1, 2, 3, 4]
+    whole = [row.clone() for row in train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)[0]]
+    monkeypatch.setattr(Program, "block", lambda *_: (2, 3))  # two clients at a time, three examples of a batch
+    parts, results = train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
+    assert [r["steps"] for r in results] == [2, 1, 4, 1]
+
+
+def test_each_client_may_start_elsewhere() -> None:
+    models = [make("mlp") for _ in SIZES]
+    for c, model in enumerate(models):
+        model.hidden.bias.data += c
+    hp, seeds = LocalTraining(batch_size=8, proximal_mu=0.2), [1, 2, 3, 4]
+    start = torch.stack([flat(model) for model in models])
+    actual, _ = train_many(Program(models[0], SHAPE), start, *examples(), hp, seeds)
+    for c, model in enumerate(models):
+        torch.testing.assert_close(actual[c].double(), reference(model, hp, seeds)[0][c], rtol=0, atol=TOLERANCE)
+
+
+def test_correction_is_added_to_each_steps_gradient() -> None:
+    # Blank images: the weights' gradients are 0, so that 4 steps of lr 0.1 take 4 * 0.1 * 2 off each weight.
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2, bias=False))
+    hp = LocalTraining(lr=0.1, momentum=0.0, steps=4)
+    blank = torch.zeros(2, 1, 1, 3), torch.tensor([0, 1]), [(0, 1), (1, 1)]
+    correction = torch.tensor([[2.0] * 6, [0.0] * 6])
+    rows, _ = train_many(Program(model, (1, 1, 3)), torch.ones(6), *blank, hp, [0, 0], correction)
+    torch.testing.assert_close(rows[0], torch.full((6,), 1 - 0.8))
+    assert rows[1].tolist() == [1.0] * 6
+
+
+def test_predict_many_is_predict() -> None:
+    models = [make("lenet"), make("lenet")]
+    models[1].output.bias.data += 1
+    x, _, places = examples()
+    program, values = Program(models[0], SHAPE), torch.stack([flat(model) for model in models])
+    for sets in (places[:2], [places[2]] * 2):  # own examples of different number, the same for both
+        logits = predict_many(program, values, x, sets)
+        for model, actual, (first, count) in zip(models, logits, sets, strict=True):
+            torch.testing.assert_close(actual, predict(model, x[first : first + count]))
+
+
+class Custom(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
+
+
+def frozen() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(220, 5))
+    model[1].bias.requires_grad_(False)
+    return model
+
+
+def tied() -> nn.Module:
+    layer = nn.Linear(220, 220)
+    return nn.Sequential(nn.Flatten(), layer, layer)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (nn.Sequential(nn.BatchNorm2d(2)), "BatchNorm2d has no batched form"),
+        (nn.Sequential(nn.Flatten(), nn.Dropout()), "Dropout has no batched form"),
+        (Custom(), "Custom has no batched form"),
+        (nn.Sequential(nn.Conv2d(2, 2, 3, groups=2)), "groups"),
+        (nn.Sequential(nn.Conv2d(2, 2, 3, padding="same")), "padding='same'"),
+        (nn.Sequential(nn.MaxPool2d(3)), "MaxPool2d other than 2x2"),
+        (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)), "ceil_mode"),
+        (nn.Sequential(nn.Linear(10, 3)), "inputs of shape"),
+        (frozen(), "frozen"),
+        (tied(), "share parameters"),
+    ],
+)
+def test_what_has_no_batched_program_says_why(model: nn.Module, why: str) -> None:
+    with pytest.raises(UnsupportedError, match=why):
+        Program(model, SHAPE)
+
+
+def test_a_client_without_examples_is_an_error() -> None:
+    x, y, _ = examples()
+    with pytest.raises(ValueError, match="without examples"):
+        train_many(Program(make("mlp"), SHAPE), flat(make("mlp")), x, y, [(0, 2), (2, 0)], LocalTraining(), [1, 2])
