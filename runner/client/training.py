@@ -23,12 +23,12 @@ class LocalTraining:
     """Hyperparameters of one round on one client; meanings and defaults are those of ``TrainingConfig``."""
 
     optimizer: str = "sgd"
-    lr: float = 0.05
+    lr: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 0.0
     epochs: int = 1
     steps: int = 0  # optimizer steps instead of epochs; 0: epochs count
-    batch_size: int = 32  # 0: all examples
+    batch_size: int = 10  # 0: all examples
     proximal_mu: float = 0.0
 
     def __post_init__(self) -> None:

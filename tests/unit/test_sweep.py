@@ -144,17 +144,17 @@ def test_a_round_whose_log_was_lost_is_logged_again(place: Place, monkeypatch: p
     """The driver dies when rounds 1 and 2 are computed, but only round 0 is in the store."""
     from runner.tracking.runs import TrialRun
 
-    log = TrialRun._log_metrics
+    log = TrialRun.round
 
-    def lossy(self: TrialRun, metrics: dict, step: int, now_ms: int) -> None:
-        if step == 0:
-            log(self, metrics, step, now_ms)
+    def lossy(self: TrialRun, record: RoundRecord) -> None:
+        if record.round == 0:
+            log(self, record)
 
     def dead(self: object, *args: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrialRun, "_log_metrics", lossy)
+        patch.setattr(TrialRun, "round", lossy)
         patch.setattr(TrialRun, "finish", dead)
         outcome, _ = place.run("seed=0")
     assert outcome.exit_status == 130

@@ -158,7 +158,7 @@ def test_config_artifact_is_the_resolved_config_without_secrets(cfg, tmp_path):
         tracker.writer.flush()
         path = tracker.store.client.download_artifacts(trial.run_id, "config.yaml", str(tmp_path))
     text = Path(path).read_text()
-    assert "batch_size: 32" in text
+    assert "batch_size: 10" in text
     assert "https://***@host/x?token=***" in text
     assert "hunter2" not in text
 

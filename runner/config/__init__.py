@@ -1,0 +1,38 @@
+"""The configuration of a trial: every key, its meaning, its default and its range.
+
+``configs/`` holds only what an option changes against these defaults. A field made by :func:`only` applies to some
+options of its group; it is left out of the trial key, and refused when it is set for another option.
+"""
+
+from runner.config.learning import DatasetConfig, ModelConfig, PartitionConfig, ShiftConfig, TrainingConfig
+from runner.config.running import (
+    CheckpointConfig,
+    DataConfig,
+    HostGroup,
+    ResourcesConfig,
+    StopConfig,
+    TrackingConfig,
+)
+from runner.config.section import Section, only
+from runner.config.strategy import PrivacyConfig, ServerConfig, StrategyConfig
+from runner.config.trial import TrialConfig
+
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "DatasetConfig",
+    "HostGroup",
+    "ModelConfig",
+    "PartitionConfig",
+    "PrivacyConfig",
+    "ResourcesConfig",
+    "Section",
+    "ServerConfig",
+    "ShiftConfig",
+    "StopConfig",
+    "StrategyConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "TrialConfig",
+    "only",
+]

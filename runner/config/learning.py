@@ -1,0 +1,101 @@
+"""What is learnt from, by which network, and how a client trains."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from runner.config.section import Section, only
+
+
+class DatasetConfig(Section):
+    """Which images and labels. ``dataset=hub`` and ``dataset=folder`` take any image data set."""
+
+    name: str = Field("digits", description="short name; the folder looked for under data.root")
+    id: str | None = Field(None, description="Hugging Face Hub id, e.g. ylecun/mnist")
+    path: str | None = Field(None, description="a local folder that datasets.load_dataset opens")
+    image: str = Field("image", description="column that holds the images")
+    label: str = Field("label", description="column that holds the class labels")
+    train_split: str = Field("train", description="split that the clients share")
+    test_split: str = Field("test", description="split of the central test set")
+    normalize: Literal["standard", "unit"] = Field(
+        "standard", description="pixels at mean 0 and deviation 1 per channel, or unit: divided by 255"
+    )
+    max_train: int | None = Field(None, ge=10, description="use only the first so many training images (all if null)")
+
+
+class PartitionConfig(Section):
+    """How the training set is split among the clients."""
+
+    name: Literal[
+        "iid", "dirichlet", "inner_dirichlet", "shard", "pathological", "linear", "square", "exponential", "centralized"
+    ] = Field("iid", description="the rule; centralized gives one client everything")
+    alpha: float = only("dirichlet inner_dirichlet", 0.5, "concentration; smaller is more skewed", gt=0)
+    sizes: Literal["equal", "linear", "square"] = only(
+        "inner_dirichlet", "equal", "examples per client: client i has a share as 1, i or i squared"
+    )
+    min_size: int = only("dirichlet", 10, "fewest examples that a client may get", ge=1)
+    shards_per_client: int = only("shard", 2, "label-sorted shards per client (McMahan 2017)", ge=1)
+    classes_per_client: int = only("pathological", 2, "distinct labels per client", ge=1)
+    eval_fraction: float = Field(0.2, ge=0, lt=1, description="share of each client's examples kept for its evaluation")
+
+
+_GROUPED = "rotation inversion noise morphology label_permutation label_groups"
+_SEEN = "rotation inversion noise morphology label_permutation"  # how a group sees an example, not which ones it has
+
+
+class ShiftConfig(Section):
+    """How the clients' data differ in known groups, and over time. Client i belongs to group i mod groups."""
+
+    name: Literal[
+        "none", "rotation", "inversion", "noise", "morphology", "label_permutation", "label_groups"
+    ] = Field("none", description="the kind of shift")  # fmt: skip
+    groups: int = only(_GROUPED, 4, "number of groups; at most 2 for inversion and 3 for morphology", ge=1)
+    angles: tuple[float, ...] | None = only(
+        "rotation", None, "degrees per group, counter-clockwise; null spreads 360 degrees evenly"
+    )
+    noise_std: float = only("noise", 64.0, "last group's noise in grey levels (0 to 255); group 0 has none", gt=0)
+    classes_per_group: int | None = only(
+        "label_groups", None, "classes of each group, shared with others where they do not suffice; null deals out all",
+        ge=1,
+    )  # fmt: skip
+    replicate: bool = only(_SEEN, False, "the clients of each group together hold all training images (IFCA)")
+    drift_round: int = only(_SEEN, 0, "from this round on some clients belong to the next group; 0: never", ge=0)
+    drift_fraction: float = only(_SEEN, 0.5, "share of each group's clients that move to the next group", ge=0, le=1)
+    newcomers: float = Field(0.0, ge=0, lt=1, description="share of the clients, the last ones, that join later")
+    join_round: int = Field(2, ge=2, description="first round of the newcomers")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.angles is not None and len(self.angles) != self.groups:
+            raise ValueError(f"angles has {len(self.angles)} values for {self.groups} groups; give one angle per group")
+        most = {"inversion": 2, "morphology": 3}.get(self.name)
+        if most and self.groups > most:
+            raise ValueError(f"groups={self.groups} with {self.name}: there are only {most} kinds; lower shift.groups")
+        return self
+
+
+class ModelConfig(Section):
+    """The network. Input shape and number of classes come from the data set."""
+
+    name: str = Field("mlp", description="a registered model, or the dotted path of a torch.nn.Module class")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model's constructor")
+
+
+class TrainingConfig(Section):
+    """Local training on a client. The strategy sends these values in the ConfigRecord of each message."""
+
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="optimizer, new in each round")
+    lr: float = Field(0.02, gt=0, description="learning rate of round 1")
+    lr_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per round")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd)")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
+    epochs: int = Field(1, ge=1, description="passes over the client's examples per round")
+    steps: int | None = Field(None, ge=1, description="optimizer steps per round, instead of epochs")
+    batch_size: int = Field(10, ge=0, description="examples per step; 0 takes all of them (full batch)")
+    proximal_mu: float = Field(0.0, ge=0, description="weight of mu/2 ||w - w_round_start||^2 (FedProx)")
+    engine: Literal["sequential", "vectorized", "auto"] = Field(
+        "vectorized",
+        description="clients of a chunk one by one, in one batched program where the model has one (the same up to "
+        "rounding), or whichever is measured to be faster (then not repeatable to the bit)",
+    )
+    threads: int = Field(1, ge=1, description="torch threads per client task; part of what fixes the bits of a sum")

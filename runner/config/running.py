@@ -1,0 +1,116 @@
+"""Where a trial runs, when it ends early, where its results go: only the stopping rules decide a number."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from runner.config.section import Section
+from runner.errors import ConfigError, unknown
+
+LOGGED = (
+    "1_global/acc", "1_global/loss", "3_clients/acc", "3_clients/acc_min", "3_clients/acc_p10", "3_clients/acc_std",
+    "3_clients/loss", "3_clients/test_acc", "3_clients/train_loss", "4_comm/mb_total", "2_clusters/ari",
+    "2_clusters/ami", "2_clusters/matched", "2_clusters/silhouette",
+)  # fmt: skip
+"""Metrics that a stopping rule may watch."""
+
+
+class HostGroup(Section):
+    """Client hosts with one resource specification."""
+
+    count: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="hosts; auto: all that fit")
+    num_cpus: float = Field(1.0, ge=0, description="CPU cores that Ray reserves per host")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs per host, fractions too")
+    resources: dict[str, float] = Field(default_factory=dict, description="custom Ray resources per host")
+
+
+class ResourcesConfig(Section):
+    """Where client tasks run. Never changes a result (contract 5)."""
+
+    engine: Literal["ray", "inline"] = Field("ray", description="inline: one process without Ray, for debugging")
+    address: str | None = Field(None, description="address of a running Ray cluster; null starts Ray on this machine")
+    hosts: dict[str, HostGroup] = Field(
+        default_factory=lambda: {"cpu": HostGroup()}, min_length=1, description="groups of client hosts by name"
+    )
+    trials: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="trials that run at once")
+    max_retries: int = Field(2, ge=0, description="times that a trial that died goes on from its last checkpoint")
+    chunk_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="clients per host call")
+    round_timeout_s: float = Field(3600.0, gt=0, description="deadline of a round's replies; late hosts are restarted")
+
+
+class StopConfig(Section):
+    """When a trial ends before its last round: as soon as one of these rules holds, at an evaluated round."""
+
+    metric: str = Field("3_clients/acc", description="logged metric that target and patience watch")
+    mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better, or less")
+    target: float | None = Field(None, description="stop where the metric is at least (mode=min: at most) this")
+    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without an improvement")
+    min_delta: float = Field(0.0, ge=0, description="what counts as an improvement, for patience")
+    wall_s: float | None = Field(None, gt=0, description="stop after so many seconds of rounds, interruptions left out")
+    mb: float | None = Field(None, gt=0, description="stop after so many MiB moved to and from clients")
+    divergence: bool = Field(False, description="stop where a loss is NaN or infinite")
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the rules that are set; what target and patience watch only where one of them is."""
+        rules = {key: value for key, value in super().canonical().items() if value not in (None, False)}
+        watched = () if self.target is None and self.patience is None else ("metric", "mode")
+        unused = {"metric", "mode", "min_delta"} - {*watched, *(("min_delta",) if self.patience else ())}
+        return {key: value for key, value in rules.items() if key not in unused}
+
+    @field_validator("metric")
+    @classmethod
+    def _is_logged(cls, name: str) -> str:
+        """Refuse a metric that no trial logs; clustered strategies add diagnostics of their own to ``2_clusters``."""
+        if name not in LOGGED and not name.startswith("2_clusters/"):
+            raise ConfigError(unknown("metric", name, LOGGED))
+        return name
+
+
+class CheckpointConfig(Section):
+    """Where a trial keeps what it needs to go on after an interruption. Never changes a result."""
+
+    storage_path: str | None = Field(
+        None, description="folder or fsspec URL that every node can write; null: a folder under tracking.output"
+    )
+    every: int = Field(1, ge=1, description="rounds from one checkpoint to the next; an interruption redoes so many")
+
+    @field_validator("storage_path")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Resolve a path against the driver's folder: other processes have another one."""
+        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
+
+
+class TrackingConfig(Section):
+    """Where results go. Never changes a result."""
+
+    uri: str | None = Field(None, description="MLflow tracking URI; null: an SQLite store under output")
+    experiment: str = Field("fedsweep", min_length=1, description="MLflow experiment")
+    log_models: bool = Field(True, description="log the final models as MLflow models")
+    figures: Literal["all", "data", "none"] = Field(
+        "all", description="pictures of each trial: all, those of its data alone, or none (reports draw their own)"
+    )
+    patience_s: float = Field(
+        60.0,
+        ge=0,
+        description="seconds to wait at the end for a store that does not answer; then events stay on disk",
+    )
+    output: str = Field("outputs", description="folder of the local MLflow store and of reports")
+
+
+class DataConfig(Section):
+    """Where data sets are looked for. Never changes a result."""
+
+    root: str | None = Field(
+        default_factory=lambda: os.environ.get("FEDSWEEP_DATA"),
+        description="folder that holds <name>/train.parquet and test.parquet; default: $FEDSWEEP_DATA",
+    )
+    cache: str = Field("~/.cache/fedsweep", validate_default=True, description="folder of decoded data sets")
+
+    @field_validator("root", "cache")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Resolve against the driver's folder: other processes have another one."""
+        return None if path is None else str(Path(path).expanduser().absolute())

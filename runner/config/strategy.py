@@ -1,0 +1,147 @@
+"""How updates become models: the strategies, the servers of clusters, differential privacy."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from runner.config.section import Section, only
+from runner.errors import ConfigError
+
+
+class ServerConfig(Section):
+    """Which member of a cluster is its server (ALGORITHMS section 5)."""
+
+    rule: Literal["load", "load_once", "random", "round_robin", "largest_data"] = Field(
+        "load", description="load: lowest score each round; load_once: chosen at the clustering round and kept"
+    )
+    cpu_weight: float = Field(0.5, ge=0, description="weight of a client task's CPU seconds in the score")
+    mem_weight: float = Field(0.3, ge=0, description="weight of a client task's peak memory in the score")
+    node_weight: float = Field(0.2, ge=0, description="weight of the node's CPU + memory load in the score")
+    ewma: float = Field(0.5, gt=0, le=1, description="weight of the newest measurement in the moving average")
+    hysteresis: float = Field(0.85, gt=0, le=1, description="switch only below this share of the incumbent's score")
+    min_tenure: int = Field(3, ge=1, description="rounds that a server keeps its role at least")
+
+
+class StrategyConfig(Section):
+    """How updates become models. Names and meanings are Flower's where Flower has them."""
+
+    name: Literal[
+        "fedavg", "fedavgm", "fedadam", "fedadagrad", "fedyogi", "fedprox", "fedmedian", "fedtrimmedavg",
+        "krum", "multikrum", "bulyan", "qfedavg", "kmeans", "local",
+        "flhc", "cfl", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust", "oracle",
+        "ifca", "clove", "fedsoft", "fedavg_ft", "ditto", "fedper", "apfl", "scaffold",
+    ] = Field("fedavg", description="the strategy")  # fmt: skip
+    fraction_train: float = Field(1.0, gt=0, le=1, description="share of the clients that train in a round")
+    fraction_evaluate: float = Field(1.0, ge=0, le=1, description="share of the clients that evaluate")
+    min_train_nodes: int = Field(1, ge=1, description="train at least so many clients")
+    min_evaluate_nodes: int = Field(1, ge=0, description="evaluate at least so many clients")
+    min_available_nodes: int = Field(1, ge=1, description="start only with so many clients")
+    min_fit_fraction: float = Field(0.5, ge=0, le=1, description="below this share of replies a round fails the trial")
+    server_learning_rate: float = only("fedavgm scaffold", 1.0, "server's step size", gt=0)
+    server_momentum: float = only("fedavgm", 0.9, "server's momentum", ge=0, lt=1)
+    eta: float = only("fedadam fedadagrad fedyogi", 0.01, "server's step size", gt=0)
+    eta_l: float = only("fedadam fedadagrad fedyogi", 0.05, "clients' step size, as the method assumes it", gt=0)
+    beta_1: float = only("fedadam fedyogi", 0.9, "first moment's decay", ge=0, lt=1)
+    beta_2: float = only("fedadam fedyogi", 0.99, "second moment's decay", ge=0, lt=1)
+    tau: float = only("fedadam fedadagrad fedyogi", 1e-3, "adaptivity: added to the root of the second moment", gt=0)
+    proximal_mu: float = only("fedprox stocfl", 0.1, "weight of the proximal term", ge=0)
+    beta: float = only("fedtrimmedavg", 0.2, "share cut at each end", ge=0, lt=0.5)
+    num_malicious_nodes: int = only("krum multikrum bulyan", 1, "attackers to withstand", ge=0)
+    num_nodes_to_select: int = only("multikrum", 3, "replies that are averaged", ge=1)
+    q: float = only("qfedavg", 0.1, "fairness; 0 is FedAvg", ge=0)
+    num_clusters: int = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust ifca clove fedsoft", 4, "clusters; 1 is FedAvg", ge=1
+    )
+    choose_k: Literal["given", "silhouette", "gap", "davies_bouldin"] = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust",
+        "given",
+        "given: num_clusters; else the rule that chooses their number",
+    )
+    max_clusters: int = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust", 8, "most clusters that choose_k may take", ge=2
+    )
+    gate: float = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust cfl",
+        0.0,
+        "level of the test whether there are clusters at all: the share of false splits allowed; 0: cluster untested",
+        ge=0,
+        lt=1,
+    )
+    warmup_rounds: int = only(
+        "kmeans flhc fesem fedgroup fedclust cfl",
+        1,
+        "FedAvg rounds; clients are grouped in the last (cfl: after it)",
+        ge=1,
+    )
+    recluster_every: int = only("kmeans", 0, "cluster anew every so many rounds after the warm-up; 0: once", ge=0)
+    stable_after: int = only("kmeans", 0, "end that once the same clusters came so many times in a row; 0: never", ge=0)
+    representation: Literal["updates", "weights", "last_layer", "losses", "data"] = only(
+        "kmeans flhc", "updates", "what stands for a client (flhc: from its model)"
+    )
+    distance: Literal["cosine", "euclidean", "manhattan"] = only(
+        "kmeans flhc", "cosine", "how far apart two clients are; cosine needs updates, manhattan is flhc's"
+    )
+    linkage: Literal["average", "complete", "single", "ward"] = only(
+        "flhc pacfl fedclust", "average", "how far apart two groups are"
+    )
+    threshold: float | None = only(
+        "flhc pacfl fedclust", None, "distance at which the tree is cut; null: as choose_k says", gt=0
+    )
+    vectors: int = only("pacfl", 3, "singular vectors that a client sends per label", ge=1)
+    measure: Literal["mean", "smallest"] = only("pacfl", "mean", "principal angle that tells subspaces apart")
+    eps1: float = only("cfl", 0.4, "split below this length of the mean update", gt=0)
+    eps2: float = only("cfl", 1.6, "and above this length of the longest update", ge=0)
+    relative: bool = only("cfl", False, "eps1, eps2 in units of the longest mean update so far")
+    min_size: int = only("cfl", 2, "split only larger clusters", ge=2)
+    merge_cosine: float = only("stocfl", 0.45, "clusters this similar are merged", gt=-1, le=1)
+    server: ServerConfig = only(
+        "kmeans flhc fesem fedgroup pacfl fedclust cfl stocfl oracle ifca clove",
+        ServerConfig(),
+        "which member of a cluster is its server",
+    )
+    auto_k: bool = only("clove", False, "choose the clusters' number, from 2 to num_clusters, by silhouette")
+    estimate_every: int = only("fedsoft", 2, "rounds between two estimations of the clients' shares", ge=1)
+    soft_lambda: float = only("fedsoft", 0.1, "pull of a client's model to the clusters' centres", ge=0)
+    smoother: float = only("fedsoft", 1e-4, "least share of a client in a cluster", ge=0, le=1)
+    finetune_epochs: int = only("fedavg_ft", 1, "passes over a client's examples before its evaluation", ge=1)
+    ditto_lambda: float = only("ditto", 0.1, "pull of the personal model to the global one", ge=0)
+    personal_epochs: int = only("ditto", 0, "passes of the personal model per round; 0: training's", ge=0)
+    head_layers: int = only("fedper", 1, "modules at the end of the model that are each client's own", ge=1)
+    alpha: float = only("apfl", 0.5, "share of the local model in the mixture, at first", ge=0, le=1)
+    adaptive: bool = only("apfl", True, "adapt each client's share by a gradient step per round")
+
+
+def check_distance(s: StrategyConfig) -> None:
+    """Refuse distances that mean nothing for what stands for a client."""
+    if s.distance == "cosine" and s.representation in ("weights", "losses", "data"):
+        raise ConfigError(
+            f"strategy.representation={s.representation} with strategy.distance=cosine: only updates have an angle; "
+            "set strategy.distance=euclidean or strategy.representation=updates"
+        )
+    if s.name == "flhc" and s.representation in ("losses", "data"):
+        raise ConfigError(
+            f"strategy.representation={s.representation} belongs to strategy=kmeans; "
+            "for flhc set updates, weights or last_layer"
+        )
+    if s.distance == "manhattan" and (
+        s.name == "kmeans" or s.linkage == "ward" or s.gate or (s.threshold is None and s.choose_k != "given")
+    ):
+        raise ConfigError(
+            "strategy.distance=manhattan goes with strategy=flhc, a threshold or a given num_clusters, and without "
+            "linkage=ward and gate, which are Euclidean; set strategy.distance=euclidean"
+        )
+
+
+class PrivacyConfig(Section):
+    """Flower's differential-privacy wrappers around the strategy."""
+
+    name: Literal["none", "fixed_server", "fixed_client", "adaptive_server", "adaptive_client"] = Field(
+        "none", description="where updates are clipped, and whether the clipping norm adapts"
+    )
+    noise_multiplier: float = only(
+        "fixed_server fixed_client adaptive_server adaptive_client", 1.0, "noise deviation over clipping norm", ge=0
+    )
+    clipping_norm: float = only("fixed_server fixed_client", 1.0, "largest L2 norm of an update", gt=0)
+    initial_clipping_norm: float = only("adaptive_server adaptive_client", 0.1, "clipping norm of round 1", gt=0)
+    target_clipped_quantile: float = only("adaptive_server adaptive_client", 0.5, "share left unclipped", gt=0, lt=1)
+    clip_norm_lr: float = only("adaptive_server adaptive_client", 0.2, "step size of the norm's adaptation", gt=0)

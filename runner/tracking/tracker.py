@@ -1,0 +1,144 @@
+"""The driver's one way to MLflow: a store, a writer thread, and the runs that are open."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from runner.config import TrackingConfig, TrialConfig
+from runner.errors import TrackingError
+from runner.tracking import describe, ops
+from runner.tracking.outbox import Outbox, send_spilled
+from runner.tracking.past import PastRun
+from runner.tracking.runs import OpenRun, SweepRun, TrialRun
+from runner.tracking.store import Store, open_store, redact
+from runner.tracking.writer import Writer
+
+_log = logging.getLogger("fedsweep.tracking")
+
+
+class Tracker:
+    """The driver's one way to MLflow.
+
+    ::
+
+        with Tracker(cfg.tracking) as tracker:
+            sweep = tracker.start_sweep(...)
+            trial = sweep.start_trial(...)  # or tracker.start_trial(...) for a trial on its own
+            trial.started(first)
+            trial.round(record)
+            trial.finish(result)
+            sweep.finish(...)
+
+    A run that is still open when the tracker closes becomes KILLED: nothing is left RUNNING. A store that does not
+    answer delays what is written and loses nothing: what :meth:`close` could not send stays on disk (:attr:`spilled`)
+    until ``python -m runner flush``, or the next tracker of this store, sends it. What the store refuses as wrong is
+    raised by the next call, and by :meth:`close`.
+
+    Parameters
+    ----------
+    cfg : TrackingConfig
+        Store, experiment and output folder.
+    clock : Callable[[], float]
+        Unix time in seconds.
+
+    Raises
+    ------
+    TrackingError
+        The store can't be reached or written.
+    """
+
+    def __init__(self, cfg: TrackingConfig, clock: Callable[[], float] = time.time) -> None:
+        self.cfg = cfg
+        self.store = open_store(cfg)
+        try:
+            flush(cfg, self.store)
+        except TrackingError as error:  # what an earlier session left must not keep this one from its work
+            _log.warning("%s", error)
+        self.runs: dict[str, str] = {}
+        """MLflow's id of each run that has been made, by its token."""
+        self.writer = Writer(
+            lambda op: ops.apply(op, self.store, self.runs),
+            Outbox.fresh(spill_folder(cfg), self.store),
+            self.runs,
+            patience_s=cfg.patience_s,
+        )
+        self.clock = clock
+        self.tags = describe.environment()
+        """Tags of every run opened from now on; the driver adds ``cluster`` once Ray is up."""
+        self.open_runs: list[OpenRun] = []
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI, fit to be shown."""
+        return redact(self.store.uri)
+
+    @property
+    def spilled(self) -> int:
+        """Events that wait on disk for a store that does not answer."""
+        return self.writer.spilled
+
+    def start_sweep(
+        self,
+        name: str,
+        key: str,
+        description: str = "",
+        params: Mapping[str, str] | None = None,
+        command: str = "",
+        past: PastRun | None = None,
+    ) -> SweepRun:
+        """Open the parent run of a sweep, or go on with a past one; ``params`` are its axes, ``command`` runs it."""
+        tags = describe.sweep_tags(name, key, description, command) | {"axes": ",".join(params or {})}
+        return SweepRun(self, name, dict(params or {}), tags, past)
+
+    def start_trial(
+        self,
+        trial: TrialConfig,
+        axes: Mapping[str, str] | None = None,
+        command: str = "",
+        parent: SweepRun | None = None,
+        past: PastRun | None = None,
+    ) -> TrialRun:
+        """Open the run of one trial, or go on with a past one; ``axes`` is its place in the sweep, by short names."""
+        return TrialRun(self, trial, dict(axes or {}), command, parent, past)
+
+    def close(self) -> None:
+        """Close what is open, write what is queued, end the thread. Raises the TrackingError of a lost write."""
+        for run in list(self.open_runs):
+            run.killed()
+        self.writer.stop()
+        self.writer.check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self.close()
+        except Exception:
+            if error is None:  # else what went wrong first is what the user must see
+                raise
+
+
+def flush(cfg: TrackingConfig, store: Store | None = None) -> int:
+    """Send what waits on disk for a store; return how many operations.
+
+    Raises
+    ------
+    TrackingError
+        The store does not answer, or refuses some of it: that stays on disk.
+    """
+    try:
+        return send_spilled(store or open_store(cfg), spill_folder(cfg))
+    except TrackingError:
+        raise
+    except Exception as error:  # whatever the store said: the user gets it as one line
+        reason = redact(f"{type(error).__name__}: {error}").partition("\n")[0][:300]
+        raise TrackingError(f"not all that waits in {spill_folder(cfg)} could be sent: {reason}") from error
+
+
+def spill_folder(cfg: TrackingConfig) -> Path:
+    """Return where events wait for a store that does not answer."""
+    return Path(cfg.output).expanduser().absolute() / "spill"
