@@ -129,7 +129,7 @@ def _execute(plan: object) -> int:
     from runner.sweep import SweepPlan, run_sweep
 
     assert isinstance(plan, SweepPlan)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     outcome, tracker = run_sweep(plan, console)
     if any("wall_s" in row for row in outcome.rows):
         console.print(rich_table(results_table(outcome.rows), "results: mean ± deviation over seeds"))
