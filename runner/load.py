@@ -163,18 +163,29 @@ class LoadSampler:
         self._samples: deque[LoadSample] = deque(maxlen=max(1, round(3600 / period_s)))
         self._process = psutil.Process(os.getpid())
         self._process.cpu_percent(None)  # the first reading of a process is 0.0
+        self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load-sampler", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._done.wait(self._period_s):
+            self._sample()
+
+    def _sample(self) -> None:
+        with self._lock:
             cpu, mem = node_load()
             host_cpu, rss = self._process.cpu_percent(None), self._process.memory_info().rss
             self._samples.append(LoadSample(time.time(), self._host, self._node, host_cpu, rss / _MB, cpu, mem))
 
     def drain(self, since_s: float) -> list[LoadSample]:
-        """Return the samples taken after a Unix time. They stay in the ring, for other trials that share the host."""
+        """Return the samples taken after a Unix time, one of now where there is none.
+
+        They stay in the ring, for other trials that share the host.
+        """
+        newest = self._samples[-1].time_s if self._samples else 0.0
+        if newest <= since_s and time.time() - newest >= _NODE_PERIOD_S:  # a CPU share is one of some time
+            self._sample()
         return [sample for sample in self._samples.copy() if sample.time_s > since_s]
 
     def close(self) -> None:

@@ -49,7 +49,8 @@ def check(output: Path) -> str:
     assert set(clients["host"]) <= {f"cpu-{i}" for i in range(64)}, "clients must have run on Ray hosts"
     assignments = pd.read_parquet(root / "assignments.parquet")
     assert assignments[assignments["round"] == 2]["server"].sum() == 2, "each cluster must have one server"
-    assert "results.md" in {f.path for f in client.list_artifacts(parent.info.run_id)}
+    report = {f.path for f in client.list_artifacts(parent.info.run_id)}
+    assert {"report.md", "report.csv", "report.tex", "report.html"} <= report, f"the sweep's run holds only {report}"
     return str(trial.info.run_id)
 
 
