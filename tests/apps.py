@@ -11,12 +11,16 @@ from flwr.clientapp import ClientApp
 
 
 def add_app(
-    fail: tuple[int, ...] = (), kill_once: str = "", kill_always: tuple[int, ...] = (), hang: tuple[int, ...] = ()
+    fail: tuple[int, ...] = (),
+    kill_once: str = "",
+    kill_always: tuple[int, ...] = (),
+    hang: tuple[int, ...] = (),
+    slow: tuple[int, ...] = (),
 ):
     """Client p (partition id) adds p + 1 to every weight, and has 10 * (p + 1) examples.
 
     It counts its training rounds in ``context.state``. It can be told to raise, to kill its process (once, leaving a
-    mark in the folder ``kill_once``), or to hang.
+    mark in the folder ``kill_once``), to hang, or to be slow.
     """
     app = ClientApp()
 
@@ -32,6 +36,8 @@ def add_app(
             os.kill(os.getpid(), signal.SIGKILL)
         if partition in hang:
             time.sleep(600)
+        if partition in slow:
+            time.sleep(0.8)
         record = context.state.get("count") or MetricRecord({"n": 0})
         context.state["count"] = MetricRecord({"n": int(record["n"]) + 1})
         arrays = message.content["arrays"]

@@ -150,13 +150,13 @@ class RayExecutor:
 
     def collect(self, timeout: float | None) -> list[ChunkResult]:
         """Wait for a chunk to finish, or a host to come back; start what can be started then."""
+        if self._take_back():  # look again soon whether the chunk in front has ended
+            timeout = STUCK_S if timeout is None else min(timeout, STUCK_S)
         pending = [*self._running, *self._healing]
         if not pending:
             if self._waiting:
                 raise ResourceError("no client host is left to run on; check that the cluster's nodes are alive")
             return []
-        if self._take_back():  # look again soon whether the chunk in front has ended
-            timeout = STUCK_S if timeout is None else min(timeout, STUCK_S)
         ready, _ = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=False)
         if ready:  # take all that are ready by now: one wake-up for many short chunks
             ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=False)

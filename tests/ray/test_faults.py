@@ -60,6 +60,14 @@ def test_a_client_that_hangs_gets_no_reply_and_its_host_is_restarted(pool: HostP
     assert len(grid_of(pool).send_and_receive(messages(), timeout=60)) == 4
 
 
+def test_chunks_behind_a_slow_one_are_called_back(pool: HostPool) -> None:
+    """A quick round lets chunks be sent ahead; behind the slow client they go to the other host, and none is lost."""
+    grid = grid_of(pool, slow=(0,))
+    for _ in range(6):
+        replies = grid.send_and_receive(messages(), timeout=60)
+        assert [reply.metadata.src_node_id for reply in replies] == [1, 2, 3, 4]
+
+
 def test_an_app_that_cannot_be_built_is_told_as_such(pool: HostPool) -> None:
     grid = ray_grid(AppSpec("broken", add_app, {"no_such": 1}, NODES, {}), pool.hosts)
     replies = grid.send_and_receive(messages())
