@@ -209,10 +209,10 @@ class ClusterTraining(FedAvg):
         return self.election.tenure
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the number of clusters, the handovers so far and, where defined, silhouette and the gate's p-value."""
+        """Return the number of clusters, the servers' numbers and, where defined, silhouette and the gate's p-value."""
         if not self.assignment:
             return {}
-        numbers = {"clusters": float(len(self.cluster_arrays)), "handovers": float(self.election.handovers)}
+        numbers = {"clusters": float(len(self.cluster_arrays)), **self.election.diagnostics(self.assignment)}
         defined = {"silhouette": self.silhouette, "gate_p": self.p_value}
         return numbers | {name: value for name, value in defined.items() if not math.isnan(value)}
 
