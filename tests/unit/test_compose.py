@@ -94,7 +94,8 @@ def test_axes_from_the_command_line_replace_those_of_the_file() -> None:
 def test_axes_have_short_names_that_still_say_what_they_are() -> None:
     names = {
         "shift": "shift", "seed": "seed", "strategy.num_clusters": "num_clusters",
-        "strategy.server.rule": "server_rule", "resources.hosts.cpu.count": "cpu_count", "model.kwargs.hidden": "hidden",
+        "strategy.server.rule": "server_rule", "resources.hosts.cpu.count": "cpu_count",
+        "model.kwargs.hidden": "hidden",
     }  # fmt: skip
     assert {key: axis_name(key) for key in names} == names
     _, trials = expand("servers", ["strategy=fedavg,oracle", "strategy.server.mode=simulated,hybrid", "seed=0"])
