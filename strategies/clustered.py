@@ -173,7 +173,9 @@ class ClusterTraining(FedAvg):
         self, assignment: dict[int, int], found: Found | None = None, arrays: Mapping[int, ArrayRecord] | None = None
     ) -> None:
         """Begin new clusters, each with a model of its own or one that its members' replies of this round will give."""
-        self.assignment, self.cluster_arrays = assignment, dict(arrays or {})
+        self.assignment = assignment
+        # A record of its own per cluster, even of equal models: hosts average the replies to one record, unasked whose.
+        self.cluster_arrays = {cluster: ArrayRecord(dict(model)) for cluster, model in (arrays or {}).items()}
         if found is not None:
             self.silhouette, self.p_value = found.silhouette, found.p_value
         self.election.forget()
