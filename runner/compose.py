@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.config import Section, TrialConfig
+from runner.config.section import axis_name
 from runner.errors import ConfigError, unknown
 
 M = TypeVar("M", bound=BaseModel)
@@ -106,7 +107,7 @@ def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
         except ConfigError as error:
             raise ConfigError(f"{error} (in the cell {' '.join(cell)})") from error
         applying = [(key, word) for key, word in zip(axes, cell, strict=True) if _applies(config, key)]
-        label = {_short(key): word.split("=", 1)[1] for key, word in applying}
+        label = {axis_name(key): word.split("=", 1)[1] for key, word in applying}
         kept = (*(word for word in fixed if _applies(config, word.split("=")[0])), *(word for _, word in applying))
         trials.setdefault(config.key, Trial(config, label, kept))
     return file, list(trials.values())
@@ -115,11 +116,6 @@ def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
 def to_yaml(config: BaseModel) -> str:
     """Return a configuration as YAML, every key resolved."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
-
-
-def _short(key: str) -> str:
-    """Return an axis as a short parameter name: ``strategy.num_clusters`` -> ``num_clusters``."""
-    return key.rsplit(".", 1)[-1]
 
 
 def _quoted(word: str) -> str:

@@ -8,15 +8,13 @@ import numpy as np
 
 from runner.divergence import divergence_metrics
 from runner.evaluation import TestScores
+from runner.links import CLUSTERING_QUERIES, MB, mb_by_link
 from runner.records import RoundRecord, TaskRecord
 from runner.rounds import Round
 from strategies.base import Clustered
 
-MB = 2.0**20
 MAX_CLUSTERS_SHOWN = 8
 """Clusters with metrics of their own; above about 40 keys a run MLflow's charts crawl."""
-
-CLUSTERING_QUERIES = ("query.losses", "query.signature", "query.subspace")
 
 CLIENT_COLUMNS = (
     "round", "client", "cluster", "group", "host", "train_loss", "train_acc", "train_examples",
@@ -98,8 +96,11 @@ class Ledger:
     def __init__(self, mb_down: float = 0.0, mb_up: float = 0.0) -> None:
         self.mb_down, self.mb_up = mb_down, mb_up
 
-    def add(self, tasks: list[TaskRecord]) -> dict[str, float]:
-        """Count a round's client traffic, clustering included; queries for aggregation and the test are apart."""
+    def add(self, tasks: list[TaskRecord], clustered: Clustered | None = None) -> dict[str, float]:
+        """Count a round's client traffic, clustering included; queries for aggregation and the test are apart.
+
+        Where a strategy has clusters, also by link: see :func:`runner.links.mb_by_link`.
+        """
         asked = [task for task in tasks if task.message_type in CLUSTERING_QUERIES]
         clients = asked + [task for task in tasks if not task.message_type.startswith("query")]
         servers = [task for task in tasks if task.message_type == "query.aggregate"]
@@ -114,6 +115,10 @@ class Ledger:
             counted["4_comm/mb_clustering"] = sum(task.bytes_in + task.bytes_out for task in asked) / MB
         if servers:
             counted["4_comm/mb_to_servers"] = sum(task.bytes_in for task in servers) / MB
+        if clustered and clustered.assignment:
+            central = bool(getattr(clustered, "clustering_round", False))
+            links = mb_by_link(tasks, clustered.assignment, clustered.servers, central)
+            counted |= {f"4_comm/mb_{link}": moved for link, moved in links.items()}
         return counted
 
 
@@ -166,7 +171,7 @@ def round_record(
         sizes = [sum(scores.clients[name].values()) for name in users]
         weighted = sum(scores.mean(name) * n for name, n in zip(users, sizes, strict=True) if n)
         metrics["3_clients/test_acc"] = weighted / sum(sizes)
-    metrics |= ledger.add(done.train.tasks + done.evaluate.tasks)
+    metrics |= ledger.add(done.train.tasks + done.evaluate.tasks, clustered)
     metrics |= {f"5_time/{name}_s": value for name, value in done.seconds.items()}
     metrics["5_time/round_s"] = seconds
     metrics |= _load_metrics(done)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from runner import report_text
+from runner.config.section import axis_name
 from runner.errors import RunnerError
 from runner.stats import LEVEL, TESTS, Test, clear_best, interval
 
@@ -24,12 +25,20 @@ METRICS = {
     "client_acc": ("client accuracy (%)", 100.0, 1),
     "acc": ("global accuracy (%)", 100.0, 1),
     "ari": ("ARI", 1.0, 2),
+    "handovers": ("handovers", 1.0, 1),
+    "server_tenure": ("tenure (rounds)", 1.0, 1),
+    "server_gini": ("servers' Gini", 1.0, 2),
+    "server_regret": ("regret", 1.0, 3),
+    "server_spearman": ("load-examples Spearman", 1.0, 2),
     "rounds_to_target": ("rounds to target", 1.0, 1),
     "mb_to_target": ("MB to target", 1.0, 1),
     "wall_s": ("time (s)", 1.0, 1),
 }
 """Metric -> heading, factor and decimals in a table that is read."""
 
+_OF_SERVERS = ("handovers", "server_tenure", "server_gini", "server_regret", "server_spearman")
+_SERVER_AXES = {f"server_{key}" for key in ("rule", "mode", "cpu_weight", "mem_weight", "node_weight", "ewma",
+                                          "hysteresis", "min_tenure")}  # fmt: skip
 _RANKED = ("client_acc", "acc", "ari")  # higher is better, and worth a mark
 _TO_TARGET = ("rounds_to_target", "mb_to_target")
 _PROBLEM = {"dataset", "partition", "shift", "alpha", "min_size", "groups", "angles", "shards_per_client",
@@ -63,6 +72,8 @@ class Target:
 def trials_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per trial, axes of numbers as numbers, so that 10 comes after 2."""
     frame = pd.DataFrame([dict(row) for row in rows])
+    if _SERVER_AXES.isdisjoint(frame):  # the servers' numbers are shown where settings of theirs are compared
+        frame = frame.drop(columns=[metric for metric in _OF_SERVERS if metric in frame])
     for column in map(str, frame):
         if column not in METRICS:
             numbers = pd.to_numeric(frame[column], errors="coerce")
@@ -184,10 +195,10 @@ def comparison(trials: "Sequence[StoredTrial]") -> "Table":
     for trial in trials:
         shown.add_column(f"{trial.name}\n{trial.run_id[:8]}", justify="right")
     every = [trial.params for trial in trials]
-    short = {key.rpartition(".")[2] for params in every for key in params if "." not in key}
+    short = {key for params in every for key in params if "." not in key}
     for key in sorted(set().union(*every)):
         values = [params.get(key, _MISSING) for params in every]
-        if len(set(values)) > 1 and not (key.rpartition(".")[2] in short and "." in key):
+        if len(set(values)) > 1 and not ("." in key and axis_name(key) in short):
             shown.add_row(key, *values)
     shown.add_section()
     shown.add_row("status", *(trial.status for trial in trials))

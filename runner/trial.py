@@ -288,6 +288,11 @@ def _result(
         "client_acc_p10": "3_clients/acc_p10",
         "ari": "2_clusters/ari",
         "silhouette": "2_clusters/silhouette",
+        "handovers": "2_clusters/handovers",
+        "server_tenure": "2_clusters/server_tenure",
+        "server_gini": "2_clusters/server_gini",
+        "server_regret": "2_clusters/server_regret",
+        "server_spearman": "2_clusters/server_spearman",
         "mb_total": "4_comm/mb_total",
     }
     summary = {name: last.metrics[key] for name, key in wanted.items() if key in last.metrics}

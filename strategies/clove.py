@@ -83,7 +83,7 @@ class CLoVE(FedAvg):
         if not self.assignment:
             return {}
         numbers: dict[str, float] = {"clusters": len(set(self.assignment.values())), "churn": self.churn}
-        numbers |= {"frozen": self._frozen, "handovers": self.election.handovers}
+        numbers |= {"frozen": self._frozen, **self.election.diagnostics(self.assignment)}
         numbers |= {} if np.isnan(self.silhouette) else {"silhouette": self.silhouette}
         return {name: float(value) for name, value in numbers.items()}
 

@@ -173,7 +173,9 @@ class ClusterTraining(FedAvg):
         self, assignment: dict[int, int], found: Found | None = None, arrays: Mapping[int, ArrayRecord] | None = None
     ) -> None:
         """Begin new clusters, each with a model of its own or one that its members' replies of this round will give."""
-        self.assignment, self.cluster_arrays = assignment, dict(arrays or {})
+        self.assignment = assignment
+        # A record of its own per cluster, even of equal models: hosts average the replies to one record, unasked whose.
+        self.cluster_arrays = {cluster: ArrayRecord(dict(model)) for cluster, model in (arrays or {}).items()}
         if found is not None:
             self.silhouette, self.p_value = found.silhouette, found.p_value
         self.election.forget()
@@ -209,10 +211,10 @@ class ClusterTraining(FedAvg):
         return self.election.tenure
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the number of clusters, the handovers so far and, where defined, silhouette and the gate's p-value."""
+        """Return the number of clusters, the servers' numbers and, where defined, silhouette and the gate's p-value."""
         if not self.assignment:
             return {}
-        numbers = {"clusters": float(len(self.cluster_arrays)), "handovers": float(self.election.handovers)}
+        numbers = {"clusters": float(len(self.cluster_arrays)), **self.election.diagnostics(self.assignment)}
         defined = {"silhouette": self.silhouette, "gate_p": self.p_value}
         return numbers | {name: value for name, value in defined.items() if not math.isnan(value)}
 

@@ -63,11 +63,11 @@ class IFCA(FedAvg):
         return self.election.tenure
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the clusters that have members, how many clients changed theirs, and the handovers so far."""
+        """Return the clusters that have members, how many clients changed theirs, and numbers about servers."""
         if not self.assignment:
             return {}
         used = len(set(self.assignment.values()))
-        numbers = {"clusters": used, "churn": self.churn, "handovers": self.election.handovers}
+        numbers = {"clusters": used, "churn": self.churn, **self.election.diagnostics(self.assignment)}
         return {name: float(value) for name, value in numbers.items()}
 
     def configure_train(

@@ -1,4 +1,4 @@
-"""Which member of a cluster is its server: pure functions (ALGORITHMS section 5).
+"""Which member of a cluster is its server, and how good the choice was: pure functions (ALGORITHMS section 5).
 
 On identical hosts the score mostly measures how much data a client has.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rule = Literal["load", "load_once", "random", "round_robin", "largest_data"]
+Mode = Literal["measured", "simulated", "hybrid"]
 
 
 class Load(NamedTuple):
@@ -26,6 +27,7 @@ class ServerRule:
     """How servers are chosen; the fields are those of ``strategy.server`` in the configuration."""
 
     rule: Rule = "load"
+    mode: Mode = "measured"  # where loads come from: strategies.devices
     cpu_weight: float = 0.5
     mem_weight: float = 0.3
     node_weight: float = 0.2
@@ -110,3 +112,38 @@ def rank(
             ranking.remove(incumbent)
             ranking.insert(0, incumbent)
     return ranking
+
+
+def gini(values_N: Sequence[float]) -> float:
+    """Return the Gini coefficient of values >= 0: 0 if all are equal, (N - 1) / N if one has it all; nan if all are 0.
+
+    Source: Gini 1912; sum over i, j of |x_i - x_j| / (2 N^2 mean), computed from the sorted values.
+    """
+    x_N = np.sort(np.asarray(values_N, np.float64))
+    total, n = x_N.sum(), len(x_N)
+    if total == 0:
+        return float("nan")
+    return float(2 * (np.arange(1, n + 1) * x_N).sum() / (n * total) - (n + 1) / n)
+
+
+def spearman(a_N: Sequence[float], b_N: Sequence[float]) -> float:
+    """Return Spearman's rank correlation, ties at their mean rank; nan where either is constant.
+
+    Source: Spearman 1904; Pearson's correlation of the ranks.
+    """
+    ranks_N, others_N = _ranks(a_N), _ranks(b_N)
+    if len(ranks_N) < 2 or np.ptp(ranks_N) == 0 or np.ptp(others_N) == 0:
+        return float("nan")
+    return float(np.corrcoef(ranks_N, others_N)[0, 1])
+
+
+def regret(server: int, members: Sequence[int], scores: Mapping[int, float]) -> float:
+    """Return by how much a server's load score is above the lowest in its cluster: 0 for the lowest-load choice."""
+    return scores[server] - min(scores[node] for node in members)
+
+
+def _ranks(values_N: Sequence[float]) -> NDArray[np.float64]:
+    """Return ranks from 1, equal values at the mean of theirs."""
+    _, places_N, counts = np.unique(np.asarray(values_N, np.float64), return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[places_N]
+    return ranks

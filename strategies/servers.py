@@ -4,6 +4,7 @@ Any clustered strategy can own a :class:`ClusterServers`; it knows nothing about
 is the server never changes what is computed: it averages with FedAvg's own arithmetic, in the order of the replies.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from logging import WARNING
 from typing import Any
@@ -14,13 +15,15 @@ from flwr.serverapp import Grid
 from flwr.supercore import log
 
 from strategies.base import arrays_of, int_keys, string_keys, weight_of, weighted_mean
-from strategies.selection import Load, ServerRule, load_scores, rank, smooth
+from strategies.devices import load_on_device
+from strategies.selection import Load, ServerRule, gini, load_scores, rank, regret, smooth, spearman
 
 QUERY = "query.aggregate"
 TRIES = 2  # the elected server and one successor; then the aggregation is done here
 TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a server that never answers is a lost one
 
-_TABLES = ("examples", "scores", "servers", "tenure")  # by node or by cluster
+_TABLES = ("examples", "scores", "servers", "tenure", "served")  # by node or by cluster
+_NUMBERS = ("handovers", "terms", "regret")
 
 
 class ClusterServers:
@@ -31,7 +34,7 @@ class ClusterServers:
     rule : ServerRule
         How servers are chosen.
     seed : int
-        Root of the ``random`` rule's choices.
+        Root of the ``random`` rule's choices, and of the simulated devices.
     """
 
     def __init__(self, rule: ServerRule, seed: int) -> None:
@@ -42,7 +45,10 @@ class ClusterServers:
         self.scores: dict[int, float] = {}  # node -> score in its cluster; the lowest is the best
         self.servers: dict[int, int] = {}  # cluster -> node
         self.tenure: dict[int, int] = {}  # cluster -> rounds that its server has served in a row
+        self.served: dict[int, int] = {}  # node -> aggregations that it has done
         self.handovers = 0
+        self.terms = 0  # times that a member took over a cluster, the first server's included
+        self.regret = 0.0  # sum over all aggregations
 
     def observe(self, replies: Sequence[Message], weighted_by_key: str, one_each: bool) -> None:
         """Take in the load and the examples that the replies of a training round report.
@@ -70,12 +76,35 @@ class ClusterServers:
                 self.examples[nodes[0]] = weight_of(reply, weighted_by_key)
             else:
                 continue
-            if "cpu_s" in load:
-                cpu, rss, node_cpu, node_mem = (
-                    np.atleast_1d(load[key]).tolist() for key in ("cpu_s", "rss_mb", "node_cpu", "node_mem")
-                )
-                for node, *new in zip(nodes, cpu, rss, np.add(node_cpu, node_mem).tolist(), strict=True):
-                    self.loads[node] = smooth(self.loads.get(node), Load(*new), self.rule.ewma)
+            for node, measured in zip(nodes, _measured(load, len(nodes)), strict=True):
+                new = load_on_device(self.rule.mode, self.seed, node, measured, self.examples.get(node))
+                if new is not None:
+                    self.loads[node] = smooth(self.loads.get(node), new, self.rule.ewma)
+
+    def diagnostics(self, assignment: Mapping[int, int]) -> dict[str, float]:
+        """Return numbers about the servers so far, without those that are undefined.
+
+        Returns
+        -------
+        dict
+            ``handovers``; ``server_tenure``: mean rounds from taking a cluster over to losing it, or until now;
+            ``server_gini``: of the aggregations done per client; ``server_regret``: mean over all aggregations of the
+            score above the lowest in the cluster; ``server_spearman``: of the last scores and the examples, mean over
+            the clusters.
+        """
+        members: dict[int, list[int]] = {}
+        for node, cluster in assignment.items():
+            if node in self.scores and node in self.examples:
+                members.setdefault(cluster, []).append(node)
+        found = [spearman([self.scores[n] for n in m], [self.examples[n] for n in m]) for m in members.values()]
+        defined = [value for value in found if not math.isnan(value)]
+        numbers = {"handovers": float(self.handovers)}
+        if total := sum(self.served.values()):
+            numbers |= {"server_tenure": total / self.terms, "server_regret": self.regret / total}
+            numbers["server_gini"] = gini([self.served.get(node, 0) for node in assignment])
+        if defined:
+            numbers["server_spearman"] = sum(defined) / len(defined)
+        return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
     def forget(self) -> None:
         """Dismiss all servers, because the clusters are not what they were."""
@@ -132,7 +161,7 @@ class ClusterServers:
                     log(WARNING, "server %d of cluster %d failed: %s", node, assignment[node], answer.error.reason)
                 else:
                     models[assignment[node]] = arrays_of(answer)
-                    self._served(assignment[node], node)
+                    self._served(assignment[node], node, rankings[assignment[node]])
         for cluster in contents.keys() - models.keys():
             members = by_cluster[cluster]
             models[cluster] = weighted_mean(
@@ -164,9 +193,12 @@ class ClusterServers:
             rankings[cluster] = [node for node in ranking if node not in failed]
         return rankings
 
-    def _served(self, cluster: int, node: int) -> None:
+    def _served(self, cluster: int, node: int, candidates: Sequence[int]) -> None:
         before = self.servers.get(cluster)
         self.handovers += before is not None and before != node
+        self.terms += before != node
+        self.served[node] = self.served.get(node, 0) + 1
+        self.regret += regret(node, candidates, self.scores)
         self.tenure[cluster] = self.tenure.get(cluster, 0) + 1 if before == node else 1
         self.servers[cluster] = node
 
@@ -174,16 +206,27 @@ class ClusterServers:
         """Return everything that the next round depends on, JSON-able."""
         return {
             "loads": {str(node): list(load) for node, load in self.loads.items()},
-            "handovers": self.handovers,
+            **{name: getattr(self, name) for name in _NUMBERS},
             **{name: string_keys(getattr(self, name)) for name in _TABLES},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
         self.loads = {int(node): Load(*load) for node, load in state["loads"].items()}
-        self.handovers = state["handovers"]
+        for name in _NUMBERS:
+            setattr(self, name, state[name])
         for name in _TABLES:
             setattr(self, name, int_keys(state[name]))
+
+
+def _measured(load: ConfigRecord, count: int) -> list[Load | None]:
+    """Return the loads that a reply reports of so many clients; None where it reports none."""
+    if "cpu_s" not in load:
+        return [None] * count
+    cpu, rss, node_cpu, node_mem = (
+        np.atleast_1d(load[key]).tolist() for key in ("cpu_s", "rss_mb", "node_cpu", "node_mem")
+    )
+    return [Load(*new) for new in zip(cpu, rss, np.add(node_cpu, node_mem).tolist(), strict=True)]
 
 
 def _query(replies: Sequence[Message], weighted_by_key: str) -> RecordDict:

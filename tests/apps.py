@@ -76,3 +76,24 @@ def echo_app():
 def model(value: float = 0.0, size: int = 4) -> ArrayRecord:
     """Return a model of one vector."""
     return ArrayRecord({"w": Array(np.full(size, value, np.float32))})
+
+
+def server_app(kill_once: str = "", kill_always: tuple[int, ...] = ()):
+    """``tests.fakes.halfway_app`` of two pairs of clients, whose servers die while they aggregate.
+
+    Node 1's process is killed once, leaving a mark in the folder ``kill_once``; those of ``kill_always`` every time.
+    """
+    from tests.fakes import halfway_app
+
+    app = halfway_app({1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4)}, {1: 1, 2: 3, 3: 1, 4: 1})
+
+    def run(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "query.aggregate":
+            first = bool(kill_once) and context.node_id == 1 and not (Path(kill_once) / "killed").exists()
+            if first:
+                (Path(kill_once) / "killed").touch()
+            if first or context.node_id in kill_always:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return app(message, context)
+
+    return run

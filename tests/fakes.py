@@ -68,6 +68,8 @@ class FakeGrid(Grid):
         Nodes.
     fails : callable, optional
         Messages for which it is true get an error reply.
+    loses : callable, optional
+        Messages for which it is true get no reply at all.
     seals : callable, optional
         Whether the arrays of training replies are sealed now.
     chunk_size : callable, optional
@@ -80,12 +82,13 @@ class FakeGrid(Grid):
         num_nodes: int,
         *,
         fails: Callable[[Message], bool] = lambda _: False,
+        loses: Callable[[Message], bool] = lambda _: False,
         seals: Callable[[], bool] = lambda: False,
         chunk_size: Callable[[], int] = lambda: 1,
     ) -> None:
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 0
         self.app, self.num_nodes = app, num_nodes
-        self.fails, self.seals, self.chunk_size = fails, seals, chunk_size
+        self.fails, self.loses, self.seals, self.chunk_size = fails, loses, seals, chunk_size
         self.sent: list[list[Message]] = []  # the messages of each call, in the order of node ids
         self.received: list[list[Message]] = []
         self._contexts: dict[int, Context] = {}
@@ -100,7 +103,8 @@ class FakeGrid(Grid):
         for number, message in enumerate(batch):
             assert not message.metadata.message_id, "a message was sent twice"
             message.metadata.__dict__["_message_id"] = f"{len(self.sent)}.{number}"
-            replies.append(self._run(message))
+            if not self.loses(message):
+                replies.append(self._run(message))
         if batch and batch[0].metadata.message_type == "train":
             replies = self._partial_means(batch, replies)
             if self.seals():

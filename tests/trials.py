@@ -15,6 +15,8 @@ from runner.trial import run_trial
 SMALL = ["num_clients=8", "rounds=3", "training.epochs=1"]
 WALL = ("5_time/", "6_load/")
 """Sections whose values are measured, and so differ from run to run."""
+SERVERS = ("2_clusters/handovers", "2_clusters/server_", "4_comm/mb_client_server")
+"""Who serves follows the measured load, and a server's own messages cross no link."""
 
 
 @cache
@@ -43,7 +45,8 @@ def outcome(events: list[Any]) -> tuple[str, list[dict[str, float]]]:
     assert isinstance(result, TrialResult)
     assert all(isinstance(record, RoundRecord) for record in rounds)
     learning = [{k: v for k, v in r.metrics.items() if not k.startswith(WALL)} for r in rounds]
-    # Who serves a cluster follows the measured load; it must not change anything else.
+    # It must not change anything else.
     for metrics in learning:
-        metrics.pop("2_clusters/handovers", None)
+        for key in [key for key in metrics if key.startswith(SERVERS)]:
+            del metrics[key]
     return result.weights_sha256, learning

@@ -31,3 +31,13 @@ class Section(BaseModel):
                 value = getattr(self, key)
                 kept[key] = value.canonical() if isinstance(value, Section) else value
         return kept
+
+
+def axis_name(key: str) -> str:
+    """Return a setting as the short name of an axis: ``strategy.num_clusters`` -> ``num_clusters``.
+
+    A setting of a part keeps the part's name (``strategy.server.rule`` -> ``server_rule``), which alone would say too
+    little; open mappings have no name of their own (``model.kwargs.hidden`` -> ``hidden``).
+    """
+    _, *parts = [part for part in key.split(".") if part != "kwargs"]
+    return "_".join(parts[-2:]) or key

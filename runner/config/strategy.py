@@ -14,6 +14,10 @@ class ServerConfig(Section):
     rule: Literal["load", "load_once", "random", "round_robin", "largest_data"] = Field(
         "load", description="load: lowest score each round; load_once: chosen at the clustering round and kept"
     )
+    mode: Literal["measured", "simulated", "hybrid"] = Field(
+        "measured",
+        description="simulated: of the examples on a drawn device; hybrid: measured, scaled by it",
+    )
     cpu_weight: float = Field(0.5, ge=0, description="weight of a client task's CPU seconds in the score")
     mem_weight: float = Field(0.3, ge=0, description="weight of a client task's peak memory in the score")
     node_weight: float = Field(0.2, ge=0, description="weight of the node's CPU + memory load in the score")

@@ -102,7 +102,10 @@ def test_ifca_by_hand() -> None:
     assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
     assert _models(strategy) == {0: [3.5, 0], 1: [0, 4], 2: [-9, -9]}
     assert values(arrays) == pytest.approx([3.5 * 4 / 6, 4 * 2 / 6])
-    assert strategy.diagnostics() == {"clusters": 2.0, "churn": 0.0, "handovers": 0.0}
+    found = strategy.diagnostics()
+    assert {name: found[name] for name in ("clusters", "churn", "handovers", "server_tenure", "server_regret")} == {
+        "clusters": 2, "churn": 0, "handovers": 0, "server_tenure": 1, "server_regret": 0
+    }  # fmt: skip
     assert strategy.servers == {0: 1, 1: 3}  # the fake's CPU seconds are the ids
 
 

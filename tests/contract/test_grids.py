@@ -12,7 +12,9 @@ from flwr.serverapp.strategy import FedAvg
 from runner.engine.grid import EngineGrid, inline_grid, ray_grid
 from runner.engine.host import AppSpec
 from runner.rounds import Loop, run_rounds
-from tests.apps import add_app, model
+from strategies import STRATEGIES
+from tests.apps import add_app, model, server_app
+from tests.fakes import record, values
 
 NODES = 5
 
@@ -202,3 +204,13 @@ def test_a_server_app_runs_unmodified(make) -> None:
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={"lr": 0.01})
     app(make(spec()), context)
     assert seen["result"].evaluate_metrics_serverapp[2]["w"] == pytest.approx(2 * 55 / 15, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["oracle", "pacfl"])
+def test_partial_means_do_not_mix_clusters_that_begin_with_one_model(name: str) -> None:
+    """Groups {1, 2} and {3, 4} know each other before round 1: (4 + 3 x 2) / 4 = 2.5 and (4 + 2) / 2 = 3."""
+    grid = inline_grid(AppSpec("servers", server_app, {}, 4, {}), chunk_size=4)
+    groups = {"groups": {1: 0, 2: 0, 3: 1, 4: 1}} if name == "oracle" else {}
+    strategy = STRATEGIES[name](num_clusters=2, **groups)
+    list(run_rounds(strategy, grid, record(0, 0), Loop(1, 0, ConfigRecord())))
+    assert {c: values(a) for c, a in strategy.cluster_arrays.items()} == {0: [2.5, 0], 1: [0, 3]}

@@ -12,6 +12,7 @@ from flwr.serverapp import strategy as flower
 
 from runner.config import PrivacyConfig, StrategyConfig
 from strategies import Clustered, build_strategy, is_weighted_mean, wrap_privacy
+from strategies.devices import device_of, nominal
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 NAMES = get_args(StrategyConfig.model_fields["name"].annotation)
@@ -128,7 +129,11 @@ def test_kmeans_by_hand() -> None:
     arrays, _ = _round(strategy, grid, 2, arrays)
     assert {c: values(a) for c, a in strategy.cluster_arrays.items()} == {0: [3.75, 0], 1: [0, 4.5]}
     assert values(arrays) == pytest.approx([2.5, 1.5])
-    assert strategy.diagnostics() == {"silhouette": 1.0, "clusters": 2.0, "handovers": 0.0}
+    # Clients 1 and 4 served twice each: Gini of (2, 0, 0, 2) is .5. Client 2 has the examples and the load.
+    assert strategy.diagnostics() == pytest.approx(
+        {"silhouette": 1, "clusters": 2, "handovers": 0}
+        | {"server_tenure": 2, "server_gini": 0.5, "server_regret": 0, "server_spearman": 1}
+    )
     assert isinstance(strategy, Clustered)
 
 
@@ -257,6 +262,41 @@ def test_a_lost_server_is_replaced_by_the_next_best() -> None:
     assert values(arrays) == pytest.approx([2.5, 1.5])
 
 
+def test_a_server_that_never_answers_is_replaced_and_the_regret_says_what_it_cost() -> None:
+    """Its host died in the middle of the aggregation: no reply, not even an error. Client 2's score is .5, twice."""
+    whole = _rounds(_kmeans(), _grid(), 2)
+    strategy = _kmeans()
+    arrays = _rounds(strategy, _grid(loses=_fails(1, "query.aggregate")), 2)
+    assert arrays["w"].data == whole["w"].data
+    assert strategy.servers == {0: 2, 1: 4}
+    assert strategy.diagnostics()["server_regret"] == (0.5 + 0 + 0.5 + 0) / 4
+
+
+def test_a_server_lost_in_a_later_round_hands_over() -> None:
+    strategy, grid = _kmeans(), _grid()
+    arrays = _rounds(strategy, grid, 2)
+    grid.loses = _fails(1, "query.aggregate")
+    arrays = _rounds(strategy, grid, 3, arrays, first=3)
+    assert arrays["w"].data == _rounds(_kmeans(), _grid(), 3)["w"].data
+    assert strategy.servers == {0: 2, 1: 4}
+    found = strategy.diagnostics()
+    assert found["handovers"] == 1
+    assert found["server_tenure"] == 6 / 3  # six aggregations in three terms: client 1's, 2's and 4's
+    assert found["server_regret"] == pytest.approx(0.5 / 6)
+    assert found["server_gini"] == pytest.approx(5 / 12)  # (0, 1, 2, 3): 2 (2 + 6 + 12) / (4 x 6) - 5 / 4
+
+
+def test_simulated_servers_depend_on_the_seed_alone() -> None:
+    """The measured load changes, the servers do not; a client that never reports a load may serve too."""
+    strategy = _kmeans(server={"mode": "simulated"})
+    _rounds(strategy, _grid(), 3)
+    other = _kmeans(server={"mode": "simulated"})
+    _rounds(other, FakeGrid(halfway_app(TARGETS, EXAMPLES, {1: 9.0, 2: 0.1, 3: 0.1, 4: 9.0}), 4), 3)
+    assert strategy.election.state_dict() == other.election.state_dict()
+    for node, load in strategy.election.loads.items():
+        assert load == pytest.approx(device_of(1, node).scaled(nominal(EXAMPLES[node])))
+
+
 def test_without_any_server_the_aggregation_is_done_here() -> None:
     grid = _grid(fails=lambda m: m.metadata.message_type == "query.aggregate")
     strategy = _kmeans()
@@ -344,9 +384,10 @@ def test_resumed_between_two_rounds_it_goes_on_as_if_nothing_had_happened() -> N
     assert after.state_dict()["election"] == whole.state_dict()["election"]
 
 
+@pytest.mark.parametrize("mode", ["measured", "simulated", "hybrid"])
 @pytest.mark.parametrize("rule", ["load", "load_once", "random", "round_robin", "largest_data"])
-def test_the_choice_of_the_server_never_changes_the_weights(rule: str) -> None:
-    strategy, grid = _kmeans(server={"rule": rule}), _grid()
+def test_the_choice_of_the_server_never_changes_the_weights(rule: str, mode: str) -> None:
+    strategy, grid = _kmeans(server={"rule": rule, "mode": mode}), _grid()
     arrays = _rounds(strategy, grid, 3)
     assert arrays["w"].data == _rounds(_kmeans(), _grid(), 3)["w"].data
     if rule == "largest_data":

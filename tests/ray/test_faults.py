@@ -12,7 +12,9 @@ from runner.engine.host import AppSpec
 from runner.engine.pool import HostPool, plan
 from runner.errors import ResourceError, TrialError
 from runner.rounds import Loop, run_rounds
-from tests.apps import add_app, model
+from strategies.kmeans import KMeans
+from tests.apps import add_app, model, server_app
+from tests.fakes import record
 
 NODES = 4
 
@@ -88,6 +90,19 @@ def test_the_round_goes_on_without_a_failed_client(pool: HostPool) -> None:
     """Without client 1 the weights are 10, 30, 40: (1 + 9 + 16) / 8 = 3.25."""
     rounds = list(run_rounds(FedAvg(), grid_of(pool, fail=(1,)), model(), Loop(1, 0, ConfigRecord())))
     assert rounds[0].arrays["w"].numpy().tolist() == [3.25] * 4
+
+
+def test_a_server_killed_while_it_aggregates_changes_no_bit(pool: HostPool, tmp_path: Path) -> None:
+    """Killed once, it aggregates on another host; killed each time, the next best member takes over (1 -> 2)."""
+    found = {}
+    for name, kwargs in {"none": {}, "once": {"kill_once": str(tmp_path)}, "always": {"kill_always": (1,)}}.items():
+        grid = ray_grid(AppSpec(f"servers-{name}", server_app, kwargs, NODES, {}), pool.hosts)
+        strategy = KMeans(num_clusters=2)
+        rounds = list(run_rounds(strategy, grid, record(0, 0), Loop(2, 0, ConfigRecord())))
+        events = [event for done in rounds for event in done.train.events]
+        found[name] = rounds[-1].arrays["w"].data, strategy.servers[0], any("lost" in event for event in events)
+    bits = found["none"][0]
+    assert found == {"none": (bits, 1, False), "once": (bits, 1, True), "always": (bits, 2, True)}
 
 
 def test_hosts_must_fit_the_cluster() -> None:

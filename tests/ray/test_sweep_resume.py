@@ -21,7 +21,10 @@ GRID = [
     "shift=rotation", "shift.groups=2", "partition=iid", "strategy.num_clusters=1,2", "seed=0", "num_clients=4",
     f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false",
 ]  # fmt: skip
-MEASURED = ("5_time/", "6_load/", "0_final/wall_s", "2_clusters/handovers")
+MEASURED = (
+    "5_time/", "6_load/", "0_final/wall_s", "0_final/handovers", "0_final/server_", "2_clusters/handovers",
+    "2_clusters/server_",
+)  # fmt: skip
 ROUND_LINE = re.compile(r"^(.*): round (\d+)/")
 GOES_ON = re.compile(r"^(.*): goes on after round (\d+)")
 

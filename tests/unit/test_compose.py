@@ -4,6 +4,7 @@ import pytest
 
 from runner.compose import CONFIGS, compose, expand, groups, options, to_yaml
 from runner.config import TrialConfig
+from runner.config.section import axis_name
 from runner.errors import ConfigError
 
 GROUP_OPTIONS = [(group, option) for group in groups() for option in options(group)]
@@ -88,6 +89,23 @@ def test_axes_from_the_command_line_replace_those_of_the_file() -> None:
     _, trials = expand("default", ["seed=range(0,2)", "strategy.num_clusters=4", "shift=rotation", "partition=iid"])
     assert [trial.config.seed for trial in trials] == [0, 1]
     assert {trial.config.strategy.num_clusters for trial in trials} == {4}
+
+
+def test_axes_have_short_names_that_still_say_what_they_are() -> None:
+    names = {
+        "shift": "shift", "seed": "seed", "strategy.num_clusters": "num_clusters",
+        "strategy.server.rule": "server_rule", "resources.hosts.cpu.count": "cpu_count",
+        "model.kwargs.hidden": "hidden",
+    }  # fmt: skip
+    assert {key: axis_name(key) for key in names} == names
+    _, trials = expand("servers", ["strategy=fedavg,oracle", "strategy.server.mode=simulated,hybrid", "seed=0"])
+    rules = ["load", "load_once", "random", "round_robin", "largest_data"]
+    assert [trial.axes for trial in trials] == [{"seed": "0", "strategy": "fedavg"}] + [
+        {"server_rule": rule, "seed": "0", "strategy": "oracle", "server_mode": mode}
+        for rule in rules
+        for mode in ("simulated", "hybrid")
+    ]
+    assert trials[-1].config.strategy.server.rule == "largest_data"
 
 
 def test_a_trials_command_gives_the_trial_again() -> None:
