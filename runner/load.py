@@ -19,6 +19,7 @@ from runner.records import LoadSample
 _MB = 2.0**20
 _NODE_PERIOD_S = 0.1  # the kernel counts CPU time in ticks of 10 ms: a shorter window is noise
 _RSS_PERIOD_S = 0.02
+_FRESH_S = 0.1  # a sample holds for as long as the node's reading
 
 
 def process_started(pid: int) -> float | None:
@@ -163,19 +164,34 @@ class LoadSampler:
         self._samples: deque[LoadSample] = deque(maxlen=max(1, round(3600 / period_s)))
         self._process = psutil.Process(os.getpid())
         self._process.cpu_percent(None)  # the first reading of a process is 0.0
+        self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load-sampler", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._done.wait(self._period_s):
+            self._sample()
+
+    def _sample(self) -> None:
+        """Take a sample, unless the last one still holds."""
+        with self._lock:
+            if self._samples and time.time() - self._samples[-1].time_s < _FRESH_S:
+                return
             cpu, mem = node_load()
             host_cpu, rss = self._process.cpu_percent(None), self._process.memory_info().rss
             self._samples.append(LoadSample(time.time(), self._host, self._node, host_cpu, rss / _MB, cpu, mem))
 
     def drain(self, since_s: float) -> list[LoadSample]:
-        """Return the samples taken after a Unix time. They stay in the ring, for other trials that share the host."""
-        return [sample for sample in self._samples.copy() if sample.time_s > since_s]
+        """Return the samples taken after a Unix time, or one of now where that was too short ago for any.
+
+        They stay in the ring, for other trials that share the host, so short work may be given a sample twice.
+        """
+        samples = [sample for sample in self._samples.copy() if sample.time_s > since_s]
+        if not samples:
+            self._sample()
+            samples = [self._samples[-1]]
+        return samples
 
     def close(self) -> None:
         """Stop sampling."""

@@ -178,7 +178,7 @@ def round_record(
         metrics={key: float(value) for key, value in metrics.items()},
         clients=clients,
         assignments=assignment_rows(done.number, clustered) if clustered and assignment else {},
-        load=tuple(done.train.samples + done.evaluate.samples),
+        load=tuple(dict.fromkeys(done.train.samples + done.evaluate.samples)),
         events=(*done.train.events, *done.evaluate.events, *lines),
     )
 

@@ -41,7 +41,7 @@ def check(output: Path) -> str:
     assert trial.data.metrics["0_final/client_acc"] == trial.data.metrics["3_clients/acc"]
 
     root = Path(client.download_artifacts(trial.info.run_id, ""))
-    lost = {name for name in ARTIFACTS if not (root / name).is_file()}
+    lost = {name for name in ARTIFACTS if not (root / name).exists()}
     assert not lost, f"artifacts are missing: {sorted(lost)}"
     clients = pd.read_parquet(root / "clients.parquet")
     assert sorted(zip(clients["round"], clients["client"], strict=True)) == [(1, 0), (1, 1), (2, 0), (2, 1)]
