@@ -11,10 +11,14 @@ from runner.evaluation import TestScores
 from runner.records import RoundRecord, TaskRecord
 from runner.rounds import Round
 from strategies.base import Clustered
+from strategies.selection import Load
+from strategies.servers import ClusterServers
 
 MB = 2.0**20
 MAX_CLUSTERS_SHOWN = 8
 """Clusters with metrics of their own; above about 40 keys a run MLflow's charts crawl."""
+
+UNMEASURED = Load(nan, nan, nan)
 
 CLUSTERING_QUERIES = ("query.losses", "query.signature", "query.subspace")
 
@@ -55,10 +59,15 @@ def client_rows(done: Round, groups: np.ndarray, assignment: Mapping[int, int]) 
 
 
 def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
-    """Return a clustered strategy's choices of a round as columns, one row per client."""
+    """Return a clustered strategy's choices of a round as columns, one row per client.
+
+    Of the choice of servers they hold its inputs (the client's smoothed load), the scores and the outcome.
+    """
     servers = {node_id: cluster for cluster, node_id in strategy.servers.items()}
     nodes = sorted(strategy.assignment)
     plane: Mapping[int, tuple[float, float]] = getattr(strategy, "plane", {})  # where the clustering draws one
+    election: ClusterServers | None = getattr(strategy, "election", None)  # where servers are chosen
+    loads = [(election.loads if election else {}).get(node_id, UNMEASURED) for node_id in nodes]
     return {
         "round": [number] * len(nodes),
         "client": [node_id - 1 for node_id in nodes],
@@ -66,6 +75,9 @@ def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
         "server": [servers.get(node_id) == strategy.assignment[node_id] for node_id in nodes],
         "score": [float(strategy.scores.get(node_id, nan)) for node_id in nodes],
         "tenure": [strategy.tenure.get(strategy.assignment[node_id], 0) for node_id in nodes],
+        "load_cpu_s": [load.cpu_s for load in loads],
+        "load_rss_mb": [load.rss_mb for load in loads],
+        "load_node": [load.node for load in loads],
         "x": [plane.get(node_id, (nan, nan))[0] for node_id in nodes],
         "y": [plane.get(node_id, (nan, nan))[1] for node_id in nodes],
     }
