@@ -1,4 +1,4 @@
-"""The command line: run, sweep, config, ui. Thin: it reads words, calls, prints."""
+"""The command line, one function a command. Thin: it reads words, calls, prints."""
 
 import argparse
 import os

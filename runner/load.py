@@ -19,6 +19,7 @@ from runner.records import LoadSample
 _MB = 2.0**20
 _NODE_PERIOD_S = 0.1  # the kernel counts CPU time in ticks of 10 ms: a shorter window is noise
 _RSS_PERIOD_S = 0.02
+_FRESH_S = 0.1  # a sample holds for as long as the node's reading
 
 
 def process_started(pid: int) -> float | None:
@@ -173,20 +174,24 @@ class LoadSampler:
             self._sample()
 
     def _sample(self) -> None:
+        """Take a sample, unless the last one still holds."""
         with self._lock:
+            if self._samples and time.time() - self._samples[-1].time_s < _FRESH_S:
+                return
             cpu, mem = node_load()
             host_cpu, rss = self._process.cpu_percent(None), self._process.memory_info().rss
             self._samples.append(LoadSample(time.time(), self._host, self._node, host_cpu, rss / _MB, cpu, mem))
 
     def drain(self, since_s: float) -> list[LoadSample]:
-        """Return the samples taken after a Unix time, one of now where there is none.
+        """Return the samples taken after a Unix time, or one of now where that was too short ago for any.
 
-        They stay in the ring, for other trials that share the host.
+        They stay in the ring, for other trials that share the host, so short work may be given a sample twice.
         """
-        newest = self._samples[-1].time_s if self._samples else 0.0
-        if newest <= since_s and time.time() - newest >= _NODE_PERIOD_S:  # a CPU share is one of some time
+        samples = [sample for sample in self._samples.copy() if sample.time_s > since_s]
+        if not samples:
             self._sample()
-        return [sample for sample in self._samples.copy() if sample.time_s > since_s]
+            samples = [self._samples[-1]]
+        return samples
 
     def close(self) -> None:
         """Stop sampling."""

@@ -12,9 +12,13 @@ from runner.links import CLUSTERING_QUERIES, MB, mb_by_link
 from runner.records import RoundRecord, TaskRecord
 from runner.rounds import Round
 from strategies.base import Clustered
+from strategies.selection import Load
+from strategies.servers import ClusterServers
 
 MAX_CLUSTERS_SHOWN = 8
 """Clusters with metrics of their own; above about 40 keys a run MLflow's charts crawl."""
+
+UNMEASURED = Load(nan, nan, nan)
 
 CLIENT_COLUMNS = (
     "round", "client", "cluster", "group", "host", "train_loss", "train_acc", "train_examples",
@@ -53,10 +57,15 @@ def client_rows(done: Round, groups: np.ndarray, assignment: Mapping[int, int]) 
 
 
 def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
-    """Return a clustered strategy's choices of a round as columns, one row per client."""
+    """Return a clustered strategy's choices of a round as columns, one row per client.
+
+    Of the choice of servers they hold its inputs (the client's smoothed load), the scores and the outcome.
+    """
     servers = {node_id: cluster for cluster, node_id in strategy.servers.items()}
     nodes = sorted(strategy.assignment)
     plane: Mapping[int, tuple[float, float]] = getattr(strategy, "plane", {})  # where the clustering draws one
+    election: ClusterServers | None = getattr(strategy, "election", None)  # where servers are chosen
+    loads = [(election.loads if election else {}).get(node_id, UNMEASURED) for node_id in nodes]
     return {
         "round": [number] * len(nodes),
         "client": [node_id - 1 for node_id in nodes],
@@ -64,6 +73,9 @@ def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
         "server": [servers.get(node_id) == strategy.assignment[node_id] for node_id in nodes],
         "score": [float(strategy.scores.get(node_id, nan)) for node_id in nodes],
         "tenure": [strategy.tenure.get(strategy.assignment[node_id], 0) for node_id in nodes],
+        "load_cpu_s": [load.cpu_s for load in loads],
+        "load_rss_mb": [load.rss_mb for load in loads],
+        "load_node": [load.node for load in loads],
         "x": [plane.get(node_id, (nan, nan))[0] for node_id in nodes],
         "y": [plane.get(node_id, (nan, nan))[1] for node_id in nodes],
     }
@@ -183,7 +195,7 @@ def round_record(
         metrics={key: float(value) for key, value in metrics.items()},
         clients=clients,
         assignments=assignment_rows(done.number, clustered) if clustered and assignment else {},
-        load=tuple(done.train.samples + done.evaluate.samples),
+        load=tuple(dict.fromkeys(done.train.samples + done.evaluate.samples)),
         events=(*done.train.events, *done.evaluate.events, *lines),
     )
 

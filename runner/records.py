@@ -73,7 +73,8 @@ class RoundRecord:
     """Everything that one round produced.
 
     ``clients`` has one row per client that took part, with the columns of ``runner.metrics.CLIENT_COLUMNS``.
-    ``assignments`` has one row per client of a clustered strategy: round, client, cluster, server, score, tenure.
+    ``assignments`` has one row per client of a clustered strategy, with the columns of
+    :func:`runner.metrics.assignment_rows`.
     """
 
     round: int

@@ -58,6 +58,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
             stack.callback(pool.close)
         tracker, standing = opening.result()
         with tracker:
+            tracker.tags["cluster"] = pool.describe() if pool else "none: everything ran in the driver's process"
             _recall(standing, outcome, console)
             if not standing.todo and (not standing.sweep or standing.sweep.status in ("FINISHED", "FAILED")):
                 return outcome, tracker

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -102,6 +103,13 @@ class HostPool:
                     num_cpus=spec.num_cpus, num_gpus=spec.num_gpus, resources=dict(spec.resources)
                 ).remote(name)
                 self.hosts.append(Host(name, handle, spec.num_cpus, spec.num_gpus))
+
+    def describe(self) -> str:
+        """Return a line such as ``1 nodes, 2 CPUs, 0 GPUs, Ray 2.55.1; hosts: 2 cpu``."""
+        nodes, total = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources()
+        groups = Counter(host.name.rpartition("-")[0] for host in self.hosts)
+        cluster = f"{nodes} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, Ray {ray.__version__}"
+        return f"{cluster}; hosts: {', '.join(f'{count} {name}' for name, count in groups.items())}"
 
     def wait(self) -> None:
         """Return when every host is up."""

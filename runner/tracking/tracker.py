@@ -67,7 +67,7 @@ class Tracker:
         )
         self.clock = clock
         self.tags = describe.environment()
-        """Tags of every run opened from now on; the driver adds ``cluster`` once Ray is up."""
+        """Tags of every run opened from now on; the driver adds ``cluster`` once its hosts are known."""
         self.open_runs: list[OpenRun] = []
 
     @property

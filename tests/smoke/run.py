@@ -29,6 +29,8 @@ def check(output: Path) -> str:
     [trial] = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert [run.info.status for run in (parent, trial)] == ["FINISHED", "FINISHED"], "both runs must be FINISHED"
 
+    for run in (parent, trial):
+        assert run.data.tags["cluster"].startswith("1 nodes, "), run.data.tags.get("cluster")
     missing = METRICS - set(trial.data.metrics)
     assert not missing, f"metrics were not logged: {sorted(missing)}"
     for key in METRICS:
@@ -49,6 +51,10 @@ def check(output: Path) -> str:
     assert set(clients["host"]) <= {f"cpu-{i}" for i in range(64)}, "clients must have run on Ray hosts"
     assignments = pd.read_parquet(root / "assignments.parquet")
     assert assignments[assignments["round"] == 2]["server"].sum() == 2, "each cluster must have one server"
+    assert (assignments[["load_cpu_s", "load_rss_mb", "load_node"]] >= 0).all(axis=None), (
+        "the servers were chosen by load"
+    )
+    assert len(pd.read_parquet(root / "load.parquet")) >= 1
     report = {f.path for f in client.list_artifacts(parent.info.run_id)}
     assert {"report.md", "report.csv", "report.tex", "report.html"} <= report, f"the sweep's run holds only {report}"
     return str(trial.info.run_id)

@@ -106,6 +106,7 @@ def test_only_what_is_new_is_run(place: Place) -> None:
     assert more.rows[:2] == first.rows
     assert len(place.runs()) == 3
     newest = place.runs("sweep")[-1]
+    assert all("driver's process" in run.data.tags["cluster"] for run in [newest, *place.runs()])
     assert {run.data.tags["mlflow.parentRunId"] for run in place.runs()} == {newest.info.run_id}
     fresh, _ = place.run("seed=0", restart=Restart(fresh=True))
     assert len(place.runs()) == 4

@@ -82,3 +82,14 @@ def test_a_dotted_model_trains() -> None:
     words = ["model.name=tests.networks.Small", "model.kwargs={features:64,classes:10}"]
     *_, result = events_of(small(*QUICK, *words))
     assert set(result.models["global"]) == {"out.weight", "out.bias"}
+
+
+def test_the_choice_of_servers_is_kept_with_its_inputs() -> None:
+    _, _, _, last, _ = events_of(small(*QUICK, "shift=rotation", "strategy=kmeans", "strategy.warmup_rounds=1"))
+    rows = last.assignments
+    assert len(rows["client"]) == 12
+    assert sum(rows["server"]) == len(set(rows["cluster"]))
+    for name in ("score", "load_cpu_s", "load_rss_mb", "load_node"):
+        assert all(math.isfinite(value) and value >= 0 for value in rows[name]), name
+    assert min(rows["load_cpu_s"]) > 0
+    assert len(last.load) >= 1, "a round, however short, has a load sample"
