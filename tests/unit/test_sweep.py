@@ -246,16 +246,14 @@ def test_halving_ends_the_losers_and_goes_on_after_an_interrupt(place: Place, mo
     assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("KILLED", [0, 1])]
     outcome, text = place.run(*words)
     assert (outcome.exit_status, len(outcome.rows)) == (0, 3)
-    runs = {
-        run.data.tags["axis.lr"] if "axis.lr" in run.data.tags else run.data.params["lr"]: run for run in place.runs()
-    }
+    runs = {run.data.params["lr"]: run for run in place.runs()}
     assert {lr: place.steps(run) for lr, run in runs.items()} == {
         "0.0001": [0, 1], "0.1": [0, 1, 2, 3, 4], "0.001": [0, 1]
     }  # fmt: skip
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert "stopped" not in runs["0.1"].data.tags
     assert "is not among the best 1 of 3" in runs["0.001"].data.tags["stopped"]
-    again, text = place.run(*words)
+    _, text = place.run(*words)
     assert "3 finished, 0 failed; 0 to run" in text
 
 
