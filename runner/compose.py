@@ -32,6 +32,7 @@ class SweepFile(BaseModel):
     description: str = Field("", description="one paragraph; the note of the sweep's run in MLflow")
     overrides: tuple[str, ...] = Field((), description="settings of every trial")
     axes: dict[str, list[Any]] = Field(default_factory=dict, description="key or group -> its values")
+    halving: dict[str, Any] = Field(default_factory=dict, description="successive halving: axis, metric, ...")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,12 @@ def compose(words: Sequence[str]) -> TrialConfig:
                 f"'{word.input_line}' has several values, and `run` takes one trial; "
                 f"give one value, or use `sweep`, or quote a list as {word.get_key_element()}=[a,b]"
             )
-    return _build(parsed, prune=False)
+    config = _build(parsed, prune=False)
+    if config.halving.axis:
+        raise ConfigError(
+            f"halving.axis={config.halving.axis} compares the trials of a sweep; leave it out, or use `sweep`"
+        )
+    return config
 
 
 def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
@@ -88,9 +94,11 @@ def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
         raise ConfigError(unknown("sweep", name, options("sweep")))
     file = _validated(SweepFile, OmegaConf.to_container(OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml")), "")
     axes = {key: [f"{key}={_literal(value)}" for value in values] for key, values in file.axes.items()}
-    fixed = list(file.overrides)
+    fixed = [*file.overrides, *(f"halving.{key}={_literal(value)}" for key, value in file.halving.items())]
     for word in _parse(words):
         key = word.get_key_element()
+        if word.is_sweep_override() and key.startswith("halving."):
+            raise ConfigError(f"'{word.input_line}' has several values, and a sweep has one rule; give one value")
         if word.is_sweep_override():
             axes[key] = [f"{key}={value}" for value in word.sweep_string_iterator()]
         elif key in axes:
@@ -106,9 +114,12 @@ def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
             config = _build(_parse([*fixed, *cell]), prune=True)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the cell {' '.join(cell)})") from error
+        if config.halving.axis and config.halving.axis not in axes:
+            raise ConfigError(unknown("axis", config.halving.axis, axes) + " (halving.axis)")
         applying = [(key, word) for key, word in zip(axes, cell, strict=True) if _applies(config, key)]
         label = {axis_name(key): word.split("=", 1)[1] for key, word in applying}
-        kept = (*(word for word in fixed if _applies(config, word.split("=")[0])), *(word for _, word in applying))
+        alone = (word for word in fixed if _applies(config, word.split("=")[0]) and not word.startswith("halving."))
+        kept = (*alone, *(word for _, word in applying))
         trials.setdefault(config.key, Trial(config, label, kept))
     return file, list(trials.values())
 

@@ -6,6 +6,7 @@ Everything that can be wrong with the data comes to light here, before the first
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import ray
@@ -107,23 +108,26 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
     }
 
 
-def check_models(trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: list[Host] | None) -> None:
-    """Build each network once, before the first trial starts.
+def check_models(trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: list[Host] | None) -> dict[str, int]:
+    """Build each network once, before the first trial starts; return its number of parameters by trial key.
 
     Raises
     ------
     ConfigError
         A network can't be built for its data set.
     """
-    checked = set()
+    checked: dict[Any, int] = {}
+    found = {}
     for config in (trial.config for trial in trials):
         key = _images_key(config), json.dumps(config.model.canonical(), sort_keys=True, default=str)
         if key in checked:
+            found[config.key] = checked[key]
             continue
-        checked.add(key)
         at = prepared[config.key]
         images, split = (at.images, at.split) if hosts is None else ray.get([at.images, at.split])
         try:
-            initial_arrays(make_grid(config, split.on(images), hosts, at.images, at.split))
+            arrays = initial_arrays(make_grid(config, split.on(images), hosts, at.images, at.split))
         except TrialError as error:
             raise ConfigError(str(error)) from error
+        found[config.key] = checked[key] = sum(prod(array.shape) for array in arrays.values())
+    return found

@@ -89,6 +89,13 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class TrialPaused:
+    """The last thing that a trial yields which waits at a rung; its checkpoint is written."""
+
+    round: int
+
+
+@dataclass(frozen=True)
 class TrialResult:
     """The last thing that a trial yields."""
 

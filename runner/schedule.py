@@ -3,7 +3,7 @@
 import gc
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,11 @@ from runner.compose import Trial
 from runner.config import TrialConfig
 from runner.engine.executors import Host
 from runner.errors import CheckpointError, RunnerError
+from runner.halving import Halving
 from runner.interrupts import Interrupts
 from runner.prepare import Prepared
 from runner.progress import TrialProgress
-from runner.records import RoundRecord, TrialResult, TrialStarted
+from runner.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from runner.report import METRICS
 from runner.resume import Standing
 from runner.tracking import SweepRun, Tracker, TrialRun
@@ -44,7 +45,7 @@ class Outcome:
 
 @dataclass
 class _Active:
-    """A trial that runs now."""
+    """A trial that runs now, or waits at a rung."""
 
     trial: Trial
     label: str
@@ -52,6 +53,8 @@ class _Active:
     run: TrialRun | None = None
     deaths: int = 0
     round: int = -1  # last round that was shown
+    rungs: Sequence[int] = ()  # rounds at which it has yet to wait
+    lost: str = ""  # why it goes on no longer from a rung
 
     def done_with(self) -> tuple[()]:
         """Remove the checkpoints, once all that they stand for was written; a job of the writer."""
@@ -61,13 +64,20 @@ class _Active:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _trial_task(
-    config: TrialConfig, images: Any, split: Any, refs: list[Any], hosts: list[Host], checkpoints: CheckpointStore
+    config: TrialConfig,
+    images: Any,
+    split: Any,
+    refs: list[Any],
+    hosts: list[Host],
+    checkpoints: CheckpointStore,
+    rungs: Sequence[int],
+    lost: str,
 ) -> Iterator[TrialEvent]:
     """Run a trial in a process of its own; a crash ends this process alone."""
     quiet_flower()
     gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
     images_ref, split_ref = refs
-    yield from run_trial(config, images, split, hosts, images_ref, split_ref, checkpoints)
+    yield from run_trial(config, images, split, hosts, images_ref, split_ref, checkpoints, rungs, lost)
 
 
 def trial_label(trial: Trial) -> str:
@@ -75,20 +85,21 @@ def trial_label(trial: Trial) -> str:
     return " ".join(f"{key}={value}" for key, value in trial.axes.items()) or trial.config.strategy.name
 
 
-def longest_first(trials: Sequence[Trial], prepared: dict[str, Prepared]) -> list[Trial]:
+def longest_first(trials: Sequence[Trial], prepared: dict[str, Prepared], parameters: Mapping[str, int]) -> list[Trial]:
     """Return the trials in the order of their expected length: no long one is left to run alone at the end.
 
-    The length is the bytes of images that all rounds of a trial pass over; equals keep their order.
+    The length is the examples that all rounds of a trial pass over, times the bytes of an example and of the network's
+    parameters (by trial key, of 4 bytes each); equals keep their order.
     """
 
     def length(trial: Trial) -> float:
-        config = trial.config
-        share, bytes_all = config.strategy.fraction_train, prepared[config.key].train_bytes
-        passes = config.training.epochs
-        if config.training.steps is not None and config.training.batch_size:
-            examples = prepared[config.key].num_train / config.num_clients
-            return config.rounds * share * bytes_all * config.training.steps * config.training.batch_size / examples
-        return config.rounds * share * bytes_all * (config.training.steps or passes)
+        config, data = trial.config, prepared[trial.config.key]
+        examples = data.num_train * config.strategy.fraction_train
+        passes: float = config.training.epochs
+        if config.training.steps is not None:
+            batch = config.training.batch_size
+            passes = config.training.steps * (batch * config.num_clients / data.num_train if batch else 1.0)
+        return config.rounds * examples * passes * (data.train_bytes / data.num_train + 4 * parameters[config.key])
 
     return sorted(trials, key=length, reverse=True)
 
@@ -105,34 +116,67 @@ class Schedule:
     prepared: dict[str, Prepared]
     hosts: list[Host] | None  # None: one trial after the other in this process
     interrupts: Interrupts
+    halving: Halving
+    parameters: Mapping[str, int]  # of each trial's network, by trial key
+    waiting: dict[str, _Active] = field(default_factory=dict)  # at a rung, by trial key
     active: dict[Any, _Active] = field(default_factory=dict)
 
     def run(self, at_once: int) -> None:
         """Run all trials, ``at_once`` at a time. After an interrupt, running ones end with their round."""
-        waiting = deque(longest_first(self.standing.todo, self.prepared))
-        while (waiting and not self.interrupts.asked) or self.active:
-            while waiting and len(self.active) < at_once and not self.interrupts.asked:
-                self._start(waiting.popleft())
+        fresh = deque(longest_first(self.standing.todo, self.prepared, self.parameters))
+        while True:
+            while len(self.active) < at_once and not self.interrupts.asked and (active := self._next(fresh)):
+                self._launch(active)
+            if not self.active:
+                break
             for events in self._ready():
                 self._take(events)
+        self._leave()
 
     def kill(self) -> None:
         """End running trials at once."""
         for events in list(self.active):
             self._interrupt(events)
+        self._leave()
 
-    def _start(self, trial: Trial) -> None:
-        active = _Active(trial, trial_label(trial), self.standing.checkpoints(trial))
-        self.progress.started(active.label, trial.config.rounds)
-        self._launch(active)
+    def _leave(self) -> None:
+        """Have trials that wait at a rung, after an interrupt, be interrupted too."""
+        for active in self.waiting.values():
+            assert active.run
+            active.run.killed()
+            self.outcome.interrupted = True
+        self.waiting.clear()
+
+    def _next(self, fresh: deque[Trial]) -> _Active | None:
+        """Return the trial that takes a free place: one that goes on from a rung, a new one, one that lost."""
+        if goes_on := self.halving.promote():
+            active = self.waiting.pop(goes_on[0])
+            active.rungs = goes_on[1]
+            self.progress.line(f"{active.label}: among the best at round {active.round}, goes on")
+            return active
+        if fresh:
+            trial = fresh.popleft()
+            active = _Active(trial, trial_label(trial), self.standing.checkpoints(trial))
+            active.rungs = self.halving.rungs(trial.config.key)
+            self.progress.started(active.label, trial.config.rounds)
+            return active
+        if loser := self.halving.stop():
+            active = self.waiting.pop(loser[0])
+            active.rungs, active.lost = (loser[1],), loser[2]
+            return active
+        return None
 
     def _launch(self, active: _Active) -> None:
         config, data = active.trial.config, self.prepared[active.trial.config.key]
         if self.hosts is None:
-            events: Any = run_trial(config, data.images, data.split, checkpoints=active.checkpoints)
+            events: Any = run_trial(
+                config, data.images, data.split, checkpoints=active.checkpoints, rungs=active.rungs, lost=active.lost
+            )
         else:
             refs = [data.images, data.split]
-            events = _trial_task.remote(config, data.images, data.split, refs, self.hosts, active.checkpoints)
+            events = _trial_task.remote(
+                config, data.images, data.split, refs, self.hosts, active.checkpoints, active.rungs, active.lost
+            )
         self.active[events] = active
 
     def _ready(self) -> list[Any]:
@@ -157,13 +201,17 @@ class Schedule:
             self._started(active, event)
         elif isinstance(event, RoundRecord):
             self._round(events, event)
+        elif isinstance(event, TrialPaused):
+            active = self.active.pop(events)
+            self.waiting[active.trial.config.key] = active
+            self.halving.wait(active.trial.config.key, event.round)
         elif isinstance(event, TrialResult):
             self._finish(events, event)
         else:
             self._died(events, event)
 
     def _started(self, active: _Active, event: TrialStarted) -> None:
-        if event.first_round:
+        if event.first_round and event.first_round - 1 > active.round:
             self.progress.line(f"{active.label}: goes on after round {event.first_round - 1}")
             active.round = max(active.round, event.first_round - 1)
         if active.run is None:
@@ -179,6 +227,7 @@ class Schedule:
         active = self.active[events]
         assert active.run
         active.run.round(record)
+        self.halving.record(active.trial.config.key, record)
         if record.round <= active.round:
             return  # it was shown before
         active.round = record.round
@@ -204,7 +253,7 @@ class Schedule:
         self.tracker.writer.put(f"the removal of the checkpoints of '{active.label}'", active.done_with)
         shown = {key: value for key, value in result.summary.items() if key in METRICS}
         self.outcome.rows.append({**active.trial.axes, **shown})
-        self._end(events, "FINISHED")
+        self._end(events, f"FINISHED: {result.stopped}" if active.lost else "FINISHED")
 
     def _died(self, events: Any, error: Exception) -> None:
         """Have a trial that died go on from its last checkpoint, or fail."""
@@ -229,6 +278,7 @@ class Schedule:
             self._end(events, f"FAILED: {reason}")
 
     def _end(self, events: Any, status: str) -> None:
+        self.halving.end(self.active[events].trial.config.key, status.startswith("FAILED"))
         self.progress.finished(self.active.pop(events).label, status)
 
 

@@ -8,19 +8,22 @@ from itertools import chain
 
 from rich.console import Console
 
+from runner.checkpoint import open_storage
 from runner.compose import Trial
 from runner.config import ResourcesConfig
 from runner.engine.executors import Host
 from runner.engine.pool import HostPool, ray_session
+from runner.halving import Halving
 from runner.interrupts import Interrupts
 from runner.prepare import check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.report import METRICS, markdown_table, report, results_table
-from runner.resume import Restart, Standing, check_nodes, look_back, sweep_key
+from runner.resume import Restart, Standing, check_nodes, look_back, storage_of, sweep_key
 from runner.schedule import Outcome, Schedule, trial_label
 from runner.tracking import SweepRun, Tracker
-from runner.tracking.past import adopt
+from runner.tracking.past import adopt, history
 from runner.tracking.read import read_sweep
+from runner.tracking.store import tracking_uri
 from runner.trial import quiet_flower
 
 MAX_TRIALS = 8
@@ -50,12 +53,13 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
     outcome = Outcome()
     quiet_flower()
     with ExitStack() as stack:
+        was_run = _was_run(plan)
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open, plan)
-        pool = None
-        if first.resources.engine == "ray":
-            stack.enter_context(ray_session(first.resources.address))
-            pool = HostPool(first.resources)
-            stack.callback(pool.close)
+        if was_run:  # maybe nothing is left: whether Ray has to start shows first
+            _, standing = opening.result()
+            pool = _start_pool(first.resources, stack) if standing.todo else None
+        else:
+            pool = _start_pool(first.resources, stack)
         tracker, standing = opening.result()
         with tracker:
             tracker.tags["cluster"] = pool.describe() if pool else "none: everything ran in the driver's process"
@@ -69,7 +73,10 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
                 prepared = prepare(standing.todo)
                 pool.warm()
             hosts = pool.hosts if pool else None
-            check_models(standing.todo, prepared, hosts)
+            parameters = check_models(standing.todo, prepared, hosts)
+            halving = Halving(
+                first.halving, plan.trials, {trial.config.key for trial in standing.todo}, _history(tracker, standing)
+            )
             with TrialProgress(console, len(standing.todo)) as progress:
                 parent = _start_sweep(plan, tracker, standing) if plan.name else None
 
@@ -77,7 +84,9 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
                     progress.line("interrupted: running trials end after their round; once more ends them at once")
 
                 with Interrupts(tell) as interrupts:
-                    schedule = Schedule(standing, tracker, parent, progress, outcome, prepared, hosts, interrupts)
+                    schedule = Schedule(
+                        standing, tracker, parent, progress, outcome, prepared, hosts, interrupts, halving, parameters
+                    )
                     try:
                         schedule.run(_trials_at_once(first.resources, hosts))
                     except KeyboardInterrupt:
@@ -86,6 +95,33 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
                     outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
                     _end_sweep(plan, tracker, parent, outcome, progress)
     return outcome, tracker
+
+
+def _was_run(plan: SweepPlan) -> bool:
+    """Return whether a sweep may have been run to its end before."""
+    first = plan.trials[0].config
+    if plan.name is None or plan.restart.fresh:
+        return False
+    fs, path = open_storage(storage_of(first, tracking_uri(first.tracking), plan.name))
+    return bool(fs.exists(path))
+
+
+def _start_pool(resources: ResourcesConfig, stack: ExitStack) -> HostPool | None:
+    if resources.engine != "ray":
+        return None
+    stack.enter_context(ray_session(resources.address))
+    pool = HostPool(resources)
+    stack.callback(pool.close)
+    return pool
+
+
+def _history(tracker: Tracker, standing: Standing) -> dict[str, dict[int, float]]:
+    """Return the metric that halving compares, as earlier sessions logged it: trial key -> round -> value."""
+    config = next(iter(standing.todo)).config.halving if standing.todo else None
+    if config is None or not config.axis:
+        return {}
+    runs = {**standing.runs, **{trial.config.key: run for trial, run in standing.done}}
+    return {key: history(tracker.store, run, config.metric) for key, run in runs.items() if run.status != "FAILED"}
 
 
 def _open(plan: SweepPlan) -> tuple[Tracker, Standing]:

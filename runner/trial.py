@@ -24,7 +24,7 @@ from runner.engine.host import AppSpec
 from runner.errors import TrialError
 from runner.evaluation import TestScores, score_models
 from runner.metrics import Ledger, initial_record, round_record
-from runner.records import RoundRecord, TrialResult, TrialStarted
+from runner.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from runner.rounds import Loop, run_rounds
 from runner.seeding import derive_seed
 from runner.stop import StopRules
@@ -35,7 +35,7 @@ from strategies.state import load_strategy_state, strategy_state
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-TrialEvent = TrialStarted | RoundRecord | TrialResult
+TrialEvent = TrialStarted | RoundRecord | TrialPaused | TrialResult
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def run_trial(
     images_ref: "ObjectRef | None" = None,
     split_ref: "ObjectRef | None" = None,
     checkpoints: CheckpointStore | None = None,
+    rungs: Sequence[int] = (),
+    lost: str = "",
 ) -> Iterator[TrialEvent]:
     """Run a trial and yield what happens: its start, round 0, each round, its result.
 
@@ -79,6 +81,11 @@ def run_trial(
         Client hosts; without them every client runs in this process.
     checkpoints : CheckpointStore, optional
         Where to go on from, and where to keep what it needs. A round's checkpoint is written before it is yielded.
+
+    rungs : sequence of int
+        Rounds at which it waits: it ends paused after the first that is not behind its checkpoint.
+    lost : str
+        Why it goes on no longer from there: it ends with a result instead.
 
     Raises
     ------
@@ -117,10 +124,13 @@ def run_trial(
         rules.update(record, loop.evaluates(record.round))
         yield record
     earlier_s = rules.seconds
+    rung = next((number for number in rungs if number >= max(record.round, 1)), None)
     unsaved = [] if saved else [record]
     scores = None
     clock = time.perf_counter()
-    for done in run_rounds(strategy, grid, arrays, loop, record.round + 1) if not rules.reason else ():
+    for done in (
+        run_rounds(strategy, grid, arrays, loop, record.round + 1) if not rules.reason and record.round != rung else ()
+    ):
         arrays = done.arrays
         groups = data.groups_in(data.phase(done.number))
         last = done.number == config.rounds
@@ -132,16 +142,22 @@ def run_trial(
         events = (*record.events, f"stopped: {stopped}") if stopped else record.events
         record = replace(record, events=events, time_s=time.time())
         unsaved.append(record)
-        if checkpoints and (stopped or done.number == config.rounds or done.number % config.checkpoint.every == 0):
+        if checkpoints and (
+            stopped or done.number in (config.rounds, rung) or done.number % config.checkpoint.every == 0
+        ):
             checkpoints.save(done.number, _state(arrays, strategy, grid, ledger), unsaved)
             unsaved = []
         yield record
-        if stopped:
+        if stopped or done.number == rung:
             break
+    at_rung = record.round == rung and not rules.reason
+    if at_rung and not lost:
+        yield TrialPaused(record.round)
+        return
     if scores is None or record.round < config.rounds:  # ended early, or just after its last checkpoint
         scores = central.score(arrays, clustered, data.groups_in(data.phase(record.round)), last=True)
     models = _models(arrays, clustered) if has_global else {}
-    result = _result(config, data, models, record, scores, rules.reason)
+    result = _result(config, data, models, record, scores, lost if at_rung else rules.reason)
     yield replace(result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun})
 
 

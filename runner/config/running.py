@@ -40,6 +40,13 @@ class ResourcesConfig(Section):
     round_timeout_s: float = Field(3600.0, gt=0, description="deadline of a round's replies; late hosts are restarted")
 
 
+def _is_logged(name: str) -> str:
+    """Refuse a metric that no trial logs; clustered strategies add diagnostics of their own to ``2_clusters``."""
+    if name not in LOGGED and not name.startswith("2_clusters/"):
+        raise ConfigError(unknown("metric", name, LOGGED))
+    return name
+
+
 class StopConfig(Section):
     """When a trial ends before its last round: as soon as one of these rules holds, at an evaluated round."""
 
@@ -61,11 +68,34 @@ class StopConfig(Section):
 
     @field_validator("metric")
     @classmethod
-    def _is_logged(cls, name: str) -> str:
-        """Refuse a metric that no trial logs; clustered strategies add diagnostics of their own to ``2_clusters``."""
-        if name not in LOGGED and not name.startswith("2_clusters/"):
-            raise ConfigError(unknown("metric", name, LOGGED))
-        return name
+    def _known(cls, name: str) -> str:
+        return _is_logged(name)
+
+
+class HalvingConfig(Section):
+    """Successive halving: at each rung the best trials along an axis of the sweep go on, the others end."""
+
+    axis: str = Field("", description="axis whose values compete, such as training.lr; none: every trial runs in full")
+    metric: str = Field("3_clients/acc", description="logged metric that is compared; one that is missing is the worst")
+    mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better, or less")
+    min_rounds: int = Field(1, ge=1, description="round of the first rung; each next one is factor times as late")
+    factor: int = Field(3, ge=2, description="one trial in so many goes on from a rung")
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the rules, where an axis is set."""
+        return super().canonical() if self.axis else {}
+
+    def rungs(self, rounds: int) -> tuple[int, ...]:
+        """Return the rounds after which a trial of so many rounds is compared."""
+        rungs: list[int] = []
+        while (rung := self.min_rounds * self.factor ** len(rungs)) < rounds:
+            rungs.append(rung)
+        return tuple(rungs)
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _is_logged(name)
 
 
 class CheckpointConfig(Section):

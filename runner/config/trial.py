@@ -7,7 +7,14 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from runner.config.learning import DatasetConfig, ModelConfig, PartitionConfig, ShiftConfig, TrainingConfig
-from runner.config.running import CheckpointConfig, DataConfig, ResourcesConfig, StopConfig, TrackingConfig
+from runner.config.running import (
+    CheckpointConfig,
+    DataConfig,
+    HalvingConfig,
+    ResourcesConfig,
+    StopConfig,
+    TrackingConfig,
+)
 from runner.config.section import Section
 from runner.config.strategy import PrivacyConfig, StrategyConfig, check_distance
 from runner.errors import ConfigError
@@ -28,6 +35,7 @@ class TrialConfig(Section):
     evaluate_every: int = Field(1, ge=1, description="evaluate every so many rounds, and in the last")
     seed: int = Field(0, ge=0, description="root of every random choice")
     stop: StopConfig = Field(default_factory=StopConfig, description="rules that end a trial early")
+    halving: HalvingConfig = Field(default_factory=HalvingConfig, description="successive halving over an axis")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="hosts")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
     data: DataConfig = Field(default_factory=DataConfig, description="data folders")
@@ -45,6 +53,15 @@ class TrialConfig(Section):
     def _fits_together(self) -> Self:
         """Refuse what can't work before anything starts (contract 10)."""
         n, s = self.num_clients, self.strategy
+        if self.halving.axis and self.halving.min_rounds >= self.rounds:
+            raise ConfigError(
+                f"halving.min_rounds={self.halving.min_rounds} is not less than rounds={self.rounds}; lower it"
+            )
+        if self.halving.axis and self.halving.min_rounds % self.evaluate_every:
+            raise ConfigError(
+                f"halving.min_rounds={self.halving.min_rounds} is no multiple of evaluate_every={self.evaluate_every}: "
+                "a rung has to be an evaluated round; change one of them"
+            )
         if "num_clusters" in s.canonical() and s.num_clusters > n:
             raise ConfigError(
                 f"strategy.num_clusters={s.num_clusters} is more than num_clients={n}; lower it or add clients"

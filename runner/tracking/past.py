@@ -45,6 +45,11 @@ def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[st
     return past
 
 
+def history(store: Store, run: PastRun, metric: str) -> dict[int, float]:
+    """Return the values of a run's metric by step."""
+    return {point.step: point.value for point in store.client.get_metric_history(run.run_id, metric)}
+
+
 def past_sweep(store: Store, name: str, key: str) -> PastRun | None:
     """Return the newest run of a sweep with these very trials."""
     runs = _search(store, f"tags.kind = 'sweep' and tags.sweep = '{name}' and tags.`sweep.key` = '{key}'")

@@ -1,6 +1,6 @@
 """Contract 7: a sweep whose driver is killed again and again ends as one that nobody disturbed.
 
-FEDSWEEP_KILLS sets how often it is killed: 2 in the normal suite, 20 in a full run.
+FEDSWEEP_KILLS sets how often it is killed: once in the normal suite and on Ray only, 20 times in a full run.
 """
 
 import os
@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("FEDSWEEP_KILLS", "2"))
-ROUNDS = 4 if KILLS < 10 else 24
+KILLS = int(os.environ.get("FEDSWEEP_KILLS", "1"))
+FULL = KILLS >= 10
+ROUNDS = 24 if FULL else 8  # so many that a trial is still at work when the test has found its process
 GRID = [
     "shift=rotation", "shift.groups=2", "partition=iid", "strategy.num_clusters=1,2", "seed=0", "num_clients=4",
-    f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false",
+    f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false", "tracking.figures=none",
 ]  # fmt: skip
 MEASURED = (
     "5_time/", "6_load/", "0_final/wall_s", "0_final/handovers", "0_final/server_", "2_clusters/handovers",
@@ -87,17 +88,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return stored(out)
 
 
-@pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.parametrize("engine", ["inline", "ray"] if FULL else ["ray"])
 def test_a_driver_killed_at_random_moments_changes_nothing(undisturbed: dict, tmp_path: Path, engine: str) -> None:
     chance = random.Random(KILLS)
     seen: dict[str, int] = {}
+    killed = 0
     for _ in range(KILLS):
         session = Session(tmp_path, f"resources.engine={engine}")
         session.wait_for(r"round \d+/")
-        time.sleep(chance.uniform(0, 1.5))
+        time.sleep(chance.uniform(0, 1.5 if FULL else 0.3))
         session.process.kill()
-        session.process.wait()
+        killed += session.process.wait() == -signal.SIGKILL
         check_progress(session, seen)
+    assert killed  # at least one of them before its sweep had ended
     session = Session(tmp_path, f"resources.engine={engine}")
     assert session.end() == 0, "\n".join(session.lines)
     check_progress(session, seen)
@@ -116,7 +119,7 @@ def check_progress(session: Session, seen: dict[str, int]) -> None:
             seen[match[1]] = int(match[2])
 
 
-@pytest.mark.parametrize(("number", "engine"), [(signal.SIGTERM, "inline"), (signal.SIGINT, "ray")])
+@pytest.mark.parametrize(("number", "engine"), [(signal.SIGTERM, "inline"), (signal.SIGINT, "ray")][not FULL :])
 def test_an_interrupt_ends_the_sweep_in_order(undisturbed: dict, tmp_path: Path, number: int, engine: str) -> None:
     words = [f"resources.engine={engine}", "resources.trials=1"]
     session = Session(tmp_path, *words)

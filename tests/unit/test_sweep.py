@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from runner import schedule
+from runner.cli import main
 from runner.compose import Trial, compose, expand
 from runner.config import TrackingConfig
 from runner.errors import CheckpointError, RunnerError, TrialError
+from runner.interrupts import Interrupts
 from runner.prepare import Prepared
 from runner.records import RoundRecord
 from runner.resume import Restart, driver_name, is_alive
@@ -225,4 +228,66 @@ def test_long_trials_come_first() -> None:
 
     trials = [trial("rounds=2"), trial("rounds=4"), trial("rounds=2", "training.epochs=3"), trial("rounds=2", "seed=1")]
     prepared = {t.config.key: Prepared(None, None, 100, 1000) for t in trials}
-    assert longest_first(trials, prepared) == [trials[2], trials[1], trials[0], trials[3]]
+    same = {t.config.key: 650 for t in trials}
+    assert longest_first(trials, prepared, same) == [trials[2], trials[1], trials[0], trials[3]]
+    larger = same | {trials[3].config.key: 65_000}  # its network is a hundred times as large
+    assert longest_first(trials, prepared, larger) == [trials[3], trials[2], trials[1], trials[0]]
+
+
+def test_halving_ends_the_losers_and_goes_on_after_an_interrupt(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rungs at rounds 1 and 2 of 4; one of three goes on. The driver ends while the first trial waits."""
+    words = ["seed=0", "rounds=4", "training.lr=.0001,.1,.001", "halving.axis=training.lr"]
+
+    def dead(self: object, *args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule.Halving, "wait", dead)
+        assert place.run(*words)[0].exit_status == 130
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("KILLED", [0, 1])]
+    outcome, text = place.run(*words)
+    assert (outcome.exit_status, len(outcome.rows)) == (0, 3)
+    runs = {run.data.params["lr"]: run for run in place.runs()}
+    assert {lr: place.steps(run) for lr, run in runs.items()} == {
+        "0.0001": [0, 1], "0.1": [0, 1, 2, 3, 4], "0.001": [0, 1]
+    }  # fmt: skip
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert "stopped" not in runs["0.1"].data.tags
+    assert "is not among the best 1 of 3" in runs["0.001"].data.tags["stopped"]
+    _, text = place.run(*words)
+    assert "3 finished, 0 failed; 0 to run" in text
+
+
+def test_a_sweep_with_nothing_left_does_not_start_ray(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.run("seed=0")
+
+    def no_ray(*args: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("runner.sweep.ray_session", no_ray)
+    outcome, text = place.run("seed=0", "resources.engine=ray")
+    assert "1 finished, 0 failed; 0 to run" in text
+    assert outcome.exit_status == 0
+    with pytest.raises(AssertionError, match="Ray was started"):
+        place.run("seed=0,1", "resources.engine=ray")
+
+
+def test_a_second_interrupt_ends_at_once() -> None:
+    told: list[str] = []
+    with Interrupts(lambda: told.append("once")) as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert (interrupts.asked, told) == (True, ["once"])
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert told == ["once"]
+
+
+def test_bad_input_has_exit_status_2(place: Place, capsys: pytest.CaptureFixture) -> None:
+    (place.out / "file").write_text("")
+    words = [*WORDS, f"tracking.output={place.out}"]
+    assert main(["sweep", "default", *words, f"checkpoint.storage_path={place.out}/file/x"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: checkpoint.storage_path:")
+    assert "Traceback" not in error
+    assert main(["sweep", "defalt", *words]) == 2
+    assert "unknown sweep 'defalt'. Did you mean 'default'" in capsys.readouterr().err
