@@ -113,3 +113,21 @@ def test_hosts_must_fit_the_cluster() -> None:
         plan({"cpu": HostGroup(count=9)}, nodes)
     with pytest.raises(ResourceError, match="GPU=0"):
         plan({"gpu": HostGroup(num_gpus=1)}, [{"CPU": 2.0}])
+
+
+def test_groups_of_hosts_with_different_specs_share_the_work(ray_runtime: None) -> None:
+    groups = {"large": HostGroup(count=1, num_cpus=0.3), "small": HostGroup(count=2, num_cpus=0.1)}
+    pool = HostPool(ResourcesConfig(hosts=groups))
+    pool.wait()
+    try:
+        assert [(host.name, host.num_cpus) for host in pool.hosts] == [
+            ("large-0", 0.3),
+            ("small-0", 0.1),
+            ("small-1", 0.1),
+        ]
+        grid = grid_of(pool, slow=(0, 1, 2, 3))
+        replies = grid.send_and_receive(messages())
+        assert [float(reply.content["arrays"]["w"].numpy()[0]) for reply in replies] == [1, 2, 3, 4]
+        assert {task.host for task in grid.drain().tasks} == {"large-0", "small-0", "small-1"}
+    finally:
+        pool.close()
