@@ -1,0 +1,44 @@
+"""The command line: exit statuses, one line of error, and a pipe whose reader leaves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_bad_input_is_one_line_on_stderr_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "dataset=mnst"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: unknown dataset 'mnst'. Did you mean 'mnist'?")
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--adress", "auto"]) == 2
+    assert "unknown option '--adress'" in capsys.readouterr().err
+
+
+def test_dry_run_lists_the_trials_and_their_count(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "default", "seed=0", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "12 trials"
+    assert len(lines) == 13
+
+
+def test_help_shows_groups_options_and_examples() -> None:
+    done = subprocess.run([sys.executable, "-m", "runner", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    for part in ("examples:", "groups and their options:", "dirichlet", "kmeans", "sweeps:"):
+        assert part in done.stdout
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m runner config | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("dataset:\n", "")
