@@ -112,7 +112,7 @@ def test_a_strategy_that_sends_only_the_round(app: ClientApp) -> None:
     arrays = read_weights(fresh())
     bare = send(app, "train", {"arrays": arrays, "config": ConfigRecord({"server-round": 1})}, context(0))
     full = ConfigRecord(
-        {"server-round": 1, "lr": 0.05, "momentum": 0.9, "batch-size": 32, "optimizer": "sgd", "steps": 0}
+        {"server-round": 1, "lr": 0.02, "momentum": 0.9, "batch-size": 10, "optimizer": "sgd", "steps": 0}
     )
     assert same(bare["arrays"], send(app, "train", {"arrays": arrays, "config": full}, context(0))["arrays"])
     assert same(bare["arrays"], send(app, "train", {"arrays": arrays}, context(0))["arrays"])

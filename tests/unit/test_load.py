@@ -48,14 +48,15 @@ def test_an_earlier_peak_does_not_count(way: str) -> None:
 def test_cpu_and_wall_time() -> None:
     with TaskMeter() as idle:
         time.sleep(0.1)
-    assert 0.1 <= idle.wall_s < 0.5
+    assert 0.1 <= idle.wall_s < 2
     assert idle.cpu_s < 0.05
     with TaskMeter() as busy:
         end = time.process_time() + 0.1
         while time.process_time() < end:
             pass
-    assert 0.099 <= busy.cpu_s < 0.2  # the meter reads its clock within the test's
-    assert busy.wall_s >= 0.1
+    # The meter reads its clocks inside the loop's, whose ticks are coarse; an upper bound holds on an idle machine only.
+    assert 0.095 <= busy.cpu_s < 0.2
+    assert busy.wall_s >= 0.095
 
 
 def test_the_sampler_thread_ends_when_the_task_raises(monkeypatch: pytest.MonkeyPatch) -> None:
