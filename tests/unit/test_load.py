@@ -54,7 +54,7 @@ def test_cpu_and_wall_time() -> None:
         end = time.process_time() + 0.1
         while time.process_time() < end:
             pass
-    # The meter reads its clocks inside the loop's, whose ticks are coarse; an upper bound holds on an idle machine only.
+    # The meter's clocks tick coarsely, and are read inside the loop's.
     assert 0.095 <= busy.cpu_s < 0.2
     assert busy.wall_s >= 0.095
 
