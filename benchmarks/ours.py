@@ -15,9 +15,9 @@ from benchmarks.apps import echo_app
 from benchmarks.contender import say, serve
 from benchmarks.work import PROCESSES, WORKS, Work, rows_of
 from runner.compose import compose
-from runner.config import HostGroup, ResourcesConfig, TrialConfig
+from runner.config import HostGroup, ResourcesConfig, ShiftConfig, TrialConfig
 from runner.data.federated import Rows
-from runner.data.shift import Shift
+from runner.data.shift import Shift, make_shift
 from runner.data.sources import ImageData
 from runner.engine.executors import Host
 from runner.engine.grid import EngineGrid, ray_grid
@@ -51,7 +51,7 @@ def images_of(folder: str) -> ImageData:
 
 
 def no_shift(clients: int) -> Shift:
-    return Shift("none", np.zeros(clients, np.int64), (), np.empty((0, 10), np.int64))
+    return make_shift(ShiftConfig(), clients, 10, seed=0)
 
 
 def split_of(rows: Sequence[np.ndarray]) -> Split:
