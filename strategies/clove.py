@@ -15,14 +15,14 @@ from flwr.serverapp.strategy import FedAvg
 from strategies.base import int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import all_models, changed, group_losses, initial_models, match_models, to_own_or_all
 from strategies.selection import ServerRule
-from strategies.servers import ClusterServers
+from strategies.servers import ClusterServers, WithServers
 
 QUERY = "query.losses"
 TIMEOUT_S = 3600.0
 STABLE_ROUNDS = 3  # rounds without a change after which the clusters are frozen
 
 
-class CLoVE(FedAvg):
+class CLoVE(WithServers, FedAvg):
     """Hard clusters from K-means on loss vectors, until nobody changes cluster for three rounds.
 
     A client without a loss vector (its query failed) keeps its cluster; one without either joins the largest. Once the
@@ -62,21 +62,6 @@ class CLoVE(FedAvg):
         self.churn = 0
         self.election = ClusterServers(server or ServerRule(), seed)
         self._grid: Grid
-
-    @property
-    def servers(self) -> dict[int, int]:
-        """Node id of each cluster's server."""
-        return self.election.servers
-
-    @property
-    def scores(self) -> dict[int, float]:
-        """Load score of each node."""
-        return self.election.scores
-
-    @property
-    def tenure(self) -> dict[int, int]:
-        """Rounds that each cluster's server has served in a row."""
-        return self.election.tenure
 
     def diagnostics(self) -> dict[str, float]:
         """Return the clusters that have members, the churn, the silhouette and whether the clusters are frozen."""

@@ -32,7 +32,7 @@ from strategies.clustering import (
 )
 from strategies.grouping import Found, HowMany, Rule
 from strategies.selection import ServerRule
-from strategies.servers import TIMEOUT_S, ClusterServers
+from strategies.servers import TIMEOUT_S, ClusterServers, WithServers
 
 PICTURED = 1_000
 """Clients up to which a clustering is drawn: the axes of the picture cost the cube of their number."""
@@ -46,7 +46,7 @@ class Plan(Enum):
     TOGETHER = "all clients train the common model, and each reply is read"
 
 
-class ClusterTraining(FedAvg):
+class ClusterTraining(WithServers, FedAvg):
     """FedAvg in clusters of clients, each with a server of its own.
 
     As it stands a method groups the clients once: ``warmup_rounds`` of FedAvg, in the last of which all clients train
@@ -194,21 +194,6 @@ class ClusterTraining(FedAvg):
         if messages and not answers:
             raise RuntimeError(f"no client answered {query}: strategy={type(self).__name__} needs clients that do")
         return dict(sorted(answers.items()))
-
-    @property
-    def servers(self) -> dict[int, int]:
-        """Node id of each cluster's server."""
-        return self.election.servers
-
-    @property
-    def scores(self) -> dict[int, float]:
-        """Load score of each node."""
-        return self.election.scores
-
-    @property
-    def tenure(self) -> dict[int, int]:
-        """Rounds that each cluster's server has served in a row."""
-        return self.election.tenure
 
     def diagnostics(self) -> dict[str, float]:
         """Return the number of clusters, the servers' numbers and, where defined, silhouette and the gate's p-value."""

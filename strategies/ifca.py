@@ -14,10 +14,10 @@ from flwr.serverapp.strategy import FedAvg
 from strategies.base import int_keys, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import all_models, changed, initial_models, to_own_or_all, with_method
 from strategies.selection import ServerRule
-from strategies.servers import ClusterServers
+from strategies.servers import ClusterServers, WithServers
 
 
-class IFCA(FedAvg):
+class IFCA(WithServers, FedAvg):
     """Hard clusters, chosen anew by each client in each round that it trains in.
 
     A cluster that nobody chose keeps its model. Newcomers, and clients that return, choose like everybody else; a
@@ -46,21 +46,6 @@ class IFCA(FedAvg):
         self.churn = 0  # clients that changed their cluster in the last round
         self.election = ClusterServers(server or ServerRule(), seed)
         self._grid: Grid
-
-    @property
-    def servers(self) -> dict[int, int]:
-        """Node id of each cluster's server."""
-        return self.election.servers
-
-    @property
-    def scores(self) -> dict[int, float]:
-        """Load score of each node."""
-        return self.election.scores
-
-    @property
-    def tenure(self) -> dict[int, int]:
-        """Rounds that each cluster's server has served in a row."""
-        return self.election.tenure
 
     def diagnostics(self) -> dict[str, float]:
         """Return the clusters that have members, how many clients changed theirs, and numbers about servers."""

@@ -219,6 +219,27 @@ class ClusterServers:
             setattr(self, name, int_keys(state[name]))
 
 
+class WithServers:
+    """What the round loop reads of a clustered strategy that owns a :class:`ClusterServers` (``base.Clustered``)."""
+
+    election: ClusterServers
+
+    @property
+    def servers(self) -> dict[int, int]:
+        """Node id of each cluster's server."""
+        return self.election.servers
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Load score of each node."""
+        return self.election.scores
+
+    @property
+    def tenure(self) -> dict[int, int]:
+        """Rounds that each cluster's server has served in a row."""
+        return self.election.tenure
+
+
 def _measured(load: ConfigRecord, count: int) -> list[Load | None]:
     """Return the loads that a reply reports of so many clients; None where it reports none."""
     if "cpu_s" not in load:

@@ -47,9 +47,9 @@ def write(path: Path, images: Sequence[Any], labels: Sequence[Any], classes: lis
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A data root that holds the data set ``tiny``: three greyscale images to train on, two to test on."""
-    write(tmp_path / "root/tiny/train.parquet", list(GREY), [0, 1, 0], ["cat", "dog"])
-    write(tmp_path / "root/tiny/test.parquet", list(GREY[:2]), [1, 1], ["cat", "dog"])
-    return tmp_path / "root"
+    write(tmp_path / "sets/tiny/train.parquet", list(GREY), [0, 1, 0], ["cat", "dog"])
+    write(tmp_path / "sets/tiny/test.parquet", list(GREY[:2]), [1, 1], ["cat", "dog"])
+    return tmp_path / "sets"
 
 
 def folders(root: Path) -> DataConfig:
@@ -113,9 +113,9 @@ def test_palettes_and_transparency_become_rgb(root: Path) -> None:
 def test_labels_without_class_names_are_numbered_in_order(
     tmp_path: Path, given: list[list[Any]], names: tuple[str, ...], train: list[int], test: list[int]
 ) -> None:
-    write(tmp_path / "root/plain/train.parquet", list(GREY), given[0])
-    write(tmp_path / "root/plain/test.parquet", list(GREY[:2]), given[1])
-    images = load_images(DatasetConfig(name="plain"), folders(tmp_path / "root"))
+    write(tmp_path / "sets/plain/train.parquet", list(GREY), given[0])
+    write(tmp_path / "sets/plain/test.parquet", list(GREY[:2]), given[1])
+    images = load_images(DatasetConfig(name="plain"), folders(tmp_path / "sets"))
     assert (images.class_names, images.train_y.tolist(), images.test_y.tolist()) == (names, train, test)
 
 
@@ -195,7 +195,7 @@ def test_statistics_by_hand() -> None:
         ({"image": "label"}, ["column 'label' holds", "not images"]),
         ({"label": "image"}, ["column 'image' holds", "not class labels"]),
         ({"path": "/nowhere"}, ["dataset.path=/nowhere is not a folder"]),
-        ({"name": "other"}, ["'other' can't be had", "/root/other (from data.root)", "dataset.path", "dataset.id"]),
+        ({"name": "other"}, ["'other' can't be had", "/sets/other (from data.root)", "dataset.path", "dataset.id"]),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(root: Path, settings: dict[str, str], named: list[str]) -> None:
@@ -238,7 +238,7 @@ def test_files_that_cant_be_read_are_refused_in_one_line(
         path.write_bytes(b"PAR1 and then nothing")
     else:
         pq.write_table(pq.read_table(path)[:0], path)
-    with pytest.raises(DataError, match=r"root/tiny can't be opened by datasets\.load_dataset: Arrow"):
+    with pytest.raises(DataError, match=r"sets/tiny can't be opened by datasets\.load_dataset: Arrow"):
         load_images(TINY, folders(root))
     assert capfd.readouterr() == ("", "")
 
