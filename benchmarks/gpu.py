@@ -18,6 +18,7 @@ import torch
 
 from models import build_model
 from runner.client.batched import Program
+from runner.client.pool import Examples
 from runner.client.training import LocalTraining, train
 from runner.client.vectorized import train_many
 
@@ -64,7 +65,7 @@ def row(name: str, shape: tuple[int, int, int], cohort: int, device: torch.devic
     result: dict[str, Any] = {"model": name, "shape": shape, "cohort": cohort}
     try:
         one = timed(loop, device) / alone
-        many = timed(lambda: train_many(program, start, x, y, places, hp, range(cohort)), device) / cohort
+        many = timed(lambda: train_many(program, start, Examples(x, y), places, hp, range(cohort)), device) / cohort
     except torch.OutOfMemoryError as error:
         return result | {"not_measured": str(error).splitlines()[0]}
     result |= {
