@@ -95,7 +95,7 @@ class Verdict:
     low: float
     high: float
     seeds: int
-    trials: int  # that the row is about, those of other seeds included
+    trials: int  # that the row is about, seeds that it leaves out included
     censored: int  # seeds whose number is only a lower bound
     holds: bool | None  # None: no seed tells
 
@@ -145,7 +145,7 @@ def judge(row: Row, trials: Sequence[Measured]) -> Verdict:
     The interval of a mean is Student's t over the seeds, that of a share of seeds Wilson's.
     """
     factor = 1.0 if row.rounds_to is not None or row.over is not None else _FACTOR[row.unit]
-    about = len(_matching(row.at, trials))
+    about = min(len(_matching(at, trials)) for at in (row.at, row.minus, row.over) if at is not None)
     values = _paired(row, trials)
     numbers = np.array([value.number for value in values]) * factor
     censored = sum(value.censored for value in values)

@@ -81,6 +81,7 @@ def test_a_target_that_was_not_reached_is_a_lower_bound() -> None:
 def test_what_was_not_run_is_said() -> None:
     got = verdict(at={"strategy": "clove"}, at_least=1)
     assert (got.word, got.ours, got.holds) == ("not run", "-", None)
+    assert verdict(minus={"strategy": "oracle"}, at_least=1).word == "not run"
     assert verdict(at={"strategy": "fedavg"}, seeds="missed", at_least=1).word == "no such seed"
 
 
