@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +28,10 @@ HOST_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a host without a GPU share sees no GPU
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS asks for to be deterministic
 }
+
+CODE = ("runner", "strategies", "models")
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
 
 
 def _get(refs: list[Any]) -> list[Any]:
@@ -58,6 +63,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     if address and address != "auto":
         _reach(address)
     local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    code = _code() if address and JOB not in os.environ else {}
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
         ray.init(
@@ -66,7 +72,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
             logging_level=logging.ERROR,
             configure_logging=True,
             namespace="fedsweep",
-            runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV},
+            runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV, **code},
             **local,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -76,6 +82,12 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def _code() -> dict[str, Any]:
+    """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
+    root = Path(__file__).resolve().parents[2]
+    return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
 
 
 def _reach(address: str) -> None:
