@@ -6,7 +6,12 @@ import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+<<<<<<< HEAD
 from contextlib import contextmanager, nullcontext
+=======
+from contextlib import contextmanager
+from pathlib import Path
+>>>>>>> sweeps
 from typing import Any
 
 import ray
@@ -27,6 +32,10 @@ HOST_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a host without a GPU share sees no GPU
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS asks for to be deterministic
 }
+
+CODE = ("runner", "strategies", "models")
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
 
 
 def _get(refs: list[Any]) -> list[Any]:
@@ -57,6 +66,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         return
     if address and address != "auto":
         _reach(address)
+<<<<<<< HEAD
     env = TELEMETRY_OFF | HOST_ENV
     local = {"include_dashboard": False, "num_cpus": num_cpus}
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
@@ -71,6 +81,21 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
                 namespace="fedsweep",
                 **({"runtime_env": {"env_vars": env}} if address else local),
             )
+=======
+    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    code = _code() if address and JOB not in os.environ else {}
+    warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            namespace="fedsweep",
+            runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV, **code},
+            **local,
+        )
+>>>>>>> sweeps
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or "this machine"
         raise ResourceError(f"no Ray cluster can be had at '{where}': {str(error).splitlines()[0]}") from error
@@ -80,6 +105,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         ray.shutdown()
 
 
+<<<<<<< HEAD
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     """Set environment variables for as long as the context lasts."""
@@ -90,6 +116,12 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+=======
+def _code() -> dict[str, Any]:
+    """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
+    root = Path(__file__).resolve().parents[2]
+    return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
+>>>>>>> sweeps
 
 
 def _reach(address: str) -> None:
