@@ -6,12 +6,8 @@ import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-<<<<<<< HEAD
 from contextlib import contextmanager, nullcontext
-=======
-from contextlib import contextmanager
 from pathlib import Path
->>>>>>> sweeps
 from typing import Any
 
 import ray
@@ -66,9 +62,12 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         return
     if address and address != "auto":
         _reach(address)
-<<<<<<< HEAD
     env = TELEMETRY_OFF | HOST_ENV
-    local = {"include_dashboard": False, "num_cpus": num_cpus}
+    if address:
+        code = {} if JOB in os.environ else _code()
+        options: dict[str, Any] = {"runtime_env": {"env_vars": env, **code}}
+    else:
+        options = {"include_dashboard": False, "num_cpus": num_cpus}
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
         # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
@@ -79,23 +78,8 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
                 logging_level=logging.ERROR,
                 configure_logging=True,
                 namespace="fedsweep",
-                **({"runtime_env": {"env_vars": env}} if address else local),
+                **options,
             )
-=======
-    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
-    code = _code() if address and JOB not in os.environ else {}
-    warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            namespace="fedsweep",
-            runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV, **code},
-            **local,
-        )
->>>>>>> sweeps
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or "this machine"
         raise ResourceError(f"no Ray cluster can be had at '{where}': {str(error).splitlines()[0]}") from error
@@ -105,7 +89,6 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         ray.shutdown()
 
 
-<<<<<<< HEAD
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     """Set environment variables for as long as the context lasts."""
@@ -116,12 +99,12 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-=======
+
+
 def _code() -> dict[str, Any]:
     """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
     root = Path(__file__).resolve().parents[2]
     return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
->>>>>>> sweeps
 
 
 def _reach(address: str) -> None:
