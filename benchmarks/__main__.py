@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -178,6 +180,32 @@ def pfl_cifar10(folder: str) -> list[Row]:
     return [ratio("pfl_cifar10_vs_pfl", seconds(theirs), seconds(mine), ">= 1.3", names)]
 
 
+def tracking(folder: str) -> list[Row]:
+    got = measured("benchmarks.tracking_overhead")
+    what = f"share of a trial's time; 1,000 clients x 10 metrics, {got['rounds']:.0f} rounds of {got['round_s']:.1f} s"
+    return [Row("tracking_overhead", *[got["tracking_overhead"]] * 3, "<= 0.02", what)]
+
+
+def sweep_efficiency(folder: str) -> list[Row]:
+    got = measured("benchmarks.sweeps", "efficiency")
+    trials = f"{got['trials']} trials of {got['shortest_s']:.1f} to {got['longest_s']:.1f} s"
+    what = f"client compute / cores / wall: {trials} in {got['wall_s']:.0f} s"
+    return [Row("sweep_efficiency", *[got["efficiency"]] * 3, ">= 0.85", what)]
+
+
+def warm_start(folder: str) -> list[Row]:
+    waits = measured("benchmarks.sweeps", "warm_start")["seconds"]
+    return [spread("warm_trial_start_s", waits, "<= 1", f"last round to the next trial's round 1; {len(waits)} times")]
+
+
+def measured(*words: str) -> dict[str, Any]:
+    """Return what a benchmark of its own process prints, as JSON on its last line."""
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ContenderError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
 GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     noop: ("noop_vs_flower", "noop_ms_per_task"),
     lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
@@ -189,6 +217,9 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     training: ("train_logreg_vs_bare", "train_mlp_vs_bare", "train_lenet10_vs_bare", "train_lenet32_vs_bare"),
     flute_alone: ("flute_lr_mnist_s",),
     pfl_cifar10: ("pfl_cifar10_vs_pfl",),
+    tracking: ("tracking_overhead",),
+    sweep_efficiency: ("sweep_efficiency",),
+    warm_start: ("warm_trial_start_s",),
 }
 
 

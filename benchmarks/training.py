@@ -117,6 +117,7 @@ def flute_trials() -> Iterator[Callable[[], float]]:
     with ray_session(None, 2):
         pool = HostPool(config.resources)
         pool.warm()
+        pool.wait()
 
         def trial() -> float:
             started = time.perf_counter()
