@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runner.client.training import distort
+
 MAX_BYTES = 256 * 2**20
 """Size at which a pool is emptied; sets that are asked for together may exceed it."""
 
@@ -28,9 +30,11 @@ class Examples:
     mean: Tensor | None = None  # (C, 1, 1), of images in [0, 1]
     std: Tensor | None = None
 
-    def images(self, rows: Tensor | slice) -> Tensor:
-        """Return float images (n, C, H, W)."""
+    def images(self, rows: Tensor | slice, how: Tensor | None = None) -> Tensor:
+        """Return float images (n, C, H, W), distorted as ``how`` (n, 3) says."""
         x = self.x[rows] if isinstance(rows, slice) else self.x.index_select(0, rows)
+        if how is not None:
+            x = distort(x, how)
         if self.mean is None or x.is_floating_point():
             return x
         return x.float().div_(255).sub_(self.mean).div_(self.std)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from runner.client.training import LocalTraining, passes
+from runner.client.training import LocalTraining, distortions, passes
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,19 @@ class Task:
     count: int
     batch: int
     orders: list[np.ndarray]  # pass after pass, row numbers among its own
+    distortions: list[np.ndarray]  # pass after pass, (count, 3); none without augmentation
 
     @classmethod
-    def of(cls, place: tuple[int, int], hp: LocalTraining, seed: int) -> "Task":
-        """Return the task of a client whose examples lie there."""
+    def of(cls, place: tuple[int, int], hp: LocalTraining, seed: int, side: int) -> "Task":
+        """Return the task of a client whose examples, images of so many columns, lie there."""
         first, count = place
         orders = [order.numpy() for order in passes(count, hp, seed)]
         batch = min(hp.batch_size or count, count)
         if batch == count:  # a full batch has no order
             orders = [np.arange(count)] * len(orders)
-        return cls(first, count, batch, orders)
+        drawn = 0 if hp.augment == "none" else len(orders)
+        draws = [how.numpy() for how in islice(distortions(count, hp, seed, side), drawn)]
+        return cls(first, count, batch, orders, draws)
 
     @property
     def steps(self) -> int:
@@ -46,6 +50,7 @@ class Schedule:
 
     rows: Tensor  # (steps, C, batch)
     weights: Tensor  # 1 / (examples in the batch)
+    how: Tensor | None  # (steps, C, batch, 3): what becomes of each image
     longest: list[int]  # examples in the longest batch of each step
     active: list[int]  # clients that still train in each step: always the first ones
 
@@ -54,10 +59,12 @@ class Schedule:
         """Return the schedule of clients of which the first takes the most steps."""
         rows = np.zeros((tasks[0].steps, len(tasks), max(task.batch for task in tasks)), np.int64)
         sizes = np.zeros(rows.shape[:2], np.int64)
+        how = np.zeros((*rows.shape, 3), np.int64) if tasks[0].distortions else None
         for c, task in enumerate(tasks):
             rows[:, c] = task.first
             step = 0
-            for order in task.orders:
+            for number, order in enumerate(task.orders):
+                begin = step
                 full, rest = divmod(len(order), task.batch)
                 rows[step : step + full, c, : task.batch] = order[: len(order) - rest].reshape(full, -1) + task.first
                 sizes[step : step + full, c] = task.batch
@@ -66,11 +73,14 @@ class Schedule:
                     rows[step, c, :rest] = order[full * task.batch :] + task.first
                     sizes[step, c] = rest
                     step += 1
+                if how is not None:
+                    how[begin:step, c] = task.distortions[number][rows[begin:step, c] - task.first]
         filled = np.arange(rows.shape[2]) < sizes[:, :, None]
         weights = filled / np.maximum(sizes, 1)[:, :, None]
         return cls(
             torch.from_numpy(rows).to(like.device),
             torch.from_numpy(weights).to(like),
+            None if how is None else torch.from_numpy(how).to(like.device),
             sizes.max(1).tolist(),
             (sizes > 0).sum(1).tolist(),
         )

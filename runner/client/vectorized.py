@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runner.client import dual
-from runner.client.batched import MAX_BLOCK, Program, Weights
+from runner.client.batched import MAX_BLOCK, Program, UnsupportedError, Weights
 from runner.client.pool import Examples
 from runner.client.schedule import Schedule, Task
-from runner.client.training import LocalTraining
+from runner.client.training import LocalTraining, precision_of
 
 DUAL_FLOATS = 2**22
 """Floats of the examples of a block in dual form, and of what is computed of them."""
@@ -68,7 +68,9 @@ def train_many(
     list of dict
         What ``train`` returns, per client.
     """
-    tasks = [Task.of(place, hp, seed) for place, seed in zip(places, seeds, strict=True)]
+    if hp.precision == "bf16":
+        raise UnsupportedError("training.precision=bf16 has no batched form")
+    tasks = [Task.of(place, hp, seed, examples.x.shape[-1]) for place, seed in zip(places, seeds, strict=True)]
     order = sorted(range(len(tasks)), key=lambda c: (-tasks[c].steps, -tasks[c].count, c))
     out = program.buffer("values", (len(tasks), program.num_params), start)
     out.copy_(start if start.ndim == 1 else start[order])
@@ -81,9 +83,9 @@ def train_many(
         penalties = _penalties(start, own, hp, correction, anchor, mu)
         shared = start if start.ndim == 1 else None
         block = _DualBlock if in_dual else _Block
-        loss_sum, correct = block(
-            program, out[done : done + clients], shared, examples, left[:clients], hp, penalties
-        ).train()
+        values = out[done : done + clients]
+        with precision_of(hp, start.device):
+            loss_sum, correct = block(program, values, shared, examples, left[:clients], hp, penalties).train()
         for c, task, loss, hits in zip(own, left, loss_sum, correct, strict=False):
             results[c] = {"loss": loss / task.seen, "accuracy": hits / task.seen, "steps": task.steps}
         done += clients
@@ -96,7 +98,7 @@ def _block(
 ) -> tuple[int, bool]:
     """Return how many of the tasks go together, and whether their first layer trains in its dual form."""
     clients, columns = program.block(tasks[0].batch, device)
-    if program.first_linear and hp.optimizer == "sgd" and tasks[0].batch <= columns:
+    if program.first_linear and hp.optimizer == "sgd" and hp.augment == "none" and tasks[0].batch <= columns:
         outputs, inputs = program.first_linear
         n = max(task.count for task in tasks)
         together = _even(len(tasks), max(1, min(MAX_BLOCK, DUAL_FLOATS // (n * (inputs + 4 * outputs + n)))))
@@ -212,7 +214,10 @@ class _Block:
     def _forward(self, weights: list[Weights], step: int, part: slice) -> tuple[Tensor, Any]:
         """Return logits (active, b, classes), and what ``_backward`` needs, of a part of a step's batches."""
         rows = self._schedule.rows[step, : self._schedule.active[step], part]
-        x = self._examples.images(rows.flatten()).view(*rows.shape, -1)
+        how = self._schedule.how
+        if how is not None:
+            how = how[step, : len(rows), part].flatten(0, 1)
+        x = self._examples.images(rows.flatten(), how).view(*rows.shape, -1)
         return self._program.forward(weights, x)
 
     def _backward(self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float) -> None:

@@ -193,5 +193,11 @@ def test_chunks_that_run_together(clients: int, sizes: list[int]) -> None:
     assert [len(chunk) for chunk in make_chunks(["train"] * clients, [1.0] * clients, together=4)] == sizes
 
 
+def test_options_that_are_off_leave_the_key_alone() -> None:
+    keys = [small(*words).key for words in ([], ["training.augment=none"], ["training.augment=flip"])]
+    assert keys[0] == keys[1] != keys[2]
+    assert small("training.precision=bf16").key not in keys
+
+
 def test_the_engine_is_part_of_the_key() -> None:
     assert len({small(f"training.engine={engine}").key for engine in ("sequential", "vectorized", "auto")}) == 3

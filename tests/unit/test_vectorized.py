@@ -74,11 +74,12 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.01},
         {"steps": 3, "batch_size": 0},
         {"steps": 2, "momentum": 0.0, "weight_decay": 0.1},
+        {"epochs": 2, "augment": "crop_flip"},
     ],
-    ids=["sgd", "momentum", "penalties", "adam", "full-batch", "cut-short"],
+    ids=["sgd", "momentum", "penalties", "adam", "full-batch", "cut-short", "augmented"],
 )
 def test_every_client_gets_what_the_reference_gives_it(name: str, hp: dict, form: str) -> None:
-    if form == "dual" and (name not in ("logreg", "mlp") or "optimizer" in hp):
+    if form == "dual" and (name not in ("logreg", "mlp") or {"optimizer", "augment"} & hp.keys()):
         pytest.skip("has no dual form")
     model, seeds = make(name), [5, 6, 7, 8]
     training = LocalTraining(**{"lr": 0.05, "batch_size": 8, **hp})
@@ -228,6 +229,16 @@ def tied() -> nn.Module:
 def test_what_has_no_batched_program_says_why(model: nn.Module, why: str) -> None:
     with pytest.raises(UnsupportedError, match=why):
         Program(model, SHAPE)
+
+
+def test_wide_convolutions_are_left_to_the_library() -> None:
+    assert [Program(make(name), SHAPE).wide_convolution for name in ("mlp", "lenet", "cnn")] == [None, None, (32, 64)]
+
+
+def test_bf16_has_no_batched_form() -> None:
+    hp = LocalTraining(precision="bf16")
+    with pytest.raises(UnsupportedError, match="bf16"):
+        train_many(Program(make("mlp"), SHAPE), flat(make("mlp")), *examples(), hp, [1, 2, 3, 4])
 
 
 def test_a_client_without_examples_is_an_error() -> None:
