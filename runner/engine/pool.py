@@ -6,7 +6,8 @@ import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +28,10 @@ HOST_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a host without a GPU share sees no GPU
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS asks for to be deterministic
 }
+
+CODE = ("runner", "strategies", "models")
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
 
 
 def _get(refs: list[Any]) -> list[Any]:
@@ -57,18 +62,24 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         return
     if address and address != "auto":
         _reach(address)
-    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    env = TELEMETRY_OFF | HOST_ENV
+    if address:
+        code = {} if JOB in os.environ else _code()
+        options: dict[str, Any] = {"runtime_env": {"env_vars": env, **code}}
+    else:
+        options = {"include_dashboard": False, "num_cpus": num_cpus}
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            namespace="fedsweep",
-            runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV},
-            **local,
-        )
+        # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
+        with nullcontext() if address else _environment(env):
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                namespace="fedsweep",
+                **options,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or "this machine"
         raise ResourceError(f"no Ray cluster can be had at '{where}': {str(error).splitlines()[0]}") from error
@@ -76,6 +87,24 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for as long as the context lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _code() -> dict[str, Any]:
+    """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
+    root = Path(__file__).resolve().parents[2]
+    return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
 
 
 def _reach(address: str) -> None:
@@ -111,13 +140,14 @@ class HostPool:
         cluster = f"{nodes} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, Ray {ray.__version__}"
         return f"{cluster}; hosts: {', '.join(f'{count} {name}' for name, count in groups.items())}"
 
-    def wait(self) -> None:
-        """Return when every host is up."""
-        ray.get([host.actor.ping.remote() for host in self.hosts])
-
     def warm(self) -> None:
-        """Return when every host is ready for the built-in ClientApp."""
-        ray.get([host.actor.warm.remote() for host in self.hosts])
+        """Have every host make ready for the built-in ClientApp, and do not wait for it."""
+        for host in self.hosts:
+            host.actor.warm.remote()
+
+    def wait(self) -> None:
+        """Return when every host is up, and warm where that was asked for."""
+        ray.get([host.actor.ping.remote() for host in self.hosts])
 
     def close(self) -> None:
         """End every host, wherever it is."""
