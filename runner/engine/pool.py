@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +28,10 @@ HOST_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a host without a GPU share sees no GPU
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS asks for to be deterministic
 }
+
+CODE = ("runner", "strategies", "models")
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
 
 
 def _get(refs: list[Any]) -> list[Any]:
@@ -58,7 +63,11 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     if address and address != "auto":
         _reach(address)
     env = TELEMETRY_OFF | HOST_ENV
-    local = {"include_dashboard": False, "num_cpus": num_cpus}
+    if address:
+        code = {} if JOB in os.environ else _code()
+        options: dict[str, Any] = {"runtime_env": {"env_vars": env, **code}}
+    else:
+        options = {"include_dashboard": False, "num_cpus": num_cpus}
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
         # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
@@ -69,7 +78,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
                 logging_level=logging.ERROR,
                 configure_logging=True,
                 namespace="fedsweep",
-                **({"runtime_env": {"env_vars": env}} if address else local),
+                **options,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or "this machine"
@@ -90,6 +99,12 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _code() -> dict[str, Any]:
+    """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
+    root = Path(__file__).resolve().parents[2]
+    return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
 
 
 def _reach(address: str) -> None:
