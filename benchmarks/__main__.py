@@ -147,6 +147,18 @@ def skewed(folder: str) -> list[Row]:
     return [spread("skewed_makespan", [answer["ratio"] for answer in answers], "<= 1.1", what)]
 
 
+def cluster_10k(folder: str) -> list[Row]:
+    with Contender(["-m", "benchmarks.clustering", "10000", folder]) as contender:
+        got = contender.turn()
+    at_once = f"K-means on 10,000 clients' sketches, made by the hosts; ARI {got['ari']:.2f}"
+    return [
+        spread(
+            "cluster_10k_s", [got["seconds"]], "<= 120", f"s, {got['server_s']:.1f} of them the server's; {at_once}"
+        ),
+        spread("cluster_10k_mb", [got["mb"]], "<= 500", f"driver's rise; the models are {got['models_mb']:.0f} MB"),
+    ]
+
+
 GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     noop: ("noop_vs_flower", "noop_ms_per_task"),
     lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
@@ -155,6 +167,7 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     population: ("population_1m_vs_1k", "population_rss_mb"),
     cohort_memory: ("cohort_memory_mb",),
     skewed: ("skewed_makespan",),
+    cluster_10k: ("cluster_10k_s", "cluster_10k_mb"),
 }
 
 

@@ -5,6 +5,7 @@ Loss Vector Embeddings" (arXiv:2506.22427). Deviations: docs/strategies/clove.md
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class CLoVE(WithServers, FedAvg):
         self.silhouette = float("nan")
         self.stable = 0  # rounds in a row without a change
         self.churn = 0
+        self.clustering_s = 0.0  # of the last round, without the clients' answers
         self.election = ClusterServers(server or ServerRule(), seed)
         self._grid: Grid
 
@@ -140,6 +142,7 @@ class CLoVE(WithServers, FedAvg):
             losses = np.array(reply.content["metrics"]["losses"]) if reply.has_content() else np.array([np.nan])
             if np.isfinite(losses).all():
                 vectors[reply.metadata.src_node_id] = losses
+        began = perf_counter()
         before = dict(self.assignment)
         known = sorted(vectors)
         if known:
@@ -156,3 +159,4 @@ class CLoVE(WithServers, FedAvg):
         self.churn = changed(before, self.assignment)
         if not self._frozen and known:
             self.stable = self.stable + 1 if before and not self.churn else 0
+        self.clustering_s = perf_counter() - began
