@@ -29,6 +29,7 @@ try:
         far = HostGroup(count=1, num_cpus=0.5, resources={"other": 1})
         pool = HostPool(ResourcesConfig(hosts={"here": HostGroup(count=1, num_cpus=0.5), "there": far}))
         pool.warm()
+        pool.wait()
         assert outcome(events_of(config, pool.hosts)) == expected, "two nodes differ from one process"
         events = []
         for event in run_trial(config, digits(), make_split(digits(), config), pool.hosts):
