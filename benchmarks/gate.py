@@ -42,7 +42,7 @@ def outcome(words: Sequence[str], shift: str, seeds: Sequence[int], images: Imag
     """Run a method on a shift, once per seed."""
     split = recovered = 0
     for seed in seeds:
-        config = compose(["experiment=gate", *words, f"shift={shift}", f"seed={seed}"])
+        config = compose(["experiment=gate", "rounds=1", *words, f"shift={shift}", f"seed={seed}"])
         *_, last = (e for e in run_trial(config, images, make_split(images, config)) if isinstance(e, RoundRecord))
         clusters = len(set(last.assignments["cluster"]))
         split += clusters > 1

@@ -31,7 +31,8 @@ class CFL(ClusterTraining):
         Split when ||weighted mean update|| < eps1 and max ||update|| > eps2.
     relative : bool
         Give both norms in units of the longest mean update that the cluster's line has seen (the paper's rule of
-        thumb: eps1 a tenth of it, eps2 between eps1 and ten times that); else they are absolute, as in the reference.
+        thumb: eps1 a tenth of it, eps2 between eps1 and ten times that; ours, with the gate: .9 and .7); else they are
+        absolute, as in the reference.
     min_size : int
         Split only clusters with more members.
     **common
