@@ -13,13 +13,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import TIMEOUT_S, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import all_models, changed, group_losses, initial_models, match_models, to_own_or_all
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
 QUERY = "query.losses"
-TIMEOUT_S = 3600.0
 STABLE_ROUNDS = 3  # rounds without a change after which the clusters are frozen
 
 

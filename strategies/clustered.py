@@ -21,7 +21,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, sampl
 from flwr.supercore import log
 from numpy.typing import NDArray
 
-from strategies.base import arrays_of, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import arrays_of, ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import changed
 from strategies.clustering import (
     Distance,
@@ -35,7 +35,7 @@ from strategies.clustering import (
 )
 from strategies.grouping import Found, HowMany, Rule
 from strategies.selection import ServerRule
-from strategies.servers import TIMEOUT_S, ClusterServers, WithServers
+from strategies.servers import ClusterServers, WithServers
 
 PICTURED = 1_000
 """Clients up to which a clustering is drawn: the axes of the picture cost the cube of their number."""
@@ -193,27 +193,11 @@ class ClusterTraining(WithServers, FedAvg):
         self.election.forget()
 
     def ask(self, query: str, contents: Mapping[int, RecordDict], needed: bool = True) -> dict[int, RecordDict]:
-        """Send each node a query; return the answers by node, in order of ids. Errors are logged and left out.
-
-        Raises
-        ------
-        RuntimeError
-            If answers are ``needed`` and none came.
-        """
-        messages = [Message(content, node, query) for node, content in sorted(contents.items())]
-        answers = {}
+        """Send each node a query and return the answers, as :func:`~strategies.base.ask` does."""
         began = perf_counter()
-        for reply in self._grid.send_and_receive(messages, timeout=TIMEOUT_S) if messages else ():
-            if reply.has_error():
-                log(
-                    WARNING, "client %d gave no answer to %s: %s", reply.metadata.src_node_id, query, reply.error.reason
-                )
-            else:
-                answers[reply.metadata.src_node_id] = reply.content
+        answers = ask(self._grid, query, contents, needed_by=type(self).__name__ if needed else "")
         self._asked_s += perf_counter() - began
-        if needed and messages and not answers:
-            raise RuntimeError(f"no client answered {query}: strategy={type(self).__name__} needs clients that do")
-        return dict(sorted(answers.items()))
+        return answers
 
     def diagnostics(self) -> dict[str, float]:
         """Return the clusters, the churn, the servers' numbers and, where defined, silhouette and gate's p-value."""
