@@ -217,7 +217,8 @@ def make_grid(
     examples = data.num_examples()
 
     def cost(node_id: int, message_type: str) -> float:
-        return 1.0 if message_type.startswith("query") else 1.0 + float(examples[node_id - 1])
+        trains = not message_type.startswith("query") or message_type == "query.sketch"
+        return 1.0 + float(examples[node_id - 1]) if trains else 1.0
 
     size = config.resources.chunk_size
     chunk_size = size if isinstance(size, int) else None
