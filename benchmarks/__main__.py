@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -147,6 +149,44 @@ def skewed(folder: str) -> list[Row]:
     return [spread("skewed_makespan", [answer["ratio"] for answer in answers], "<= 1.1", what)]
 
 
+def tracking(folder: str) -> list[Row]:
+    got = measured("benchmarks.tracking_overhead")
+    what = f"share of a trial's time; 1,000 clients x 10 metrics, {got['rounds']:.0f} rounds of {got['round_s']:.1f} s"
+    return [Row("tracking_overhead", *[got["tracking_overhead"]] * 3, "<= 0.02", what)]
+
+
+def sweep_efficiency(folder: str) -> list[Row]:
+    got = measured("benchmarks.sweeps", "efficiency")
+    trials = f"{got['trials']} trials of {got['shortest_s']:.1f} to {got['longest_s']:.1f} s"
+    what = f"client compute / cores / wall: {trials} in {got['wall_s']:.0f} s"
+    return [Row("sweep_efficiency", *[got["efficiency"]] * 3, ">= 0.85", what)]
+
+
+def warm_start(folder: str) -> list[Row]:
+    waits = measured("benchmarks.sweeps", "warm_start")["seconds"]
+    return [spread("warm_trial_start_s", waits, "<= 1", f"last round to the next trial's round 1; {len(waits)} times")]
+
+
+def measured(*words: str) -> dict[str, Any]:
+    """Return what a benchmark of its own process prints, as JSON on its last line."""
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ContenderError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def cluster_10k(folder: str) -> list[Row]:
+    with Contender(["-m", "benchmarks.clustering", "10000", folder]) as contender:
+        got = contender.turn()
+    at_once = f"K-means on 10,000 clients' sketches, made by the hosts; ARI {got['ari']:.2f}"
+    return [
+        spread(
+            "cluster_10k_s", [got["seconds"]], "<= 120", f"s, {got['server_s']:.1f} of them the server's; {at_once}"
+        ),
+        spread("cluster_10k_mb", [got["mb"]], "<= 500", f"driver's rise; the models are {got['models_mb']:.0f} MB"),
+    ]
+
+
 GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     noop: ("noop_vs_flower", "noop_ms_per_task"),
     lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
@@ -155,6 +195,10 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     population: ("population_1m_vs_1k", "population_rss_mb"),
     cohort_memory: ("cohort_memory_mb",),
     skewed: ("skewed_makespan",),
+    tracking: ("tracking_overhead",),
+    sweep_efficiency: ("sweep_efficiency",),
+    warm_start: ("warm_trial_start_s",),
+    cluster_10k: ("cluster_10k_s", "cluster_10k_mb"),
 }
 
 

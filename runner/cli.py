@@ -5,11 +5,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from runner.compose import Trial, compose, expand, groups, options, to_yaml
 from runner.errors import RunnerError
+
+if TYPE_CHECKING:
+    from runner.sweep import SweepPlan
+    from runner.views import Mode
 
 EXAMPLES = """\
 examples:
@@ -60,20 +65,26 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run one trial")
     sweep = command("sweep", _sweep, "run a grid of trials")
     sweep.add_argument("name", help=f"a file of configs/sweep: {', '.join(options('sweep'))}")
-    sweep.add_argument("--dry-run", action="store_true", help="list the trials and their count, run nothing")
-    sweep.add_argument("--retry-failed", action="store_true", help="let failed trials go on from their last checkpoint")
-    for sub in (run, sweep):
+    reproduce = command("reproduce", _reproduce, "run an experiment and hold it against the paper's numbers")
+    reproduce.add_argument("name", nargs="?", default="", help="a file of configs/experiment that says what to expect")
+    reproduce.add_argument("--full", action="store_true", help="the paper's protocol, not the tier for two CPU cores")
+    for sub in (sweep, reproduce):
+        sub.add_argument("--dry-run", action="store_true", help="list the trials and their count, run nothing")
+        sub.add_argument("--retry-failed", action="store_true", help="let failed trials go on from their checkpoint")
+    for sub in (run, sweep, reproduce):
+        _add_modes(sub, "only failures and interruptions, on stderr", "events and results as JSON, an object a line")
         sub.add_argument("--fresh", action="store_true", help="start over: what was run before counts no longer")
         sub.add_argument("--take-over", action="store_true", help="go on with what a driver of another machine left")
     config = command("config", _config, "print the resolved configuration of a trial")
-    for sub in (run, sweep):
+    for sub in (run, sweep, reproduce):
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
-    for sub in (run, sweep, config):
+    for sub in (run, sweep, config, reproduce):
         sub.add_argument("words", nargs="*", metavar="GROUP=OPTION|key=value", help="settings; a=1,2 makes an axis")
     report = command("report", _report, "tables and plots of a sweep, with intervals and tests over the seeds")
     report.add_argument("sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run")
     report.add_argument("--target", help="0.9, or METRIC=VALUE: adds rounds and megabytes until it was reached")
     report.add_argument("--test", choices=("t", "wilcoxon"), default="t", help="paired test that marks the best row")
+    _add_modes(report, "write the files, print nothing", "the table and the files' names as JSON")
     report.add_argument("--out", type=Path, help="folder to write to; default: reports/ under tracking.output")
     compare = command("compare", _compare, "trials side by side: where they differ, and how they ended")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run id, the start of one, or a run's name")
@@ -92,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_modes(parser: argparse.ArgumentParser, quiet: str, machine: str) -> None:
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--quiet", dest="mode", action="store_const", const="quiet", default="auto", help=quiet)
+    modes.add_argument("--json", dest="mode", action="store_const", const="json", help=machine)
+
+
 def _groups_help() -> str:
     lines = [f"  {group:<11} {', '.join(options(group))}" for group in groups() if options(group)]
     return "groups and their options:\n" + "\n".join(lines) + f"\nsweeps: {', '.join(options('sweep'))}"
@@ -108,42 +125,86 @@ def _run(args: argparse.Namespace, words: list[str]) -> int:
     words = _with_address(words, args.address)
     config = compose(words)
     trial = Trial(config, {}, tuple(words))
-    return _execute(SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)))
+    return _execute(SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)), args.mode)
 
 
 def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     words = _with_address(words, args.address)
     file, trials = expand(args.name, words)
     if args.dry_run:
-        for trial in trials:
-            print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
-        print(f"{len(trials)} trials")
-        return 0
+        return _list(trials)
     from runner.resume import Restart
     from runner.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     command = " ".join(["python -m runner sweep", args.name, *words])
-    return _execute(SweepPlan(args.name, file.description, command, trials, restart))
+    return _execute(SweepPlan(args.name, file.description, command, trials, restart), args.mode)
 
 
-def _execute(plan: object) -> int:
+def _list(trials: Sequence[Trial]) -> int:
+    for trial in trials:
+        print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
+    print(f"{len(trials)} trials")
+    return 0
+
+
+def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.reproduce import load_experiment
+
+    words = _with_address(words, args.address)
+    experiment = load_experiment(args.name, args.full)
+    trials = experiment.trials(words)
+    if args.dry_run:
+        return _list(trials)
+    from runner.report import rich_lines
+    from runner.reproduce import conclude
+    from runner.resume import Restart
+    from runner.sweep import SweepPlan
+    from runner.views import view_of
+
+    command = " ".join(["python -m runner reproduce", args.name, *(["--full"] if args.full else []), *words])
+    restart = Restart(args.fresh, args.retry_failed, args.take_over)
+    status = _execute(SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode)
+    if status == 130:
+        return status
+    outcome = conclude(experiment, trials)
+    if args.mode == "json":
+        headings, *rows = outcome.lines
+        event = {"event": "reproduction", "rows": [dict(zip(headings, row, strict=True)) for row in rows]}
+        view_of("json", Console()).show(event | {"notes": outcome.notes}, "")
+    if args.mode != "auto":
+        return status
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(rich_lines(outcome.lines, outcome.summary))
+    for note in outcome.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    return status
+
+
+def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     from runner.report import results_table, rich_table
-    from runner.sweep import SweepPlan, run_sweep
+    from runner.sweep import run_sweep
+    from runner.views import view_of
 
-    assert isinstance(plan, SweepPlan)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    outcome, tracker = run_sweep(plan, console)
+    console = Console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
+    view = view_of(mode, console)
+    outcome, tracker = run_sweep(plan, view)
+    waits = f"{tracker.spilled} events wait on disk: the store does not answer; send them with: python -m runner flush"
+    if mode == "json":
+        result = {
+            "event": "result", "exit_status": outcome.exit_status, "interrupted": outcome.interrupted,
+            "trials": outcome.rows, "failures": [{"trial": t, "reason": r} for t, r in outcome.failures],
+            "store": tracker.uri, "waiting_on_disk": tracker.spilled,
+        }  # fmt: skip
+        view.show(result, "")
+        return outcome.exit_status
     if any("wall_s" in row for row in outcome.rows):
         console.print(rich_table(results_table(outcome.rows), "results: mean ± deviation over seeds"))
     for label, reason in outcome.failures:
         print(f"FAILED {label}: {reason}", file=sys.stderr)
     console.print(f"stored in {tracker.uri}", highlight=False, soft_wrap=True)
     if tracker.spilled:
-        console.print(
-            f"{tracker.spilled} events wait on disk: the store does not answer; send them with: python -m runner flush",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        print(waits, file=sys.stderr)
     if tracker.uri.startswith("sqlite:"):
         console.print("see it with: make ui   (python -m runner ui)", highlight=False)
     return outcome.exit_status
@@ -163,18 +224,34 @@ def _split_words(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _report(args: argparse.Namespace, words: list[str]) -> int:
+    from io import StringIO
+
+    from pandas import read_csv
+
     from runner.report import Target, report
     from runner.tracking.read import read_sweep, report_folder
+    from runner.views import as_json
 
     cfg = compose(words).tracking
     target = Target.parse(args.target) if args.target else None
     sweep = read_sweep(cfg, args.sweep)
     files = report(sweep, target, args.test)
     folder = args.out or report_folder(cfg, sweep)
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise RunnerError(
+            f"the report can't be written to {folder} ({error}); name another folder with --out"
+        ) from error
+    if args.mode == "json":
+        cells = read_csv(StringIO(str(files["report.csv"]))).to_dict("records")
+        told = {"sweep": sweep.name, "run": sweep.run_id, "folder": str(folder.absolute()), "files": sorted(files)}
+        print(as_json({**told, "cells": cells}))
+    if args.mode != "auto":
+        return 0
     print(str(files["report.md"]).partition("```")[0].rstrip())
     print(f"\nwritten to {folder}: report.html, report.md, report.csv, report.tex, trials.csv, plots/")
     return 0

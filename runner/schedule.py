@@ -62,7 +62,7 @@ class _Active:
         return ()
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _trial_task(
     config: TrialConfig,
     images: Any,
@@ -158,7 +158,7 @@ class Schedule:
             trial = fresh.popleft()
             active = _Active(trial, trial_label(trial), self.standing.checkpoints(trial))
             active.rungs = self.halving.rungs(trial.config.key)
-            self.progress.started(active.label, trial.config.rounds)
+            self.progress.started(trial.config.key, active.label, trial.config.rounds)
             return active
         if loser := self.halving.stop():
             active = self.waiting.pop(loser[0])
@@ -212,8 +212,8 @@ class Schedule:
 
     def _started(self, active: _Active, event: TrialStarted) -> None:
         if event.first_round and event.first_round - 1 > active.round:
-            self.progress.line(f"{active.label}: goes on after round {event.first_round - 1}")
-            active.round = max(active.round, event.first_round - 1)
+            active.round = event.first_round - 1
+            self.progress.goes_on(active.trial.config.key, active.round)
         if active.run is None:
             active.run = self._open(active)
             active.run.started(event)
@@ -231,7 +231,7 @@ class Schedule:
         if record.round <= active.round:
             return  # it was shown before
         active.round = record.round
-        self.progress.round(active.label, record)
+        self.progress.round(active.trial.config.key, record)
         config = active.trial.config
         if self.interrupts.asked and record.round < config.rounds and record.round % config.checkpoint.every == 0:
             self._interrupt(events)  # its checkpoint is written; what it has begun since is thrown away
@@ -253,7 +253,7 @@ class Schedule:
         self.tracker.writer.put(f"the removal of the checkpoints of '{active.label}'", active.done_with)
         shown = {key: value for key, value in result.summary.items() if key in METRICS}
         self.outcome.rows.append({**active.trial.axes, **shown})
-        self._end(events, f"FINISHED: {result.stopped}" if active.lost else "FINISHED")
+        self._end(events, "FINISHED", result.stopped, result.summary)
 
     def _died(self, events: Any, error: Exception) -> None:
         """Have a trial that died go on from its last checkpoint, or fail."""
@@ -275,11 +275,12 @@ class Schedule:
             active.run.fail(reason, trace)
             self.outcome.rows.append(dict(active.trial.axes))
             self.outcome.failures.append((active.label, reason))
-            self._end(events, f"FAILED: {reason}")
+            self._end(events, "FAILED", reason)
 
-    def _end(self, events: Any, status: str) -> None:
-        self.halving.end(self.active[events].trial.config.key, status.startswith("FAILED"))
-        self.progress.finished(self.active.pop(events).label, status)
+    def _end(self, events: Any, status: str, reason: str, summary: Mapping[str, float] | None = None) -> None:
+        key = self.active.pop(events).trial.config.key
+        self.halving.end(key, status == "FAILED")
+        self.progress.ended(key, status, reason, summary)
 
 
 def _last_line(error: BaseException) -> str:

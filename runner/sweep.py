@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 
-from rich.console import Console
-
 from runner.checkpoint import open_storage
 from runner.compose import Trial
 from runner.config import ResourcesConfig
@@ -25,6 +23,7 @@ from runner.tracking.past import adopt, history
 from runner.tracking.read import read_sweep
 from runner.tracking.store import tracking_uri
 from runner.trial import quiet_flower
+from runner.views import View
 
 MAX_TRIALS = 8
 """Trials that ``resources.trials=auto`` runs at once at most: each is a process of some hundred megabytes."""
@@ -41,8 +40,8 @@ class SweepPlan:
     restart: Restart = field(default_factory=Restart)
 
 
-def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
-    """Run every trial of a plan that has not been run yet, and log it; return what became of all.
+def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
+    """Run every trial of a plan that has not been run yet, log it and show it; return what became of all.
 
     Raises
     ------
@@ -53,6 +52,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
     outcome = Outcome()
     quiet_flower()
     with ExitStack() as stack:
+        progress = stack.enter_context(TrialProgress(view))
         was_run = _was_run(plan)
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open, plan)
         if was_run:  # maybe nothing is left: whether Ray has to start shows first
@@ -63,7 +63,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
         tracker, standing = opening.result()
         with tracker:
             tracker.tags["cluster"] = pool.describe() if pool else "none: everything ran in the driver's process"
-            _recall(standing, outcome, console)
+            _recall(standing, outcome, progress)
             if not standing.todo and (not standing.sweep or standing.sweep.status in ("FINISHED", "FAILED")):
                 return outcome, tracker
             if pool is None:
@@ -71,29 +71,30 @@ def run_sweep(plan: SweepPlan, console: Console) -> tuple[Outcome, Tracker]:
             else:
                 check_nodes(standing.storage)
                 prepared = prepare(standing.todo)
-                pool.warm()
+                pool.wait()
             hosts = pool.hosts if pool else None
             parameters = check_models(standing.todo, prepared, hosts)
             halving = Halving(
                 first.halving, plan.trials, {trial.config.key for trial in standing.todo}, _history(tracker, standing)
             )
-            with TrialProgress(console, len(standing.todo)) as progress:
-                parent = _start_sweep(plan, tracker, standing) if plan.name else None
+            rounds = sum(trial.config.rounds for trial in standing.todo)
+            progress.begin(plan.name, len(standing.todo), rounds, tracker.tags["cluster"], tracker.uri)
+            parent = _start_sweep(plan, tracker, standing) if plan.name else None
 
-                def tell() -> None:
-                    progress.line("interrupted: running trials end after their round; once more ends them at once")
+            def tell() -> None:
+                progress.line("interrupted: running trials end after their round; once more ends them at once", True)
 
-                with Interrupts(tell) as interrupts:
-                    schedule = Schedule(
-                        standing, tracker, parent, progress, outcome, prepared, hosts, interrupts, halving, parameters
-                    )
-                    try:
-                        schedule.run(_trials_at_once(first.resources, hosts))
-                    except KeyboardInterrupt:
-                        outcome.interrupted = True
-                        schedule.kill()
-                    outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
-                    _end_sweep(plan, tracker, parent, outcome, progress)
+            with Interrupts(tell) as interrupts:
+                schedule = Schedule(
+                    standing, tracker, parent, progress, outcome, prepared, hosts, interrupts, halving, parameters
+                )
+                try:
+                    schedule.run(_trials_at_once(first.resources, hosts))
+                except KeyboardInterrupt:
+                    outcome.interrupted = True
+                    schedule.kill()
+                outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
+                _end_sweep(plan, tracker, parent, outcome, progress)
     return outcome, tracker
 
 
@@ -111,6 +112,7 @@ def _start_pool(resources: ResourcesConfig, stack: ExitStack) -> HostPool | None
         return None
     stack.enter_context(ray_session(resources.address))
     pool = HostPool(resources)
+    pool.warm()
     stack.callback(pool.close)
     return pool
 
@@ -134,7 +136,7 @@ def _open(plan: SweepPlan) -> tuple[Tracker, Standing]:
         raise
 
 
-def _recall(standing: Standing, outcome: Outcome, console: Console) -> None:
+def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> None:
     """Take the results of trials that were run before, and say so."""
     for trial, run in standing.done:
         outcome.rows.append({**trial.axes, **{k: v for k, v in run.summary.items() if k in METRICS}})
@@ -145,7 +147,7 @@ def _recall(standing: Standing, outcome: Outcome, console: Console) -> None:
         )
     if standing.done or standing.failed:
         done, failed, todo = len(standing.done), len(standing.failed), len(standing.todo)
-        console.print(f"run before: {done} finished, {failed} failed; {todo} to run", highlight=False)
+        progress.line(f"run before: {done} finished, {failed} failed; {todo} to run")
 
 
 def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> tuple[str, dict[str, str | bytes]]:
@@ -178,8 +180,10 @@ def _end_sweep(
 ) -> None:
     if outcome.interrupted:
         ended = len(outcome.rows)
-        progress.line(f"interrupted: {ended} of {len(plan.trials)} trials ended; to go on, run the same command again:")
-        progress.line(f"  {plan.command}")
+        progress.line(
+            f"interrupted: {ended} of {len(plan.trials)} trials ended; to go on, run the same command again:", True
+        )
+        progress.line(f"  {plan.command}", True)
         if parent:
             parent.killed()
     elif parent:

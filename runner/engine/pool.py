@@ -7,13 +7,14 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.exceptions import TaskCancelledError
+from ray.exceptions import RayError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.config import HostGroup, ResourcesConfig
@@ -33,6 +34,10 @@ HOST_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a host without a GPU share sees no GPU
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS asks for to be deterministic
 }
+
+CODE = ("runner", "strategies", "models")
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
 
 NODES_S = 2.0
 """Seconds between two looks for nodes that joined or left."""
@@ -79,18 +84,24 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         return
     if address and address != "auto":
         _reach(address)
-    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    env = TELEMETRY_OFF | HOST_ENV
+    if address:
+        code = {} if JOB in os.environ else _code()
+        options: dict[str, Any] = {"runtime_env": {"env_vars": env, **code}}
+    else:
+        options = {"include_dashboard": False, "num_cpus": num_cpus}
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            namespace="fedsweep",
-            runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV},
-            **local,
-        )
+        # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
+        with nullcontext() if address else _environment(env):
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                namespace="fedsweep",
+                **options,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or "this machine"
         raise ResourceError(f"no Ray cluster can be had at '{where}': {str(error).splitlines()[0]}") from error
@@ -98,6 +109,24 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for as long as the context lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _code() -> dict[str, Any]:
+    """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
+    root = Path(__file__).resolve().parents[2]
+    return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
 
 
 def _reach(address: str) -> None:
@@ -125,6 +154,7 @@ class HostPool:
 
     def __init__(self, config: ResourcesConfig) -> None:
         self.hosts: list[Host] = []
+        self._warming: list[Any] = []
         self._config, self._id = config, f"hosts-{uuid4().hex[:8]}"
         self._numbers = {group: count() for group in config.hosts}
         self._nodes = _nodes()
@@ -132,8 +162,9 @@ class HostPool:
             for node in places:
                 self._add(group, node)
         self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="host-pool", daemon=True)
         if any(spec.count == "auto" for spec in config.hosts.values()):
-            threading.Thread(target=self._watch, name="host-pool", daemon=True).start()
+            self._watcher.start()
 
     def _add(self, group: str, node: str) -> None:
         spec, name = self._config.hosts[group], f"{group}-{next(self._numbers[group])}"
@@ -150,7 +181,8 @@ class HostPool:
 
     def _watch(self) -> None:
         while not self._closed.wait(NODES_S):
-            self.follow()
+            with suppress(RayError):  # the cluster's head does not answer: the next look may find it again
+                self.follow()
 
     def follow(self) -> None:
         """Start hosts on nodes that joined; forget those of nodes that left."""
@@ -169,6 +201,7 @@ class HostPool:
                 have = Counter(host.node for host in self.hosts if host.name.rpartition("-")[0] == group)
                 for node in (Counter(places) - have).elements():
                     self._add(group, node)
+                    self.hosts[-1].actor.warm.remote()
 
     def describe(self) -> str:
         """Return a line such as ``1 nodes, 2 CPUs, 0 GPUs, Ray 2.55.1; hosts: 2 cpu``."""
@@ -177,17 +210,20 @@ class HostPool:
         cluster = f"{nodes} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, Ray {ray.__version__}"
         return f"{cluster}; hosts: {', '.join(f'{count} {name}' for name, count in groups.items())}"
 
-    def wait(self) -> None:
-        """Return when every host is up."""
-        ray.get([host.actor.ping.remote() for host in self.hosts])
-
     def warm(self) -> None:
-        """Return when every host is ready for the built-in ClientApp."""
-        ray.get([host.actor.warm.remote() for host in self.hosts])
+        """Have every host make ready for the built-in ClientApp, and do not wait for it."""
+        self._warming = [host.actor.warm.remote() for host in self.hosts]
+
+    def wait(self) -> None:
+        """Return when every host is up, and warm where that was asked for."""
+        ray.get([host.actor.ping.remote() for host in self.hosts] + self._warming)
+        self._warming.clear()
 
     def close(self) -> None:
         """End every host, wherever it is."""
         self._closed.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
         for host in self.hosts:
             ray.kill(host.actor, no_restart=True)
 

@@ -30,6 +30,7 @@ from runner.schedule import longest_first
 from runner.sweep import Outcome, SweepPlan, run_sweep
 from runner.tracking import Tracker
 from runner.trial import run_trial
+from runner.views import Lines
 
 WORDS = [
     "shift=none", "partition=iid", "strategy=fedavg", "num_clients=2", "rounds=2", "model=logreg",
@@ -57,7 +58,7 @@ class Place:
         trials = [Trial(compose(words), {}, words)] if alone else expand("default", words)[1]
         plan = SweepPlan(None if alone else "default", "", "the command", trials, restart or Restart())
         text = io.StringIO()
-        outcome, _ = run_sweep(plan, Console(file=text, width=200))
+        outcome, _ = run_sweep(plan, Lines(Console(file=text, width=200)))
         return outcome, text.getvalue()
 
     def runs(self, kind: str = "trial") -> list[Run]:
