@@ -7,14 +7,14 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.exceptions import TaskCancelledError
+from ray.exceptions import RayError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.config import HostGroup, ResourcesConfig
@@ -38,6 +38,7 @@ HOST_ENV = {
 CODE = ("runner", "strategies", "models")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
+
 NODES_S = 2.0
 """Seconds between two looks for nodes that joined or left."""
 
@@ -153,7 +154,7 @@ class HostPool:
 
     def __init__(self, config: ResourcesConfig) -> None:
         self.hosts: list[Host] = []
-        self._warm: list[Any] = []
+        self._warming: list[Any] = []
         self._config, self._id = config, f"hosts-{uuid4().hex[:8]}"
         self._numbers = {group: count() for group in config.hosts}
         self._nodes = _nodes()
@@ -161,8 +162,9 @@ class HostPool:
             for node in places:
                 self._add(group, node)
         self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="host-pool", daemon=True)
         if any(spec.count == "auto" for spec in config.hosts.values()):
-            threading.Thread(target=self._watch, name="host-pool", daemon=True).start()
+            self._watcher.start()
 
     def _add(self, group: str, node: str) -> None:
         spec, name = self._config.hosts[group], f"{group}-{next(self._numbers[group])}"
@@ -179,7 +181,8 @@ class HostPool:
 
     def _watch(self) -> None:
         while not self._closed.wait(NODES_S):
-            self.follow()
+            with suppress(RayError):  # the cluster's head does not answer: the next look may find it again
+                self.follow()
 
     def follow(self) -> None:
         """Start hosts on nodes that joined; forget those of nodes that left."""
@@ -198,6 +201,7 @@ class HostPool:
                 have = Counter(host.node for host in self.hosts if host.name.rpartition("-")[0] == group)
                 for node in (Counter(places) - have).elements():
                     self._add(group, node)
+                    self.hosts[-1].actor.warm.remote()
 
     def describe(self) -> str:
         """Return a line such as ``1 nodes, 2 CPUs, 0 GPUs, Ray 2.55.1; hosts: 2 cpu``."""
@@ -208,15 +212,18 @@ class HostPool:
 
     def warm(self) -> None:
         """Have every host make ready for the built-in ClientApp, and do not wait for it."""
-        self._warm = [host.actor.warm.remote() for host in self.hosts]
+        self._warming = [host.actor.warm.remote() for host in self.hosts]
 
     def wait(self) -> None:
         """Return when every host is up, and warm where that was asked for."""
-        ray.get([*(host.actor.ping.remote() for host in self.hosts), *self._warm])
+        ray.get([host.actor.ping.remote() for host in self.hosts] + self._warming)
+        self._warming.clear()
 
     def close(self) -> None:
         """End every host, wherever it is."""
         self._closed.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
         for host in self.hosts:
             ray.kill(host.actor, no_restart=True)
 
