@@ -97,8 +97,8 @@ class TrialProgress:
         note += f" {_rate(speed)}" if speed else ""
         shown = {
             "event": "round", "key": key, "trial": trial.label, "round": record.round, "rounds": trial.rounds,
-            "metrics": record.metrics, "rounds_per_s": speed, "eta_s": left, "hosts_cpu": dict(self._hosts),
-            "_note": note, "_hosts": self._busy(), "_ended": self._ended,
+            "time": record.time_s, "metrics": record.metrics, "rounds_per_s": speed, "eta_s": left,
+            "hosts_cpu": dict(self._hosts), "_note": note, "_hosts": self._busy(), "_ended": self._ended,
         }  # fmt: skip
         eta = f" eta {_duration(left)}" if left is not None else ""
         self._view.show(

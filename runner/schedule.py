@@ -62,7 +62,7 @@ class _Active:
         return ()
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _trial_task(
     config: TrialConfig,
     images: Any,

@@ -1,10 +1,13 @@
 """The one thread that writes to MLflow, so that neither a slow store nor a dead one slows training."""
 
 import logging
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from runner.errors import TrackingError
@@ -15,6 +18,8 @@ from runner.tracking.store import redact
 
 _log = logging.getLogger("fedsweep.tracking")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
+_NICE = 10
+"""Clients' work goes first: drawing and logging take the moments in which hosts wait, and what is left at the end."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,9 @@ class Writer:
             self._thread.join()
 
     def _work(self) -> None:
+        if sys.platform == "linux":  # elsewhere only whole processes can be nice
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while (job := self._next()) is not None:
             if self._error is None or job.closing:
                 self._do(job)

@@ -1,4 +1,4 @@
-"""A cluster of two nodes (two raylets on this machine) gives the bits of one process, also when a node leaves.
+"""A cluster of two nodes (two raylets on this machine): the bits of one process, also when a node leaves a sweep.
 
 Ray holds one cluster per process, so these run in a process of their own.
 """
@@ -12,43 +12,67 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, ray
 from ray.cluster_utils import Cluster
+from runner.compose import expand
 from runner.config import HostGroup, ResourcesConfig
 from runner.engine.pool import HostPool, ray_session
-from runner.prepare import make_split
-from runner.records import RoundRecord
-from runner.trial import run_trial
-from tests.trials import digits, events_of, outcome, small
+from runner.sweep import SweepPlan, run_sweep
+from tests.trials import SMALL, events_of, outcome, small
 
-config = small("strategy=fedavg", "strategy.fraction_train=0.5")
-expected = outcome(events_of(config))
+WORDS = [*SMALL, "strategy=fedavg", "strategy.fraction_train=0.5", "model=mlp", "partition=iid", "shift=none"]
+expected = {seed: outcome(events_of(small(*WORDS, f"seed={seed}"))) for seed in (0, 1)}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 * 2**20})
 second = cluster.add_node(num_cpus=1, resources={"other": 1}, object_store_memory=80 * 2**20)
 cluster.wait_for_nodes()
+HOSTS = {"here": HostGroup(count=1, num_cpus=0.5), "there": HostGroup(count=1, num_cpus=0.5, resources={"other": 1})}
+
+
+@ray.remote(num_cpus=0, resources={"other": 0.1})
+def where():
+    import runner, strategies, models
+    return [module.__file__ for module in (runner, strategies, models)]
+
+
+class KillsANode:
+    # A view: in round 1 the second node goes.
+    def __init__(self):
+        self.lines, self.killed = [], False
+
+    def show(self, event, text):
+        self.lines.append(text)
+        if event["event"] == "round" and event["round"] == 1 and not self.killed:
+            self.killed = True
+            cluster.remove_node(second, allow_graceful=False)
+
+    def close(self):
+        print("\\n".join(self.lines))
+
+
 try:
     with ray_session(cluster.address):
-        far = HostGroup(count=1, num_cpus=0.5, resources={"other": 1})
-        pool = HostPool(ResourcesConfig(hosts={"here": HostGroup(count=1, num_cpus=0.5), "there": far}))
+        assert all("py_modules_files" in place for place in ray.get(where.remote())), "the code is not the driver's"
+        pool = HostPool(ResourcesConfig(hosts=HOSTS))
         pool.warm()
         pool.wait()
-        assert outcome(events_of(config, pool.hosts)) == expected, "two nodes differ from one process"
-        events = []
-        for event in run_trial(config, digits(), make_split(digits(), config), pool.hosts):
-            events.append(event)
-            if isinstance(event, RoundRecord) and event.round == 1:
-                cluster.remove_node(second, allow_graceful=False)
-        assert outcome(events) == expected, "a lost node changed the result"
-        records = [e for e in events if isinstance(e, RoundRecord)]
-        print("HOSTS", sorted({host for record in records for host in record.clients.get("host", [])}))
-        print("EVENTS", [line for record in records for line in record.events])
+        assert outcome(events_of(small(*WORDS, "seed=0"), pool.hosts)) == expected[0], "two nodes differ"
+        pool.close()
+        hosts = ["resources.hosts={here:{count:1,num_cpus:.5},there:{count:1,num_cpus:.5,resources:{other:1}}}"]
+        words = [*WORDS, *hosts, f"tracking.output={sys.argv[1]}", "tracking.figures=none", "tracking.log_models=false"]
+        _, trials = expand("default", [*words, "seed=0,1", "resources.trials=2"])
+        done, tracker = run_sweep(SweepPlan("default", "", "", trials), KillsANode())
+        assert (done.exit_status, len(done.rows)) == (0, 2), done
+        runs = tracker.store.client.search_runs([tracker.store.experiment_id], "tags.kind = 'trial'")
+        weights = {int(run.data.params["seed"]): run.data.tags["weights_sha256"] for run in runs}
+        assert weights == {seed: bits for seed, (bits, _) in expected.items()}, "a lost node changed the result"
         print("CLUSTER OK")
 finally:
     cluster.shutdown()
 """
 
 
-def test_two_nodes_and_a_lost_node_change_no_bit() -> None:
-    run = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert run.returncode == 0, run.stderr[-3000:]
+def test_two_nodes_and_a_node_lost_in_a_sweep_change_no_bit(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
     assert "CLUSTER OK" in run.stdout
-    [events] = [line for line in run.stdout.splitlines() if line.startswith("EVENTS")]
-    assert "there-0 lost" in events
+    assert "there-0 lost" in run.stdout or "died, goes on" in run.stdout, run.stdout

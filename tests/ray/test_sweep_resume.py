@@ -17,7 +17,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("FEDSWEEP_KILLS", "1"))
 FULL = KILLS >= 10
-ROUNDS = 24 if FULL else 8  # so many that a trial is still at work when the test has found its process
+ROUNDS = (
+    80 if FULL else 8
+)  # so many that a trial is still at work when the test has found its process, and at each kill
 GRID = [
     "shift=rotation", "shift.groups=2", "partition=iid", "strategy.num_clusters=1,2", "seed=0", "num_clients=4",
     f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false", "tracking.figures=none",
@@ -93,14 +95,18 @@ def test_a_driver_killed_at_random_moments_changes_nothing(undisturbed: dict, tm
     chance = random.Random(KILLS)
     seen: dict[str, int] = {}
     killed = 0
-    for _ in range(KILLS):
+    for number in range(KILLS):
         session = Session(tmp_path, f"resources.engine={engine}")
-        session.wait_for(r"round \d+/")
-        time.sleep(chance.uniform(0, 1.5 if FULL else 0.3))
+        if number % 5 == 4:
+            time.sleep(chance.uniform(0, 8))  # while it starts, or soon after
+        else:
+            session.wait_for(r"round \d+/")
+            time.sleep(chance.uniform(0, 0.5))
         session.process.kill()
         killed += session.process.wait() == -signal.SIGKILL
         check_progress(session, seen)
-    assert killed  # at least one of them before its sweep had ended
+    print(f"{engine}: {killed} of {KILLS} kills before the sweep had ended")
+    assert killed == KILLS
     session = Session(tmp_path, f"resources.engine={engine}")
     assert session.end() == 0, "\n".join(session.lines)
     check_progress(session, seen)
@@ -135,6 +141,26 @@ def test_an_interrupt_ends_the_sweep_in_order(undisturbed: dict, tmp_path: Path,
     assert again.end() == 0, "\n".join(again.lines)
     assert any(GOES_ON.match(line) for line in again.lines)
     assert stored(tmp_path) == undisturbed
+
+
+def test_halving_goes_on_after_its_driver_is_killed(tmp_path: Path) -> None:
+    """One of three goes on from the rung at round 2, whatever the kill interrupted; the others end there."""
+    words = [
+        "strategy.num_clusters=2", "training.lr=.0001,.1,.001", "halving.axis=training.lr", "halving.min_rounds=2",
+    ]  # fmt: skip
+    session = Session(tmp_path, *words)
+    session.wait_for(r"round 2/")
+    session.process.kill()
+    assert session.process.wait() == -signal.SIGKILL
+    again = Session(tmp_path, *words)
+    assert again.end() == 0, "\n".join(again.lines)
+    found = stored(tmp_path)
+    last = {
+        re.findall(r"lr=(\S+)", name)[0]: learning["1_global/acc"][-1][0] for name, (_, _, learning) in found.items()
+    }
+    assert last == {".0001": 2, ".1": ROUNDS, ".001": 2}
+    assert {status for status, _, _ in found.values()} == {"FINISHED"}
+    assert [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()] == []
 
 
 def left_behind(group: int) -> list[str]:

@@ -1,0 +1,171 @@
+"""Full disks, locked databases, foreign checkpoints: one line, or the sweep goes on; nothing is lost either way."""
+
+import errno
+import os
+import resource
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from runner import checkpoint
+from runner.cli import main
+from runner.records import RoundRecord
+from runner.resume import Restart
+from runner.tracking.runs import TrialRun
+from tests.unit.test_sweep import WORDS, Place, place, template  # noqa: F401 - fixtures
+
+
+def at_round(monkeypatch: pytest.MonkeyPatch, number: int, act: object) -> None:
+    """Do something once, in the driver, before it logs a round."""
+    log, left = TrialRun.round, [act]
+
+    def round_(self: TrialRun, record: RoundRecord) -> None:
+        if record.round == number and left:
+            left.pop()()  # type: ignore[operator]
+        log(self, record)
+
+    monkeypatch.setattr(TrialRun, "round", round_)
+
+
+def test_a_disk_without_room_for_checkpoints_fails_trials_alone_and_loses_nothing(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk is full from round 2 of the first trial on, and has room again for the second one."""
+    full, write = [False], checkpoint.write_atomically
+    at_round(monkeypatch, 1, lambda: full.__setitem__(0, True))
+
+    def no_room(fs: object, path: str, data: bytes) -> None:
+        if full[0]:
+            full[0] = False
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(fs, path, data)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", no_room)
+    outcome, text = place.run("seed=0,1")
+    [(label, reason)] = outcome.failures
+    assert (label, outcome.exit_status, len(outcome.rows)) == ("shift=none partition=iid seed=0", 1, 2)
+    assert "No space left on device; free space there" in reason
+    assert "\n" not in reason
+    assert "retry" not in text  # another try would find the same disk
+    outcome, text = place.run("seed=0,1", restart=Restart(retry_failed=True))
+    assert outcome.exit_status == 0
+    assert "goes on after round 1" in text
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_database_that_cannot_grow_delays_and_loses_nothing(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From round 1 on SQLite's writes fail, as on a full disk; what is logged waits in files until it can be sent."""
+    limits: list[object] = []
+
+    def fill() -> None:
+        limits.append(no_file_larger_than(1 << 16))
+        limits[0].__enter__()  # type: ignore[attr-defined]
+
+    at_round(monkeypatch, 1, fill)
+    outcome, _ = place.run("seed=0", "tracking.patience_s=0.1", "tracking.figures=none")
+    limits[0].__exit__(None, None, None)  # type: ignore[attr-defined]
+    assert outcome.exit_status == 0
+    assert list((place.out / "spill").iterdir())
+    assert main(["flush", f"tracking.output={place.out}"]) == 0
+    [run] = place.runs()
+    assert (run.info.status, place.steps(run)) == ("FINISHED", [0, 1, 2])
+    assert not list((place.out / "spill").iterdir())
+
+
+def test_a_database_that_another_process_holds_delays_and_loses_nothing(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = threading.Event()
+
+    def hold() -> None:
+        def work() -> None:
+            database = sqlite3.connect(place.out / "mlflow.db", timeout=20, isolation_level=None)
+            database.execute("BEGIN EXCLUSIVE")
+            held.set()
+            time.sleep(7)  # longer than SQLite waits for a lock
+            database.execute("ROLLBACK")
+            database.close()
+
+        threading.Thread(target=work).start()
+        assert held.wait(20)
+
+    at_round(monkeypatch, 1, hold)
+    begin = time.monotonic()
+    outcome, _ = place.run("seed=0", "tracking.figures=none")
+    assert outcome.exit_status == 0
+    assert time.monotonic() - begin > 5
+    [run] = place.runs()
+    assert (run.info.status, place.steps(run)) == ("FINISHED", [0, 1, 2])
+
+
+def test_a_database_that_is_held_from_the_start_is_refused_in_one_line(
+    place: Place,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    database = sqlite3.connect(place.out / "mlflow.db", isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    try:
+        assert main(["sweep", "default", *WORDS, f"tracking.output={place.out}", "seed=0"]) == 2
+    finally:
+        database.close()
+    error = capsys.readouterr().err
+    assert error.startswith("error: tracking.uri=sqlite:///")
+    assert "database is locked" in error
+    assert error.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def dead() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        at_round(patch, 1, dead)
+        assert place.run("seed=0")[0].exit_status == 130
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    words = ["sweep", "default", *WORDS, f"tracking.output={place.out}", "seed=0"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "is a checkpoint of version 1, but this is version 2; start over with --fresh" in error
+    assert error.count("\n") == 1
+    assert main([*words, "--fresh", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_empty_grid_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "default", "seed=range(0,0)"]) == 2
+    assert "error: the grid is empty: axis 'seed' has no value" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_refused_in_one_line(
+    place: Place,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place.run("seed=0")
+    (place.out / "file").write_text("")
+    assert main(["report", "default", f"tracking.output={place.out}", "--out", f"{place.out}/file/x"]) == 2
+    error = capsys.readouterr().err
+    assert "can't be written" in error
+    assert error.count("\n") == 1
