@@ -221,7 +221,7 @@ class BuiltinClient:
         start = message.content.array_records["arrays"]
         model = self.load(start)
         x, y = self.pool.examples(*self.train_set(config, client))
-        train(model, x, y, LocalTraining.from_config(config), self.train_seed(config, client))
+        train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
         trained = read_weights(model)
         update = [trained[key].numpy() - start[key].numpy() for key in cast(list[str], config["sketch-of"])]
         size, seed = (cast(int, config[key]) for key in ("sketch", "sketch-seed"))
@@ -295,7 +295,7 @@ class BuiltinClient:
         """The process's network; every task loads its weights anew."""
         with torch.random.fork_rng(devices=[]):  # its weights are overwritten; the process's generator stays as it was
             # Channels last: convolutions of 3 and more channels are up to 1.4 times as fast on a CPU, none is slower.
-            return self._build().to(self.device, memory_format=torch.channels_last)
+            return self._build().to(self.device).to(memory_format=torch.channels_last)
 
     def _build(self) -> nn.Module:
         classes = len(self._data.images.class_names)

@@ -35,7 +35,7 @@ class Examples:
         x = self.x[rows] if isinstance(rows, slice) else self.x.index_select(0, rows)
         if how is not None:
             x = distort(x, how)
-        if self.mean is None or x.is_floating_point():
+        if self.mean is None or self.std is None or x.is_floating_point():
             return x
         return x.float().div_(255).sub_(self.mean).div_(self.std)
 

@@ -130,7 +130,7 @@ class ChunkRunner:
         labels = examples.labels(places)
         losses = F.cross_entropy(logits.double(), labels, reduction="none").split(counts)
         correct = (logits.argmax(1) == labels).split(counts)
-        replies = []
+        replies: Replies = []
         for message, n, loss, hits in zip(messages, counts, losses, correct, strict=True):
             metrics = {"num-examples": n, "eval_loss": float(loss.sum()) / n, "eval_acc": int(hits.sum()) / n}
             replies.append((make_reply(message, metrics), n))
