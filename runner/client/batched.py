@@ -374,8 +374,8 @@ class Program:
 
     def columns(self, device: torch.device) -> int:
         """Return how many examples of all models together are taken at once."""
-        floats: int = CACHE_FLOATS if device.type == "cpu" else DEVICE_FLOATS
-        return max(1, floats // self.width)
+        columns: int = (CACHE_FLOATS if device.type == "cpu" else DEVICE_FLOATS) // self.width
+        return max(1, columns)
 
     def block(self, batch: int, device: torch.device) -> tuple[int, int]:
         """Return how many clients go together, and how many examples of a batch."""
