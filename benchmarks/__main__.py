@@ -206,6 +206,18 @@ def measured(*words: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def cluster_10k(folder: str) -> list[Row]:
+    with Contender(["-m", "benchmarks.clustering", "10000", folder]) as contender:
+        got = contender.turn()
+    at_once = f"K-means on 10,000 clients' sketches, made by the hosts; ARI {got['ari']:.2f}"
+    return [
+        spread(
+            "cluster_10k_s", [got["seconds"]], "<= 120", f"s, {got['server_s']:.1f} of them the server's; {at_once}"
+        ),
+        spread("cluster_10k_mb", [got["mb"]], "<= 500", f"driver's rise; the models are {got['models_mb']:.0f} MB"),
+    ]
+
+
 GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     noop: ("noop_vs_flower", "noop_ms_per_task"),
     lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
@@ -220,6 +232,7 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     tracking: ("tracking_overhead",),
     sweep_efficiency: ("sweep_efficiency",),
     warm_start: ("warm_trial_start_s",),
+    cluster_10k: ("cluster_10k_s", "cluster_10k_mb"),
 }
 
 

@@ -15,6 +15,8 @@ type                content                                         reply
 ``query.signature`` nothing                                         ``arrays``: signature (classes, pixels), the share
                                                                     of each class times its mean image
 ``query.subspace``  ``config``: vectors                             ``arrays``: subspace (pixels, rank), orthonormal
+``query.sketch``    ``arrays``, ``config`` of ``train``, sketch     ``sketch``: float32, the bytes of so many numbers of
+                    (size), sketch-seed, sketch-of (array names)    the update that training would give
 ``query.init``      nothing                                         ``arrays``: the trial's initial model
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
                     confusion (bool)                                confusion (classes x classes, row by row)
@@ -34,7 +36,7 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from torch import nn
@@ -46,7 +48,7 @@ from runner.client.arrays import load_weights, read_weights, weighted_mean
 from runner.client.messages import make_reply, message_config, own_or_sent, partition_id, train_metrics
 from runner.client.methods import Done, Work, method_of
 from runner.client.pool import ExamplePool, Read
-from runner.client.signatures import signature, subspace
+from runner.client.signatures import signature, sketch, subspace
 from runner.client.together import ChunkRunner, Engine
 from runner.client.training import LocalTraining, confusion, evaluate, predict, score, train
 from runner.data.federated import FederatedData
@@ -120,6 +122,7 @@ def make_client_app(
     app.query("init")(client.init)
     app.query("signature")(client.signature)
     app.query("subspace")(client.subspace)
+    app.query("sketch")(client.sketch)
     return app
 
 
@@ -211,6 +214,20 @@ class BuiltinClient:
         x, y = self._data.client(partition_id(context), "train")
         found = subspace(x, y, cast(int, message_config(message)["vectors"]))
         return make_reply(message, {"num-examples": len(y)}, ArrayRecord({"subspace": write_array(found)}))
+
+    def sketch(self, message: Message, context: Context) -> Message:
+        """Train as in a round, and tell a sketch of the update: the model stays here."""
+        config, client = message_config(message), partition_id(context)
+        start = message.content.array_records["arrays"]
+        model = self.load(start)
+        x, y = self.pool.examples(*self.train_set(config, client))
+        train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
+        trained = read_weights(model)
+        update = [trained[key].numpy() - start[key].numpy() for key in cast(list[str], config["sketch-of"])]
+        size, seed = (cast(int, config[key]) for key in ("sketch", "sketch-seed"))
+        reply = make_reply(message, {"num-examples": len(y)})
+        reply.content["sketch"] = ConfigRecord({"float32": sketch(update, size, seed).astype("<f4").tobytes()})
+        return reply
 
     def test(self, message: Message, context: Context) -> Message:
         """Score the model on a slice of the central test set."""

@@ -187,7 +187,7 @@ record = ChunkWork.record
 
 
 @pytest.mark.parametrize(
-    ("clients", "sizes"), [(1, [1]), (2, [1, 1]), (5, [2, 2, 1]), (8, [4, 4]), (10, [5, 5]), (512, [8] * 64)]
+    ("clients", "sizes"), [(1, [1]), (2, [1, 1]), (5, [2, 3]), (8, [4, 4]), (10, [5, 5]), (512, [8] * 64)]
 )
 def test_chunks_that_run_together(clients: int, sizes: list[int]) -> None:
     assert [len(chunk) for chunk in make_chunks(["train"] * clients, [1.0] * clients, together=4)] == sizes
