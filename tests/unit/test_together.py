@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from runner.client import chunkwork, together
 from runner.client.chunkwork import ChunkWork
-from runner.config import TrialConfig
+from runner.config import TrainingConfig, TrialConfig
 from runner.engine.chunks import make_chunks
 from runner.engine.grid import EngineGrid
 from runner.prepare import make_split
@@ -196,6 +196,7 @@ def test_chunks_that_run_together(clients: int, sizes: list[int]) -> None:
 def test_options_that_are_off_leave_the_key_alone() -> None:
     keys = [small(*words).key for words in ([], ["training.augment=none"], ["training.augment=flip"])]
     assert keys[0] == keys[1] != keys[2]
+    assert small().training.canonical().keys() == TrainingConfig.model_fields.keys() - {"augment", "precision"}
     assert small("training.precision=bf16").key not in keys
 
 
