@@ -38,12 +38,12 @@ def test_each_rule_counts_clear_groups(rule: str, wanted: int) -> None:
 def test_the_gap_counts_clear_groups_in_the_plane() -> None:
     rng = np.random.default_rng(0)
     points = np.concatenate([np.array(c) + 0.5 * rng.normal(size=(20, 2)) for c in ((0, 0), (0, 10), (10, 3))])
-    assert choose_k(points, kmeans_split(0), HowMany(choose_k="gap"), seed=0) == 3
+    assert choose_k(points, tree_split("ward"), HowMany(choose_k="gap"), seed=0) == 3
 
 
 def test_the_gap_says_one_where_there_is_no_group() -> None:
     points = np.random.default_rng(0).normal(size=(30, 2))
-    assert choose_k(points, kmeans_split(0), HowMany(choose_k="gap"), seed=0) == 1
+    assert choose_k(points, tree_split("ward"), HowMany(choose_k="gap"), seed=0) == 1
 
 
 def test_no_more_groups_than_allowed() -> None:
