@@ -1,9 +1,10 @@
 # Every target sets up what it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep smoke ui test check format bench lock clean
+.PHONY: help setup sweep reproduce smoke ui test check format bench lock clean
 
 PYTHON ?= python3
 SWEEP ?= default
+EXPERIMENT ?=
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -11,7 +12,7 @@ PEERS := .venv-bench/.installed
 
 help: ## print this help
 	@echo "fedsweep: sweeps of (clustered) federated-learning experiments"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "variables: SWEEP=name (a file of configs/sweep), ARGS='key=value axis=a,b --dry-run', PYTHON=python3.12"
 
 setup: $(STAMP) ## make .venv as requirements.lock says (other targets do it when the lock changed)
@@ -27,6 +28,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 sweep: $(STAMP) ## run a sweep: make sweep SWEEP=mnist_cifar10 ARGS="data.root=DATA seed=0,1"
 	@$(BIN)/python -m runner sweep $(SWEEP) $(ARGS)
+
+reproduce: $(STAMP) ## hold an experiment against its paper: make reproduce EXPERIMENT=cfl ARGS="--full data.root=DATA"
+	@$(BIN)/python -m runner reproduce $(EXPERIMENT) $(ARGS)
 
 smoke: $(STAMP) ## two clients through every stage on Ray, and check what was logged
 	@$(BIN)/python -m tests.smoke.run

@@ -35,6 +35,7 @@ def hosts() -> Iterator[list[Host]]:
     """Start Ray and the hosts for as long as the context lasts."""
     with ray_session(None, num_cpus=PROCESSES):
         pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=PROCESSES)}))
+        pool.warm()
         try:
             yield pool.hosts
         finally:

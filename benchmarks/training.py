@@ -94,6 +94,7 @@ def flute() -> float | None:
     with ray_session(None, 2):
         pool = HostPool(config.resources)
         pool.warm()
+        pool.wait()
         started = time.perf_counter()
         try:
             images = load_images(config.dataset, config.data)

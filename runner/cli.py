@@ -65,16 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run one trial")
     sweep = command("sweep", _sweep, "run a grid of trials")
     sweep.add_argument("name", help=f"a file of configs/sweep: {', '.join(options('sweep'))}")
-    sweep.add_argument("--dry-run", action="store_true", help="list the trials and their count, run nothing")
-    sweep.add_argument("--retry-failed", action="store_true", help="let failed trials go on from their last checkpoint")
-    for sub in (run, sweep):
+    reproduce = command("reproduce", _reproduce, "run an experiment and hold it against the paper's numbers")
+    reproduce.add_argument("name", nargs="?", default="", help="a file of configs/experiment that says what to expect")
+    reproduce.add_argument("--full", action="store_true", help="the paper's protocol, not the tier for two CPU cores")
+    for sub in (sweep, reproduce):
+        sub.add_argument("--dry-run", action="store_true", help="list the trials and their count, run nothing")
+        sub.add_argument("--retry-failed", action="store_true", help="let failed trials go on from their checkpoint")
+    for sub in (run, sweep, reproduce):
         _add_modes(sub, "only failures and interruptions, on stderr", "events and results as JSON, an object a line")
         sub.add_argument("--fresh", action="store_true", help="start over: what was run before counts no longer")
         sub.add_argument("--take-over", action="store_true", help="go on with what a driver of another machine left")
     config = command("config", _config, "print the resolved configuration of a trial")
-    for sub in (run, sweep):
+    for sub in (run, sweep, reproduce):
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
-    for sub in (run, sweep, config):
+    for sub in (run, sweep, config, reproduce):
         sub.add_argument("words", nargs="*", metavar="GROUP=OPTION|key=value", help="settings; a=1,2 makes an axis")
     report = command("report", _report, "tables and plots of a sweep, with intervals and tests over the seeds")
     report.add_argument("sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run")
@@ -128,16 +132,53 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     words = _with_address(words, args.address)
     file, trials = expand(args.name, words)
     if args.dry_run:
-        for trial in trials:
-            print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
-        print(f"{len(trials)} trials")
-        return 0
+        return _list(trials)
     from runner.resume import Restart
     from runner.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     command = " ".join(["python -m runner sweep", args.name, *words])
     return _execute(SweepPlan(args.name, file.description, command, trials, restart), args.mode)
+
+
+def _list(trials: Sequence[Trial]) -> int:
+    for trial in trials:
+        print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
+    print(f"{len(trials)} trials")
+    return 0
+
+
+def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.reproduce import load_experiment
+
+    words = _with_address(words, args.address)
+    experiment = load_experiment(args.name, args.full)
+    trials = experiment.trials(words)
+    if args.dry_run:
+        return _list(trials)
+    from runner.report import rich_lines
+    from runner.reproduce import conclude
+    from runner.resume import Restart
+    from runner.sweep import SweepPlan
+    from runner.views import view_of
+
+    command = " ".join(["python -m runner reproduce", args.name, *(["--full"] if args.full else []), *words])
+    restart = Restart(args.fresh, args.retry_failed, args.take_over)
+    status = _execute(SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode)
+    if status == 130:
+        return status
+    outcome = conclude(experiment, trials)
+    if args.mode == "json":
+        headings, *rows = outcome.lines
+        event = {"event": "reproduction", "rows": [dict(zip(headings, row, strict=True)) for row in rows]}
+        view_of("json", Console()).show(event | {"notes": outcome.notes}, "")
+    if args.mode != "auto":
+        return status
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(rich_lines(outcome.lines, outcome.summary))
+    for note in outcome.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    return status
 
 
 def _execute(plan: "SweepPlan", mode: "Mode") -> int:

@@ -84,15 +84,20 @@ def compose(words: Sequence[str]) -> TrialConfig:
 
 
 def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
-    """Return a sweep's file and its trials: the product of the axes, without duplicates, in order.
+    """Return a sweep's file and its trials: see :func:`expand_grid`."""
+    if name not in options("sweep"):
+        raise ConfigError(unknown("sweep", name, options("sweep")))
+    file = validated(SweepFile, OmegaConf.to_container(OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml")), "")
+    return file, expand_grid(file, words)
+
+
+def expand_grid(file: SweepFile, words: Sequence[str]) -> list[Trial]:
+    """Return the trials of a grid: the product of the axes, without duplicates, in order.
 
     A word with several values (``seed=0,1``, ``strategy.q=range(0,3)``) adds or replaces an axis; one with a single
     value replaces an axis too, or is a setting of every trial. An axis that does not apply to a trial is left out of
     it (``strategy.num_clusters`` under FedAvg), so that equal trials collapse.
     """
-    if name not in options("sweep"):
-        raise ConfigError(unknown("sweep", name, options("sweep")))
-    file = _validated(SweepFile, OmegaConf.to_container(OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml")), "")
     axes = {key: [f"{key}={_literal(value)}" for value in values] for key, values in file.axes.items()}
     fixed = [*file.overrides, *(f"halving.{key}={_literal(value)}" for key, value in file.halving.items())]
     for word in _parse(words):
@@ -121,7 +126,7 @@ def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
         alone = (word for word in fixed if _applies(config, word.split("=")[0]) and not word.startswith("halving."))
         kept = (*alone, *(word for _, word in applying))
         trials.setdefault(config.key, Trial(config, label, kept))
-    return file, list(trials.values())
+    return list(trials.values())
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -202,11 +207,12 @@ def _build(parsed: Sequence[Override], *, prune: bool) -> TrialConfig:
         values: Any = OmegaConf.to_container(raw, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration can't be resolved: {str(error).splitlines()[0]}") from error
+    values.pop("reproduction", None)  # what an experiment should give: see runner/reproduce.py
     for name, field in TrialConfig.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section) and isinstance(values.get(name), dict):
             values[name] = _drop_foreign(section, name, values[name], prune=prune)
-    return _validated(TrialConfig, values, "")
+    return validated(TrialConfig, values, "")
 
 
 def _plain(value: Any) -> Any:
@@ -244,7 +250,8 @@ def _applies(config: TrialConfig, key: str) -> bool:
     return allowed is None or getattr(section, "name", None) in allowed
 
 
-def _validated(model: type[M], values: Any, prefix: str) -> M:
+def validated(model: type[M], values: Any, prefix: str) -> M:
+    """Return the values as a model, or refuse them in one line."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

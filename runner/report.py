@@ -149,6 +149,16 @@ def rich_table(table: pd.DataFrame, title: str = "") -> "Table":
     return shown
 
 
+def rich_lines(lines: Sequence[Sequence[str]], title: str) -> "Table":
+    """Return a table of texts, headings first, for the terminal."""
+    from rich.table import Table
+
+    shown = Table(*lines[0], title=title, title_justify="left")
+    for line in lines[1:]:
+        shown.add_row(*line)
+    return shown
+
+
 def markdown_table(table: pd.DataFrame) -> str:
     """Return a table of results in Markdown."""
     return report_text.markdown(texts(table))

@@ -18,6 +18,14 @@ def interval(values: Sequence[float] | np.ndarray) -> float:
     return float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
 
 
+def share_interval(hits: int, n: int) -> tuple[float, float]:
+    """Return the 95% interval of a share, Wilson's: it is sound for few trials, and for none or all of them."""
+    z = 1.959964
+    middle = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * np.sqrt(hits * (n - hits) / n + z * z / 4)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
 def p_different(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, test: Test) -> float:
     """Return the p-value of "first and second differ" over pairs (the seeds), two-sided; 1 for fewer than two pairs."""
     from scipy.stats import ttest_rel, wilcoxon

@@ -71,7 +71,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             else:
                 check_nodes(standing.storage)
                 prepared = prepare(standing.todo)
-                pool.warm()
+                pool.wait()
             hosts = pool.hosts if pool else None
             parameters = check_models(standing.todo, prepared, hosts)
             halving = Halving(
@@ -112,6 +112,7 @@ def _start_pool(resources: ResourcesConfig, stack: ExitStack) -> HostPool | None
         return None
     stack.enter_context(ray_session(resources.address))
     pool = HostPool(resources)
+    pool.warm()
     stack.callback(pool.close)
     return pool
 

@@ -6,7 +6,7 @@ import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +62,21 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         return
     if address and address != "auto":
         _reach(address)
-    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": num_cpus}
+    env = TELEMETRY_OFF | HOST_ENV
     code = _code() if address and JOB not in os.environ else {}
+    local = {"include_dashboard": False, "num_cpus": num_cpus}
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            namespace="fedsweep",
-            runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV, **code},
-            **local,
-        )
+        # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
+        with nullcontext() if address else _environment(env):
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                namespace="fedsweep",
+                **({"runtime_env": {"env_vars": env, **code}} if address else local),
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or "this machine"
         raise ResourceError(f"no Ray cluster can be had at '{where}': {str(error).splitlines()[0]}") from error
@@ -88,6 +90,18 @@ def _code() -> dict[str, Any]:
     """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
     root = Path(__file__).resolve().parents[2]
     return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for as long as the context lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _reach(address: str) -> None:
@@ -123,13 +137,14 @@ class HostPool:
         cluster = f"{nodes} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, Ray {ray.__version__}"
         return f"{cluster}; hosts: {', '.join(f'{count} {name}' for name, count in groups.items())}"
 
-    def wait(self) -> None:
-        """Return when every host is up."""
-        ray.get([host.actor.ping.remote() for host in self.hosts])
-
     def warm(self) -> None:
-        """Return when every host is ready for the built-in ClientApp."""
-        ray.get([host.actor.warm.remote() for host in self.hosts])
+        """Have every host make ready for the built-in ClientApp, and do not wait for it."""
+        for host in self.hosts:
+            host.actor.warm.remote()
+
+    def wait(self) -> None:
+        """Return when every host is up, and warm where that was asked for."""
+        ray.get([host.actor.ping.remote() for host in self.hosts])
 
     def close(self) -> None:
         """End every host, wherever it is."""

@@ -52,6 +52,7 @@ try:
         assert all("py_modules_files" in place for place in ray.get(where.remote())), "the code is not the driver's"
         pool = HostPool(ResourcesConfig(hosts=HOSTS))
         pool.warm()
+        pool.wait()
         assert outcome(events_of(small(*WORDS, "seed=0"), pool.hosts)) == expected[0], "two nodes differ"
         pool.close()
         hosts = ["resources.hosts={here:{count:1,num_cpus:.5},there:{count:1,num_cpus:.5,resources:{other:1}}}"]

@@ -44,6 +44,7 @@ def test_killed_hosts_change_no_bit(ray_runtime: None, expected: dict) -> None:
     """In every round one of the hosts is killed while it works; its work runs again."""
     pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
     pool.warm()
+    pool.wait()
     try:
         for name, words in CASES.items():
             config, events = small(*words), []

@@ -104,7 +104,7 @@ def test_dotted_path(custom: str) -> None:
         ),
         ("lenet", (1, 3, 28), {}, "images of 3x28 pixels are too small; lenet needs at least 4x4"),
         ("cnn", (1, 28, 3), {}, "images of 28x3 pixels are too small; cnn needs at least 4x4"),
-        ("mlp", DIGITS, {"width": 3}, "unexpected keyword argument 'width'. It takes: hidden."),
+        ("mlp", DIGITS, {"width": 3}, "unexpected keyword argument 'width'. It takes: hidden, layers."),
         ("mlp", DIGITS, {"hidden": 0}, "hidden=0; it must be at least 1"),
         ("mlp", DIGITS, {"num_classes": 3}, "takes num_classes from the data set; leave it out"),
         ("no.such.Module", DIGITS, {}, "model 'no.such.Module' can't be imported: No module named 'no'; give"),

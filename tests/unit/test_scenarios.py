@@ -10,6 +10,7 @@ from runner.config import PartitionConfig, ShiftConfig
 from runner.data.federated import FederatedData
 from runner.data.partition import client_sizes, group_partition
 from runner.data.shift import make_shift
+from runner.data.sources import ImageData
 from runner.divergence import divergence_metrics, divergence_plot, earth_movers, js_divergence
 from runner.errors import ConfigError
 from tests.trials import digits, events_of, small
@@ -87,6 +88,35 @@ def test_a_drift_changes_what_a_client_sees_from_its_round_on() -> None:
         assert np.array_equal(after[0], 255 - before[0])
         assert np.array_equal(after[1], before[1])
     assert FederatedData.build(digits(), small("shift=inversion")).phase(9) == 0
+
+
+SHIFTS = {
+    "rotation": [], "inversion": [], "noise": [], "morphology": [], "label_permutation": [], "label_groups": [],
+    "rotation replicated": ["shift.replicate=true"], "rotation drifting": ["shift.drift_round=2"],
+    "rotation with newcomers": ["shift.newcomers=0.25"],
+    "label_groups mixed": ["partition=dirichlet", "partition.min_size=1"],
+    "rotation of other sizes and labels": ["partition=inner_dirichlet", "partition.sizes=linear"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 14)])
+@pytest.mark.parametrize("scenario", SHIFTS)
+def test_every_scenario_on_images_of_every_kind(scenario: str, shape: tuple[int, int, int]) -> None:
+    """Grey, colour, oblong: the images keep their shape and type, and the known groups are in what is logged."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 10
+    x = rng.integers(0, 256, (400, *shape), np.uint8)
+    names = tuple("abcdefghij")
+    images = ImageData("any", "0", "", names, x, y, x[:50], y[:50], (0.0,) * shape[0], (1.0,) * shape[0])
+    config = compose([f"shift={scenario.split()[0]}", *SHIFTS[scenario]])
+    data = FederatedData.build(images, config)
+    groups = data.summary(config).groups
+    assert groups.tolist() == [client % config.shift.groups for client in range(10)]
+    for client in range(10):
+        own, labels = data.client(client, "train", 0)
+        assert (own.dtype, own.shape) == (np.uint8, (len(labels), *shape))
+        assert len(labels) >= 1
+    assert len(data.test(1)[0]) == len(data.test(1)[1]) > 0
 
 
 # Divergence
