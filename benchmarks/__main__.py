@@ -103,7 +103,7 @@ def lenet(folder: str) -> list[Row]:
         peers["pfl"] = pfl
     starts = [lambda: ours("lenet", folder), *(lambda start=start: start("lenet", folder) for start in peers.values())]
     mine, *others = alternate(starts, 7)
-    goals = {"flower": ">= 2.5", "bare": ">= 0.95", "pfl": ">= 1.0"}
+    goals = {"flower": ">= 2.5", "bare": ">= 0.95", "pfl": ">= 1.3"}
     return [
         ratio(f"lenet_vs_{name}", seconds(theirs), seconds(mine), goals[name], f"a round, {name} / ours")
         for name, theirs in zip(peers, others, strict=True)
@@ -149,6 +149,37 @@ def skewed(folder: str) -> list[Row]:
     return [spread("skewed_makespan", [answer["ratio"] for answer in answers], "<= 1.1", what)]
 
 
+def training(folder: str) -> list[Row]:
+    rows = []
+    for key, goal in {
+        "train_logreg_vs_bare": ">= 4",
+        "train_mlp_vs_bare": ">= 2.5",
+        "train_lenet10_vs_bare": ">= 2",
+        "train_lenet32_vs_bare": ">= 1.5",
+    }.items():
+        with Contender(["-m", "benchmarks.training", "turns", key]) as contender:
+            answers = [contender.turn() for _ in range(7)]
+        loop, mine = ([answer[who] for answer in answers] for who in ("bare", "ours"))
+        rows.append(ratio(key, loop, mine, goal, "100 clients on one core, plain PyTorch loop / ours, CPU time"))
+    return rows
+
+
+def flute_alone(folder: str) -> list[Row]:
+    with Contender(["-m", "benchmarks.training", "turns", "flute_lr_mnist_s"]) as contender:
+        times = seconds([contender.turn() for _ in range(3)])
+    what = "a trial of 100 rounds on 2 hosts, all but imports and the hosts' start, 3 turns"
+    return [spread("flute_lr_mnist_s", times, "<= 10", what)]
+
+
+def pfl_cifar10(folder: str) -> list[Row]:
+    if not PFL_PYTHON.exists():
+        return []
+    data = lay_down(Path(folder), "cifar10")
+    mine, theirs = alternate([lambda: ours("cifar10", folder), lambda: pfl("cifar10", folder)], 6)
+    names = f"two rounds of its CIFAR-10 IID benchmark ({data}), pfl / ours"
+    return [ratio("pfl_cifar10_vs_pfl", seconds(theirs), seconds(mine), ">= 1.3", names)]
+
+
 def tracking(folder: str) -> list[Row]:
     got = measured("benchmarks.tracking_overhead")
     what = f"share of a trial's time; 1,000 clients x 10 metrics, {got['rounds']:.0f} rounds of {got['round_s']:.1f} s"
@@ -175,6 +206,18 @@ def measured(*words: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def cluster_10k(folder: str) -> list[Row]:
+    with Contender(["-m", "benchmarks.clustering", "10000", folder]) as contender:
+        got = contender.turn()
+    at_once = f"K-means on 10,000 clients' sketches, made by the hosts; ARI {got['ari']:.2f}"
+    return [
+        spread(
+            "cluster_10k_s", [got["seconds"]], "<= 120", f"s, {got['server_s']:.1f} of them the server's; {at_once}"
+        ),
+        spread("cluster_10k_mb", [got["mb"]], "<= 500", f"driver's rise; the models are {got['models_mb']:.0f} MB"),
+    ]
+
+
 GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     noop: ("noop_vs_flower", "noop_ms_per_task"),
     lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
@@ -183,30 +226,35 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     population: ("population_1m_vs_1k", "population_rss_mb"),
     cohort_memory: ("cohort_memory_mb",),
     skewed: ("skewed_makespan",),
+    training: ("train_logreg_vs_bare", "train_mlp_vs_bare", "train_lenet10_vs_bare", "train_lenet32_vs_bare"),
+    flute_alone: ("flute_lr_mnist_s",),
+    pfl_cifar10: ("pfl_cifar10_vs_pfl",),
     tracking: ("tracking_overhead",),
     sweep_efficiency: ("sweep_efficiency",),
     warm_start: ("warm_trial_start_s",),
+    cluster_10k: ("cluster_10k_s", "cluster_10k_mb"),
 }
 
 
-def lay_down(folder: Path) -> str:
-    """Write the data that all contenders read; return what they are: MNIST, or noise of its shape."""
+def lay_down(folder: Path, data: str = "mnist") -> str:
+    """Write a data set as all contenders read it; return what it is: its images, or noise of their shape."""
     from runner.compose import compose
     from runner.data.sources import load_images
     from runner.errors import DataError
 
-    config = compose(["dataset=mnist"])
+    config = compose([f"dataset={data}"])
     try:
         images = load_images(config.dataset, config.data)
-        x, y, name = np.asarray(images.train_x), np.asarray(images.train_y), "MNIST"
+        x, y, name = np.asarray(images.train_x), np.asarray(images.train_y), data
     except DataError:
         rng = np.random.default_rng(0)
-        x = rng.integers(0, 256, (60_000, 1, 28, 28), np.uint8)
-        y, name = rng.integers(0, 10, 60_000), "noise of MNIST's shape (set FEDSWEEP_DATA for MNIST itself)"
-    mean, std = float(x.mean() / 255), float(x.std() / 255)
-    np.savez(folder / "images.npz", x=x, y=y, scale=np.array([mean, std]))
-    for work in WORKS:
-        save(folder, work, x, y, mean, std)
+        shape = next(work.shape for work in WORKS.values() if work.data == data)
+        x = rng.integers(0, 256, (60_000, *shape), np.uint8)
+        y, name = rng.integers(0, 10, 60_000), f"noise of the shape of {data} (set FEDSWEEP_DATA for the images)"
+    scale = np.stack([x.mean((0, 2, 3)), x.std((0, 2, 3))]) / 255
+    np.savez(folder / f"{data}-images.npz", x=x, y=y, scale=scale)
+    for work in [work for work in WORKS if WORKS[work].data == data]:
+        save(folder, work, x, y, scale)
     return name
 
 

@@ -42,13 +42,13 @@ def hosts() -> Iterator[list[Host]]:
             pool.close()
 
 
-def images_of(folder: str) -> ImageData:
-    """Return the data set that the benchmark laid down."""
-    with np.load(f"{folder}/images.npz") as file:
+def images_of(folder: str, data: str = "mnist") -> ImageData:
+    """Return a data set that the benchmark laid down."""
+    with np.load(f"{folder}/{data}-images.npz") as file:
         x, y = file["x"], file["y"]
-        mean, std = (float(v) for v in file["scale"])
+        mean, std = (tuple(map(float, v)) for v in file["scale"])
     names = tuple(str(label) for label in range(10))
-    return ImageData("mnist", "bench", folder, names, x, y, x[:10], y[:10], (mean,), (std,))
+    return ImageData(data, "bench", folder, names, x, y, x[:10], y[:10], mean, std)
 
 
 def no_shift(clients: int) -> Shift:
@@ -64,7 +64,7 @@ def split_of(rows: Sequence[np.ndarray]) -> Split:
 def config_of(work: Work) -> TrialConfig:
     return compose(
         [
-            "dataset=mnist", f"model={work.model}", f"num_clients={work.clients}", f"training.lr={work.lr}",
+            f"dataset={work.data}", f"model={work.model}", f"num_clients={work.clients}", f"training.lr={work.lr}",
             "training.momentum=0", f"training.batch_size={work.batch_size}", "training.epochs=1",
         ]
     )  # fmt: skip
@@ -112,7 +112,7 @@ def noop(argument: str) -> None:
 
 def learn(name: str, folder: str) -> None:
     """Take turns of a work's rounds."""
-    work, images = WORKS[name], images_of(folder)
+    work, images = WORKS[name], images_of(folder, WORKS[name].data)
     with hosts() as actors:
         split = split_of(list(rows_of(name, images.train_y)))
         rounds, _ = learning_rounds(actors, work, images, split, work.cohort)

@@ -1,25 +1,28 @@
-"""Local training against a plain PyTorch loop, and FLUTE's logistic regression on MNIST: one JSON line.
+"""Local training against a plain PyTorch loop, and FLUTE's logistic regression on MNIST: rows of ``make bench``.
 
-``python -m benchmarks.training [name ...]``; ``train_*_vs_bare`` is the loop's time over ours on one core, for 100
-clients of 60 MNIST-shaped images and one epoch. The two alternate and the median ratio counts; times are CPU seconds,
-which other work on the machine moves least. ``flute_lr_mnist_s`` is a whole trial's wall time on Ray, with 2 hosts:
-1,000 clients, 10 a round, batch 10, learning rate 0.03, 100 rounds; everything but imports and the start of the hosts.
-It needs MNIST under FEDSWEEP_DATA, else it is null.
+``train_*_vs_bare`` is the loop's time over ours on one core, for 100 clients of 60 MNIST-shaped images and one epoch,
+in CPU seconds, which other work on the machine moves least. ``flute_lr_mnist_s`` is a whole trial's wall time on Ray,
+with 2 hosts: 1,000 clients, 10 a round, batch 10, learning rate 0.03, 100 rounds; everything but imports and the start
+of the hosts. ``python -m benchmarks.training [name ...]`` prints ratios alone, in one JSON line.
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import nan
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.contender import serve
 from models import build_model
 from runner.client.batched import Program
+from runner.client.pool import Examples
 from runner.client.training import LocalTraining
 from runner.client.vectorized import train_many
 from runner.engine.chunks import TOGETHER, make_chunks
@@ -46,25 +49,44 @@ def bare(model: nn.Module, start: dict[str, Tensor], x: Tensor, y: Tensor, batch
             optimizer.step()
 
 
-def ours(program: Program, start: Tensor, x: Tensor, y: Tensor, batch: int) -> None:
+def ours(program: Program, start: Tensor, examples: Examples, batch: int) -> None:
     """Train the same clients in the chunks that the engine makes of them."""
     hp = LocalTraining(lr=0.05, momentum=0.9, batch_size=batch)
     for chunk in make_chunks(["train"] * CLIENTS, [1.0] * CLIENTS, together=TOGETHER):
-        train_many(program, start, x, y, [(client * IMAGES, IMAGES) for client in chunk], hp, chunk)
+        train_many(program, start, examples, [(client * IMAGES, IMAGES) for client in chunk], hp, chunk)
+
+
+def contestants(name: str, batch: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return the loop and our trainer, ready to run on the same clients."""
+    torch.manual_seed(0)
+    model = build_model(name, SHAPE, CLASSES)
+    images, y = torch.randint(256, (CLIENTS * IMAGES, *SHAPE)).byte(), torch.randint(CLASSES, (CLIENTS * IMAGES,))
+    examples = Examples(images, y, torch.full((1, 1, 1), 0.13), torch.full((1, 1, 1), 0.31))  # bytes, as in a trial
+    x = examples.images(slice(None))
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    flat = torch.cat([value.flatten() for value in state.values()])
+    program = Program(model, SHAPE)
+    return lambda: bare(model, state, x, y, batch), lambda: ours(program, flat, examples, batch)
 
 
 def ratio(name: str, batch: int, repeats: int = 5) -> float:
     """Return the plain loop's time over ours."""
-    torch.manual_seed(0)
-    model = build_model(name, SHAPE, CLASSES)
-    x, y = torch.randn(CLIENTS * IMAGES, *SHAPE), torch.randint(CLASSES, (CLIENTS * IMAGES,))
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    flat = torch.cat([value.flatten() for value in state.values()])
-    program = Program(model, SHAPE)
-    runs = (lambda: bare(model, state, x, y, batch)), (lambda: ours(program, flat, x, y, batch))
+    runs = contestants(name, batch)
     for run in runs:
         run()
     return median(seconds(runs[0]) / seconds(runs[1]) for _ in range(repeats))
+
+
+def turns(key: str) -> None:
+    """Be a contender: the loop's and our CPU seconds, or a whole trial's wall seconds, each time."""
+    if key == "flute_lr_mnist_s":
+        with flute_trials() as trial:
+            serve(lambda: {"seconds": trial()})
+        return
+    loop, mine = contestants(*ROWS[key])
+    loop()
+    mine()
+    serve(lambda: {"bare": seconds(loop), "ours": seconds(mine)})
 
 
 def seconds(run: Callable[[], None]) -> float:
@@ -74,8 +96,9 @@ def seconds(run: Callable[[], None]) -> float:
     return time.process_time() - started
 
 
-def flute() -> float | None:
-    """Return the wall seconds of FLUTE's trial, or None where MNIST is not to be had."""
+@contextmanager
+def flute_trials() -> Iterator[Callable[[], float]]:
+    """Start Ray and the hosts; yield what runs FLUTE's trial and returns its wall seconds, NaN without MNIST."""
     import ray
 
     import runner.client.app  # noqa: F401  what is imported counts for nobody
@@ -95,26 +118,29 @@ def flute() -> float | None:
         pool = HostPool(config.resources)
         pool.warm()
         pool.wait()
-        started = time.perf_counter()
-        try:
-            images = load_images(config.dataset, config.data)
-        except DataError:
-            return None
-        split = make_split(images, config)
-        for _ in run_trial(config, images, split, pool.hosts, ray.put(images), ray.put(split)):
-            pass
-        return time.perf_counter() - started
+
+        def trial() -> float:
+            started = time.perf_counter()
+            try:
+                images = load_images(config.dataset, config.data)
+            except DataError:
+                return nan
+            split = make_split(images, config)
+            for _ in run_trial(config, images, split, pool.hosts, ray.put(images), ray.put(split)):
+                pass
+            return time.perf_counter() - started
+
+        yield trial
 
 
 def main() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("FLWR_LOG_LEVEL", "WARNING")
-    names = sys.argv[1:] or [*ROWS, "flute_lr_mnist_s"]
-    result: dict[str, float | None] = {}
-    for name in names:
-        value = flute() if name == "flute_lr_mnist_s" else ratio(*ROWS[name])
-        result[name] = None if value is None else round(value, 2)
-    print(json.dumps(result))
+    if sys.argv[1:2] == ["turns"]:
+        turns(sys.argv[2])
+        return
+    names = sys.argv[1:] or list(ROWS)
+    print(json.dumps({name: round(ratio(*ROWS[name]), 2) for name in names}))
 
 
 if __name__ == "__main__":

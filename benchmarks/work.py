@@ -25,23 +25,30 @@ class Work:
     lr: float
     model: str
     rounds: int  # per turn of a contender
+    data: str = "mnist"
+    shape: tuple[int, int, int] = (1, 28, 28)
 
 
 WORKS = {
     "lenet": Work(clients=100, cohort=100, examples=174, batch_size=32, lr=0.05, model="lenet", rounds=1),
     "flute": Work(clients=1000, cohort=10, examples=60, batch_size=10, lr=0.03, model="logreg", rounds=25),
-}
+    # pfl-research's CIFAR-10 IID benchmark
+    "cifar10": Work(clients=1000, cohort=50, examples=50, batch_size=10, lr=0.1, model="simple_cnn", rounds=2,
+                    data="cifar10", shape=(3, 32, 32)),
+}  # fmt: skip
 PROCESSES = 2
 """Worker processes of every contender: the issue's figures are for two."""
 
 
-def save(folder: Path, name: str, images: np.ndarray, labels: np.ndarray, mean: float, std: float) -> None:
-    """Write the clients' tensors, clients x examples x ..., where contenders find them."""
+def save(folder: Path, name: str, images: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> None:
+    """Write the clients' images and labels, clients x examples x ..., where contenders find them.
+
+    ``scale`` holds mean and deviation per channel of images in [0, 1], (2, channels).
+    """
     work = WORKS[name]
     rows = rows_of(name, labels)
-    x = ((images[rows].astype(np.float32) / 255) - mean) / std
-    np.savez(folder / f"{name}.npz", x=x, y=labels[rows].astype(np.int64))
-    assert x.shape[:2] == (work.clients, work.examples)
+    np.savez(folder / f"{name}.npz", x=images[rows], y=labels[rows].astype(np.int64), scale=scale)
+    assert rows.shape == (work.clients, work.examples)
 
 
 def rows_of(name: str, labels: np.ndarray) -> np.ndarray:
@@ -60,15 +67,16 @@ def rows_of(name: str, labels: np.ndarray) -> np.ndarray:
 
 
 def load(folder: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the clients' images, float (clients, examples, 1, 28, 28), and labels, int64 (clients, examples)."""
+    """Return the clients' images, float (clients, examples, C, H, W), and labels, int64 (clients, examples)."""
     with np.load(Path(folder) / f"{name}.npz") as file:
-        return torch.from_numpy(file["x"]), torch.from_numpy(file["y"])
+        mean, std = torch.from_numpy(file["scale"]).float().unsqueeze(2).unsqueeze(3)
+        return torch.from_numpy(file["x"]).float().div_(255).sub_(mean).div_(std), torch.from_numpy(file["y"])
 
 
 def make_model(name: str) -> nn.Module:
     """Return the network of a work."""
     torch.manual_seed(0)
-    return build_model(WORKS[name].model, (1, 28, 28), 10)
+    return build_model(WORKS[name].model, WORKS[name].shape, 10)
 
 
 def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, work: Work) -> float:

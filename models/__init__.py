@@ -19,6 +19,7 @@ from models.lenet import lenet
 from models.linear import logreg
 from models.mlp import mlp
 from models.resnet import resnet18
+from models.simple_cnn import simple_cnn
 
 Shape = tuple[int, int, int]
 
@@ -27,6 +28,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "lenet": lenet,
     "cnn": cnn,
+    "simple_cnn": simple_cnn,
     "resnet18": resnet18,
 }
 

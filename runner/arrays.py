@@ -6,6 +6,7 @@ cent of a small client task. The bytes here are the same, but the header is made
 
 from functools import lru_cache
 from io import BytesIO
+from math import prod
 
 import numpy as np
 from flwr.app import Array
@@ -15,8 +16,10 @@ _C_ORDER = b"'fortran_order': False"
 
 def read_array(array: Array) -> np.ndarray:
     """Return the values of an Array as a read-only view of its bytes where its layout allows, else as a copy."""
+    if not array.dtype:  # as Flower turns a NumPyClient's parameters into Arrays
+        return array.numpy()
     dtype, data = np.dtype(array.dtype), array.data
-    size = int(np.prod(array.shape)) * dtype.itemsize
+    size = prod(array.shape) * dtype.itemsize
     if size == 0 or array.stype != "numpy.ndarray" or _C_ORDER not in data[:128]:
         return array.numpy()
     # NumPy's format is a header and then the raw values, up to the end.

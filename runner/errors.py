@@ -35,6 +35,10 @@ class TrialError(RunnerError):
     """A trial can't go on, for example because too few clients replied. It fails alone; the sweep goes on."""
 
 
+class AppError(RunnerError):
+    """A host can't build the ClientApp: none of its clients can run."""
+
+
 def unknown(kind: str, given: str, valid: Iterable[str]) -> str:
     """Return the sentence for an unknown name: the name, the nearest valid one, and all valid ones."""
     names = sorted(valid)

@@ -102,11 +102,34 @@ def agreement(assignment: Mapping[int, int], groups: np.ndarray) -> dict[str, fl
     }
 
 
-class Ledger:
-    """Running totals of a trial: mebibytes moved."""
+def jain(values: np.ndarray) -> float:
+    """Return Jain's index of fairness: 1 if all values are equal, 1 / n if one has it all; nan if all are 0.
 
-    def __init__(self, mb_down: float = 0.0, mb_up: float = 0.0) -> None:
+    Source: Jain, Chiu and Hawe 1984, (sum x)^2 / (n sum x^2).
+    """
+    squares = float((values**2).sum())
+    return float(values.sum()) ** 2 / (len(values) * squares) if squares else nan
+
+
+class Ledger:
+    """Running totals of a trial: mebibytes moved, seconds that the server spent clustering, and since when it rests."""
+
+    def __init__(
+        self, mb_down: float = 0.0, mb_up: float = 0.0, clustering_s: float = 0.0, stable_since: int = 0
+    ) -> None:
         self.mb_down, self.mb_up = mb_down, mb_up
+        self.clustering_s, self.stable_since = clustering_s, stable_since
+
+    def settle(self, number: int, churn: float, seconds: float) -> dict[str, float]:
+        """Take in how many clients changed their cluster in a round, and how long the server took to cluster."""
+        self.clustering_s += seconds
+        if churn or not self.stable_since:
+            self.stable_since = number
+        return {
+            "2_clusters/stable_since": float(self.stable_since),
+            "5_time/clustering_s": seconds,
+            "5_time/clustering_total_s": self.clustering_s,
+        }
 
     def add(self, tasks: list[TaskRecord], clustered: Clustered | None = None) -> dict[str, float]:
         """Count a round's client traffic, clustering included; queries for aggregation and the test are apart.
@@ -177,6 +200,8 @@ def round_record(
     metrics = _global_metrics(scores)
     if clustered and assignment:
         metrics |= _cluster_metrics(clustered, assignment, groups, scores)
+        churn = metrics.get("2_clusters/churn", 0.0)
+        metrics |= ledger.settle(done.number, churn, getattr(clustered, "clustering_s", 0.0))
     metrics |= _client_metrics(clients)
     if scores:
         users = [name for name in scores.clients if name != "global"] or ["global"]
@@ -232,6 +257,7 @@ def _client_metrics(clients: Mapping[str, list[Any]]) -> dict[str, float]:
             "3_clients/acc_std": float(acc.std()),
             "3_clients/acc_p10": float(np.percentile(acc, 10)),
             "3_clients/acc_min": float(acc.min()),
+            "3_clients/acc_jain": jain(acc),
             "3_clients/loss": float(np.nanmean(np.asarray(clients["eval_loss"], float))),
         }
     return metrics

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 METRICS = {
     "client_acc": ("client accuracy (%)", 100.0, 1),
     "acc": ("global accuracy (%)", 100.0, 1),
+    "client_acc_p10": ("worst 10% (%)", 100.0, 1),
+    "client_acc_min": ("worst client (%)", 100.0, 1),
+    "client_acc_jain": ("Jain's index", 1.0, 3),
     "ari": ("ARI", 1.0, 2),
+    "ami": ("AMI", 1.0, 2),
+    "matched": ("matched (%)", 100.0, 1),
+    "clusters": ("clusters found", 1.0, 1),
+    "stable_since": ("stable since round", 1.0, 1),
+    "clustering_s": ("clustering (s)", 1.0, 3),
     "handovers": ("handovers", 1.0, 1),
     "server_tenure": ("tenure (rounds)", 1.0, 1),
     "server_gini": ("servers' Gini", 1.0, 2),
@@ -36,6 +44,9 @@ METRICS = {
 }
 """Metric -> heading, factor and decimals in a table that is read."""
 
+_MORE = ("client_acc_p10", "client_acc_min", "client_acc_jain", "ami", "matched", "clusters", "stable_since",
+         "clustering_s")  # fmt: skip
+"""Metrics that only a full report shows."""
 _OF_SERVERS = ("handovers", "server_tenure", "server_gini", "server_regret", "server_spearman")
 _SERVER_AXES = {f"server_{key}" for key in ("rule", "mode", "cpu_weight", "mem_weight", "node_weight", "ewma",
                                           "hysteresis", "min_tenure")}  # fmt: skip
@@ -327,7 +338,7 @@ def texts(table: pd.DataFrame, full: bool = False, bold: str = "{}") -> list[lis
         metric, _, kind = column.rpartition("_")
         if metric in METRICS and kind in ("mean", "std", "ci", "best"):
             heading, factor, decimals = METRICS[metric]
-            if kind == "mean" and table[column].notna().any():
+            if kind == "mean" and table[column].notna().any() and (full or metric not in _MORE):
                 none = [float("nan")] * len(table)
                 marks = table.get(f"{metric}_best", [False] * len(table)) if full else [False] * len(table)
                 widths = table.get(f"{metric}_ci", none) if full and metric not in _TO_TARGET else none

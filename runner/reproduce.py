@@ -5,6 +5,7 @@ there are (grids, in the grammar of sweeps), in a CPU tier and in the paper's fu
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -31,7 +32,9 @@ class Protocol(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     note: str = Field(description="what it is; for the CPU tier: in what it differs from the paper")
-    train_images: int | None = Field(None, ge=1, description="training images that the protocol asks for")
+    train_images: dict[str, int] = Field(
+        default_factory=dict, description="data set -> training images that the protocol asks for"
+    )
     grids: tuple[SweepFile, ...] = Field(min_length=1, description="grids of trials, as in configs/sweep")
 
 
@@ -151,7 +154,8 @@ class Outcome:
     @property
     def summary(self) -> str:
         """The verdicts in one line."""
-        counts = [f"{sum(v.word == word for v in self.verdicts)} {word}" for word in ("holds", "missed", "not run")]
+        words = Counter(verdict.word for verdict in self.verdicts)
+        counts = [f"{words[word]} {word}" for word in ("holds", "missed", "not run", "no such seed") if words[word]]
         return f"{self.experiment.name}, {self.experiment.tier} tier: {', '.join(counts)}"
 
     @property
@@ -162,17 +166,18 @@ class Outcome:
             f"{self.experiment.spec.about}. {self.experiment.tier.upper()} tier: {self.experiment.protocol.note}",
             f"Trials: {len(self._ended)} finished" + (f", {failed} did not" if failed else "") + ".",
         ]
-        asked, there = self.experiment.protocol.train_images, self._train_images()
-        if asked and there and max(there) < asked:
-            had = ", ".join(f"{n:,}" for n in sorted(there))
-            notes.append(f"NOT the full data: {had} training images were there; the protocol asks for {asked:,}.")
+        for name, asked in self.experiment.protocol.train_images.items():
+            there = max(self._train_images(name), default=asked)
+            if there < asked:
+                notes.append(f"NOT the full data: {there:,} training images of {name}, the protocol has {asked:,}.")
         tags = [trial.run.data.tags for trial in self._ended]
         commits = sorted({tag.get("mlflow.source.git.commit", "unknown")[:10] for tag in tags})
         changed = any(tag.get("code.changed") == "true" for tag in tags)
         return [*notes, f"Code: {', '.join(commits)}{' with uncommitted changes' if changed else ''}."]
 
-    def _train_images(self) -> set[int]:
-        profiles = [item.dataset.profile for trial in self._ended for item in trial.run.inputs.dataset_inputs]
+    def _train_images(self, dataset: str) -> set[int]:
+        of_it = [trial for trial in self._ended if trial.params.get("dataset.name") == dataset]
+        profiles = [item.dataset.profile for trial in of_it for item in trial.run.inputs.dataset_inputs]
         return {json.loads(profile)["num_train"] for profile in profiles if profile}
 
     def files(self) -> dict[str, bytes]:

@@ -217,7 +217,8 @@ def make_grid(
     examples = data.num_examples()
 
     def cost(node_id: int, message_type: str) -> float:
-        return 1.0 if message_type.startswith("query") else 1.0 + float(examples[node_id - 1])
+        trains = not message_type.startswith("query") or message_type == "query.sketch"
+        return 1.0 + float(examples[node_id - 1]) if trains else 1.0
 
     size = config.resources.chunk_size
     chunk_size = size if isinstance(size, int) else None
@@ -302,7 +303,14 @@ def _result(
         "client_acc": "3_clients/acc",
         "client_test_acc": "3_clients/test_acc",
         "client_acc_p10": "3_clients/acc_p10",
+        "client_acc_min": "3_clients/acc_min",
+        "client_acc_jain": "3_clients/acc_jain",
         "ari": "2_clusters/ari",
+        "ami": "2_clusters/ami",
+        "matched": "2_clusters/matched",
+        "clusters": "2_clusters/count",
+        "stable_since": "2_clusters/stable_since",
+        "clustering_s": "5_time/clustering_total_s",
         "silhouette": "2_clusters/silhouette",
         "handovers": "2_clusters/handovers",
         "server_tenure": "2_clusters/server_tenure",

@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from logging import WARNING
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, validate_message_reply_consistency
+from flwr.supercore import log
 
 V = TypeVar("V")
+TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a client that never answers is a lost one
 
 
 @runtime_checkable
@@ -75,6 +79,27 @@ def sort_replies(
         contents = [reply.content for reply in valid]
         validate_message_reply_consistency(contents, strategy.weighted_by_key, check_arrayrecord=read_arrays)
     return valid, errors
+
+
+def ask(grid: Grid, query: str, contents: Mapping[int, RecordDict], needed_by: str = "") -> dict[int, RecordDict]:
+    """Send each node a query; return the answers by node, in order of ids. Errors are logged and left out.
+
+    Raises
+    ------
+    RuntimeError
+        If a strategy is named that needs answers, and none came.
+    """
+    messages = [Message(content, node, query) for node, content in sorted(contents.items())]
+    answers = {}
+    for reply in grid.send_and_receive(messages, timeout=TIMEOUT_S) if messages else ():
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            log(WARNING, "client %d gave no answer to %s: %s", node, query, reply.error.reason)
+        else:
+            answers[node] = reply.content
+    if needed_by and messages and not answers:
+        raise RuntimeError(f"no client answered {query}: strategy={needed_by} needs clients that do")
+    return dict(sorted(answers.items()))
 
 
 def arrays_of(reply: Message) -> ArrayRecord:

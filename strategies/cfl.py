@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from strategies.base import int_keys, string_keys
 from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import one_thread, points_of, represent
-from strategies.grouping import split_p_value, tree_split
-
-ROTATIONS = 999  # the gate is asked in many rounds, at ever stricter levels
+from strategies.clustering import at_length_one, one_thread, points_of, represent
+from strategies.grouping import HowMany, Points, choose_k, rotation_p_value, silhouette, tree_split
 
 
 class CFL(ClusterTraining):
@@ -33,13 +31,14 @@ class CFL(ClusterTraining):
         Split when ||weighted mean update|| < eps1 and max ||update|| > eps2.
     relative : bool
         Give both norms in units of the longest mean update that the cluster's line has seen (the paper's rule of
-        thumb: eps1 a tenth of it, eps2 between eps1 and ten times that); else they are absolute, as in the reference.
+        thumb: eps1 a tenth of it, eps2 between eps1 and ten times that; ours, with the gate: .9 and .7); else they are
+        absolute, as in the reference.
     min_size : int
         Split only clusters with more members.
     **common
         Parameters of ClusterTraining; no split happens in the first ``warmup_rounds`` rounds, or where the gate finds
-        that the two halves are no tighter than chance. It is asked again and again: the n-th time that a cluster asks,
-        the level is gate / (n (n + 1)), which adds up to ``gate`` over all rounds.
+        no groups. It is asked again and again: the n-th time that a cluster asks, the level is gate / (n (n + 1)),
+        which adds up to ``gate`` over all rounds.
     """
 
     def __init__(
@@ -80,19 +79,22 @@ class CFL(ClusterTraining):
                 continue
             with one_thread():
                 points_CD = points_of(rows_CP, "cosine")
-                if self.gate:
-                    n = self.tests[cluster] = self.tests.get(cluster, 0) + 1
-                    self.p_value = split_p_value(
-                        points_CD, tree_split("complete"), 2, self.seed + server_round, ROTATIONS
-                    )
-                    if self.p_value > self.gate / (n * (n + 1)):
-                        continue
-            _, second = bipartition(present, points_CD)
+                if self.gate and not self._passes(cluster, points_CD, server_round):
+                    continue
+                _, second = bipartition(present, at_length_one(points_CD))
             new = max(self.cluster_arrays) + 1
             self.assignment.update(dict.fromkeys(second, new))
             self.longest[new] = self.longest[cluster]
+            self.tests.pop(cluster, None)
             self.cluster_arrays[new] = self.cluster_arrays[cluster]  # replaced by its members' mean in this very round
             self.election.forget()
+
+    def _passes(self, cluster: int, points_CD: Points, server_round: int) -> bool:
+        """Ask the gate whether there are groups among a cluster's clients."""
+        n = self.tests[cluster] = self.tests.get(cluster, 0) + 1
+        level = self.gate / (n * (n + 1))
+        self.p_value = rotation_p_value(points_CD, groups_apart, level, self.seed + server_round)
+        return self.p_value <= level
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on."""
@@ -111,7 +113,17 @@ def update_norms(rows_CP: NDArray[np.float32], examples: Sequence[float]) -> tup
     return float(np.linalg.norm(mean)), float(np.linalg.norm(rows, axis=1).max())
 
 
-def bipartition(nodes: Sequence[int], points_CD: NDArray[np.float64]) -> tuple[list[int], list[int]]:
+def groups_apart(points_CD: Points) -> float:
+    """Return the best silhouette, on the unit sphere, of the complete-linkage tree cut into 2 to 8 groups.
+
+    The gate asks whether there are groups, not whether there are two: of four equal ones no half is further from the
+    other than two halves of one cloud of that shape would be.
+    """
+    seen, split = at_length_one(points_CD), tree_split("complete")
+    return silhouette(seen, split(seen, choose_k(seen, split, HowMany(choose_k="silhouette"), seed=0)))
+
+
+def bipartition(nodes: Sequence[int], points_CD: Points) -> tuple[list[int], list[int]]:
     """Cut clients in two by complete linkage; return node ids, the half of the first node first.
 
     Source: the reference code clusters the rows of a sub-matrix, and after the first split takes the row numbers for

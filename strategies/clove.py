@@ -5,6 +5,7 @@ Loss Vector Embeddings" (arXiv:2506.22427). Deviations: docs/strategies/clove.md
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import TIMEOUT_S, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import all_models, changed, group_losses, initial_models, match_models, to_own_or_all
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
 QUERY = "query.losses"
-TIMEOUT_S = 3600.0
 STABLE_ROUNDS = 3  # rounds without a change after which the clusters are frozen
 
 
@@ -60,6 +60,7 @@ class CLoVE(WithServers, FedAvg):
         self.silhouette = float("nan")
         self.stable = 0  # rounds in a row without a change
         self.churn = 0
+        self.clustering_s = 0.0  # of the last round, without the clients' answers
         self.election = ClusterServers(server or ServerRule(), seed)
         self._grid: Grid
 
@@ -140,6 +141,7 @@ class CLoVE(WithServers, FedAvg):
             losses = np.array(reply.content["metrics"]["losses"]) if reply.has_content() else np.array([np.nan])
             if np.isfinite(losses).all():
                 vectors[reply.metadata.src_node_id] = losses
+        began = perf_counter()
         before = dict(self.assignment)
         known = sorted(vectors)
         if known:
@@ -156,3 +158,4 @@ class CLoVE(WithServers, FedAvg):
         self.churn = changed(before, self.assignment)
         if not self._frozen and known:
             self.stable = self.stable + 1 if before and not self.churn else 0
+        self.clustering_s = perf_counter() - began

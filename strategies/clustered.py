@@ -6,9 +6,11 @@ messages), :meth:`~ClusterTraining.plan` (what the round is), :meth:`~ClusterTra
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from logging import WARNING
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,8 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, sampl
 from flwr.supercore import log
 from numpy.typing import NDArray
 
-from strategies.base import arrays_of, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import arrays_of, ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.candidates import changed
 from strategies.clustering import (
     Distance,
     Representation,
@@ -32,7 +35,7 @@ from strategies.clustering import (
 )
 from strategies.grouping import Found, HowMany, Rule
 from strategies.selection import ServerRule
-from strategies.servers import TIMEOUT_S, ClusterServers, WithServers
+from strategies.servers import ClusterServers, WithServers
 
 PICTURED = 1_000
 """Clients up to which a clustering is drawn: the axes of the picture cost the cube of their number."""
@@ -112,10 +115,15 @@ class ClusterTraining(WithServers, FedAvg):
         self.plane: dict[int, tuple[float, float]] = {}  # of the last clustering: node id -> place in its picture
         self.means_KP: NDArray[np.float32] | None = None  # of each cluster in the space of the representation
         self.clustering_round = False  # of the round that was configured last: each reply is read
+        self.churn = 0  # clients that had a cluster and changed it in the last round
+        self.clustering_s = 0.0  # of the last round: what grouping took here, without the clients' answers
+        self._asked_s = 0.0  # of all rounds: waiting for answers
+        self._before: dict[int, int] = {}
         self._newcomers: set[int] = set()
         self._plan = Plan.APART
         self._sent = 0
         self._grid: Grid
+        self._config: ConfigRecord  # of the round's training
 
     # What a method says
 
@@ -142,18 +150,21 @@ class ClusterTraining(WithServers, FedAvg):
     def group(self, server_round: int, models: Mapping[int, ArrayRecord]) -> None:
         """Group the clients by the models that they sent, or place newcomers among the clusters; in order of ids."""
         del server_round
-        nodes, rows_CP = list(models), self.rows(models)
-        usable = np.flatnonzero(np.isfinite(rows_CP).all(axis=1))
-        nodes, rows_CP = [nodes[i] for i in usable], rows_CP[usable]
+        nodes, rows_CP = _usable(list(models), self.rows(models))
         if self._plan is Plan.APART:
             new = [i for i, node in enumerate(nodes) if node in self._newcomers]
             if new and self.means_KP is not None:
                 labels = nearest(rows_CP[new], self.means_KP, self.distance).tolist()
                 self.assignment.update(zip([nodes[i] for i in new], labels, strict=True))
-            return
+        else:
+            self.group_rows(nodes, rows_CP)
+
+    def group_rows(self, nodes: list[int], rows_CP: NDArray[np.float32]) -> bool:
+        """Group clients by what stands for them; say whether there were enough that can be used."""
+        nodes, rows_CP = _usable(nodes, rows_CP)
         if len(nodes) < (self.num_clusters if self.choose_k == "given" else 2):
             log(WARNING, "clustering put off: %d usable replies are too few", len(nodes))
-            return
+            return False
         with one_thread():
             found = self.find(rows_CP)
         self.set_clusters(canonical(nodes, found.labels.tolist()), found)
@@ -161,6 +172,7 @@ class ClusterTraining(WithServers, FedAvg):
         self.means_KP = group_means(rows_CP, labels_C, self.distance)
         if len(nodes) <= PICTURED:
             self.plane = dict(zip(nodes, plane_of(rows_CP, self.distance), strict=True))
+        return True
 
     def welcome(self, nodes: Sequence[int]) -> None:
         """Assign clients that no cluster has. Those that it leaves out train once from the anchor."""
@@ -180,26 +192,19 @@ class ClusterTraining(WithServers, FedAvg):
             self.silhouette, self.p_value = found.silhouette, found.p_value
         self.election.forget()
 
-    def ask(self, query: str, contents: Mapping[int, RecordDict]) -> dict[int, RecordDict]:
-        """Send each node a query; return the answers by node, in order of ids. Errors are logged and left out."""
-        messages = [Message(content, node, query) for node, content in sorted(contents.items())]
-        answers = {}
-        for reply in self._grid.send_and_receive(messages, timeout=TIMEOUT_S) if messages else ():
-            if reply.has_error():
-                log(
-                    WARNING, "client %d gave no answer to %s: %s", reply.metadata.src_node_id, query, reply.error.reason
-                )
-            else:
-                answers[reply.metadata.src_node_id] = reply.content
-        if messages and not answers:
-            raise RuntimeError(f"no client answered {query}: strategy={type(self).__name__} needs clients that do")
-        return dict(sorted(answers.items()))
+    def ask(self, query: str, contents: Mapping[int, RecordDict], needed: bool = True) -> dict[int, RecordDict]:
+        """Send each node a query and return the answers, as :func:`~strategies.base.ask` does."""
+        began = perf_counter()
+        answers = ask(self._grid, query, contents, needed_by=type(self).__name__ if needed else "")
+        self._asked_s += perf_counter() - began
+        return answers
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the number of clusters, the servers' numbers and, where defined, silhouette and the gate's p-value."""
+        """Return the clusters, the churn, the servers' numbers and, where defined, silhouette and gate's p-value."""
         if not self.assignment:
             return {}
-        numbers = {"clusters": float(len(self.cluster_arrays)), **self.election.diagnostics(self.assignment)}
+        numbers = {"clusters": float(len(self.cluster_arrays)), "churn": float(self.churn)}
+        numbers |= self.election.diagnostics(self.assignment)
         defined = {"silhouette": self.silhouette, "gate_p": self.p_value}
         return numbers | {name: value for name, value in defined.items() if not math.isnan(value)}
 
@@ -208,14 +213,17 @@ class ClusterTraining(WithServers, FedAvg):
     ) -> Iterable[Message]:
         """Send each sampled client its cluster's model; in a TOGETHER round, send all clients the common one."""
         self._grid, self._newcomers = grid, set()
+        config["server-round"] = server_round
+        self._config = config
         if gone := self.assignment.keys() - set(grid.get_node_ids()):
             self.assignment = {node: c for node, c in self.assignment.items() if node not in gone}
-        self.prepare(server_round, arrays)
+        self._before, self.clustering_s = dict(self.assignment), 0.0
+        with self._timed():
+            self.prepare(server_round, arrays)
         self._plan = self.plan(server_round)
         if self._plan is Plan.TOGETHER:
             self.anchor = arrays
             _, nodes = sample_nodes(grid, self.min_available_nodes, sample_size=0)
-            config["server-round"] = server_round
             record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
             messages = list(self._construct_messages(record, self.pool(sorted(nodes)), MessageType.TRAIN))
         else:
@@ -240,7 +248,9 @@ class ClusterTraining(WithServers, FedAvg):
         self.election.observe(valid, self.weighted_by_key, one_each)
         if self.clustering_round:
             by_node = {reply.metadata.src_node_id: arrays_of(reply) for reply in valid}
-            self.group(server_round, dict(sorted(by_node.items())))
+            with self._timed():
+                self.group(server_round, dict(sorted(by_node.items())))
+        self.churn = changed(self._before, self.assignment)
         if not self.assignment:
             return aggregate_arrayrecords(contents, self.weighted_by_key), metrics
         self.cluster_arrays |= self.election.aggregate(
@@ -279,6 +289,13 @@ class ClusterTraining(WithServers, FedAvg):
         self.anchor = state["anchor"]
         self.means_KP = None if state["means"] is None else state["means"]["means"].numpy()
 
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Add the seconds spent here to those of the clustering, less those that clients took to answer."""
+        began = perf_counter() - self._asked_s
+        yield
+        self.clustering_s += perf_counter() - self._asked_s - began
+
     def _counts(self, node: int) -> bool:
         """Whether a reply is averaged: a newcomer's began elsewhere, and counts only where a cluster has no model."""
         cluster = self.assignment.get(node)
@@ -306,3 +323,9 @@ class ClusterTraining(WithServers, FedAvg):
         for message in messages:
             if message.metadata.dst_node_id in nodes:
                 message.content = content
+
+
+def _usable(nodes: list[int], rows_CP: NDArray[np.float32]) -> tuple[list[int], NDArray[np.float32]]:
+    """Return the clients whose rows are finite."""
+    finite = np.isfinite(rows_CP).all(axis=1)
+    return (nodes, rows_CP) if finite.all() else ([nodes[i] for i in np.flatnonzero(finite)], rows_CP[finite])

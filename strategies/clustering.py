@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from strategies.grouping import Split, silhouette
+from strategies.grouping import Points, Split, View, as_it_is, silhouette
 
 Representation = Literal["updates", "weights", "last_layer", "losses", "data"]
 Distance = Literal["cosine", "euclidean", "manhattan"]
@@ -68,11 +68,12 @@ def unit_rows(rows_CP: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.divide(rows_CP, np.where(norms > 0, norms, 1.0)[:, None], dtype=np.float32, casting="same_kind")
 
 
-def coordinates(rows_CP: NDArray[np.float32]) -> NDArray[np.float64]:
+def coordinates(rows_CP: NDArray[np.float32], centred: bool = True) -> Points:
     """Return points with the same distances in at most C dimensions: (C, min(C, P)).
 
-    With far more parameters than clients, the C x C Gram matrix of the centred rows holds all that Euclidean K-means
-    sees. Its eigenvectors, scaled, are the rows' principal coordinates: nothing is lost.
+    With far more parameters than clients, the C x C Gram matrix of the rows holds all that distances and angles depend
+    on. Its eigenvectors, scaled, are the rows' principal coordinates: nothing is lost. Centred ones are exact to more
+    digits; the others keep the rows' angles too.
     """
     num_clients, num_parameters = rows_CP.shape
     if num_parameters <= num_clients:
@@ -80,32 +81,45 @@ def coordinates(rows_CP: NDArray[np.float32]) -> NDArray[np.float64]:
     gram_CC = np.zeros((num_clients, num_clients))
     for start in range(0, num_parameters, _BLOCK):
         block = rows_CP[:, start : start + _BLOCK].astype(np.float64)
-        block -= block.mean(axis=0)
+        if centred:
+            block -= block.mean(axis=0)
         gram_CC += block @ block.T
     return _from_gram(gram_CC)
 
 
-def points_at(distances_CC: NDArray[np.float64]) -> NDArray[np.float64]:
+def points_at(distances_CC: Points) -> Points:
     """Return points (C, C) with the given distances, as near as Euclid can: classical scaling (Torgerson 1952)."""
     squares = distances_CC**2
     squares = squares - squares.mean(axis=0) - squares.mean(axis=1)[:, None] + squares.mean()
     return _from_gram(-0.5 * squares)
 
 
-def _from_gram(gram_CC: NDArray[np.float64]) -> NDArray[np.float64]:
+def _from_gram(gram_CC: Points) -> Points:
     values, vectors = np.linalg.eigh(gram_CC)
-    points: NDArray[np.float64] = vectors * np.sqrt(np.clip(values, 0.0, None))
+    noise = len(values) * np.finfo(np.float64).eps * values[-1]  # equal rows give equal points
+    points: Points = vectors * np.sqrt(np.where(values > noise, values, 0.0))
     return points
 
 
-def points_of(rows_CP: NDArray[np.float32], distance: Distance) -> NDArray[np.float64]:
-    """Return the coordinates of rows in which Euclid's distance is the one asked for (for cosine: grows with it)."""
-    return coordinates(unit_rows(rows_CP) if distance == "cosine" else rows_CP)
+def points_of(rows_CP: NDArray[np.float32], distance: Distance) -> Points:
+    """Return points (C, min(C, P)) whose distances are those of the rows; for cosine, whose angles are too."""
+    return coordinates(rows_CP, centred=distance != "cosine")
+
+
+def view_of(distance: Distance) -> View:
+    """Return how points are seen so that Euclid's distance is the one asked for (for cosine: grows with it)."""
+    return at_length_one if distance == "cosine" else as_it_is
+
+
+def at_length_one(points_CD: Points) -> Points:
+    """Return points on the unit sphere: their squared Euclidean distance is 2 (1 - cosine). A zero stays zero."""
+    lengths = np.linalg.norm(points_CD, axis=1, keepdims=True)
+    return points_CD / np.where(lengths > 0, lengths, 1.0)
 
 
 def plane_of(rows_CP: NDArray[np.float32], distance: Distance) -> list[tuple[float, float]]:
     """Return each row's first two principal coordinates: the flat picture that keeps most of the distances."""
-    points = points_of(rows_CP, distance)
+    points = view_of(distance)(points_of(rows_CP, distance))
     points = points - points.mean(axis=0)
     _, _, axes = np.linalg.svd(points, full_matrices=False)
     flat = points @ axes[:2].T
@@ -120,7 +134,7 @@ def kmeans(
     There are fewer than ``num_clusters`` clusters only where fewer rows differ.
     """
     with one_thread():
-        points_CD = points_of(rows_CP, distance)
+        points_CD = view_of(distance)(points_of(rows_CP, distance))
         labels = kmeans_split(seed)(points_CD, num_clusters)
         return labels, silhouette(points_CD, labels)
 

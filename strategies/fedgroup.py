@@ -5,13 +5,14 @@ directions; each client is the vector of its m cosines with them (the decomposed
 groups of those. Any other client joins the group whose mean update it deviates from the least, by (1 - cos) / 2.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.clustered import ClusterTraining
-from strategies.clustering import kmeans_split, one_thread
+from strategies.clustering import kmeans_split, one_thread, points_of
 from strategies.grouping import Found, find_groups
 
 PRETRAINED_PER_GROUP = 20
@@ -37,11 +38,12 @@ class FedGroup(ClusterTraining):
     def find(self, rows_CP: NDArray[np.float32]) -> Found:
         """Run K-means on the decomposed cosine similarities."""
         m = self.num_clusters if self.choose_k == "given" else self.max_clusters
-        cosines_Cm = decomposed_cosines(rows_CP, m)
-        return find_groups(cosines_Cm, kmeans_split(self.seed), self.how, self.seed)
+        return find_groups(
+            points_of(rows_CP, "cosine"), kmeans_split(self.seed), self.how, self.seed, partial(decomposed_cosines, m=m)
+        )
 
 
-def decomposed_cosines(rows_CP: NDArray[np.float32], m: int) -> NDArray[np.float64]:
+def decomposed_cosines(rows_CP: NDArray[np.floating[Any]], m: int) -> NDArray[np.float64]:
     """Return the cosine of each update with the m main directions of all updates, (C, m); fewer where C or P is less.
 
     The directions are the right singular vectors of the matrix of updates. With far more parameters than clients they

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
 from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import flatten, float_keys, kmeans_split, nearest, points_of
+from strategies.clustering import flatten, float_keys, kmeans_split, nearest, points_of, view_of
 from strategies.grouping import Found, find_groups
 
 
@@ -43,7 +43,8 @@ class FeSEM(ClusterTraining):
 
     def find(self, rows_CP: NDArray[np.float32]) -> Found:
         """Seed the centres, and run the E- and M-steps on the first solutions until they are stable."""
-        return find_groups(points_of(rows_CP, self.distance), kmeans_split(self.seed), self.how, self.seed)
+        split, view = kmeans_split(self.seed), view_of(self.distance)
+        return find_groups(points_of(rows_CP, self.distance), split, self.how, self.seed, view)
 
     def group(self, server_round: int, models: Mapping[int, ArrayRecord]) -> None:
         """E-step: each client that replied joins the nearest centre."""

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.clustered import ClusterTraining
-from strategies.clustering import points_of
-from strategies.grouping import Found, Linkage, cut_tree, euclidean, find_groups, tree_split
+from strategies.clustering import points_of, view_of
+from strategies.grouping import Found, Linkage, Points, cut_tree, euclidean, find_groups, tree_split
 
 
 class FLHC(ClusterTraining):
@@ -32,6 +32,11 @@ class FLHC(ClusterTraining):
 
     def __init__(self, *, linkage: Linkage = "average", threshold: float | None = None, **common: Any) -> None:
         super().__init__(**common)
+        if self.representation in ("losses", "data"):
+            raise ValueError(
+                f"strategy.representation={self.representation} belongs to strategy=kmeans; "
+                "set strategy.representation=updates, weights or last_layer"
+            )
         if self.distance == "manhattan" and (
             linkage == "ward" or self.gate or (threshold is None and self.choose_k != "given")
         ):
@@ -44,18 +49,17 @@ class FLHC(ClusterTraining):
 
     def find(self, rows_CP: NDArray[np.float32]) -> Found:
         """Cut the tree of the updates."""
-        points_CD = points_of(rows_CP, self.distance)
+        points_CD, view = points_of(rows_CP, self.distance), view_of(self.distance)
         labels = None
         if self.threshold is not None or self.distance == "manhattan":
             k = None if self.threshold is not None else self.num_clusters
-            labels = cut_tree(
-                self._distances(rows_CP, points_CD), self.linkage, num_clusters=k, threshold=self.threshold
-            )
-        return find_groups(points_CD, tree_split(self.linkage), self.how, self.seed, labels)
+            distances_CC = self._distances(rows_CP, view(points_CD))
+            labels = cut_tree(distances_CC, self.linkage, num_clusters=k, threshold=self.threshold)
+        return find_groups(points_CD, tree_split(self.linkage), self.how, self.seed, view, labels)
 
-    def _distances(self, rows_CP: NDArray[np.float32], points_CD: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _distances(self, rows_CP: NDArray[np.float32], seen_CD: Points) -> Points:
         if self.distance == "manhattan":
             rows = rows_CP.astype(np.float64)
             return np.array([np.abs(rows - row).sum(axis=1) for row in rows])
-        lengths = euclidean(points_CD)
+        lengths = euclidean(seen_CD)
         return lengths**2 / 2 if self.distance == "cosine" else lengths

@@ -1,10 +1,11 @@
 """How clients fall apart into groups: hierarchical clustering, how many groups there are, and whether there are any.
 
-Shapes: C clients, D coordinates. Points are those of :func:`strategies.clustering.coordinates`: in at most C
-dimensions, with the clients' own distances.
+Shapes: C clients, D coordinates. Points are those of :func:`strategies.clustering.points_of`: in at most C dimensions,
+with the clients' own distances and, where a method goes by angles, their own origin.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,16 +16,15 @@ Points = NDArray[np.float64]
 Labels = NDArray[np.int64]
 Split = Callable[[Points, int], Labels]
 """Cuts points (C, D) into at most so many groups: a label per point."""
+View = Callable[[Points], Points]
+"""What a method sees of the points when it cuts them: them at length 1 where it goes by cosines, for one."""
 
 Rule = Literal["given", "silhouette", "gap", "davies_bouldin"]
 Linkage = Literal["average", "complete", "single", "ward"]
 
 _GAP_REFERENCES = 10
-ROTATIONS = 99
-
-WEAK = 0.18
-"""Silhouette below which the gate sees no groups, however unlikely by chance: real clients are not quite normal, and
-single odd ones pass the test. On digits IID clients reach .165 at most, those of four rotations .19 at least."""
+SAMPLED = 2_000  # clients that a silhouette is taken of, at most
+ROTATIONS = 99  # of the gate, at least: as many as a level of .01 needs
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,14 @@ class Found:
     p_value: float = float("nan")  # of the gate; nan where it was not asked
 
 
-def find_groups(points_CD: Points, split: Split, how: HowMany, seed: int, labels: Labels | None = None) -> Found:
+def as_it_is(points_CD: Points) -> Points:
+    """Return what it is given: the view of a method that goes by Euclid's distance."""
+    return points_CD
+
+
+def find_groups(
+    points_CD: Points, split: Split, how: HowMany, seed: int, view: View = as_it_is, labels: Labels | None = None
+) -> Found:
     """Cut points into as many groups as ``how`` says, or leave them in one where the gate finds no clusters.
 
     Parameters
@@ -59,24 +66,43 @@ def find_groups(points_CD: Points, split: Split, how: HowMany, seed: int, labels
         k, or the rule that chooses it, and the gate's level.
     seed : int
         Root of the references that the gap statistic and the gate draw.
+    view : View
+        What the method makes of the points before it cuts them.
     labels : (C,) int, optional
         A cut made already, by a threshold; then only the gate is asked.
     """
+    seen = view(points_CD)
+    rule = how.choose_k if labels is None else "given"
     if labels is None:
-        k = min(choose_k(points_CD, split, how, seed), len(points_CD))
-        labels = split(points_CD, k) if k > 1 else np.zeros(len(points_CD), np.int64)
+        labels = _cut(seen, split, choose_k(seen, split, how, seed))
     k, p_value = len(np.unique(labels)), float("nan")
     if how.gate and k > 1:
-        p_value = split_p_value(points_CD, split, k, seed)
-        if p_value > how.gate or silhouette(points_CD, labels) < WEAK:
+
+        def score(points: Points) -> float:
+            """Do all that was done to the clients, the choice of k included, and say how well the groups are apart."""
+            if rule in ("given", "gap"):
+                return between(view(points), _cut(view(points), split, k))
+            found = _cut(view(points), split, choose_k(view(points), split, how, seed))
+            return silhouette(view(points), found)
+
+        p_value = rotation_p_value(points_CD, score, how.gate, seed)
+        if p_value > how.gate:
             labels = np.zeros(len(points_CD), np.int64)
-    return Found(labels, silhouette(points_CD, labels), p_value)
+    return Found(labels, silhouette(seen, labels), p_value)
+
+
+def _cut(points_CD: Points, split: Split, k: int) -> Labels:
+    k = min(k, len(points_CD))
+    return split(points_CD, k) if k > 1 else np.zeros(len(points_CD), np.int64)
 
 
 def silhouette(points_CD: Points, labels: Labels) -> float:
-    """Return the mean silhouette (Rousseeuw 1987), nan where it is not defined."""
+    """Return the mean silhouette (Rousseeuw 1987), nan where it is not defined; of a sample where there are many."""
     from sklearn.metrics import silhouette_score
 
+    if len(labels) > SAMPLED:  # its cost grows with the square
+        chosen = np.random.default_rng(0).choice(len(labels), SAMPLED, replace=False)
+        points_CD, labels = points_CD[chosen], labels[chosen]
     defined = 1 < len(np.unique(labels)) < len(labels)
     return float(silhouette_score(points_CD, labels)) if defined else float("nan")
 
@@ -116,7 +142,7 @@ def gap_k(points_CD: Points, split: Split, most: int, seed: int) -> int:
     references = [rng.uniform(low, high, turned.shape) for _ in range(_GAP_REFERENCES)]
 
     def gap(k: int) -> tuple[float, float]:
-        logs = np.log([max(_within(points, split, k), 1e-300) for points in (turned, *references)])
+        logs = np.log([max(_within(p, _cut(p, split, k)), 1e-300) for p in (turned, *references)])
         return float(logs[1:].mean() - logs[0]), float(logs[1:].std() * np.sqrt(1 + 1 / _GAP_REFERENCES))
 
     here = gap(1)
@@ -128,36 +154,63 @@ def gap_k(points_CD: Points, split: Split, most: int, seed: int) -> int:
     return most
 
 
-def split_p_value(points_CD: Points, split: Split, k: int, seed: int, rotations: int = ROTATIONS) -> float:
-    """Return how likely k groups as tight as these are among clients that do not differ: the gate.
+def rotation_p_value(points_CD: Points, score: Callable[[Points], float], level: float, seed: int) -> float:
+    """Return how likely groups as good as these are among clients that do not differ: the gate.
 
     A rotation test (Langsrud 2005, Statistics and Computing 15). Were the clients draws of one normal distribution,
     then, given their mean and covariance, every rotation of the C points that keeps both would be as likely as the one
-    seen. So the share of the variance that lies within the groups is compared with that of randomly rotated points,
-    cut by the same method. No covariance is estimated, so far more parameters than clients do no harm.
+    seen. So ``score`` does to randomly rotated points all that the method did to the clients: whatever it normalises,
+    projects or chooses, it does to both. No covariance is estimated: far more parameters than clients do no harm.
 
-    Returns
-    -------
-    float
-        (1 + rotations at least as tight) / (1 + rotations).
+    It ends when the level is out of reach (Besag and Clifford 1991), which takes few rotations where there are no
+    groups; else it draws 99, or as many as the level needs.
+
+    Parameters
+    ----------
+    points_CD : (C, D) float64
+        The clients, as they were before the method saw them.
+    score : callable
+        Points -> how well the groups that the method finds in them are apart; more is better, nan is worst.
+    level : float
+        Share of false groups allowed, above 0.
+    seed : int
+        Root of the rotations.
     """
-    rng = np.random.default_rng(seed)
-    sizes = np.linalg.svd(points_CD - points_CD.mean(axis=0), compute_uv=False)
-    sizes = sizes[sizes > 1e-9 * max(sizes[0], 1e-300)]
-    if not len(sizes):
-        return 1.0
-    observed = _within(points_CD, split, k) * (1 + 1e-9) + 1e-12 * float((sizes**2).sum())
+    rotations = max(ROTATIONS, math.ceil(1 / level - 1e-9) - 1)
+    most = math.floor(level * (1 + rotations) + 1e-9)  # hits that put the level out of reach
+    observed = _or_worst(score(points_CD)) - 1e-9
     hits = 0
-    for _ in range(rotations):
-        normal = rng.normal(size=(len(points_CD), len(sizes)))
-        rotated = np.linalg.qr(normal - normal.mean(axis=0))[0] * sizes
-        hits += _within(rotated, split, k) <= observed
+    for drawn, rotated in enumerate(_rotations(points_CD, rotations, seed), start=1):
+        hits += _or_worst(score(rotated)) >= observed
+        if hits == most:
+            return hits / drawn
     return (1 + hits) / (1 + rotations)
 
 
-def _within(points_CD: Points, split: Split, k: int) -> float:
+def _or_worst(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
+
+
+def _rotations(points_CD: Points, number: int, seed: int) -> Iterator[Points]:
+    """Yield points with the same mean and covariance, rotated at random; the points themselves where all are equal."""
+    rng = np.random.default_rng(seed)
+    mean = points_CD.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(points_CD - mean, full_matrices=False)
+    kept = sizes > 1e-9 * np.linalg.norm(points_CD)
+    sizes, axes = sizes[kept], axes[kept]
+    for _ in range(number):
+        normal = rng.normal(size=(len(points_CD), len(sizes)))
+        yield mean + (np.linalg.qr(normal - normal.mean(axis=0))[0] * sizes) @ axes
+
+
+def between(points_CD: Points, labels: Labels) -> float:
+    """Return the share of the points' variance that lies between the groups' means, 0 to 1; nan where all are equal."""
+    total = ((points_CD - points_CD.mean(axis=0)) ** 2).sum()
+    return float(1 - _within(points_CD, labels) / total) if total > 0 else float("nan")
+
+
+def _within(points_CD: Points, labels: Labels) -> float:
     """Return the sum of squared distances to the groups' means."""
-    labels = split(points_CD, k) if k > 1 else np.zeros(len(points_CD), np.int64)
     groups = (points_CD[labels == label] for label in np.unique(labels))
     return float(sum(((group - group.mean(axis=0)) ** 2).sum() for group in groups))
 

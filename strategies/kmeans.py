@@ -9,16 +9,16 @@ The idea follows Briggs et al. 2020 (FL+HC, arXiv:2004.11791), with K-means in p
 4. from then on each cluster trains its own model; the global model is the clusters' mean, weighted by examples.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
-from strategies.base import int_keys, string_keys
+from strategies.base import int_keys, join_largest, string_keys
 from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import kmeans_split, points_of
+from strategies.clustering import float_keys, kmeans_split, last_layer_keys, nearest, points_of, view_of
 from strategies.grouping import Found, find_groups
 
 MODELS_PER_CLUSTER = 3
@@ -36,62 +36,114 @@ class KMeans(ClusterTraining):
         Group anew every so many rounds after the warm-up, all clients starting from the global model; 0: once.
     stable_after : int
         Stop that when the same clusters came out so many times in a row; 0: never.
+    sketch : int
+        Clients send so many numbers of a random sketch of their updates before the round in which they are grouped,
+        and hosts may average its models already: the server never holds the clients' models. 0: they send the models.
     **common
         Parameters of ClusterTraining. ``cosine`` is K-means on rows of unit length. It needs updates: the angle
         between weights depends on where the origin lies.
     """
 
-    def __init__(self, *, recluster_every: int = 0, stable_after: int = 0, **common: Any) -> None:
+    def __init__(self, *, recluster_every: int = 0, stable_after: int = 0, sketch: int = 0, **common: Any) -> None:
         super().__init__(**common)
+        if sketch and self.representation not in ("updates", "last_layer"):
+            raise ValueError(
+                f"strategy.sketch={sketch} is of updates, but strategy.representation={self.representation}; "
+                "set strategy.representation=updates or last_layer, or strategy.sketch=0"
+            )
         if self.distance == "manhattan":
             raise ValueError("strategy.distance=manhattan has no K-means; set strategy.distance=euclidean or cosine")
-        self.recluster_every, self.stable_after = recluster_every, stable_after
+        self.recluster_every, self.stable_after, self.sketch = recluster_every, stable_after, sketch
         self.times_same = 1
         self.peers: dict[int, ArrayRecord] = {}  # whose models make up the vectors of losses
 
     def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
-        """Put all clients into the one cluster where one is wanted: no clustering round is needed."""
-        one = self.choose_k == "given" and self.num_clusters == 1
-        if one and server_round >= self.warmup_rounds and not self.assignment:
-            self.assignment, self.cluster_arrays = dict.fromkeys(sorted(self._grid.get_node_ids()), 0), {0: arrays}
+        """Put all clients into the one cluster where one is wanted; group them by their sketches."""
+        if self._one:
+            if server_round >= self.warmup_rounds and not self.assignment:
+                self.assignment, self.cluster_arrays = dict.fromkeys(sorted(self._grid.get_node_ids()), 0), {0: arrays}
+        elif self.sketch and self._due(server_round):
+            self.anchor = arrays
+            self._count(lambda: self._group_sketches(arrays))
 
     def plan(self, server_round: int) -> Plan:
         """Cluster after the warm-up, and again as often as wanted."""
+        return Plan.TOGETHER if self._due(server_round) and not self.sketch and not self._one else Plan.APART
+
+    @property
+    def _one(self) -> bool:
+        return self.choose_k == "given" and self.num_clusters == 1
+
+    def _due(self, server_round: int) -> bool:
+        """Whether the clients are to be grouped in a round."""
         since = server_round - self.warmup_rounds
-        if self.choose_k == "given" and self.num_clusters == 1:
-            return Plan.APART
         settled = 0 < self.stable_after <= self.times_same
         again = since > 0 and self.recluster_every and since % self.recluster_every == 0 and not settled
-        return Plan.TOGETHER if again else super().plan(server_round)
+        return bool(again) or (since >= 0 and not self.assignment)
 
     def group(self, server_round: int, models: Mapping[int, ArrayRecord]) -> None:
         """Group as ever, and count how often the same clusters came out."""
+        self._count(lambda: super(KMeans, self).group(server_round, models))
+
+    def _count(self, group: Callable[[], None]) -> None:
         before = self.assignment
-        super().group(server_round, models)
-        if self._plan is Plan.TOGETHER:
+        group()
+        if self.assignment is not before:
             self.times_same = self.times_same + 1 if self.assignment == before else 1
+
+    def _group_sketches(self, arrays: ArrayRecord) -> None:
+        nodes, rows_CS = self._sketches(self._grid.get_node_ids())
+        if self.group_rows(nodes, rows_CS):
+            self.cluster_arrays = {c: ArrayRecord(dict(arrays)) for c in sorted(set(self.assignment.values()))}
+            self.welcome(sorted(set(self._grid.get_node_ids()) - self.assignment.keys()))
+
+    def _sketches(self, nodes: Iterable[int], needed: bool = True) -> tuple[list[int], NDArray[np.float32]]:
+        """Return the clients that answered, and the sketches of their updates from the anchor, (C, sketch)."""
+        assert self.anchor is not None
+        keys = float_keys(self.anchor)
+        keys = last_layer_keys(keys) if self.representation == "last_layer" else keys
+        asked: dict[str, Any] = {"sketch": self.sketch, "sketch-seed": self.seed % 2**31, "sketch-of": keys}
+        config = ConfigRecord({**self._config, **asked})
+        content = RecordDict({"arrays": self.anchor, "config": config})
+        answers = self.ask("query.sketch", dict.fromkeys(nodes, content), needed)
+        sent = b"".join(cast(bytes, answer.config_records["sketch"]["float32"]) for answer in answers.values())
+        return list(answers), np.frombuffer(sent, "<f4").reshape(len(answers), self.sketch)
+
+    def welcome(self, nodes: Sequence[int]) -> None:
+        """Place newcomers by their sketches; else they train once from the anchor, as everywhere."""
+        if self.sketch and self.means_KP is not None and nodes:
+            new, rows_CS = self._sketches(nodes, needed=False)
+            finite = np.isfinite(rows_CS).all(axis=1)
+            labels = nearest(rows_CS[finite], self.means_KP, self.distance).tolist()
+            self.assignment.update(zip(np.array(new)[finite].tolist(), labels, strict=True))
+            join_largest(self.assignment, nodes)
+        else:
+            super().welcome(nodes)
 
     def rows(self, models: Mapping[int, ArrayRecord]) -> NDArray[np.float32]:
         """Return what stands for each client; a client that gives no answer gets a row that is not finite."""
+        vectors: dict[int, NDArray[np.float32]]
+        everybody = self._plan is Plan.TOGETHER
         if self.representation == "losses":
-            if self._plan is Plan.TOGETHER:
+            if everybody:
                 wanted = MODELS_PER_CLUSTER * (self.num_clusters if self.choose_k == "given" else self.max_clusters)
                 drawn = np.random.default_rng(self.seed).permutation(list(models))[:wanted]
                 self.peers = {int(node): models[int(node)] for node in sorted(drawn)}
             content = RecordDict({f"model-{node}": arrays for node, arrays in self.peers.items()})
-            answers = self.ask("query.losses", dict.fromkeys(models, content))
+            answers = self.ask("query.losses", dict.fromkeys(models, content), everybody)
             vectors = {n: np.array(a.metric_records["metrics"]["losses"], np.float32) for n, a in answers.items()}
         elif self.representation == "data":
-            answers = self.ask("query.signature", dict.fromkeys(models, RecordDict()))
+            answers = self.ask("query.signature", dict.fromkeys(models, RecordDict()), everybody)
             vectors = {n: a.array_records["arrays"]["signature"].numpy().ravel() for n, a in answers.items()}
         else:
             return super().rows(models)
-        missing = np.full_like(next(iter(vectors.values())), np.nan)
+        missing = np.full_like(next(iter(vectors.values()), np.zeros(1, np.float32)), np.nan)
         return np.stack([vectors.get(node, missing) for node in models])
 
     def find(self, rows_CP: NDArray[np.float32]) -> Found:
         """Run K-means."""
-        return find_groups(points_of(rows_CP, self.distance), kmeans_split(self.seed), self.how, self.seed)
+        split, view = kmeans_split(self.seed), view_of(self.distance)
+        return find_groups(points_of(rows_CP, self.distance), split, self.how, self.seed, view)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on."""

@@ -69,14 +69,14 @@ class PACFL(ClusterTraining):
             labels = None
             if self.threshold is not None:
                 labels = cut_tree(angles_CC, self.linkage, threshold=self.threshold)
-            found = find_groups(points_at(angles_CC), tree_split(self.linkage), self.how, self.seed, labels)
+            found = find_groups(points_at(angles_CC), tree_split(self.linkage), self.how, self.seed, labels=labels)
         assignment = canonical(nodes, found.labels.tolist())
         self.set_clusters(assignment, found, dict.fromkeys(assignment.values(), arrays))
         join_largest(self.assignment, self._grid.get_node_ids())
 
     def welcome(self, nodes: Sequence[int]) -> None:
         """Ask newcomers for their subspaces, and let each join the nearest cluster."""
-        self._ask(nodes)
+        self._ask(nodes, needed=False)
         known = {node: c for node, c in self.assignment.items() if node in self.subspaces}
         for node in nodes:
             if node in self.subspaces and known:
@@ -86,9 +86,9 @@ class PACFL(ClusterTraining):
                 self.assignment[node] = min(angles, key=lambda cluster: (np.mean(angles[cluster]), cluster))
         join_largest(self.assignment, nodes)
 
-    def _ask(self, nodes: Sequence[int]) -> None:
+    def _ask(self, nodes: Sequence[int], needed: bool = True) -> None:
         content = RecordDict({"config": ConfigRecord({"vectors": self.vectors})})
-        for node, answer in self.ask("query.subspace", dict.fromkeys(nodes, content)).items():
+        for node, answer in self.ask("query.subspace", dict.fromkeys(nodes, content), needed).items():
             self.subspaces[node] = answer.array_records["arrays"]["subspace"].numpy()
 
     def _angle(self, a: int, b: int) -> float:

@@ -14,13 +14,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
-from strategies.base import arrays_of, int_keys, string_keys, weight_of, weighted_mean
+from strategies.base import TIMEOUT_S, arrays_of, int_keys, string_keys, weight_of, weighted_mean
 from strategies.devices import load_on_device
 from strategies.selection import Load, ServerRule, gini, load_scores, rank, regret, smooth, spearman
 
 QUERY = "query.aggregate"
 TRIES = 2  # the elected server and one successor; then the aggregation is done here
-TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a server that never answers is a lost one
 
 _TABLES = ("examples", "scores", "servers", "tenure", "served")  # by node or by cluster
 _NUMBERS = ("handovers", "terms", "regret")

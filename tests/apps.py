@@ -1,7 +1,9 @@
 """Small Flower ClientApps for tests of the engine: plain NumPy, results that can be worked out by hand."""
 
 import os
+import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -16,18 +18,21 @@ def add_app(
     kill_always: tuple[int, ...] = (),
     hang: tuple[int, ...] = (),
     slow: tuple[int, ...] = (),
+    fail_first: tuple[int, ...] = (),
+    replies: str = "",
 ):
     """Client p (partition id) adds p + 1 to every weight, and has 10 * (p + 1) examples.
 
     It counts its training rounds in ``context.state``. It can be told to raise, to kill its process (once, leaving a
-    mark in the folder ``kill_once``), to hang, or to be slow.
+    mark in the folder ``kill_once``), to hang, to be slow, or to raise in round 1 alone. Client 1 can be told to reply
+    what nobody can read (``unpicklable``, ``corrupt``), or to run out of memory (``memory``).
     """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
-        if partition in fail:
+        if partition in fail or (partition in fail_first and message.content["config"].get("server-round") == 1):
             raise ValueError(f"client {partition} fails on purpose")
         if partition in kill_always:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -45,6 +50,14 @@ def add_app(
         metrics = MetricRecord(
             {"num-examples": 10 * (partition + 1), "train_loss": float(partition), "n": int(record["n"]) + 1}
         )
+        if partition == 1 and replies:
+            if replies == "memory":
+                resource.setrlimit(resource.RLIMIT_AS, (2**40, resource.getrlimit(resource.RLIMIT_AS)[1]))
+                np.ones(2**42)  # 32 TiB: refused, as an allocation is that does not fit
+            if replies == "corrupt":
+                new["w"] = Array("float32", (4,), "numpy.ndarray", b"these are no numbers")
+            if replies == "unpicklable":
+                metrics.__dict__["lock"] = threading.Lock()
         return Message(RecordDict({"arrays": new, "metrics": metrics}), reply_to=message)
 
     @app.evaluate()

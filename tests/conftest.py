@@ -2,10 +2,22 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh database of MLflow, made once, to be copied: MLflow takes seconds for each."""
+    from runner.config import TrackingConfig
+    from runner.tracking import Tracker
+
+    folder = tmp_path_factory.mktemp("template")
+    Tracker(TrackingConfig(output=str(folder))).close()
+    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -311,4 +311,11 @@ def halfway_app(
         arrays = ArrayRecord({"subspace": Array(target / np.linalg.norm(target))})
         return Message(RecordDict({"arrays": arrays}), reply_to=message)
 
+    @app.query("sketch")
+    def sketch(message: Message, context: Context) -> Message:
+        update = 0.5 * (np.array(targets[context.node_id]) - message.content["arrays"]["w"].numpy())
+        assert message.content["config"]["sketch-of"] == ["w"]
+        content = RecordDict({"sketch": ConfigRecord({"float32": update.astype("<f4").tobytes()})})
+        return Message(content, reply_to=message)
+
     return app

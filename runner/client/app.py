@@ -15,6 +15,8 @@ type                content                                         reply
 ``query.signature`` nothing                                         ``arrays``: signature (classes, pixels), the share
                                                                     of each class times its mean image
 ``query.subspace``  ``config``: vectors                             ``arrays``: subspace (pixels, rank), orthonormal
+``query.sketch``    ``arrays``, ``config`` of ``train``, sketch     ``sketch``: float32, the bytes of so many numbers of
+                    (size), sketch-seed, sketch-of (array names)    the update that training would give
 ``query.init``      nothing                                         ``arrays``: the trial's initial model
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
                     confusion (bool)                                confusion (classes x classes, row by row)
@@ -34,7 +36,7 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from torch import nn
@@ -46,7 +48,7 @@ from runner.client.arrays import load_weights, read_weights, weighted_mean
 from runner.client.messages import make_reply, message_config, own_or_sent, partition_id, train_metrics
 from runner.client.methods import Done, Work, method_of
 from runner.client.pool import ExamplePool, Read
-from runner.client.signatures import signature, subspace
+from runner.client.signatures import signature, sketch, subspace
 from runner.client.together import ChunkRunner, Engine
 from runner.client.training import LocalTraining, confusion, evaluate, predict, score, train
 from runner.data.federated import FederatedData
@@ -111,7 +113,7 @@ def make_client_app(
         How a host trains the clients of a chunk, see ``runner.client.together``.
     """
     client = BuiltinClient(data, model, seed, device, threads)
-    app = BuiltinApp(ChunkRunner(client, engine, bool(train_mods)), mods=[load_mod])
+    app = BuiltinApp(ChunkRunner(client, engine, train_mods), mods=[load_mod])
     app.train(mods=list(train_mods))(client.train)
     app.evaluate()(client.evaluate)
     app.query("aggregate")(client.aggregate)
@@ -120,6 +122,7 @@ def make_client_app(
     app.query("init")(client.init)
     app.query("signature")(client.signature)
     app.query("subspace")(client.subspace)
+    app.query("sketch")(client.sketch)
     return app
 
 
@@ -151,7 +154,7 @@ class BuiltinClient:
     def init(self, message: Message, context: Context) -> Message:
         """Return the trial's initial model, drawn from its seed: the server itself does without torch."""
         del context
-        return Message(RecordDict({"arrays": self._initial}), reply_to=message)
+        return Message(RecordDict({"arrays": self.initial()}), reply_to=message)
 
     def train(self, message: Message, context: Context) -> Message:
         """Train on the client's own examples, as the strategy's method says."""
@@ -166,7 +169,7 @@ class BuiltinClient:
         model = self.load(own_or_sent(message, context, config))
         client = partition_id(context)
         x, y = self.pool.examples(*self.train_set(config, client))
-        result = train(model, x, y, LocalTraining.from_config(config), self.train_seed(config, client))
+        result = train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
         metrics = train_metrics(result, len(y))
         if not config.get("keep-local"):
             return make_reply(message, metrics, read_weights(model))
@@ -212,6 +215,20 @@ class BuiltinClient:
         found = subspace(x, y, cast(int, message_config(message)["vectors"]))
         return make_reply(message, {"num-examples": len(y)}, ArrayRecord({"subspace": write_array(found)}))
 
+    def sketch(self, message: Message, context: Context) -> Message:
+        """Train as in a round, and tell a sketch of the update: the model stays here."""
+        config, client = message_config(message), partition_id(context)
+        start = message.content.array_records["arrays"]
+        model = self.load(start)
+        x, y = self.pool.examples(*self.train_set(config, client))
+        train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
+        trained = read_weights(model)
+        update = [trained[key].numpy() - start[key].numpy() for key in cast(list[str], config["sketch-of"])]
+        size, seed = (cast(int, config[key]) for key in ("sketch", "sketch-seed"))
+        reply = make_reply(message, {"num-examples": len(y)})
+        reply.content["sketch"] = ConfigRecord({"float32": sketch(update, size, seed).astype("<f4").tobytes()})
+        return reply
+
     def test(self, message: Message, context: Context) -> Message:
         """Score the model on a slice of the central test set."""
         del context
@@ -239,20 +256,23 @@ class BuiltinClient:
         torch.set_num_threads(self.threads)
         config, client = message_config(message), partition_id(context)
         x, y = self.pool.examples(*self.train_set(config, client))
-        seed = derive_seed(self._seed, purpose, cast(int, config.get("server-round", 1)), client)
         return Work(
             model=self.model,
             x=x,
             y=y,
             hp=LocalTraining.from_config(config),
-            seed=seed,
+            seed=self.seed(purpose, config, client),
             config=config,
             arrays=message.content.array_records,
             state=context.state,
-            initial=lambda: self._initial,
+            initial=self.initial,
         )
 
-    # What a process holds: device, model, normalised examples.
+    def initial(self) -> ArrayRecord:
+        """Return the trial's initial model."""
+        return self._initial
+
+    # What a process holds: device, model, examples.
 
     @cached_property
     def _initial(self) -> ArrayRecord:
@@ -274,7 +294,8 @@ class BuiltinClient:
     def model(self) -> nn.Module:
         """The process's network; every task loads its weights anew."""
         with torch.random.fork_rng(devices=[]):  # its weights are overwritten; the process's generator stays as it was
-            return self._build().to(self.device)
+            # Channels last: convolutions of 3 and more channels are up to 1.4 times as fast on a CPU, none is slower.
+            return self._build().to(self.device).to(memory_format=torch.channels_last)
 
     def _build(self) -> nn.Module:
         classes = len(self._data.images.class_names)
@@ -288,14 +309,14 @@ class BuiltinClient:
 
     @cached_property
     def pool(self) -> ExamplePool:
-        """The examples that this process has normalised."""
+        """The examples that this process has staged."""
         return ExamplePool(self._data.images.mean, self._data.images.std, self.device)
 
     # What a client is: its seed and its examples.
 
-    def train_seed(self, config: Mapping[str, Any], client: int) -> int:
-        """Return what fixes a client's batches in a round."""
-        return derive_seed(self._seed, "train", int(config.get("server-round", 1)), client)
+    def seed(self, purpose: str, config: Mapping[str, Any], client: int) -> int:
+        """Return what fixes a client's batches in a round: of its training (``train``), or before its evaluation."""
+        return derive_seed(self._seed, purpose, int(config.get("server-round", 1)), client)
 
     def train_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
         """Return a client's training examples in a round as the pool takes them."""
@@ -309,11 +330,10 @@ class BuiltinClient:
         """
 
         def read() -> tuple[np.ndarray, np.ndarray]:
-            x, y = self._data.client(client, "eval", phase)
-            return (x, y) if len(y) else self._data.client(client, "train", phase)
+            return self._data.client(client, "eval", phase)
 
         phase = self._phase(config)
-        return ("eval", client, phase), read
+        return (("eval", client, phase), read) if len(self._data.eval_rows[client]) else self.train_set(config, client)
 
     def _phase(self, config: Mapping[str, Any]) -> int:
         """Return which of the drifting data's phases a round is in."""

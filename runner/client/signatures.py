@@ -1,7 +1,10 @@
-"""What a client tells about its data where a strategy clusters by data: statistics, never single images.
+"""What a client tells about its data or its update where a strategy clusters by that: never single images.
 
 Pixels are scaled to [0, 1]. Shapes: N examples, P pixels (all channels), K classes.
 """
+
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -37,6 +40,33 @@ def subspace(x: np.ndarray, y: np.ndarray, vectors: int) -> np.ndarray:
     basis, sizes, _ = np.linalg.svd(np.concatenate(directions, axis=1), full_matrices=False)
     spanned: np.ndarray = basis[:, sizes > 1e-6].astype(np.float32)
     return spanned
+
+
+def sketch(layers: Sequence[np.ndarray], size: int, seed: int) -> np.ndarray:
+    """Return so many sums of an update's numbers, each number in one of them with a random sign, float64 (size,).
+
+    A count sketch, or feature hashing (Weinberger et al. 2009, arXiv:0902.2206): inner products, so distances and
+    angles, are those of the updates on average, and off by the order of 1 / sqrt(size) of the lengths. It takes one
+    pass and no matrix.
+
+    Parameters
+    ----------
+    layers : sequence of arrays
+        The update.
+    size : int
+        Numbers in the sketch.
+    seed : int
+        Of the buckets and signs; sketches of one seed can be compared.
+    """
+    flat = np.concatenate([layer.ravel() for layer in layers]).astype(np.float64)
+    buckets, signs = _hashes(len(flat), size, seed)
+    return np.bincount(buckets, weights=signs * flat, minlength=size)
+
+
+@lru_cache(maxsize=4)
+def _hashes(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, size, count), rng.choice((-1.0, 1.0), count)
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:

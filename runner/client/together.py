@@ -7,29 +7,30 @@ numbers differ by rounding.
 """
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property
-from math import prod
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
-from torch import Tensor
+from flwr.clientapp.typing import Mod
 from torch.nn import functional as F
 
-from runner.arrays import read_array, write_array
-from runner.client.arrays import load_weights
+from runner.client import chunkwork
 from runner.client.batched import Program, UnsupportedError
+from runner.client.chunkwork import ChunkWork, all_same
 from runner.client.messages import make_reply, message_config, own_or_sent, partition_id, train_metrics
+from runner.client.methods import Done
 from runner.client.training import LocalTraining, predict, train
-from runner.client.vectorized import predict_many, train_many
+from runner.client.vectorized import predict_many
 from runner.load import TaskMeter, node_load
 
 if TYPE_CHECKING:
     from runner.client.app import BuiltinClient
 
 Engine = Literal["sequential", "vectorized", "auto"]
+Replies = list[tuple[Message, float]]
+"""Each message's reply, and its share of the work in any unit."""
 
 _faster: dict[Hashable, bool] = {}
 """What ``auto`` measured in this process: whether the batched program was faster for a model, batch and device."""
@@ -44,24 +45,25 @@ class ChunkRunner:
         What a process holds: model, examples, device.
     engine : "sequential" | "vectorized" | "auto"
         ``training.engine``.
-    has_mods : bool
-        Whether Flower mods wrap training: they see one message at a time.
+    mods : sequence of Mod
+        Flower mods around training, the outermost first: each is given its own client's reply.
     """
 
-    def __init__(self, client: "BuiltinClient", engine: Engine, has_mods: bool) -> None:
-        self._client, self._engine, self._has_mods = client, engine, has_mods
+    def __init__(self, client: "BuiltinClient", engine: Engine, mods: Sequence[Mod] = ()) -> None:
+        self._client, self._engine, self._mods = client, engine, mods
         self._said: set[str] = set()
         self._notes: list[str] = []
 
     def run(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message] | None:
         """Return one reply a message, with its client's share of the chunk's load; None: run them one by one."""
         kinds = {message.metadata.message_type for message in messages}
-        work = {"train": self._train, "evaluate": self._evaluate}.get(next(iter(kinds)))
+        work = {"train": self._train, "evaluate": self._evaluate, "query.losses": self._losses}.get(next(iter(kinds)))
         if self._engine == "sequential" or len(kinds) > 1 or work is None:
             return None
         try:
             with TaskMeter() as meter:
-                done = work(messages, contexts)
+                config = _common_config(messages)
+                done = _halving(partial(work, config), messages, contexts, self._say)
         except UnsupportedError as error:
             self._say(f"training.engine={self._engine}: clients are trained one by one: {error}")
             return None
@@ -70,128 +72,148 @@ class ChunkRunner:
             return None
         if done is None:
             return None
-        replies, shares = done
         cpu, mem = node_load()
-        for reply, share in zip(replies, shares, strict=True):
-            load: dict[str, Any] = {
-                "cpu_s": meter.cpu_s * share,
-                "wall_s": meter.wall_s * share,
-                "rss_mb": meter.rss_mb * share,
-            }
-            reply.content["load"] = ConfigRecord(load | {"node_cpu": cpu, "node_mem": mem})
-        return replies
+        total = sum(cost for _, cost in done)
+        for reply, cost in done:
+            if reply.has_content():
+                share = cost / total
+                load: dict[str, Any] = {
+                    "cpu_s": meter.cpu_s * share,
+                    "wall_s": meter.wall_s * share,
+                    "rss_mb": meter.rss_mb * share,
+                }
+                reply.content["load"] = ConfigRecord(load | {"node_cpu": cpu, "node_mem": mem})
+        return [reply for reply, _ in done]
 
     def notes(self) -> list[str]:
         """Return the lines written since the last call."""
         notes, self._notes = self._notes, []
         return notes
 
-    def _train(
-        self, messages: Sequence[Message], contexts: Sequence[Context]
-    ) -> tuple[list[Message], list[float]] | None:
-        if self._has_mods:
-            raise UnsupportedError("Flower mods see one client at a time")
-        client, config = self._client, _common_config(messages)
-        if "method" in config:
+    def _train(self, config: ConfigRecord, messages: Sequence[Message], contexts: Sequence[Context]) -> Replies | None:
+        method = chunkwork.TRAIN.get(str(config.get("method", "")))
+        if method is None and "method" in config:
             return None
-        hp, clients = LocalTraining.from_config(config), [partition_id(context) for context in contexts]
-        places = client.pool.places(dict(client.train_set(config, c) for c in clients))
-        start = self._start(messages, contexts, config)
-        seeds = [client.train_seed(config, c) for c in clients]
-
-        def together(lo: int = 0, hi: int = len(clients)) -> tuple[list[Tensor], list[dict[str, float]]]:
-            own = start if start.ndim == 1 else start[lo:hi]
-            x, y = client.pool.x, client.pool.y
-            return train_many(self._program, own, x, y, places[lo:hi], hp, seeds[lo:hi])
-
-        def alone() -> None:
-            model = client.load(own_or_sent(messages[0], contexts[0], config))
-            first, count = places[0]
-            rows = slice(first, first + count)
-            train(model, client.pool.x[rows], client.pool.y[rows], hp, seeds[0])
-
-        key = (client.spec.name, str(client.spec.kwargs), client.pool.x.shape[1:], hp.batch_size, hp.optimizer,
-               min(len(clients), 16), str(client.device), client.threads)  # fmt: skip
-        if self._engine == "auto" and not self._keeps(key, together, alone, places):
+        work, _ = self._work("train", config, messages, contexts)
+        if self._engine == "auto" and not self._keeps(work):
             return None
-        records, results = [], []
-        for part_records, part_results in _halving(together, len(clients), self._record, self._say):
-            records += part_records
-            results += part_results
+        done = method(work) if method else _plain(work)
         replies = []
-        for message, context, record, result, (_, count) in zip(
-            messages, contexts, records, results, places, strict=True
-        ):
-            keeps = bool(config.get("keep-local"))
+        for message, context, result, (_, count) in zip(messages, contexts, done, work.places, strict=True):
+            keeps = bool(config.get("keep-local")) and not method
             if keeps:
-                context.state["model"] = record
-            replies.append(make_reply(message, train_metrics(result, count), None if keeps else record))
-        counts = [count for _, count in places]
+                context.state["model"] = result.arrays
+            metrics = train_metrics(result.result, count) | dict(result.metrics)
+            reply = make_reply(message, metrics, None if keeps else result.arrays)
+            reply.content.update(result.records)
+            replies.append(self._through_mods(message, context, reply))
+        hp, counts = work.hp, [count for _, count in work.places]
         seen = [hp.steps * min(hp.batch_size or n, n) if hp.steps else hp.epochs * n for n in counts]
-        return replies, [n / sum(seen) for n in seen]
+        return list(zip(replies, seen, strict=True))
 
     def _evaluate(
-        self, messages: Sequence[Message], contexts: Sequence[Context]
-    ) -> tuple[list[Message], list[float]] | None:
-        client, config = self._client, _common_config(messages)
-        if "method" in config:
+        self, config: ConfigRecord, messages: Sequence[Message], contexts: Sequence[Context]
+    ) -> Replies | None:
+        method = chunkwork.PREPARE.get(str(config.get("method", "")))
+        if method is None and "method" in config:
             return None
-        places = client.pool.places(dict(client.evaluation_set(config, partition_id(context)) for context in contexts))
-        x, y = client.pool.x, client.pool.y
-        labels = [y[first : first + count] for first, count in places]
-        models = [own_or_sent(message, context, config) for message, context in zip(messages, contexts, strict=True)]
-        if _all_same(models):  # one model on everybody's examples
-            images = torch.cat([x[first : first + count] for first, count in places])
-            logits = list(predict(client.load(models[0]), images).split([count for _, count in places]))
+        work, places = self._work("prepare", config, messages, contexts, scored=True)
+        examples, counts = work.examples, [count for _, count in places]
+        models = [] if method else _models(work)
+        if models and all_same(models):  # one model on everybody's examples
+            rows = torch.cat([torch.arange(first, first + count) for first, count in places]).to(examples.y.device)
+            model = self._client.load(models[0])
+            logits = torch.cat([predict(model, examples.images(part)) for part in rows.split(4096)])
         else:
-            logits = predict_many(self._program, self._start(messages, contexts, config), x, places)
-        losses = F.cross_entropy(torch.cat(logits).double(), torch.cat(labels), reduction="none")
-        correct = torch.cat(logits).argmax(1) == torch.cat(labels)
-        counts = [count for _, count in places]
-        replies = []
-        for message, n, loss, hits in zip(messages, counts, losses.split(counts), correct.split(counts), strict=True):
+            values = method(work) if method else work.values(models)
+            logits = torch.cat(predict_many(work.program, values, examples, places))
+        labels = examples.labels(places)
+        losses = F.cross_entropy(logits.double(), labels, reduction="none").split(counts)
+        correct = (logits.argmax(1) == labels).split(counts)
+        replies: Replies = []
+        for message, n, loss, hits in zip(messages, counts, losses, correct, strict=True):
             metrics = {"num-examples": n, "eval_loss": float(loss.sum()) / n, "eval_acc": int(hits.sum()) / n}
-            replies.append(make_reply(message, metrics))
-        return replies, [n / sum(counts) for n in counts]
+            replies.append((make_reply(message, metrics), n))
+        return replies
+
+    def _losses(self, config: ConfigRecord, messages: Sequence[Message], contexts: Sequence[Context]) -> Replies:
+        work, _ = self._work("losses", config, messages, contexts)
+        losses, counts = chunkwork.mean_losses(work), [count for _, count in work.places]
+        return [
+            (make_reply(message, {"losses": own, "num-examples": n}), n)
+            for message, own, n in zip(messages, losses, counts, strict=True)
+        ]
+
+    def _work(
+        self,
+        purpose: str,
+        config: ConfigRecord,
+        messages: Sequence[Message],
+        contexts: Sequence[Context],
+        *,
+        scored: bool = False,
+    ) -> tuple[ChunkWork, list[tuple[int, int]]]:
+        """Return what a chunk's clients work with, and the places of what they are scored on."""
+        client, clients = self._client, [partition_id(context) for context in contexts]
+        torch.set_num_threads(client.threads)  # per task: trials with other settings share the process
+        sets = dict(client.evaluation_set(config, c) for c in clients) if scored else {}
+        if not scored or "method" in config:
+            sets |= dict(client.train_set(config, c) for c in clients)
+        placed = dict(zip(sets, client.pool.places(sets), strict=True))
+        train_keys, scored_keys = (
+            [of(config, c)[0] for c in clients] for of in (client.train_set, client.evaluation_set)
+        )
+        work = ChunkWork(
+            program=self._program,
+            examples=client.pool.all,
+            places=[placed[key] for key in train_keys if key in placed],
+            hp=LocalTraining.from_config(config),
+            seeds=[client.seed(purpose, config, c) for c in clients],
+            config=config,
+            messages=messages,
+            contexts=contexts,
+            initial=client.initial,
+        )
+        return work, [placed[key] for key in scored_keys if key in placed]
+
+    def _through_mods(self, message: Message, context: Context, reply: Message) -> Message:
+        """Return what the mods around training make of a client's reply."""
+
+        def call(sent: Message, _: Context) -> Message:
+            if sent is not message:
+                raise UnsupportedError("a Flower mod changes what clients are sent")
+            return reply
+
+        for mod in reversed(self._mods):
+            call = partial(_call_mod, mod, call)
+        return call(message, context)
 
     @cached_property
     def _program(self) -> Program:
-        return Program(self._client.model, self._client.pool.x.shape[1:])
+        program = Program(self._client.model, self._client.pool.all.x.shape[1:])
+        if program.wide_convolution and self._client.device.type == "cpu":
+            channels = " to ".join(map(str, program.wide_convolution))
+            raise UnsupportedError(f"convolutions of {channels} channels are faster one by one on a CPU")
+        return program
 
-    def _start(self, messages: Sequence[Message], contexts: Sequence[Context], config: Mapping[str, Any]) -> Tensor:
-        """Return the weights that the clients start from: (P,) where they all have the same, else (C, P)."""
-        torch.set_num_threads(self._client.threads)
-        records = [own_or_sent(message, context, config) for message, context in zip(messages, contexts, strict=True)]
-        if _all_same(records):
-            records = records[:1]
-        rows = []
-        for record in records:
-            if {name: tuple(array.shape) for name, array in record.items()} != self._program.shapes:
-                load_weights(self._client.model, record)  # says what is wrong; or only the order of the names is
-            rows.append(np.concatenate([read_array(record[name]).ravel() for name in self._program.shapes]))
-        values = torch.from_numpy(np.stack(rows)).to(self._client.pool.x)
-        return values[0] if len(records) == 1 else values
-
-    def _record(self, row: Tensor) -> ArrayRecord:
-        """Return a client's flat weights (P,) as the record that the model itself would give."""
-        values, record, first = row.cpu().numpy(), ArrayRecord(), 0
-        for name, shape in self._program.shapes.items():
-            record[name] = write_array(values[first : first + prod(shape)].reshape(shape))
-            first += prod(shape)
-        return record
-
-    def _keeps(
-        self, key: Hashable, together: Callable[[], Any], alone: Callable[[], Any], places: Sequence[tuple[int, int]]
-    ) -> bool:
+    def _keeps(self, work: ChunkWork) -> bool:
         """Return what ``auto`` uses for such chunks: measured the first time, the second of two runs of each."""
+        client, hp, count = self._client, work.hp, len(work.places)
+        device, (first, alone) = client.device, work.places[0]
+        key = (client.spec.name, str(client.spec.kwargs), work.examples.x.shape[1:], hp.batch_size, hp.optimizer,
+               min(count, 16), str(device), client.threads)  # fmt: skip
         if key not in _faster:
-            total, first = sum(count for _, count in places), places[0][1]
-            batched, single = _seconds(together, self._client.device), _seconds(alone, self._client.device)
-            batched, single = batched / total, single / first
+            start = next(iter(work.messages[0].content.array_records.values()))
+            if work.config.get("keep-local"):
+                start = own_or_sent(work.messages[0], work.contexts[0], work.config)
+            rows, flat = slice(first, first + alone), work.values([start])[0]
+            images, labels = work.examples.images(rows), work.examples.y[rows]
+            batched = _seconds(lambda: work.train(flat), device) / sum(count for _, count in work.places)
+            single = _seconds(lambda: train(client.load(start), images, labels, hp, 0), device) / alone
             _faster[key] = batched < single
             self._say(
                 f"training.engine=auto: {'vectorized' if _faster[key] else 'sequential'} for "
-                f"{self._client.spec.name} in chunks of {len(places)} on {self._client.device}: {batched * 1e6:.0f} us "
+                f"{client.spec.name} in chunks of {count} on {device}: {batched * 1e6:.0f} us "
                 f"an example against {single * 1e6:.0f}; set training.engine to it for a run that repeats to the bit"
             )
         return _faster[key]
@@ -202,6 +224,21 @@ class ChunkRunner:
         if kind not in self._said:
             self._said.add(kind)
             self._notes.append(" ".join(note.split()))
+
+
+def _plain(work: ChunkWork) -> list[Done]:
+    """Train every client's model: its own where it keeps one, else what it was sent."""
+    rows, results = work.train(work.start(_models(work)))
+    return [Done(result, work.record(row)) for row, result in zip(rows, results, strict=True)]
+
+
+def _models(work: ChunkWork) -> list[ArrayRecord]:
+    pairs = zip(work.messages, work.contexts, strict=True)
+    return [own_or_sent(message, context, work.config) for message, context in pairs]
+
+
+def _call_mod(mod: Mod, call: Callable[[Message, Context], Message], message: Message, context: Context) -> Message:
+    return mod(message, context, call)
 
 
 def _common_config(messages: Sequence[Message]) -> ConfigRecord:
@@ -218,34 +255,28 @@ def _common_config(messages: Sequence[Message]) -> ConfigRecord:
     return first
 
 
-def _all_same(records: Sequence[ArrayRecord]) -> bool:
-    """Return whether records hold the same arrays: the very same, as the copies of one message do."""
-    first = records[0]
-    return all(
-        record.keys() == first.keys() and all(record[name] is first[name] for name in first) for record in records[1:]
-    )
-
-
 def _halving(
-    together: Callable[[int, int], tuple[list[Tensor], list[dict[str, float]]]],
-    count: int,
-    record: Callable[[Tensor], ArrayRecord],
+    work: Callable[[Sequence[Message], Sequence[Context]], Replies | None],
+    messages: Sequence[Message],
+    contexts: Sequence[Context],
     say: Callable[[str], None],
-) -> list[tuple[list[ArrayRecord], list[dict[str, float]]]]:
-    """Train clients 0 to count; where the memory does not suffice, in halves, and halves of halves."""
-    done, size, first = [], count, 0
-    while first < count:
+) -> Replies | None:
+    """Run a chunk; where the memory does not suffice, in halves, and halves of halves."""
+    done: Replies = []
+    size = len(messages)
+    while len(done) < len(messages):
+        part = slice(len(done), len(done) + size)
         try:
-            rows, results = together(first, min(first + size, count))
+            replies = work(messages[part], contexts[part])
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
             size = (size + 1) // 2
-            say(f"the device's memory does not suffice for a chunk of {count} clients; {size} go together")
+            say(f"the device's memory does not suffice for a chunk of {len(messages)} clients; {size} go together")
             continue
-        # The rows are the program's memory: they are copied before it trains the next half.
-        done.append(([record(row) for row in rows], results))
-        first += size
+        if replies is None:
+            return None
+        done += replies
     return done
 
 

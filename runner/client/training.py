@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 OPTIMIZERS = ("sgd", "adam")
+AUGMENTATIONS = ("none", "flip", "crop_flip")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,13 @@ class LocalTraining:
     steps: int = 0  # optimizer steps instead of epochs; 0: epochs count
     batch_size: int = 10  # 0: all examples
     proximal_mu: float = 0.0
+    augment: str = "none"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer '{self.optimizer}'. Valid: {', '.join(OPTIMIZERS)}.")
+        for what, valid in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):
+            if getattr(self, what) not in valid:
+                raise ValueError(f"unknown {what} '{getattr(self, what)}'. Valid: {', '.join(valid)}.")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "LocalTraining":
@@ -63,6 +68,37 @@ def passes(num_examples: int, hp: LocalTraining, seed: int) -> Iterator[Tensor]:
     while left > 0:
         yield torch.randperm(num_examples, generator=generator)[: left * size]
         left -= per_pass
+
+
+def distortions(num_examples: int, hp: LocalTraining, seed: int, side: int) -> Iterator[Tensor]:
+    """Yield what becomes of each example in pass after pass, int64 (N, 3): shift down, shift right, mirrored (0 or 1).
+
+    Shifts are at most an eighth of the side. The draws have a generator of their own: batches stay those of a run
+    without augmentation.
+    """
+    generator = torch.Generator().manual_seed(seed ^ 0x5EED)
+    most = side // 8 if hp.augment == "crop_flip" else 0
+    while True:
+        shifts = torch.randint(-most, most + 1, (num_examples, 2), generator=generator)
+        yield torch.cat([shifts, torch.randint(2, (num_examples, 1), generator=generator)], 1)
+
+
+def distort(x: Tensor, how: Tensor) -> Tensor:
+    """Return images (n, C, H, W), bytes or floats, each shifted and mirrored as its row of ``how`` (n, 3) says.
+
+    What comes into view is the image reflected at its edge. It is one gather, whatever the draws.
+    """
+    _, channels, height, width = x.shape
+    down = _reflected(torch.arange(height, device=x.device) + how[:, :1], height)
+    right = torch.arange(width, device=x.device).expand(len(x), -1)
+    right = _reflected(torch.where(how[:, 2:] > 0, width - 1 - right, right) + how[:, 1:2], width)
+    cells = (down.unsqueeze(2) * width + right.unsqueeze(1)).view(len(x), 1, -1).expand(-1, channels, -1)
+    return x.flatten(2).gather(2, cells).view(x.shape)
+
+
+def _reflected(index: Tensor, size: int) -> Tensor:
+    """Return indices outside 0 to size - 1 reflected at the edge, which is not repeated."""
+    return size - 1 - (size - 1 - index.abs()).abs()
 
 
 def train(
@@ -104,8 +140,12 @@ def train(
     optimizer = _optimizer(params, hp)
     model.train()
     seen, steps, correct, loss_sum = 0, 0, 0, 0.0
-    with _seeded(x.device, seed):
+    draws = distortions(len(y), hp, seed, x.shape[-1])
+    whole = x
+    with _seeded(x.device, seed), precision_of(hp, x.device):
         for order in passes(len(y), hp, seed):
+            if hp.augment != "none":
+                x = distort(whole, next(draws).to(x.device))
             batches = order.to(x.device).split(hp.batch_size or len(y))
             losses, logits, labels = [], [], []
             for rows in batches:
@@ -146,6 +186,23 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
         yield
     finally:
         generator.set_state(state)
+
+
+@contextmanager
+def precision_of(hp: LocalTraining, device: torch.device) -> Iterator[None]:
+    """Have products in the precision that the hyperparameters name; the process's settings are put back afterwards."""
+    if hp.precision == "tf32" and device.type != "cuda":
+        raise ValueError("training.precision=tf32 is a format of NVIDIA GPUs; this host trains on its CPU")
+    if hp.precision == "float32":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = hp.precision == "tf32"
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=hp.precision == "bf16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def _optimizer(params: list[nn.Parameter], hp: LocalTraining) -> torch.optim.Optimizer:

@@ -99,3 +99,15 @@ class TrainingConfig(Section):
         "rounding), or whichever is measured to be faster (then not repeatable to the bit)",
     )
     threads: int = Field(1, ge=1, description="torch threads per client task; part of what fixes the bits of a sum")
+    augment: Literal["none", "flip", "crop_flip"] = Field(
+        "none", description="training images mirrored at random, or also shifted by up to an eighth of their side"
+    )
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32", description="of products while training: tf32 on GPUs only, bf16 by autocast, client by client"
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what defines local training; options that are off leave the keys of trials alone."""
+        values = super().canonical()
+        off = {"augment": "none", "precision": "float32"}
+        return {key: value for key, value in values.items() if off.get(key) != value}

@@ -85,6 +85,10 @@ class StrategyConfig(Section):
     distance: Literal["cosine", "euclidean", "manhattan"] = only(
         "kmeans flhc", "cosine", "how far apart two clients are; cosine needs updates, manhattan is flhc's"
     )
+    sketch: int = only(
+        "kmeans", 0, "numbers that a client sends of its update in place of its model, to be grouped by; 0: the model",
+        ge=0,
+    )  # fmt: skip
     linkage: Literal["average", "complete", "single", "ward"] = only(
         "flhc pacfl fedclust", "average", "how far apart two groups are"
     )
@@ -122,10 +126,15 @@ def check_distance(s: StrategyConfig) -> None:
             f"strategy.representation={s.representation} with strategy.distance=cosine: only updates have an angle; "
             "set strategy.distance=euclidean or strategy.representation=updates"
         )
+    if s.sketch and s.representation not in ("updates", "last_layer"):
+        raise ConfigError(
+            f"strategy.sketch={s.sketch} with strategy.representation={s.representation}: sketches are of updates; "
+            "set strategy.representation=updates or last_layer, or strategy.sketch=0"
+        )
     if s.name == "flhc" and s.representation in ("losses", "data"):
         raise ConfigError(
             f"strategy.representation={s.representation} belongs to strategy=kmeans; "
-            "for flhc set updates, weights or last_layer"
+            "set strategy.representation=updates, weights or last_layer"
         )
     if s.distance == "manhattan" and (
         s.name == "kmeans" or s.linkage == "ward" or s.gate or (s.threshold is None and s.choose_k != "given")

@@ -93,6 +93,11 @@ class TrialConfig(Section):
                 f"strategy=scaffold with training.optimizer={self.training.optimizer}: its control variates are mean "
                 "gradients of SGD; set training.optimizer=sgd"
             )
+        if self.training.precision == "tf32" and not any(group.num_gpus for group in self.resources.hosts.values()):
+            raise ConfigError(
+                "training.precision=tf32 is a format of NVIDIA GPUs, and no host has one; set resources=gpu or "
+                "training.precision=float32"
+            )
         if s.name == "fedper" and self.model.name == "logreg":
             raise ConfigError(
                 "strategy=fedper with model=logreg: the head would be the whole model; take a model with more layers"

@@ -10,6 +10,12 @@ MEANS_BYTES = 200 * 2**20
 
 MIN_CHUNKS = 8
 
+END_PARTS = 3
+"""Small tasks at a round's end go in chunks of one in so many parts of the cost that is left: hosts end together."""
+
+OVERFULL = 1.1
+"""Even shares that a chunk of several tasks costs at most: a little more than one leaves no small rest."""
+
 TOGETHER = 8
 """Clients that one batched program should have: eight give most of what sixty give (docs/performance-training.md)."""
 
@@ -21,7 +27,10 @@ def make_chunks(
     together: int = 1,
     target: int = TARGET_CHUNKS,
 ) -> list[list[int]]:
-    """Group tasks into chunks of about equal cost; tasks of different groups never share a chunk.
+    """Group tasks into chunks; tasks of different groups never share a chunk.
+
+    Chunks cost about the same, but for the last ones, where those are of many tasks that cost less than the mean: each
+    of them has a third of the cost that is left, or ``together`` tasks where these cost more.
 
     Parameters
     ----------
@@ -32,7 +41,7 @@ def make_chunks(
     chunk_size : int, optional
         Exactly so many tasks a chunk (the last of a group may have fewer), whatever they cost.
     together : int
-        Tasks of about so many mean costs a chunk at least, as long as that leaves two chunks.
+        Tasks of about so many mean costs a chunk at least, as long as that leaves two chunks; and so many small tasks.
     target : int
         Chunks to aim at, without ``chunk_size``.
 
@@ -45,7 +54,8 @@ def make_chunks(
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     wanted = target if together == 1 else min(target, max(2, len(costs) // together))
-    budget = sum(costs) / wanted
+    left = sum(costs)
+    budget, mean = left / wanted, left / max(1, len(costs))
     chunks: list[list[int]] = []
     for indices in members.values():
         if chunk_size is not None:
@@ -53,11 +63,17 @@ def make_chunks(
             continue
         filled: list[int] = []
         cost = 0.0
-        for index in sorted(indices, key=lambda i: (-costs[i], i)):
-            if filled and cost + costs[index] > budget:
+        order = sorted(indices, key=lambda i: (-costs[i], i))
+        for position, index in enumerate(order):
+            share = left / max(1, round(left / budget))
+            full = cost + costs[index] > min(share + costs[index] / 2, OVERFULL * share)
+            small = costs[index] < mean and 1 < together <= min(len(filled), len(order) - position)
+            if filled and (full or (small and cost + costs[index] > left / END_PARTS)):
                 chunks.append(sorted(filled))
+                left -= cost
                 filled, cost = [], 0.0
             filled.append(index)
             cost += costs[index]
         chunks.append(sorted(filled))
+        left -= cost
     return chunks

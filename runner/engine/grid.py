@@ -1,7 +1,7 @@
 """Flower's Grid over chunks of client tasks (contract 1): RayGrid on Ray actors, the inline grid in this process."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -16,14 +16,13 @@ from flwr.supercore.task_identity import TaskIdentity
 from ray.exceptions import ObjectLostError
 
 from runner.engine.chunks import MEANS_BYTES, MIN_CHUNKS, TARGET_CHUNKS, make_chunks
-from runner.engine.executors import LOSSES_PER_CHUNK, Executor, Host, InlineExecutor, RayExecutor
+from runner.engine.costs import CostFn, LearnedSeconds
+from runner.engine.executors import Executor, Host, InlineExecutor
 from runner.engine.host import AppSpec
+from runner.engine.ray_executor import LOSSES_PER_CHUNK, RayExecutor
 from runner.engine.wire import Chunk, ChunkResult, Records, Reply, Slot, Task, empty, reference_of, remote_record
 from runner.errors import TrialError
 from runner.records import LoadSample, TaskRecord
-
-CostFn = Callable[[int, str], float]
-"""(node id, message type) -> expected cost of a task in any unit, the same in every run."""
 
 
 @dataclass
@@ -78,6 +77,7 @@ class EngineGrid(Grid):
         self._executor = executor
         self._num_nodes = self.online = num_nodes
         self._cost = cost or (lambda node_id, message_type: 1.0)
+        self._learned = LearnedSeconds(self._cost)
         self._chunk_size, self._together = chunk_size, together
         self._noted: set[str] = set()
         self._states: dict[int, Any] = {}
@@ -150,7 +150,8 @@ class EngineGrid(Grid):
             )
             arrays = tuple(stored[key][1] for key in slots)
             cost = sum(costs[i] for i in indices)
-            chunks.append(Chunk(next(self._chunk_numbers), tasks, arrays, self.weight_key, cost))
+            seconds = sum(self._learned.expect(t.metadata.dst_node_id, t.metadata.message_type) for t in tasks)
+            chunks.append(Chunk(next(self._chunk_numbers), tasks, arrays, self.weight_key, cost, seconds))
         ids = [message.metadata.message_id for message in messages]
         self._unanswered.update(ids)
         self._executor.submit(chunks)
@@ -219,6 +220,7 @@ class EngineGrid(Grid):
                 message = self._message(reply, result)
                 self._replies.setdefault(reply.metadata.reply_to_message_id, []).append(message)
         self._unanswered.difference_update(task.metadata.message_id for task in result.chunk.tasks)
+        self._learned.learn(result.replies.tasks)
         self._trace.tasks += result.replies.tasks
         self._trace.samples += result.replies.samples
         self._trace.events += result.events
@@ -246,7 +248,7 @@ class EngineGrid(Grid):
                 ids = {task.metadata.message_id for task in result.chunk.tasks}
                 if not ids & waiting:
                     self._accept(result)
-                elif result.chunk.number == chunk.number:
+                elif len(result.chunk.tasks) == len(chunk.tasks):
                     self._again |= {(chunk.number, index): arrays for index, arrays in enumerate(result.arrays)}
                 waiting -= ids
 

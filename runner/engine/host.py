@@ -17,7 +17,20 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 
 from runner.arrays import read_array, write_array
-from runner.engine.wire import Chunk, ChunkReplies, Records, Reply, Slot, Task, count_bytes, empty, fill, size_of
+from runner.engine.wire import (
+    Chunk,
+    ChunkReplies,
+    Records,
+    Reply,
+    Slot,
+    Task,
+    bytes_of,
+    count_bytes,
+    empty,
+    fill,
+    size_of,
+)
+from runner.errors import AppError
 from runner.load import LoadSampler
 from runner.records import TaskRecord
 
@@ -60,13 +73,11 @@ def run_chunk(
     after: list[RecordDict] = []
     for i, (task, state) in enumerate(zip(chunk.tasks, states, strict=True)):
         started = time.perf_counter()
-        content = fill(task.records, arrays)
-        bytes_in = count_bytes(content)
         failure = None
         if together is not None:
             reply, new_state = together[i]
         else:
-            reply, new_state, failure = _run_task(app, spec, task, content, state)
+            reply, new_state, failure = _run_task(app, spec, task, fill(task.records, arrays), state)
         sent = reply.content if reply.has_content() else None
         after.append(new_state)
         records.append(
@@ -75,7 +86,7 @@ def run_chunk(
                 message_type=task.metadata.message_type,
                 host=host,
                 wall_s=time.perf_counter() - started if together is None else _load(sent).get("wall_s", share),
-                bytes_in=bytes_in,
+                bytes_in=bytes_of(task.records),
                 bytes_out=count_bytes(sent) if sent is not None else 0,
                 metrics=_scalars(sent),
                 load=_load(sent),
@@ -125,12 +136,24 @@ def _run_task(
         reply = app(message, context)
         if not isinstance(reply, Message):
             raise TypeError(f"the ClientApp returned {type(reply).__name__}; it must return a Message")
+        if reply.has_content():
+            _check_arrays(reply.content)
         return reply, context.state, None
     except Exception as exception:  # the client's own code: whatever it raises is its reply, and the round goes on
         reason = f"{type(exception).__name__}: {exception}"
         original = make_message(task.metadata, RecordDict())
         error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
         return Message(error, reply_to=original), state, traceback.format_exc()
+
+
+def _check_arrays(content: RecordDict) -> None:
+    """Refuse a reply with an array that nobody could read: here it costs its client's reply, later a round."""
+    for record in content.array_records.values():
+        for name, array in record.items():
+            try:
+                read_array(array)
+            except Exception as error:  # whatever NumPy raises on bytes that are no array
+                raise ValueError(f"the reply's array '{name}' can't be read: {error}") from error
 
 
 def _each(replies: list[tuple[Reply, RecordDict | None]], kept: list[ArrayRecord]) -> list[Reply]:
@@ -151,6 +174,7 @@ class _PartialMean:
         self._good: list[tuple[Reply, RecordDict]] = []  # without their arrays
         self._failed: list[Reply] = []
         self._name, self._only = "", ArrayRecord()
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._sums: dict[str, np.ndarray] = {}
 
     def add(self, reply: Reply, content: RecordDict | None) -> None:
@@ -160,10 +184,16 @@ class _PartialMean:
             return
         arrays, metrics = content.array_records, content.metric_records
         if len(arrays) != 1 or not metrics or not all(self._weight_key in record for record in metrics.values()):
-            reason = f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its MetricRecord"
-            self._failed.append(Reply(reply.metadata, None, Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)))
+            self._fail(
+                reply, f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its MetricRecord"
+            )
             return
         [(self._name, record)] = arrays.items()
+        shapes = {key: tuple(array.shape) for key, array in record.items()}
+        if self._good and shapes != self._shapes:
+            self._fail(reply, f"a reply to be averaged has arrays {shapes}, those before it {self._shapes}")
+            return
+        self._shapes = shapes
         weight = float(next(iter(metrics.values()))[self._weight_key])  # type: ignore[arg-type]
         self._only = record
         for key, array in record.items():
@@ -173,6 +203,9 @@ class _PartialMean:
             else:
                 self._sums[key] = np.asarray(scaled)
         self._good.append((reply, RecordDict({k: v for k, v in content.items() if k != self._name})))
+
+    def _fail(self, reply: Reply, reason: str) -> None:
+        self._failed.append(Reply(reply.metadata, None, Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)))
 
     def replies(self, kept: list[ArrayRecord]) -> list[Reply]:
         """Return one reply that holds the mean and the summed weight, and those that failed; keep the mean."""
@@ -275,7 +308,11 @@ class ClientHost:
             app_spec: AppSpec = self._get(spec)[0]
             names = list(app_spec.kwargs)
             values = self._get([app_spec.kwargs[name] for name in names])
-            self._apps[key] = (app_spec.factory(**dict(zip(names, values, strict=True))), app_spec)
+            try:
+                app = app_spec.factory(**dict(zip(names, values, strict=True)))
+            except Exception as error:  # the user's own code
+                raise AppError(f"the ClientApp can't be built: {type(error).__name__}: {error}") from error
+            self._apps[key] = app, app_spec
             while len(self._apps) > self.APPS:
                 self._apps.popitem(last=False)
         self._apps.move_to_end(key)

@@ -3,18 +3,24 @@
 import logging
 import os
 import socket
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import ray
+from ray.exceptions import RayError, TaskCancelledError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.config import HostGroup, ResourcesConfig
 from runner.engine.executors import Host
 from runner.engine.host import ClientHost
+from runner.engine.wire import out_of_band
 from runner.errors import ResourceError
 
 TELEMETRY_OFF = {
@@ -33,6 +39,9 @@ CODE = ("runner", "strategies", "models")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
 
+NODES_S = 2.0
+"""Seconds between two looks for nodes that joined or left."""
+
 
 def _get(refs: list[Any]) -> list[Any]:
     """Resolve those entries that are object references, in one call."""
@@ -45,7 +54,20 @@ class _RayClientHost(ClientHost):
     """A ClientHost that resolves Ray references."""
 
     def __init__(self, name: str) -> None:
+        out_of_band()
         super().__init__(name, ray.get_runtime_context().get_node_id()[:8], _get)
+        self._turn = threading.Lock()
+
+    def run(self, *args: Any) -> tuple[Any, ...]:
+        """Run a chunk as :class:`ClientHost` does, one at a time.
+
+        Ray brings the next one to the actor's other thread meanwhile, so that it begins while this one's results go to
+        the object store: milliseconds a chunk.
+        """
+        with self._turn:
+            if ray.get_runtime_context().is_canceled():  # called back while it waited here
+                raise TaskCancelledError
+            return super().run(*args)
 
     def warm(self) -> None:
         """Import what the built-in ClientApp needs: a host pays for it when it starts, not in its first chunk."""
@@ -63,8 +85,11 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     if address and address != "auto":
         _reach(address)
     env = TELEMETRY_OFF | HOST_ENV
-    code = _code() if address and JOB not in os.environ else {}
-    local = {"include_dashboard": False, "num_cpus": num_cpus}
+    if address:
+        code = {} if JOB in os.environ else _code()
+        options: dict[str, Any] = {"runtime_env": {"env_vars": env, **code}}
+    else:
+        options = {"include_dashboard": False, "num_cpus": num_cpus}
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
         # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
@@ -75,7 +100,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
                 logging_level=logging.ERROR,
                 configure_logging=True,
                 namespace="fedsweep",
-                **({"runtime_env": {"env_vars": env, **code}} if address else local),
+                **options,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = address or "this machine"
@@ -84,12 +109,6 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         yield
     finally:
         ray.shutdown()
-
-
-def _code() -> dict[str, Any]:
-    """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
-    root = Path(__file__).resolve().parents[2]
-    return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
 
 
 @contextmanager
@@ -104,6 +123,12 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+def _code() -> dict[str, Any]:
+    """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
+    root = Path(__file__).resolve().parents[2]
+    return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
+
+
 def _reach(address: str) -> None:
     """Refuse an address that nobody answers at: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -116,19 +141,67 @@ def _reach(address: str) -> None:
 
 
 class HostPool:
-    """Starts the hosts that a configuration asks for, after checking that the cluster has room for them."""
+    """Starts the hosts that a configuration asks for, after checking that the cluster has room for them.
+
+    Groups of a fixed count keep it: Ray starts a lost host again, wherever there is room. Groups of ``count=auto``
+    follow the cluster: a node that joins is given the hosts that fit, those of a node that left are forgotten.
+
+    Attributes
+    ----------
+    hosts : list of Host
+        The hosts there are now; the same list as long as the pool lives.
+    """
 
     def __init__(self, config: ResourcesConfig) -> None:
-        counts = plan(config.hosts, [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]])
         self.hosts: list[Host] = []
-        for group, spec in config.hosts.items():
-            actor = ray.remote(max_restarts=-1, max_task_retries=0)(_RayClientHost)
-            for number in range(counts[group]):
-                name = f"{group}-{number}"
-                handle = actor.options(
-                    num_cpus=spec.num_cpus, num_gpus=spec.num_gpus, resources=dict(spec.resources)
-                ).remote(name)
-                self.hosts.append(Host(name, handle, spec.num_cpus, spec.num_gpus))
+        self._warming: list[Any] = []
+        self._config, self._id = config, f"hosts-{uuid4().hex[:8]}"
+        self._numbers = {group: count() for group in config.hosts}
+        self._nodes = _nodes()
+        for group, places in plan(config.hosts, self._nodes).items():
+            for node in places:
+                self._add(group, node)
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="host-pool", daemon=True)
+        if any(spec.count == "auto" for spec in config.hosts.values()):
+            self._watcher.start()
+
+    def _add(self, group: str, node: str) -> None:
+        spec, name = self._config.hosts[group], f"{group}-{next(self._numbers[group])}"
+        stays = spec.count == "auto"
+        actor = ray.remote(max_restarts=-1, max_task_retries=0)(_RayClientHost).options(
+            name=f"{self._id}/{name}",
+            max_concurrency=2,
+            num_cpus=spec.num_cpus,
+            num_gpus=spec.num_gpus,
+            resources=dict(spec.resources),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=not stays),
+        )
+        self.hosts.append(Host(name, actor.remote(name), self._id, node if stays else ""))
+
+    def _watch(self) -> None:
+        while not self._closed.wait(NODES_S):
+            with suppress(RayError):  # the cluster's head does not answer: the next look may find it again
+                self.follow()
+
+    def follow(self) -> None:
+        """Start hosts on nodes that joined; forget those of nodes that left."""
+        nodes = _nodes()
+        if nodes.keys() == self._nodes.keys():
+            return
+        self._nodes = nodes
+        for host in [host for host in self.hosts if host.node and host.node not in nodes]:
+            self.hosts.remove(host)  # its actor ended with its node
+        try:
+            wanted = plan(self._config.hosts, nodes)
+        except ResourceError:  # no room at present for a group: trials say so, where nobody is left to run them
+            return
+        for group, places in wanted.items():
+            if self._config.hosts[group].count == "auto":
+                have = Counter(host.node for host in self.hosts if host.name.rpartition("-")[0] == group)
+                for node in (Counter(places) - have).elements():
+                    self._add(group, node)
+                    self.hosts[-1].actor.warm.remote()
 
     def describe(self) -> str:
         """Return a line such as ``1 nodes, 2 CPUs, 0 GPUs, Ray 2.55.1; hosts: 2 cpu``."""
@@ -139,51 +212,62 @@ class HostPool:
 
     def warm(self) -> None:
         """Have every host make ready for the built-in ClientApp, and do not wait for it."""
-        for host in self.hosts:
-            host.actor.warm.remote()
+        self._warming = [host.actor.warm.remote() for host in self.hosts]
 
     def wait(self) -> None:
         """Return when every host is up, and warm where that was asked for."""
-        ray.get([host.actor.ping.remote() for host in self.hosts])
+        ray.get([host.actor.ping.remote() for host in self.hosts] + self._warming)
+        self._warming.clear()
 
     def close(self) -> None:
         """End every host, wherever it is."""
+        self._closed.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
         for host in self.hosts:
             ray.kill(host.actor, no_restart=True)
 
 
-def plan(groups: dict[str, HostGroup], nodes: list[dict[str, float]]) -> dict[str, int]:
-    """Return how many hosts of each group fit on the nodes, in the order of the groups.
+def _nodes() -> dict[str, dict[str, float]]:
+    """Return the resources of each live node, by its id."""
+    return {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+
+
+def plan(groups: Mapping[str, HostGroup], nodes: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
+    """Return the node of each host of each group: ``auto`` fills the nodes, a given count is spread over them.
 
     Raises
     ------
     ResourceError
         Where a given count does not fit, or ``auto`` finds no room for one host.
     """
-    free = [dict(node) for node in nodes]
-    counts = {}
+    free = {node: dict(resources) for node, resources in nodes.items()}
+    places: dict[str, list[str]] = {}
     for name, spec in groups.items():
         need = {"CPU": spec.num_cpus, "GPU": spec.num_gpus, **spec.resources}
         need = {key: amount for key, amount in need.items() if amount > 0}
         wanted = spec.count if isinstance(spec.count, int) else None
         limit = wanted if wanted is not None else (10_000 if need else len(nodes))
-        counts[name] = sum(1 for _ in range(limit) if _place(need, free))
-        if counts[name] < (wanted or 1):
+        places[name] = []
+        while len(places[name]) < limit:
+            fits = [
+                node
+                for node, has in free.items()
+                if all(has.get(k, 0.0) + 1e-9 >= amount for k, amount in need.items())
+            ]
+            if not fits:
+                break
+            used = Counter(places[name])
+            node = fits[0] if wanted is None and need else min(fits, key=lambda node: used[node])
+            for key, amount in need.items():
+                free[node][key] -= amount
+            places[name].append(node)
+        if len(places[name]) < (wanted or 1):
             text = " ".join(f"{key}={amount:g}" for key, amount in need.items())
-            has = {key: sum(node.get(key, 0.0) for node in nodes) for key in need}
+            has = {key: sum(node.get(key, 0.0) for node in nodes.values()) for key in need}
             raise ResourceError(
                 f"resources.hosts.{name} asks for {wanted or 'at least 1'} host(s) with {text} each, but the "
                 f"cluster has "
                 f"{' '.join(f'{key}={amount:g}' for key, amount in has.items())}; lower count, num_cpus or num_gpus"
             )
-    return counts
-
-
-def _place(need: dict[str, float], free: list[dict[str, float]]) -> bool:
-    """Take a host's resources from the first node that has them."""
-    for node in free:
-        if all(node.get(key, 0.0) + 1e-9 >= amount for key, amount in need.items()):
-            for key, amount in need.items():
-                node[key] -= amount
-            return True
-    return False
+    return places

@@ -7,11 +7,16 @@ back from a host stays a reference until somebody reads it, and goes to another 
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pickle import PickleBuffer
 from typing import Any
 
+import ray
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Metadata, MetricRecord, RecordDict
 
 from runner.records import LoadSample, TaskRecord
+
+OUT_OF_BAND_BYTES = 2**16
+"""Arrays from here on go beside the pickle, not in it: one copy less on the way into the object store."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Chunk:
     tasks: tuple[Task, ...]
     arrays: tuple[Any, ...]
     weight_key: str | None = None
-    cost: float = 1.0
+    cost: float = 1.0  # in any unit, the same in every run
+    seconds: float = 0.0  # expected from what such tasks took; 0.0: not known yet
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,11 @@ def size_of(record: ArrayRecord) -> int:
     return sum(len(array.data) for array in data.values())
 
 
+def bytes_of(records: Records) -> int:
+    """Return the bytes of the arrays that a message's content stands for."""
+    return sum(record.nbytes for record in records.values() if isinstance(record, Slot))
+
+
 def count_bytes(content: RecordDict) -> int:
     """Return the bytes of the arrays in a content."""
     return sum(size_of(record) for record in content.values() if isinstance(record, ArrayRecord))
@@ -156,3 +167,18 @@ def empty(content: RecordDict, store: Callable[[ArrayRecord], int]) -> Records:
         name: Slot(store(record), size_of(record)) if isinstance(record, ArrayRecord) else record
         for name, record in content.items()
     }
+
+
+def out_of_band() -> None:
+    """Have Ray write the bytes of large arrays straight into the object store, from this process."""
+    ray.util.register_serializer(Array, serializer=_take_apart, deserializer=_put_together)
+
+
+def _take_apart(array: Array) -> tuple[Any, ...]:
+    large = len(array.data) >= OUT_OF_BAND_BYTES
+    return array.dtype, array.shape, array.stype, PickleBuffer(array.data) if large else array.data
+
+
+def _put_together(parts: tuple[Any, ...]) -> Array:
+    dtype, shape, stype, data = parts
+    return Array(dtype, shape, stype, bytes(data))  # bytes, as Flower asks: what is read is a copy, as before

@@ -164,6 +164,14 @@ def test_partial_participation_keeps_the_others_clusters() -> None:
     assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
 
 
+def test_ifca_draws_no_start_again() -> None:
+    """Known bug: the reference draws its initial models anew, silently, until each has its share of the clients."""
+    strategy, grid = _from({0: (1, 1), 1: (-50, -50)}, "ifca"), _grid()
+    _rounds(strategy, grid, 3)
+    assert _models(strategy)[1] == [-50, -50]
+    assert strategy.diagnostics()["clusters"] == 1
+
+
 # CLoVE
 
 NEAR = {1: (8, 0), 2: (7, 0), 3: (0, 8), 4: (0, 7)}

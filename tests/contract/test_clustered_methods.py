@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord
 
+from strategies import build_strategy
 from strategies.cfl import CFL
 from tests.contract.test_strategies_flower import CPU_S, EXAMPLES, TARGETS, _build, _fails, _grid, _rounds, stored
 from tests.fakes import FakeGrid, halfway_app, record, values
@@ -17,6 +18,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "kmeans last_layer": ("kmeans", {"num_clusters": 2, "representation": "last_layer"}),
     "kmeans losses": ("kmeans", {"num_clusters": 2, "representation": "losses", "distance": "euclidean"}),
     "kmeans data": ("kmeans", {"num_clusters": 2, "representation": "data", "distance": "euclidean"}),
+    "kmeans sketch": ("kmeans", {"num_clusters": 2, "sketch": 2}),
     "kmeans silhouette": ("kmeans", {"choose_k": "silhouette"}),
     "flhc": ("flhc", {"num_clusters": 2}),
     "flhc threshold": ("flhc", {"threshold": 0.5}),
@@ -120,6 +122,20 @@ def test_the_gate_keeps_equal_clients_together(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [("kmeans losses", "losses"), ("kmeans data", "signature"), ("kmeans sketch", "sketch"), ("pacfl", "subspace")],
+)
+def test_a_newcomer_that_gives_no_answer_stops_nobody(name: str, query: str) -> None:
+    strategy, grid = _method(name), _grid()
+    arrays = _rounds(strategy, grid, 2)
+    grid.app, grid.num_nodes = halfway_app({**TARGETS, 5: (0, 8)}), 5
+    grid.fails = _fails(5, f"query.{query}")
+    _rounds(strategy, grid, 4, arrays, first=3)
+    assert {node: strategy.assignment[node] for node in GROUPS} == GROUPS
+    assert strategy.assignment.get(5, 0) == 0  # the largest, the first of equals, or none yet
+
+
 # CFL
 
 
@@ -192,6 +208,15 @@ def test_fesem_clients_change_over_and_an_empty_centre_stays() -> None:
     assert values(arrays) == values(strategy.cluster_arrays[1])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_fesem_centres_do_not_collapse(seed: int) -> None:
+    """Known bug: centres drawn at random among nine and three clients are of one group in 13 of 22 cases, for good."""
+    targets = {node: (0, 8 + node / 10) if node > 9 else (8 + node / 10, 0) for node in range(1, 13)}
+    strategy = build_strategy("fesem", {"num_clusters": 2}, seed=seed, num_clients=12)
+    _rounds(strategy, FakeGrid(halfway_app(targets), 12), 4)
+    assert strategy.assignment == {node: int(node > 9) for node in targets}
+
+
 def test_pacfl_groups_before_any_training_and_every_client_gets_a_model() -> None:
     strategy, grid = _method("pacfl"), _grid()
     messages = list(strategy.configure_train(1, record(0, 0), ConfigRecord(), grid))
@@ -242,3 +267,20 @@ def test_kmeans_asks_for_losses_of_some_peers() -> None:
     assert len(strategy.peers) == 6
     assert {len(m.content.array_records) for m in grid.sent[1]} == {6}
     assert all(isinstance(arrays, ArrayRecord) for arrays in strategy.peers.values())
+
+
+def test_kmeans_groups_by_sketches_before_the_round_and_hosts_may_average_it() -> None:
+    """No client's model is read: the round is one of partial means already."""
+    strategy, grid = _method("kmeans sketch"), _grid(seals=lambda: True)
+    messages = list(strategy.configure_train(1, record(0, 0), ConfigRecord(), grid))
+    assert [m.metadata.message_type for m in grid.sent[0]] == ["query.sketch"] * 4
+    assert strategy.assignment == GROUPS
+    assert not strategy.clustering_round
+    strategy.aggregate_train(1, grid.send_and_receive(messages))
+    assert values(strategy.cluster_arrays[0]) == [2.5, 0]  # (4 + 3 x 2) / 4
+
+
+def test_a_client_that_gives_no_sketch_joins_the_largest_cluster() -> None:
+    strategy, grid = _method("kmeans sketch"), _grid(fails=_fails(4, "query.sketch"))
+    _rounds(strategy, grid, 2)
+    assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 0}

@@ -74,6 +74,16 @@ def test_a_client_that_raises_is_an_error_reply_with_its_traceback_kept(make) ->
     assert "tests/apps.py" in failed.error
 
 
+def test_a_client_that_fails_sometimes_is_there_again_in_the_next_round(make) -> None:
+    grid = make(spec(fail_first=(1,)))
+    trained = []
+    for server_round in (1, 2):
+        content = RecordDict({"arrays": model(), "config": ConfigRecord({"server-round": server_round})})
+        replies = grid.send_and_receive([Message(content, node, "train") for node in (1, 2)])
+        trained.append([reply.content["metrics"]["n"] if reply.has_content() else None for reply in replies])
+    assert trained == [[1, None], [2, 1]]  # its state is that from before the round in which it failed
+
+
 def test_a_message_to_nobody_is_refused(make) -> None:
     with pytest.raises(ValueError, match="node ids are 1 to 5"):
         make(spec()).send_and_receive([train_message(6)])

@@ -131,7 +131,7 @@ def test_kmeans_by_hand() -> None:
     assert values(arrays) == pytest.approx([2.5, 1.5])
     # Clients 1 and 4 served twice each: Gini of (2, 0, 0, 2) is .5. Client 2 has the examples and the load.
     assert strategy.diagnostics() == pytest.approx(
-        {"silhouette": 1, "clusters": 2, "handovers": 0}
+        {"silhouette": 1, "clusters": 2, "churn": 0, "handovers": 0}
         | {"server_tenure": 2, "server_gini": 0.5, "server_regret": 0, "server_spearman": 1}
     )
     assert isinstance(strategy, Clustered)

@@ -1,14 +1,18 @@
 """Contract 5: the same config gives the same bits, on any number of hosts, with hosts killed, and without Ray."""
 
 import os
+import random
 import signal
 import threading
+from collections.abc import Iterable
 
 import pytest
 import ray
 
 from runner.config import HostGroup, ResourcesConfig
 from runner.engine.pool import HostPool
+from runner.engine.ray_executor import RayExecutor
+from runner.engine.wire import Chunk
 from runner.prepare import make_split
 from runner.records import RoundRecord
 from runner.trial import run_trial
@@ -62,7 +66,21 @@ def test_killed_hosts_change_no_bit(ray_runtime: None, expected: dict) -> None:
         pool.close()
 
 
-def test_chunk_order_and_other_trials_change_no_bit(ray_hosts: list, expected: dict) -> None:
+def test_the_order_of_chunks_changes_no_bit(ray_hosts: list, expected: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks go out in a random order instead of the largest first."""
+    chance = random.Random(0)
+
+    def submit(self: RayExecutor, chunks: Iterable[Chunk]) -> None:
+        self._waiting += chunks
+        chance.shuffle(self._waiting)
+        self._start()
+
+    monkeypatch.setattr(RayExecutor, "submit", submit)
+    for name, words in CASES.items():
+        assert outcome(events_of(small(*words), ray_hosts)) == expected[name], name
+
+
+def test_other_trials_change_no_bit(ray_hosts: list, expected: dict) -> None:
     """Two trials share the hosts; each gives what it gives alone."""
     results: dict[str, tuple] = {}
 

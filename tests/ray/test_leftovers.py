@@ -1,4 +1,4 @@
-"""Nothing is left behind: no process and no object-store file, after success, Ctrl-C and SIGTERM."""
+"""Nothing is left behind: no process, port or object-store file, after success, failure, Ctrl-C and SIGTERM."""
 
 import os
 import signal
@@ -39,25 +39,36 @@ def store_files(processes: list[str]) -> set[str]:
     return {path for path in held if path.startswith("/dev/shm/") and "(deleted)" not in path}
 
 
+def listening(processes: list[str]) -> set[tuple[str, int]]:
+    """Return the addresses that these processes listen on."""
+    pids = {int(line.split()[0]) for line in processes}
+    return {tuple(c.laddr) for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in pids}
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
-@pytest.mark.parametrize("end", ["success", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("end", ["success", "failure", "SIGINT", "SIGTERM"])
 def test_nothing_is_left_behind(tmp_path: Path, end: str) -> None:
     mark = f"{end}-{os.getpid()}"
     rounds = 2 if end == "success" else 100_000
     command = [sys.executable, "-m", "runner", "run", *WORDS, f"rounds={rounds}", f"tracking.output={tmp_path}"]
+    if end == "failure":  # no client can reply in time
+        command += ["resources.round_timeout_s=0.001", "resources.max_retries=0"]
     env = os.environ | {"FEDSWEEP_TEST_MARK": mark, "PYTHONPATH": str(ROOT)}
     log = (tmp_path / "log").open("w+")
     run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + 150
     held: set[str] = set()
-    if end == "success":
+    ports: set[tuple[str, int]] = set()
+    if end in ("success", "failure"):
         status = run.wait(150)
-        assert status == 0, (tmp_path / "log").read_text()[-2000:]
+        assert status == (0 if end == "success" else 1), (tmp_path / "log").read_text()[-2000:]
     else:
         while "round " not in (tmp_path / "log").read_text() and run.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         assert run.poll() is None, (tmp_path / "log").read_text()[-2000:]
-        held = store_files(marked(mark))
+        held, ports = store_files(marked(mark)), listening(marked(mark))
+        assert held
+        assert ports
         os.kill(run.pid, getattr(signal, end))
         assert run.wait(60) != 0
     for _ in range(100):
@@ -66,3 +77,4 @@ def test_nothing_is_left_behind(tmp_path: Path, end: str) -> None:
         time.sleep(0.2)
     assert left == []
     assert [path for path in held if Path(path).exists()] == []
+    assert ports & {tuple(c.laddr) for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN} == set()

@@ -25,8 +25,8 @@ GRID = [
     f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false", "tracking.figures=none",
 ]  # fmt: skip
 MEASURED = (
-    "5_time/", "6_load/", "0_final/wall_s", "0_final/handovers", "0_final/server_", "2_clusters/handovers",
-    "2_clusters/server_",
+    "5_time/", "6_load/", "0_final/wall_s", "0_final/clustering_s", "0_final/handovers", "0_final/server_",
+    "2_clusters/handovers", "2_clusters/server_",
 )  # fmt: skip
 ROUND_LINE = re.compile(r"^(.*): round (\d+)/")
 GOES_ON = re.compile(r"^(.*): goes on after round (\d+)")

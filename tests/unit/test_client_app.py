@@ -35,6 +35,7 @@ class FakeData:
         self.images = SimpleNamespace(train_x=pixels, mean=(0.5,), std=(0.25,), class_names=("a", "b", "c"))
         self._pixels, self._labels = pixels, labels
         self._rows = {"train": (range(12), range(12, 19), [19]), "eval": (range(20, 24), range(24, 26), [])}
+        self.eval_rows = self._rows["eval"]
         self.reads: list[tuple] = []
 
     def phase(self, server_round: int) -> int:
@@ -231,7 +232,7 @@ def test_examples_are_staged_once_while_there_is_room(
         return data.reads
 
     assert visit(0, 1, 0, 1) == [(0, "train"), (1, "train")]
-    monkeypatch.setattr(pool_module, "MAX_BYTES", 12 * 16 * 4)  # as much as client 0 has
+    monkeypatch.setattr(pool_module, "MAX_BYTES", 12 * 16)  # as much as client 0 has
     assert visit(2) == [(2, "train")]  # pushes out both
     assert visit(1, 2, 1, 0, 1) == [(1, "train"), (0, "train"), (1, "train")]  # clients 0 and 1 push each other out
 

@@ -83,8 +83,8 @@ def code_lines(path: Path) -> int:
     return len(lines)
 
 
-def test_the_engine_fits_in_a_thousand_lines_of_code() -> None:
-    assert sum(code_lines(path) for path in (ROOT / "runner/engine").glob("*.py")) <= 1000
+def test_the_engine_fits_in_eleven_hundred_lines_of_code() -> None:
+    assert sum(code_lines(path) for path in (ROOT / "runner/engine").glob("*.py")) <= 1100
 
 
 def test_a_trial_process_does_without_torch_mlflow_and_datasets() -> None:

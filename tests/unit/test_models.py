@@ -28,6 +28,7 @@ def size(model: nn.Module) -> int:
         ("lenet", MNIST, 44_426),  # 177 kB
         ("lenet", CIFAR, 62_006),
         ("cnn", MNIST, 1_663_370),  # McMahan et al. 2017
+        ("simple_cnn", CIFAR, 896 + 18_496 + 12_544 * 128 + 128 + 1_290),
         ("lenet", DIGITS, 156 + 2_416 + 64 * 120 + 120 + 10_164 + 850),
     ],
 )

@@ -1,12 +1,13 @@
 """Experiments that are held against a paper: their files, and the command from grid to table."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from runner.cli import main
 from runner.compose import compose
-from runner.reproduce import Experiment, load_experiment, reproductions
+from runner.reproduce import Experiment, conclude, load_experiment, reproductions
 from runner.tracking.describe import trial_params
 from runner.tracking.read import read_sweep
 
@@ -45,16 +46,19 @@ def test_an_experiments_trials_can_be_run_alone() -> None:
 
 
 def test_a_reproduction_from_the_command_to_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("outputs").mkdir()
+    shutil.copy(template, "outputs/mlflow.db")
     command = [
         "reproduce", "gate", "shift=none", "strategy=fedclust", "seed=20", "rounds=1", "num_clients=6",
         "training.epochs=1", "strategy.num_clusters=2", "resources=inline",
     ]  # fmt: skip
     assert main(command) == 0
     first = capsys.readouterr().out
-    assert "gate, cpu tier: 1 holds, 0 missed, 13 not run" in first
+    assert "gate, cpu tier: 1 holds, 13 not run" in first
     assert "Trials: 1 finished." in first
     assert main(command) == 0  # nothing is left to be run; the table is there again
     again = capsys.readouterr().out
@@ -62,10 +66,15 @@ def test_a_reproduction_from_the_command_to_the_table(
     assert again.endswith(first[first.index("gate, cpu tier") :])
     sweep = read_sweep(compose([]).tracking, "gate")
     run = sweep.trials[0].store.client.get_run(sweep.run_id)
-    assert run.data.tags["reproduction"] == "gate, cpu tier: 1 holds, 0 missed, 13 not run"
+    assert run.data.tags["reproduction"] == "gate, cpu tier: 1 holds, 13 not run"
     assert run.data.tags["mlflow.note.content"].startswith("**gate**: False splits")
     files = {entry.path for entry in sweep.trials[0].store.client.list_artifacts(sweep.run_id)}
     assert {"reproduction.md", "reproduction.csv", "report.md"} <= files
+    plan = load_experiment("gate")
+    larger = plan.protocol.model_copy(update={"train_images": {"digits": 60000, "mnist": 60000}})
+    plan = Experiment("gate", "cpu", plan.spec.model_copy(update={"cpu": larger}))
+    [note] = [note for note in conclude(plan, plan.trials(command[2:])).notes if note.startswith("NOT")]
+    assert note == "NOT the full data: 1,437 training images of digits, the protocol has 60,000."
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from flwr.app import Array, ArrayRecord
 
 from strategies.clustering import (
+    at_length_one,
     canonical,
     coordinates,
     float_keys,
@@ -13,8 +14,10 @@ from strategies.clustering import (
     last_layer_keys,
     nearest,
     points_at,
+    points_of,
     represent,
     unit_rows,
+    view_of,
 )
 from tests.fakes import record
 
@@ -58,6 +61,23 @@ def test_coordinates_lose_no_distance_where_parameters_outnumber_clients() -> No
         for j in range(5):
             expected = np.linalg.norm(rows_CP[i].astype(np.float64) - rows_CP[j].astype(np.float64))
             assert np.linalg.norm(points[i] - points[j]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_points_for_cosine_keep_the_angles() -> None:
+    """(3, 4), (0, 5) and (-6, -8) among zeros: the first two have the cosine 4/5, the third turns back."""
+    rows_CP = np.zeros((3, 50), np.float32)
+    rows_CP[:, :2] = [[3, 4], [0, 5], [-6, -8]]
+    seen = view_of("cosine")(points_of(rows_CP, "cosine"))
+    expected = np.array([[1, 0.8, -1], [0.8, 1, -0.8], [-1, -0.8, 1]])
+    assert seen @ seen.T == pytest.approx(expected)
+    assert at_length_one(np.array([[0.0, 2.0], [0.0, 0.0]])).tolist() == [[0, 1], [0, 0]]
+
+
+def test_equal_clients_are_equal_points() -> None:
+    rows_CP = np.random.default_rng(0).normal(size=(1, 300)).astype(np.float32).repeat(5, axis=0)
+    for distance in ("cosine", "euclidean"):
+        points = points_of(rows_CP, distance)
+        assert points == pytest.approx(points[:1].repeat(5, axis=0), abs=1e-6)
 
 
 def test_canonical_numbers_clusters_by_their_smallest_node() -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from strategies.cfl import bipartition, update_norms
-from strategies.clustering import kmeans_split
+from strategies.cfl import bipartition, groups_apart, update_norms
+from strategies.clustering import at_length_one, kmeans_split
 from strategies.fedgroup import decomposed_cosines
-from strategies.grouping import HowMany, choose_k, cut_tree, find_groups, split_p_value, tree_split
+from strategies.grouping import HowMany, between, choose_k, cut_tree, find_groups, rotation_p_value, tree_split
 from strategies.pacfl import principal_angles
 from strategies.stocfl import merge
 
@@ -38,12 +38,12 @@ def test_each_rule_counts_clear_groups(rule: str, wanted: int) -> None:
 def test_the_gap_counts_clear_groups_in_the_plane() -> None:
     rng = np.random.default_rng(0)
     points = np.concatenate([np.array(c) + 0.5 * rng.normal(size=(20, 2)) for c in ((0, 0), (0, 10), (10, 3))])
-    assert choose_k(points, kmeans_split(0), HowMany(choose_k="gap"), seed=0) == 3
+    assert choose_k(points, tree_split("ward"), HowMany(choose_k="gap"), seed=0) == 3
 
 
 def test_the_gap_says_one_where_there_is_no_group() -> None:
     points = np.random.default_rng(0).normal(size=(30, 2))
-    assert choose_k(points, kmeans_split(0), HowMany(choose_k="gap"), seed=0) == 1
+    assert choose_k(points, tree_split("ward"), HowMany(choose_k="gap"), seed=0) == 1
 
 
 def test_no_more_groups_than_allowed() -> None:
@@ -52,34 +52,79 @@ def test_no_more_groups_than_allowed() -> None:
 
 def test_equal_clients_are_one_group() -> None:
     same = np.ones((6, 3))
-    assert split_p_value(same, kmeans_split(0), 2, seed=0) == 1.0
-    found = find_groups(same, kmeans_split(0), HowMany(num_clusters=2, gate=0.05), seed=0)
-    assert found.labels.tolist() == [0] * 6
-    assert np.isnan(found.silhouette)
+    assert rotation_p_value(same, groups_apart, 0.05, seed=0) == 1.0
+    for rule in ("given", "silhouette"):
+        found = find_groups(same, kmeans_split(0), HowMany(num_clusters=2, choose_k=rule, gate=0.05), seed=0)
+        assert found.labels.tolist() == [0] * 6
+        assert np.isnan(found.silhouette)
 
 
-def test_the_gate_lets_true_groups_pass() -> None:
-    found = find_groups(_blobs(3, 5, 2.0, 0), kmeans_split(0), HowMany(num_clusters=3, gate=0.05), seed=0)
-    assert found.p_value == pytest.approx(0.01)
+@pytest.mark.parametrize("rule", ["given", "silhouette", "davies_bouldin"])
+def test_the_gate_lets_true_groups_pass(rule: str) -> None:
+    how = HowMany(num_clusters=3, choose_k=rule, max_clusters=4, gate=0.01)
+    found = find_groups(_blobs(3, 5, 0.3, 0), tree_split("average"), how, seed=0)
+    assert found.p_value == 0.01
     assert found.labels.reshape(3, 5).std(axis=1).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("dimensions", [3, 200])
-def test_the_gates_level_on_normal_clients(dimensions: int) -> None:
-    """100 draws of 12 equal clients, with few and with many parameters of unequal variance: about 5 false splits."""
+def test_share_of_the_variance_between_groups_by_hand() -> None:
+    """0, 2 | 10: the mean is 4, the squares 16 + 4 + 36 = 56, of which 1 + 1 lie within."""
+    line = np.array([[0.0], [2.0], [10.0]])
+    assert between(line, np.array([0, 0, 1])) == pytest.approx(54 / 56)
+
+
+def test_rotations_are_of_the_clients_before_the_method_saw_them() -> None:
+    """A score sees 99 sets of points with the clients' own mean and covariance; a rare one is kept, p is 1 in 100."""
+    points = np.random.default_rng(0).normal(loc=(7, 0, 0), size=(5, 3))
+    seen: list[np.ndarray] = []
+
+    def score(points_CD: np.ndarray) -> float:
+        seen.append(points_CD)
+        return -float(len(seen))
+
+    assert rotation_p_value(points, score, 0.01, seed=0) == 0.01
+    assert len(seen) == 100
+    for rotated in seen[1:]:
+        assert rotated.mean(axis=0) == pytest.approx(points.mean(axis=0))
+        assert np.cov(rotated.T) == pytest.approx(np.cov(points.T))
+        assert not np.allclose(rotated, points)
+
+
+@pytest.mark.parametrize(("level", "drawn", "p_value"), [(0.01, 1, 1.0), (0.05, 5, 1.0), (0.0005, 1, 1.0)])
+def test_the_gate_ends_when_its_level_is_out_of_reach(level: float, drawn: int, p_value: float) -> None:
+    """At .05 five of 99 rotations may be as good as the clients, less one: the fifth ends it (Besag and Clifford)."""
+    scores = []
+
+    def score(points_CD: np.ndarray) -> float:
+        scores.append(points_CD)
+        return 0.0
+
+    assert rotation_p_value(np.eye(4), score, level, seed=0) == p_value
+    assert len(scores) == 1 + drawn
+
+
+@pytest.mark.parametrize(("rule", "dimensions"), [("given", 3), ("given", 200), ("silhouette", 200)])
+def test_the_gates_level_on_normal_clients(dimensions: int, rule: str) -> None:
+    """40 draws of 12 equal clients seen by angle, with few and many parameters of unequal variance: about 2 splits.
+
+    Where the rule chooses k, it chooses for the rotations too: else the best of many k passes for groups.
+    """
     false = 0
-    for seed in range(100):
+    how = HowMany(num_clusters=2, choose_k=rule, max_clusters=3, gate=0.05)
+    for seed in range(40):
         rng = np.random.default_rng(seed)
-        rows = rng.normal(size=(12, dimensions)) * np.linspace(1, 4, dimensions)
-        points = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-        false += split_p_value(points[0] * points[1], tree_split("average"), 2, seed) <= 0.05
-    assert false <= 10  # a binomial of 100 draws at 5 % is above 10 once in 90
+        rows = 3 + rng.normal(size=(12, dimensions)) * np.linspace(1, 4, dimensions)
+        values, vectors = np.linalg.eigh(rows @ rows.T)
+        points = vectors * np.sqrt(np.clip(values, 0, None))
+        found = find_groups(points, tree_split("average"), how, seed, at_length_one)
+        false += len(set(found.labels.tolist())) > 1
+    assert false <= 5  # a binomial of 40 draws at 5 % is above 5 once in 70
 
 
 def test_a_cut_by_threshold_only_asks_the_gate() -> None:
     labels = np.array([0, 1, 0, 1])
     points = np.array([[0.0], [10.0], [0.1], [10.1]])
-    assert find_groups(points, tree_split("average"), HowMany(num_clusters=3), 0, labels).labels is labels
+    assert find_groups(points, tree_split("average"), HowMany(num_clusters=3), 0, labels=labels).labels is labels
 
 
 def test_update_norms_by_hand() -> None:

@@ -20,7 +20,6 @@ from rich.console import Console
 from runner import schedule
 from runner.cli import main
 from runner.compose import Trial, compose, expand
-from runner.config import TrackingConfig
 from runner.errors import CheckpointError, RunnerError, TrialError
 from runner.interrupts import Interrupts
 from runner.prepare import Prepared
@@ -28,7 +27,6 @@ from runner.records import RoundRecord
 from runner.resume import Restart, driver_name, is_alive
 from runner.schedule import longest_first
 from runner.sweep import Outcome, SweepPlan, run_sweep
-from runner.tracking import Tracker
 from runner.trial import run_trial
 from runner.views import Lines
 
@@ -36,14 +34,6 @@ WORDS = [
     "shift=none", "partition=iid", "strategy=fedavg", "num_clients=2", "rounds=2", "model=logreg",
     "resources.engine=inline", "tracking.log_models=false",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database, made once: MLflow takes seconds for each."""
-    folder = tmp_path_factory.mktemp("template")
-    Tracker(TrackingConfig(output=str(folder))).close()
-    return folder / "mlflow.db"
 
 
 @dataclass

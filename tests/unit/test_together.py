@@ -7,8 +7,8 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from runner.client import together
-from runner.client.together import ChunkRunner
+from runner.client import chunkwork, together
+from runner.client.chunkwork import ChunkWork
 from runner.config import TrialConfig
 from runner.engine.chunks import make_chunks
 from runner.engine.grid import EngineGrid
@@ -94,14 +94,46 @@ def notes(*words: str) -> list[str]:
 
 def test_what_can_not_run_together_runs_one_by_one_and_says_why_once() -> None:
     why = "training.engine=vectorized: clients are trained one by one: "
-    assert notes("privacy=fixed_client") == [why + "Flower mods see one client at a time"]
+    words = ["model.name=tests.networks.Small", "model.kwargs={features:64,classes:10}"]
+    assert notes(*words) == [why + "Small has no batched form"]
+
+
+@pytest.mark.parametrize("words", [["privacy=fixed_client", "privacy.clipping_norm=0.1"], ["privacy=adaptive_client"]])
+def test_clipping_on_the_clients_goes_through_the_mod(words: list[str]) -> None:
+    assert notes(*words) == []
+    (_, one), (_, many) = (
+        outcome(events_of(small(f"training.engine={engine}", *words))) for engine in ("sequential", "vectorized")
+    )
+    for a, b in zip(one, many, strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=1e-3, nan_ok=True)
+
+
+METHODS = {
+    "ifca": ["strategy.num_clusters=3", "strategy.fraction_train=0.5"],  # some are evaluated before they ever trained
+    "clove": ["strategy.num_clusters=3"],
+    "fedsoft": ["strategy.num_clusters=3"],
+    "scaffold": ["training.momentum=0.5"],
+    "ditto": ["model=lenet"],
+    "fedper": [],
+    "fedavg_ft": [],
+}
+
+
+@pytest.mark.parametrize("strategy", METHODS)
+def test_methods_together_are_methods_one_by_one(strategy: str) -> None:
+    words = [f"strategy={strategy}", "shift=rotation", "shift.groups=2", *METHODS[strategy]]
+    events = {engine: events_of(small(f"training.engine={engine}", *words)) for engine in ("sequential", "vectorized")}
+    assert not [event for record in events["vectorized"] for event in getattr(record, "events", ())]
+    (_, one), (_, many) = (outcome(own) for own in events.values())
+    for a, b in zip(one, many, strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=1e-3, nan_ok=True)
 
 
 def test_a_failing_program_leaves_each_client_its_own_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(together, "train_many", broken)
+    monkeypatch.setattr(chunkwork, "train_many", broken)
     grid = grid_of(small())
     replies = exchange(grid, initial_arrays(grid), "train", range(1, 9))
     assert not [reply for reply in replies if reply.has_error()]
@@ -118,19 +150,19 @@ def test_one_clients_fault_is_not_its_neighbours() -> None:
 
 
 def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, train_many = [], together.train_many
+    sizes, train_many = [], chunkwork.train_many
 
-    def small_memory(program: Any, start: Any, x: Any, y: Any, places: Any, hp: Any, seeds: Any) -> Any:
+    def small_memory(program: Any, start: Any, examples: Any, places: Any, *rest: Any) -> Any:
         sizes.append(len(places))
         if len(places) > 3:
             raise torch.OutOfMemoryError
-        return train_many(program, start, x, y, places, hp, seeds)
+        return train_many(program, start, examples, places, *rest)
 
     config = small("resources.chunk_size=8")
     grids = [grid_of(config), grid_of(config)]
     arrays = initial_arrays(grids[0])
     expected = exchange(grids[0], arrays, "train", range(1, 9))
-    monkeypatch.setattr(together, "train_many", small_memory)
+    monkeypatch.setattr(chunkwork, "train_many", small_memory)
     actual = exchange(grids[1], arrays, "train", range(1, 9))
     assert sizes == [8, 4, 2, 2, 2, 2]
     for a, b in zip(expected, actual, strict=True):
@@ -145,20 +177,26 @@ def test_auto_keeps_what_is_faster_and_says_so(monkeypatch: pytest.MonkeyPatch, 
     seconds = iter([faster, 1.0])  # the chunk's, then one client's
     monkeypatch.setattr(together, "_seconds", lambda *_: next(seconds))
     ran = []
-    monkeypatch.setattr(ChunkRunner, "_record", lambda self, row: ran.append(1) or record(self, row))
+    monkeypatch.setattr(ChunkWork, "record", lambda self, row: ran.append(1) or record(self, row))
     [note] = notes("training.engine=auto", "resources.chunk_size=8")
     assert note.startswith(f"training.engine=auto: {name} for mlp in chunks of 8 on cpu: ")
     assert len(ran) == (16 if name == "vectorized" else 0)
 
 
-record = ChunkRunner._record
+record = ChunkWork.record
 
 
 @pytest.mark.parametrize(
-    ("clients", "sizes"), [(1, [1]), (2, [1, 1]), (5, [2, 2, 1]), (8, [4, 4]), (10, [5, 5]), (512, [8] * 64)]
+    ("clients", "sizes"), [(1, [1]), (2, [1, 1]), (5, [2, 3]), (8, [4, 4]), (10, [5, 5]), (512, [8] * 64)]
 )
 def test_chunks_that_run_together(clients: int, sizes: list[int]) -> None:
     assert [len(chunk) for chunk in make_chunks(["train"] * clients, [1.0] * clients, together=4)] == sizes
+
+
+def test_options_that_are_off_leave_the_key_alone() -> None:
+    keys = [small(*words).key for words in ([], ["training.augment=none"], ["training.augment=flip"])]
+    assert keys[0] == keys[1] != keys[2]
+    assert small("training.precision=bf16").key not in keys
 
 
 def test_the_engine_is_part_of_the_key() -> None:

@@ -8,8 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from runner.client.training import LocalTraining, confusion, evaluate, passes, predict, score, train
+from runner.client.training import (
+    LocalTraining,
+    confusion,
+    distort,
+    distortions,
+    evaluate,
+    passes,
+    predict,
+    score,
+    train,
+)
+from runner.compose import compose
 from runner.config import TrainingConfig
+from runner.errors import ConfigError
 
 SIGMOID_1 = 1 / (1 + math.exp(-1))  # 0.731059
 
@@ -207,3 +219,42 @@ def test_config_record_keys() -> None:
 def test_unknown_optimizer() -> None:
     with pytest.raises(ValueError, match=r"unknown optimizer 'sdg'\. Valid: sgd, adam\."):
         LocalTraining.from_config({"optimizer": "sdg"})
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ((0, 0, 1), [[2, 1, 0], [5, 4, 3]]),
+        ((0, 1, 0), [[1, 2, 1], [4, 5, 4]]),  # what comes into view is reflected: column 3 is column 1
+        ((0, -1, 1), [[1, 0, 1], [4, 3, 4]]),  # mirrored: 2 1 0, moved the other way, and column -1 is column 1
+        ((1, 0, 0), [[3, 4, 5], [0, 1, 2]]),
+    ],
+)
+def test_distortions_by_hand(how: tuple[int, int, int], expected: list[list[int]]) -> None:
+    x = torch.arange(6, dtype=torch.uint8).view(1, 1, 2, 3).repeat(2, 1, 1, 1)
+    plain, changed = distort(x, torch.tensor([(0, 0, 0), how]))
+    assert plain.tolist() == [[[0, 1, 2], [3, 4, 5]]]
+    assert changed.tolist() == [expected]
+
+
+def test_distortions_are_the_clients_own_and_new_in_each_pass() -> None:
+    hp = LocalTraining(augment="crop_flip")
+    one, two = distortions(500, hp, 1, 32), distortions(500, hp, 2, 32)
+    first, second, other = next(one), next(one), next(two)
+    assert first[:, :2].min() == -4
+    assert first[:, :2].max() == 4
+    assert set(first[:, 2].tolist()) == {0, 1}
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert not next(distortions(500, LocalTraining(augment="flip"), 1, 32))[:, :2].any()
+
+
+def test_precision() -> None:
+    model = linear(1)
+    train(model, *zeros(0), LocalTraining(lr=1.0, momentum=0.0, precision="bf16"), seed=0)
+    assert biases(model)[0] == pytest.approx(0.5, abs=0.01)
+    assert not torch.is_autocast_enabled("cpu")
+    with pytest.raises(ValueError, match="GPUs"):
+        train(model, *zeros(0), LocalTraining(precision="tf32"), seed=0)
+    with pytest.raises(ConfigError, match="resources=gpu"):
+        compose(["training.precision=tf32"])

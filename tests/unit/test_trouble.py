@@ -16,7 +16,7 @@ from runner.cli import main
 from runner.records import RoundRecord
 from runner.resume import Restart
 from runner.tracking.runs import TrialRun
-from tests.unit.test_sweep import WORDS, Place, place, template  # noqa: F401 - fixtures
+from tests.unit.test_sweep import WORDS, Place, place  # noqa: F401 - a fixture
 
 
 def at_round(monkeypatch: pytest.MonkeyPatch, number: int, act: object) -> None:

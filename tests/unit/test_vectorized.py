@@ -1,15 +1,18 @@
 """The batched program against the reference trainer in float64, and by hand where the reference has nothing to say."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from models import build_model
+from runner.client import dual
 from runner.client.batched import Program, UnsupportedError
+from runner.client.pool import Examples
 from runner.client.training import LocalTraining, predict, train
-from runner.client.vectorized import predict_many, train_many
+from runner.client.vectorized import losses_of_each, predict_many, train_many
 
 SHAPE, CLASSES = (2, 11, 10), 5  # pooling drops a row of 11
 SIZES = (13, 4, 30, 1)
@@ -35,23 +38,30 @@ def flat(model: nn.Module) -> torch.Tensor:
     return torch.cat([v.flatten() for v in model.state_dict().values()])
 
 
-def examples() -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int]]]:
+def examples() -> tuple[Examples, list[tuple[int, int]]]:
     generator = torch.Generator().manual_seed(4)
     total = 3 + sum(SIZES)  # the first rows are nobody's
     x = torch.randn(total, *SHAPE, generator=generator)
     x[:, :, 5:] = 0  # blank areas, where poolings meet equal values
     places = [(3 + sum(SIZES[:c]), n) for c, n in enumerate(SIZES)]
-    return x, torch.randint(CLASSES, (total,), generator=generator), places
+    return Examples(x, torch.randint(CLASSES, (total,), generator=generator)), places
 
 
 def reference(model: nn.Module, hp: LocalTraining, seeds: list[int]) -> tuple[torch.Tensor, list[dict[str, float]]]:
-    x, y, places = examples()
+    own_examples, places = examples()
     weights, results = [], []
     for (first, count), seed in zip(places, seeds, strict=True):
-        own = deepcopy(model).double()
-        results.append(train(own, x[first : first + count].double(), y[first : first + count], hp, seed))
+        own, rows = deepcopy(model).double(), slice(first, first + count)
+        results.append(train(own, own_examples.x[rows].double(), own_examples.y[rows], hp, seed))
         weights.append(flat(own))
     return torch.stack(weights), results
+
+
+@pytest.fixture(params=["direct", "dual"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which form a first linear layer trains in, whatever it costs."""
+    monkeypatch.setattr(dual, "pays", lambda *_, **__: request.param == "dual")
+    return request.param
 
 
 @pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "cnn", "padded"])
@@ -63,15 +73,18 @@ def reference(model: nn.Module, hp: LocalTraining, seeds: list[int]) -> tuple[to
         {"momentum": 0.5, "weight_decay": 0.1, "proximal_mu": 0.3},
         {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.01},
         {"steps": 3, "batch_size": 0},
+        {"steps": 2, "momentum": 0.0, "weight_decay": 0.1},
+        {"epochs": 2, "augment": "crop_flip"},
     ],
-    ids=["sgd", "momentum", "penalties", "adam", "full-batch"],
+    ids=["sgd", "momentum", "penalties", "adam", "full-batch", "cut-short", "augmented"],
 )
-def test_every_client_gets_what_the_reference_gives_it(name: str, hp: dict) -> None:
+def test_every_client_gets_what_the_reference_gives_it(name: str, hp: dict, form: str) -> None:
+    if form == "dual" and (name not in ("logreg", "mlp") or {"optimizer", "augment"} & hp.keys()):
+        pytest.skip("has no dual form")
     model, seeds = make(name), [5, 6, 7, 8]
     training = LocalTraining(**{"lr": 0.05, "batch_size": 8, **hp})
     expected, expected_results = reference(model, training, seeds)
-    x, y, places = examples()
-    actual, results = train_many(Program(model, SHAPE), flat(model), x, y, places, training, seeds)
+    actual, results = train_many(Program(model, SHAPE), flat(model), *examples(), training, seeds)
     for c in range(len(SIZES)):
         if training.optimizer == "adam":  # where a gradient is nothing but rounding, Adam steps by its sign
             assert (actual[c] - expected[c]).abs().mean() < TOLERANCE
@@ -92,7 +105,7 @@ def test_blocks_and_slices_of_batches_change_nothing_but_rounding(monkeypatch: p
     assert [r["steps"] for r in results] == [2, 1, 4, 1]
 
 
-def test_each_client_may_start_elsewhere() -> None:
+def test_each_client_may_start_elsewhere(form: str) -> None:
     models = [make("mlp") for _ in SIZES]
     for c, model in enumerate(models):
         model.hidden.bias.data += c
@@ -103,26 +116,83 @@ def test_each_client_may_start_elsewhere() -> None:
         torch.testing.assert_close(actual[c].double(), reference(model, hp, seeds)[0][c], rtol=0, atol=TOLERANCE)
 
 
-def test_correction_is_added_to_each_steps_gradient() -> None:
+def test_correction_is_added_to_each_steps_gradient(form: str) -> None:
     # Blank images: the weights' gradients are 0, so that 4 steps of lr 0.1 take 4 * 0.1 * 2 off each weight.
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2, bias=False))
     hp = LocalTraining(lr=0.1, momentum=0.0, steps=4)
-    blank = torch.zeros(2, 1, 1, 3), torch.tensor([0, 1]), [(0, 1), (1, 1)]
+    blank = Examples(torch.zeros(2, 1, 1, 3), torch.tensor([0, 1])), [(0, 1), (1, 1)]
     correction = torch.tensor([[2.0] * 6, [0.0] * 6])
-    rows, _ = train_many(Program(model, (1, 1, 3)), torch.ones(6), *blank, hp, [0, 0], correction)
+    rows, _ = train_many(Program(model, (1, 1, 3)), torch.ones(6), *blank, hp, [0, 0], correction=correction)
     torch.testing.assert_close(rows[0], torch.full((6,), 1 - 0.8))
     assert rows[1].tolist() == [1.0] * 6
+
+
+def test_correction_anchor_and_own_weights_of_the_pull_are_those_of_the_reference(form: str) -> None:
+    model, hp, seeds = make("mlp"), LocalTraining(batch_size=8, weight_decay=0.05, epochs=2), [1, 2, 3, 4]
+    generator = torch.Generator().manual_seed(9)
+    correction, anchor = 0.1 * torch.randn(2, 4, len(flat(model)), generator=generator)
+    mu = torch.tensor([0.3, 0.0, 0.2, 0.1])
+    own_examples, places = examples()
+    for given in ({"correction": correction}, {"anchor": anchor, "mu": mu}, {"correction": correction, "mu": mu}):
+        actual, _ = train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds, **given)
+        for c, (first, count) in enumerate(places):
+            own, rows = deepcopy(model).double(), slice(first, first + count)
+            shapes = [p.shape for p in own.parameters()]
+            pieces = {
+                name: [
+                    part.double().view(shape)
+                    for part, shape in zip(t[c].split([s.numel() for s in shapes]), shapes, strict=True)
+                ]
+                for name, t in given.items()
+                if name != "mu"
+            }
+            own_hp = replace(hp, proximal_mu=float(mu[c]) if "mu" in given else 0.0)
+            train(own, own_examples.x[rows].double(), own_examples.y[rows], own_hp, seeds[c],
+                  anchor=pieces.get("anchor"), offset=pieces.get("correction"))  # fmt: skip
+            torch.testing.assert_close(actual[c].double(), flat(own), rtol=0, atol=TOLERANCE)
+
+
+def test_the_dual_form_is_taken_where_it_costs_less() -> None:
+    # IFCA's MLP: 10 steps over 100 examples, 4 * 1000 * F * O directly; 60 examples once; a logistic regression once.
+    assert dual.pays(784, 200, 100, 1000, 10, drift=False)
+    assert dual.pays(784, 200, 60, 60, 6, drift=False)
+    assert not dual.pays(784, 10, 60, 60, 6, drift=False)
+    assert not dual.pays(784, 200, 6000, 6000, 600, drift=False)
+
+
+@pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "padded"])
+def test_losses_of_each_are_those_of_every_model_alone(name: str) -> None:
+    models = [make(name) for _ in range(3)]
+    for k, model in enumerate(models):
+        for p in model.parameters():
+            p.data += 0.05 * k
+    own_examples, places = examples()
+    values = torch.stack([flat(model) for model in models])
+    losses = losses_of_each(Program(models[0], SHAPE), values, own_examples, places)
+    for own, (first, count) in zip(losses, places, strict=True):
+        rows = slice(first, first + count)
+        for k, model in enumerate(models):
+            logits = predict(model, own_examples.x[rows])
+            expected = nn.functional.cross_entropy(logits, own_examples.y[rows], reduction="none")
+            torch.testing.assert_close(own[:, k].float(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bytes_become_floats_when_they_are_taken() -> None:
+    x = torch.tensor([[[[0, 51]], [[102, 255]]]], dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(2, 1, 1) for values in ([0.0, 0.2], [1.0, 0.4]))
+    taken = Examples(x, torch.zeros(1, dtype=torch.int64), mean, std).images(torch.tensor([0, 0]))
+    torch.testing.assert_close(taken, torch.tensor([[[[0.0, 0.2]], [[0.5, 2.0]]]]).expand(2, -1, -1, -1))
 
 
 def test_predict_many_is_predict() -> None:
     models = [make("lenet"), make("lenet")]
     models[1].output.bias.data += 1
-    x, _, places = examples()
+    own_examples, places = examples()
     program, values = Program(models[0], SHAPE), torch.stack([flat(model) for model in models])
     for sets in (places[:2], [places[2]] * 2):  # own examples of different number, the same for both
-        logits = predict_many(program, values, x, sets)
+        logits = predict_many(program, values, own_examples, sets)
         for model, actual, (first, count) in zip(models, logits, sets, strict=True):
-            torch.testing.assert_close(actual, predict(model, x[first : first + count]))
+            torch.testing.assert_close(actual, predict(model, own_examples.x[first : first + count]))
 
 
 class Custom(nn.Module):
@@ -161,7 +231,18 @@ def test_what_has_no_batched_program_says_why(model: nn.Module, why: str) -> Non
         Program(model, SHAPE)
 
 
+def test_wide_convolutions_are_left_to_the_library() -> None:
+    assert [Program(make(name), SHAPE).wide_convolution for name in ("mlp", "lenet", "cnn")] == [None, None, (32, 64)]
+
+
+def test_bf16_has_no_batched_form() -> None:
+    hp = LocalTraining(precision="bf16")
+    with pytest.raises(UnsupportedError, match="bf16"):
+        train_many(Program(make("mlp"), SHAPE), flat(make("mlp")), *examples(), hp, [1, 2, 3, 4])
+
+
 def test_a_client_without_examples_is_an_error() -> None:
-    x, y, _ = examples()
+    own_examples, _ = examples()
+    places = [(0, 2), (2, 0)]
     with pytest.raises(ValueError, match="without examples"):
-        train_many(Program(make("mlp"), SHAPE), flat(make("mlp")), x, y, [(0, 2), (2, 0)], LocalTraining(), [1, 2])
+        train_many(Program(make("mlp"), SHAPE), flat(make("mlp")), own_examples, places, LocalTraining(), [1, 2])

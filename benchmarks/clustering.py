@@ -1,0 +1,44 @@
+"""10,000 clients grouped by K-means on sketches of their updates, on Ray as in a trial: what it costs the server."""
+
+import sys
+import time
+
+import ray
+
+from benchmarks.contender import say
+from benchmarks.ours import hosts, images_of, memory
+from runner.compose import compose
+from runner.metrics import agreement
+from runner.prepare import make_split
+from runner.trial import initial_arrays, make_grid, make_strategy, quiet_flower, train_config
+
+
+def cluster(clients: int, folder: str) -> None:
+    """Group so many clients once; tell the seconds, the server's own, the rise of its memory, and how well."""
+    quiet_flower()
+    images = images_of(folder)
+    config = compose(
+        [
+            "dataset=mnist", f"num_clients={clients}", "shift=rotation", "shift.replicate=true", "model=mlp",
+            "partition.eval_fraction=0", "training=full_batch", "strategy=kmeans", "strategy.sketch=256",
+        ]
+    )  # fmt: skip
+    split = make_split(images, config)
+    data = split.on(images)
+    with hosts() as actors:
+        grid = make_grid(config, data, actors, ray.put(images), ray.put(split))
+        arrays, strategy = initial_arrays(grid), make_strategy(config, data.groups)
+        say(ready=True)
+        idle, began = memory("VmRSS"), time.perf_counter()
+        strategy.configure_train(1, arrays, train_config(config.training), grid)
+        say(
+            seconds=time.perf_counter() - began,
+            server_s=strategy.clustering_s,
+            mb=memory("VmHWM") - idle,
+            ari=agreement(strategy.assignment, data.groups)["ari"],
+            models_mb=clients * sum(a.numpy().nbytes for a in arrays.values()) / 2**20,
+        )
+
+
+if __name__ == "__main__":
+    cluster(int(sys.argv[1]), sys.argv[2])

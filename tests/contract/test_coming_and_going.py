@@ -1,0 +1,74 @@
+"""Partial participation, newcomers and clients that leave, for every method of ours: docs/strategies/README.md."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import strategy as flower
+
+from runner.compose import compose
+from runner.config import StrategyConfig
+from runner.errors import ConfigError
+from strategies import STRATEGIES
+from strategies.clustered import ClusterTraining
+from strategies.local import Local
+from tests.contract.test_strategies_flower import _build, _grid, _round
+from tests.fakes import halfway_app, record, values
+
+TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4), 5: (0, 6)}
+REFUSED = {"cfl"}
+OURS = sorted(name for name, made in STRATEGIES.items() if made not in vars(flower).values())
+README = Path(__file__).resolve().parents[2] / "docs" / "strategies" / "README.md"
+
+
+def _strategy(name: str, fraction: float) -> Any:
+    takes_k = name in (StrategyConfig.options_of("num_clusters") or ())
+    return _build(name, fraction_train=fraction, **({"num_clusters": 2} if takes_k else {}))
+
+
+def _start(name: str) -> ArrayRecord:
+    return ArrayRecord({**record(0, 0), "head.weight": record(5)["w"]}) if name == "fedper" else record(0, 0)
+
+
+def _asked(strategy: Any, grid: Any, arrays: ArrayRecord) -> list[int]:
+    messages = list(strategy.configure_evaluate(9, arrays, ConfigRecord(), grid))
+    assert isinstance(strategy, Local) or all(message.content.array_records for message in messages)
+    return [message.metadata.dst_node_id for message in messages]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_half_the_clients_then_a_newcomer_then_two_leave(name: str) -> None:
+    """Rounds of two of four clients; a fifth joins; the last two leave. Every client there is asked, with a model."""
+    random.seed(2)
+    strategy = _strategy(name, 1.0 if name in REFUSED else 0.5)
+    grid, arrays = _grid(), _start(name)
+    for number in range(1, 7):
+        arrays, _ = _round(strategy, grid, number, arrays)
+    assert sorted(_asked(strategy, grid, arrays)) == [1, 2, 3, 4]
+    grid.app, grid.num_nodes = halfway_app(TARGETS), 5
+    strategy.fraction_train = 1.0
+    for number in (7, 8):
+        arrays, _ = _round(strategy, grid, number, arrays)
+    assert sorted(_asked(strategy, grid, arrays)) == [1, 2, 3, 4, 5]
+    if hasattr(strategy, "assignment"):
+        assert set(strategy.assignment) == {1, 2, 3, 4, 5}
+    grid.num_nodes = 3
+    arrays, _ = _round(strategy, grid, 9, arrays)
+    assert sorted(_asked(strategy, grid, arrays)) == [1, 2, 3]
+    if isinstance(strategy, ClusterTraining):
+        assert set(strategy.assignment) == {1, 2, 3}
+    assert all(abs(value) <= 10 for value in values(arrays))
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_partial_participation_is_refused_with_a_reason(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"fraction_train=0.5 .*every member in every round; set .*fraction_train=1"):
+        compose([f"strategy={name}", "strategy.fraction_train=0.5"])
+
+
+def test_the_page_names_every_method() -> None:
+    lines = [line.split("|")[1].strip(" `") for line in README.read_text().splitlines() if line.startswith("| `")]
+    named = {name for line in lines for name in line.replace("`", "").split(", ")}
+    assert named == set(OURS)
