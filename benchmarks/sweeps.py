@@ -36,7 +36,8 @@ def run_sweep(words: list[str], folder: str, timeout_s: float = 400.0) -> list[d
         timeout=timeout_s, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise ContenderError(f"the sweep ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        last = (done.stdout.splitlines() or [""])[-1]  # it tells the failures
+        raise ContenderError(f"the sweep ended with {done.returncode}:\n{done.stderr[-2000:]}{last[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
