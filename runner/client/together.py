@@ -94,7 +94,7 @@ class ChunkRunner:
         method = chunkwork.TRAIN.get(str(config.get("method", "")))
         if method is None and "method" in config:
             return None
-        work, _ = self._work("train", config, messages, contexts)
+        work = self._work("train", config, messages, contexts, self._places(config, contexts)[0])
         if self._engine == "auto" and not self._keeps(work):
             return None
         done = method(work) if method else _plain(work)
@@ -117,14 +117,16 @@ class ChunkRunner:
         method = chunkwork.PREPARE.get(str(config.get("method", "")))
         if method is None and "method" in config:
             return None
-        work, places = self._work("prepare", config, messages, contexts, scored=True)
-        examples, counts = work.examples, [count for _, count in places]
-        models = [] if method else _models(work)
-        if models and all_same(models):  # one model on everybody's examples
+        own, places = self._places(config, contexts, scored=True)
+        examples, counts = self._client.pool.all, [count for _, count in places]
+        pairs = zip(messages, contexts, strict=True)
+        models = [] if method else [own_or_sent(message, context, config) for message, context in pairs]
+        if models and all_same(models):  # one model, of whatever layers, on everybody's examples
             rows = torch.cat([torch.arange(first, first + count) for first, count in places]).to(examples.y.device)
             model = self._client.load(models[0])
             logits = torch.cat([predict(model, examples.images(part)) for part in rows.split(4096)])
         else:
+            work = self._work("prepare", config, messages, contexts, own)
             values = method(work) if method else work.values(models)
             logits = torch.cat(predict_many(work.program, values, examples, places))
         labels = examples.labels(places)
@@ -137,12 +139,24 @@ class ChunkRunner:
         return replies
 
     def _losses(self, config: ConfigRecord, messages: Sequence[Message], contexts: Sequence[Context]) -> Replies:
-        work, _ = self._work("losses", config, messages, contexts)
+        work = self._work("losses", config, messages, contexts, self._places(config, contexts)[0])
         losses, counts = chunkwork.mean_losses(work), [count for _, count in work.places]
         return [
             (make_reply(message, {"losses": own, "num-examples": n}), n)
             for message, own, n in zip(messages, losses, counts, strict=True)
         ]
+
+    def _places(
+        self, config: ConfigRecord, contexts: Sequence[Context], *, scored: bool = False
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Return the places of the clients' training examples, and of what they are scored on, as far as needed."""
+        client, clients = self._client, [partition_id(context) for context in contexts]
+        torch.set_num_threads(client.threads)  # per task: trials with other settings share the process
+        trained = [client.train_set(config, c) for c in clients] if not scored or "method" in config else []
+        tested = [client.evaluation_set(config, c) for c in clients] if scored else []
+        sets = dict(tested + trained)
+        placed = dict(zip(sets, client.pool.places(sets), strict=True))
+        return [placed[key] for key, _ in trained], [placed[key] for key, _ in tested]
 
     def _work(
         self,
@@ -150,31 +164,20 @@ class ChunkRunner:
         config: ConfigRecord,
         messages: Sequence[Message],
         contexts: Sequence[Context],
-        *,
-        scored: bool = False,
-    ) -> tuple[ChunkWork, list[tuple[int, int]]]:
-        """Return what a chunk's clients work with, and the places of what they are scored on."""
-        client, clients = self._client, [partition_id(context) for context in contexts]
-        torch.set_num_threads(client.threads)  # per task: trials with other settings share the process
-        sets = dict(client.evaluation_set(config, c) for c in clients) if scored else {}
-        if not scored or "method" in config:
-            sets |= dict(client.train_set(config, c) for c in clients)
-        placed = dict(zip(sets, client.pool.places(sets), strict=True))
-        train_keys, scored_keys = (
-            [of(config, c)[0] for c in clients] for of in (client.train_set, client.evaluation_set)
-        )
-        work = ChunkWork(
+        places: list[tuple[int, int]],
+    ) -> ChunkWork:
+        client = self._client
+        return ChunkWork(
             program=self._program,
             examples=client.pool.all,
-            places=[placed[key] for key in train_keys if key in placed],
+            places=places,
             hp=LocalTraining.from_config(config),
-            seeds=[client.seed(purpose, config, c) for c in clients],
+            seeds=[client.seed(purpose, config, partition_id(context)) for context in contexts],
             config=config,
             messages=messages,
             contexts=contexts,
             initial=client.initial,
         )
-        return work, [placed[key] for key in scored_keys if key in placed]
 
     def _through_mods(self, message: Message, context: Context, reply: Message) -> Message:
         """Return what the mods around training make of a client's reply."""

@@ -110,4 +110,4 @@ class TrainingConfig(Section):
         """Return what defines local training; options that are off leave the keys of trials alone."""
         values = super().canonical()
         off = {"augment": "none", "precision": "float32"}
-        return {key: value for key, value in values.items() if off.get(key) != value}
+        return {key: value for key, value in values.items() if key not in off or off[key] != value}

@@ -258,7 +258,9 @@ def plan(groups: Mapping[str, HostGroup], nodes: Mapping[str, Mapping[str, float
             if not fits:
                 break
             used = Counter(places[name])
-            node = fits[0] if wanted is None and need else min(fits, key=lambda node: used[node])
+            kinds = {node: sum(not key.startswith("node:") for key in nodes[node]) for node in fits}
+            # what a host does not need, such as a GPU, is left to those that do
+            node = min(fits, key=lambda node: (used[node] if wanted or not need else 0, kinds[node]))
             for key, amount in need.items():
                 free[node][key] -= amount
             places[name].append(node)

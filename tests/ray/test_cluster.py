@@ -3,6 +3,7 @@
 Ray holds one cluster per process, so these run in a process of their own.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
-import sys, ray
+import subprocess, sys, ray
 from ray.cluster_utils import Cluster
 from runner.compose import expand
 from runner.config import HostGroup, ResourcesConfig
@@ -28,8 +29,11 @@ HOSTS = {"here": HostGroup(count=1, num_cpus=0.5), "there": HostGroup(count=1, n
 
 @ray.remote(num_cpus=0, resources={"other": 0.1})
 def where():
-    import runner, strategies, models
-    return [module.__file__ for module in (runner, strategies, models)]
+    # On one machine Ray lets the driver's own folders come first; a node elsewhere has only what came with the session.
+    shipped = [path for path in sys.path if "py_modules_files" in path]
+    code = f"import sys; sys.path[:0] = {shipped}; import runner, strategies, models;" \\
+        "print(runner.__file__, strategies.__file__, models.__file__)"
+    return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
 class KillsANode:
@@ -49,14 +53,13 @@ class KillsANode:
 
 try:
     with ray_session(cluster.address):
-        assert all("py_modules_files" in place for place in ray.get(where.remote())), "the code is not the driver's"
+        assert all("py_modules_files" in place for place in ray.get(where.remote())), "no code came along"
         pool = HostPool(ResourcesConfig(hosts=HOSTS))
         pool.warm()
         pool.wait()
         assert outcome(events_of(small(*WORDS, "seed=0"), pool.hosts)) == expected[0], "two nodes differ"
         pool.close()
-        hosts = ["resources.hosts={here:{count:1,num_cpus:.5},there:{count:1,num_cpus:.5,resources:{other:1}}}"]
-        words = [*WORDS, *hosts, f"tracking.output={sys.argv[1]}", "tracking.figures=none", "tracking.log_models=false"]
+        words = [*WORDS, f"tracking.output={sys.argv[1]}", "tracking.figures=none", "tracking.log_models=false"]
         _, trials = expand("default", [*words, "seed=0,1", "resources.trials=2"])
         done, tracker = run_sweep(SweepPlan("default", "", "", trials), KillsANode())
         assert (done.exit_status, len(done.rows)) == (0, 2), done
@@ -75,4 +78,4 @@ def test_two_nodes_and_a_node_lost_in_a_sweep_change_no_bit(tmp_path: Path) -> N
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
     assert "CLUSTER OK" in run.stdout
-    assert "there-0 lost" in run.stdout or "died, goes on" in run.stdout, run.stdout
+    assert re.search(r"cpu-\d lost|died, goes on", run.stdout), run.stdout

@@ -135,8 +135,8 @@ def test_a_server_killed_while_it_aggregates_changes_no_bit(pool: HostPool, tmp_
 def test_hosts_must_fit_the_cluster() -> None:
     nodes = {"a": {"CPU": 4.0, "GPU": 1.0}, "b": {"CPU": 2.0}}
     groups = {"gpu": HostGroup(count="auto", num_cpus=1, num_gpus=0.5), "cpu": HostGroup(num_cpus=1)}
-    assert plan(groups, nodes) == {"gpu": ["a", "a"], "cpu": ["a", "a", "b", "b"]}
-    assert plan({"two": HostGroup(count=2)}, nodes) == {"two": ["a", "b"]}  # a given count is spread
+    assert plan(groups, nodes) == {"gpu": ["a", "a"], "cpu": ["b", "b", "a", "a"]}
+    assert plan({"two": HostGroup(count=2)}, nodes) == {"two": ["b", "a"]}  # a given count is spread
     with pytest.raises(ResourceError, match=r"asks for 9 host\(s\) with CPU=1 each, but the cluster has CPU=6"):
         plan({"cpu": HostGroup(count=9)}, nodes)
     with pytest.raises(ResourceError, match="GPU=0"):

@@ -91,14 +91,15 @@ with ray_session(cluster.address):
 """
 
 LOST_STATE = """
-config = small("strategy=local", "model=lenet", "rounds=4", "checkpoint.every=2", "num_clients=4")
+words = ["strategy=local", "model=mlp", "model.kwargs={hidden:1000}", "rounds=4", "num_clients=4"]
+config = small(*words, "checkpoint.every=2")
 expected = outcome(events_of(config))
 with ray_session(cluster.address):
     pool = HostPool(ResourcesConfig(hosts={"there": HostGroup(num_cpus=0.6, resources={"other": 1})}))
     pool.wait()
     store = CheckpointStore(tempfile.mkdtemp(), config.key)
 
-    def swap():  # the states of round 3 are on the node that goes, and nowhere else
+    def swap():  # the states of round 3, of 300 kB, are on the node that goes, and nowhere else
         cluster.add_node(num_cpus=1, resources={"other": 1}, object_store_memory=80 * 2**20)
         while len(pool.hosts) < 2:
             time.sleep(0.1)

@@ -158,7 +158,7 @@ def test_halving_goes_on_after_its_driver_is_killed(tmp_path: Path) -> None:
     last = {
         re.findall(r"lr=(\S+)", name)[0]: learning["1_global/acc"][-1][0] for name, (_, _, learning) in found.items()
     }
-    assert last == {".0001": 2, ".1": ROUNDS, ".001": 2}
+    assert last == {"0.0001": 2, "0.1": ROUNDS, "0.001": 2}
     assert {status for status, _, _ in found.values()} == {"FINISHED"}
     assert [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()] == []
 

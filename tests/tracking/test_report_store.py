@@ -1,5 +1,6 @@
 """Reports from a real store: what a user types, what comes out, what is refused."""
 
+import json
 import re
 
 import numpy as np
@@ -75,6 +76,17 @@ def test_report(call, output, tmp_path):
     }  # fmt: skip
     assert page.count("data:image/png;base64,") == len(figures)
     assert r"\toprule" in (tmp_path / "report.tex").read_text()
+
+
+def test_a_report_for_machines_and_one_without_words(call, tmp_path):
+    status, out, _ = call("report", "grid", "--out", str(tmp_path), "--json")
+    told = json.loads(out)
+    assert (status, told["sweep"], told["folder"]) == (0, "grid", str(tmp_path))
+    cells = {cell["num_clusters"]: cell for cell in told["cells"]}
+    assert cells[4]["client_acc_mean"] == pytest.approx(0.61)
+    assert (cells[4]["client_acc_best"], cells[1]["client_acc_best"], cells[4]["failed"]) == (True, False, 1)
+    assert set(told["files"]) == {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert call("report", "grid", "--out", str(tmp_path), "--quiet") == (0, "", "")
 
 
 def test_compare_shows_where_runs_differ(call):

@@ -27,12 +27,12 @@ def a_sweep(progress: TrialProgress, clock: Clock) -> None:
     """Two trials of 4 rounds: the first takes 2 s a round, the second goes on after round 3 and fails in the last."""
     progress.begin("grid", to_run=2, rounds=8, cluster="2 hosts", store="sqlite:///x")
     progress.started("a", "seed=0", 4)
-    progress.round("a", RoundRecord(0, {"1_global/acc": 0.1}))
+    progress.round("a", RoundRecord(0, {"1_global/acc": 0.1}, time_s=2e9))
     for number in range(1, 5):
         clock.now += 2
         samples = (load("cpu-0", 100.0, number), load("cpu-0", 20.0, number - 0.5), load("cpu-1", 80.0, number))
         lost = ("host cpu-1 lost; 1 chunk run again",) if number == 2 else ()
-        progress.round("a", RoundRecord(number, {"1_global/acc": number / 10}, load=samples, events=lost))
+        progress.round("a", RoundRecord(number, {"1_global/acc": number / 10}, {}, {}, samples, lost, 2e9))
     progress.ended("a", "FINISHED", summary={"acc": 0.4, "ari": float("nan")})
     progress.started("b", "seed=1", 4)
     progress.goes_on("b", 3)

@@ -6,6 +6,7 @@ import pytest
 
 from runner.compose import options
 from runner.records import RoundRecord, TrialResult, TrialStarted
+from runner.trial import train_config
 from tests.trials import events_of, outcome, small
 
 QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
@@ -93,3 +94,11 @@ def test_the_choice_of_servers_is_kept_with_its_inputs() -> None:
         assert all(math.isfinite(value) and value >= 0 for value in rows[name]), name
     assert min(rows["load_cpu_s"]) > 0
     assert len(last.load) >= 1, "a round, however short, has a load sample"
+
+
+def test_every_training_message_names_its_steps() -> None:
+    """Left open, ``steps`` is 0 on the way to the clients; options that are off are not sent at all."""
+    told = train_config(small().training)
+    assert told["steps"] == 0
+    assert told["lr"] == 0.02
+    assert not {"augment", "precision", "threads", "engine"} & told.keys()

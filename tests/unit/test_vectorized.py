@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -233,6 +234,12 @@ def test_what_has_no_batched_program_says_why(model: nn.Module, why: str) -> Non
 
 def test_wide_convolutions_are_left_to_the_library() -> None:
     assert [Program(make(name), SHAPE).wide_convolution for name in ("mlp", "lenet", "cnn")] == [None, None, (32, 64)]
+
+
+def test_a_gpus_memory_decides_how_much_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(total_memory=4 * 64 * 220 * 50)  # a 64th of its floats: 50 examples of 220 pixels
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert Program(make("logreg"), SHAPE).block(10, torch.device("cuda")) == (5, 10)
 
 
 def test_bf16_has_no_batched_form() -> None:
