@@ -101,7 +101,7 @@ def test_dotted_path(custom: str) -> None:
             "lanet",
             DIGITS,
             {},
-            "unknown model 'lanet'. Did you mean 'lenet'\\? Valid: cnn, lenet, logreg, mlp, resnet18, or",
+            "unknown model 'lanet'. Did you mean 'lenet'\\? Valid: cnn, lenet, logreg, mlp, resnet18, simple_cnn, or",
         ),
         ("lenet", (1, 3, 28), {}, "images of 3x28 pixels are too small; lenet needs at least 4x4"),
         ("cnn", (1, 28, 3), {}, "images of 28x3 pixels are too small; cnn needs at least 4x4"),
