@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner.client import dual
 from runner.client.batched import MAX_BLOCK, Program, UnsupportedError, Weights
+from runner.client.dual import DualLayer, pays
 from runner.client.pool import Examples
 from runner.client.schedule import Schedule, Task
 from runner.client.training import LocalTraining, precision_of
@@ -103,7 +103,7 @@ def _block(
         n = max(task.count for task in tasks)
         together = _even(len(tasks), max(1, min(MAX_BLOCK, DUAL_FLOATS // (n * (inputs + 4 * outputs + n)))))
         seen, steps = (sum(getattr(task, what) for task in tasks[:together]) / together for what in ("seen", "steps"))
-        if dual.pays(inputs, outputs, n, seen, steps, drift=drift):
+        if pays(inputs, outputs, n, seen, steps, drift=drift):
             return together, True
     return _even(len(tasks), clients), False
 
@@ -239,7 +239,7 @@ class _DualBlock(_Block):
         rows, self._at = self._schedule.in_order_of_use(self._tasks)
         penalties, first = self._penalties, self._first(self._values)
         push = None if penalties is None or penalties.push is None else self._first(penalties.push)
-        self._dual = dual.DualLayer(
+        self._dual = DualLayer(
             self._examples.images(rows.flatten()).view(*rows.shape, -1),
             first if self._shared is None else [t[0] for t in self._first(self._shared.unsqueeze(0))],
             push,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models import build_model
-from runner.client import dual
+from runner.client import vectorized
 from runner.client.batched import Program, UnsupportedError
 from runner.client.pool import Examples
 from runner.client.training import LocalTraining, predict, train
@@ -61,7 +61,7 @@ def reference(model: nn.Module, hp: LocalTraining, seeds: list[int]) -> tuple[to
 @pytest.fixture(params=["direct", "dual"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which form a first linear layer trains in, whatever it costs."""
-    monkeypatch.setattr(dual, "pays", lambda *_, **__: request.param == "dual")
+    monkeypatch.setattr(vectorized, "pays", lambda *_, **__: request.param == "dual")
     return request.param
 
 
@@ -155,10 +155,10 @@ def test_correction_anchor_and_own_weights_of_the_pull_are_those_of_the_referenc
 
 def test_the_dual_form_is_taken_where_it_costs_less() -> None:
     # IFCA's MLP: 10 steps over 100 examples, 4 * 1000 * F * O directly; 60 examples once; a logistic regression once.
-    assert dual.pays(784, 200, 100, 1000, 10, drift=False)
-    assert dual.pays(784, 200, 60, 60, 6, drift=False)
-    assert not dual.pays(784, 10, 60, 60, 6, drift=False)
-    assert not dual.pays(784, 200, 6000, 6000, 600, drift=False)
+    assert vectorized.pays(784, 200, 100, 1000, 10, drift=False)
+    assert vectorized.pays(784, 200, 60, 60, 6, drift=False)
+    assert not vectorized.pays(784, 10, 60, 60, 6, drift=False)
+    assert not vectorized.pays(784, 200, 6000, 6000, 600, drift=False)
 
 
 @pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "padded"])
