@@ -50,7 +50,8 @@ def test_killed_hosts_change_no_bit(ray_runtime: None, expected: dict) -> None:
     pool.warm()
     pool.wait()
     try:
-        for name, words in CASES.items():
+        for name in ("fedavg", "kmeans", "stateful"):  # a host takes seconds to start again
+            words = CASES[name]
             config, events = small(*words), []
             for event in run_trial(config, digits(), make_split(digits(), config), pool.hosts):
                 events.append(event)
