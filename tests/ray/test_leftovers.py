@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -45,9 +46,16 @@ def listening(processes: list[str]) -> set[tuple[str, int]]:
     return {tuple(c.laddr) for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in pids}
 
 
+def kill(processes: list[str]) -> None:
+    """End what a failed test leaves: a session without end would slow every test after it."""
+    for line in processes:
+        with suppress(ProcessLookupError):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 @pytest.mark.parametrize("end", ["success", "failure", "SIGINT", "SIGTERM"])
-def test_nothing_is_left_behind(tmp_path: Path, end: str) -> None:
+def test_nothing_is_left_behind(tmp_path: Path, end: str, request: pytest.FixtureRequest) -> None:
     mark = f"{end}-{os.getpid()}"
     rounds = 2 if end == "success" else 100_000
     command = [sys.executable, "-m", "runner", "run", *WORDS, f"rounds={rounds}", f"tracking.output={tmp_path}"]
@@ -56,6 +64,7 @@ def test_nothing_is_left_behind(tmp_path: Path, end: str) -> None:
     env = os.environ | {"FEDSWEEP_TEST_MARK": mark, "PYTHONPATH": str(ROOT)}
     log = (tmp_path / "log").open("w+")
     run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+    request.addfinalizer(lambda: kill(marked(mark)))
     deadline = time.monotonic() + 150
     held: set[str] = set()
     ports: set[tuple[str, int]] = set()
