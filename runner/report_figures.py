@@ -71,10 +71,10 @@ def _splits(sweep: "StoredSweep", frame: pd.DataFrame) -> dict[str, pd.DataFrame
     """Return one split per data set and partitioning (six at most), of the first trial that has it."""
     axes = [axis for axis in ("dataset", "partition", "alpha", "num_clients") if axis in frame]
     found: dict[str, pd.DataFrame] = {}
-    for i, row in frame[axes].astype(str).drop_duplicates().iterrows():
+    for i, row in frame[axes].drop_duplicates().iterrows():
         split = sweep.trials[int(str(i))].table("split")
         if split is not None and len(found) < 6:
-            found[", ".join(row) or "all trials"] = split
+            found[", ".join(map(str, row)) or "all trials"] = split
     return found
 
 

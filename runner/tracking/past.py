@@ -27,6 +27,7 @@ class PastRun:
     driver: str  # host, process and start time of the driver that wrote it last
     parent: str  # run id of its sweep
     reason: str
+    params: Mapping[str, str]  # none, where the driver died right after it made the run
     round: int  # last round that was logged; -1 if none was
     summary: Mapping[str, float]  # final metrics by bare name; empty where they were not logged
 
@@ -116,6 +117,7 @@ def _past(run: "Run", key: str) -> PastRun:
         driver=tags.get("driver", ""),
         parent=tags.get("mlflow.parentRunId", ""),
         reason=tags.get("reason", ""),
+        params=dict(run.data.params),
         round=int(metrics.get(ROUND, -1)),
         summary={name.removeprefix(FINAL): value for name, value in metrics.items() if name.startswith(FINAL)},
     )

@@ -42,11 +42,12 @@ class OpenRun:
         params = {key: str(value)[:_VALUE] for key, value in params.items()}
 
         def job() -> Iterator[Op]:
-            if past is not None:
+            if past is None:
+                yield ops.create(self.token, name, start, tags, above)
+            else:  # its driver may have died before it could say what the run is
                 yield ops.reopen(self.token, past.run_id, tags, above)
-                return
-            yield ops.create(self.token, name, start, tags, above)
-            yield ops.params(self.token, params)
+            there = past.params if past else {}
+            yield ops.params(self.token, {key: value for key, value in params.items() if key not in there})
             yield ops.files(self.token, {path: text.encode() for path, text in files.items()})
 
         tracker.writer.put(f"the start of '{name}'", job)

@@ -16,6 +16,7 @@ from runner.config import TrackingConfig, TrialConfig
 from runner.errors import TrackingError
 from runner.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.tracking import Tracker, redact
+from runner.tracking.past import past_trials
 
 TRIAL = TrialConfig.model_validate(
     {"model": {"name": "logreg"}, "strategy": {"name": "kmeans"}, "partition": {"alpha": 9}}
@@ -311,3 +312,18 @@ def test_an_experiment_of_a_server_is_refused(cfg):
 )
 def test_redact(text, safe):
     assert redact(text) == safe
+
+
+def test_a_run_whose_driver_died_when_it_was_made_is_completed(cfg):
+    with Tracker(cfg) as tracker:
+        tracker.start_trial(TRIAL, {"seed": "0"}).finish(result())
+        tracker.writer.flush()
+        [whole] = runs(tracker).values()
+        tags = {"trial.key": TRIAL.key, "kind": "trial"}
+        bare = tracker.store.client.create_run(tracker.store.experiment_id, tags=tags, run_name="bare").info.run_id
+        [past] = past_trials(tracker.store, None, [TRIAL.key]).values()
+        assert (past.run_id, past.params) == (bare, {})
+        tracker.start_trial(TRIAL, {"seed": "0"}, past=past).finish(result())
+        tracker.writer.flush()
+        assert tracker.store.client.get_run(bare).data.params == whole.data.params != {}
+        assert "config.yaml" in artifacts(tracker, bare)
