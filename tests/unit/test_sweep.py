@@ -135,6 +135,22 @@ def test_a_trial_that_dies_too_often_fails_alone_and_can_be_tried_again(
     assert [run.info.status for run in place.runs("sweep")] == ["FINISHED"]
 
 
+def test_a_trial_with_too_few_replies_keeps_its_clients_tracebacks(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("no images of cats")
+
+    monkeypatch.setattr("runner.client.app.train", broken)
+    outcome, _ = place.run("seed=0", "training.engine=sequential", "resources.max_retries=0")
+    assert outcome.exit_status == 1
+    [[_, reason]] = outcome.failures
+    assert reason.startswith("round 1: 0 of 2 clients trained, fewer than strategy.min_fit_fraction=0.5")
+    [run] = place.runs()
+    kept = Path(place.client.download_artifacts(run.info.run_id, "traceback.txt")).read_text()
+    assert kept.count("in broken") == kept.count('raise ZeroDivisionError("no images of cats")') == 2, kept
+
+
 def test_a_round_whose_log_was_lost_is_logged_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver dies when rounds 1 and 2 are computed, but only round 0 is in the store."""
     from runner.tracking.runs import TrialRun

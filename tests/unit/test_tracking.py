@@ -33,7 +33,8 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def cfg(tmp_path, template, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # mlflow.set_tracking_uri sets it: so it is unset again afterwards
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     shutil.copy(template, tmp_path / "mlflow.db")
     return TrackingConfig(output=str(tmp_path), experiment="mine")
 
