@@ -1,5 +1,6 @@
 """The figures of a report, from a sweep in the tracking store."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -30,7 +31,7 @@ def sweep_figures(sweep: "StoredSweep", frame: pd.DataFrame, curves: pd.DataFram
         for x, axis in (("round", "rounds"), ("mb", "megabytes")):
             if (curves[value].notna() & curves[x].notna()).any():
                 figures[f"{value}_over_{axis}"] = sweep_plots.over(curves, x, value, label)
-    figures |= cluster_effects(frame)
+    figures |= cluster_effects(frame, sweep.axes)
     labels = curves.drop_duplicates("trial").set_index("trial")[["panel", "line"]]
     clients = {i: table for i in labels.index if (table := sweep.trials[i].table("clients")) is not None}
     final = [
@@ -48,19 +49,18 @@ def sweep_figures(sweep: "StoredSweep", frame: pd.DataFrame, curves: pd.DataFram
     return {name: plots.to_png(figure, dpi=130) for name, figure in figures.items()}
 
 
-def cluster_effects(frame: pd.DataFrame) -> "dict[str, Figure]":
+def cluster_effects(frame: pd.DataFrame, axes: Sequence[str]) -> "dict[str, Figure]":
     """Return a figure per metric against the number of clusters, a line per partitioning; none without that axis."""
     if "num_clusters" not in frame:
         return {}
     metrics = [name for name in ("client_acc", "acc", "ari") if name in frame and frame[name].notna().any()]
-    known = {"seed", "num_clusters", "wall_s", "rounds_to_target", "mb_to_target", *metrics}
-    others = [str(axis) for axis in frame if axis not in known and frame[axis].nunique() > 1]
+    others = [a for a in axes if a in frame and a not in ("seed", "num_clusters") and frame[a].nunique() > 1]
     line = next((axis for axis in ("partition", *others) if axis in others), None)
     rest = [axis for axis in others if axis != line]
     panel = ", ".join(rest) if rest else None
     frame = frame[frame["num_clusters"].notna()].copy()
     if panel is not None and panel not in frame:  # several axes left: a panel per combination of theirs
-        frame[panel] = frame[rest].astype(str).agg(", ".join, axis=1)
+        frame[panel] = [", ".join(map(str, row)) for row in frame[rest].itertuples(index=False)]
     return {
         f"{metric}_by_clusters": sweep_plots.axis_effect(frame, "num_clusters", metric, line, panel)
         for metric in metrics

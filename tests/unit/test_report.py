@@ -60,16 +60,18 @@ def test_all_trials_failed():
 def test_several_other_axes_become_panels():
     rows = [
         {"dataset": d, "shift": s, "partition": p, "num_clusters": k, "seed": 0, "acc": 0.5, "wall_s": 1.0}
+        | {"client_acc_jain": 0.9 + k / 100, "ami": float("nan") if s == "x" else k / 10}  # metrics are no axes
         for d in "ab" for s in "xy" for p in ("iid", "dirichlet") for k in (1, 2)
     ]  # fmt: skip
-    figure = report_figures.cluster_effects(report.trials_frame(rows))["acc_by_clusters"]
+    axes = ["dataset", "shift", "partition", "num_clusters", "seed"]
+    figure = report_figures.cluster_effects(report.trials_frame(rows), axes)["acc_by_clusters"]
     assert [ax.get_title() for ax in figure.axes] == [
         "dataset, shift: a, x", "dataset, shift: a, y", "dataset, shift: b, x", "dataset, shift: b, y",
     ]  # fmt: skip
 
 
 def test_no_figure_without_cluster_counts():
-    assert report_figures.cluster_effects(report.trials_frame([{"partition": "iid", "seed": 0, "acc": 0.5}])) == {}
+    assert report_figures.cluster_effects(report.trials_frame([{"partition": "iid", "acc": 0.5}]), ["partition"]) == {}
 
 
 def grid(values):
