@@ -11,6 +11,7 @@ from runner.compose import compose
 from runner.data.sources import ImageData, load_images
 from runner.prepare import make_split
 from runner.records import RoundRecord
+from runner.stats import EXACT
 from runner.trial import quiet_flower, run_trial
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -46,7 +47,7 @@ def outcome(words: Sequence[str], shift: str, seeds: Sequence[int], images: Imag
         *_, last = (e for e in run_trial(config, images, make_split(images, config)) if isinstance(e, RoundRecord))
         clusters = len(set(last.assignments["cluster"]))
         split += clusters > 1
-        recovered += last.metrics.get("2_clusters/ari", float(clusters == 1)) > 1 - 1e-9
+        recovered += last.metrics.get("2_clusters/ari", float(clusters == 1)) > EXACT
     return Outcome(split, recovered, len(seeds))
 
 

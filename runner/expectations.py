@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from runner.stats import interval, share_interval
+from runner.stats import EXACT, interval, share_interval
 
 Tier = Literal["cpu", "full"]
 ARI = "2_clusters/ari"
-EXACT = 1 - 1e-9
-"""ARI from which on the clusters are the known groups."""
 
 _FACTOR = {"%": 100.0, "points": 100.0, "rounds": 1.0, "x": 1.0, "": 1.0}
 

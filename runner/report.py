@@ -14,7 +14,7 @@ import pandas as pd
 from runner import report_text
 from runner.config.section import axis_name
 from runner.errors import RunnerError
-from runner.stats import LEVEL, TESTS, Test, clear_best, interval
+from runner.stats import EXACT, LEVEL, TESTS, Test, clear_best, interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -130,7 +130,7 @@ def results_table(rows: Iterable[Mapping[str, Any]], test: Test = "t") -> pd.Dat
             cell[f"{metric}_std"] = values.std(skipna=False)
             cell[f"{metric}_ci"] = interval(values.to_numpy())
         if "ari" in metrics:
-            cell["recovered"] = (kept["ari"] > 1 - 1e-9).mean() if kept["ari"].notna().any() else float("nan")
+            cell["recovered"] = (kept["ari"] > EXACT).mean() if kept["ari"].notna().any() else float("nan")
         if "rounds_to_target" in metrics:
             cell["reached"] = int(kept["rounds_to_target"].notna().sum())
         cells.append(cell)
@@ -148,15 +148,11 @@ def results_table(rows: Iterable[Mapping[str, Any]], test: Test = "t") -> pd.Dat
 
 def rich_table(table: pd.DataFrame, title: str = "") -> "Table":
     """Return a table of results for the terminal."""
-    from rich.table import Table
-
-    shown = Table(title=title or None, title_justify="left")
-    headings, *lines = texts(table)
-    for heading in headings:
-        words = heading in table and not pd.api.types.is_numeric_dtype(table[heading])
-        shown.add_column(heading, justify="left" if words else "right")
-    for line in lines:
-        shown.add_row(*line)
+    lines = texts(table)
+    shown = rich_lines(lines, title)
+    for heading, column in zip(lines[0], shown.columns, strict=True):
+        if heading not in table or pd.api.types.is_numeric_dtype(table[heading]):
+            column.justify = "right"
     return shown
 
 
@@ -164,7 +160,7 @@ def rich_lines(lines: Sequence[Sequence[str]], title: str) -> "Table":
     """Return a table of texts, headings first, for the terminal."""
     from rich.table import Table
 
-    shown = Table(*lines[0], title=title, title_justify="left")
+    shown = Table(*lines[0], title=title or None, title_justify="left")
     for line in lines[1:]:
         shown.add_row(*line)
     return shown

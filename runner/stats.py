@@ -8,6 +8,8 @@ import numpy as np
 Test = Literal["t", "wilcoxon"]
 TESTS: dict[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 LEVEL = 0.05
+EXACT = 1 - 1e-9
+"""ARI from which on the clusters are the known groups."""
 
 
 def interval(values: Sequence[float] | np.ndarray) -> float:

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import TIMEOUT_S, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import all_models, changed, group_losses, initial_models, match_models, to_own_or_all
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
@@ -135,12 +135,9 @@ class CLoVE(WithServers, FedAvg):
         """Assign the sampled nodes to clusters."""
         asked = [node for node in nodes if not self._frozen or node not in self.assignment]
         content = all_models(self.cluster_arrays, config, self.configrecord_key)
-        queries = [Message(content, node, QUERY) for node in asked]
-        vectors = {}
-        for reply in self._grid.send_and_receive(queries, timeout=TIMEOUT_S) if queries else ():
-            losses = np.array(reply.content["metrics"]["losses"]) if reply.has_content() else np.array([np.nan])
-            if np.isfinite(losses).all():
-                vectors[reply.metadata.src_node_id] = losses
+        answers = ask(self._grid, QUERY, dict.fromkeys(asked, content))
+        losses = {node: np.array(answer.metric_records["metrics"]["losses"]) for node, answer in answers.items()}
+        vectors = {node: own for node, own in losses.items() if np.isfinite(own).all()}
         began = perf_counter()
         before = dict(self.assignment)
         known = sorted(vectors)

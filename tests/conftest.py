@@ -9,6 +9,13 @@ import pytest
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
 
+@pytest.fixture(autouse=True)
+def _no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests name their stores; ``mlflow.set_tracking_uri`` sets the variable, so it is unset afterwards too."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh database of MLflow, made once, to be copied: MLflow takes seconds for each."""

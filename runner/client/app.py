@@ -166,15 +166,18 @@ class BuiltinClient:
             reply = make_reply(message, metrics, done.arrays)
             reply.content.update(done.records)
             return reply
-        model = self.load(own_or_sent(message, context, config))
-        client = partition_id(context)
+        trained, metrics = self._trained(own_or_sent(message, context, config), config, partition_id(context))
+        if not config.get("keep-local"):
+            return make_reply(message, metrics, trained)
+        context.state["model"] = trained
+        return make_reply(message, metrics)
+
+    def _trained(self, start: ArrayRecord, config: ConfigRecord, client: int) -> tuple[ArrayRecord, dict[str, Any]]:
+        """Train from a model on a client's examples; return its weights, and the metrics of its reply."""
+        model = self.load(start)
         x, y = self.pool.examples(*self.train_set(config, client))
         result = train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
-        metrics = train_metrics(result, len(y))
-        if not config.get("keep-local"):
-            return make_reply(message, metrics, read_weights(model))
-        context.state["model"] = read_weights(model)
-        return make_reply(message, metrics)
+        return read_weights(model), train_metrics(result, len(y))
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Score the model on the client's own examples."""
@@ -217,15 +220,11 @@ class BuiltinClient:
 
     def sketch(self, message: Message, context: Context) -> Message:
         """Train as in a round, and tell a sketch of the update: the model stays here."""
-        config, client = message_config(message), partition_id(context)
-        start = message.content.array_records["arrays"]
-        model = self.load(start)
-        x, y = self.pool.examples(*self.train_set(config, client))
-        train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
-        trained = read_weights(model)
+        config, start = message_config(message), message.content.array_records["arrays"]
+        trained, metrics = self._trained(start, config, partition_id(context))
         update = [trained[key].numpy() - start[key].numpy() for key in cast(list[str], config["sketch-of"])]
         size, seed = (cast(int, config[key]) for key in ("sketch", "sketch-seed"))
-        reply = make_reply(message, {"num-examples": len(y)})
+        reply = make_reply(message, {"num-examples": metrics["num-examples"]})
         reply.content["sketch"] = ConfigRecord({"float32": sketch(update, size, seed).astype("<f4").tobytes()})
         return reply
 

@@ -224,12 +224,8 @@ def _add_gradients(w: Weights, into: Tensor, g: Tensor, x: Tensor, beta: float) 
     """Set grads = beta grads + the gradient of matrix and bias, from g (C, out, b) and x (C, b, in)."""
     into.baddbmm_(g, x, beta=beta)
     if len(w.grads) == 2:
-        add_bias_gradient(w.grads[1], g, beta)
-
-
-def add_bias_gradient(into: Tensor, g: Tensor, beta: float) -> None:
-    """Set grads = beta grads + the gradient of a bias, from g (C, out, b)."""
-    torch.add(g.sum(2), into if beta else 0.0, alpha=beta, out=into)
+        bias = w.grads[1]
+        torch.add(g.sum(2), bias if beta else 0.0, alpha=beta, out=bias)
 
 
 def _where_positive(g: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -297,7 +293,7 @@ class Program:
         return self._buffers.setdefault(use, _Buffer()).get(shape, like)
 
     @cached_property
-    def first(self) -> int:
+    def _first(self) -> int:
         """Index of the first layer with parameters: no gradient is needed below it."""
         return next((i for i, layer in enumerate(self.layers) if layer.shapes), len(self.layers))
 
@@ -334,8 +330,8 @@ class Program:
             The gradient of the input of layer ``first``; without one there is none to speak of.
         """
         skipped = len(self.layers) - len(weights)
-        for i in reversed(range(self.first if first is None else first, len(self.layers))):
-            needs_input = i > (self.first if first is None else first - 1)
+        for i in reversed(range(self._first if first is None else first, len(self.layers))):
+            needs_input = i > (self._first if first is None else first - 1)
             g = self.layers[i].backward(weights[i - skipped], kept[i - skipped], g, beta, needs_input)
         return g
 
@@ -346,7 +342,7 @@ class Program:
         """
         weights, x = self.views(values, values), x.unsqueeze(0)
         for i, (layer, w) in enumerate(zip(self.layers, weights, strict=True)):
-            if i != self.first:
+            if i != self._first:
                 x, _ = layer.forward(w, x)
                 continue
             joined = Weights(tuple(value.flatten(0, 1).unsqueeze(0) for value in w.values), ())
@@ -355,7 +351,7 @@ class Program:
                 x = x.view(-1, len(values), *layer.out).transpose(0, 1)
             else:
                 x = x.view(len(values), *layer.out, -1)
-        return x if self.first < len(self.layers) else x.expand(len(values), -1, -1)
+        return x if self._first < len(self.layers) else x.expand(len(values), -1, -1)
 
     @cached_property
     def first_linear(self) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ from runner.config import HostGroup, ResourcesConfig
 from runner.engine.executors import Host
 from runner.engine.host import ClientHost
 from runner.engine.wire import out_of_band
+from runner.environ import environ
 from runner.errors import ResourceError
 
 TELEMETRY_OFF = {
@@ -93,7 +94,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
         # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
-        with nullcontext() if address else _environment(env):
+        with nullcontext() if address else environ(env):
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -109,18 +110,6 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for as long as the context lasts."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _code() -> dict[str, Any]:

@@ -3,13 +3,12 @@
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config import TrackingConfig
+from runner.environ import environ
 from runner.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ _SECRET_QUERY = re.compile(
 )
 _NOTE = """Clustered federated learning, run by **fedsweep**.
 A parent run is a sweep; its children are trials. Group by `num_clusters`, `partition`, ... to average over seeds."""
+_AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""While the store is being opened, MLflow gives up on a dead server at once."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def open_store(cfg: TrackingConfig) -> Store:
     """
     uri = tracking_uri(cfg)
     try:
-        with _mlflow_env():
+        _mlflow_defaults()
+        with environ(_AT_ONCE):
             from mlflow import MlflowClient
 
             if uri.startswith("sqlite"):
@@ -103,25 +105,14 @@ def open_store(cfg: TrackingConfig) -> Store:
     return Store(uri, client, experiment.experiment_id)
 
 
-@contextmanager
-def _mlflow_env() -> Iterator[None]:
-    """Keep MLflow quiet for good, and make it give up on a dead server at once while the store is being opened."""
+def _mlflow_defaults() -> None:
+    """Keep MLflow quiet."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # The writer thread tries again by itself: MLflow's own tries would hold it for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    short = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-    before = {key: os.environ.get(key) for key in short}
-    os.environ.update(short)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key)
-            if value is not None:
-                os.environ[key] = value
 
 
 def _create_database(path: Path) -> None:

@@ -49,7 +49,6 @@ def test_a_reproduction_from_the_command_to_the_table(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     Path("outputs").mkdir()
     shutil.copy(template, "outputs/mlflow.db")
     command = [

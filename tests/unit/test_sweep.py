@@ -65,8 +65,7 @@ class Place:
 
 
 @pytest.fixture
-def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def place(template: Path, tmp_path: Path) -> Place:
     shutil.copy(template, tmp_path / "mlflow.db")
     return Place(tmp_path)
 

@@ -23,18 +23,8 @@ TRIAL = TrialConfig.model_validate(
 )
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A fresh database, made once: MLflow takes seconds for each."""
-    folder = tmp_path_factory.mktemp("template")
-    Tracker(TrackingConfig(output=str(folder))).close()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def cfg(tmp_path, template, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # mlflow.set_tracking_uri sets it: so it is unset again afterwards
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+def cfg(tmp_path, template):
     shutil.copy(template, tmp_path / "mlflow.db")
     return TrackingConfig(output=str(tmp_path), experiment="mine")
 
