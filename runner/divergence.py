@@ -3,14 +3,7 @@
 Sources: Lin 1991 (Jensen-Shannon divergence); Zhao et al. 2018 (arXiv:1806.00582) for the earth mover's distance.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_FEW = 40  # so many clients can be told apart by their tick labels
 
 
 def js_divergence(counts: np.ndarray) -> np.ndarray:
@@ -47,34 +40,6 @@ def divergence_metrics(counts: np.ndarray) -> dict[str, float]:
         "7_data/emd_mean": float(np.nanmean(emd)),
         "7_data/emd_max": float(np.nanmax(emd)),
     }
-
-
-def divergence_plot(counts: np.ndarray, groups: np.ndarray, title: str) -> "Figure":
-    """Show both divergences of each client as bars, sorted by known group; counts is (clients, classes)."""
-    from matplotlib.figure import Figure
-
-    from runner.plots import PALETTE
-
-    order = np.argsort(groups, kind="stable")
-    colours = [PALETTE[int(group) % len(PALETTE)] for group in groups[order]]
-    width = float(np.clip(2.5 + 0.3 * len(order), 4.5, 12))
-    figure = Figure(figsize=(width, 4.4), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, values, label in (
-        (upper, js_divergence(counts), "Jensen-Shannon (bits)"),
-        (lower, earth_movers(counts), "earth mover's"),
-    ):
-        axes.bar(np.arange(len(order)), values[order], color=colours, width=0.8 if len(order) <= _FEW else 1.0)
-        axes.axhline(float(np.nanmean(values)), color="black", lw=0.8, ls="--")
-        axes.set_ylabel(label)
-        axes.set_ylim(0, 1)
-        axes.tick_params(labelsize=8)
-    if len(order) <= _FEW:
-        lower.set_xticks(np.arange(len(order)), [str(client) for client in order])
-    grouped = groups.max(initial=0) > 0
-    lower.set_xlabel("client, sorted and coloured by group" if grouped else "client")
-    return figure
 
 
 def _distributions(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

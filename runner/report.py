@@ -179,7 +179,7 @@ def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t")
     RunnerError
         No trial of the sweep has finished.
     """
-    from runner.report_figures import sweep_figures
+    from runner.figures.report import sweep_figures
 
     rows = sweep.rows()
     if not any("wall_s" in row for row in rows):

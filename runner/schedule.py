@@ -1,6 +1,7 @@
 """The trials of a sweep, several at once over one pool of hosts; whatever happens in one trial stays in it."""
 
 import gc
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from runner.config import TrialConfig
 from runner.engine.executors import Host
 from runner.errors import CheckpointError, RunnerError
 from runner.halving import Halving
+from runner.imports import lasting
 from runner.interrupts import Interrupts
 from runner.prepare import Prepared
 from runner.progress import TrialProgress
@@ -25,6 +27,7 @@ from runner.resume import Standing
 from runner.tracking import SweepRun, Tracker, TrialRun
 from runner.trial import TrialEvent, quiet_flower, run_trial
 
+_STAY_S = 1.0  # for a process that was just made ready, so that Ray starts another one for the next trial
 WAIT_S = 0.5  # for an event: a signal is seen at least as often
 
 
@@ -78,6 +81,21 @@ def _trial_task(
     gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
     images_ref, split_ref = refs
     yield from run_trial(config, images, split, hosts, images_ref, split_ref, checkpoints, rungs, lost)
+
+
+@ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
+def _warm_task() -> None:
+    """Import what a trial needs: its process pays for it before there is work, not in its first clustering round."""
+    with lasting():
+        import sklearn.cluster
+        import sklearn.metrics  # noqa: F401
+    time.sleep(_STAY_S)
+
+
+def warm_trials(count: int) -> None:
+    """Have processes made ready for so many trials at once, and do not wait for them."""
+    for _ in range(count):
+        _warm_task.remote()
 
 
 def trial_label(trial: Trial) -> str:

@@ -17,7 +17,7 @@ from runner.prepare import check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.report import METRICS, markdown_table, report, results_table
 from runner.resume import Restart, Standing, check_nodes, look_back, storage_of, sweep_key
-from runner.schedule import Outcome, Schedule, trial_label
+from runner.schedule import Outcome, Schedule, trial_label, warm_trials
 from runner.tracking import SweepRun, Tracker
 from runner.tracking.past import adopt, history
 from runner.tracking.read import read_sweep
@@ -57,9 +57,9 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open, plan)
         if was_run:  # maybe nothing is left: whether Ray has to start shows first
             _, standing = opening.result()
-            pool = _start_pool(first.resources, stack) if standing.todo else None
+            pool = _start_pool(first.resources, len(standing.todo), stack) if standing.todo else None
         else:
-            pool = _start_pool(first.resources, stack)
+            pool = _start_pool(first.resources, len(plan.trials), stack)
         tracker, standing = opening.result()
         with tracker:
             tracker.tags["cluster"] = pool.describe() if pool else "none: everything ran in the driver's process"
@@ -107,13 +107,14 @@ def _was_run(plan: SweepPlan) -> bool:
     return bool(fs.exists(path))
 
 
-def _start_pool(resources: ResourcesConfig, stack: ExitStack) -> HostPool | None:
+def _start_pool(resources: ResourcesConfig, trials: int, stack: ExitStack) -> HostPool | None:
     if resources.engine != "ray":
         return None
     stack.enter_context(ray_session(resources.address))
     pool = HostPool(resources)
     pool.warm()
     stack.callback(pool.close)
+    warm_trials(min(_trials_at_once(resources, pool.hosts) + 1, trials))  # a trial begins while the one before it ends
     return pool
 
 

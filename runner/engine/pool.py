@@ -23,6 +23,7 @@ from runner.engine.host import ClientHost
 from runner.engine.wire import out_of_band
 from runner.environ import environ
 from runner.errors import ResourceError
+from runner.imports import lasting
 
 TELEMETRY_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,6 +36,9 @@ HOST_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a host without a GPU share sees no GPU
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS asks for to be deterministic
 }
+
+RAY_ENV = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
+"""Of a Ray that we start: the processes of trials wait for the next trial, where Ray would end them after a second."""
 
 CODE = ("runner", "strategies", "models")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -72,7 +76,8 @@ class _RayClientHost(ClientHost):
 
     def warm(self) -> None:
         """Import what the built-in ClientApp needs: a host pays for it when it starts, not in its first chunk."""
-        import runner.client.app  # noqa: F401
+        with lasting():
+            import runner.client.app  # noqa: F401
 
 
 @contextmanager
@@ -94,7 +99,7 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
     try:
         # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
-        with nullcontext() if address else environ(env):
+        with nullcontext() if address else environ(env | RAY_ENV):
             ray.init(
                 address=address or "local",
                 log_to_driver=False,

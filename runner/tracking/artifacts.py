@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from runner import plots
-from runner.divergence import divergence_plot
+from runner.figures import split as splits
+from runner.figures import trial as trials
+from runner.figures.canvas import to_png
 from runner.records import Columns, DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.tracking.store import redact
 
@@ -28,7 +29,7 @@ _DRAWN_LIMIT = 16  # splits whose pictures are kept
 def encode(files: Mapping[str, str | bytes | Figure]) -> dict[str, bytes]:
     """Return artifacts as bytes: texts in UTF-8, figures as PNG."""
     return {
-        path: content.encode() if isinstance(content, str) else plots.to_png(content)
+        path: content.encode() if isinstance(content, str) else to_png(content)
         if isinstance(content, Figure) else content
         for path, content in files.items()
     }  # fmt: skip
@@ -98,7 +99,7 @@ def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: 
         path: content
         for step, rows in ((0, known), (record.round, record.assignments))
         for path, content in ui_image(
-            "clusters", step, now_ms if step else 0, Image.fromarray(plots.cluster_squares(rows, groups))
+            "clusters", step, now_ms if step else 0, Image.fromarray(trials.cluster_squares(rows, groups))
         ).items()
     }
 
@@ -147,16 +148,16 @@ def _draw(data: DataSummary) -> dict[str, bytes]:
     split = ", ".join(part for part in (data.dataset, data.partition, data.shift) if part != "none")
     counts, names = data.label_counts, data.class_names
     figures = {
-        "plots/label_heatmap.png": plots.label_heatmap(counts, data.groups, names, f"Labels per client: {split}"),
-        "plots/label_bars.png": plots.label_bars(counts, data.groups, names, f"Labels per client: {split}"),
-        "plots/class_counts.png": plots.class_counts(counts, names, f"Examples per class, all clients: {split}"),
+        "plots/label_heatmap.png": splits.label_heatmap(counts, data.groups, names, f"Labels per client: {split}"),
+        "plots/label_bars.png": splits.label_bars(counts, data.groups, names, f"Labels per client: {split}"),
+        "plots/class_counts.png": splits.class_counts(counts, names, f"Examples per class, all clients: {split}"),
     }
     title = f"Clients' labels against the global distribution: {split}"
-    figures["plots/divergence.png"] = divergence_plot(counts, data.groups, title)
+    figures["plots/divergence.png"] = splits.divergences(counts, data.groups, title)
     for group, (images, labels) in sorted(data.examples.items()):
         title = f"{data.dataset}, group {group}" if len(data.examples) > 1 else data.dataset
-        figures[f"plots/examples_group{group}.png"] = plots.example_grid(images, labels, names, title)
-    return {path: plots.to_png(figure) for path, figure in figures.items()}
+        figures[f"plots/examples_group{group}.png"] = splits.example_grid(images, labels, names, title)
+    return {path: to_png(figure) for path, figure in figures.items()}
 
 
 def trial_figures(
@@ -170,16 +171,16 @@ def trial_figures(
     """Return the figures of a trial, by artifact path; what it did not produce is left out."""
     figures: dict[str, Figure] = {}
     if rounds:
-        figures["plots/curves.png"] = plots.curves(pd.DataFrame(list(rounds)), _table(clients))
+        figures["plots/curves.png"] = trials.curves(pd.DataFrame(list(rounds)), _table(clients))
     assigned = _table(assignments)
     if assigned is not None:
         groups = dict(enumerate(map(int, first.data.groups))) if first is not None else None
-        figures["plots/clusters.png"] = plots.cluster_map(assigned, groups)
+        figures["plots/clusters.png"] = trials.cluster_map(assigned, groups)
     if load:
-        figures["plots/load.png"] = plots.load_plot(pd.DataFrame([asdict(sample) for sample in load]))
+        figures["plots/load.png"] = trials.load_plot(pd.DataFrame([asdict(sample) for sample in load]))
     if result is not None and result.confusion is not None and first is not None:
-        figures["confusion.png"] = plots.confusion_matrix(result.confusion, first.data.class_names)
-    return {path: plots.to_png(figure) for path, figure in figures.items()}
+        figures["confusion.png"] = trials.confusion_matrix(result.confusion, first.data.class_names)
+    return {path: to_png(figure) for path, figure in figures.items()}
 
 
 def _table(parts: Sequence[Columns]) -> pd.DataFrame | None:

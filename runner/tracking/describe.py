@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from runner.config import TrialConfig
-from runner.plots import strategy_colour
+from runner.figures.canvas import strategy_colour
 from runner.tracking.store import redact
 
 _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from runner.config import ModelConfig
+from runner.imports import lasting
 from runner.tracking import ops
 from runner.tracking.ops import Op
 
@@ -27,11 +28,12 @@ _PROGRAM = "data/model.pt2"
 @cache
 def warm_up() -> None:
     """Trace a trivial network. The first trace of a process imports for seconds: better while the clients train."""
-    import mlflow.pytorch  # noqa: F401
-    import torch
-    import torch.export
+    with lasting():
+        import mlflow.pytorch  # noqa: F401
+        import torch
+        import torch.export
 
-    torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(2, 1),))
+        torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(2, 1),))
 
 
 def model_op(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from runner.config import TrackingConfig
 from runner.environ import environ
 from runner.errors import TrackingError
+from runner.imports import lasting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,9 +77,9 @@ def open_store(cfg: TrackingConfig) -> Store:
     uri = tracking_uri(cfg)
     try:
         _mlflow_defaults()
-        with environ(_AT_ONCE):
+        with lasting():
             from mlflow import MlflowClient
-
+        with environ(_AT_ONCE):
             if uri.startswith("sqlite"):
                 _create_database(Path(uri.removeprefix("sqlite:///")))
             elif not uri.startswith(("http", "databricks")):

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from runner import report, report_figures, report_text, stats
+from runner import report, report_text, stats
 from runner.errors import RunnerError
+from runner.figures import report as report_figures
 
 ROWS = [
     {"partition": "iid", "num_clusters": "10", "seed": "0", "client_acc": 0.90, "acc": 0.5, "wall_s": 1.0},

@@ -11,8 +11,9 @@ from runner.data.federated import FederatedData
 from runner.data.partition import client_sizes, group_partition
 from runner.data.shift import make_shift
 from runner.data.sources import ImageData
-from runner.divergence import divergence_metrics, divergence_plot, earth_movers, js_divergence
+from runner.divergence import divergence_metrics, earth_movers, js_divergence
 from runner.errors import ConfigError
+from runner.figures.split import divergences
 from tests.trials import digits, events_of, small
 
 LABELS = np.arange(120) % 6
@@ -143,12 +144,12 @@ def test_divergence_of_a_client_without_examples_is_not_counted() -> None:
 
 
 def test_divergence_is_drawn_per_client() -> None:
-    figure = divergence_plot(np.array([[4, 0], [0, 4], [3, 3]]), np.array([0, 1, 0]), "title")
+    figure = divergences(np.array([[4, 0], [0, 4], [3, 3]]), np.array([0, 1, 0]), "title")
     upper, lower = figure.axes
     assert [bar.get_height() for bar in lower.patches] == [0.5, 0, 0.5]  # by group: clients 0, 2, 1
     assert [label.get_text() for label in lower.get_xticklabels()] == ["0", "2", "1"]
     assert upper.get_ylabel() == "Jensen-Shannon (bits)"
-    assert len(divergence_plot(np.ones((100, 2), int), np.zeros(100, int), "").axes[0].patches) == 100
+    assert len(divergences(np.ones((100, 2), int), np.zeros(100, int), "").axes[0].patches) == 100
 
 
 # Trials

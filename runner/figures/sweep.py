@@ -1,7 +1,7 @@
 """Figures over the trials of a sweep: lines are what is compared, panels are what it is compared on.
 
-Pure functions of tables, as in :mod:`runner.plots`. A table of curves has a row per trial and round: ``trial``, the
-labels ``line`` and ``panel``, ``round``, ``mb`` (client traffic so far) and the values.
+Pure functions of tables, as in :mod:`runner.figures.trial`. A table of curves has a row per trial and round: ``trial``,
+the labels ``line`` and ``panel``, ``round``, ``mb`` (client traffic so far) and the values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.plots import distinct_colours, new_figure, whole_rounds
+from runner.figures.canvas import distinct_colours, new_figure, whole_rounds
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,16 +1,18 @@
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from runner import plots, sweep_plots
 from runner.config import StrategyConfig
+from runner.figures import canvas, split, sweep, trial
 
 NAMES = [str(i) for i in range(10)]
 
 
 def drawn(figure: Figure) -> Figure:
-    assert plots.to_png(figure).startswith(b"\x89PNG")
+    assert canvas.to_png(figure).startswith(b"\x89PNG")
     return figure
 
 
@@ -21,22 +23,22 @@ def assignments(clients: int, rounds: int, clusters: int) -> pd.DataFrame:
 
 def test_every_strategy_has_its_own_colour():
     names = StrategyConfig.model_fields["name"].annotation.__args__
-    assert len({plots.strategy_colour(name) for name in names}) == len(names)
-    assert plots.strategy_colour("my.module.Strategy") == plots.PALETTE[-1]
+    assert len({canvas.strategy_colour(name) for name in names}) == len(names)
+    assert canvas.strategy_colour("my.module.Strategy") == canvas.PALETTE[-1]
 
 
 @pytest.mark.parametrize(("clients", "groups", "classes"), [(1, 1, 10), (20, 4, 10), (1000, 1, 10), (50, 4, 30)])
 def test_pictures_of_a_split_are_drawn_for_few_and_many_clients(clients, groups, classes):
     counts = np.random.default_rng(0).integers(0, 50, (clients, classes))
     group, names = np.arange(clients) % groups, [f"class {i}" for i in range(classes)]
-    drawn(plots.label_heatmap(counts, group, names))
-    drawn(plots.label_bars(counts, group, names))
-    drawn(plots.class_counts(counts, names))
+    drawn(split.label_heatmap(counts, group, names))
+    drawn(split.label_bars(counts, group, names))
+    drawn(split.class_counts(counts, names))
 
 
 def test_heatmap_sorts_few_clients_by_group_and_writes_each_count():
     counts = np.array([[1, 2], [3, 4], [5, 6], [7, 8]])
-    axes = plots.label_heatmap(counts, np.array([0, 1, 0, 1]), ["a", "b"]).axes[0]
+    axes = split.label_heatmap(counts, np.array([0, 1, 0, 1]), ["a", "b"]).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "2", "1", "3"]
     assert [text.get_text() for text in axes.texts if text.get_text().isdigit()] == list("12563478")
     assert axes.get_xlabel() == "client, sorted by group"
@@ -44,7 +46,7 @@ def test_heatmap_sorts_few_clients_by_group_and_writes_each_count():
 
 def test_bars_reach_each_clients_number_of_examples():
     counts = np.array([[3, 4], [10, 1]])
-    axes = plots.label_bars(counts, np.zeros(2, int), ["a", "b"]).axes[0]
+    axes = split.label_bars(counts, np.zeros(2, int), ["a", "b"]).axes[0]
     last = np.concatenate([path.vertices for path in axes.collections[1].get_paths()])
     assert {float(y) for y in last[:, 1]} == {3.0, 7.0, 10.0, 11.0}
 
@@ -53,13 +55,13 @@ def test_bars_reach_each_clients_number_of_examples():
 @pytest.mark.parametrize("count", [1, 16])
 def test_example_grid_takes_grey_and_colour(channels, count):
     images = np.full((count, channels, 8, 8), 7, np.uint8)
-    axes = drawn(plots.example_grid(images, np.zeros(count, int), NAMES)).axes[0]
+    axes = drawn(split.example_grid(images, np.zeros(count, int), NAMES)).axes[0]
     assert (axes.images[0].get_array()[:8, :8] == 7).all()
     assert len(axes.texts) == count
 
 
 def test_cluster_map_holds_each_clients_cluster_and_marks_servers():
-    axes = drawn(plots.cluster_map(assignments(4, 3, 2), {0: 0, 1: 1, 2: 0, 3: 1})).axes[0]
+    axes = drawn(trial.cluster_map(assignments(4, 3, 2), {0: 0, 1: 1, 2: 0, 3: 1})).axes[0]
     assert axes.images[0].get_array().tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
     assert axes.lines[0].get_xdata().tolist() == [1, 1, 2, 2, 3, 3]
     assert axes.lines[0].get_ydata().tolist() == [0, 2, 0, 2, 0, 2]  # clients 0 and 1, in rows 0 and 2
@@ -67,19 +69,19 @@ def test_cluster_map_holds_each_clients_cluster_and_marks_servers():
 
 def test_cluster_map_leaves_a_gap_where_nothing_is_known():
     table = assignments(2, 3, 2)
-    axes = plots.cluster_map(table[table["round"] != 2]).axes[0]
+    axes = trial.cluster_map(table[table["round"] != 2]).axes[0]
     assert np.ma.masked_invalid(axes.images[0].get_array()).mask[:, 1].all()
 
 
 def test_cluster_map_of_a_thousand_clients():
-    drawn(plots.cluster_map(assignments(1000, 5, 20)))
+    drawn(trial.cluster_map(assignments(1000, 5, 20)))
 
 
 @pytest.mark.parametrize("hosts", [1, 9])
 def test_load_plot_averages_what_several_hosts_say_about_one_node(hosts):
     rows = [(100.0 + t, f"h{h}", "n", 50.0, 10.0, 20.0 * h, 40.0) for t in range(3) for h in range(hosts)]
     columns = ["time_s", "host", "node", "host_cpu", "host_rss_mb", "node_cpu", "node_mem"]
-    figure = drawn(plots.load_plot(pd.DataFrame(rows, columns=columns)))
+    figure = drawn(trial.load_plot(pd.DataFrame(rows, columns=columns)))
     assert figure.axes[1].lines[0].get_ydata().tolist() == [10.0 * (hosts - 1)] * 3
 
 
@@ -88,23 +90,43 @@ def test_curves_skip_rounds_without_evaluation_and_scale_to_per_cent():
         {"round": [0, 1, 2], "1_global/acc": [0.1, np.nan, 0.5], "2_clusters/c0_acc": [np.nan, 0.2, 0.3]}
     )
     clients = pd.DataFrame({"round": [2, 2, 2], "eval_acc": [0.1, 0.2, 0.3], "eval_loss": [1.0, 2.0, 3.0]})
-    lines = {line.get_label(): line for line in drawn(plots.curves(metrics, clients)).axes[0].lines}
+    lines = {line.get_label(): line for line in drawn(trial.curves(metrics, clients)).axes[0].lines}
     assert lines["global model"].get_ydata().tolist() == [10.0, 50.0]
     assert lines["cluster 0"].get_xdata().tolist() == [1, 2]
     assert lines["clients: median, 10-90%"].get_ydata().tolist() == [20.0]
 
 
 def test_curves_without_any_evaluation():
-    drawn(plots.curves(pd.DataFrame({"round": [1], "4_comm/mb": [1.0]})))
+    drawn(trial.curves(pd.DataFrame({"round": [1], "4_comm/mb": [1.0]})))
 
 
 def test_confusion_matrix_is_in_per_cent_of_the_true_class():
-    axes = drawn(plots.confusion_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"])).axes[0]
+    axes = drawn(trial.confusion_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"])).axes[0]
     assert axes.images[0].get_array().tolist() == [[75.0, 25.0], [0.0, 0.0]]
 
 
 def test_axis_effect_draws_means_over_seeds_at_even_steps():
     rows = pd.DataFrame({"k": [1, 1, 4, 4], "p": ["iid"] * 4, "acc": [0.2, 0.4, 0.5, 0.7]})
-    axes = drawn(sweep_plots.axis_effect(rows, "k", "acc", "p")).axes[0]
+    axes = drawn(sweep.axis_effect(rows, "k", "acc", "p")).axes[0]
     assert axes.lines[0].get_xdata().tolist() == [0, 1]
     assert axes.lines[0].get_ydata() == pytest.approx([30, 60])
+
+
+def test_figures_of_one_kind_share_their_layout_and_others_do_not():
+    def places(first: str, names: list[str]) -> list[list[float]]:
+        figure = split.class_counts(np.array([[1, 2]]), names, first)
+        canvas.to_png(figure)
+        return [axes.get_position().bounds for axes in figure.axes]
+
+    short, again, long = places("a", ["x", "y"]), places("b", ["z", "w"]), places("a", ["aeroplane", "automobile"])
+    assert short == again
+    assert long[0][1] > short[0][1] + 0.05  # names that are turned take more room below
+
+
+def test_a_picture_is_that_of_savefig_where_its_layout_is_its_own():
+    counts = np.arange(30).reshape(3, 10)
+    ours, theirs = (split.label_heatmap(counts, np.zeros(3, int), NAMES, "only here") for _ in range(2))
+    canvas._places.clear()
+    buffer = io.BytesIO()
+    theirs.savefig(buffer, format="png", dpi=110, pil_kwargs={"compress_level": 3})
+    assert canvas.to_png(ours) == buffer.getvalue()

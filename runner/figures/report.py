@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from runner import plots, sweep_plots
+from runner.figures import sweep as sweeps
+from runner.figures import trial as trials
+from runner.figures.canvas import to_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +32,7 @@ def sweep_figures(sweep: "StoredSweep", frame: pd.DataFrame, curves: pd.DataFram
     for value, label in (("acc", "mean client accuracy (%)"), ("loss", "mean client loss (nats)")):
         for x, axis in (("round", "rounds"), ("mb", "megabytes")):
             if (curves[value].notna() & curves[x].notna()).any():
-                figures[f"{value}_over_{axis}"] = sweep_plots.over(curves, x, value, label)
+                figures[f"{value}_over_{axis}"] = sweeps.over(curves, x, value, label)
     figures |= cluster_effects(frame, sweep.axes)
     labels = curves.drop_duplicates("trial").set_index("trial")[["panel", "line"]]
     clients = {i: table for i in labels.index if (table := sweep.trials[i].table("clients")) is not None}
@@ -39,14 +41,14 @@ def sweep_figures(sweep: "StoredSweep", frame: pd.DataFrame, curves: pd.DataFram
         for i, table in clients.items()
     ]
     if final and (spread := pd.concat(final))["acc"].notna().any():
-        figures["client_accuracy"] = sweep_plots.client_distributions(spread)
+        figures["client_accuracy"] = sweeps.client_distributions(spread)
     splits = _splits(sweep, frame)
     if splits:
-        figures["label_distributions"] = sweep_plots.label_distributions(splits)
+        figures["label_distributions"] = sweeps.label_distributions(splits)
     shown = _shown(sweep, frame)
     if shown is not None:
         figures |= _of_one(sweep.trials[shown], clients.get(shown))
-    return {name: plots.to_png(figure, dpi=130) for name, figure in figures.items()}
+    return {name: to_png(figure, dpi=130) for name, figure in figures.items()}
 
 
 def cluster_effects(frame: pd.DataFrame, axes: Sequence[str]) -> "dict[str, Figure]":
@@ -62,8 +64,7 @@ def cluster_effects(frame: pd.DataFrame, axes: Sequence[str]) -> "dict[str, Figu
     if panel is not None and panel not in frame:  # several axes left: a panel per combination of theirs
         frame[panel] = [", ".join(map(str, row)) for row in frame[rest].itertuples(index=False)]
     return {
-        f"{metric}_by_clusters": sweep_plots.axis_effect(frame, "num_clusters", metric, line, panel)
-        for metric in metrics
+        f"{metric}_by_clusters": sweeps.axis_effect(frame, "num_clusters", metric, line, panel) for metric in metrics
     }
 
 
@@ -93,12 +94,12 @@ def _of_one(trial: "StoredTrial", clients: pd.DataFrame | None) -> "dict[str, Fi
     assigned, split, load = (trial.table(name) for name in ("assignments", "split", "load"))
     groups = dict(zip(split["client"], split["group"], strict=True)) if split is not None else {}
     if assigned is not None:
-        figures["cluster_map"] = plots.cluster_map(assigned, groups, f"Clusters over rounds: {trial.name}")
-        figures["servers"] = sweep_plots.server_traces(assigned, clients, f"Servers: {trial.name}")
+        figures["cluster_map"] = trials.cluster_map(assigned, groups, f"Clusters over rounds: {trial.name}")
+        figures["servers"] = sweeps.server_traces(assigned, clients, f"Servers: {trial.name}")
         if "x" in assigned and assigned["x"].notna().any():
             last = assigned[assigned["round"] == assigned["round"].max()].dropna(subset=["x"])
             points = last.assign(group=last["client"].map(groups).fillna(0).astype(int))
-            figures["embedding"] = sweep_plots.embedding(points, f"Clients as the clustering saw them: {trial.name}")
+            figures["embedding"] = sweeps.embedding(points, f"Clients as the clustering saw them: {trial.name}")
     if load is not None:
-        figures["load"] = plots.load_plot(load, f"Load: {trial.name}")
+        figures["load"] = trials.load_plot(load, f"Load: {trial.name}")
     return figures

@@ -1,0 +1,172 @@
+"""What every figure is drawn on: size and layout, colours, axes of clients and classes.
+
+Colours stay apart for colour-blind readers (Okabe and Ito 2008, then Tol's muted scheme; cividis for amounts).
+matplotlib is imported late and without pyplot: figures are made in the tracking thread, beside the driver's work.
+"""
+
+import io
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+    "#000000", "#882255", "#999933", "#332288", "#44AA99", "#888888", "#AA4466",
+)  # fmt: skip
+_STRATEGIES = (
+    "fedavg", "fedprox", "kmeans", "fedavgm", "fedadam", "local", "fedadagrad",
+    "krum", "multikrum", "fedyogi", "fedmedian", "fedtrimmedavg", "bulyan", "qfedavg",
+    "ifca", "oracle", "cfl", "clove", "flhc", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust",
+    "fedsoft", "ditto", "apfl", "fedper", "fedavg_ft", "scaffold",
+)  # fmt: skip
+_places: dict[tuple[Any, ...], list[Any]] = {}  # kind of figure -> where its axes lie
+_PLACES = 256
+FEW = 40  # so many clients can be told apart by their tick labels and bars
+
+
+def strategy_colour(name: str) -> str:
+    """Return a strategy's colour, the same in every figure and in MLflow's UI."""
+    place = _STRATEGIES.index(name) if name in _STRATEGIES else -1
+    darker, index = divmod(place, len(PALETTE))
+    colour = PALETTE[index]
+    if darker <= 0:
+        return colour
+    # Past the palette its colours come again, mixed with black or white: each still its own.
+    share, to = (0.55, 0) if darker == 1 else (0.45, 255)
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(share * c + (1 - share) * to) + (index if to == 0 else 0):02X}" for c in channels)
+
+
+def to_png(figure: "Figure", dpi: int = 110) -> bytes:
+    """Return the figure as a PNG file; lightly compressed, since packing costs more time than the disk is worth.
+
+    Where axes lie is worked out for the first figure of a kind, and taken over by those with the same size and texts:
+    laying out is nearly half of drawing, and the trials of a sweep draw a few kinds. ``savefig`` would draw twice.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kind = (dpi, *figure.get_size_inches(), bool(figure.get_suptitle()), *map(_room, figure.axes))
+    if kind in _places:
+        figure.set_layout_engine("none")
+        for axes, place in zip(figure.axes, _places[kind], strict=True):
+            axes.set_position(place)
+    buffer = io.BytesIO()
+    figure.set_dpi(dpi)
+    FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 3})
+    if len(_places) < _PLACES:
+        _places.setdefault(kind, [axes.get_position(original=True).frozen() for axes in figure.axes])
+    return buffer.getvalue()
+
+
+def _room(axes: "Axes") -> tuple[Any, ...]:
+    """Return what takes room around axes, but for numbers at their ticks: those differ by a digit at most."""
+    legend = axes.get_legend()
+    named = [[tick.label1.get_text() for tick in axis.majorTicks] for axis in (axes.xaxis, axes.yaxis)]
+    return (
+        axes.get_xlabel(),
+        axes.get_ylabel(),
+        *(max(map(len, names), default=0) for names in named),
+        any(text.get_in_layout() for text in axes.texts),
+        *(text.get_text() for text in (legend.get_texts() if legend else ())),
+    )
+
+
+def new_figure(
+    width: float, height: float, title: str, rows: int = 1, columns: int = 1, **share: Any
+) -> "tuple[Figure, list[Axes]]":
+    """Return a figure that lays itself out, and its axes in reading order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(rows, columns, squeeze=False, **share).ravel().tolist()
+    for ax in axes:
+        ax.tick_params(labelsize=8)
+    return figure, axes
+
+
+def distinct_colours(count: int) -> "list[Any]":
+    """Return distinct colours; above the palette's length, even steps on a ramp."""
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    from matplotlib import colormaps
+
+    return list(colormaps["cividis"](np.linspace(0, 1, count)))
+
+
+def client_width(clients: int) -> float:
+    """Return a figure width in inches that leaves every client at least a pixel."""
+    return float(np.clip(2.5 + 0.3 * clients, 4.5, 12))
+
+
+def client_order(groups: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Return the positions of the clients, sorted by group and, where they are many, by kind: patterns show."""
+    return np.lexsort((kind, groups)) if len(groups) > FEW else np.argsort(groups, kind="stable")
+
+
+def client_axis(axis: Any, order: np.ndarray, groups: np.ndarray, kind: str) -> None:
+    """Label an axis of clients: by their numbers, or, where they are sorted by kind, by what they are sorted by."""
+    by = ["group"] if groups.max(initial=0) > 0 else []
+    if len(order) > FEW:
+        by.append(kind)
+    else:
+        _ticks(axis, order)
+    axis.set_label_text("client" + (f", sorted by {' and '.join(by)}" if by else ""))
+    _group_lines(axis.axes, groups[order], horizontal=axis.axis_name == "y")
+
+
+def _group_lines(axes: "Axes", groups: np.ndarray, horizontal: bool) -> None:
+    """Draw a line where the (sorted) group changes, and name the groups where there is room."""
+    starts = np.flatnonzero(np.diff(groups)) + 1
+    for start in starts:
+        (axes.axhline if horizontal else axes.axvline)(start - 0.5, color="white", lw=2)
+        (axes.axhline if horizontal else axes.axvline)(start - 0.5, color="#D55E00", lw=1, ls="--")
+    if 0 < len(starts) < 12 and not horizontal:
+        bounds = [0, *starts, len(groups)]
+        for begin, end in pairwise(bounds):
+            middle = (begin + end - 1) / 2
+            axes.annotate(
+                f"group {groups[begin]}", (middle, 1), (0, 2), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="center", fontsize=7,
+            )  # fmt: skip
+
+
+def cell(axes: "Axes", x: int, y: int, value: float, dark: bool) -> None:
+    """Write a number into a cell of an image; out of the layout's sight, which would measure each of them."""
+    colour = "black" if dark else "white"
+    axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour, in_layout=False)
+
+
+def colorbar(figure: "Figure", axes: "Axes", image: Any, label: str) -> None:
+    """Add the scale of an image's colours."""
+    bar = figure.colorbar(image, ax=axes, label=label, pad=0.02)
+    bar.ax.tick_params(labelsize=7)
+
+
+def _ticks(axis: Any, names: Sequence[Any] | np.ndarray) -> None:
+    """Label every position where there is room, else some twenty of them."""
+    step = 1 if len(names) <= FEW else -(-len(names) // 20)
+    axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]], fontsize=7)
+
+
+def class_ticks(axis: Any, names: Sequence[str]) -> None:
+    """Label an axis of classes; long names are turned."""
+    _ticks(axis, names)
+    if axis.axis_name == "x" and max(map(len, names)) > 3:
+        many = len(names) > 12
+        for text in axis.get_ticklabels():
+            text.set(rotation=90 if many else 45, ha="right", va="center", rotation_mode="anchor")
+
+
+def whole_rounds(axes: "Axes") -> None:
+    """Put the ticks of a round axis at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
