@@ -7,9 +7,10 @@ share of clients that must reply.
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
@@ -104,17 +105,28 @@ def run_rounds(
 
 @contextmanager
 def _sampling_from_a_range() -> Iterator[None]:
-    """Have Flower's strategies sample from the grid's range of nodes: Flower lists all nodes first, a million a round.
+    """Have Flower's strategies sample from the grid's range of nodes: Flower lists all nodes twice, a million a round.
 
     ``random.sample`` draws the same nodes from a range as from a list.
     """
     names = vars(fedavg)
-    original = names["sample_nodes"]
-    names["sample_nodes"] = _sample_nodes
+    ours = {"sample_nodes": _sample_nodes, "list": _Nodes}
+    theirs = {name: names[name] for name in ours if name in names}
+    names.update(ours)
     try:
         yield
     finally:
-        names["sample_nodes"] = original
+        for name in ours:
+            del names[name]
+        names.update(theirs)
+
+
+class _Nodes(list[int]):
+    """What ``list`` means in the module of Flower's FedAvg meanwhile: a range stays one."""
+
+    def __new__(cls, nodes: Iterable[int]) -> Any:
+        """Return the nodes as they are, if they are a range."""
+        return nodes if isinstance(nodes, range) else list(nodes)
 
 
 def _sample_nodes(grid: Grid, min_available_nodes: int, sample_size: int) -> tuple[Sequence[int], Sequence[int]]:
