@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from benchmarks.apps import echo_app
 from benchmarks.contender import say, serve
-from benchmarks.work import PROCESSES, WORKS, Work, rows_of
+from benchmarks.work import PROCESSES, WORKS, Work, accuracy, make_model, rows_of
 from runner.compose import compose
 from runner.config import HostGroup, ResourcesConfig, ShiftConfig, TrialConfig
 from runner.data.federated import Rows
@@ -87,16 +87,23 @@ def learning_rounds(
     return run_rounds(fedavg(work.clients, cohort), grid, initial_arrays(grid), loop), grid
 
 
-def timed(rounds: Iterator[Round], count: int = 1) -> Callable[[], dict[str, float]]:
-    """Return a turn: so many rounds; seconds a round. Two rounds warm up."""
+def nothing(last: Round) -> dict[str, float]:
+    """Tell nothing of a round."""
+    return {}
+
+
+def timed(
+    rounds: Iterator[Round], count: int = 1, tell: Callable[[Round], dict[str, float]] = nothing
+) -> Callable[[], dict[str, float]]:
+    """Return a turn: so many rounds; seconds a round, and what there is to tell of the last. Two rounds warm up."""
     next(rounds)
     next(rounds)
 
     def run() -> dict[str, float]:
         started = time.perf_counter()
         for _ in range(count):
-            next(rounds)
-        return {"seconds": (time.perf_counter() - started) / count}
+            last = next(rounds)
+        return {"seconds": (time.perf_counter() - started) / count} | tell(last)
 
     return run
 
@@ -116,7 +123,14 @@ def learn(name: str, folder: str) -> None:
     with hosts() as actors:
         split = split_of(list(rows_of(name, images.train_y)))
         rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
-        serve(timed(rounds, work.rounds))
+        serve(timed(rounds, work.rounds, (lambda last: central(last, name, folder)) if name == "cifar10" else nothing))
+
+
+def central(last: Round, name: str, folder: str) -> dict[str, float]:
+    """Score a round's model as its peer's is scored."""
+    model = make_model(name)
+    model.load_state_dict(last.arrays.to_torch_state_dict())
+    return {"accuracy": accuracy(model, folder, name)}
 
 
 def startup(folder: str) -> None:

@@ -16,7 +16,7 @@ from pfl.metrics import Metrics
 from pfl.model.pytorch import PyTorchModel
 
 from benchmarks.contender import say
-from benchmarks.work import WORKS, load, make_model
+from benchmarks.work import WORKS, accuracy, load, make_model
 
 ENDLESS = 10**6
 
@@ -24,7 +24,8 @@ ENDLESS = 10**6
 class Turns(TrainingProcessCallback):
     """Rank 0 waits for its turn and answers; the other ranks wait for rank 0 in a collective operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, score) -> None:
+        self._score = score
         self._first = True
         self._started = 0.0
 
@@ -43,7 +44,8 @@ class Turns(TrainingProcessCallback):
             if self._first:
                 say(ready=True)
             else:
-                say(seconds=time.perf_counter() - self._started)
+                taken = time.perf_counter() - self._started
+                say(seconds=taken, **self._score())
         self._first = False
         return self._wait(), Metrics()
 
@@ -69,7 +71,7 @@ def main(name: str, folder: str) -> None:
         SimulatedBackend(users, None),
         model,
         NNTrainHyperParams(local_num_epochs=1, local_learning_rate=work.lr, local_batch_size=work.batch_size),
-        callbacks=[Turns()],
+        callbacks=[Turns(lambda: {"accuracy": accuracy(module, folder, name)} if name == "cifar10" else {})],
     )
 
 

@@ -33,7 +33,7 @@ WORKS = {
     "lenet": Work(clients=100, cohort=100, examples=174, batch_size=32, lr=0.05, model="lenet", rounds=1),
     "flute": Work(clients=1000, cohort=10, examples=60, batch_size=10, lr=0.03, model="logreg", rounds=25),
     # pfl-research's CIFAR-10 IID benchmark
-    "cifar10": Work(clients=1000, cohort=50, examples=50, batch_size=10, lr=0.1, model="simple_cnn", rounds=2,
+    "cifar10": Work(clients=1000, cohort=50, examples=50, batch_size=10, lr=0.1, model="simple_cnn", rounds=1,
                     data="cifar10", shape=(3, 32, 32)),
 }  # fmt: skip
 PROCESSES = 2
@@ -71,6 +71,16 @@ def load(folder: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     with np.load(Path(folder) / f"{name}.npz") as file:
         mean, std = torch.from_numpy(file["scale"]).float().unsqueeze(2).unsqueeze(3)
         return torch.from_numpy(file["x"]).float().div_(255).sub_(mean).div_(std), torch.from_numpy(file["y"])
+
+
+def accuracy(model: nn.Module, folder: str, name: str) -> float:
+    """Return the share of the central test images that a model gets right."""
+    with np.load(Path(folder) / f"{WORKS[name].data}-images.npz") as file:
+        mean, std = torch.from_numpy(file["scale"]).float().unsqueeze(2).unsqueeze(3)
+        x = torch.from_numpy(file["test_x"]).float().div_(255).sub_(mean).div_(std)
+        y = torch.from_numpy(file["test_y"])
+    with torch.no_grad():
+        return float((model(x).argmax(1) == y).float().mean())
 
 
 def make_model(name: str) -> nn.Module:

@@ -21,7 +21,9 @@ from tests.trials import SMALL, events_of, outcome, small
 
 WORDS = [*SMALL, "strategy=fedavg", "strategy.fraction_train=0.5", "model=mlp", "partition=iid", "shift=none"]
 expected = {seed: outcome(events_of(small(*WORDS, f"seed={seed}"))) for seed in (0, 1)}
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 * 2**20})
+health = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+head = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "_system_config": health}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 second = cluster.add_node(num_cpus=1, resources={"other": 1}, object_store_memory=80 * 2**20)
 cluster.wait_for_nodes()
 HOSTS = {"here": HostGroup(count=1, num_cpus=0.5), "there": HostGroup(count=1, num_cpus=0.5, resources={"other": 1})}

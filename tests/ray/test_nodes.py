@@ -34,7 +34,9 @@ def trial(config, pool, at_round, act, checkpoints=None):
 def records(events):
     return [event for event in events if isinstance(event, RoundRecord)]
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 * 2**20})
+health = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+head = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "_system_config": health}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 second = cluster.add_node(num_cpus=1, resources={"other": 1}, object_store_memory=80 * 2**20)
 cluster.wait_for_nodes()
 """

@@ -11,7 +11,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "cluster"
 
-# Fields of ray.io/v1 (KubeRay's API reference), as far as a cluster needs them; None: free keys, texts as values.
+# Fields of ray.io/v1 (kuberay, ray-operator/apis/ray/v1/raycluster_types.go at 026f143) that a cluster needs;
+# None: free keys, texts as values.
 API: dict[str, Any] = {
     "apiVersion": str, "kind": str, "metadata": {"name": str, "labels": None, "annotations": None},
     "spec": {
@@ -19,10 +20,11 @@ API: dict[str, Any] = {
         "headGroupSpec": {"serviceType": str, "rayStartParams": None, "template": "pod"},
         "workerGroupSpecs": [{
             "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "numOfHosts": int,
-            "idleTimeoutSeconds": int, "rayStartParams": None, "template": "pod",
+            "rayStartParams": None, "template": "pod",
         }],
     },
 }  # fmt: skip
+REQUIRED = {"rayStartParams", "template"}
 POD: dict[str, Any] = {
     "metadata": {"labels": None, "annotations": None},
     "spec": {
@@ -80,6 +82,9 @@ def test_kuberays_file_fits_its_api(kubernetes: dict[str, dict[str, Any]]) -> No
     with pytest.raises(AssertionError, match="takes texts only"):
         check({"spec": {"headGroupSpec": {"rayStartParams": {"num-cpus": 0}}}}, API, "RayCluster")
     spec = cluster["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert group.keys() >= REQUIRED
+    assert all({"groupName", "minReplicas", "maxReplicas"} <= group.keys() for group in spec["workerGroupSpecs"])
     assert spec["rayVersion"] == ray.__version__
     pods = [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
     assert len({container["image"] for pod in pods for container in pod["spec"]["containers"]}) == 1
