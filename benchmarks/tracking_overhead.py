@@ -12,6 +12,8 @@ import argparse
 import json
 import multiprocessing
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a core each is what the fixed work is meant for
 import tempfile
 import threading
 import time

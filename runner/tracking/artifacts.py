@@ -81,7 +81,7 @@ def split_table(data: DataSummary) -> bytes:
     return to_parquet({"client": range(len(data.groups)), "group": data.groups.tolist(), **counts})
 
 
-def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: int) -> dict[str, bytes]:
+def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: int, first: bool) -> dict[str, bytes]:
     """Return a picture of a round's clusters for the UI's step slider, in some ten rounds of a trial.
 
     A row per known group, a square per client in the colour of its cluster, the server's with a white dot. Drawn as
@@ -92,12 +92,13 @@ def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: 
         return {}
     from PIL import Image
 
-    # The slider starts at step 0: there it shows the known groups, which is what should be found.
-    client = record.assignments["client"]
-    known = {"client": client, "cluster": groups[np.asarray(client)], "server": [False] * len(client)}
+    shown = [(record.round, record.assignments)]
+    if first:  # the slider starts at step 0: there it shows the known groups, which is what should be found
+        client = record.assignments["client"]
+        shown.append((0, {"client": client, "cluster": groups[np.asarray(client)], "server": [False] * len(client)}))
     return {
         path: content
-        for step, rows in ((0, known), (record.round, record.assignments))
+        for step, rows in shown
         for path, content in ui_image(
             "clusters", step, now_ms if step else 0, Image.fromarray(trials.cluster_squares(rows, groups))
         ).items()
@@ -105,12 +106,14 @@ def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: 
 
 
 def ui_image(key: str, step: int, now_ms: int, image: "Image.Image") -> dict[str, bytes]:
-    """Return the files in which MLflow's UI looks for an image: itself and a thumbnail."""
+    """Return the files in which MLflow's UI looks for an image: itself and a thumbnail of MLflow's size."""
     name = f"images/{key}+step+{step}+timestamp+{now_ms}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{key} {step}')}"
+    small = image.copy()
+    small.thumbnail((256, 256))
     files = {}
-    for path, kind in ((f"{name}.png", "PNG"), (f"{name}+compressed.webp", "WEBP")):
+    for path, shown, kind in ((f"{name}.png", image, "PNG"), (f"{name}+compressed.webp", small, "WEBP")):
         buffer = io.BytesIO()
-        image.save(buffer, format=kind)
+        shown.save(buffer, format=kind)
         files[path] = buffer.getvalue()
     return files
 

@@ -186,6 +186,7 @@ class TrialRun(OpenRun):
         self._assignments: list[Columns] = []
         self._load: list[LoadSample] = []
         self._events: list[str] = []
+        self._pictured = False  # whether the slider has its first picture
 
     def started(self, first: TrialStarted) -> None:
         """Log the data set (the UI's Dataset column) and the pictures of its split."""
@@ -227,7 +228,10 @@ class TrialRun(OpenRun):
 
             content = parts(record)
             if self._figures == "all" and self._first is not None:
-                content |= cluster_image(record, self._first.data.groups, self._trial.rounds, now)
+                groups, rounds = self._first.data.groups, self._trial.rounds
+                images = cluster_image(record, groups, rounds, now, not self._pictured)
+                self._pictured |= bool(images)
+                content |= images
             if content:
                 yield ops.files(self.token, content)
             yield ops.metrics(self.token, {**record.metrics, ROUND: record.round}, record.round, now)
