@@ -4,6 +4,7 @@ import os
 import re
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,9 +78,10 @@ def open_store(cfg: TrackingConfig) -> Store:
     uri = tracking_uri(cfg)
     try:
         _mlflow_defaults()
-        with lasting():
-            from mlflow import MlflowClient
+        _import_mlflow()
         with environ(_AT_ONCE):
+            from mlflow import MlflowClient
+
             if uri.startswith("sqlite"):
                 _create_database(Path(uri.removeprefix("sqlite:///")))
             elif not uri.startswith(("http", "databricks")):
@@ -104,6 +106,12 @@ def open_store(cfg: TrackingConfig) -> Store:
             "written; set tracking.uri to the server's http:// address or name another experiment"
         )
     return Store(uri, client, experiment.experiment_id)
+
+
+@cache
+def _import_mlflow() -> None:
+    with lasting():
+        import mlflow  # noqa: F401
 
 
 def _mlflow_defaults() -> None:
