@@ -7,6 +7,7 @@ matplotlib is imported late and without pyplot: figures are made in the tracking
 import io
 from collections.abc import Sequence
 from itertools import pairwise
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def to_png(figure: "Figure", dpi: int = 110) -> bytes:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    kind = (dpi, *figure.get_size_inches(), bool(figure.get_suptitle()), *map(_room, figure.axes))
+    kind = (dpi, *figure.get_size_inches(), figure.get_suptitle().count("\n"), *map(_room, figure.axes))
     if kind in _places:
         figure.set_layout_engine("none")
         for axes, place in zip(figure.axes, _places[kind], strict=True):
@@ -85,7 +86,7 @@ def new_figure(
 
     figure = Figure(figsize=(width, height), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(fill(title, int(12 * width)), fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False, **share).ravel().tolist()
     for ax in axes:
         ax.tick_params(labelsize=8)

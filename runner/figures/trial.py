@@ -113,7 +113,7 @@ def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
     for ax, (who, column, label) in zip(axes, panels, strict=True):
         _traces(ax, seconds, load[column], load[who])
         ax.set_ylabel(label)
-        ax.set_ylim(0, 105 if who == "node" else None)
+        ax.set_ylim(0, 105 if who == "node" else 1.1 * max(1.0, float(load[column].max())))
         ax.grid(alpha=0.25)
     for ax in axes[2:]:
         ax.set_xlabel("time (s)")

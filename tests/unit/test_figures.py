@@ -130,3 +130,11 @@ def test_a_picture_is_that_of_savefig_where_its_layout_is_its_own():
     buffer = io.BytesIO()
     theirs.savefig(buffer, format="png", dpi=110, pil_kwargs={"compress_level": 3})
     assert canvas.to_png(ours) == buffer.getvalue()
+
+
+def test_long_titles_are_wrapped_and_flat_lines_stay_below_the_frame():
+    figure, _ = canvas.new_figure(4.5, 3, "mean client accuracy (%) over client traffic: mean and deviation over seeds")
+    assert figure.get_suptitle().count("\n") == 1
+    columns = ["time_s", "host", "node", "host_cpu", "host_rss_mb", "node_cpu", "node_mem"]
+    load = pd.DataFrame([(t, "cpu-0", "n", 9.0, 650.0, 90.0, 50.0) for t in range(5)], columns=columns)
+    assert trial.load_plot(load).axes[2].get_ylim() == (0.0, pytest.approx(715.0))
