@@ -57,7 +57,7 @@ def test_a_reproduction_from_the_command_to_the_table(
     ]  # fmt: skip
     assert main(command) == 0
     first = capsys.readouterr().out
-    assert "gate, cpu tier: 1 holds, 13 not run" in first
+    assert "gate, cpu tier: 1 holds, 14 not run" in first
     assert "Trials: 1 finished." in first
     assert main(command) == 0  # nothing is left to be run; the table is there again
     again = capsys.readouterr().out
@@ -65,7 +65,7 @@ def test_a_reproduction_from_the_command_to_the_table(
     assert again.endswith(first[first.index("gate, cpu tier") :])
     sweep = read_sweep(compose([]).tracking, "gate")
     run = sweep.trials[0].store.client.get_run(sweep.run_id)
-    assert run.data.tags["reproduction"] == "gate, cpu tier: 1 holds, 13 not run"
+    assert run.data.tags["reproduction"] == "gate, cpu tier: 1 holds, 14 not run"
     assert run.data.tags["mlflow.note.content"].startswith("**gate**: False splits")
     files = {entry.path for entry in sweep.trials[0].store.client.list_artifacts(sweep.run_id)}
     assert {"reproduction.md", "reproduction.csv", "report.md"} <= files
