@@ -1,25 +1,97 @@
-import gc
+"""Who may import whom (DESIGN, layout). Read from the source: nothing is run."""
 
-from runner.imports import lasting
+import ast
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 
-def test_nothing_is_collected_while_lasting_things_are_made_and_they_never_are_looked_at_again():
-    before = gc.get_freeze_count()
-    try:
-        with lasting():
-            assert not gc.isenabled()
-            made = [[] for _ in range(100)]
-        assert gc.isenabled()
-        assert gc.get_freeze_count() >= before + len(made)
-    finally:
-        gc.unfreeze()
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(p for top in ("runner", "strategies", "models") for p in (ROOT / top).rglob("*.py"))
 
 
-def test_collections_go_on_after_an_import_that_failed():
-    try:
-        with lasting():
-            raise ImportError
-    except ImportError:
-        assert gc.isenabled()
-    finally:
-        gc.unfreeze()
+def imported(path: Path) -> set[str]:
+    """Return the dotted names of all imports in a file, those inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def importers(library: str) -> set[str]:
+    return {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if any(name == library or name.startswith(library + ".") for name in imported(path))
+    }
+
+
+def test_strategies_know_neither_engine_nor_models() -> None:
+    for library in ("runner", "models", "ray", "torch", "mlflow"):
+        assert not [name for name in importers(library) if name.startswith("strategies/")], library
+
+
+def test_models_know_torch_only() -> None:
+    for library in ("runner", "strategies", "ray", "flwr", "mlflow"):
+        assert not [name for name in importers(library) if name.startswith("models/")], library
+
+
+def test_one_place_each_for_mlflow_and_psutil() -> None:
+    assert {Path(name).parts[:2] for name in importers("mlflow")} == {("runner", "tracking")}
+    assert importers("psutil") <= {"runner/load.py", "runner/tracking/describe.py"}
+
+
+def test_local_training_needs_torch_and_numpy_only() -> None:
+    allowed = {"torch", "numpy", *sys.stdlib_module_names}
+    bare = ("training", "pool", "batched", "dual", "schedule", "vectorized")
+    for name in bare:
+        siblings = tuple(f"runner.client.{other}" for other in bare)
+        names = imported(ROOT / f"runner/client/{name}.py") - {"runner.client"}
+        found = {n for n in names if not n.startswith(siblings)}
+        assert {n.split(".")[0] for n in found} <= allowed, name
+
+
+ORDER = ["cli", "sweep", "trial", "rounds", "engine"]
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_point_down(module: str) -> None:
+    above = ORDER[: ORDER.index(module)]
+    paths = [ROOT / "runner" / f"{module}.py"] if module != "engine" else (ROOT / "runner/engine").glob("*.py")
+    for path in paths:
+        for upper in above:
+            assert not any(
+                name == f"runner.{upper}" or name.startswith(f"runner.{upper}.") for name in imported(path)
+            ), (path, upper)
+
+
+def test_core_files_stay_small() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: n for name, n in lengths.items() if n > 400} == {}
+
+
+def code_lines(path: Path) -> int:
+    """Count the lines that hold code: no blanks, comments or docstrings."""
+    tree = ast.parse(path.read_text())
+    lines = {node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def test_the_engine_fits_in_eleven_hundred_lines_of_code() -> None:
+    assert sum(code_lines(path) for path in (ROOT / "runner/engine").glob("*.py")) <= 1100
+
+
+def test_a_trial_process_does_without_torch_mlflow_and_datasets() -> None:
+    code = (
+        "import sys, runner.trial; "
+        "print([m for m in ('torch', 'mlflow', 'datasets', 'sklearn', 'pandas') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
