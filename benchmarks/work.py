@@ -69,16 +69,19 @@ def rows_of(name: str, labels: np.ndarray) -> np.ndarray:
 def load(folder: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the clients' images, float (clients, examples, C, H, W), and labels, int64 (clients, examples)."""
     with np.load(Path(folder) / f"{name}.npz") as file:
-        mean, std = torch.from_numpy(file["scale"]).float().unsqueeze(2).unsqueeze(3)
-        return torch.from_numpy(file["x"]).float().div_(255).sub_(mean).div_(std), torch.from_numpy(file["y"])
+        return scaled(file["x"], file["scale"]), torch.from_numpy(file["y"])
+
+
+def scaled(images: np.ndarray, scale: np.ndarray) -> torch.Tensor:
+    """Return uint8 images as float32, less the mean of their channel and over its deviation; scale is (2, channels)."""
+    mean, std = torch.from_numpy(scale).float().unsqueeze(2).unsqueeze(3)
+    return torch.from_numpy(images).float().div_(255).sub_(mean).div_(std)
 
 
 def accuracy(model: nn.Module, folder: str, name: str) -> float:
     """Return the share of the central test images that a model gets right."""
     with np.load(Path(folder) / f"{WORKS[name].data}-images.npz") as file:
-        mean, std = torch.from_numpy(file["scale"]).float().unsqueeze(2).unsqueeze(3)
-        x = torch.from_numpy(file["test_x"]).float().div_(255).sub_(mean).div_(std)
-        y = torch.from_numpy(file["test_y"])
+        x, y = scaled(file["test_x"], file["scale"]), torch.from_numpy(file["test_y"])
     with torch.no_grad():
         return float((model(x).argmax(1) == y).float().mean())
 
