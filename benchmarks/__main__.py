@@ -180,11 +180,12 @@ def pfl_cifar10(folder: str) -> list[Row]:
     data = lay_down(Path(folder), "cifar10")
     mine, theirs = alternate([lambda: ours("cifar10", folder), lambda: pfl("cifar10", folder)], 50)
     curves = [
-        ", ".join(f"{100 * answers[turn]['accuracy']:.1f} %" for turn in (9, 29, 49)) for answers in (theirs, mine)
+        ", ".join(f"{100 * answer['accuracy']:.1f} %" for answer in answers if answer.get("round") in (10, 30, 50))
+        for answers in (theirs, mine)
     ]
     names = (
-        f"a round of its CIFAR-10 IID benchmark ({data}; central accuracy after 10, 30 and 50 turns: pfl {curves[0]}; "
-        f"ours {curves[1]}), pfl / ours"
+        f"a round of its CIFAR-10 IID benchmark ({data}; the same first weights, central accuracy after rounds 10, 30 "
+        f"and 50: pfl {curves[0]}; ours {curves[1]}), pfl / ours"
     )
     return [ratio("pfl_cifar10_vs_pfl", seconds(theirs), seconds(mine), ">= 1.3", names)]
 

@@ -31,7 +31,7 @@ def learning_app(name: str, folder: str) -> ClientApp:
     def fit(message: Message, context: Context) -> Message:
         if name not in _held:
             torch.set_num_threads(1)
-            _held[name] = (*load(folder, name), make_model(name))
+            _held[name] = (*load(folder, name), make_model(WORKS[name]))
         x, y, model = _held[name]
         client = int(context.node_config["partition-id"])
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())

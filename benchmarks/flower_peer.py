@@ -23,7 +23,7 @@ def main(name: str, folder: str) -> None:
     else:
         work = WORKS[learns]
         clients, cohort, rounds = work.clients, work.cohort, work.rounds
-        app, arrays = learning_app(learns, folder), ArrayRecord(make_model(learns).state_dict())
+        app, arrays = learning_app(learns, folder), ArrayRecord(make_model(work).state_dict())
     server = ServerApp()
     started = time.perf_counter()
 

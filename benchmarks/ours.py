@@ -10,10 +10,11 @@ import numpy as np
 import ray
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from torch import nn
 
 from benchmarks.apps import echo_app
 from benchmarks.contender import say, serve
-from benchmarks.work import PROCESSES, WORKS, Work, accuracy, make_model, rows_of
+from benchmarks.work import PROCESSES, WORKS, Work, make_model, rows_of, score
 from runner.compose import compose
 from runner.config import HostGroup, ResourcesConfig, ShiftConfig, TrialConfig
 from runner.data.federated import Rows
@@ -84,7 +85,9 @@ def learning_rounds(
     config = config_of(work)
     grid = make_grid(config, split.on(images), actors, ray.put(images), ray.put(split))
     loop = Loop(ENDLESS, 0, train_config(config.training), evaluate_every=ENDLESS)
-    return run_rounds(fedavg(work.clients, cohort), grid, initial_arrays(grid), loop), grid
+    compared = work.score_every > 0  # its models are: they start from the weights that the peer's start from
+    start = ArrayRecord(make_model(work).state_dict()) if compared else initial_arrays(grid)
+    return run_rounds(fedavg(work.clients, cohort), grid, start, loop), grid
 
 
 def nothing(last: Round) -> dict[str, float]:
@@ -123,14 +126,14 @@ def learn(name: str, folder: str) -> None:
     with hosts() as actors:
         split = split_of(list(rows_of(name, images.train_y)))
         rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
-        serve(timed(rounds, work.rounds, (lambda last: central(last, name, folder)) if name == "cifar10" else nothing))
+        serve(timed(rounds, work.rounds, lambda last: score(last.number, name, folder, lambda: model_of(last, name))))
 
 
-def central(last: Round, name: str, folder: str) -> dict[str, float]:
-    """Score a round's model as its peer's is scored."""
-    model = make_model(name)
+def model_of(last: Round, name: str) -> nn.Module:
+    """Return a round's global model."""
+    model = make_model(WORKS[name])
     model.load_state_dict(last.arrays.to_torch_state_dict())
-    return {"accuracy": accuracy(model, folder, name)}
+    return model
 
 
 def startup(folder: str) -> None:

@@ -16,7 +16,7 @@ from pfl.metrics import Metrics
 from pfl.model.pytorch import PyTorchModel
 
 from benchmarks.contender import say
-from benchmarks.work import WORKS, accuracy, load, make_model
+from benchmarks.work import WORKS, load, make_model, score
 
 ENDLESS = 10**6
 
@@ -45,7 +45,7 @@ class Turns(TrainingProcessCallback):
                 say(ready=True)
             else:
                 taken = time.perf_counter() - self._started
-                say(seconds=taken, **self._score())
+                say(seconds=taken, **self._score(central_iteration + 1))
         self._first = False
         return self._wait(), Metrics()
 
@@ -54,7 +54,7 @@ def main(name: str, folder: str) -> None:
     work = WORKS[name]
     torch.set_num_threads(1)
     x, y = load(folder, name)
-    module = make_model(name)
+    module = make_model(WORKS[name])
     module.loss = lambda x_b, y_b: torch.nn.functional.cross_entropy(module(x_b), y_b)
     module.metrics = lambda x_b, y_b: {}
     model = PyTorchModel(
@@ -71,7 +71,7 @@ def main(name: str, folder: str) -> None:
         SimulatedBackend(users, None),
         model,
         NNTrainHyperParams(local_num_epochs=1, local_learning_rate=work.lr, local_batch_size=work.batch_size),
-        callbacks=[Turns(lambda: {"accuracy": accuracy(module, folder, name)} if name == "cifar10" else {})],
+        callbacks=[Turns(lambda number: score(number, name, folder, lambda: module))],
     )
 
 

@@ -4,6 +4,7 @@ Every contender has the same clients, model, batch size, steps and optimizer: SG
 no momentum, with the fused kernel of PyTorch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Work:
     rounds: int  # per turn of a contender
     data: str = "mnist"
     shape: tuple[int, int, int] = (1, 28, 28)
+    score_every: int = 0  # rounds between tests of the global model, outside of what is timed; 0: none
 
 
 WORKS = {
@@ -34,7 +36,7 @@ WORKS = {
     "flute": Work(clients=1000, cohort=10, examples=60, batch_size=10, lr=0.03, model="logreg", rounds=25),
     # pfl-research's CIFAR-10 IID benchmark
     "cifar10": Work(clients=1000, cohort=50, examples=50, batch_size=10, lr=0.1, model="simple_cnn", rounds=1,
-                    data="cifar10", shape=(3, 32, 32)),
+                    data="cifar10", shape=(3, 32, 32), score_every=10),
 }  # fmt: skip
 PROCESSES = 2
 """Worker processes of every contender: the issue's figures are for two."""
@@ -78,18 +80,25 @@ def scaled(images: np.ndarray, scale: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).float().div_(255).sub_(mean).div_(std)
 
 
-def accuracy(model: nn.Module, folder: str, name: str) -> float:
-    """Return the share of the central test images that a model gets right."""
+def score(number: int, name: str, folder: str, model: Callable[[], nn.Module]) -> dict[str, float]:
+    """Return what to tell of a round's global model: its share of right answers on the central test, or nothing."""
+    every = WORKS[name].score_every
+    if not every or number % every:
+        return {}
     with np.load(Path(folder) / f"{WORKS[name].data}-images.npz") as file:
         x, y = scaled(file["test_x"], file["scale"]), torch.from_numpy(file["test_y"])
+    tested = model()
+    trained = tested.training
     with torch.no_grad():
-        return float((model(x).argmax(1) == y).float().mean())
+        right = (tested.eval()(x).argmax(1) == y).float().mean()
+    tested.train(trained)
+    return {"round": number, "accuracy": float(right)}
 
 
-def make_model(name: str) -> nn.Module:
-    """Return the network of a work."""
+def make_model(work: Work) -> nn.Module:
+    """Return the network of a work, with the weights that contenders start from."""
     torch.manual_seed(0)
-    return build_model(WORKS[name].model, WORKS[name].shape, 10)
+    return build_model(work.model, work.shape, 10)
 
 
 def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, work: Work) -> float:
