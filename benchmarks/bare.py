@@ -14,7 +14,8 @@ from benchmarks.work import PROCESSES, WORKS, load, make_model, train
 def worker(pipe: Connection, folder: str, name: str, share: int) -> None:
     torch.set_num_threads(1)
     x, y = load(folder, name)
-    model, work = make_model(WORKS[name]), WORKS[name]
+    work = WORKS[name]
+    model = make_model(work)
     start = {key: value.clone() for key, value in model.state_dict().items()}
     while pipe.recv():
         for client in range(share, work.clients, PROCESSES):

@@ -126,12 +126,12 @@ def learn(name: str, folder: str) -> None:
     with hosts() as actors:
         split = split_of(list(rows_of(name, images.train_y)))
         rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
-        serve(timed(rounds, work.rounds, lambda last: score(last.number, name, folder, lambda: model_of(last, name))))
+        serve(timed(rounds, work.rounds, lambda last: score(last.number, name, folder, lambda: model_of(last, work))))
 
 
-def model_of(last: Round, name: str) -> nn.Module:
+def model_of(last: Round, work: Work) -> nn.Module:
     """Return a round's global model."""
-    model = make_model(WORKS[name])
+    model = make_model(work)
     model.load_state_dict(last.arrays.to_torch_state_dict())
     return model
 

@@ -54,7 +54,7 @@ def main(name: str, folder: str) -> None:
     work = WORKS[name]
     torch.set_num_threads(1)
     x, y = load(folder, name)
-    module = make_model(WORKS[name])
+    module = make_model(work)
     module.loss = lambda x_b, y_b: torch.nn.functional.cross_entropy(module(x_b), y_b)
     module.metrics = lambda x_b, y_b: {}
     model = PyTorchModel(

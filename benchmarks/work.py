@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from models import build_model
+from runner.client.training import evaluate
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,9 @@ def score(number: int, name: str, folder: str, model: Callable[[], nn.Module]) -
     with np.load(Path(folder) / f"{WORKS[name].data}-images.npz") as file:
         x, y = scaled(file["test_x"], file["scale"]), torch.from_numpy(file["test_y"])
     tested = model()
-    trained = tested.training
-    with torch.no_grad():
-        right = (tested.eval()(x).argmax(1) == y).float().mean()
-    tested.train(trained)
-    return {"round": number, "accuracy": float(right)}
+    result = evaluate(tested, x, y)
+    tested.train()  # a peer goes on training it
+    return {"round": number, "accuracy": result["correct"] / result["count"]}
 
 
 def make_model(work: Work) -> nn.Module:
