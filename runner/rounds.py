@@ -107,7 +107,8 @@ def run_rounds(
 def _sampling_from_a_range() -> Iterator[None]:
     """Have Flower's strategies sample from the grid's range of nodes: Flower lists all nodes twice, a million a round.
 
-    ``random.sample`` draws the same nodes from a range as from a list.
+    ``random.sample`` draws the same nodes from a range as from a list. Only within ``seeded_globals``, which lets one
+    thread in at a time: Flower's module is the process's too.
     """
     names = vars(fedavg)
     ours = {"sample_nodes": _sample_nodes, "list": _Nodes}

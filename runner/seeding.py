@@ -2,12 +2,16 @@
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 _BITS = 63
+
+_GLOBALS = threading.RLock()
+"""Whose turn it is with the process-global generators: trials in threads of one process take turns."""
 
 
 def derive_seed(root: int, *path: str | int) -> int:
@@ -29,13 +33,15 @@ def derive_seed(root: int, *path: str | int) -> int:
 def seeded_globals(seed: int) -> Iterator[None]:
     """Seed the process-global generators that Flower's strategies draw from, and put their states back afterwards.
 
-    Flower samples nodes with the global ``random`` and draws privacy noise with the global ``numpy.random``.
+    Flower samples nodes with the global ``random`` and draws privacy noise with the global ``numpy.random``. Another
+    thread that enters waits until this one has left.
     """
-    states = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+    with _GLOBALS:
+        states = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -1,6 +1,8 @@
 """Chunks and seeds: both depend on what they are for, and on nothing else."""
 
 import random
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -100,6 +102,28 @@ def test_seeded_globals_puts_the_generators_back() -> None:
     assert random.random() == expected
     with seeded_globals(1):
         assert (random.random(), float(np.random.rand())) == first
+
+
+def test_seeded_globals_lets_one_thread_in_at_a_time() -> None:
+    """Trials in threads of one process drew from each other's generators, and lost Flower's sampling."""
+    with seeded_globals(1):
+        expected = [random.random() for _ in range(20)]
+    drawn: list[list[float]] = []
+
+    def draw() -> None:
+        with seeded_globals(1):
+            values = []
+            for _ in range(20):
+                values.append(random.random())
+                time.sleep(0.001)
+            drawn.append(values)
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert drawn == [expected] * 4
 
 
 def test_errors_are_one_line_and_name_the_nearest() -> None:
