@@ -70,12 +70,11 @@ def operations(program: Program) -> float:
 
 
 class Cohort:
-    """Clients of one model on a device; dropout is left out, so that the model has a batched program."""
+    """Clients of one model on a device."""
 
     def __init__(self, name: str, shape: tuple[int, int, int], clients: int, device: torch.device) -> None:
         torch.manual_seed(0)
-        kwargs = {"dropout": False} if name == "simple_cnn" else {}
-        self.model = build_model(name, shape, 10, **kwargs).to(device)
+        self.model = build_model(name, shape, 10).to(device)
         self.start = torch.cat([value.flatten() for value in self.model.state_dict().values()])
         x = torch.randint(256, (clients * IMAGES, *shape)).byte().to(device)
         mean, std = (torch.full((shape[0], 1, 1), value, device=device) for value in (0.45, 0.25))

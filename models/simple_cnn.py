@@ -4,6 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from models.dropout import Dropout
+
 
 def simple_cnn(input_shape: tuple[int, int, int], num_classes: int, dropout: bool = True) -> nn.Module:
     """Return two 3x3 convolutions (32, 64), one 2x2 max pooling and 128 dense units, Glorot-initialised.
@@ -22,11 +24,11 @@ def simple_cnn(input_shape: tuple[int, int, int], num_classes: int, dropout: boo
             conv2=nn.Conv2d(32, 64, 3),
             pool=nn.MaxPool2d(2),
             relu2=nn.ReLU(),
-            drop1=nn.Dropout(0.25) if dropout else nn.Identity(),
+            drop1=Dropout(0.25) if dropout else nn.Identity(),
             flatten=nn.Flatten(),
             fc1=nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128),
             relu3=nn.ReLU(),
-            drop2=nn.Dropout(0.5) if dropout else nn.Identity(),
+            drop2=Dropout(0.5) if dropout else nn.Identity(),
             output=nn.Linear(128, num_classes),
         )
     )

@@ -29,7 +29,8 @@ def read_array(array: Array) -> np.ndarray:
 def write_array(values: np.ndarray) -> Array:
     """Return ``Array(values)``: the same bytes where the values are C-ordered, else the same values in C order."""
     dtype, shape = str(values.dtype), tuple(values.shape)
-    return Array(dtype, shape, "numpy.ndarray", _header(dtype, shape) + values.tobytes())
+    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return Array(dtype, shape, "numpy.ndarray", b"".join((_header(dtype, shape), raw.data)))
 
 
 @lru_cache(maxsize=4096)

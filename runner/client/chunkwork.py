@@ -15,8 +15,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from torch import Tensor
 
 from runner.arrays import read_array, write_array
-from runner.client.batched import Program, UnsupportedError
+from runner.client.batched import Program
 from runner.client.choosing import best, importance
+from runner.client.layers import UnsupportedError
 from runner.client.methods import Done
 from runner.client.pool import Examples
 from runner.client.training import LocalTraining

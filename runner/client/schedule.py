@@ -51,6 +51,7 @@ class Schedule:
     rows: Tensor  # (steps, C, batch)
     weights: Tensor  # 1 / (examples in the batch)
     how: Tensor | None  # (steps, C, batch, 3): what becomes of each image
+    sizes: list[list[int]]  # (steps, C): examples in each batch
     longest: list[int]  # examples in the longest batch of each step
     active: list[int]  # clients that still train in each step: always the first ones
 
@@ -81,6 +82,7 @@ class Schedule:
             torch.from_numpy(rows).to(like.device),
             torch.from_numpy(weights).to(like),
             None if how is None else torch.from_numpy(how).to(like.device),
+            sizes.tolist(),
             sizes.max(1).tolist(),
             (sizes > 0).sum(1).tolist(),
         )

@@ -17,8 +17,9 @@ from flwr.clientapp.typing import Mod
 from torch.nn import functional as F
 
 from runner.client import chunkwork
-from runner.client.batched import Program, UnsupportedError
+from runner.client.batched import Program
 from runner.client.chunkwork import ChunkWork, all_same
+from runner.client.layers import UnsupportedError
 from runner.client.messages import make_reply, message_config, own_or_sent, partition_id, train_metrics
 from runner.client.methods import Done
 from runner.client.training import LocalTraining, predict, train

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner.client.batched import MAX_BLOCK, Program, UnsupportedError, Weights
+from runner.client.batched import MAX_BLOCK, Program
 from runner.client.dual import DualLayer, pays
+from runner.client.layers import Draws, UnsupportedError, Weights
 from runner.client.pool import Examples
 from runner.client.schedule import Schedule, Task
 from runner.client.training import LocalTraining, precision_of
@@ -85,7 +86,10 @@ def train_many(
         block = _DualBlock if in_dual else _Block
         values = out[done : done + clients]
         with precision_of(hp, start.device):
-            loss_sum, correct = block(program, values, shared, examples, left[:clients], hp, penalties).train()
+            own_seeds = [seeds[c] for c in own]
+            loss_sum, correct = block(
+                program, values, shared, examples, left[:clients], hp, penalties, own_seeds
+            ).train()
         for c, task, loss, hits in zip(own, left, loss_sum, correct, strict=False):
             results[c] = {"loss": loss / task.seen, "accuracy": hits / task.seen, "steps": task.steps}
         done += clients
@@ -151,6 +155,8 @@ class _Block:
         The weights (P,) that all start from, where they are the same.
     tasks : sequence of Task
         One per client; the first takes the most steps.
+    seeds : sequence of int
+        Of what the model draws, one per client.
     """
 
     def __init__(
@@ -162,17 +168,30 @@ class _Block:
         tasks: Sequence[Task],
         hp: LocalTraining,
         penalties: _Penalties | None,
+        seeds: Sequence[int],
     ) -> None:
         self._program, self._values, self._shared, self._examples = program, values, shared, examples
         self._tasks, self._hp, self._penalties = tasks, hp, penalties
         self._schedule = Schedule.make(tasks, values)
         self._columns = program.block(max(task.batch for task in tasks), values.device)[1]
         self._skip = self._layers = 0  # parameters and layers that are left out
+        self._generators = []
+        if program.draws:
+            if max(self._schedule.longest) > self._columns:
+                raise UnsupportedError(f"dropout in batches of more than {self._columns} examples")
+            self._generators = [torch.Generator(values.device).manual_seed(seed) for seed in seeds]
+
+    @property
+    def _in_place(self) -> bool:
+        """Return whether a step's gradients go straight into the weights: nothing else needs them."""
+        plain = self._hp.optimizer == "sgd" and not self._hp.momentum and self._penalties is None
+        return plain and max(self._schedule.longest) <= self._columns
 
     def train(self) -> tuple[list[float], list[int]]:
         """Return each client's summed loss, and its hits."""
         hp, schedule, values = self._hp, self._schedule, self._values[:, self._skip :]
-        grads = self._program.buffer("grads", values.shape, values)
+        in_place = self._in_place
+        grads = values if in_place else self._program.buffer("grads", values.shape, values)
         constant = self._constant(values)
         adam = hp.optimizer == "adam"
         moments = [self._program.buffer(use, values.shape, values).zero_() for use in ("m", "v")] if adam else None
@@ -182,7 +201,7 @@ class _Block:
             if active != last:
                 w, g, last = values[:active], grads[:active], active
                 weights = self._program.views(w, g, self._layers)
-            beta = momentum if step else 0.0
+            beta = 1.0 if in_place else momentum if step else 0.0
             if self._penalties:
                 # g = momentum g + decay w + push - pull w_0; the batch's own gradient is added to it.
                 g = g.mul_(beta) if beta else g.zero_()
@@ -193,11 +212,14 @@ class _Block:
             for begin in range(0, longest, self._columns):
                 part = slice(begin, min(begin + self._columns, longest))
                 logits, kept = self._forward(weights, step, part)
-                self._backward(weights, kept, scores.take(step, active, part, logits), step, beta)
+                d_logits = scores.take(step, active, part, logits)
+                if in_place:  # all gradients are multiples of this one
+                    d_logits.mul_(-hp.lr)
+                self._backward(weights, kept, d_logits, step, beta)
                 beta = 1.0
             if moments:
                 _adam(w, g, moments[0][:active], moments[1][:active], hp.lr, step + 1)
-            else:
+            elif not in_place:
                 w.add_(g, alpha=-hp.lr)
         return scores.sums()
 
@@ -218,7 +240,8 @@ class _Block:
         if how is not None:
             how = how[step, : len(rows), part].flatten(0, 1)
         x = self._examples.images(rows.flatten(), how).view(*rows.shape, -1)
-        return self._program.forward(weights, x)
+        draws = Draws(self._generators, self._schedule.sizes[step][: len(rows)]) if self._generators else None
+        return self._program.forward(weights, x, draws=draws)
 
     def _backward(self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float) -> None:
         """Set the gradients to beta times themselves plus that of the logits."""
@@ -228,6 +251,8 @@ class _Block:
 
 class _DualBlock(_Block):
     """A block whose first layer is linear and trains in its dual form; a batch is never taken in parts."""
+
+    _in_place = False  # the dual form is given the gradients
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -261,7 +286,8 @@ class _DualBlock(_Block):
     def _forward(self, weights: list[Weights], step: int, part: slice) -> tuple[Tensor, Any]:
         del part
         outputs = self._dual.outputs(self._schedule.active[step], self._at[step])
-        return self._program.forward(weights, outputs, 1)
+        draws = Draws(self._generators, self._schedule.sizes[step][: len(outputs)]) if self._generators else None
+        return self._program.forward(weights, outputs, 1, draws)
 
     def _backward(self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float) -> None:
         g = self._program.backward(weights, kept, d_logits, beta, 1)

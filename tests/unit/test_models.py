@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from models import MODELS, build_model
+from models.dropout import Dropout
 from runner.config import ModelConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +125,28 @@ def test_refusals(custom: str, name: str, shape: tuple[int, int, int], kwargs: d
     with pytest.raises(ValueError, match=message) as caught:
         build_model(name, shape, 10, **kwargs)
     assert "\n" not in str(caught.value)
+
+
+def test_dropout_drops_by_one_byte_a_value_features_last() -> None:
+    torch.manual_seed(1)
+    words = torch.empty(9, dtype=torch.int64).random_(-(2**63), None)  # 72 bytes for 2 x 5 x 7 values
+    keeps = (words.view(torch.uint8)[:70] >= 64).float().view(2, 5, 7) / 0.75
+    torch.manual_seed(1)
+    images = torch.ones(2, 7, 5, 1)
+    torch.testing.assert_close(Dropout(0.25)(images), keeps.movedim(-1, 1).unsqueeze(-1))
+    torch.manual_seed(1)
+    channels_last = images.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(Dropout(0.25)(channels_last), keeps.movedim(-1, 1).unsqueeze(-1))
+    assert Dropout(0.25).eval()(images) is images
+    dropped = Dropout(0.5)(torch.ones(1000, 100))
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)  # six standard deviations
+
+
+def test_dropout_refuses_what_a_byte_can_not_decide() -> None:
+    for p in (-0.5, 1.0, 0.1):
+        with pytest.raises(ValueError, match="a multiple of 1/256 of the values, not"):
+            Dropout(p)
 
 
 def test_configs_compose() -> None:

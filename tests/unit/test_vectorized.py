@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from models import build_model
+from models.dropout import Dropout
 from runner.client import vectorized
-from runner.client.batched import Program, UnsupportedError
+from runner.client.batched import Program
+from runner.client.layers import UnsupportedError
 from runner.client.pool import Examples
 from runner.client.training import LocalTraining, predict, train
 from runner.client.vectorized import losses_of_each, predict_many, train_many
@@ -30,9 +32,25 @@ def padded_net() -> nn.Module:
     )
 
 
+def dropping_net() -> nn.Module:
+    """Dropout of images and of vectors."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        Dropout(0.25),
+        nn.Flatten(),
+        nn.Linear(288, 6),
+        nn.ReLU(),
+        Dropout(0.5),
+        nn.Linear(6, CLASSES),
+    )
+
+
+NETS = {"padded": padded_net, "dropping": dropping_net}
+
+
 def make(name: str) -> nn.Module:
     torch.manual_seed(3)
-    return padded_net() if name == "padded" else build_model(name, SHAPE, CLASSES)
+    return NETS[name]() if name in NETS else build_model(name, SHAPE, CLASSES)
 
 
 def flat(model: nn.Module) -> torch.Tensor:
@@ -65,7 +83,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-@pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "cnn", "padded"])
+@pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "cnn", "padded", "simple_cnn", "dropping"])
 @pytest.mark.parametrize(
     "hp",
     [
@@ -161,7 +179,7 @@ def test_the_dual_form_is_taken_where_it_costs_less() -> None:
     assert not vectorized.pays(784, 200, 6000, 6000, 600, drift=False)
 
 
-@pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "padded"])
+@pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "padded", "simple_cnn"])
 def test_losses_of_each_are_those_of_every_model_alone(name: str) -> None:
     models = [make(name) for _ in range(3)]
     for k, model in enumerate(models):
@@ -234,6 +252,12 @@ def test_what_has_no_batched_program_says_why(model: nn.Module, why: str) -> Non
 
 def test_wide_convolutions_are_left_to_the_library() -> None:
     assert [Program(make(name), SHAPE).wide_convolution for name in ("mlp", "lenet", "cnn")] == [None, None, (32, 64)]
+
+
+def test_dropout_needs_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Program, "block", lambda *_: (2, 3))
+    with pytest.raises(UnsupportedError, match="dropout in batches of more than 3 examples"):
+        train_many(Program(make("dropping"), SHAPE), flat(make("dropping")), *examples(), LocalTraining(), [1, 2, 3, 4])
 
 
 def test_a_gpus_memory_decides_how_much_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:

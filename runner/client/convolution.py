@@ -1,0 +1,108 @@
+"""Convolutions for many clients at once, as products over copied patches.
+
+Images have their examples **last**, (C, channels, height, width, b): all positions of a convolution form one wide
+product per client, and its patches are copied in long runs.
+"""
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from runner.client.layers import Buffer, Draws, UnsupportedError, Weights, add_bias_gradient
+
+WIDE = 1024
+"""Channels in times channels out from which a convolution is better left to the library, on a CPU: copying its patches
+costs more than calling it for each client. 32 to 64 channels: 1.5 to 1.8 times; 6 to 16 (LeNet): half as much."""
+
+
+class ConvLayer:
+    """One product over all positions and examples per client."""
+
+    def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
+        if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
+            raise UnsupportedError("Conv2d with groups, dilation or a padding mode")
+        if isinstance(module.padding, str):
+            raise UnsupportedError(f"Conv2d with padding='{module.padding}'")
+        self.shapes: tuple[tuple[int, ...], ...] = (tuple(module.weight.shape),)
+        if module.bias is not None:
+            self.shapes += ((module.out_channels,),)
+        self.k, self.s, self.p = module.kernel_size, module.stride, module.padding
+        sides = zip(features[1:], self.p, self.k, self.s, strict=True)
+        height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in sides)
+        self.out = (module.out_channels, height, width)
+        self.width = height * width * max(prod(module.weight.shape[1:]), module.out_channels)
+        self._patches, self._d_patches, self._d_x = Buffer(), Buffer(), Buffer()
+
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+        """Map images."""
+        (ph, pw), (kh, kw), (sh, sw) = self.p, self.k, self.s
+        if ph or pw:
+            x = F.pad(x, (0, 0, pw, pw, ph, ph))
+        patches = x.unfold(2, kh, sh).unfold(3, kw, sw).permute(0, 1, 5, 6, 2, 3, 4)
+        columns = self._patches.get(patches.shape, x).copy_(patches).view(len(x), prod(self.shapes[0][1:]), -1)
+        matrix = w.values[0].flatten(2)
+        out = (
+            torch.baddbmm(w.values[1].unsqueeze(2), matrix, columns)
+            if len(w.values) == 2
+            else torch.bmm(matrix, columns)
+        )
+        return out.view(len(x), -1, *self.out[1:], x.shape[-1]), (columns, x.shape)
+
+    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+        """See :class:`runner.client.layers.Layer`."""
+        columns, shape = kept
+        g = g.reshape(len(g), self.out[0], -1)
+        d_columns = None
+        if needs_input:
+            d_columns = self._d_patches.get(columns.shape, g)
+            torch.bmm(w.values[0].flatten(2).transpose(1, 2), g, out=d_columns)
+        w.grads[0].flatten(2).baddbmm_(g, columns.transpose(1, 2), beta=beta)
+        add_bias_gradient(w, g.sum(2), beta)
+        if d_columns is None:
+            return None
+        (ph, pw), (kh, kw), (sh, sw), (_, height, width) = self.p, self.k, self.s, self.out
+        d_columns = d_columns.view(len(g), shape[1], kh, kw, height, width, -1)
+        d_x = self._d_x.get(shape, g).zero_()
+        for i in range(kh):
+            for j in range(kw):
+                d_x[:, :, i : i + sh * height : sh, j : j + sw * width : sw] += d_columns[:, :, i, j]
+        return d_x[:, :, ph : shape[2] - ph, pw : shape[3] - pw]
+
+
+class ImagesLayer:
+    """What turns the rows of a data set into images."""
+
+    shapes = ()
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.out, self.width = shape, prod(shape)
+
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+        """Map rows (C, b, pixels)."""
+        return x.transpose(1, 2).reshape(len(x), *self.out, x.shape[1]), None
+
+    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+        """See :class:`runner.client.layers.Layer`."""
+        return g.flatten(1, -2).transpose(1, 2)
+
+
+class FlattenLayer:
+    """Images as vectors (C, b, F)."""
+
+    shapes = ()
+
+    def __init__(self, module: nn.Flatten, features: tuple[int, ...]) -> None:
+        if (module.start_dim, module.end_dim) != (1, -1):
+            raise UnsupportedError("Flatten of some dimensions only")
+        self.features, self.out, self.width = features, (prod(features),), prod(features)
+
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+        """Map images."""
+        return x.flatten(1, -2).transpose(1, 2).contiguous(), None
+
+    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+        """See :class:`runner.client.layers.Layer`."""
+        return g.transpose(1, 2).reshape(len(g), *self.features, g.shape[1])
