@@ -270,14 +270,21 @@ def lay_down(folder: Path, data: str = "mnist") -> str:
     return name
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| key | value | spread | goal | | what was run |", "|---|---:|---|---|---|---|"]
-    for row in rows:
-        spread = f"{row.low:.3g} to {row.high:.3g}"
-        mark = "yes" if row.reached else "**no**"
-        lines.append(f"| `{row.key}` | {row.value:.3g} | {spread} | {row.goal} | {mark} | {row.what} |")
-    return "\n".join(lines)
+TABLE_HEAD = "| key | value | spread | goal | | what was run |\n|---|---:|---|---|---|---|"
+
+
+def line(row: Row) -> str:
+    """Return a row as a line of a Markdown table."""
+    mark = "yes" if row.reached else "**no**"
+    return f"| `{row.key}` | {row.value:.3g} | {row.low:.3g} to {row.high:.3g} | {row.goal} | {mark} | {row.what} |"
+
+
+def keep(output: Path, rows: Sequence[Row], missing: Sequence[str], machine: str) -> None:
+    """Write what was measured so far."""
+    values = {row.key: row.value for row in rows}
+    details = {row.key: asdict(row) | {"reached": row.reached} for row in rows}
+    text = json.dumps({**values, "not_measured": missing, "details": details, "machine": machine}, indent=2)
+    output.write_text(text + "\n")
 
 
 def main() -> int:
@@ -289,32 +296,29 @@ def main() -> int:
     if unknown := set(given.rows) - set(keys):
         parser.error(f"unknown row {', '.join(sorted(unknown))}; rows are {', '.join(keys)}")
     rows: list[Row] = []
-    wanted: list[str] = []
+    missing: list[str] = []
     failed = 0
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as folder:
         data = lay_down(Path(folder))
+        machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, data: {data}"
+        print(TABLE_HEAD, flush=True)
         for run, group in GROUPS.items():
             if given.rows and not set(group) & set(given.rows):
                 continue
-            wanted += group
             print(f"running {', '.join(group)} ...", file=sys.stderr, flush=True)
             try:
-                rows += run(folder)
+                measured = run(folder)
             except ContenderError as error:
-                failed += 1
+                measured, failed = [], failed + 1
                 print(error, file=sys.stderr)
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, data: {data}"
-    print(table(rows))
-    missing = [key for key in wanted if key not in {row.key for row in rows}]
+            print("".join(f"{line(row)}\n" for row in measured), end="", flush=True)
+            rows += measured
+            missing += [key for key in group if key not in {row.key for row in measured}]
+            keep(given.output, rows, missing, machine)
     if missing:
         print(f"\nnot measured: {', '.join(missing)}" + ("" if PFL_PYTHON.exists() else " (.venv-bench is missing)"))
     print(f"\n{machine}; load average {os.getloadavg()[0]:.1f}; {time.monotonic() - began:.0f} s in all")
-    kept = {row.key: row.value for row in rows}
-    details = {row.key: asdict(row) | {"reached": row.reached} for row in rows}
-    given.output.write_text(
-        json.dumps({**kept, "not_measured": missing, "details": details, "machine": machine}, indent=2) + "\n"
-    )
     return 1 if failed else 0
 
 
