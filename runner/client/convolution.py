@@ -55,15 +55,16 @@ class ConvLayer:
         """See :class:`runner.client.layers.Layer`."""
         columns, shape = kept
         g = g.reshape(len(g), self.out[0], -1)
-        d_columns = None
-        if needs_input:
-            d_columns = self._d_patches.get(columns.shape, g)
-            torch.bmm(w.values[0].flatten(2).transpose(1, 2), g, out=d_columns)
+        d_x = self._input_gradient(w, g, columns.shape, shape) if needs_input else None
         w.grads[0].flatten(2).baddbmm_(g, columns.transpose(1, 2), beta=beta)
         add_bias_gradient(w, g.sum(2), beta)
-        if d_columns is None:
-            return None
+        return d_x
+
+    def _input_gradient(self, w: Weights, g: Tensor, columns: torch.Size, shape: torch.Size) -> Tensor:
+        """Return the gradient of the input from g (C, out, positions), and the shapes of columns and padded input."""
         (ph, pw), (kh, kw), (sh, sw), (_, height, width) = self.p, self.k, self.s, self.out
+        d_columns = self._d_patches.get(columns, g)
+        torch.bmm(w.values[0].flatten(2).transpose(1, 2), g, out=d_columns)
         d_columns = d_columns.view(len(g), shape[1], kh, kw, height, width, -1)
         d_x = self._d_x.get(shape, g).zero_()
         for i in range(kh):

@@ -176,12 +176,8 @@ class DropoutLayer:
 def add_bias_gradient(w: Weights, gradient: Tensor, beta: float) -> None:
     """Set the bias's gradient to beta times itself plus this one (C, out), where there is a bias."""
     if len(w.grads) == 2:
-        add_gradient(w.grads[1], gradient, beta)
-
-
-def add_gradient(grads: Tensor, gradient: Tensor, beta: float) -> None:
-    """Set gradients to beta times themselves, whatever they hold where that is 0, plus this one."""
-    torch.add(gradient, grads if beta else 0.0, alpha=beta, out=grads)
+        bias = w.grads[1]
+        torch.add(gradient, bias if beta else 0.0, alpha=beta, out=bias)
 
 
 def _where_positive(g: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -52,8 +53,6 @@ class Schedule:
     weights: Tensor  # 1 / (examples in the batch)
     how: Tensor | None  # (steps, C, batch, 3): what becomes of each image
     sizes: list[list[int]]  # (steps, C): examples in each batch
-    longest: list[int]  # examples in the longest batch of each step
-    active: list[int]  # clients that still train in each step: always the first ones
 
     @classmethod
     def make(cls, tasks: Sequence[Task], like: Tensor) -> "Schedule":
@@ -83,9 +82,17 @@ class Schedule:
             torch.from_numpy(weights).to(like),
             None if how is None else torch.from_numpy(how).to(like.device),
             sizes.tolist(),
-            sizes.max(1).tolist(),
-            (sizes > 0).sum(1).tolist(),
         )
+
+    @cached_property
+    def longest(self) -> list[int]:
+        """Examples in the longest batch of each step."""
+        return [max(own) for own in self.sizes]
+
+    @cached_property
+    def active(self) -> list[int]:
+        """Clients that still train in each step: always the first ones."""
+        return [sum(size > 0 for size in own) for own in self.sizes]
 
     def in_order_of_use(self, tasks: Sequence[Task]) -> tuple[Tensor, list[slice | Tensor]]:
         """Return the rows that each client uses, (C, n), in the order of their first use, and each step's places there.

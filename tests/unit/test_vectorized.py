@@ -255,7 +255,7 @@ def test_wide_convolutions_are_left_to_the_library() -> None:
 
 
 def test_dropout_needs_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Program, "block", lambda *_: (2, 3))
+    monkeypatch.setattr(Program, "columns", lambda *_: 3)
     with pytest.raises(UnsupportedError, match="dropout in batches of more than 3 examples"):
         train_many(Program(make("dropping"), SHAPE), flat(make("dropping")), *examples(), LocalTraining(), [1, 2, 3, 4])
 
