@@ -38,8 +38,8 @@ smoke: $(STAMP) ## two clients through every stage on Ray, and check what was lo
 ui: $(STAMP) ## MLflow's UI on the local store, on 127.0.0.1:5000
 	@$(BIN)/python -m runner ui $(ARGS)
 
-test: $(STAMP) ## the test suite
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## the test suite, in two processes: make test ARGS="-n 0 tests/unit" for one
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(STAMP) ## lint, format and types
 	@$(BIN)/ruff check .
