@@ -3,7 +3,7 @@
 Nothing here chooses anything: a cluster's model is scored on the groups of its members, whichever those are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -12,6 +12,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from runner.engine.grid import EngineGrid
 from runner.errors import TrialError
+
+QUERY = "query.test"
 
 SLICE = 2_000
 """Test examples per message: enough hosts get work, and the sums have one order."""
@@ -54,7 +56,7 @@ class TestScores:
         return sum(parts[1:], parts[0]) if parts else None
 
 
-def score_models(
+def ask_scores(
     grid: EngineGrid,
     models: Mapping[str, ArrayRecord],
     users: Mapping[str, Sequence[int]],
@@ -62,8 +64,8 @@ def score_models(
     num_test: int,
     *,
     confusion: bool = False,
-) -> TestScores:
-    """Score each model on the central test set of each group among its users.
+) -> Callable[[], TestScores]:
+    """Have each model scored on the central test set of each group among its users.
 
     Parameters
     ----------
@@ -75,6 +77,11 @@ def score_models(
         Known group of each client.
     num_test : int
         Examples in the test set.
+
+    Returns
+    -------
+    callable
+        Waits for the scores and returns them; it raises a TrialError where a host could not give them.
     """
     clients = {name: _counts(groups[np.fromiter(users[name], np.int64)]) for name in models}
     asked: list[tuple[str, int]] = []
@@ -88,21 +95,33 @@ def score_models(
                 )
                 content = RecordDict({"arrays": arrays, "config": config})
                 asked.append((name, group))
-                messages.append(Message(content, nodes[len(messages) % len(nodes)], "query.test"))
+                messages.append(Message(content, nodes[len(messages) % len(nodes)], QUERY))
+    ids = grid.push_messages(messages, stateless=True)
+
+    def scores() -> TestScores:
+        replies = grid.receive(ids)
+        if len(replies) < len(ids):  # given up when clients missed their deadline
+            replies = grid.receive(grid.push_messages(messages, stateless=True))
+        return TestScores(_sums(asked, replies), clients)
+
+    return scores
+
+
+def _sums(asked: Sequence[tuple[str, int]], replies: Sequence[Message]) -> dict[tuple[str, int], Score]:
+    """Return each pair's score from those of its slices."""
     sums: dict[tuple[str, int], list[float]] = {}
     matrices: dict[tuple[str, int], np.ndarray] = {}
-    for pair, reply in zip(asked, grid.send_and_receive(messages), strict=True):
+    for pair, reply in zip(asked, replies, strict=True):
         if reply.has_error():
             raise TrialError(f"the evaluation on the central test set failed: {reply.error.reason}")
         metrics = reply.content["metrics"]
         part = [float(metrics[key]) for key in ("loss_sum", "correct", "num-examples")]  # type: ignore[arg-type]
         sums[pair] = [a + b for a, b in zip(sums.get(pair, [0.0, 0.0, 0.0]), part, strict=True)]
-        if confusion:
+        if "confusion" in metrics:
             flat = np.asarray(metrics["confusion"])
             side = round(len(flat) ** 0.5)
             matrices[pair] = matrices.get(pair, 0) + flat.reshape(side, side)
-    scores = {pair: Score(s[0] / s[2], s[1] / s[2], matrices.get(pair)) for pair, s in sums.items()}
-    return TestScores(scores, clients)
+    return {pair: Score(s[0] / s[2], s[1] / s[2], matrices.get(pair)) for pair, s in sums.items()}
 
 
 def _counts(groups: np.ndarray) -> dict[int, int]:

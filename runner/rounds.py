@@ -1,15 +1,15 @@
 """The one round loop there is: it drives any Flower Strategy over an engine grid, a round at a time.
 
 Its rounds are those of Flower's own ``Strategy.start``: configure, send, aggregate, first for training, then for
-evaluation. It adds what ``start`` lacks: a seed per round, a hook per round, a first round other than 1, and a lowest
-share of clients that must reply.
+evaluation. It adds what ``start`` lacks: a seed per round, a hook per round, a first round other than 1, a lowest
+share of clients that must reply, and a test of the models while clients evaluate them.
 """
 
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -18,8 +18,11 @@ from flwr.serverapp.strategy import Strategy, fedavg
 
 from runner.engine.grid import EngineGrid, Trace
 from runner.errors import TrialError
+from runner.evaluation import QUERY, TestScores
 from runner.seeding import derive_seed, seeded_globals
 from strategies import is_weighted_mean
+
+AskScores = Callable[[int, ArrayRecord], Callable[[], TestScores] | None]
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,16 @@ class Round:
     train: Trace
     evaluate: Trace
     seconds: dict[str, float]  # train (to the last reply), aggregate, evaluate
+    scores: TestScores | None = None  # of the central test
 
 
 def run_rounds(
-    strategy: Strategy, grid: EngineGrid, arrays: ArrayRecord, loop: Loop, first_round: int = 1
+    strategy: Strategy,
+    grid: EngineGrid,
+    arrays: ArrayRecord,
+    loop: Loop,
+    first_round: int = 1,
+    ask_scores: AskScores | None = None,
 ) -> Iterator[Round]:
     """Yield each round as it ends.
 
@@ -67,6 +76,9 @@ def run_rounds(
         Runs the clients.
     arrays : ArrayRecord
         The model that ``first_round`` starts from.
+    ask_scores : callable, optional
+        Has a round's models tested, given the round and its arrays: it sends them, and returns what waits for their
+        scores. Hosts that have no client left to evaluate go on with it.
 
     Raises
     ------
@@ -94,13 +106,18 @@ def run_rounds(
         del messages, replies, new_arrays  # they hold the round's arrays in the object store
         train += grid.drain()
         clock.lap("aggregate")
-        evaluate_metrics = None
+        evaluate_metrics = scores = None
         if loop.evaluates(number):
             with seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")), _sampling_from_a_range():
                 asked = list(strategy.configure_evaluate(number, arrays, loop.evaluate_config, grid))
-            evaluate_metrics = strategy.aggregate_evaluate(number, grid.send_and_receive(asked, timeout=loop.timeout))
+            ids = grid.push_messages(asked)
+            wait = ask_scores(number, arrays) if ask_scores else None
+            evaluate_metrics = strategy.aggregate_evaluate(number, grid.receive(ids, timeout=loop.timeout))
+            scores = wait() if wait else None
+        evaluate = grid.drain()
+        evaluate = replace(evaluate, tasks=[task for task in evaluate.tasks if task.message_type != QUERY])
         clock.lap("evaluate")
-        yield Round(number, arrays, train_metrics, evaluate_metrics, train, grid.drain(), clock.laps)
+        yield Round(number, arrays, train_metrics, evaluate_metrics, train, evaluate, clock.laps, scores)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from runner.engine.executors import Host
 from runner.engine.grid import EngineGrid, inline_grid, ray_grid
 from runner.engine.host import AppSpec
 from runner.errors import TrialError
-from runner.evaluation import TestScores, score_models
+from runner.evaluation import TestScores, ask_scores
 from runner.metrics import Ledger, initial_record, round_record
 from runner.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from runner.rounds import Loop, run_rounds
@@ -102,7 +102,7 @@ def run_trial(
     strategy = make_strategy(config, data.groups)
     clustered = strategy if isinstance(strategy, Clustered) else None
     has_global = config.strategy.name not in ("local", "fedper")  # theirs would be a model that no client uses
-    central = _CentralTest(grid, data, has_global)
+    central = _CentralTest(config, grid, data, clustered, has_global)
     loop = Loop(
         num_rounds=config.rounds,
         seed=config.seed,
@@ -118,7 +118,7 @@ def run_trial(
         known = saved.records
     else:
         arrays, ledger = initial_arrays(grid), Ledger()
-        scores = central.score(arrays, None, data.groups)
+        scores = central.score(0, arrays)
         known = (replace(initial_record(scores, data.label_counts()), time_s=time.time()),)
     for record in known:
         rules.update(record, loop.evaluates(record.round))
@@ -128,13 +128,10 @@ def run_trial(
     unsaved = [] if saved else [record]
     scores = None
     clock = time.perf_counter()
-    for done in (
-        run_rounds(strategy, grid, arrays, loop, record.round + 1) if not rules.reason and record.round != rung else ()
-    ):
-        arrays = done.arrays
+    goes_on = not rules.reason and record.round != rung
+    for done in run_rounds(strategy, grid, arrays, loop, record.round + 1, central.ask) if goes_on else ():
+        arrays, scores = done.arrays, done.scores
         groups = data.groups_in(data.phase(done.number))
-        last = done.number == config.rounds
-        scores = central.score(arrays, clustered, groups, last) if loop.evaluates(done.number) else None
         now = time.perf_counter()
         record = round_record(done, groups, clustered, scores, ledger, now - clock)
         clock = now
@@ -155,7 +152,7 @@ def run_trial(
         yield TrialPaused(record.round)
         return
     if scores is None or record.round < config.rounds:  # ended early, or just after its last checkpoint
-        scores = central.score(arrays, clustered, data.groups_in(data.phase(record.round)), last=True)
+        scores = central.score(record.round, arrays, last=True)
     models = _models(arrays, clustered) if has_global else {}
     result = _result(config, data, models, record, scores, lost if at_rung else rules.reason)
     yield replace(result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun})
@@ -268,24 +265,31 @@ def _models(arrays: ArrayRecord, clustered: Clustered | None) -> dict[str, Array
 class _CentralTest:
     """Scores the models of a round on the central test set."""
 
+    config: TrialConfig
     grid: EngineGrid
     data: FederatedData
+    clustered: Clustered | None
     has_global: bool
 
-    def score(
-        self, arrays: ArrayRecord, clustered: Clustered | None, groups: np.ndarray, last: bool = False
-    ) -> TestScores | None:
+    def ask(self, number: int, arrays: ArrayRecord, last: bool = False) -> Callable[[], TestScores] | None:
+        """Send the models of a round to be scored, with a confusion matrix where it is the last."""
         if not self.has_global:
             return None
-        models = _models(arrays, clustered)
+        groups = self.data.groups_in(self.data.phase(number))
+        models = _models(arrays, self.clustered)
         users: dict[str, Sequence[int]] = {"global": range(len(groups))}
         for name in models:
-            if clustered and name != "global":
+            if self.clustered and name != "global":
                 cluster = int(name.removeprefix("cluster_"))
-                users[name] = [node - 1 for node, c in clustered.assignment.items() if c == cluster]
+                users[name] = [node - 1 for node, c in self.clustered.assignment.items() if c == cluster]
         used = {name: record for name, record in models.items() if users[name]}
-        num_test = len(self.data.images.test_y)
-        scores = score_models(self.grid, used, users, groups, num_test, confusion=last)
+        last = last or number == self.config.rounds
+        return ask_scores(self.grid, used, users, groups, len(self.data.images.test_y), confusion=last)
+
+    def score(self, number: int, arrays: ArrayRecord, last: bool = False) -> TestScores | None:
+        """Return the scores of a round's models; what the grid saw of it is forgotten."""
+        wait = self.ask(number, arrays, last)
+        scores = wait() if wait else None
         self.grid.drain()
         return scores
 

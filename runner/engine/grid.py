@@ -109,8 +109,12 @@ class EngineGrid(Grid):
         """Return the ids of the nodes that have joined, without building them."""
         return range(1, self.online + 1)
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages off in chunks; return their ids."""
+    def push_messages(self, messages: Iterable[Message], *, stateless: bool = False) -> list[str]:
+        """Send messages off in chunks; return their ids.
+
+        Where they are ``stateless``, ``Context.state`` is empty and stays what it was: their nodes may be at other
+        messages meanwhile.
+        """
         messages = list(messages)
         self._again.clear()
         stored: dict[int, tuple[ArrayRecord, Any]] = {}  # the records themselves are kept: an id must not be used anew
@@ -144,9 +148,10 @@ class EngineGrid(Grid):
                         k: Slot(slots[r.index], r.nbytes) if isinstance(r, Slot) else r for k, r in contents[i].items()
                     }
             tasks = tuple(
-                Task(m.metadata, local[id(contents[i])], self._states.get(m.metadata.dst_node_id))
+                Task(m.metadata, local[id(contents[i])], state, stateless)
                 for i in indices
                 for m in [messages[i]]
+                for state in [None if stateless else self._states.get(m.metadata.dst_node_id)]
             )
             arrays = tuple(stored[key][1] for key in slots)
             cost = sum(costs[i] for i in indices)
@@ -170,14 +175,20 @@ class EngineGrid(Grid):
         list of Message
             In the order of the messages. Under ``weight_key`` one reply per chunk, at the place of its first message.
         """
+        return self.receive(self.push_messages(messages), timeout=timeout)
+
+    def receive(self, ids: Sequence[str], *, timeout: float | None = None) -> list[Message]:
+        """Wait for the replies to pushed messages, as ``send_and_receive`` does.
+
+        At the timeout all that is under way is given up, other messages too.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        ids = self.push_messages(messages)
         missing = set(ids)
         while missing := missing & self._unanswered:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 self._trace.events.append(f"{len(missing)} of {len(ids)} replies were missing after {timeout:g} s")
-                self._unanswered -= missing
+                self._unanswered.clear()
                 self._executor.abandon()
                 break
             self._collect(left)
@@ -211,6 +222,8 @@ class EngineGrid(Grid):
     def _accept(self, result: ChunkResult) -> None:
         for task, state in zip(result.chunk.tasks, result.states, strict=True):
             node_id = task.metadata.dst_node_id
+            if task.stateless:
+                continue
             if state is not None:
                 self._states[node_id] = state
             else:

@@ -38,6 +38,7 @@ class Task:
     metadata: Metadata
     records: Records
     state: Any  # the client's Context.state (RecordDict), by reference or by value; None while it is empty
+    stateless: bool = False  # it neither sees nor changes the state
 
 
 @dataclass(frozen=True)
