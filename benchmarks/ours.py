@@ -80,13 +80,13 @@ def echo_grid(actors: list[Host], clients: int) -> EngineGrid:
 
 
 def learning_rounds(
-    actors: list[Host], work: Work, images: ImageData, split: Split, cohort: int
+    actors: list[Host], work: Work, images: ImageData, split: Split, cohort: int, seed: int = 0
 ) -> tuple[Iterator[Round], EngineGrid]:
     config = config_of(work)
     grid = make_grid(config, split.on(images), actors, ray.put(images), ray.put(split))
-    loop = Loop(ENDLESS, 0, train_config(config.training), evaluate_every=ENDLESS)
+    loop = Loop(ENDLESS, seed, train_config(config.training), evaluate_every=ENDLESS)
     compared = work.score_every > 0  # its models are: they start from the weights that the peer's start from
-    start = ArrayRecord(make_model(work).state_dict()) if compared else initial_arrays(grid)
+    start = ArrayRecord(make_model(work, seed).state_dict()) if compared else initial_arrays(grid)
     return run_rounds(fedavg(work.clients, cohort), grid, start, loop), grid
 
 
@@ -120,12 +120,12 @@ def noop(argument: str) -> None:
         serve(timed(run_rounds(fedavg(clients, cohort), echo_grid(actors, clients), model, loop), count))
 
 
-def learn(name: str, folder: str) -> None:
+def learn(name: str, folder: str, seed: str = "0") -> None:
     """Take turns of a work's rounds."""
     work, images = WORKS[name], images_of(folder, WORKS[name].data)
     with hosts() as actors:
         split = split_of(list(rows_of(name, images.train_y)))
-        rounds, _ = learning_rounds(actors, work, images, split, work.cohort)
+        rounds, _ = learning_rounds(actors, work, images, split, work.cohort, int(seed))
         serve(timed(rounds, work.rounds, lambda last: score(last.number, name, folder, lambda: model_of(last, work))))
 
 
