@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +22,9 @@ from benchmarks.work import PROCESSES, WORKS, save
 
 TEST = 2000
 """Central test images, the first ones."""
+
+CURVE = (10, 30, 50)
+"""Rounds after which models of pfl's CIFAR-10 benchmark are compared; it ends with the last of them."""
 
 PFL_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
@@ -178,16 +181,23 @@ def pfl_cifar10(folder: str) -> list[Row]:
     if not PFL_PYTHON.exists():
         return []
     data = lay_down(Path(folder), "cifar10")
-    mine, theirs = alternate([lambda: ours("cifar10", folder), lambda: pfl("cifar10", folder)], 50)
-    curves = [
-        ", ".join(f"{100 * answer['accuracy']:.1f} %" for answer in answers if answer.get("round") in (10, 30, 50))
-        for answers in (theirs, mine)
-    ]
-    names = (
+    row, curves = pfl_cifar10_of_seed(folder, 0)
+    reached = [", ".join(f"{value:.1f} %" for value in curve) for curve in curves]
+    what = (
         f"a round of its CIFAR-10 IID benchmark ({data}; the same first weights, central accuracy after rounds 10, 30 "
-        f"and 50: pfl {curves[0]}; ours {curves[1]}), pfl / ours"
+        f"and 50: pfl {reached[0]}; ours {reached[1]}), {row.what}"
     )
-    return [ratio("pfl_cifar10_vs_pfl", seconds(theirs), seconds(mine), ">= 1.3", names)]
+    return [replace(row, what=what)]
+
+
+def pfl_cifar10_of_seed(folder: str, seed: int) -> tuple[Row, list[list[float]]]:
+    """Return the row of one seed's weights and draws, and the central accuracies (%) of pfl and of ours at CURVE."""
+    word = str(seed)
+    theirs, mine = alternate([lambda: pfl("cifar10", folder, word), lambda: ours("cifar10", folder, word)], CURVE[-1])
+    curves = [
+        [100 * answer["accuracy"] for answer in answers if answer.get("round") in CURVE] for answers in (theirs, mine)
+    ]
+    return ratio("pfl_cifar10_vs_pfl", seconds(theirs), seconds(mine), ">= 1.3", "pfl / ours"), curves
 
 
 def tracking(folder: str) -> list[Row]:

@@ -73,8 +73,7 @@ def with_channels_last(ours: nn.Module) -> nn.Module:
         nn.MaxPool2d(2), nn.Dropout(0.25), nn.Flatten(), nn.Linear(flat, 128), nn.ReLU(), nn.Dropout(0.5),
         nn.Linear(128, classes),
     )  # fmt: skip
-    copy_weights(ours, theirs)
-    return theirs
+    return copy_weights(ours, theirs)
 
 
 @torch.no_grad()
@@ -103,7 +102,7 @@ def main(name: str, folder: str, seed: str = "0") -> None:
     torch.manual_seed(PROCESSES * int(seed) + get_ops().distributed.global_rank)  # of dropout
     users = FederatedDataset.from_slices(
         {user: [x[user], y[user]] for user in range(work.clients)},
-        get_user_sampler("random", range(work.clients)),
+        get_user_sampler("random" if work.cohort < work.clients else "minimize_reuse", range(work.clients)),
     )
     tested = make_model(work)
     FederatedAveraging().run(

@@ -137,6 +137,7 @@ class EngineGrid(Grid):
         costs = [self._cost(m.metadata.dst_node_id, m.metadata.message_type) for m in messages]
         groups = [(m.metadata.message_type, emptied[id(m.content)][1]) for m in messages]
         target = _target_chunks(contents) if self.weight_key else TARGET_CHUNKS
+        states = {} if stateless else self._states
         chunks = []
         clients = all(m.metadata.message_type.split(".")[0] in ("train", "evaluate") for m in messages)
         for indices in make_chunks(groups, costs, self._chunk_size, self._together if clients else 1, target):
@@ -148,10 +149,9 @@ class EngineGrid(Grid):
                         k: Slot(slots[r.index], r.nbytes) if isinstance(r, Slot) else r for k, r in contents[i].items()
                     }
             tasks = tuple(
-                Task(m.metadata, local[id(contents[i])], state, stateless)
+                Task(m.metadata, local[id(contents[i])], states.get(m.metadata.dst_node_id), stateless)
                 for i in indices
                 for m in [messages[i]]
-                for state in [None if stateless else self._states.get(m.metadata.dst_node_id)]
             )
             arrays = tuple(stored[key][1] for key in slots)
             cost = sum(costs[i] for i in indices)
