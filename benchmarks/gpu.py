@@ -80,7 +80,7 @@ class Cohort:
         mean, std = (torch.full((shape[0], 1, 1), value, device=device) for value in (0.45, 0.25))
         self.examples = Examples(x, torch.randint(10, (clients * IMAGES,)).to(device), mean, std)
         self.places = [(client * IMAGES, IMAGES) for client in range(clients)]
-        self.hp, self.program = LocalTraining(lr=0.1, momentum=0.0, batch_size=10), Program(self.model, shape)
+        self.hp, self.program = LocalTraining(lr=0.1, momentum=0.0, batch_size=10), Program(self.model, shape, device)
 
     def one_by_one(self, clients: int) -> None:
         """Train some clients one after the other."""

@@ -7,7 +7,7 @@ What a layer does is in ``layers`` and ``convolution``; what it costs is measure
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from runner.client.layers import (
     UnsupportedError,
     Weights,
 )
+from runner.client.winograd import WinogradLayer
 
 CACHE_FLOATS = 2**23
 """Floats that the widest layer of a block may have on a CPU: what stays in the cache is several times faster."""
@@ -36,6 +37,8 @@ WEIGHT_FLOATS = 2**20
 
 MAX_BLOCK = 64
 """Clients in a block at most on a CPU: by then the cost of calling an operation is nothing."""
+
+_CPU = torch.device("cpu")
 
 _Make = Callable[[Any, tuple[int, ...]], Any]
 _LAYERS: dict[type[nn.Module], _Make] = {
@@ -58,6 +61,8 @@ class Program:
         ``models.dropout.Dropout``.
     input_shape : tuple of int
         Channels, height and width of an image.
+    device : torch.device
+        Where it runs: wide convolutions have a form of their own on a CPU.
 
     Raises
     ------
@@ -65,7 +70,7 @@ class Program:
         The model is anything else: one line names the layer.
     """
 
-    def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, input_shape: Sequence[int], device: torch.device = _CPU) -> None:
         modules = list(_flat(model))
         self.layers: list[Any] = []
         features = tuple(input_shape)
@@ -77,9 +82,14 @@ class Program:
             make: _Make | None = _LAYERS.get(type(module))
             if make is None:
                 raise UnsupportedError(f"{type(module).__name__} has no batched form")
+            if isinstance(module, nn.Conv2d) and device.type == "cpu" and WinogradLayer.pays(module):
+                make = cast(_Make, WinogradLayer)
             layer = make(module, features)
             self.layers.append(layer)
             features = layer.out
+        for i, layer in enumerate(self.layers):
+            if type(layer) is ConvLayer:
+                layer.channels_last = any(isinstance(later, WinogradLayer) for later in self.layers[i + 1 :])
         if any(not p.requires_grad for p in model.parameters()):
             raise UnsupportedError("some parameters are frozen")
         self.shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -169,7 +179,7 @@ class Program:
     @property
     def wide_convolution(self) -> tuple[int, int] | None:
         """Channels in and out of a convolution that a CPU runs faster by itself than as products over patches."""
-        shapes = [layer.shapes[0] for layer in self.layers if isinstance(layer, ConvLayer)]
+        shapes = [layer.shapes[0] for layer in self.layers if type(layer) is ConvLayer]
         return next(((shape[1], shape[0]) for shape in shapes if shape[0] * shape[1] >= WIDE), None)
 
     def columns(self, device: torch.device) -> int:

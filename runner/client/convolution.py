@@ -1,7 +1,7 @@
 """Convolutions for many clients at once, as products over copied patches.
 
 Images have their examples **last**, (C, channels, height, width, b): all positions of a convolution form one wide
-product per client, and its patches are copied in long runs.
+product per client, and its patches are copied in long runs. Around ``winograd`` their channels lie last in memory.
 """
 
 from math import prod
@@ -14,12 +14,17 @@ from torch.nn import functional as F
 from runner.client.layers import Buffer, Draws, UnsupportedError, Weights, add_bias_gradient
 
 WIDE = 1024
-"""Channels in times channels out from which a convolution is better left to the library, on a CPU: copying its patches
-costs more than calling it for each client. 32 to 64 channels: 1.5 to 1.8 times; 6 to 16 (LeNet): half as much."""
+"""Channels in times channels out from which copying a convolution's patches, on a CPU, costs more than calling the
+library for each client. 32 to 64 channels: 1.5 to 1.8 times; 6 to 16 (LeNet): half as much."""
 
 
 class ConvLayer:
-    """One product over all positions and examples per client."""
+    """One product over all positions and examples per client.
+
+    ``channels_last`` says how its images lie in memory; what it returns is the same.
+    """
+
+    channels_last = False
 
     def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
         if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
@@ -34,7 +39,7 @@ class ConvLayer:
         height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in sides)
         self.out = (module.out_channels, height, width)
         self.width = height * width * max(prod(module.weight.shape[1:]), module.out_channels)
-        self._patches, self._d_patches, self._d_x = Buffer(), Buffer(), Buffer()
+        self._patches, self._d_patches, self._d_x, self._out = Buffer(), Buffer(), Buffer(), Buffer()
 
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map images."""
@@ -43,12 +48,16 @@ class ConvLayer:
             x = F.pad(x, (0, 0, pw, pw, ph, ph))
         patches = x.unfold(2, kh, sh).unfold(3, kw, sw).permute(0, 1, 5, 6, 2, 3, 4)
         columns = self._patches.get(patches.shape, x).copy_(patches).view(len(x), prod(self.shapes[0][1:]), -1)
-        matrix = w.values[0].flatten(2)
-        out = (
-            torch.baddbmm(w.values[1].unsqueeze(2), matrix, columns)
-            if len(w.values) == 2
-            else torch.bmm(matrix, columns)
-        )
+        left, right = w.values[0].flatten(2), columns
+        if self.channels_last:
+            left, right = right.transpose(1, 2), left.transpose(1, 2)
+        out = self._out.get((len(x), left.shape[1], right.shape[2]), x)
+        if len(w.values) == 2:
+            torch.baddbmm(w.values[1].unsqueeze(1 if self.channels_last else 2), left, right, out=out)
+        else:
+            torch.bmm(left, right, out=out)
+        if self.channels_last:
+            out = out.transpose(1, 2)
         return out.view(len(x), -1, *self.out[1:], x.shape[-1]), (columns, x.shape)
 
     def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
@@ -98,12 +107,12 @@ class FlattenLayer:
     def __init__(self, module: nn.Flatten, features: tuple[int, ...]) -> None:
         if (module.start_dim, module.end_dim) != (1, -1):
             raise UnsupportedError("Flatten of some dimensions only")
-        self.features, self.out, self.width = features, (prod(features),), prod(features)
+        self.out, self.width, self._d_x = (prod(features),), prod(features), Buffer()
 
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map images."""
-        return x.flatten(1, -2).transpose(1, 2).contiguous(), None
+        return x.flatten(1, -2).transpose(1, 2).clone(memory_format=torch.contiguous_format), x
 
     def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
         """See :class:`runner.client.layers.Layer`."""
-        return g.transpose(1, 2).reshape(len(g), *self.features, g.shape[1])
+        return self._d_x.get_like(kept).copy_(g.transpose(1, 2).reshape(kept.shape))

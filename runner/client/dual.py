@@ -94,7 +94,7 @@ class DualLayer:
         self._mp, self._mq = torch.zeros_like(self._p), torch.zeros_like(self._q)
 
     def outputs(self, active: int, at: slice | Tensor) -> Tensor:
-        """Return X_b W_t^T (active, b, O) of the first clients' rows.
+        """Return X_b W_t^T (active, b, O) of the first clients' rows, to be changed at will.
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class DualLayer:
         if h_k is not None:
             h = torch.addcmul(h, h_k, self._q[:active])
         if not self._touched:
-            return h
+            return h.clone()
         old = slice(0, self._touched)
         return torch.baddbmm(h, gram[:, :, old], self._a[:active, old], alpha=-self._lr)
 

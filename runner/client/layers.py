@@ -1,7 +1,8 @@
 """Layers for many clients at once, each with weights of its own; convolutions have a file of their own.
 
-Vectors are (clients C, examples b, features F): a linear layer is one batched matrix product. Images have their
-examples last, (C, channels, height, width, b), for which ``convolution`` gives the reason.
+Vectors are (clients C, examples b, features F): a linear layer is one batched matrix product. Images are (C, channels,
+height, width, b), and lie so in memory, for which ``convolution`` gives the reason, or channels last around
+``winograd``: a layer takes either and keeps to it.
 
 Backward passes are written out, without autograd, since most of a small step is bookkeeping: a gradient is added by the
 product that makes it straight into the momentum buffer, or without momentum into the weights themselves. So a layer's
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from models.dropout import Dropout, fill_mask
+
+NEAR_FLOATS = 2**18
+"""Floats of a client's weights that are used together: 1 MiB, what a core has for itself."""
 
 
 class UnsupportedError(ValueError):
@@ -52,9 +56,17 @@ class Buffer:
             self._memory = old = like.new_empty(size)
         return old[:size].view(*shape)
 
+    def get_like(self, x: Tensor) -> Tensor:
+        """Return a tensor of x's shape, in memory in the order of x's dimensions."""
+        order = sorted(range(x.ndim), key=x.stride, reverse=True)
+        return self.get([x.shape[d] for d in order], x).permute([order.index(d) for d in range(x.ndim)])
+
 
 class Layer(Protocol):
-    """A layer for many clients at once. ``forward`` returns its output and what ``backward`` needs of it."""
+    """A layer for many clients at once. ``forward`` returns its output and what ``backward`` needs of it.
+
+    Both may be given, and may return, memory that is used again: they may change what they are given.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     out: tuple[int, ...]  # features of its output: (F,), or channels, height and width
@@ -86,8 +98,14 @@ class LinearLayer:
 
     def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
         """See :class:`Layer`."""
-        d_x = torch.bmm(g, w.values[0]) if needs_input else None
-        w.grads[0].baddbmm_(g.transpose(1, 2), kept, beta=beta)
+        (matrix, grads), d_x = (w.values[0], w.grads[0]), None
+        rows = max(1, NEAR_FLOATS // matrix.shape[2])
+        for first in range(0, matrix.shape[1], rows):  # what is read is still near when it is written
+            part = slice(first, first + rows)
+            own = g[:, :, part]
+            if needs_input:
+                d_x = torch.bmm(own, matrix[:, part]) if d_x is None else d_x.baddbmm_(own, matrix[:, part])
+            grads[:, part].baddbmm_(own.transpose(1, 2), kept, beta=beta)
         add_bias_gradient(w, g.sum(1), beta)
         return d_x
 
@@ -103,7 +121,7 @@ class MaxPoolLayer:
         if _pair(module.padding) != (0, 0) or _pair(module.dilation) != (1, 1) or module.ceil_mode:
             raise UnsupportedError("MaxPool2d with padding, dilation or ceil_mode")
         self.out = (features[0], features[1] // 2, features[2] // 2)
-        self.width = prod(features)
+        self.width, self._d_x = prod(features), Buffer()
 
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map images."""
@@ -111,25 +129,23 @@ class MaxPoolLayer:
         left, right = x[:, :, : 2 * height, 0 : 2 * width : 2], x[:, :, : 2 * height, 1 : 2 * width : 2]
         rows = torch.maximum(left, right)
         top, bottom = rows[:, :, 0::2], rows[:, :, 1::2]
-        return torch.maximum(top, bottom), (x.shape, right - left, bottom - top)
+        return torch.maximum(top, bottom), (x, right - left, bottom - top)
 
     def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
         """See :class:`Layer`."""
-        shape, to_right, to_bottom = kept
+        x, to_right, to_bottom = kept
         _, height, width = self.out
-        d_rows = g.new_empty(to_right.shape)
-        _where_positive(g, to_bottom, d_rows[:, :, 1::2])
-        torch.sub(g, d_rows[:, :, 1::2], out=d_rows[:, :, 0::2])
-        exact = shape[2:4] == (2 * height, 2 * width)
-        d_x = g.new_empty(shape) if exact else g.new_zeros(shape)
+        d_rows = torch.empty_like(to_right)
+        _share(g, to_bottom, d_rows[:, :, 0::2], d_rows[:, :, 1::2])
+        d_x = self._d_x.get_like(x)
+        d_x[:, :, 2 * height :], d_x[:, :, :, 2 * width :] = 0, 0
         left, right = d_x[:, :, : 2 * height, 0 : 2 * width : 2], d_x[:, :, : 2 * height, 1 : 2 * width : 2]
-        _where_positive(d_rows, to_right, right)
-        torch.sub(d_rows, right, out=left)
+        _share(d_rows, to_right, left, right)
         return d_x
 
 
 class ReLULayer:
-    """Rectified values."""
+    """Rectified values, in place: no layer needs what it returned."""
 
     shapes = ()
 
@@ -138,12 +154,11 @@ class ReLULayer:
 
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map anything."""
-        out = x.clamp_min(0)
-        return out, out
+        return x.clamp_min_(0), x
 
     def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
         """See :class:`Layer`."""
-        return _where_positive(g, kept)
+        return _where_positive(g, kept, g)
 
 
 class DropoutLayer:
@@ -185,6 +200,13 @@ def _where_positive(g: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
     backward = torch.ops.aten.threshold_backward
     result: Tensor = backward(g, x, 0) if out is None else backward(g, x, 0, grad_input=out)
     return result
+
+
+def _share(g: Tensor, x: Tensor, first: Tensor, second: Tensor) -> None:
+    """Give g to the second where x > 0, else to the first."""
+    to_second = _where_positive(g, x)  # straight into every other column takes eight times as long
+    second.copy_(to_second)
+    torch.sub(g, to_second, out=first)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from runner.client.layers import UnsupportedError
 from runner.client.pool import Examples
 from runner.client.training import LocalTraining, predict, train
 from runner.client.vectorized import losses_of_each, predict_many, train_many
+from runner.client.winograd import WinogradLayer
 
 SHAPE, CLASSES = (2, 11, 10), 5  # pooling drops a row of 11
 SIZES = (13, 4, 30, 1)
@@ -257,8 +258,24 @@ def test_what_has_no_batched_program_says_why(model: nn.Module, why: str) -> Non
         Program(model, SHAPE)
 
 
-def test_wide_convolutions_are_left_to_the_library() -> None:
-    assert [Program(make(name), SHAPE).wide_convolution for name in ("mlp", "lenet", "cnn")] == [None, None, (32, 64)]
+@pytest.mark.parametrize(
+    ("convolution", "left"),
+    [
+        (nn.Conv2d(2, 5, 3), None),
+        (nn.Conv2d(2, 512, 3), None),  # by minimal filtering
+        (nn.Conv2d(2, 512, 5, padding=2), None),
+        (nn.Conv2d(2, 512, 1), (2, 512)),
+        (nn.Conv2d(2, 512, (3, 5)), (2, 512)),
+        (nn.Conv2d(2, 512, 3, stride=2), (2, 512)),
+    ],
+)
+def test_other_wide_convolutions_are_left_to_the_library(convolution: nn.Conv2d, left: tuple[int, int] | None) -> None:
+    assert Program(nn.Sequential(convolution), SHAPE).wide_convolution == left
+
+
+def test_minimal_filtering_is_for_cpus() -> None:
+    on = {name: Program(make("cnn"), SHAPE, torch.device(name)).layers for name in ("cpu", "cuda")}
+    assert [any(isinstance(layer, WinogradLayer) for layer in layers) for layers in on.values()] == [True, False]
 
 
 def test_dropout_needs_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
