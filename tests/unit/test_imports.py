@@ -47,7 +47,9 @@ def test_one_place_each_for_mlflow_and_psutil() -> None:
 
 def test_local_training_needs_torch_and_numpy_only() -> None:
     allowed = {"torch", "numpy", "models", *sys.stdlib_module_names}
-    bare = ("training", "pool", "layers", "convolution", "batched", "dual", "schedule", "blocks", "vectorized")
+    bare = (
+        "training", "pool", "layers", "convolution", "winograd", "batched", "dual", "schedule", "blocks", "vectorized",
+    )  # fmt: skip
     for name in bare:
         siblings = tuple(f"runner.client.{other}" for other in bare)
         names = imported(ROOT / f"runner/client/{name}.py") - {"runner.client"}

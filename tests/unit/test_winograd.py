@@ -68,6 +68,7 @@ def test_it_is_the_convolution(
 
 
 def test_gradients_go_into_the_weights_themselves_and_a_bias_is_not_needed() -> None:
+    torch.manual_seed(2)
     layer = WinogradLayer(nn.Conv2d(INNER, OUTER, 3, bias=False), (INNER, 8, 8))
     w, x = torch.randn(1, OUTER, INNER, 3, 3), torch.randn(1, INNER, 8, 8, 4)
     own = w.clone()
@@ -77,5 +78,5 @@ def test_gradients_go_into_the_weights_themselves_and_a_bias_is_not_needed() -> 
     d_x = layer.backward(weights, kept, g, 1.0, True)
     _, exact_d_x, exact_d_w, _ = reference(w[0], torch.zeros(OUTER), x[0], g[0], (0, 0))
     assert d_x is not None
-    torch.testing.assert_close(own[0], (w[0] + exact_d_w).float(), rtol=0, atol=1e-4)
-    torch.testing.assert_close(d_x[0], exact_d_x.float(), rtol=0, atol=1e-4)
+    for actual, exact in ((own[0], w[0] + exact_d_w), (d_x[0], exact_d_x)):
+        assert (actual - exact).abs().max() < 5e-6 * exact.abs().max()
