@@ -1,5 +1,6 @@
 """The batched program against the reference trainer in float64, and by hand where the reference has nothing to say."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from torch import nn
 
 from models import build_model
 from models.dropout import Dropout
-from runner.client import vectorized
+from runner.client import layers, vectorized
 from runner.client.batched import Program
 from runner.client.layers import UnsupportedError
 from runner.client.pool import Examples
@@ -132,6 +133,15 @@ def test_blocks_and_slices_of_batches_change_nothing_but_rounding(monkeypatch: p
     assert [r["steps"] for r in results] == [2, 1, 4, 1]
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])  # without, gradients go into the weights that are still read
+def test_a_large_dense_layer_is_updated_in_parts(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, hp, seeds = make("simple_cnn"), LocalTraining(batch_size=8, momentum=momentum), [1, 2, 3, 4]
+    monkeypatch.setattr(layers, "NEAR_FLOATS", 3000)  # 5 of 128 rows at a time
+    actual, _ = train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)
+    for own, expected in zip(actual, reference(model, hp, seeds)[0], strict=True):
+        torch.testing.assert_close(own.double(), expected, rtol=0, atol=TOLERANCE)
+
+
 def test_each_client_may_start_elsewhere(form: str) -> None:
     models = [make("mlp") for _ in SIZES]
     for c, model in enumerate(models):
@@ -211,9 +221,19 @@ def test_bytes_become_floats_when_they_are_taken() -> None:
     torch.testing.assert_close(taken, torch.tensor([[[[0.0, 0.2]], [[0.5, 2.0]]]]).expand(2, -1, -1, -1))
 
 
-def test_predict_many_is_predict() -> None:
-    models = [make("lenet"), make("lenet")]
-    models[1].output.bias.data += 1
+def ends_with_images() -> nn.Module:
+    """A wide convolution, whose memory is used again, gives the logits."""
+    return nn.Sequential(nn.Conv2d(2, 32, (4, 3), stride=(3, 3)), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten())
+
+
+@pytest.mark.parametrize("block", [(2, 30), (2, 4), (1, 1)])  # clients and examples at a time
+@pytest.mark.parametrize("make_model", [lambda: make("lenet"), lambda: make("simple_cnn"), ends_with_images])
+def test_predict_many_is_predict(
+    make_model: Callable[[], nn.Module], block: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Program, "block", lambda *_: block)
+    models = [make_model(), make_model()]
+    next(models[1].parameters()).data += 0.1
     own_examples, places = examples()
     program, values = Program(models[0], SHAPE), torch.stack([flat(model) for model in models])
     for sets in (places[:2], [places[2]] * 2):  # own examples of different number, the same for both
