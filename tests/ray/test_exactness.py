@@ -24,6 +24,7 @@ CASES = {
     "stateful": ["strategy=local"],
     "two records and a state": ["strategy=scaffold", "training.momentum=0"],
     "several models and a state": ["strategy=fedsoft", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
+    "wide convolutions": ["model=simple_cnn", "strategy=fedavg"],
     "queries": ["strategy=clove", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
 }
 
