@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
 import torch._inductor.config
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from benchmarks.training import take_turns
 from models import build_model
 from runner.client.batched import Program
 from runner.client.pool import Examples
@@ -82,15 +82,10 @@ def main(name: str = "lenet", batch: str = "10") -> None:
         began = time.perf_counter()
         run()
         first[what] = time.perf_counter() - began
-    taken: dict[str, list[float]] = {what: [] for what in ways}
-    for _ in range(TURNS):
-        for what, run in ways.items():
-            began = time.process_time()
-            run()
-            taken[what].append((time.process_time() - began) / (CLIENTS * STEPS) * 1e3)
-    for what, times in taken.items():
-        ratio = median(taken["eager"]) / median(times)
-        print(f"{name}, batch {batch}, {what}: {median(times):.3f} ms a step, {ratio:.2f} x; first {first[what]:.1f} s")
+    taken = {what: 1e3 * spent / (CLIENTS * STEPS) for what, spent in take_turns(ways, TURNS).items()}
+    for what, ms in taken.items():
+        ratio = taken["eager"] / ms
+        print(f"{name}, batch {batch}, {what}: {ms:.3f} ms a step, {ratio:.2f} x; first {first[what]:.1f} s")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.training import take_turns
 from models import build_model
 from runner.client.batched import Program
 from runner.client.layers import Weights
@@ -25,17 +25,6 @@ from runner.client.vectorized import train_many
 
 BATCH, TURNS, IMAGES, CLIENTS, SHAPE = 10, 40, 50, 4, (3, 32, 32)
 LAYERS = {"simple_cnn, CIFAR-10": (30, 3, 0), "cnn, MNIST": (14, 5, 2), "cnn, CIFAR-10": (16, 5, 2)}
-
-
-def take_turns(contestants: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return each one's median milliseconds of CPU."""
-    times = defaultdict(list)
-    for _ in range(TURNS):
-        for name, run in contestants.items():
-            began = time.thread_time()
-            run()
-            times[name].append(1000 * (time.thread_time() - began))
-    return {name: median(values[2:]) for name, values in times.items()}
 
 
 def passes(x: Tensor, module: nn.Conv2d, g: Tensor) -> list[Tensor]:
@@ -75,10 +64,10 @@ def compare(side: int, kernel: int, padding: int) -> str:
         ", ".join(f"{float((a - e).abs().max() / e.abs().max()):.1e}" for a, e in zip(own, exact, strict=True))
         for own in found
     ]
-    ms = take_turns({"library": library, "ours": ours})
+    spent = {name: 1e3 * s for name, s in take_turns({"library": library, "ours": ours}, TURNS).items()}
     return (
-        f"PyTorch {ms['library']:.2f} ms, ours {ms['ours']:.2f} ms; errors of outputs and of the inputs' and weights' "
-        f"gradients: PyTorch {errors[0]}, ours {errors[1]}"
+        f"PyTorch {spent['library']:.2f} ms, ours {spent['ours']:.2f} ms; errors of outputs and of the inputs' and "
+        f"weights' gradients: PyTorch {errors[0]}, ours {errors[1]}"
     )
 
 
@@ -111,10 +100,11 @@ def step_by_layer() -> None:
 
     steps = CLIENTS * IMAGES // BATCH
     together = partial(train_many, program, start, examples, places, hp, range(CLIENTS))
-    ms = take_turns({"eager": one_by_one, "program": together})
-    print(f"a step of simple_cnn: eager {ms['eager'] / steps:.1f} ms, program {ms['program'] / steps:.1f} ms, of which")
+    taken = take_turns({"eager": one_by_one, "program": together}, TURNS)
+    eagerly, program_ms = (1e3 * taken[name] / steps for name in ("eager", "program"))
+    print(f"a step of simple_cnn: eager {eagerly:.1f} ms, program {program_ms:.1f} ms, of which")
     for name, seconds in spent.items():
-        print(f"  {name}: {1000 * seconds / steps / TURNS:.2f}")
+        print(f"  {name}: {1e3 * seconds / steps / TURNS:.2f}")
 
 
 def main() -> None:

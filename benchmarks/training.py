@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
 
@@ -88,11 +88,20 @@ def turns(key: str) -> None:
     serve(lambda: {"bare": seconds(loop), "ours": seconds(mine)})
 
 
-def seconds(run: Callable[[], None]) -> float:
+def seconds(run: Callable[[], object]) -> float:
     """Return the CPU seconds of a call."""
     started = time.process_time()
     run()
     return time.process_time() - started
+
+
+def take_turns(runs: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
+    """Return each one's median CPU seconds of so many calls."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(turns):
+        for name, run in runs.items():
+            taken[name].append(seconds(run))
+    return {name: median(times) for name, times in taken.items()}
 
 
 @contextmanager

@@ -62,12 +62,12 @@ class Program:
     input_shape : tuple of int
         Channels, height and width of an image.
     device : torch.device
-        Where it runs: wide convolutions have a form of their own on a CPU.
+        Where it runs: on a CPU wide convolutions have a form of their own, or none.
 
     Raises
     ------
     UnsupportedError
-        The model is anything else: one line names the layer.
+        The model is anything else, or faster one by one: one line names the layer.
     """
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int], device: torch.device = _CPU) -> None:
@@ -95,6 +95,10 @@ class Program:
         self.shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         if len(list(model.parameters())) != len(self.shapes):  # a parameter is listed once, but has two names
             raise UnsupportedError("layers that share parameters")
+        for layer in self.layers if device.type == "cpu" else []:
+            if type(layer) is ConvLayer and prod(layer.shapes[0][:2]) >= WIDE:
+                outer, inner = layer.shapes[0][:2]
+                raise UnsupportedError(f"convolutions of {inner} to {outer} channels are faster one by one on a CPU")
         self.num_params = sum(prod(shape) for shape in self.shapes.values())
         self.width = max(layer.width for layer in self.layers)
         self.draws = any(isinstance(layer, DropoutLayer) for layer in self.layers)
@@ -175,12 +179,6 @@ class Program:
             return None
         outputs, inputs = layer.shapes[0]
         return outputs, inputs
-
-    @property
-    def wide_convolution(self) -> tuple[int, int] | None:
-        """Channels in and out of a convolution that a CPU runs faster by itself than as products over patches."""
-        shapes = [layer.shapes[0] for layer in self.layers if type(layer) is ConvLayer]
-        return next(((shape[1], shape[0]) for shape in shapes if shape[0] * shape[1] >= WIDE), None)
 
     def columns(self, device: torch.device) -> int:
         """Return how many examples of all models together are taken at once.

@@ -188,11 +188,15 @@ class DropoutLayer:
         return g * kept
 
 
+def add_gradient(grads: Tensor, gradient: Tensor, beta: float) -> None:
+    """Set a gradient to beta times itself plus this one; without beta whatever it was, be it no number."""
+    torch.add(gradient, grads if beta else 0.0, alpha=beta, out=grads)
+
+
 def add_bias_gradient(w: Weights, gradient: Tensor, beta: float) -> None:
-    """Set the bias's gradient to beta times itself plus this one (C, out), where there is a bias."""
+    """Do that to the bias's gradient (C, out), where there is a bias."""
     if len(w.grads) == 2:
-        bias = w.grads[1]
-        torch.add(gradient, bias if beta else 0.0, alpha=beta, out=bias)
+        add_gradient(w.grads[1], gradient, beta)
 
 
 def _where_positive(g: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:

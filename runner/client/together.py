@@ -194,11 +194,7 @@ class ChunkRunner:
 
     @cached_property
     def _program(self) -> Program:
-        program = Program(self._client.model, self._client.pool.all.x.shape[1:], self._client.device)
-        if program.wide_convolution and self._client.device.type == "cpu":
-            channels = " to ".join(map(str, program.wide_convolution))
-            raise UnsupportedError(f"convolutions of {channels} channels are faster one by one on a CPU")
-        return program
+        return Program(self._client.model, self._client.pool.all.x.shape[1:], self._client.device)
 
     def _keeps(self, work: ChunkWork) -> bool:
         """Return what ``auto`` uses for such chunks: measured the first time, the second of two runs of each."""

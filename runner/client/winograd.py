@@ -11,12 +11,13 @@ Source: Winograd, Arithmetic Complexity of Computations, 1980; Lavin and Gray 20
 from math import ceil, prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runner.client.convolution import WIDE, ConvLayer
-from runner.client.layers import Buffer, Draws, Weights, add_bias_gradient
+from runner.client.layers import Buffer, Draws, Weights, add_bias_gradient, add_gradient
 
 TILE = 6
 """Points a side."""
@@ -31,17 +32,16 @@ def maps(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     Outputs are ``y = A ((G w) * (B x))`` in one dimension: the product of polynomials by evaluation and interpolation
     (Toom and Cook), transposed.
     """
-    m = TILE + 1 - kernel
-    a, g, b = (torch.zeros(shape, dtype=torch.float64) for shape in ((m, TILE), (TILE, kernel), (TILE, TILE)))
+    m, last = TILE + 1 - kernel, len(POINTS)
+    a, g, b = np.zeros((m, TILE)), np.zeros((TILE, kernel)), np.zeros((TILE, TILE))
+    a[:, :last], g[:last] = np.vander(POINTS, m, increasing=True).T, np.vander(POINTS, kernel, increasing=True)
     for i, point in enumerate(POINTS):
         others = [other for other in POINTS if other != point]
-        scale = prod(point - other for other in others)
-        a[:, i] = torch.tensor([point**k for k in range(m)], dtype=a.dtype)
-        g[i] = torch.tensor([point**k for k in range(kernel)], dtype=a.dtype) / scale
-        b[i, :-1] = torch.tensor(_polynomial(others), dtype=a.dtype)
-    a[-1, -1] = g[-1, -1] = 1.0
-    b[-1] = torch.tensor(_polynomial(POINTS), dtype=a.dtype)
-    return a, g, b
+        g[i] /= prod(point - other for other in others)
+        b[i, :last] = np.poly(others)[::-1]
+    a[-1, -1] = g[-1, -1] = 1
+    b[-1] = np.poly(POINTS)[::-1]
+    return torch.from_numpy(a), torch.from_numpy(g), torch.from_numpy(b)
 
 
 class WinogradLayer(ConvLayer):
@@ -67,16 +67,10 @@ class WinogradLayer(ConvLayer):
 
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map images."""
-        (_, height, width), (th, tw), (ph, pw), m = self.out, self._tiles, self.p, self._m
+        (_, height, width), (th, tw), m = self.out, self._tiles, self._m
+        (clients, outer, inner), examples = w.values[0].shape[:3], x.shape[-1]
         a, g, b = used = [one.to(x) for one in self._maps]
-        x = x.permute(0, 2, 3, 4, 1)
-        below, right = (m * n + TILE - m - side for n, side in zip((th, tw), x.shape[1:3], strict=True))
-        if below or right:
-            x = F.pad(x, (0, 0, 0, 0, pw, right - pw, ph, below - ph))
-        tiles = x.unfold(1, TILE, m).unfold(2, TILE, m).permute(5, 6, 0, 1, 2, 3, 4)
-        clients, outer, inner = w.values[0].shape[:3]
-        examples = x.shape[3]
-        inputs = self._small.get(tiles.shape, x).copy_(tiles).view(TILE**2, -1)
+        inputs = self._cut(x, TILE, self.p)
         mapped = torch.mm(b, inputs, out=self._mapped.get(inputs.shape, x)).view(TILE**2 * clients, -1, inner)
         kernels = torch.mm(g, w.values[0].reshape(-1, g.shape[1]).t()).view(-1, outer, inner)
         products = self._large.get((*mapped.shape[:2], outer), x)
@@ -91,26 +85,30 @@ class WinogradLayer(ConvLayer):
 
     def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
         """See :class:`runner.client.layers.Layer`."""
-        (mapped, kernels, used), (th, tw), m = kept, self._tiles, self._m
-        clients, outer, height, width, examples = g.shape
+        (mapped, kernels, used), m = kept, self._m
+        clients, outer, _, _, examples = g.shape
         add_bias_gradient(w, g.sum((2, 3, 4)), beta)
-        g = g.permute(0, 2, 3, 4, 1)
-        below, right = th * m - height, tw * m - width
-        if below or right:
-            g = F.pad(g, (0, 0, 0, 0, 0, right, 0, below))
-        tiles = g.unfold(1, m, m).unfold(2, m, m).permute(5, 6, 0, 1, 2, 3, 4)
-        d_outputs = self._small.get(tiles.shape, g).copy_(tiles).view(m**2, -1)
+        d_outputs = self._cut(g, m)
         d_products = self._large.get((*mapped.shape[:2], outer), g)
         torch.mm(used[0].t(), d_outputs, out=d_products.view(TILE**2, -1))
         d_kernels = torch.bmm(d_products.transpose(1, 2), mapped)
-        grads = w.grads[0]
-        d_weights = torch.mm(used[1].t(), d_kernels.view(TILE**2, -1)).t().view(grads.shape)
-        torch.add(d_weights, grads if beta else 0.0, alpha=beta, out=grads)
+        d_weights = torch.mm(used[1].t(), d_kernels.view(TILE**2, -1)).t()
+        add_gradient(w.grads[0], d_weights.view(w.grads[0].shape), beta)
         if not needs_input:
             return None
         d_mapped = torch.bmm(d_products, kernels, out=self._small.get(mapped.shape, g)).view(TILE**2, -1)
         d_inputs = torch.mm(used[2].t(), d_mapped, out=mapped.view(TILE**2, -1))  # which nobody needs any more
-        return self._put_together(d_inputs.view(TILE, TILE, clients, th, tw, examples, -1))
+        return self._put_together(d_inputs.view(TILE, TILE, clients, *self._tiles, examples, -1))
+
+    def _cut(self, images: Tensor, size: int, before: tuple[int, ...] = (0, 0)) -> Tensor:
+        """Return tiles (size^2, C x rows x columns x b x channels) of images, padded before, and after as needed."""
+        images, m = images.permute(0, 2, 3, 4, 1), self._m
+        sides = zip(self._tiles, images.shape[1:3], before, strict=True)
+        after = [m * (n - 1) + size - side - p for n, side, p in sides]
+        if any(before) or any(after):
+            images = F.pad(images, (0, 0, 0, 0, before[1], after[1], before[0], after[0]))
+        tiles = images.unfold(1, size, m).unfold(2, size, m).permute(5, 6, 0, 1, 2, 3, 4)
+        return self._small.get(tiles.shape, images).copy_(tiles).view(size**2, -1)
 
     def _put_together(self, tiles: Tensor) -> Tensor:
         """Return images without padding: the sum of overlapping tiles (6, 6, C, rows, columns, b, channels)."""
@@ -126,12 +124,3 @@ class WinogradLayer(ConvLayer):
         image = image.view(clients, (th + more) * m, (tw + more) * m, examples, channels)
         image = image[:, ph : height + kh - 1 - ph, pw : width + kw - 1 - pw]
         return self._small.get(image.shape, image).copy_(image).permute(0, 4, 1, 2, 3)
-
-
-def _polynomial(roots: tuple[float, ...] | list[float]) -> list[float]:
-    """Return the coefficients, the constant first, of the product of all (x - root)."""
-    coefficients = [1.0]
-    for root in roots:
-        pairs = zip([0.0, *coefficients], [*coefficients, 0.0], strict=True)
-        coefficients = [higher - root * same for higher, same in pairs]
-    return coefficients
