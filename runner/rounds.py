@@ -20,7 +20,7 @@ from runner.engine.grid import EngineGrid, Trace
 from runner.errors import TrialError
 from runner.evaluation import QUERY, TestScores
 from runner.seeding import derive_seed, seeded_globals
-from strategies import is_weighted_mean
+from strategies import Layout, is_weighted_mean
 
 AskScores = Callable[[int, ArrayRecord], Callable[[], TestScores] | None]
 
@@ -93,6 +93,8 @@ def run_rounds(
         with seeded_globals(derive_seed(loop.seed, "round", number, "train")), _sampling_from_a_range():
             messages = list(strategy.configure_train(number, arrays, loop.train_config, grid))
         grid.weight_key = "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None
+        layout: Layout | None = getattr(strategy, "layout", None)
+        grid.carried = frozenset(layout.carried if layout else ())
         try:
             replies = grid.send_and_receive(messages, timeout=loop.timeout)
         finally:

@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from strategies.clustering import kmeans
+from strategies.layout import Layout
 
 MARGIN = 0.1
 """Fewer clusters are taken if their silhouette is within this share of the best (CLoVE)."""
@@ -15,22 +16,23 @@ METHOD = "method"
 """Config key that names what a client does beyond plain training; the built-in ClientApp knows the names."""
 
 
-def initial_models(arrays: ArrayRecord, num_models: int, seed: int) -> dict[int, ArrayRecord]:
-    """Return K initial models: the given one, and others whose floating-point arrays are its own, shuffled.
+def initial_models(arrays: ArrayRecord, num_models: int, seed: int, layout: Layout) -> dict[int, ArrayRecord]:
+    """Return K initial models: the given one, and others whose trained arrays are its own, shuffled.
 
     The entries of a freshly drawn layer are exchangeable, so a random order of them is another draw from the same
-    distribution, and no client has to be asked for one. What is constant (zero biases, BatchNorm) stays as it is.
+    distribution, and no client has to be asked for one. What is constant (zero biases, BatchNorm) stays as it is, and
+    so do running statistics and frozen layers.
     """
-    models = {0: arrays}
+    models, trained = {0: arrays}, set(layout.trained)
     for k in range(1, num_models):
         rng = np.random.default_rng([seed, k])
-        models[k] = ArrayRecord({key: _shuffled(array, rng) for key, array in arrays.items()})
+        models[k] = ArrayRecord(
+            {key: _shuffled(array, rng) if key in trained else array for key, array in arrays.items()}
+        )
     return models
 
 
 def _shuffled(array: Array, rng: np.random.Generator) -> Array:
-    if not np.issubdtype(np.dtype(array.dtype), np.floating):
-        return array
     values = array.numpy()
     return Array(rng.permutation(values.ravel()).reshape(values.shape))
 

@@ -13,8 +13,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import arrays_of, ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import all_models, changed, group_losses, initial_models, match_models, to_own_or_all
+from strategies.layout import WithLayout
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
@@ -22,7 +23,7 @@ QUERY = "query.losses"
 STABLE_ROUNDS = 3  # rounds without a change after which the clusters are frozen
 
 
-class CLoVE(WithServers, FedAvg):
+class CLoVE(WithServers, WithLayout, FedAvg):
     """Hard clusters from K-means on loss vectors, until nobody changes cluster for three rounds.
 
     A client without a loss vector (its query failed) keeps its cluster; one without either joins the largest. Once the
@@ -78,8 +79,9 @@ class CLoVE(WithServers, FedAvg):
     ) -> Iterable[Message]:
         """Ask the sampled clients for their loss vectors, group them, and send each its cluster's model."""
         self._grid = grid
+        layout = self.laid_out(arrays)
         if not self.cluster_arrays:
-            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed)
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
         messages = list(super().configure_train(server_round, arrays, config, grid))
         self._group([message.metadata.dst_node_id for message in messages], config)
         contents = {
@@ -99,11 +101,13 @@ class CLoVE(WithServers, FedAvg):
             return None, None
         self.election.observe(valid, self.weighted_by_key, one_each=True)
         failed = {reply.metadata.src_node_id for reply in errors}
+        layout = self.laid_out(arrays_of(valid[0]))
         self.cluster_arrays |= self.election.aggregate(
-            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key
+            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key, layout
         )
         metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
-        return mean_of_clusters(self.cluster_arrays, self.assignment, self.election.examples), metrics
+        examples = self.election.examples
+        return mean_of_clusters(self.cluster_arrays, self.assignment, examples, layout), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

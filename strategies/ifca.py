@@ -11,13 +11,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import int_keys, mean_of_clusters, sort_replies, string_keys
+from strategies.base import arrays_of, int_keys, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import all_models, changed, initial_models, to_own_or_all, with_method
+from strategies.layout import WithLayout
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
 
-class IFCA(WithServers, FedAvg):
+class IFCA(WithServers, WithLayout, FedAvg):
     """Hard clusters, chosen anew by each client in each round that it trains in.
 
     A cluster that nobody chose keeps its model. Newcomers, and clients that return, choose like everybody else; a
@@ -60,8 +61,9 @@ class IFCA(WithServers, FedAvg):
     ) -> Iterable[Message]:
         """Send every sampled client all K models."""
         self._grid = grid
+        layout = self.laid_out(arrays)
         if not self.cluster_arrays:
-            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed)
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
         messages = list(super().configure_train(server_round, arrays, config, grid))
         content = all_models(self.cluster_arrays, with_method(config, "choose"), self.configrecord_key)
         for message in messages:
@@ -81,11 +83,13 @@ class IFCA(WithServers, FedAvg):
         self.churn = changed(before, self.assignment)
         self.election.observe(valid, self.weighted_by_key, one_each=True)
         failed = {reply.metadata.src_node_id for reply in errors}
+        layout = self.laid_out(arrays_of(valid[0]))
         self.cluster_arrays |= self.election.aggregate(
-            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key
+            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key, layout
         )
         metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
-        return mean_of_clusters(self.cluster_arrays, self.assignment, self.election.examples), metrics
+        examples = self.election.examples
+        return mean_of_clusters(self.cluster_arrays, self.assignment, examples, layout), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
