@@ -49,6 +49,7 @@ from runner.client import choosing, personal
 from runner.client.arrays import layout_of, load_weights, read_weights, weighted_mean
 from runner.client.messages import make_reply, message_config, own_or_sent, partition_id, train_metrics
 from runner.client.methods import Done, Work, method_of
+from runner.client.modules import AsBuilt, check_repeats
 from runner.client.pool import ExamplePool, Read
 from runner.client.signatures import signature, sketch, subspace
 from runner.client.together import ChunkRunner, Engine
@@ -164,6 +165,8 @@ class BuiltinClient:
         The server itself does without torch. A network that can't be made as new for each client is refused.
         """
         del context
+        x, y = self.pool.examples(*self.train_set({}, 0))
+        check_repeats(lambda: self.load(self.initial()), x[:4], y[:4], seed=self._seed)
         content = RecordDict({"arrays": self.initial(), "layout": self.layout.to_config()})
         return Message(content, reply_to=message)
 
@@ -338,6 +341,7 @@ class BuiltinClient:
         with torch.random.fork_rng(devices=[]):  # its weights are overwritten; the process's generator stays as it was
             # Channels last: convolutions of 3 and more channels are up to 1.4 times as fast on a CPU, none is slower.
             model = self._build().to(memory_format=torch.channels_last).to(self.device)
+        self._as_built = AsBuilt(model)
         return model
 
     @cached_property
@@ -353,6 +357,7 @@ class BuiltinClient:
         """Return the network with these weights."""
         torch.set_num_threads(self.threads)  # per task: trials with other settings share the process
         model = self.model
+        self._as_built.restore()
         load_weights(model, arrays)
         return model
 
