@@ -120,7 +120,8 @@ def run_trial(
     else:
         arrays, ledger = initial, Ledger()
         scores = central.score(0, arrays)
-        known = (replace(initial_record(scores, data.label_counts()), time_s=time.time()),)
+        first = initial_record(scores, data.label_counts())
+        known = (replace(first, time_s=time.time(), events=_said(config, layout)),)
     for record in known:
         rules.update(record, loop.evaluates(record.round))
         yield record
@@ -157,6 +158,17 @@ def run_trial(
     models = _models(arrays, clustered) if has_global else {}
     result = _result(config, data, models, record, scores, lost if at_rung else rules.reason)
     yield replace(result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun})
+
+
+def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
+    """Return what the reader of the results has to know of the model, one line each."""
+    if config.privacy.name == "none" or not layout.averaged:
+        return ()
+    shown = ", ".join(layout.averaged[:3]) + (", ..." if len(layout.averaged) > 3 else "")
+    return (
+        f"privacy={config.privacy.name}: the model's running statistics ({shown}) are averaged without "
+        "clipping or noise: no guarantee covers them",
+    )
 
 
 def make_strategy(config: TrialConfig, groups: np.ndarray, layout: Layout) -> Strategy:

@@ -1,7 +1,8 @@
 """Any Flower strategy on the trained arrays of a model alone; the model's state goes beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -9,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 
 from strategies.base import heaviest, weight_of
 from strategies.layout import Layout, joined, part
+from strategies.state import load_strategy_state, strategy_state
 
 
 class StateApart(Strategy):
@@ -70,6 +72,14 @@ class StateApart(Strategy):
     def summary(self) -> None:
         """Log the strategy's own summary."""
         self.strategy.summary()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the strategy's state: the next round depends on nothing here."""
+        return {"strategy": strategy_state(self.strategy)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        load_strategy_state(self.strategy, state["strategy"])
 
     def _completed(self, messages: Iterable[Message], arrays: ArrayRecord) -> list[Message]:
         """Add the state to each message's model: messages that share a content go on sharing one."""

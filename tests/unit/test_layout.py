@@ -20,6 +20,7 @@ from runner.tracking.models import model_op
 from strategies import STRATEGIES, Layout, with_layout
 from strategies.apart import StateApart
 from strategies.candidates import initial_models
+from strategies.state import load_strategy_state, strategy_state
 from tests.fakes import FakeGrid
 from tests.networks import Laden, Normed, Plain, Shared
 from tests.trials import digits, events_of, small
@@ -216,3 +217,25 @@ def test_shared_weights_come_back_from_mlflow(tmp_path: Path) -> None:
     program = torch.export.load(tmp_path / "model.pt2").module()
     x = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(program(x), model(x))
+
+
+def test_a_server_optimizer_goes_on_from_a_checkpoint_beside_the_state() -> None:
+    """Its momentum is kept, and nothing of the round's model."""
+    strategy = with_layout(flower.FedAvgM(server_momentum=0.9), LAYOUT)
+    one_round(strategy, {1: 10, 2: 30})
+    state = strategy_state(strategy)
+    assert list(state) == ["strategy"]
+    again = with_layout(flower.FedAvgM(server_momentum=0.9), LAYOUT)
+    load_strategy_state(again, state)
+    assert plain(one_round(again, {1: 10, 2: 30})) == plain(one_round(strategy, {1: 10, 2: 30}))
+
+
+def test_statistics_that_no_privacy_covers_are_said() -> None:
+    words = ["privacy=fixed_server", "privacy.noise_multiplier=0.1", "rounds=1"]
+    _, first, *_ = events_of(small(*words, "model.name=tests.networks.Normed"))
+    assert first.events == (
+        "privacy=fixed_server: the model's running statistics (norm.running_mean, norm.running_var) "
+        "are averaged without clipping or noise: no guarantee covers them",
+    )
+    _, first, *_ = events_of(small(*words))
+    assert first.events == ()
