@@ -27,7 +27,7 @@ def cluster(clients: int, folder: str) -> None:
     data = split.on(images)
     with hosts() as actors:
         grid = make_grid(config, data, actors, ray.put(images), ray.put(split))
-        arrays, strategy = initial_arrays(grid), make_strategy(config, data.groups)
+        arrays, strategy = initial_arrays(grid), make_strategy(config, data.shift)
         say(ready=True)
         idle, began = memory("VmRSS"), time.perf_counter()
         strategy.configure_train(1, arrays, train_config(config.training), grid)

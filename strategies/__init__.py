@@ -101,6 +101,8 @@ def build_strategy(
     *,
     client_learning_rate: float | None = None,
     groups: Mapping[int, int] | None = None,
+    drifted: Mapping[int, int] | None = None,
+    drift_round: int = 0,
 ) -> Strategy:
     """Return the strategy of a trial.
 
@@ -118,6 +120,8 @@ def build_strategy(
         The clients' step size, which q-FedAvg takes for its Lipschitz estimate 1/lr.
     groups : mapping, optional
         Node id -> true group, which the oracle is told.
+    drifted, drift_round : mapping and int, optional
+        The true groups from a round on, which the oracle is told as well.
 
     Raises
     ------
@@ -141,7 +145,7 @@ def build_strategy(
     if name == "oracle":
         if groups is None:
             raise ValueError("strategy=oracle needs the true groups; give groups by node id")
-        kwargs["groups"] = groups
+        kwargs |= {"groups": groups, "drifted": drifted, "drift_round": drift_round}
     return STRATEGIES[name](**kwargs)
 
 

@@ -1,4 +1,4 @@
-"""Which member of a cluster is its server, and how good the choice was: pure functions (ALGORITHMS section 5).
+"""Which member of a cluster is its server, and how good the choice was: pure functions.
 
 On identical hosts the score mostly measures how much data a client has.
 """

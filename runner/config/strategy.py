@@ -9,7 +9,7 @@ from runner.errors import ConfigError
 
 
 class ServerConfig(Section):
-    """Which member of a cluster is its server (ALGORITHMS section 5)."""
+    """Which member of a cluster is its server."""
 
     rule: Literal["load", "load_once", "random", "round_robin", "largest_data"] = Field(
         "load", description="load: lowest score each round; load_once: chosen at the clustering round and kept"

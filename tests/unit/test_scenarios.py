@@ -14,6 +14,7 @@ from runner.data.sources import ImageData
 from runner.divergence import divergence_metrics, earth_movers, js_divergence
 from runner.errors import ConfigError
 from runner.figures.split import divergences
+from runner.records import RoundRecord
 from tests.trials import digits, events_of, small
 
 LABELS = np.arange(120) % 6
@@ -177,6 +178,30 @@ def test_a_drift_is_scored_against_the_groups_of_its_time() -> None:
     assert rounds[3].metrics["2_clusters/ari"] == 1
     assert rounds[5].metrics["2_clusters/ari"] == 1
     assert rounds[4].metrics["2_clusters/churn"] == 6
+
+
+def _clusters(record: RoundRecord) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the cluster and the true group of each client."""
+    cluster, group = record.assignments, record.clients
+    return (
+        dict(zip(cluster["client"], cluster["cluster"], strict=True)),
+        dict(zip(group["client"], group["group"], strict=True)),
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["shift.newcomers=0.25", "shift.join_round=3"]])
+def test_the_oracle_follows_the_groups_of_the_round(words: list[str]) -> None:
+    """Half of each group moves in round 3: then the new groups are the clusters."""
+    drift = ["shift=rotation", "shift.drift_round=3", "rounds=4", "num_clients=16", "model=logreg"]
+    _, _, *rounds, _ = events_of(small("resources=inline", "strategy=oracle", *drift, *words))
+    assert [record.metrics["2_clusters/ari"] for record in rounds] == [1, 1, 1, 1]
+    assert [record.metrics["2_clusters/churn"] for record in rounds][:2] == [0, 0]
+    (before, was), (after, group) = (_clusters(rounds[n]) for n in (1, 2))
+    moved = {client for client in before if before[client] != after[client]}
+    assert moved == {client for client in was if was[client] != group[client]}
+    assert rounds[2].metrics["2_clusters/churn"] == len(moved) >= 6
+    assert len(set(after.values())) == 4
+    assert len({(after[client], group[client]) for client in group}) == 4
 
 
 def test_clustering_traffic_is_counted() -> None:

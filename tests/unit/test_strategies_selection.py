@@ -24,7 +24,7 @@ def test_moving_average_weighs_the_newest_measurement() -> None:
 
 
 def test_robust_scaling_by_hand() -> None:
-    """The 90th percentile of 0..10 is 9, of (0, 0, 4) 3.2; of 20 zeros and a 2 it is the mean: 2 / 21."""
+    """90th percentiles: 9 of 0..10, 3.2 of (0, 0, 4), 0 of 20 zeros and a 2, whose mean is 2/21."""
     assert robust_scale(np.arange(11.0)).tolist() == [n / 9 for n in range(11)]
     assert robust_scale(np.array([0.0, 0.0, 4.0])).tolist() == [0, 0, 1.25]
     assert robust_scale(np.array([0.0] * 20 + [2.0]))[-2:].tolist() == [0, 21]
@@ -65,7 +65,8 @@ def test_the_lowest_weighted_load_serves_at_any_size_and_unit(members: int, outl
     rule = replace(RULE, hysteresis=1.0, min_tenure=1)
     rng = np.random.default_rng([members, outliers])
     for _ in range(100):
-        table_M3 = rng.lognormal(0, rng.uniform(0.001, 3), (members, 3)) * 10 ** rng.uniform(-6, 6, 3)
+        table_M3 = rng.lognormal(0, rng.uniform(0.001, 3), (members, 3))
+        table_M3 *= 10 ** rng.uniform(-6, 6, 3)
         table_M3[rng.permutation(members)[:outliers]] *= 10 ** rng.uniform(0, 6)
         nodes = (1 + rng.permutation(members)).tolist()
         loads = {node: Load(*row) for node, row in zip(nodes, table_M3.tolist(), strict=True)}
@@ -97,9 +98,10 @@ def test_the_lowest_in_every_load_serves(members: int, weights: tuple[float, ...
 
 
 def test_hysteresis_is_a_share_of_the_load() -> None:
-    """All loads 10 % lower: not enough for .85, enough for .95, in any unit and beside any others."""
+    """All loads 10 % lower: not enough for .85, enough for .95, in any unit."""
     for unit in (1e-6, 1.0, 1e6):
-        loads = {n: Load(unit * v, 3 * unit * v, 5 * v) for n, v in {1: 10.0, 2: 9.0, 3: 11.0}.items()}
+        values = {1: 10.0, 2: 9.0, 3: 11.0}
+        loads = {n: Load(unit * v, 3 * unit * v, 5 * v) for n, v in values.items()}
         scores = load_scores([1, 2, 3], loads, RULE)
         assert _rank(RULE, scores, incumbent=1, tenure=3)[0] == 1
         assert _rank(replace(RULE, hysteresis=0.95), scores, incumbent=1, tenure=3)[0] == 2
