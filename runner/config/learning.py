@@ -31,7 +31,9 @@ class PartitionConfig(Section):
     ] = Field("iid", description="the rule; centralized gives one client everything")
     alpha: float = only("dirichlet inner_dirichlet", 0.5, "concentration; smaller is more skewed", gt=0)
     sizes: Literal["equal", "linear", "square"] = only(
-        "inner_dirichlet", "equal", "examples per client: client i has a share as 1, i or i squared"
+        "inner_dirichlet",
+        "equal",
+        "examples per client: equal, or shares as 1, 2, 3, ... (squared), dealt out by seed",
     )
     min_size: int = only("dirichlet", 10, "fewest examples that a client may get", ge=1)
     shards_per_client: int = only("shard", 2, "label-sorted shards per client (McMahan 2017)", ge=1)
