@@ -20,7 +20,11 @@ class DatasetConfig(Section):
     normalize: Literal["standard", "unit"] = Field(
         "standard", description="pixels at mean 0 and deviation 1 per channel, or unit: divided by 255"
     )
-    max_train: int | None = Field(None, ge=10, description="use only the first so many training images (all if null)")
+    max_train: int | None = Field(
+        None,
+        ge=10,
+        description="training images used, drawn by chance, the same for every seed (all if null)",
+    )
 
 
 class PartitionConfig(Section):
