@@ -174,7 +174,7 @@ def make_strategy(config: TrialConfig, shift: Shift) -> Any:
         drifted=by_node(shift.drifted),
         drift_round=shift.drift_round,
     )
-    sampled = max(int(config.num_clients * config.strategy.fraction_train), config.strategy.min_train_nodes)
+    sampled = config.strategy.trained(config.num_clients)
     return wrap_privacy(strategy, config.privacy.canonical(), sampled)
 
 

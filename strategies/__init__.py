@@ -132,6 +132,10 @@ def build_strategy(
         raise ValueError(f"unknown strategy '{name}'. Valid: {', '.join(sorted(STRATEGIES))}.")
     # The name is the registry's, and the least share of replies is the round loop's to watch.
     kwargs = {key: value for key, value in params.items() if key not in ("name", "min_fit_fraction")}
+    # Flower cuts off the product of share and clients, a float: .29 of 100 would be 28.
+    for share in ("fraction_train", "fraction_evaluate"):
+        if share in kwargs:
+            kwargs[share] = min(1.0, kwargs[share] * (1 + 1e-12))
     if name == "qfedavg":
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")

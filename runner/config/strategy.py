@@ -119,6 +119,12 @@ class StrategyConfig(Section):
     adaptive: bool = only("apfl", True, "adapt each client's share by a gradient step per round")
 
 
+    def trained(self, num_clients: int) -> int:
+        """Return how many of so many clients train in a round; ``build_strategy`` counts alike."""
+        whole = int(num_clients * self.fraction_train * (1 + 1e-12))  # .29 of 100 is 29
+        return min(num_clients, max(whole, self.min_train_nodes))
+
+
 def check_distance(s: StrategyConfig) -> None:
     """Refuse distances that mean nothing for what stands for a client."""
     if s.distance == "cosine" and s.representation in ("weights", "losses", "data"):
