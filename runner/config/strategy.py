@@ -118,7 +118,6 @@ class StrategyConfig(Section):
     alpha: float = only("apfl", 0.5, "share of the local model in the mixture, at first", ge=0, le=1)
     adaptive: bool = only("apfl", True, "adapt each client's share by a gradient step per round")
 
-
     def trained(self, num_clients: int) -> int:
         """Return how many of so many clients train in a round; ``build_strategy`` counts alike."""
         whole = int(num_clients * self.fraction_train * (1 + 1e-12))  # .29 of 100 is 29
