@@ -102,7 +102,7 @@ class TrialConfig(Section):
             raise ConfigError(
                 "strategy=fedper with model=logreg: the head would be the whole model; take a model with more layers"
             )
-        trained = max(int(n * s.fraction_train), s.min_train_nodes)
+        trained = s.trained(n)
         if trained < 1:
             raise ConfigError(
                 f"strategy.fraction_train={s.fraction_train} of num_clients={n} is no client; raise one of them"

@@ -1,16 +1,20 @@
 """The cost of a round depends on the cohort; the central test runs beside the clients' evaluation."""
 
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, fedavg, strategy_utils
 
-from runner.engine.grid import inline_grid
+from runner.engine.grid import Trace, inline_grid
 from runner.engine.host import AppSpec
+from runner.errors import TrialError
 from runner.evaluation import ask_scores
-from runner.rounds import Loop, Round, _sampling_from_a_range, run_rounds
+from runner.rounds import Loop, Round, _enough, _sampling_from_a_range, run_rounds
 
 NODES = range(1, 10**12 + 1)
 """So many that a list of them can't be made."""
@@ -99,3 +103,14 @@ def test_scores_come_although_clients_missed_the_deadline():
     assert did.count("evaluate") == 2  # one a round; the others were given up
     assert [done.scores.mean("global") for done in rounds] == [0.25, 0.25]
     assert any("replies were missing" in event for event in rounds[0].evaluate.events)
+
+
+@pytest.mark.parametrize("asked", [10, 100, 1000])
+def test_the_least_share_of_replies_is_counted_as_people_do(asked: int) -> None:
+    """.07 of 100 is 7, although the product of the floats is a little more."""
+    for needed in range(1, asked + 1):
+        share = float(f"{needed / asked}")
+        done: Any = SimpleNamespace(error=None, message_type="train", node_id=1)
+        _enough(1, Trace([done] * needed), asked, share)
+        with pytest.raises(TrialError, match=f"{needed - 1} of {asked} clients trained"):
+            _enough(1, Trace([done] * (needed - 1)), asked, share)
