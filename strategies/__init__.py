@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from strategies.apfl import APFL
-from strategies.base import Clustered, Resumable
+from strategies.base import Clustered, Resumable, mean_of_scored
 from strategies.cfl import CFL
 from strategies.clove import CLoVE
 from strategies.clustered import ClusterTraining
@@ -128,6 +128,7 @@ def build_strategy(
         raise ValueError(f"unknown strategy '{name}'. Valid: {', '.join(sorted(STRATEGIES))}.")
     # The name is the registry's, and the least share of replies is the round loop's to watch.
     kwargs = {key: value for key, value in params.items() if key not in ("name", "min_fit_fraction")}
+    kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
     if name == "qfedavg":
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")

@@ -2,22 +2,51 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from logging import WARNING
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, validate_message_reply_consistency
+from flwr.serverapp.strategy.strategy_utils import (
+    aggregate_arrayrecords,
+    aggregate_metricrecords,
+    validate_message_reply_consistency,
+)
 from flwr.supercore import log
 
 V = TypeVar("V")
 TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a client that never answers is a lost one
 
 
+@dataclass(frozen=True)
+class Models:
+    """What a method says about its models, by class attributes of these names; else it is as FedAvg."""
+
+    has_global_model: bool = True
+    """There is one model for all: not so where nothing is averaged, or K independent networks are."""
+    personal_models: bool = False
+    """Each client uses a model that nobody else has, and alone can score it."""
+    averages_models: bool = True
+    """``aggregate_train`` returns a model whenever replies came."""
+    assigns_in_evaluation: bool = False
+    """Who uses which model is known after ``aggregate_evaluate``."""
+
+
+def models_of(strategy: object) -> Models:
+    """Return what a strategy, its class, or the strategy inside a wrapper says about its models."""
+    inner = getattr(strategy, "strategy", strategy)
+    said = {field.name: getattr(inner, field.name, field.default) for field in fields(Models)}
+    return Models(**said)  # type: ignore[arg-type]
+
+
 @runtime_checkable
 class Clustered(Protocol):
-    """A strategy that trains one model per cluster of clients. Read it after ``aggregate_train`` of each round."""
+    """A strategy that trains one model per cluster of clients.
+
+    Read it after ``aggregate_train`` of each round; where it ``assigns_in_evaluation``, after ``aggregate_evaluate``.
+    """
 
     @property
     def assignment(self) -> Mapping[int, int]:
@@ -124,6 +153,12 @@ def weighted_mean(records: Sequence[ArrayRecord], weights: Sequence[float]) -> A
         for record, weight in zip(records, weights, strict=True)
     ]
     return aggregate_arrayrecords(contents, "weight")
+
+
+def mean_of_scored(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
+    """Return the weighted mean of evaluation metrics; empty where nobody had examples, which Flower divides by."""
+    scored = [record for record in records if next(iter(record.metric_records.values()))[weighted_by_key]]
+    return aggregate_metricrecords(scored, weighted_by_key) if scored else MetricRecord()
 
 
 def mean_of_clusters(

@@ -16,6 +16,7 @@ A method sees the client's TRAINING examples alone, so no choice can be made by 
 ``finetune``   evaluation only; config: finetune-epochs, and training's    none
 =============  ==========================================================  =============================================
 
+Evaluated, ``choose`` and ``soft`` choose again, by the training examples alone, and say so in the same ``choice``.
 What a method remembers is in ``Context.state`` under the method's name.
 """
 
@@ -43,6 +44,8 @@ class Work:
     arrays: Mapping[str, ArrayRecord]  # the message's, by name
     state: RecordDict  # Context.state: changed in place
     initial: Callable[[], ArrayRecord]  # the trial's initial model
+    told: RecordDict = field(default_factory=RecordDict)
+    """What an evaluation says beside its metrics: filled in place."""
 
     def load(self, arrays: ArrayRecord) -> nn.Module:
         """Return the process's model with these weights."""
