@@ -32,6 +32,8 @@ class Models:
     """``aggregate_train`` returns a model whenever replies came."""
     assigns_in_evaluation: bool = False
     """Who uses which model is known after ``aggregate_evaluate``."""
+    clusters: bool = False
+    """It trains one model per cluster of clients."""
 
 
 def models_of(strategy: object) -> Models:
@@ -70,6 +72,13 @@ class Clustered(Protocol):
 
     def diagnostics(self) -> dict[str, float]:
         """Return numbers about the clustering, by bare name; empty before it."""
+
+
+def model_users(strategy: Clustered) -> dict[int, int]:
+    """Return the cluster whose model each node uses; the others use the global model, where there is one."""
+    guests: Mapping[int, int] = getattr(strategy, "guests", {})  # evaluated under a choice of their own
+    there = strategy.cluster_arrays.keys()
+    return {node: c for node, c in {**guests, **strategy.assignment}.items() if c in there}
 
 
 @runtime_checkable

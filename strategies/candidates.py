@@ -21,6 +21,7 @@ class Candidates(FedAvg):
 
     has_global_model = False  # the mean of networks that began apart is none that anybody trained
     assigns_in_evaluation = True
+    clusters = True
 
     def chosen(self, choices: Mapping[int, int]) -> None:
         """Take in which model each of some clients chose in the evaluation, by node."""
