@@ -150,7 +150,7 @@ def _sums(asked: Sequence[tuple[str, int]], replies: Sequence[Message]) -> dict[
             flat = np.asarray(metrics["confusion"])
             side = round(len(flat) ** 0.5)
             matrices[pair] = matrices.get(pair, 0) + flat.reshape(side, side)
-    return {pair: _score(*s, matrices.get(pair)) for pair, s in sums.items()}
+    return {pair: _score(s[0], s[1], s[2], matrices.get(pair)) for pair, s in sums.items()}
 
 
 def own_scores(replies: Iterable[Message]) -> dict[int, Score]:

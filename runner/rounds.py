@@ -239,9 +239,9 @@ def _senders(replies: Iterable[Message]) -> list[int]:
 
 def _errors(trace: Trace, replies: Iterable[Message]) -> dict[int, str]:
     """Return why clients failed, by node: their traceback, or why their reply was refused afterwards."""
-    refused = {r.metadata.src_node_id: r.error.reason for r in replies if r.has_error()}
-    raised = {t.node_id: t.error for t in trace.tasks if t.error and t.message_type == "train"}
-    return refused | raised
+    refused = {r.metadata.src_node_id: str(r.error.reason) for r in replies if r.has_error()}
+    trained = [task for task in trace.tasks if task.message_type == "train"]
+    return refused | {task.node_id: task.error for task in trained if task.error}
 
 
 def _answered(number: int, trace: Trace, share: float) -> None:

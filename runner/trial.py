@@ -295,9 +295,8 @@ class _CentralTest:
             return None
         groups = self.data.groups_in(self.data.phase(number))
         last = last or number == self.config.rounds
-        return ask_scores(
-            self.grid, used, users, groups, len(self.data.images.test_y), own=own, confusion=last
-        )
+        size = len(self.data.images.test_y)
+        return ask_scores(self.grid, used, users, groups, size, own=own, confusion=last)
 
     def score(self, number: int, arrays: ArrayRecord, last: bool = False) -> TestScores | None:
         """Return the scores of a round's models; what the grid saw of it is forgotten."""
@@ -336,7 +335,7 @@ def _result(
         "server_spearman": "2_clusters/server_spearman",
         "mb_total": "4_comm/mb_total",
     }
-    final = own_test_metrics(scores, config.online(last.round)) | last.metrics
+    final = {**own_test_metrics(scores, config.online(last.round)), **last.metrics}
     summary = {name: final[key] for name, key in wanted.items() if key in final}
     summary["rounds"] = float(last.round)
     images = data.images

@@ -29,6 +29,7 @@ from runner.client.messages import (
     train_metrics,
 )
 from runner.client.methods import Done
+from runner.client.pool import Read
 from runner.client.training import LocalTraining, predict, train
 from runner.client.vectorized import logits_of_each, predict_many
 from runner.load import TaskMeter, node_load
@@ -175,7 +176,7 @@ class ChunkRunner:
         """Return each client's scores on the central test set: of its own model, (C, P), or of the one of all."""
         client = self._client
         by_sets: dict[tuple[Hashable, ...], list[int]] = {}  # the slices of a group's test set -> its clients
-        reads = {}
+        reads: dict[Hashable, Read] = {}
         for i, context in enumerate(contexts):
             sets = client.test_sets(config, partition_id(context))
             by_sets.setdefault(tuple(key for key, _ in sets), []).append(i)

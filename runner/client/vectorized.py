@@ -157,9 +157,7 @@ def predict_many(
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training
-def logits_of_each(
-    program: Program, values: Tensor, examples: Examples, place: tuple[int, int]
-) -> Iterator[Tensor]:
+def logits_of_each(program: Program, values: Tensor, examples: Examples, place: tuple[int, int]) -> Iterator[Tensor]:
     """Yield the logits (n, classes) of each model, values (C, P), on the same examples; some models at a time."""
     first, count = place
     clients, columns = program.block(count, values.device)

@@ -135,9 +135,7 @@ def test_a_clients_result_does_not_depend_on_who_ran_before(data: FakeData) -> N
     assert same(last["arrays"], alone["arrays"])
 
 
-def test_evaluate_uses_what_a_client_holds_out_and_nothing_else(
-    app: ClientApp, data: FakeData
-) -> None:
+def test_evaluate_uses_what_a_client_holds_out_and_nothing_else(app: ClientApp, data: FakeData) -> None:
     model = fresh()
     content = {"arrays": read_weights(model), "config": ConfigRecord()}
     x, y = data.client(0, "eval")

@@ -118,9 +118,8 @@ def test_an_evaluation_chooses_by_training_examples_never_by_the_labels_it_is_sc
 ) -> None:
     """Model 0 knows the held-out examples by heart, model 1 those of the training: model 1 is taken."""
     sent = {"model-0": fitted(data, 0, "eval"), "model-1": fitted(data, 0, "train")}
-    reply = send(
-        app, "evaluate", {**sent, "config": ConfigRecord({"method": method, "sigma": 0.1})}, context(0)
-    )
+    config = ConfigRecord({"method": method, "sigma": 0.1})
+    reply = send(app, "evaluate", {**sent, "config": config}, context(0))
     losses = []
     for candidate in sent.values():
         net = model(0)
