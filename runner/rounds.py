@@ -157,7 +157,8 @@ def evaluate_round(
 ) -> tuple[MetricRecord | None, TestScores | None]:
     """Have the clients evaluate a round's models, and the models tested meanwhile.
 
-    Nobody is asked where that says nothing: no client holds out examples, tells a choice, or tests its own model.
+    Nobody is asked what says nothing: where no client holds out examples, or tests its own model,
+    only those that choose among several models are.
 
     Parameters
     ----------
@@ -173,8 +174,9 @@ def evaluate_round(
     config = ConfigRecord({**loop.evaluate_config, **({"test-own": SLICE} if personal else {})})
     with seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")), _sampling_from_a_range():
         asked = list(strategy.configure_evaluate(number, arrays, config, grid))
-    says = loop.held_out or models.assigns_in_evaluation or personal
-    ids = grid.push_messages(asked if says else [])
+    if not (loop.held_out or personal):  # what is left to be said is which of several models fits
+        asked = [message for message in asked if len(message.content.array_records) > 1]
+    ids = grid.push_messages(asked)
     early = ask_scores and not models.assigns_in_evaluation
     wait = ask_scores(number, arrays) if early and ask_scores else None
     replies = grid.receive(ids, timeout=loop.timeout)
