@@ -62,7 +62,7 @@ class StopConfig(Section):
     min_delta: float = Field(0.0, ge=0, description="what counts as an improvement, for patience")
     wall_s: float | None = Field(None, gt=0, description="stop after so many seconds of rounds, interruptions left out")
     mb: float | None = Field(None, gt=0, description="stop after so many MiB moved to and from clients")
-    divergence: bool = Field(False, description="stop where a loss is NaN or infinite")
+    divergence: bool = Field(False, description="stop where a loss is NaN or infinite, of one client too")
 
     def canonical(self) -> dict[str, Any]:
         """Return the rules that are set; what target and patience watch only where one of them is."""
