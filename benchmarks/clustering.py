@@ -10,7 +10,7 @@ from benchmarks.ours import hosts, images_of, memory
 from runner.compose import compose
 from runner.metrics import agreement
 from runner.prepare import make_split
-from runner.trial import initial_arrays, make_grid, make_strategy, quiet_flower, train_config
+from runner.trial import initial_model, make_grid, make_strategy, quiet_flower, train_config
 
 
 def cluster(clients: int, folder: str) -> None:
@@ -27,7 +27,8 @@ def cluster(clients: int, folder: str) -> None:
     data = split.on(images)
     with hosts() as actors:
         grid = make_grid(config, data, actors, ray.put(images), ray.put(split))
-        arrays, strategy = initial_arrays(grid), make_strategy(config, data.groups)
+        arrays, layout = initial_model(grid)
+        strategy = make_strategy(config, data.groups, layout)
         say(ready=True)
         idle, began = memory("VmRSS"), time.perf_counter()
         strategy.configure_train(1, arrays, train_config(config.training), grid)

@@ -25,7 +25,7 @@ from runner.engine.grid import EngineGrid, ray_grid
 from runner.engine.host import AppSpec
 from runner.engine.pool import HostPool, ray_session
 from runner.rounds import Loop, Round, run_rounds
-from runner.trial import Split, initial_arrays, make_grid, train_config
+from runner.trial import Split, initial_model, make_grid, train_config
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 ENDLESS = 10**6
@@ -86,7 +86,7 @@ def learning_rounds(
     grid = make_grid(config, split.on(images), actors, ray.put(images), ray.put(split))
     loop = Loop(ENDLESS, seed, train_config(config.training), evaluate_every=ENDLESS)
     compared = work.score_every > 0  # its models are: they start from the weights that the peer's start from
-    start = ArrayRecord(make_model(work, seed).state_dict()) if compared else initial_arrays(grid)
+    start = ArrayRecord(make_model(work, seed).state_dict()) if compared else initial_model(grid)[0]
     return run_rounds(fedavg(work.clients, cohort), grid, start, loop), grid
 
 

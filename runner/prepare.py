@@ -17,7 +17,7 @@ from runner.data.federated import FederatedData
 from runner.data.sources import ImageData, load_images
 from runner.engine.executors import Host
 from runner.errors import ConfigError, RunnerError, TrialError
-from runner.trial import Split, initial_arrays, make_grid
+from runner.trial import Split, initial_model, make_grid
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def check_models(trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: 
         at = prepared[config.key]
         images, split = (at.images, at.split) if hosts is None else ray.get([at.images, at.split])
         try:
-            arrays = initial_arrays(make_grid(config, split.on(images), hosts, at.images, at.split))
+            arrays, _ = initial_model(make_grid(config, split.on(images), hosts, at.images, at.split))
         except TrialError as error:
             raise ConfigError(str(error)) from error
         found[config.key] = checked[key] = sum(prod(array.shape) for array in arrays.values())

@@ -22,7 +22,7 @@ from runner.errors import TrialError
 from runner.evaluation import QUERY, SLICE, TestScores, own_scores
 from runner.links import CLUSTERING_QUERIES
 from runner.seeding import derive_seed, seeded_globals
-from strategies import is_weighted_mean
+from strategies import Layout, is_weighted_mean
 from strategies.base import models_of
 
 AskScores = Callable[[int, ArrayRecord], Callable[[], TestScores] | None]
@@ -108,6 +108,8 @@ def run_rounds(
         train = grid.drain()
         _answered(number, train, share)
         grid.weight_key = "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None
+        layout: Layout | None = getattr(strategy, "layout", None)
+        grid.carried = frozenset(layout.carried if layout else ())
         try:
             replies = grid.send_and_receive(messages, timeout=loop.timeout)
         finally:

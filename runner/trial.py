@@ -28,7 +28,7 @@ from runner.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from runner.rounds import Loop, evaluate_round, run_rounds
 from runner.seeding import derive_seed
 from runner.stop import StopRules
-from strategies import build_strategy, wrap_privacy
+from strategies import Layout, build_strategy, with_layout, wrap_privacy
 from strategies.base import Clustered, Models, model_users, models_of
 from strategies.state import load_strategy_state, strategy_state
 
@@ -99,7 +99,8 @@ def run_trial(
     saved = checkpoints.load() if checkpoints else None
     yield TrialStarted(config.key, data.summary(config), saved.round + 1 if saved else 0)
     grid = make_grid(config, data, hosts, images_ref or images, split_ref or split)
-    strategy = make_strategy(config, data.groups)
+    initial, layout = initial_model(grid)
+    strategy = make_strategy(config, data.groups, layout)
     clustered = strategy if isinstance(strategy, Clustered) else None
     has = models_of(strategy)
     central = _CentralTest(config, grid, data, clustered, has)
@@ -119,9 +120,10 @@ def run_trial(
         arrays, ledger = _restore(saved, strategy, grid)
         known = saved.records
     else:
-        arrays, ledger = initial_arrays(grid), Ledger()
+        arrays, ledger = initial, Ledger()
         scores = central.score(0, arrays)
-        known = (replace(initial_record(scores, data.label_counts()), time_s=time.time()),)
+        first = initial_record(scores, data.label_counts())
+        known = (replace(first, time_s=time.time(), events=_said(config, layout)),)
     for record in known:
         rules.update(record, loop.evaluates(record.round))
         yield record
@@ -166,8 +168,22 @@ def run_trial(
     yield replace(result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun})
 
 
-def make_strategy(config: TrialConfig, groups: np.ndarray) -> Any:
-    """Return a trial's strategy, inside a privacy wrapper where the config asks for one."""
+def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
+    """Return what the reader of the results has to know of the model, one line each."""
+    if config.privacy.name == "none" or not layout.averaged:
+        return ()
+    shown = ", ".join(layout.averaged[:3]) + (", ..." if len(layout.averaged) > 3 else "")
+    return (
+        f"privacy={config.privacy.name}: the model's running statistics ({shown}) are averaged without "
+        "clipping or noise: no guarantee covers them",
+    )
+
+
+def make_strategy(config: TrialConfig, groups: np.ndarray, layout: Layout) -> Strategy:
+    """Return a trial's strategy, inside a privacy wrapper where the config asks for one.
+
+    It knows what the arrays of its model are, or sees the trained ones alone.
+    """
     strategy = build_strategy(
         config.strategy.name,
         config.strategy.canonical(),
@@ -177,7 +193,7 @@ def make_strategy(config: TrialConfig, groups: np.ndarray) -> Any:
         groups={client + 1: int(group) for client, group in enumerate(groups)},
     )
     sampled = max(int(config.num_clients * config.strategy.fraction_train), config.strategy.min_train_nodes)
-    return wrap_privacy(strategy, config.privacy.canonical(), sampled)
+    return with_layout(wrap_privacy(strategy, config.privacy.canonical(), sampled), layout)
 
 
 def _state(arrays: ArrayRecord, strategy: Strategy, grid: EngineGrid, ledger: Ledger) -> dict[str, Any]:
@@ -233,14 +249,19 @@ def make_grid(
     return inline_grid(spec, cost, chunk_size, together)
 
 
-def initial_arrays(grid: EngineGrid) -> ArrayRecord:
-    """Ask a host for the seeded initial model: a trial process itself does without torch."""
+def initial_model(grid: EngineGrid) -> tuple[ArrayRecord, Layout]:
+    """Ask a host for the seeded initial model and what its arrays are: a trial process does without torch.
+
+    Raises
+    ------
+    TrialError
+        The network can't be built, or can't be made as new for each client.
+    """
     [reply] = grid.send_and_receive([Message(RecordDict(), 1, "query.init")])
     if reply.has_error():
         raise TrialError(f"the model can't be built: {str(reply.error.reason).removeprefix('ValueError: ')}")
-    arrays = reply.content["arrays"]
-    assert isinstance(arrays, ArrayRecord)
-    return arrays
+    arrays = reply.content.array_records["arrays"]
+    return arrays, Layout.from_config(reply.content.config_records["layout"])
 
 
 def train_config(training: TrainingConfig) -> ConfigRecord:

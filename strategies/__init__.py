@@ -11,6 +11,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
+from strategies.apart import StateApart
 from strategies.apfl import APFL
 from strategies.base import Clustered, Resumable, mean_of_scored
 from strategies.cfl import CFL
@@ -26,6 +27,7 @@ from strategies.fesem import FeSEM
 from strategies.flhc import FLHC
 from strategies.ifca import IFCA
 from strategies.kmeans import KMeans
+from strategies.layout import Layout, WithLayout
 from strategies.local import Local
 from strategies.oracle import Oracle
 from strategies.pacfl import PACFL
@@ -33,7 +35,16 @@ from strategies.scaffold import Scaffold
 from strategies.selection import ServerRule
 from strategies.stocfl import StoCFL
 
-__all__ = ["STRATEGIES", "Clustered", "Resumable", "build_strategy", "is_weighted_mean", "wrap_privacy"]
+__all__ = [
+    "STRATEGIES",
+    "Clustered",
+    "Layout",
+    "Resumable",
+    "build_strategy",
+    "is_weighted_mean",
+    "with_layout",
+    "wrap_privacy",
+]
 
 _CLUSTER_TRAINING: dict[str, type[ClusterTraining]] = {
     "kmeans": KMeans,
@@ -177,6 +188,25 @@ def wrap_privacy(strategy: Strategy, params: Mapping[str, Any], num_sampled: int
     return _PRIVACY[params["name"]](strategy, num_sampled_clients=num_sampled, **kwargs)
 
 
+def with_layout(strategy: Strategy, layout: Layout) -> Strategy:
+    """Tell a strategy what the arrays of its model are.
+
+    One that does its own maths on models takes the layout; any other sees the trained arrays alone, by
+    :class:`~strategies.apart.StateApart`, where the model has anything else.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Any Flower strategy, inside a privacy wrapper or not.
+    layout : Layout
+        Of the model that it is given.
+    """
+    if isinstance(strategy, WithLayout):
+        strategy.layout = layout
+        return strategy
+    return StateApart(strategy, layout) if layout.has_state else strategy
+
+
 def is_weighted_mean(strategy: Strategy) -> bool:
     """Whether replies of the round that was configured last may be replaced by partial weighted means.
 
@@ -184,6 +214,8 @@ def is_weighted_mean(strategy: Strategy) -> bool:
     average are named, never subclasses; a privacy wrapper clips each reply, and metrics aggregated in a way of the
     user's own need each reply too.
     """
+    if isinstance(strategy, StateApart):
+        return is_weighted_mean(strategy.strategy)
     if type(strategy) in _CLUSTER_TRAINING.values():
         averages = not strategy.clustering_round  # type: ignore[attr-defined]
     else:

@@ -4,17 +4,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from logging import WARNING
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import (
-    aggregate_arrayrecords,
     aggregate_metricrecords,
     validate_message_reply_consistency,
 )
 from flwr.supercore import log
+
+from strategies.layout import Layout
 
 V = TypeVar("V")
 TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a client that never answers is a lost one
@@ -37,8 +38,10 @@ class Models:
 
 
 def models_of(strategy: object) -> Models:
-    """Return what a strategy, its class, or the strategy inside a wrapper says about its models."""
-    inner = getattr(strategy, "strategy", strategy)
+    """Return what a strategy, its class, or the strategy inside wrappers says about its models."""
+    inner = strategy
+    while hasattr(inner, "strategy"):
+        inner = inner.strategy
     said = {field.name: getattr(inner, field.name, field.default) for field in fields(Models)}
     return Models(**said)  # type: ignore[arg-type]
 
@@ -155,13 +158,27 @@ def weight_of(reply: Message, weighted_by_key: str) -> float:
     return float(next(iter(reply.content.metric_records.values()))[weighted_by_key])  # type: ignore[arg-type]
 
 
-def weighted_mean(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
-    """Return the weighted mean of models, in the order given and with FedAvg's own arithmetic."""
-    contents = [
-        RecordDict({"arrays": record, "metrics": MetricRecord({"weight": weight})})
-        for record, weight in zip(records, weights, strict=True)
-    ]
-    return aggregate_arrayrecords(contents, "weight")
+def largest(reply: Message, weighted_by_key: str) -> tuple[float, int]:
+    """Return the largest weight of a client that a reply stands for, and minus its node id.
+
+    A partial mean says what its clients weigh: see :meth:`~strategies.servers.ClusterServers.observe`.
+    """
+    load = reply.content.config_records.get("load", ConfigRecord())
+    if "num-examples" in load and "node-ids" in load:
+        weights, nodes = (cast(list[float], load[key]) for key in ("num-examples", "node-ids"))
+        return max((w, -int(node)) for w, node in zip(weights, nodes, strict=True))
+    return weight_of(reply, weighted_by_key), -reply.metadata.src_node_id
+
+
+def heaviest(replies: Sequence[Message], weighted_by_key: str) -> int:
+    """Return the place of the reply that holds the client with the most examples, then the lowest id."""
+    return max(range(len(replies)), key=lambda i: largest(replies[i], weighted_by_key))
+
+
+def mean_of_replies(replies: Sequence[Message], weighted_by_key: str, layout: Layout) -> ArrayRecord:
+    """Return the weighted mean of the models that replies carry; "" as a key is a plain mean."""
+    weights = [weight_of(reply, weighted_by_key) for reply in replies]
+    return layout.mean([arrays_of(reply) for reply in replies], weights, heaviest(replies, weighted_by_key))
 
 
 def mean_of_scored(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
@@ -171,7 +188,10 @@ def mean_of_scored(records: list[RecordDict], weighted_by_key: str) -> MetricRec
 
 
 def mean_of_clusters(
-    cluster_arrays: Mapping[int, ArrayRecord], assignment: Mapping[int, int], examples: Mapping[int, float]
+    cluster_arrays: Mapping[int, ArrayRecord],
+    assignment: Mapping[int, int],
+    examples: Mapping[int, float],
+    layout: Layout,
 ) -> ArrayRecord:
     """Return the global model: the clusters' models, weighted by the known examples of their members."""
     clusters = sorted(cluster_arrays)
@@ -180,7 +200,7 @@ def mean_of_clusters(
     weights = dict.fromkeys(clusters, 0.0)
     for node, cluster in assignment.items():
         weights[cluster] += examples.get(node, 0.0)
-    return weighted_mean([cluster_arrays[cluster] for cluster in clusters], list(weights.values()))
+    return layout.mean([cluster_arrays[cluster] for cluster in clusters], list(weights.values()))
 
 
 def join_largest(assignment: dict[int, int], nodes: Iterable[int]) -> None:

@@ -9,6 +9,7 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from strategies.clustering import kmeans
+from strategies.layout import Layout, WithLayout
 
 MARGIN = 0.1
 """Fewer clusters are taken if their silhouette is within this share of the best (CLoVE)."""
@@ -16,7 +17,7 @@ METHOD = "method"
 """Config key that names what a client does beyond plain training; the built-in ClientApp knows the names."""
 
 
-class Candidates(FedAvg):
+class Candidates(WithLayout, FedAvg):
     """K models that began independently; a client that is evaluated under a choice of its own says which it was."""
 
     has_global_model = False  # the mean of networks that began apart is none that anybody trained
@@ -39,22 +40,23 @@ class Candidates(FedAvg):
         return super().aggregate_evaluate(server_round, replies)
 
 
-def initial_models(arrays: ArrayRecord, num_models: int, seed: int) -> dict[int, ArrayRecord]:
-    """Return K initial models: the given one, and others whose floating-point arrays are its own, shuffled.
+def initial_models(arrays: ArrayRecord, num_models: int, seed: int, layout: Layout) -> dict[int, ArrayRecord]:
+    """Return K initial models: the given one, and others whose trained arrays are its own, shuffled.
 
     The entries of a freshly drawn layer are exchangeable, so a random order of them is another draw from the same
-    distribution, and no client has to be asked for one. What is constant (zero biases, BatchNorm) stays as it is.
+    distribution, and no client has to be asked for one. What is constant (zero biases, BatchNorm) stays as it is, and
+    so do running statistics and frozen layers.
     """
-    models = {0: arrays}
+    models, trained = {0: arrays}, set(layout.trained)
     for k in range(1, num_models):
         rng = np.random.default_rng([seed, k])
-        models[k] = ArrayRecord({key: _shuffled(array, rng) for key, array in arrays.items()})
+        models[k] = ArrayRecord(
+            {key: _shuffled(array, rng) if key in trained else array for key, array in arrays.items()}
+        )
     return models
 
 
 def _shuffled(array: Array, rng: np.random.Generator) -> Array:
-    if not np.issubdtype(np.dtype(array.dtype), np.floating):
-        return array
     values = array.numpy()
     return Array(rng.permutation(values.ravel()).reshape(values.shape))
 

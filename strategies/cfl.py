@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from strategies.base import int_keys, string_keys
 from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import at_length_one, one_thread, points_of, represent
+from strategies.clustering import at_length_one, one_thread, points_of
 from strategies.grouping import HowMany, Points, choose_k, rotation_p_value, silhouette, tree_split
 
 
@@ -69,7 +69,7 @@ class CFL(ClusterTraining):
             present = sorted(node for node in members if node in models)
             if not present:
                 continue
-            rows_CP = represent([models[node] for node in present], self.cluster_arrays[cluster], "updates")
+            rows_CP = self.updates([models[node] for node in present], self.cluster_arrays[cluster])
             mean, most = update_norms(rows_CP, [self.election.examples[node] for node in present])
             self.longest[cluster] = max(self.longest.get(cluster, 0.0), mean)
             unit = self.longest[cluster] if self.relative else 1.0

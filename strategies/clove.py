@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from strategies.base import ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import arrays_of, ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import (
     Candidates,
     all_models,
@@ -86,8 +86,9 @@ class CLoVE(WithServers, Candidates):
     ) -> Iterable[Message]:
         """Ask the sampled clients for their loss vectors, group them, and send each its cluster's model."""
         self._grid = grid
+        layout = self.laid_out(arrays)
         if not self.cluster_arrays:
-            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed)
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
         messages = list(super().configure_train(server_round, arrays, config, grid))
         self._group([message.metadata.dst_node_id for message in messages], config)
         contents = {
@@ -107,11 +108,13 @@ class CLoVE(WithServers, Candidates):
             return None, None
         self.election.observe(valid, self.weighted_by_key, one_each=True)
         failed = {reply.metadata.src_node_id for reply in errors}
+        layout = self.laid_out(arrays_of(valid[0]))
         self.cluster_arrays |= self.election.aggregate(
-            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key
+            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key, layout
         )
         metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
-        return mean_of_clusters(self.cluster_arrays, self.assignment, self.election.examples), metrics
+        examples = self.election.examples
+        return mean_of_clusters(self.cluster_arrays, self.assignment, examples, layout), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -17,11 +17,20 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, sample_nodes
+from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from flwr.supercore import log
 from numpy.typing import NDArray
 
-from strategies.base import arrays_of, ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import (
+    arrays_of,
+    ask,
+    int_keys,
+    join_largest,
+    mean_of_clusters,
+    mean_of_replies,
+    sort_replies,
+    string_keys,
+)
 from strategies.candidates import changed
 from strategies.clustering import (
     Distance,
@@ -34,6 +43,7 @@ from strategies.clustering import (
     represent,
 )
 from strategies.grouping import Found, HowMany, Rule
+from strategies.layout import WithLayout
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
@@ -49,7 +59,7 @@ class Plan(Enum):
     TOGETHER = "all clients train the common model, and each reply is read"
 
 
-class ClusterTraining(WithServers, FedAvg):
+class ClusterTraining(WithServers, WithLayout, FedAvg):
     """FedAvg in clusters of clients, each with a server of its own.
 
     As it stands a method groups the clients once: ``warmup_rounds`` of FedAvg, in the last of which all clients train
@@ -139,10 +149,15 @@ class ClusterTraining(WithServers, FedAvg):
         """Return the clients, of all, that a TOGETHER round asks."""
         return nodes
 
+    def updates(self, models: Sequence[ArrayRecord], start: ArrayRecord) -> NDArray[np.float32]:
+        """Return how far each model's trained arrays moved from where all of them started, (C, P)."""
+        return represent(models, start, "updates", self.laid_out(start))
+
     def rows(self, models: Mapping[int, ArrayRecord]) -> NDArray[np.float32]:
         """Return what stands for each client, (C, P), in the order of ``models``."""
         assert self.anchor is not None
-        return represent(list(models.values()), self.anchor, self.representation)
+        layout = self.laid_out(self.anchor)
+        return represent(list(models.values()), self.anchor, self.representation, layout)
 
     def find(self, rows_CP: NDArray[np.float32]) -> Found:
         """Group the clients of a TOGETHER round."""
@@ -214,6 +229,7 @@ class ClusterTraining(WithServers, FedAvg):
     ) -> Iterable[Message]:
         """Send each sampled client its cluster's model; in a TOGETHER round, send all clients the common one."""
         self._grid, self._newcomers = grid, set()
+        self.laid_out(arrays)
         config["server-round"] = server_round
         self._config = config
         if gone := self.assignment.keys() - set(grid.get_node_ids()):
@@ -252,8 +268,9 @@ class ClusterTraining(WithServers, FedAvg):
             with self._timed():
                 self.group(server_round, dict(sorted(by_node.items())))
         self.churn = changed(self._before, self.assignment)
+        layout = self.laid_out(arrays_of(valid[0]))
         if not self.assignment:
-            return aggregate_arrayrecords(contents, self.weighted_by_key), metrics
+            return mean_of_replies(valid, self.weighted_by_key, layout), metrics
         self.cluster_arrays |= self.election.aggregate(
             self._grid,
             server_round,
@@ -261,8 +278,10 @@ class ClusterTraining(WithServers, FedAvg):
             [reply for reply in valid if self._counts(reply.metadata.src_node_id)],
             {reply.metadata.src_node_id for reply in errors},
             "" if self.plain_mean else self.weighted_by_key,
+            layout,
         )
-        return mean_of_clusters(self.cluster_arrays, self.assignment, self.election.examples), metrics
+        examples = self.election.examples
+        return mean_of_clusters(self.cluster_arrays, self.assignment, examples, layout), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

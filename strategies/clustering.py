@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
 from strategies.grouping import Points, Split, View, as_it_is, silhouette
+from strategies.layout import Layout, flatten
 
 Representation = Literal["updates", "weights", "last_layer", "losses", "data"]
 Distance = Literal["cosine", "euclidean", "manhattan"]
@@ -21,24 +22,10 @@ Distance = Literal["cosine", "euclidean", "manhattan"]
 _BLOCK = 1 << 13  # columns widened to float64 at a time
 
 
-def float_keys(record: ArrayRecord) -> list[str]:
-    """Return the names of a model's floating-point arrays; counters and masks say nothing about a client's data."""
-    return [key for key, array in record.items() if np.issubdtype(np.dtype(array.dtype), np.floating)]
-
-
-def last_layer_keys(keys: Sequence[str]) -> list[str]:
-    """Return the names that share the last one's module: ``fc.weight`` and ``fc.bias`` of a torch state dict."""
-    module, dot, _ = keys[-1].rpartition(".")
-    return [key for key in keys if key.rpartition(".")[:2] == (module, dot)] if dot else [keys[-1]]
-
-
-def flatten(record: ArrayRecord, keys: Sequence[str]) -> NDArray[np.float32]:
-    """Return the named arrays as one vector (P,)."""
-    return np.concatenate([record[key].numpy().ravel().astype(np.float32, copy=False) for key in keys])
-
-
-def represent(records: Sequence[ArrayRecord], common: ArrayRecord, kind: Representation) -> NDArray[np.float32]:
-    """Return one row per client (C, P), from its model.
+def represent(
+    records: Sequence[ArrayRecord], common: ArrayRecord, kind: Representation, layout: Layout
+) -> NDArray[np.float32]:
+    """Return one row per client (C, P), from the trained arrays of its model.
 
     Parameters
     ----------
@@ -49,10 +36,10 @@ def represent(records: Sequence[ArrayRecord], common: ArrayRecord, kind: Represe
         The model that every client started from.
     kind : str
         ``updates``: model - common; ``weights``: the model; ``last_layer``: the update of the last layer.
+    layout : Layout
+        Of the models.
     """
-    keys = float_keys(common)
-    if kind == "last_layer":
-        keys = last_layer_keys(keys)
+    keys = layout.last_layer() if kind == "last_layer" else layout.trained
     origin = flatten(common, keys)
     rows_CP = np.empty((len(records), origin.size), np.float32)
     for row, record in zip(rows_CP, records, strict=True):

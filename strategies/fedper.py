@@ -11,11 +11,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from strategies.base import mean_of_replies, sort_replies
 from strategies.candidates import with_method
-from strategies.clustering import last_layer_keys
+from strategies.layout import WithLayout, joined, last_layer_keys, part
 
 
-class FedPer(FedAvg):
+class FedPer(WithLayout, FedAvg):
     """FedAvg of the base layers. Heads stay in the clients' state and never travel.
 
     The model that ``aggregate_train`` returns is the averaged base under the initial head: no client uses it.
@@ -48,8 +49,12 @@ class FedPer(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the bases."""
-        base, metrics = super().aggregate_train(server_round, replies)
-        return (None if base is None else ArrayRecord({**self._arrays, **base})), metrics
+        valid, _ = sort_replies(self, replies, read_arrays=True)
+        if not valid:
+            return None, None
+        base = mean_of_replies(valid, self.weighted_by_key, self.laid_out(self._arrays))
+        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        return joined(self._arrays, self._arrays, base), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -66,13 +71,16 @@ class FedPer(FedAvg):
         """Put back nothing."""
 
     def _split(self, arrays: ArrayRecord, config: ConfigRecord) -> tuple[ArrayRecord, ConfigRecord]:
-        head = head_keys(list(arrays), self.head_layers)
-        base = ArrayRecord({key: array for key, array in arrays.items() if key not in set(head)})
+        trained = head_keys(self.laid_out(arrays).trained, self.head_layers)
+        layers = {name.rpartition(".")[0] for name in trained if "." in name}
+        # A layer's running statistics go with its weights.
+        head = [n for n in arrays if n in trained or ("." in n and n.rpartition(".")[0] in layers)]
+        base = part(arrays, [key for key in arrays if key not in set(head)])
         return base, with_method(config, "fedper", head=head)
 
 
 def head_keys(keys: Sequence[str], num_layers: int) -> list[str]:
-    """Return the names of the last layers' arrays, in the model's order.
+    """Return which of the trained arrays are the last layers', in the model's order.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from strategies import base
-from strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of, weighted_mean
+from strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of
 from strategies.candidates import Candidates, all_models, changed, initial_models, to_all, with_method
 
 
@@ -77,8 +77,9 @@ class FedSoft(Candidates):
     ) -> Iterable[Message]:
         """Send every sampled client all centres."""
         self._before = dict(self.assignment)
+        layout = self.laid_out(arrays)
         if not self.cluster_arrays:
-            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed)
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
         messages = super().configure_train(server_round, arrays, config, grid)
         due = (server_round - 1) % self.estimate_every == 0
         settings = {"estimate": due, "sigma": self.smoother, "lambda": self.soft_lambda}
@@ -100,13 +101,15 @@ class FedSoft(Candidates):
             self.examples[node] = weight_of(reply, self.weighted_by_key)
         self.chosen(choices)
         nodes = [reply.metadata.src_node_id for reply in valid]
+        layout = self.laid_out(arrays_of(valid[0]))
         for s in self.cluster_arrays:
             weights = [self.shares[node][s] * self.examples[node] for node in nodes]
             kept = [(arrays_of(reply), weight) for reply, weight in zip(valid, weights, strict=True) if weight > 0]
             if kept:
-                self.cluster_arrays[s] = weighted_mean(*map(list, zip(*kept, strict=True)))
+                models, kept_weights = zip(*kept, strict=True)
+                self.cluster_arrays[s] = layout.mean(models, kept_weights)
         metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
-        return mean_of_clusters(self.cluster_arrays, self.assignment, self.examples), metrics
+        return mean_of_clusters(self.cluster_arrays, self.assignment, self.examples, layout), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

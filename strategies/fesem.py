@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
 from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import flatten, float_keys, kmeans_split, nearest, points_of, view_of
+from strategies.clustering import kmeans_split, nearest, points_of, view_of
 from strategies.grouping import Found, find_groups
 
 
@@ -53,9 +53,9 @@ class FeSEM(ClusterTraining):
             self.anchor = self.means_KP = None  # newcomers start from the global model of their round
             return
         centres = sorted(self.cluster_arrays)
-        keys = float_keys(self.cluster_arrays[centres[0]])
-        rows_CP = np.stack([flatten(arrays, keys) for arrays in models.values()])
-        means_KP = np.stack([flatten(self.cluster_arrays[c], keys) for c in centres])
+        layout = self.laid_out(self.cluster_arrays[centres[0]])
+        rows_CP = layout.rows(list(models.values()))
+        means_KP = layout.rows([self.cluster_arrays[c] for c in centres])
         joined = {
             node: centres[label]
             for node, label, row in zip(models, nearest(rows_CP, means_KP, "euclidean"), rows_CP, strict=True)

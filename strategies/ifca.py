@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from strategies.base import int_keys, mean_of_clusters, sort_replies, string_keys
+from strategies.base import arrays_of, int_keys, mean_of_clusters, sort_replies, string_keys
 from strategies.candidates import Candidates, all_models, changed, initial_models, to_all, with_method
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
@@ -63,8 +63,9 @@ class IFCA(WithServers, Candidates):
         """Send every sampled client all K models."""
         self._grid = grid
         self._before = dict(self.assignment)
+        layout = self.laid_out(arrays)
         if not self.cluster_arrays:
-            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed)
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
         messages = super().configure_train(server_round, arrays, config, grid)
         return to_all(messages, all_models(self.cluster_arrays, with_method(config, "choose"), self.configrecord_key))
 
@@ -80,11 +81,13 @@ class IFCA(WithServers, Candidates):
         self.chosen({reply.metadata.src_node_id: self.members[reply.metadata.src_node_id] for reply in valid})
         self.election.observe(valid, self.weighted_by_key, one_each=True)
         failed = {reply.metadata.src_node_id for reply in errors}
+        layout = self.laid_out(arrays_of(valid[0]))
         self.cluster_arrays |= self.election.aggregate(
-            self._grid, server_round, self.members, valid, failed, self.weighted_by_key
+            self._grid, server_round, self.members, valid, failed, self.weighted_by_key, layout
         )
         metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
-        return mean_of_clusters(self.cluster_arrays, self.members, self.election.examples), metrics
+        examples = self.election.examples
+        return mean_of_clusters(self.cluster_arrays, self.members, examples, layout), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

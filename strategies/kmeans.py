@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from strategies.base import int_keys, join_largest, string_keys
 from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import float_keys, kmeans_split, last_layer_keys, nearest, points_of, view_of
+from strategies.clustering import kmeans_split, nearest, points_of, view_of
 from strategies.grouping import Found, find_groups
 
 MODELS_PER_CLUSTER = 3
@@ -100,9 +100,10 @@ class KMeans(ClusterTraining):
     def _sketches(self, nodes: Iterable[int], needed: bool = True) -> tuple[list[int], NDArray[np.float32]]:
         """Return the clients that answered, and the sketches of their updates from the anchor, (C, sketch)."""
         assert self.anchor is not None
-        keys = float_keys(self.anchor)
-        keys = last_layer_keys(keys) if self.representation == "last_layer" else keys
-        asked: dict[str, Any] = {"sketch": self.sketch, "sketch-seed": self.seed % 2**31, "sketch-of": keys}
+        layout = self.laid_out(self.anchor)
+        keys = layout.last_layer() if self.representation == "last_layer" else list(layout.trained)
+        seed = self.seed % 2**31
+        asked: dict[str, Any] = {"sketch": self.sketch, "sketch-seed": seed, "sketch-of": keys}
         config = ConfigRecord({**self._config, **asked})
         content = RecordDict({"arrays": self.anchor, "config": config})
         answers = self.ask("query.sketch", dict.fromkeys(nodes, content), needed)

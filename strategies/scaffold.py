@@ -12,8 +12,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import sort_replies, weight_of, weighted_mean
+from strategies.base import sort_replies, weight_of
 from strategies.candidates import with_method
+from strategies.layout import weighted_mean
 
 CONTROL = "control"
 

@@ -14,8 +14,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
-from strategies.base import TIMEOUT_S, arrays_of, int_keys, string_keys, weight_of, weighted_mean
+from strategies.base import (
+    TIMEOUT_S,
+    arrays_of,
+    heaviest,
+    int_keys,
+    mean_of_replies,
+    string_keys,
+    weight_of,
+)
 from strategies.devices import load_on_device
+from strategies.layout import Layout
 from strategies.selection import Load, ServerRule, gini, load_scores, rank, regret, smooth, spearman
 
 QUERY = "query.aggregate"
@@ -119,6 +128,7 @@ class ClusterServers:
         replies: Sequence[Message],
         failed: Collection[int],
         weighted_by_key: str,
+        layout: Layout,
     ) -> dict[int, ArrayRecord]:
         """Return the weighted mean of each cluster's replies, computed by the cluster's server.
 
@@ -136,6 +146,8 @@ class ClusterServers:
             Nodes whose task failed in this round; they are not elected.
         weighted_by_key : str
             Where a reply has its weight; "" for a plain mean.
+        layout : Layout
+            Of the models.
 
         Returns
         -------
@@ -162,10 +174,7 @@ class ClusterServers:
                     models[assignment[node]] = arrays_of(answer)
                     self._served(assignment[node], node, rankings[assignment[node]])
         for cluster in contents.keys() - models.keys():
-            members = by_cluster[cluster]
-            models[cluster] = weighted_mean(
-                [arrays_of(reply) for reply in members], [weight_of(reply, weighted_by_key) for reply in members]
-            )
+            models[cluster] = mean_of_replies(by_cluster[cluster], weighted_by_key, layout)
             self.servers.pop(cluster, None)
             self.tenure.pop(cluster, None)
         return dict(sorted(models.items()))
@@ -250,9 +259,10 @@ def _measured(load: ConfigRecord, count: int) -> list[Load | None]:
 
 
 def _query(replies: Sequence[Message], weighted_by_key: str) -> RecordDict:
-    """Return the content of one cluster's query: its members' arrays as received, and their weights."""
+    """Return the content of one cluster's query: its members' arrays as received, their weights, the heaviest."""
     names = [f"member-{reply.metadata.src_node_id}" for reply in replies]
     content = RecordDict({name: arrays_of(reply) for name, reply in zip(names, replies, strict=True)})
     weights = [weight_of(reply, weighted_by_key) for reply in replies]
     content["weights"] = MetricRecord(dict(zip(names, weights, strict=True)))
+    content["config"] = ConfigRecord({"heaviest": names[heaviest(replies, weighted_by_key)]})
     return content

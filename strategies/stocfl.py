@@ -12,9 +12,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord
 from numpy.typing import NDArray
 
-from strategies.base import weighted_mean
 from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import one_thread, represent, unit_rows
+from strategies.clustering import one_thread, unit_rows
+from strategies.layout import joined, weighted_mean
 
 
 class StoCFL(ClusterTraining):
@@ -57,7 +57,7 @@ class StoCFL(ClusterTraining):
         """Make each newcomer a cluster, then merge clusters."""
         assert self.anchor is not None
         new = [node for node in models if node not in self.assignment]
-        rows_CP = unit_rows(represent([models[node] for node in new], self.anchor, "updates"))
+        rows_CP = unit_rows(self.updates([models[node] for node in new], self.anchor))
         first = 1 + max(self.means, default=-1)
         for own, (node, row) in enumerate(zip(new, rows_CP, strict=True), start=first):
             if np.isfinite(row).all():
@@ -77,19 +77,25 @@ class StoCFL(ClusterTraining):
         """Average as ever, then draw each cluster's model towards the global one."""
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is not None and self.proximal_mu and len(self.cluster_arrays) > 1:
-            self.cluster_arrays = {
-                c: weighted_mean([model, arrays], [1.0, self.proximal_mu]) for c, model in self.cluster_arrays.items()
-            }
+            self.cluster_arrays = {c: self._pulled(model, arrays) for c, model in self.cluster_arrays.items()}
         return arrays, metrics
+
+    def _pulled(self, model: ArrayRecord, towards: ArrayRecord) -> ArrayRecord:
+        """Return a cluster's model whose trained arrays are drawn towards the global one's."""
+        layout = self.laid_out(model)
+        pair = [layout.trained_of(model), layout.trained_of(towards)]
+        return joined(model, model, weighted_mean(pair, [1.0, self.proximal_mu]))
 
     def _merged_models(self, renamed: Mapping[int, int]) -> dict[int, ArrayRecord]:
         """Return the models of the merged clusters: means, weighted by clients, of those that have one."""
         parts: dict[int, list[int]] = {}
         for old in sorted(self.cluster_arrays):
             parts.setdefault(renamed[old], []).append(old)
+        assert self.anchor is not None
+        layout = self.laid_out(self.anchor)
         members = {old: sum(1 for c in self.assignment.values() if c == old) for old in self.cluster_arrays}
         return {
-            kept: weighted_mean([self.cluster_arrays[o] for o in olds], [max(members[o], 1) for o in olds])
+            kept: layout.mean([self.cluster_arrays[o] for o in olds], [max(members[o], 1) for o in olds])
             if len(olds) > 1
             else self.cluster_arrays[olds[0]]
             for kept, olds in parts.items()

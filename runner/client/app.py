@@ -11,7 +11,8 @@ type                content                                         reply
                                                                     no held-out examples: zeros); with ``test-own``
                                                                     ``test``: as ``query.test``, confusion as bytes
 ``query.aggregate`` an ArrayRecord per member, ``weights``:         ``arrays``: weighted mean, ``metrics``: num-examples
-                    MetricRecord with the same keys
+                    MetricRecord with the same keys, ``config``:
+                    heaviest (whose counters count)
 ``query.losses``    an ArrayRecord per model                        ``metrics``: losses, one per model in their order,
                                                                     mean over the client's training examples
 ``query.signature`` nothing                                         ``arrays``: signature (classes, pixels), the share
@@ -19,7 +20,8 @@ type                content                                         reply
 ``query.subspace``  ``config``: vectors                             ``arrays``: subspace (pixels, rank), orthonormal
 ``query.sketch``    ``arrays``, ``config`` of ``train``, sketch     ``sketch``: float32, the bytes of so many numbers of
                     (size), sketch-seed, sketch-of (array names)    the update that training would give
-``query.init``      nothing                                         ``arrays``: the trial's initial model
+``query.init``      nothing                                         ``arrays``: the trial's initial model, ``layout``:
+                                                                    ConfigRecord, see ``strategies.layout``
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
                     confusion (bool)                                confusion (classes x classes, row by row)
 ``query.losses``    ``model-0`` to ``model-<K-1>``, ``config``      ``choice``: losses (K), on the training examples
@@ -40,13 +42,13 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import Mod
+from flwr.clientapp.typing import ClientAppCallable, Mod
 from torch import nn
 
 from models import build_model
 from runner.arrays import write_array
 from runner.client import choosing, personal
-from runner.client.arrays import load_weights, read_weights, weighted_mean
+from runner.client.arrays import layout_of, load_weights, read_weights, weighted_mean
 from runner.client.messages import (
     TestSums,
     eval_metrics,
@@ -57,6 +59,7 @@ from runner.client.messages import (
     train_metrics,
 )
 from runner.client.methods import Done, Work, method_of
+from runner.client.modules import AsBuilt, check_repeats
 from runner.client.pool import ExamplePool, Read
 from runner.client.signatures import signature, sketch, subspace
 from runner.client.together import ChunkRunner, Engine
@@ -64,6 +67,7 @@ from runner.client.training import LocalTraining, confusion, evaluate, predict, 
 from runner.data.federated import FederatedData
 from runner.load import load_mod
 from runner.seeding import derive_seed
+from strategies.layout import Layout, joined
 
 TRAIN: dict[str, Callable[[Work], Done]] = {
     "choose": choosing.choose,
@@ -81,6 +85,10 @@ PREPARE: dict[str, Callable[[Work], nn.Module]] = {
     "fedper": personal.fedper_model,
     "finetune": personal.finetuned,
 }
+
+
+def _put(reply: Message, arrays: ArrayRecord) -> None:
+    reply.content = RecordDict({**reply.content, "arrays": arrays})
 
 
 class ModelSpec(Protocol):
@@ -125,7 +133,7 @@ def make_client_app(
     """
     client = BuiltinClient(data, model, seed, device, threads)
     app = BuiltinApp(ChunkRunner(client, engine, train_mods), mods=[load_mod])
-    app.train(mods=list(train_mods))(client.train)
+    app.train(mods=[client.on_trained(mod) for mod in train_mods])(client.train)
     app.evaluate()(client.evaluate)
     app.query("aggregate")(client.aggregate)
     app.query("test")(client.test)
@@ -163,9 +171,15 @@ class BuiltinClient:
         self._wanted_device = device
 
     def init(self, message: Message, context: Context) -> Message:
-        """Return the trial's initial model, drawn from its seed: the server itself does without torch."""
+        """Return the trial's initial model, drawn from its seed, and what its arrays are.
+
+        The server itself does without torch. A network that can't be made as new for each client is refused.
+        """
         del context
-        return Message(RecordDict({"arrays": self.initial()}), reply_to=message)
+        x, y = self.pool.examples(*self.train_set({}, 0))
+        check_repeats(lambda: self.load(self.initial()), x[:4], y[:4], seed=self._seed)
+        content = RecordDict({"arrays": self.initial(), "layout": self.layout.to_config()})
+        return Message(content, reply_to=message)
 
     def train(self, message: Message, context: Context) -> Message:
         """Train on the client's own examples, as the strategy's method says."""
@@ -182,6 +196,34 @@ class BuiltinClient:
             return make_reply(message, metrics, trained)
         context.state["model"] = trained
         return make_reply(message, metrics)
+
+    def on_trained(self, mod: Mod) -> Mod:
+        """Return a mod that sees the trained arrays alone, of what is sent and of what is replied."""
+
+        def wrapped(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+            layout, whole = self.layout, message.content
+            if not layout.has_state:
+                return mod(message, context, call_next)
+            state = ArrayRecord()
+
+            def call(sent: Message, context: Context) -> Message:
+                nonlocal state
+                arrays = sent.content.array_records["arrays"]
+                sent.content = RecordDict({**sent.content, "arrays": joined(started, started, arrays)})
+                reply = call_next(sent, context)
+                if reply.has_content():
+                    state = layout.state_of(reply.content.array_records["arrays"])
+                    _put(reply, layout.trained_of(reply.content.array_records["arrays"]))
+                return reply
+
+            started = whole.array_records["arrays"]
+            message.content = RecordDict({**whole, "arrays": layout.trained_of(started)})
+            reply = mod(message, context, call)
+            if reply.has_content():
+                _put(reply, joined(started, state, reply.content.array_records["arrays"]))
+            return reply
+
+        return wrapped
 
     def _trained(self, start: ArrayRecord, config: ConfigRecord, client: int) -> tuple[ArrayRecord, dict[str, Any]]:
         """Train from a model on a client's examples; return its weights, and the metrics of its reply."""
@@ -224,7 +266,9 @@ class BuiltinClient:
         if weights.keys() != members.keys():
             raise ValueError(f"query.aggregate has arrays of {sorted(members)}, but weights of {sorted(weights)}")
         in_order = [cast(float, weights[key]) for key in members]
-        mean = weighted_mean(list(members.values()), in_order)
+        chosen = str(message_config(message).get("heaviest", max(weights, key=lambda name: weights[name])))
+        heaviest = list(members).index(chosen)
+        mean = weighted_mean(list(members.values()), in_order, self.layout.carried, heaviest)
         return make_reply(message, {"num-examples": sum(in_order)}, mean)
 
     def signature(self, message: Message, context: Context) -> Message:
@@ -286,6 +330,8 @@ class BuiltinClient:
             arrays=message.content.array_records,
             state=context.state,
             initial=self.initial,
+            load=self.load,
+            layout=self.layout,
         )
 
     def initial(self) -> ArrayRecord:
@@ -315,7 +361,14 @@ class BuiltinClient:
         """The process's network; every task loads its weights anew."""
         with torch.random.fork_rng(devices=[]):  # its weights are overwritten; the process's generator stays as it was
             # Channels last: convolutions of 3 and more channels are up to 1.4 times as fast on a CPU, none is slower.
-            return self._build().to(memory_format=torch.channels_last).to(self.device)
+            model = self._build().to(memory_format=torch.channels_last).to(self.device)
+        self._as_built = AsBuilt(model)
+        return model
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What the arrays of the network's record are."""
+        return layout_of(self.model)
 
     def _build(self) -> nn.Module:
         classes = len(self._data.images.class_names)
@@ -324,8 +377,10 @@ class BuiltinClient:
     def load(self, arrays: ArrayRecord) -> nn.Module:
         """Return the network with these weights."""
         torch.set_num_threads(self.threads)  # per task: trials with other settings share the process
-        load_weights(self.model, arrays)
-        return self.model
+        model = self.model
+        self._as_built.restore()
+        load_weights(model, arrays)
+        return model
 
     @cached_property
     def pool(self) -> ExamplePool:

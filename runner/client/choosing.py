@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ConfigRecord, MetricRecord
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,7 +76,7 @@ def soft(work: Work) -> Done:
         shares = importance(losses_NK(work), float(work.config.get("sigma", 0.0)))
         work.state["soft"] = MetricRecord({"weights": shares})
     u = _weights(work)
-    centre: ArrayRecord = weighted_mean(work.candidates, u)
+    centre = weighted_mean(work.candidates, u, work.layout.carried, int(np.argmax(u)))
     hp = replace(work.hp, proximal_mu=float(work.config["lambda"]) * sum(u))
     model = work.load(centre)
     result = train(model, work.x, work.y, hp, work.seed)

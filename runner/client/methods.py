@@ -27,8 +27,8 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor, nn
 
-from runner.client.arrays import load_weights
 from runner.client.training import LocalTraining
+from strategies.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,10 @@ class Work:
     arrays: Mapping[str, ArrayRecord]  # the message's, by name
     state: RecordDict  # Context.state: changed in place
     initial: Callable[[], ArrayRecord]  # the trial's initial model
+    load: Callable[[ArrayRecord], nn.Module]  # returns the process's model, as new, with these weights
+    layout: Layout  # of the model's arrays
     told: RecordDict = field(default_factory=RecordDict)
     """What an evaluation says beside its metrics: filled in place."""
-
-    def load(self, arrays: ArrayRecord) -> nn.Module:
-        """Return the process's model with these weights."""
-        load_weights(self.model, arrays)
-        return self.model
 
     @property
     def candidates(self) -> list[ArrayRecord]:

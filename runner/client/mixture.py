@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from runner.client.training import LocalTraining, passes
+from runner.client.training import LocalTraining, alone, batch_norms, cut, passes
 
 
 def train_mixture(
@@ -50,14 +50,18 @@ def train_mixture(
     model.train()
     loss_sum = personal_sum = correct = 0.0
     seen = steps = 0
-    for order in passes(len(y), hp, seed):
-        for rows in order.to(x.device).split(hp.batch_size or len(y)):
+    normed = batch_norms(model)
+    least = 2 if normed else 1
+    for order in passes(len(y), hp, seed, least):
+        for rows in cut(order.to(x.device), len(y), hp.batch_size, least):
             x_b, y_b = (x, y) if len(rows) == len(y) else (x.index_select(0, rows), y.index_select(0, rows))
             mixed = {n: (alpha * v[n] + (1 - alpha) * p.detach()).requires_grad_() for n, p in params.items()}
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-            personal = F.cross_entropy(functional_call(model, {**buffers, **mixed}, (x_b,)), y_b)
+            with alone(normed, len(rows)):
+                personal = F.cross_entropy(functional_call(model, {**buffers, **mixed}, (x_b,)), y_b)
             gradients = dict(zip(mixed, torch.autograd.grad(personal, list(mixed.values())), strict=True))
-            out = model(x_b)
+            with alone(normed, len(rows)):
+                out = model(x_b)
             loss = F.cross_entropy(out, y_b)
             steepest = torch.autograd.grad(loss, list(params.values()))
             with torch.no_grad():

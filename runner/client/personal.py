@@ -62,10 +62,10 @@ def apfl_model(work: Work) -> nn.Module:
     """Return the mixture of the client's v with the global model as it was sent."""
     sent = work.arrays["arrays"]
     own, alpha = _own(work, "apfl", sent), _alpha(work)
-    mixed = ArrayRecord()
-    for key, array in sent.items():
-        w = read_array(array)
-        mixed[key] = write_array((alpha * read_array(own[key]) + (1 - alpha) * w).astype(w.dtype))
+    mixed = ArrayRecord(dict(own))  # running statistics are those that the client's own model was trained with
+    for key in work.layout.trained:
+        v, w = read_array(own[key]), read_array(sent[key])
+        mixed[key] = write_array(np.asarray((alpha * v + (1 - alpha) * w).astype(w.dtype)))
     return work.load(mixed)
 
 

@@ -7,13 +7,13 @@ fixed by :func:`passes` alone, so another trainer (vectorized, compiled) that dr
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 OPTIMIZERS = ("sgd", "adam")
 AUGMENTATIONS = ("none", "flip", "crop_flip")
@@ -53,21 +53,41 @@ class LocalTraining:
         return cls(lr=lr, **given)
 
 
-def passes(num_examples: int, hp: LocalTraining, seed: int) -> Iterator[Tensor]:
+def passes(num_examples: int, hp: LocalTraining, seed: int, least: int = 1) -> Iterator[Tensor]:
     """Yield pass after pass over the examples: each a new order of their row numbers, int64 on the CPU.
 
-    A pass is cut into batches of ``hp.batch_size``, of which the last may be smaller. With ``hp.steps`` the last pass
-    ends early.
+    A pass is cut into batches of ``hp.batch_size``: see :func:`cut`. With ``hp.steps`` the last pass ends early.
     """
     if num_examples == 0:
         raise ValueError("a client without examples can't train")
-    size = min(hp.batch_size or num_examples, num_examples)
-    per_pass = ceil(num_examples / size)
-    left = hp.steps or hp.epochs * per_pass
+    sizes = batch_sizes(num_examples, hp.batch_size, least)
+    left = hp.steps or hp.epochs * len(sizes)
     generator = torch.Generator().manual_seed(seed)
     while left > 0:
-        yield torch.randperm(num_examples, generator=generator)[: left * size]
-        left -= per_pass
+        yield torch.randperm(num_examples, generator=generator)[: sum(sizes[:left])]
+        left -= len(sizes)
+
+
+def batch_sizes(num_examples: int, batch_size: int, least: int = 1) -> list[int]:
+    """Return the sizes of a pass's batches: full ones, then what is left.
+
+    What is left joins the batch before it where it is less than ``least``: no batch can be normalised by one example.
+    """
+    size = min(batch_size or num_examples, num_examples)
+    full, rest = divmod(num_examples, size)
+    sizes = [size] * full
+    if rest >= least:
+        sizes.append(rest)
+    elif rest:
+        sizes[-1] += rest
+    return sizes
+
+
+def cut(order: Tensor, num_examples: int, batch_size: int, least: int = 1) -> list[Tensor]:
+    """Return the batches of one of the :func:`passes` over so many examples."""
+    sizes = batch_sizes(num_examples, batch_size, least)
+    steps = int(np.searchsorted(np.cumsum(sizes), len(order))) + 1
+    return list(order.split(sizes[:steps]))
 
 
 def distortions(num_examples: int, hp: LocalTraining, seed: int, side: int) -> Iterator[Tensor]:
@@ -139,20 +159,23 @@ def train(
     start = list(anchor or [p.detach().clone() for p in params]) if hp.proximal_mu else []
     optimizer = _optimizer(params, hp)
     model.train()
+    normed = batch_norms(model)
+    least = 2 if normed else 1
     seen, steps, correct, loss_sum = 0, 0, 0, 0.0
     draws = distortions(len(y), hp, seed, x.shape[-1])
     whole = x
     with _seeded(x.device, seed), precision_of(hp, x.device):
-        for order in passes(len(y), hp, seed):
+        for order in passes(len(y), hp, seed, least):
             if hp.augment != "none":
                 x = distort(whole, next(draws).to(x.device))
-            batches = order.to(x.device).split(hp.batch_size or len(y))
+            batches = cut(order.to(x.device), len(y), hp.batch_size, least)
             losses, logits, labels = [], [], []
             for rows in batches:
                 # A full batch needs no gather, and its sums must not depend on a shuffle.
                 x_b, y_b = (x, y) if len(rows) == len(y) else (x.index_select(0, rows), y.index_select(0, rows))
                 optimizer.zero_grad()
-                out = model(x_b)
+                with alone(normed, len(rows)):
+                    out = model(x_b)
                 loss = F.cross_entropy(out, y_b)
                 loss.backward()
                 for p, p_0 in zip(params, start, strict=False):  # start is empty without a proximal term
@@ -171,6 +194,27 @@ def train(
             seen += sum(sizes)
             steps += len(sizes)
     return {"loss": loss_sum / seen, "accuracy": correct / seen, "steps": steps}
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Return the layers that normalise by a batch's own mean and variance."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextmanager
+def alone(normed: Sequence[nn.Module], examples: int) -> Iterator[None]:
+    """Have these layers use their running statistics for a batch of one example: it has no variance of its own."""
+    if examples != 1 or not normed:
+        yield
+        return
+    training = [module.training for module in normed]
+    for module in normed:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, was in zip(normed, training, strict=True):
+            module.train(was)
 
 
 @contextmanager

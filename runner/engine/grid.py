@@ -63,6 +63,8 @@ class EngineGrid(Grid):
     ----------
     weight_key : str | None
         While set, a chunk's replies are replaced by their mean weighted by this metric (contract 3).
+    carried : frozenset of str
+        Arrays that such a mean leaves out: those of the heaviest reply stand for all.
     online : int
         So many nodes, the first ones, are there now; the others have not joined yet.
     """
@@ -76,6 +78,7 @@ class EngineGrid(Grid):
         together: int = 1,
     ) -> None:
         self.weight_key: str | None = None
+        self.carried: frozenset[str] = frozenset()
         self._executor = executor
         self._num_nodes = self.online = num_nodes
         self._cost = cost or (lambda node_id, message_type: 1.0)
@@ -158,7 +161,9 @@ class EngineGrid(Grid):
             arrays = tuple(stored[key][1] for key in slots)
             cost = sum(costs[i] for i in indices)
             seconds = sum(self._learned.expect(t.metadata.dst_node_id, t.metadata.message_type) for t in tasks)
-            chunks.append(Chunk(next(self._chunk_numbers), tasks, arrays, self.weight_key, cost, seconds))
+            number = next(self._chunk_numbers)
+            mean = self.weight_key, self.carried
+            chunks.append(Chunk(number, tasks, arrays, *mean, cost, seconds))
         ids = [message.metadata.message_id for message in messages]
         self._unanswered.update(ids)
         self._trace.asked.update(message.metadata.message_type for message in messages)

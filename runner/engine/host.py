@@ -1,5 +1,6 @@
 """A client host: runs chunks of client tasks through a Flower ClientApp, in a Ray actor or in this process."""
 
+import math
 import os
 import time
 import traceback
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
@@ -68,7 +69,7 @@ def run_chunk(
     together = _run_together(app, spec, chunk, arrays, states) if isinstance(app, ChunkApp) else None
     share = (time.perf_counter() - started) / len(chunk.tasks)
     replies: list[tuple[Reply, RecordDict | None]] = []
-    mean = _PartialMean(chunk.weight_key) if chunk.weight_key else None
+    mean = _PartialMean(chunk.weight_key, chunk.carried) if chunk.weight_key else None
     records: list[TaskRecord] = []
     after: list[RecordDict] = []
     for i, (task, state) in enumerate(zip(chunk.tasks, states, strict=True)):
@@ -169,8 +170,10 @@ def _each(replies: list[tuple[Reply, RecordDict | None]], kept: list[ArrayRecord
 class _PartialMean:
     """The weighted mean of a chunk's replies, summed as they come: a chunk holds one sum, not its clients' models."""
 
-    def __init__(self, weight_key: str) -> None:
-        self._weight_key = weight_key
+    def __init__(self, weight_key: str, carried: frozenset[str]) -> None:
+        self._weight_key, self._not_averaged = weight_key, carried
+        self._carried: dict[str, Array] = {}
+        self._heaviest = (-math.inf, 0)  # weight, and minus the node id, of the reply they come from
         self._good: list[tuple[Reply, RecordDict]] = []  # without their arrays
         self._failed: list[Reply] = []
         self._name, self._only = "", ArrayRecord()
@@ -196,7 +199,13 @@ class _PartialMean:
         self._shapes = shapes
         weight = float(next(iter(metrics.values()))[self._weight_key])  # type: ignore[arg-type]
         self._only = record
+        rank = weight, -reply.metadata.src_node_id
+        if self._not_averaged and rank > self._heaviest:
+            self._heaviest = rank
+            self._carried = {key: a for key, a in record.items() if key in self._not_averaged}
         for key, array in record.items():
+            if key in self._not_averaged:
+                continue
             scaled = read_array(array) * weight
             if key in self._sums:
                 self._sums[key] += scaled
@@ -217,7 +226,8 @@ class _PartialMean:
         if len(self._good) == 1 or not total:  # one client's arrays as they are; of clients without examples, the last
             kept.append(self._only)
         else:
-            kept.append(ArrayRecord({key: write_array(np.asarray(value / total)) for key, value in self._sums.items()}))
+            means = {k: write_array(np.asarray(v / total)) for k, v in self._sums.items()}
+            kept.append(ArrayRecord({key: (means | self._carried)[key] for key in self._shapes}))
         factors = [weight / total for weight in weights] if total else [1.0 / len(weights)] * len(weights)
         mean = MetricRecord()
         for key in metrics[0][1]:

@@ -252,7 +252,13 @@ class RayExecutor:
         self._events.append(f"{len(chunk.tasks)} clients run one by one: {reason}")
         probing, n = _Probing(chunk, len(chunk.tasks)), len(chunk.tasks)
         probes = [
-            Chunk(next(self._probe_numbers), (task,), chunk.arrays, None, chunk.cost / n, chunk.seconds / n)
+            Chunk(
+                next(self._probe_numbers),
+                (task,),
+                chunk.arrays,
+                cost=chunk.cost / n,
+                seconds=chunk.seconds / n,
+            )
             for task in chunk.tasks
         ]
         self._probes |= {probe.number: probing for probe in probes}

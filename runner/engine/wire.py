@@ -46,13 +46,15 @@ class Chunk:
     """A fixed group of client tasks that one host runs in one call (contract 2).
 
     ``arrays`` holds each distinct ArrayRecord of the tasks once. ``weight_key`` asks for one weighted mean of the
-    replies' arrays in place of the replies (contract 3).
+    replies' arrays in place of the replies (contract 3); arrays named in ``carried`` are not averaged, but those of
+    the heaviest reply, of equal ones that of the lowest node id.
     """
 
     number: int
     tasks: tuple[Task, ...]
     arrays: tuple[Any, ...]
     weight_key: str | None = None
+    carried: frozenset[str] = frozenset()
     cost: float = 1.0  # in any unit, the same in every run
     seconds: float = 0.0  # expected from what such tasks took; 0.0: not known yet
 

@@ -50,8 +50,9 @@ def model_op(
     ``models/<name>.safetensors``, and a tag of the run says why.
     """
     try:
-        folder, program = _template(config.model_dump_json(), input_shape, num_classes)
-        yield Op("model", run, {"name": name}, {**folder, _PROGRAM: _with_weights(program, state)})
+        folder, program, first = _template(config.model_dump_json(), input_shape, num_classes)
+        whole = {name: state[shared] for name, shared in first.items()}
+        yield Op("model", run, {"name": name}, {**folder, _PROGRAM: _with_weights(program, whole)})
     except Exception as error:  # tracing runs the user's code: anything may come out
         _log.warning("model %s is logged as weights only: %s", name, error)
         from safetensors.numpy import save
@@ -76,14 +77,20 @@ def _with_weights(program: Any, state: Mapping[str, np.ndarray]) -> bytes:
 
 
 @lru_cache(8)
-def _template(config_json: str, input_shape: tuple[int, int, int], num_classes: int) -> tuple[dict[str, bytes], Any]:
-    """Return MLflow's model folder of an architecture, but for the program, and the traced program."""
+def _template(
+    config_json: str, input_shape: tuple[int, int, int], num_classes: int
+) -> tuple[dict[str, bytes], Any, dict[str, str]]:
+    """Return MLflow's model folder of an architecture, but for the program, and the traced program.
+
+    And every name of its state dict with the name that a record has the same tensor under.
+    """
     import mlflow.pytorch
     import torch
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     from models import build_model
+    from runner.client.arrays import first_names
 
     config = ModelConfig.model_validate_json(config_json)
     with torch.random.fork_rng(devices=[]):
@@ -107,4 +114,4 @@ def _template(config_json: str, input_shape: tuple[int, int, int], num_classes: 
         )
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         program = torch.export.load(BytesIO(files.pop(_PROGRAM)))
-    return files, program
+    return files, program, first_names(model)

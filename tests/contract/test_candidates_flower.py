@@ -12,6 +12,7 @@ from runner.config import StrategyConfig
 from strategies import Clustered, Resumable, build_strategy
 from strategies.candidates import group_losses, initial_models, match_models
 from strategies.fedper import head_keys
+from strategies.layout import Layout
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4)}
@@ -57,7 +58,7 @@ def _models(strategy: Any) -> dict[int, list[float]]:
 
 def test_initial_models_are_the_first_one_shuffled() -> None:
     arrays = ArrayRecord({"w": Array(np.arange(24.0).reshape(4, 6)), "count": Array(np.array([3, 1, 2]))})
-    models = initial_models(arrays, 3, seed=5)
+    models = initial_models(arrays, 3, 5, Layout.by_dtype(arrays))
     assert models[0] is arrays
     for k in (1, 2):
         assert sorted(models[k]["w"].numpy().ravel()) == list(range(24))
@@ -65,9 +66,9 @@ def test_initial_models_are_the_first_one_shuffled() -> None:
         assert models[k]["count"].numpy().tolist() == [3, 1, 2]
     drawn = {k: models[k]["w"].data for k in models}
     assert len(set(drawn.values())) == 3
-    again = initial_models(arrays, 3, seed=5)
+    again = initial_models(arrays, 3, 5, Layout.by_dtype(arrays))
     assert all(again[k]["w"].data == drawn[k] for k in drawn)
-    assert initial_models(arrays, 3, seed=6)[1]["w"].data != drawn[1]
+    assert initial_models(arrays, 3, 6, Layout.by_dtype(arrays))[1]["w"].data != drawn[1]
 
 
 @pytest.mark.parametrize("name", ["ifca", "fedsoft"])

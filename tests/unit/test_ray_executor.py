@@ -79,7 +79,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 
 def chunk(number: int, seconds: float, cost: float = 1.0) -> Chunk:
     message = Message(RecordDict(), 1, "train")
-    return Chunk(number, (Task(message.metadata, {}, None),), (), None, cost, seconds)
+    task = Task(message.metadata, {}, None)
+    return Chunk(number, (task,), (), cost=cost, seconds=seconds)
 
 
 def executor(fake: FakeRay, *hosts: str) -> RayExecutor:

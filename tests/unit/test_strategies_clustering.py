@@ -8,10 +8,8 @@ from strategies.clustering import (
     at_length_one,
     canonical,
     coordinates,
-    float_keys,
     group_means,
     kmeans,
-    last_layer_keys,
     nearest,
     points_at,
     points_of,
@@ -19,6 +17,7 @@ from strategies.clustering import (
     unit_rows,
     view_of,
 )
+from strategies.layout import Layout, last_layer_keys
 from tests.fakes import record
 
 
@@ -34,12 +33,9 @@ def _net(body: float, head: float, count: int = 0) -> ArrayRecord:
 )
 def test_representation_of_a_client(kind: str, expected: list[float]) -> None:
     """Updates are model - common; counters are left out; the last layer is the last module's arrays."""
-    rows_CP = represent([_net(3, 5, count=9)], _net(1, 2), kind)
+    layout = Layout.by_dtype(_net(1, 2))
+    rows_CP = represent([_net(3, 5, count=9)], _net(1, 2), kind, layout)
     assert rows_CP.tolist() == [expected]
-
-
-def test_counters_do_not_represent_a_client() -> None:
-    assert float_keys(_net(0, 0)) == ["body.weight", "fc.weight", "fc.bias"]
 
 
 def test_last_layer_without_modules_is_the_last_array() -> None:
@@ -117,7 +113,7 @@ def test_weights_and_updates_agree_only_from_a_common_start() -> None:
     common = record(100.0, -100.0)
     models = [record(104, -100), record(100, -96), record(103, -100), record(100, -97)]
     for kind in ("weights", "updates"):
-        labels, _ = kmeans(represent(models, common, kind), 2, "euclidean", seed=0)
+        labels, _ = kmeans(represent(models, common, kind, Layout.by_dtype(common)), 2, "euclidean", seed=0)
         assert canonical(range(4), labels.tolist()) == {0: 0, 1: 1, 2: 0, 3: 1}
 
 

@@ -14,7 +14,7 @@ from runner.engine.chunks import make_chunks
 from runner.engine.grid import EngineGrid
 from runner.prepare import make_split
 from runner.records import RoundRecord
-from runner.trial import initial_arrays, make_grid
+from runner.trial import initial_model, make_grid
 from tests.trials import digits, events_of, outcome, small
 
 TOLERANCE = 1e-5
@@ -35,7 +35,7 @@ def test_replies_are_those_of_the_sequential_trainer(words: list[str]) -> None:
     replies, tasks = {}, {}
     for engine in ("sequential", "vectorized"):
         grid = grid_of(small(f"training.engine={engine}", *words))
-        arrays = initial_arrays(grid)
+        arrays = initial_model(grid)[0]
         grid.drain()
         nodes = range(1, 9)
         replies[engine] = exchange(grid, arrays, "train", nodes) + exchange(grid, arrays, "evaluate", nodes)
@@ -64,7 +64,7 @@ def test_replies_are_those_of_the_sequential_trainer(words: list[str]) -> None:
 
 def test_load_is_shared_by_the_examples_seen() -> None:
     grid = grid_of(small("partition=dirichlet", "partition.alpha=0.3", "resources.chunk_size=8"))
-    exchange(grid, initial_arrays(grid), "train", range(1, 9))
+    exchange(grid, initial_model(grid)[0], "train", range(1, 9))
     tasks = [task for task in grid.drain().tasks if task.message_type == "train"]
     per_example = [task.load["wall_s"] / task.metrics["num-examples"] for task in tasks]
     assert per_example == pytest.approx([per_example[0]] * 8)
@@ -135,14 +135,14 @@ def test_a_failing_program_leaves_each_client_its_own_reply(monkeypatch: pytest.
 
     monkeypatch.setattr(chunkwork, "train_many", broken)
     grid = grid_of(small())
-    replies = exchange(grid, initial_arrays(grid), "train", range(1, 9))
+    replies = exchange(grid, initial_model(grid)[0], "train", range(1, 9))
     assert not [reply for reply in replies if reply.has_error()]
     assert grid.drain().events == ["a chunk runs client by client after RuntimeError: no luck"]
 
 
 def test_one_clients_fault_is_not_its_neighbours() -> None:
     grid = grid_of(small("resources.chunk_size=8"))
-    arrays = initial_arrays(grid)
+    arrays = initial_model(grid)[0]
     del arrays["hidden.bias"]
     assert all(
         "missing ['hidden.bias']" in reply.error.reason for reply in exchange(grid, arrays, "train", range(1, 9))
@@ -160,7 +160,7 @@ def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
 
     config = small("resources.chunk_size=8")
     grids = [grid_of(config), grid_of(config)]
-    arrays = initial_arrays(grids[0])
+    arrays = initial_model(grids[0])[0]
     expected = exchange(grids[0], arrays, "train", range(1, 9))
     monkeypatch.setattr(chunkwork, "train_many", small_memory)
     actual = exchange(grids[1], arrays, "train", range(1, 9))

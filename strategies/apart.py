@@ -1,0 +1,118 @@
+"""Any Flower strategy on the trained arrays of a model alone; the model's state goes beside it."""
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from strategies.base import heaviest, weight_of
+from strategies.layout import Layout, joined, part
+from strategies.state import load_strategy_state, strategy_state
+
+
+class StateApart(Strategy):
+    """Have a strategy see trained arrays only: its optimizer, distances and noise know of no running statistics.
+
+    Clients are sent whole models and reply whole models. What the strategy does not see is put back here: floating
+    buffers are averaged by examples over all replies, the rest is carried as :class:`~strategies.layout.Layout` says.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        One that keeps one model, unmodified; a privacy wrapper around one too.
+    layout : Layout
+        Of the model.
+    """
+
+    def __init__(self, strategy: Strategy, layout: Layout) -> None:
+        self.strategy, self.layout = strategy, layout
+        self._key, self._weight = keys_of(strategy)
+        self._arrays = ArrayRecord()  # of the round that was configured last
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the strategy choose what to send, and complete the models."""
+        self._arrays = arrays
+        trained = self.layout.trained_of(arrays)
+        messages = self.strategy.configure_train(server_round, trained, config, grid)
+        return self._completed(messages, arrays)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Let the strategy aggregate the trained arrays, and average the state beside them."""
+        replies = list(replies)
+        arrays, metrics = self.strategy.aggregate_train(server_round, [self._reduced(r) for r in replies])
+        valid = [reply for reply in replies if not reply.has_error()]
+        if arrays is None or not valid:
+            return arrays, metrics
+        state = self.layout.mean(
+            [self.layout.state_of(reply.content.array_records[self._name(reply)]) for reply in valid],
+            [weight_of(reply, self._weight) for reply in valid],
+            heaviest(valid, self._weight),
+        )
+        return joined(self._arrays, state, arrays), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the strategy choose what to send, and complete the models."""
+        trained = self.layout.trained_of(arrays)
+        messages = self.strategy.configure_evaluate(server_round, trained, config, grid)
+        return self._completed(messages, arrays)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Aggregate metrics as the strategy does."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        """Log the strategy's own summary."""
+        self.strategy.summary()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the strategy's state: the next round depends on nothing here."""
+        return {"strategy": strategy_state(self.strategy)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        load_strategy_state(self.strategy, state["strategy"])
+
+    def _completed(self, messages: Iterable[Message], arrays: ArrayRecord) -> list[Message]:
+        """Add the state to each message's model: messages that share a content go on sharing one."""
+        messages = list(messages)
+        state = self.layout.state_of(arrays)
+        contents: dict[int, tuple[RecordDict, RecordDict]] = {}  # the first one is kept: its id must not be used anew
+        for message in messages:
+            sent = message.content
+            if id(sent) not in contents:
+                record = sent.array_records.get(self._key)
+                whole = joined(arrays, state, record) if record else None
+                completed = {**sent, self._key: whole} if whole else dict(sent)
+                contents[id(sent)] = sent, RecordDict(completed)
+            message.content = contents[id(sent)][1]
+        return messages
+
+    def _reduced(self, reply: Message) -> Message:
+        """Return a reply whose model holds the trained arrays alone."""
+        if reply.has_error() or not reply.content.array_records:
+            return reply
+        reduced, name = copy(reply), self._name(reply)
+        record = part(reply.content.array_records[name], self.layout.trained)
+        reduced.content = RecordDict({**reply.content, name: record})
+        return reduced
+
+    def _name(self, reply: Message) -> str:
+        """Return which of a reply's records is its model: clients may name their only one as they like."""
+        records = reply.content.array_records
+        return self._key if self._key in records else next(iter(records))
+
+
+def keys_of(strategy: Strategy) -> tuple[str, str]:
+    """Return where a strategy, or the one that it wraps, has a message's model and a reply's weight."""
+    while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
+        strategy = inner
+    return getattr(strategy, "arrayrecord_key", "arrays"), getattr(strategy, "weighted_by_key", "num-examples")
