@@ -11,7 +11,7 @@ from runner.evaluation import TestScores
 from runner.links import CLUSTERING_QUERIES, MB, mb_by_link
 from runner.records import RoundRecord, TaskRecord
 from runner.rounds import Round
-from strategies.base import Clustered
+from strategies.base import Clustered, model_users
 from strategies.selection import Load
 from strategies.servers import ClusterServers
 
@@ -22,12 +22,19 @@ UNMEASURED = Load(nan, nan, nan)
 
 CLIENT_COLUMNS = (
     "round", "client", "cluster", "group", "host", "train_loss", "train_acc", "train_examples",
-    "eval_loss", "eval_acc", "eval_examples", "cpu_s", "wall_s", "rss_mb", "bytes_in", "bytes_out",
+    "eval_loss", "eval_acc", "eval_examples", "test_loss", "test_acc", "cpu_s", "wall_s", "rss_mb", "bytes_in",
+    "bytes_out",
 )  # fmt: skip
 
 
-def client_rows(done: Round, groups: np.ndarray, assignment: Mapping[int, int]) -> dict[str, list[Any]]:
-    """Return the clients that took part in a round as columns, in the order of their ids."""
+def client_rows(
+    done: Round, groups: np.ndarray, assignment: Mapping[int, int], users: Mapping[int, int]
+) -> dict[str, list[Any]]:
+    """Return the clients that took part in a round as columns, in the order of their ids.
+
+    What a client was not scored on is nan, with no examples; a loss of some examples may itself be nan.
+    ``users`` says under which cluster's model a client is tested.
+    """
     rows: dict[int, dict[str, Any]] = {}
     for task in [*done.train.tasks, *done.evaluate.tasks]:
         kind = task.message_type.split(".")[0]
@@ -35,8 +42,8 @@ def client_rows(done: Round, groups: np.ndarray, assignment: Mapping[int, int]) 
             continue
         row = rows.setdefault(task.node_id, {"cpu_s": 0.0, "wall_s": 0.0, "bytes_in": 0, "bytes_out": 0})
         prefix = "train" if kind == "train" else "eval"
-        if task.error is None:
-            row[f"{prefix}_examples"] = int(task.metrics.get("num-examples", 0))
+        if task.error is None and (count := int(task.metrics.get("num-examples", 0))):
+            row[f"{prefix}_examples"] = count
             row[f"{prefix}_loss"] = task.metrics.get(f"{prefix}_loss", nan)
             row[f"{prefix}_acc"] = task.metrics.get(f"{prefix}_acc", nan)
         if kind == "train":
@@ -49,8 +56,11 @@ def client_rows(done: Round, groups: np.ndarray, assignment: Mapping[int, int]) 
     columns: dict[str, list[Any]] = {name: [] for name in CLIENT_COLUMNS}
     missing: dict[str, Any] = {"host": "", "train_examples": 0, "eval_examples": 0}
     for node_id in sorted(rows):
-        known = {"round": done.number, "client": node_id - 1, "cluster": assignment.get(node_id, -1)}
+        known: dict[str, Any] = {"round": done.number, "client": node_id - 1, "cluster": assignment.get(node_id, -1)}
         known["group"] = int(groups[node_id - 1])
+        model = f"cluster_{users[node_id]}" if node_id in users else "global"
+        if done.scores and (own := done.scores.of_client(node_id, model, known["group"])):
+            known |= {"test_loss": own.loss, "test_acc": own.acc}
         for name in CLIENT_COLUMNS:
             columns[name].append(known.get(name, rows[node_id].get(name, missing.get(name, nan))))
     return columns
@@ -152,7 +162,8 @@ class Ledger:
             counted["4_comm/mb_to_servers"] = sum(task.bytes_in for task in servers) / MB
         if clustered and clustered.assignment:
             central = bool(getattr(clustered, "clustering_round", False))
-            links = mb_by_link(tasks, clustered.assignment, clustered.servers, central)
+            members = getattr(clustered, "members", clustered.assignment)  # where clients choose, those that trained
+            links = mb_by_link(tasks, members, clustered.servers, central)
             counted |= {f"4_comm/mb_{link}": moved for link, moved in links.items()}
         return counted
 
@@ -177,6 +188,7 @@ def round_record(
     scores: TestScores | None,
     ledger: Ledger,
     seconds: float,
+    online: int | None = None,
 ) -> RoundRecord:
     """Return the record of a round.
 
@@ -194,20 +206,18 @@ def round_record(
         Totals so far; this round is added.
     seconds : float
         Wall time of the whole round, central evaluation included.
+    online : int, optional
+        Clients that there are in the round; all by default.
     """
     assignment = dict(clustered.assignment) if clustered else {}
-    clients = client_rows(done, groups, assignment)
+    clients = client_rows(done, groups, assignment, model_users(clustered) if clustered else {})
     metrics = _global_metrics(scores)
     if clustered and assignment:
         metrics |= _cluster_metrics(clustered, assignment, groups, scores)
         churn = metrics.get("2_clusters/churn", 0.0)
         metrics |= ledger.settle(done.number, churn, getattr(clustered, "clustering_s", 0.0))
-    metrics |= _client_metrics(clients)
-    if scores:
-        users = [name for name in scores.clients if name != "global"] or ["global"]
-        sizes = [sum(scores.clients[name].values()) for name in users]
-        weighted = sum(scores.mean(name) * n for name, n in zip(users, sizes, strict=True) if n)
-        metrics["3_clients/test_acc"] = weighted / sum(sizes)
+    metrics |= _client_metrics(done, clients)
+    metrics |= own_test_metrics(scores, len(groups) if online is None else online)
     metrics |= ledger.add(done.train.tasks + done.evaluate.tasks, clustered)
     metrics |= {f"5_time/{name}_s": value for name, value in done.seconds.items()}
     metrics["5_time/round_s"] = seconds
@@ -242,25 +252,65 @@ def _cluster_metrics(
     return metrics
 
 
-def _client_metrics(clients: Mapping[str, list[Any]]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    train_loss = np.asarray(clients["train_loss"], float)
-    if np.isfinite(train_loss).any():
-        metrics["3_clients/train_loss"] = float(np.nanmean(train_loss))
-    elif len(train_loss):
-        metrics["3_clients/train_loss"] = nan
-    acc = np.asarray(clients["eval_acc"], float)
-    acc = acc[~np.isnan(acc)]
-    if len(acc):
+def _client_metrics(done: Round, clients: Mapping[str, list[Any]]) -> dict[str, float]:
+    metrics = {"3_clients/asked": float(done.asked), "3_clients/trained": float(done.used)}
+    if clients["client"]:
+        metrics["3_clients/nonfinite"] = float(len(_nonfinite(done)))
+    trained, scored = (np.asarray(clients[f"{kind}_examples"]) > 0 for kind in ("train", "eval"))
+    if trained.any():
+        metrics["3_clients/train_loss"] = float(np.asarray(clients["train_loss"], float)[trained].mean())
+    without = sum(
+        task.message_type == "evaluate" and not task.error and not task.metrics.get("num-examples")
+        for task in done.evaluate.tasks
+    )
+    if without:
+        metrics["3_clients/without_eval"] = float(without)
+    if scored.any():
+        acc = np.asarray(clients["eval_acc"], float)[scored]
         metrics |= {
             "3_clients/acc": float(acc.mean()),
             "3_clients/acc_std": float(acc.std()),
             "3_clients/acc_p10": float(np.percentile(acc, 10)),
             "3_clients/acc_min": float(acc.min()),
             "3_clients/acc_jain": jain(acc),
-            "3_clients/loss": float(np.nanmean(np.asarray(clients["eval_loss"], float))),
+            "3_clients/loss": float(np.asarray(clients["eval_loss"], float)[scored].mean()),
         }
     return metrics
+
+
+def _nonfinite(done: Round) -> set[int]:
+    """Return the clients that replied a loss, of any kind, that is not finite."""
+    return {
+        task.node_id
+        for task in done.train.tasks + done.evaluate.tasks
+        for key, value in task.metrics.items()
+        if key.endswith("loss") and not np.isfinite(value)
+    }
+
+
+def own_test_metrics(scores: TestScores | None, online: int) -> dict[str, float]:
+    """Return how the clients' own models do on the central test set, as their groups see it.
+
+    Own is what a client would use: a personal model, its cluster's, or the one of all. A client whose model was not
+    tested is left out and counted.
+
+    Parameters
+    ----------
+    scores : TestScores, optional
+        Of the round.
+    online : int
+        Clients that there are.
+    """
+    acc = scores.of_clients() if scores else np.empty(0)
+    if not scores or not len(acc):
+        return {}
+    metrics = {
+        "3_clients/test_acc": float(acc.mean()),
+        "3_clients/test_acc_p10": float(np.percentile(acc, 10)),
+        "3_clients/test_acc_min": float(acc.min()),
+        "3_clients/test_loss": float(scores.of_clients("loss").mean()),
+    }
+    return metrics | ({"3_clients/without_test": float(online - len(acc))} if len(acc) < online else {})
 
 
 def _load_metrics(done: Round) -> dict[str, float]:

@@ -5,7 +5,7 @@ A trial is a row: its axes by short name, its seed, and its final metrics; a tri
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import inf, isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 METRICS = {
     "client_acc": ("client accuracy (%)", 100.0, 1),
+    "client_test_acc": ("client test accuracy (%)", 100.0, 1),
     "acc": ("global accuracy (%)", 100.0, 1),
     "client_acc_p10": ("worst 10% (%)", 100.0, 1),
     "client_acc_min": ("worst client (%)", 100.0, 1),
@@ -241,11 +242,16 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     for trial in trials:
         place = " ".join(f"{axis}={trial.params.get(axis)}" for axis in sweep.axes if axis != "seed")
         cells.setdefault(place or "all trials", []).append(trial)
-    place, chosen = max(cells.items(), key=lambda item: sign * float(np.mean([t.final[metric] for t in item[1]])))
+
+    def value(some: "Sequence[StoredTrial]") -> float:
+        mean = float(np.mean([trial.final[metric] for trial in some]))
+        return -inf if isnan(mean) else sign * mean  # what diverged is the worst
+
+    place, chosen = max(cells.items(), key=lambda item: value(item[1]))
     values = np.array([trial.final[metric] for trial in chosen])
     half = interval(values)
     width = "" if isnan(half) else f" [{values.mean() - half:.4f}, {values.mean() + half:.4f}]"
-    top = max(chosen, key=lambda trial: sign * trial.final[metric])
+    top = max(chosen, key=lambda trial: value([trial]))
     return (
         f"{place}\n{metric} {values.mean():.4f}{width} (mean [95% interval] of {len(values)} trials)\n"
         f"best trial: {metric} {top.final[metric]:.4f}, run {top.run_id}\n{top.command}"

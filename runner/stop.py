@@ -7,6 +7,7 @@ from runner.config import StopConfig
 from runner.records import RoundRecord
 
 LOSSES = ("1_global/loss", "3_clients/train_loss", "3_clients/loss")
+"""Named first where a trial diverged; any other loss that is logged counts too."""
 
 
 class StopRules:
@@ -49,9 +50,12 @@ class StopRules:
     def _verdict(self, metrics: Mapping[str, float]) -> str:
         config = self._config
         if config.divergence:
-            for name in LOSSES:
-                if not isfinite(metrics.get(name, 0.0)):
+            losses = [name for name in metrics if name.endswith("loss")]
+            for name in sorted(losses, key=lambda name: name not in LOSSES):
+                if not isfinite(metrics[name]):
                     return f"diverged: {name} is {metrics[name]}"
+            if lost := metrics.get("3_clients/nonfinite", 0.0):
+                return f"diverged: 3_clients/nonfinite is {lost:.0f}"
         if config.wall_s is not None and self.seconds >= config.wall_s:
             return f"{self.seconds:.1f} s of rounds, stop.wall_s={config.wall_s:g}"
         moved = metrics.get("4_comm/mb_total", 0.0)

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -23,13 +23,13 @@ from runner.engine.grid import EngineGrid, inline_grid, ray_grid
 from runner.engine.host import AppSpec
 from runner.errors import TrialError
 from runner.evaluation import TestScores, ask_scores
-from runner.metrics import Ledger, initial_record, round_record
+from runner.metrics import Ledger, initial_record, own_test_metrics, round_record
 from runner.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
-from runner.rounds import Loop, run_rounds
+from runner.rounds import Loop, evaluate_round, run_rounds
 from runner.seeding import derive_seed
 from runner.stop import StopRules
 from strategies import Layout, build_strategy, with_layout, wrap_privacy
-from strategies.base import Clustered
+from strategies.base import Clustered, Models, model_users, models_of
 from strategies.state import load_strategy_state, strategy_state
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def run_trial(
     initial, layout = initial_model(grid)
     strategy = make_strategy(config, data.shift, layout)
     clustered = strategy if isinstance(strategy, Clustered) else None
-    has_global = config.strategy.name not in ("local", "fedper")  # theirs would be a model that no client uses
-    central = _CentralTest(config, grid, data, clustered, has_global)
+    has = models_of(strategy)
+    central = _CentralTest(config, grid, data, clustered, has)
     loop = Loop(
         num_rounds=config.rounds,
         seed=config.seed,
@@ -112,6 +112,8 @@ def run_trial(
         timeout=config.resources.round_timeout_s,
         min_fit_fraction=config.strategy.min_fit_fraction,
         online=config.online,
+        held_out=data.holds_out,
+        evaluate_personal=config.evaluate_personal,
     )
     rules = StopRules(config.stop)
     if saved:
@@ -135,7 +137,8 @@ def run_trial(
         arrays, scores = done.arrays, done.scores
         groups = data.groups_in(data.phase(done.number))
         now = time.perf_counter()
-        record = round_record(done, groups, clustered, scores, ledger, now - clock)
+        online = config.online(done.number)
+        record = round_record(done, groups, clustered, scores, ledger, now - clock, online)
         clock = now
         stopped = rules.update(record, loop.evaluates(done.number))
         events = (*record.events, f"stopped: {stopped}") if stopped else record.events
@@ -155,7 +158,12 @@ def run_trial(
         return
     if scores is None or record.round < config.rounds:  # ended early, or just after its last checkpoint
         scores = central.score(record.round, arrays, last=True)
-    models = _models(arrays, clustered) if has_global else {}
+        if has.personal_models and "3_clients/test_acc" not in record.metrics:
+            grid.online = config.online(record.round)
+            _, own = evaluate_round(strategy, grid, arrays, loop, record.round, personal=True)
+            scores = replace(scores or TestScores(), alone=own.alone) if own else scores
+            grid.drain()
+    models = _models(arrays, clustered, has)
     result = _result(config, data, models, record, scores, lost if at_rung else rules.reason)
     yield replace(result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun})
 
@@ -281,8 +289,8 @@ def weights_sha256(models: Mapping[str, ArrayRecord]) -> str:
     return digest.hexdigest()
 
 
-def _models(arrays: ArrayRecord, clustered: Clustered | None) -> dict[str, ArrayRecord]:
-    models = {"global": arrays}
+def _models(arrays: ArrayRecord, clustered: Clustered | None, has: Models) -> dict[str, ArrayRecord]:
+    models = {"global": arrays} if has.has_global_model else {}
     if clustered:
         models |= {f"cluster_{c}": record for c, record in sorted(clustered.cluster_arrays.items())}
     return models
@@ -296,22 +304,26 @@ class _CentralTest:
     grid: EngineGrid
     data: FederatedData
     clustered: Clustered | None
-    has_global: bool
+    has: Models
 
     def ask(self, number: int, arrays: ArrayRecord, last: bool = False) -> Callable[[], TestScores] | None:
         """Send the models of a round to be scored, with a confusion matrix where it is the last."""
-        if not self.has_global:
+        models = _models(arrays, self.clustered, self.has)
+        there = range(self.config.online(number))
+        users: dict[str, Sequence[int]] = {}
+        for node, cluster in (model_users(self.clustered) if self.clustered else {}).items():
+            cast(list[int], users.setdefault(f"cluster_{cluster}", [])).append(node - 1)
+        placed = {client for clients in users.values() for client in clients}
+        rest = [client for client in there if client not in placed] if placed else there
+        own = dict(users) if self.has.personal_models else {**users, "global": rest}
+        users["global"] = there
+        used = {name: record for name, record in models.items() if users.get(name)}
+        if not used:
             return None
         groups = self.data.groups_in(self.data.phase(number))
-        models = _models(arrays, self.clustered)
-        users: dict[str, Sequence[int]] = {"global": range(len(groups))}
-        for name in models:
-            if self.clustered and name != "global":
-                cluster = int(name.removeprefix("cluster_"))
-                users[name] = [node - 1 for node, c in self.clustered.assignment.items() if c == cluster]
-        used = {name: record for name, record in models.items() if users[name]}
         last = last or number == self.config.rounds
-        return ask_scores(self.grid, used, users, groups, len(self.data.images.test_y), confusion=last)
+        size = len(self.data.images.test_y)
+        return ask_scores(self.grid, used, users, groups, size, own=own, confusion=last)
 
     def score(self, number: int, arrays: ArrayRecord, last: bool = False) -> TestScores | None:
         """Return the scores of a round's models; what the grid saw of it is forgotten."""
@@ -350,16 +362,16 @@ def _result(
         "server_spearman": "2_clusters/server_spearman",
         "mb_total": "4_comm/mb_total",
     }
-    summary = {name: last.metrics[key] for name, key in wanted.items() if key in last.metrics}
+    final = {**own_test_metrics(scores, config.online(last.round)), **last.metrics}
+    summary = {name: final[key] for name, key in wanted.items() if key in final}
     summary["rounds"] = float(last.round)
-    users = [name for name in models if name != "global"] or ["global"]
     images = data.images
     return TrialResult(
         key=config.key,
         models={name: {k: a.numpy() for k, a in record.items()} for name, record in models.items()},
         weights_sha256=weights_sha256(models),
         summary=summary,
-        confusion=scores.confusion([u for u in users if u in scores.clients]) if scores else None,
+        confusion=scores.confusion() if scores else None,
         input_shape=tuple(images.train_x.shape[1:]),
         stopped=stopped,
     )

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from strategies.apart import StateApart
 from strategies.apfl import APFL
-from strategies.base import Clustered, Resumable
+from strategies.base import Clustered, Resumable, mean_of_scored
 from strategies.cfl import CFL
 from strategies.clove import CLoVE
 from strategies.clustered import ClusterTraining
@@ -147,6 +147,7 @@ def build_strategy(
     for share in ("fraction_train", "fraction_evaluate"):
         if share in kwargs:
             kwargs[share] = min(1.0, kwargs[share] * (1 + 1e-12))
+    kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
     if name == "qfedavg":
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")

@@ -27,6 +27,8 @@ class APFL(FedAvg):
         Parameters of Flower's FedAvg.
     """
 
+    personal_models = True
+
     def __init__(self, *, alpha: float = 0.5, adaptive: bool = True, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.alpha = alpha

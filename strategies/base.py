@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from logging import WARNING
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import validate_message_reply_consistency
+from flwr.serverapp.strategy.strategy_utils import (
+    aggregate_metricrecords,
+    validate_message_reply_consistency,
+)
 from flwr.supercore import log
 
 from strategies.layout import Layout
@@ -17,9 +21,37 @@ V = TypeVar("V")
 TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a client that never answers is a lost one
 
 
+@dataclass(frozen=True)
+class Models:
+    """What a method says about its models, by class attributes of these names; else it is as FedAvg."""
+
+    has_global_model: bool = True
+    """There is one model for all: not so where nothing is averaged, or K independent networks are."""
+    personal_models: bool = False
+    """Each client uses a model that nobody else has, and alone can score it."""
+    averages_models: bool = True
+    """``aggregate_train`` returns a model whenever replies came."""
+    assigns_in_evaluation: bool = False
+    """Who uses which model is known after ``aggregate_evaluate``."""
+    clusters: bool = False
+    """It trains one model per cluster of clients."""
+
+
+def models_of(strategy: object) -> Models:
+    """Return what a strategy, its class, or the strategy inside wrappers says about its models."""
+    inner = strategy
+    while hasattr(inner, "strategy"):
+        inner = inner.strategy
+    said = {field.name: getattr(inner, field.name, field.default) for field in fields(Models)}
+    return Models(**said)  # type: ignore[arg-type]
+
+
 @runtime_checkable
 class Clustered(Protocol):
-    """A strategy that trains one model per cluster of clients. Read it after ``aggregate_train`` of each round."""
+    """A strategy that trains one model per cluster of clients.
+
+    Read it after ``aggregate_train`` of each round; where it ``assigns_in_evaluation``, after ``aggregate_evaluate``.
+    """
 
     @property
     def assignment(self) -> Mapping[int, int]:
@@ -43,6 +75,13 @@ class Clustered(Protocol):
 
     def diagnostics(self) -> dict[str, float]:
         """Return numbers about the clustering, by bare name; empty before it."""
+
+
+def model_users(strategy: Clustered) -> dict[int, int]:
+    """Return the cluster whose model each node uses; the others use the global model, where there is one."""
+    guests: Mapping[int, int] = getattr(strategy, "guests", {})  # evaluated under a choice of their own
+    there = strategy.cluster_arrays.keys()
+    return {node: c for node, c in {**guests, **strategy.assignment}.items() if c in there}
 
 
 @runtime_checkable
@@ -140,6 +179,12 @@ def mean_of_replies(replies: Sequence[Message], weighted_by_key: str, layout: La
     """Return the weighted mean of the models that replies carry; "" as a key is a plain mean."""
     weights = [weight_of(reply, weighted_by_key) for reply in replies]
     return layout.mean([arrays_of(reply) for reply in replies], weights, heaviest(replies, weighted_by_key))
+
+
+def mean_of_scored(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
+    """Return the weighted mean of evaluation metrics; empty where nobody had examples, which Flower divides by."""
+    scored = [record for record in records if next(iter(record.metric_records.values()))[weighted_by_key]]
+    return aggregate_metricrecords(scored, weighted_by_key) if scored else MetricRecord()
 
 
 def mean_of_clusters(

@@ -4,16 +4,40 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from strategies.clustering import kmeans
-from strategies.layout import Layout
+from strategies.layout import Layout, WithLayout
 
 MARGIN = 0.1
 """Fewer clusters are taken if their silhouette is within this share of the best (CLoVE)."""
 METHOD = "method"
 """Config key that names what a client does beyond plain training; the built-in ClientApp knows the names."""
+
+
+class Candidates(WithLayout, FedAvg):
+    """K models that began independently; a client that is evaluated under a choice of its own says which it was."""
+
+    has_global_model = False  # the mean of networks that began apart is none that anybody trained
+    assigns_in_evaluation = True
+    clusters = True
+
+    def chosen(self, choices: Mapping[int, int]) -> None:
+        """Take in which model each of some clients chose in the evaluation, by node."""
+        raise NotImplementedError
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Read the choices, and average the metrics."""
+        replies = list(replies)
+        told = {
+            reply.metadata.src_node_id: reply.content.config_records["choice"]["cluster"]
+            for reply in replies
+            if reply.has_content() and "choice" in reply.content.config_records
+        }
+        self.chosen({node: int(cluster) for node, cluster in sorted(told.items())})  # type: ignore[arg-type]
+        return super().aggregate_evaluate(server_round, replies)
 
 
 def initial_models(arrays: ArrayRecord, num_models: int, seed: int, layout: Layout) -> dict[int, ArrayRecord]:
@@ -47,6 +71,14 @@ def all_models(models: Mapping[int, ArrayRecord], config: ConfigRecord, config_k
 def with_method(config: ConfigRecord, method: str, **values: Any) -> ConfigRecord:
     """Return a copy of the config that names a method and its settings (``personal_epochs``: ``personal-epochs``)."""
     return ConfigRecord({**config, METHOD: method, **{key.replace("_", "-"): v for key, v in values.items()}})
+
+
+def to_all(messages: Iterable[Message], content: RecordDict) -> list[Message]:
+    """Give all messages one content: one object, which a grid can send once."""
+    messages = list(messages)
+    for message in messages:
+        message.content = content
+    return messages
 
 
 def to_own_or_all(

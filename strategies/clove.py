@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 
 from strategies.base import arrays_of, ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
-from strategies.candidates import all_models, changed, group_losses, initial_models, match_models, to_own_or_all
-from strategies.layout import WithLayout
+from strategies.candidates import (
+    Candidates,
+    all_models,
+    changed,
+    group_losses,
+    initial_models,
+    match_models,
+    to_own_or_all,
+)
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
@@ -23,7 +29,7 @@ QUERY = "query.losses"
 STABLE_ROUNDS = 3  # rounds without a change after which the clusters are frozen
 
 
-class CLoVE(WithServers, WithLayout, FedAvg):
+class CLoVE(WithServers, Candidates):
     """Hard clusters from K-means on loss vectors, until nobody changes cluster for three rounds.
 
     A client without a loss vector (its query failed) keeps its cluster; one without either joins the largest. Once the
@@ -63,6 +69,7 @@ class CLoVE(WithServers, WithLayout, FedAvg):
         self.churn = 0
         self.clustering_s = 0.0  # of the last round, without the clients' answers
         self.election = ClusterServers(server or ServerRule(), seed)
+        self.guests: dict[int, int] = {}  # node -> model that a client without a cluster was evaluated under
         self._grid: Grid
 
     def diagnostics(self) -> dict[str, float]:
@@ -116,6 +123,10 @@ class CLoVE(WithServers, WithLayout, FedAvg):
         messages = super().configure_evaluate(server_round, arrays, config, grid)
         names = (self.arrayrecord_key, self.configrecord_key)
         return to_own_or_all(messages, self.assignment, self.cluster_arrays, config, names)
+
+    def chosen(self, choices: Mapping[int, int]) -> None:
+        """Note what clients without a cluster chose: it is the server that assigns them, when they train."""
+        self.guests.update(choices)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on: JSON-able values and ArrayRecords."""

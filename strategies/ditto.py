@@ -27,6 +27,8 @@ class Ditto(FedAvg):
         Parameters of Flower's FedAvg.
     """
 
+    personal_models = True
+
     def __init__(self, *, ditto_lambda: float = 0.1, personal_epochs: int = 0, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.ditto_lambda = ditto_lambda

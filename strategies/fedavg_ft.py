@@ -25,6 +25,8 @@ class FedAvgFT(FedAvg):
         Parameters of Flower's FedAvg.
     """
 
+    personal_models = True
+
     def __init__(self, *, finetune_epochs: int = 1, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.finetune_epochs = finetune_epochs
@@ -47,8 +49,9 @@ class FedAvgFT(FedAvg):
         return super().configure_evaluate(server_round, arrays, tuned, grid)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: a round depends on the global model alone."""
-        return {}
+        """Return how the clients trained: a trial that ends early may be evaluated after it was resumed."""
+        return {"training": dict(self._training)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back nothing."""
+        """Put back what ``state_dict`` returned."""
+        self._training = ConfigRecord(state["training"])

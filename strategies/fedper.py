@@ -29,6 +29,9 @@ class FedPer(WithLayout, FedAvg):
         Parameters of Flower's FedAvg.
     """
 
+    has_global_model = False  # an averaged base under the initial head is nobody's model
+    personal_models = True
+
     def __init__(self, *, head_layers: int = 1, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.head_layers = head_layers

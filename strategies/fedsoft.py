@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 
 from strategies import base
 from strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of
-from strategies.candidates import all_models, changed, initial_models, to_own_or_all, with_method
-from strategies.layout import WithLayout
+from strategies.candidates import Candidates, all_models, changed, initial_models, to_all, with_method
 
 
-class FedSoft(WithLayout, FedAvg):
+class FedSoft(Candidates):
     """Soft clusters. In ``assignment`` a client belongs to the cluster of its largest share.
 
-    A centre that no reply has a share of keeps its weights. Newcomers estimate their shares when they first train; a
-    client that never did is evaluated under the centre with the lowest loss on its training examples.
+    A centre that no reply has a share of keeps its weights. Newcomers estimate their shares when they first train. A
+    client that is evaluated estimates them again, under the centres of that round, for the evaluation alone.
 
     Parameters
     ----------
@@ -61,6 +59,7 @@ class FedSoft(WithLayout, FedAvg):
         self.shares: dict[int, list[float]] = {}  # node -> u (K,)
         self.examples: dict[int, float] = {}
         self.churn = 0
+        self._before: dict[int, int] = {}  # the assignment at the round's start
         self.servers: dict[int, int] = {}  # a reply belongs to every cluster: nobody's server could have it alone
         self.scores: dict[int, float] = {}
         self.tenure: dict[int, int] = {}
@@ -77,16 +76,15 @@ class FedSoft(WithLayout, FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send every sampled client all centres."""
+        self._before = dict(self.assignment)
         layout = self.laid_out(arrays)
         if not self.cluster_arrays:
             self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
-        messages = list(super().configure_train(server_round, arrays, config, grid))
+        messages = super().configure_train(server_round, arrays, config, grid)
         due = (server_round - 1) % self.estimate_every == 0
         settings = {"estimate": due, "sigma": self.smoother, "lambda": self.soft_lambda}
-        content = all_models(self.cluster_arrays, with_method(config, "soft", **settings), self.configrecord_key)
-        for message in messages:
-            message.content = content
-        return messages
+        named = with_method(config, "soft", **settings)
+        return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -95,13 +93,13 @@ class FedSoft(WithLayout, FedAvg):
         valid, _ = sort_replies(self, replies, read_arrays=False)
         if not valid:
             return None, None
-        before = dict(self.assignment)
+        choices: dict[int, int] = {}
         for reply in valid:
             node, choice = reply.metadata.src_node_id, reply.content["choice"]
-            self.assignment[node] = int(choice["cluster"])  # type: ignore[arg-type]
+            choices[node] = int(choice["cluster"])  # type: ignore[arg-type]
             self.shares[node] = [float(u) for u in choice["weights"]]  # type: ignore[union-attr]
             self.examples[node] = weight_of(reply, self.weighted_by_key)
-        self.churn = changed(before, self.assignment)
+        self.chosen(choices)
         nodes = [reply.metadata.src_node_id for reply in valid]
         layout = self.laid_out(arrays_of(valid[0]))
         for s in self.cluster_arrays:
@@ -116,10 +114,15 @@ class FedSoft(WithLayout, FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send each sampled client the centre that it has the largest share of."""
+        """Send each sampled client all centres, to be evaluated under the one that it has the largest share of now."""
         messages = super().configure_evaluate(server_round, arrays, config, grid)
-        names = (self.arrayrecord_key, self.configrecord_key)
-        return to_own_or_all(messages, self.assignment, self.cluster_arrays, config, names)
+        named = with_method(config, "soft", sigma=self.smoother)
+        return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
+
+    def chosen(self, choices: Mapping[int, int]) -> None:
+        """Note each client's cluster, and how many changed theirs since the round's start."""
+        self.assignment.update(choices)
+        self.churn = changed(self._before, self.assignment)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on; the clients keep their shares themselves."""

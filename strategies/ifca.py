@@ -9,20 +9,19 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 
 from strategies.base import arrays_of, int_keys, mean_of_clusters, sort_replies, string_keys
-from strategies.candidates import all_models, changed, initial_models, to_own_or_all, with_method
-from strategies.layout import WithLayout
+from strategies.candidates import Candidates, all_models, changed, initial_models, to_all, with_method
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
 
-class IFCA(WithServers, WithLayout, FedAvg):
+class IFCA(WithServers, Candidates):
     """Hard clusters, chosen anew by each client in each round that it trains in.
 
-    A cluster that nobody chose keeps its model. Newcomers, and clients that return, choose like everybody else; a
-    client that never trained is evaluated under the model that has the lowest loss on its training examples.
+    A cluster that nobody chose keeps its model. Newcomers, and clients that return, choose like everybody else. A
+    client that is evaluated chooses again, by its training loss under the models of that round: ``assignment`` is each
+    client's last choice, ``members`` the last that it trained.
 
     Parameters
     ----------
@@ -43,8 +42,10 @@ class IFCA(WithServers, WithLayout, FedAvg):
         self.num_clusters = num_clusters
         self.seed = seed
         self.assignment: dict[int, int] = {}
+        self.members: dict[int, int] = {}  # node -> cluster that it trained last: who can be a cluster's server
         self.cluster_arrays: dict[int, ArrayRecord] = {}
         self.churn = 0  # clients that changed their cluster in the last round
+        self._before: dict[int, int] = {}  # the assignment at the round's start
         self.election = ClusterServers(server or ServerRule(), seed)
         self._grid: Grid
 
@@ -53,7 +54,7 @@ class IFCA(WithServers, WithLayout, FedAvg):
         if not self.assignment:
             return {}
         used = len(set(self.assignment.values()))
-        numbers = {"clusters": used, "churn": self.churn, **self.election.diagnostics(self.assignment)}
+        numbers = {"clusters": used, "churn": self.churn, **self.election.diagnostics(self.members)}
         return {name: float(value) for name, value in numbers.items()}
 
     def configure_train(
@@ -61,14 +62,12 @@ class IFCA(WithServers, WithLayout, FedAvg):
     ) -> Iterable[Message]:
         """Send every sampled client all K models."""
         self._grid = grid
+        self._before = dict(self.assignment)
         layout = self.laid_out(arrays)
         if not self.cluster_arrays:
             self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        content = all_models(self.cluster_arrays, with_method(config, "choose"), self.configrecord_key)
-        for message in messages:
-            message.content = content
-        return messages
+        messages = super().configure_train(server_round, arrays, config, grid)
+        return to_all(messages, all_models(self.cluster_arrays, with_method(config, "choose"), self.configrecord_key))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -77,32 +76,36 @@ class IFCA(WithServers, WithLayout, FedAvg):
         valid, errors = sort_replies(self, replies, read_arrays=False)
         if not valid:
             return None, None
-        before = dict(self.assignment)
         for reply in valid:
-            self.assignment[reply.metadata.src_node_id] = int(reply.content["choice"]["cluster"])  # type: ignore[arg-type]
-        self.churn = changed(before, self.assignment)
+            self.members[reply.metadata.src_node_id] = int(reply.content["choice"]["cluster"])  # type: ignore[arg-type]
+        self.chosen({reply.metadata.src_node_id: self.members[reply.metadata.src_node_id] for reply in valid})
         self.election.observe(valid, self.weighted_by_key, one_each=True)
         failed = {reply.metadata.src_node_id for reply in errors}
         layout = self.laid_out(arrays_of(valid[0]))
         self.cluster_arrays |= self.election.aggregate(
-            self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key, layout
+            self._grid, server_round, self.members, valid, failed, self.weighted_by_key, layout
         )
         metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
         examples = self.election.examples
-        return mean_of_clusters(self.cluster_arrays, self.assignment, examples, layout), metrics
+        return mean_of_clusters(self.cluster_arrays, self.members, examples, layout), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send each sampled client the model that it last chose."""
+        """Send each sampled client all K models, to be evaluated under the one that it chooses now."""
         messages = super().configure_evaluate(server_round, arrays, config, grid)
-        names = (self.arrayrecord_key, self.configrecord_key)
-        return to_own_or_all(messages, self.assignment, self.cluster_arrays, config, names)
+        return to_all(messages, all_models(self.cluster_arrays, with_method(config, "choose"), self.configrecord_key))
+
+    def chosen(self, choices: Mapping[int, int]) -> None:
+        """Note each client's choice, and how many changed theirs since the round's start."""
+        self.assignment.update(choices)
+        self.churn = changed(self._before, self.assignment)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
         return {
             "assignment": string_keys(self.assignment),
+            "members": string_keys(self.members),
             "cluster_arrays": string_keys(self.cluster_arrays),
             "churn": self.churn,
             "election": self.election.state_dict(),
@@ -111,6 +114,7 @@ class IFCA(WithServers, WithLayout, FedAvg):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
         self.assignment = int_keys(state["assignment"])
+        self.members = int_keys(state["members"])
         self.cluster_arrays = int_keys(state["cluster_arrays"])
         self.churn = state["churn"]
         self.election.load_state_dict(state["election"])

@@ -19,6 +19,10 @@ class Local(FedAvg):
     A client gets the initial model until it has trained once, and no arrays afterwards. All parameters are FedAvg's.
     """
 
+    has_global_model = False
+    averages_models = False
+    personal_models = True
+
     def __init__(self, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.trained: set[int] = set()

@@ -43,20 +43,20 @@ class Oracle(ClusterTraining):
         self.groups = dict(groups)
         self.drifted = self.groups if drifted is None else dict(drifted)
         self.drift_round = drift_round
-        self.clusters: dict[int, int] = {}  # true group -> its cluster
+        self.cluster_of: dict[int, int] = {}  # true group -> its cluster
 
     def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
         """Form the clusters in the first round, and let every client follow its group."""
         groups = self.drifted if 0 < self.drift_round <= server_round else self.groups
         nodes = [node for node in sorted(self._grid.get_node_ids()) if node in groups]
-        if not self.clusters:
+        if not self.cluster_of:
             if not nodes:
                 raise ValueError("strategy=oracle knows the group of no client; give it groups by node id")
             assignment = canonical(nodes, [groups[node] for node in nodes])
-            self.clusters = {groups[node]: cluster for node, cluster in assignment.items()}
+            self.cluster_of = {groups[node]: cluster for node, cluster in assignment.items()}
             self.set_clusters(assignment, arrays=dict.fromkeys(assignment.values(), arrays))
         for node in nodes:
-            cluster = self.clusters.setdefault(groups[node], len(self.clusters))
+            cluster = self.cluster_of.setdefault(groups[node], len(self.cluster_of))
             if cluster not in self.cluster_arrays:
                 self.cluster_arrays[cluster] = ArrayRecord(dict(arrays))
             self.assignment[node] = cluster
@@ -64,9 +64,9 @@ class Oracle(ClusterTraining):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on."""
-        return {**super().state_dict(), "clusters": string_keys(self.clusters)}
+        return {**super().state_dict(), "cluster_of": string_keys(self.cluster_of)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
         super().load_state_dict(state)
-        self.clusters = int_keys(state["clusters"])
+        self.cluster_of = int_keys(state["cluster_of"])

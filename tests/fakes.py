@@ -224,7 +224,7 @@ def halfway_app(
         if method in ("choose", "soft"):
             found = losses(message, context)
             nearest = int(np.argmin(found))
-            if method == "choose":
+            if method == "choose" or message.metadata.message_type == "evaluate":
                 return message.content[f"model-{nearest}"]["w"].numpy()
             shares = soft_shares(message, nearest, len(found))
             return sum(u * message.content[f"model-{k}"]["w"].numpy() for k, u in enumerate(shares)) / sum(shares)
@@ -286,6 +286,8 @@ def halfway_app(
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         content = RecordDict({"metrics": metrics(context, "eval", model(message, context))})
+        if message.content["config"].get("method") in ("choose", "soft"):
+            content["choice"] = choice(message, context)
         return Message(content, reply_to=message)
 
     @app.query("aggregate")

@@ -7,7 +7,9 @@ type                content                                         reply
 ==================  ==============================================  ====================================================
 ``train``           ``arrays``, ``config`` (see below)              ``arrays``, ``metrics``: num-examples, train_loss,
                                                                     train_acc, steps
-``evaluate``        ``arrays``, ``config``                          ``metrics``: num-examples, eval_loss, eval_acc
+``evaluate``        ``arrays``, ``config``                          ``metrics``: num-examples, eval_loss, eval_acc (of
+                                                                    no held-out examples: zeros); with ``test-own``
+                                                                    ``test``: as ``query.test``, confusion as bytes
 ``query.aggregate`` an ArrayRecord per member, ``weights``:         ``arrays``: weighted mean, ``metrics``: num-examples
                     MetricRecord with the same keys, ``config``:
                     heaviest (whose counters count)
@@ -28,7 +30,8 @@ type                content                                         reply
 ``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of ``LocalTraining``. A key that is
 not sent has its default, so Flower's strategies work as they are. With ``keep-local`` a client trains and evaluates a
 model of its own, kept in ``context.state["model"]`` and begun from the first arrays it receives; its replies carry no
-arrays. With ``method`` a client does what ``runner.client.methods`` says of it. Every reply
+arrays. With ``test-own`` (rows per slice) an evaluated client also scores its model on the central test set, as its
+group sees it. With ``method`` a client does what ``runner.client.methods`` says of it. Every reply
 also has ``load``, see ``runner.load.load_mod``.
 """
 
@@ -36,7 +39,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -47,7 +49,15 @@ from models import build_model
 from runner.arrays import write_array
 from runner.client import choosing, personal
 from runner.client.arrays import layout_of, load_weights, read_weights, weighted_mean
-from runner.client.messages import make_reply, message_config, own_or_sent, partition_id, train_metrics
+from runner.client.messages import (
+    TestSums,
+    eval_metrics,
+    make_reply,
+    message_config,
+    own_or_sent,
+    partition_id,
+    train_metrics,
+)
 from runner.client.methods import Done, Work, method_of
 from runner.client.modules import AsBuilt, check_repeats
 from runner.client.pool import ExamplePool, Read
@@ -69,6 +79,7 @@ TRAIN: dict[str, Callable[[Work], Done]] = {
 }
 PREPARE: dict[str, Callable[[Work], nn.Module]] = {
     "choose": choosing.chosen,
+    "soft": choosing.softly_chosen,
     "ditto": personal.ditto_model,
     "apfl": personal.apfl_model,
     "fedper": personal.fedper_model,
@@ -222,16 +233,26 @@ class BuiltinClient:
         return read_weights(model), train_metrics(result, len(y))
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        """Score the model on the client's own examples."""
-        config = message_config(message)
+        """Score the model on the client's held-out examples, and where asked on the central test set."""
+        config, client = message_config(message), partition_id(context)
+        told = RecordDict()
         if "method" in config:
-            model = method_of(config, PREPARE)(self._work(message, context, "prepare"))
+            work = self._work(message, context, "prepare")
+            model, told = method_of(config, PREPARE)(work), work.told
         else:
             model = self.load(own_or_sent(message, context, config))
-        x, y = self.pool.examples(*self.evaluation_set(config, partition_id(context)))
-        result = evaluate(model, x, y)
-        metrics = {"num-examples": len(y), "eval_loss": result["loss"], "eval_acc": result["correct"] / len(y)}
-        return make_reply(message, metrics)
+        x, y = self.pool.examples(*self.evaluation_set(config, client))
+        result = evaluate(model, x, y) if len(y) else {"loss_sum": 0.0, "correct": 0.0}
+        reply = make_reply(message, eval_metrics(len(y), result["loss_sum"], result["correct"]))
+        reply.content.update(told)
+        if config.get("test-own"):
+            sums = self.test_sums()
+            for key, read in self.test_sets(config, client):
+                x, y = self.pool.examples(key, read)
+                if len(y):
+                    sums.add(predict(model, x), y)
+            reply.content["test"] = sums.record()
+        return reply
 
     def losses(self, message: Message, context: Context) -> Message:
         """Return the client's mean training loss under each of the models that it was sent, in their order."""
@@ -278,7 +299,7 @@ class BuiltinClient:
         config = message_config(message)
         model = self.load(message.content.array_records["arrays"])
         group, start, stop = (int(cast(int, config[key])) for key in ("group", "start", "stop"))
-        x, y = self.pool.examples(("test", group, start, stop), lambda: self._data.test(group, start, stop))
+        x, y = self.pool.examples(*self.test_set(group, start, stop))
         if len(y) == 0:  # this group has none of the slice's labels
             empty: dict[str, Any] = {"num-examples": 0, "loss_sum": 0.0, "correct": 0}
             classes = len(self._data.images.class_names)
@@ -380,14 +401,24 @@ class BuiltinClient:
     def evaluation_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
         """Return what a client is evaluated on, as the pool takes it.
 
-        It is the training split where the other is empty: a client of one example, or ``partition.eval_fraction=0``.
+        It is empty for a client that holds out nothing: one example, or ``partition.eval_fraction=0``.
         """
-
-        def read() -> tuple[np.ndarray, np.ndarray]:
-            return self._data.client(client, "eval", phase)
-
         phase = self._phase(config)
-        return (("eval", client, phase), read) if len(self._data.eval_rows[client]) else self.train_set(config, client)
+        return ("eval", client, phase), lambda: self._data.client(client, "eval", phase)
+
+    def test_sets(self, config: Mapping[str, Any], client: int) -> list[tuple[Hashable, Read]]:
+        """Return the central test set as a client's group sees it, in slices of ``test-own`` rows."""
+        group, size = int(self._data.groups_in(self._phase(config))[client]), int(config["test-own"])
+        count = len(self._data.images.test_y)
+        return [self.test_set(group, i, min(i + size, count)) for i in range(0, count, size)]
+
+    def test_sums(self) -> TestSums:
+        """Return sums that begin at zero."""
+        return TestSums(len(self._data.images.class_names))
+
+    def test_set(self, group: int, start: int, stop: int) -> tuple[Hashable, Read]:
+        """Return a slice of the central test set, as a group sees it, as the pool takes it."""
+        return ("test", group, start, stop), lambda: self._data.test(group, start, stop)
 
     def _phase(self, config: Mapping[str, Any]) -> int:
         """Return which of the drifting data's phases a round is in."""

@@ -50,7 +50,10 @@ def choose(work: Work) -> Done:
 
 def chosen(work: Work) -> nn.Module:
     """Return the model with the lowest training loss, to be evaluated."""
-    return work.load(work.candidates[best(mean_losses(work))])
+    losses = mean_losses(work)
+    cluster = best(losses)
+    work.told["choice"] = ConfigRecord({"cluster": cluster, "losses": losses})
+    return work.load(work.candidates[cluster])
 
 
 def importance(losses: Tensor, sigma: float) -> list[float]:
@@ -79,6 +82,14 @@ def soft(work: Work) -> Done:
     result = train(model, work.x, work.y, hp, work.seed)
     choice = ConfigRecord({"cluster": int(np.argmax(u)), "weights": u})
     return Done(result, read_weights(model), records={"choice": choice})
+
+
+def softly_chosen(work: Work) -> nn.Module:
+    """Return the model of the largest share, to be evaluated; what training remembers stays as it is."""
+    shares = importance(losses_NK(work), float(work.config.get("sigma", 0.0)))
+    cluster = int(np.argmax(shares))
+    work.told["choice"] = ConfigRecord({"cluster": cluster, "weights": shares})
+    return work.load(work.candidates[cluster])
 
 
 def _weights(work: Work) -> list[float]:

@@ -5,13 +5,13 @@ maths, and the same replies up to rounding (tested against them). A method witho
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from runner.arrays import read_array, write_array
@@ -37,6 +37,8 @@ class ChunkWork:
     messages: Sequence[Message]
     contexts: Sequence[Context]
     initial: Callable[[], ArrayRecord]  # the trial's initial model
+    told: dict[int, RecordDict] = field(default_factory=dict)
+    """What an evaluation says beside its metrics, by place in the chunk: filled in place."""
 
     def values(self, records: Sequence[ArrayRecord]) -> Tensor:
         """Return records as flat weights (R, P).
@@ -120,7 +122,21 @@ def choose(work: ChunkWork) -> list[Done]:
 def chosen(work: ChunkWork) -> Tensor:
     """Return each client's model with the lowest training loss, (C, P)."""
     models = work.candidates()
-    return models[[best(own.mean(dim=0).tolist()) for own in work.losses(models)]]
+    losses = [own.mean(dim=0).tolist() for own in work.losses(models)]
+    clusters = [best(own) for own in losses]
+    for i, (cluster, own) in enumerate(zip(clusters, losses, strict=True)):
+        work.told[i] = RecordDict({"choice": ConfigRecord({"cluster": cluster, "losses": own})})
+    return models[clusters]
+
+
+def softly_chosen(work: ChunkWork) -> Tensor:
+    """Return each client's model of its largest share, (C, P)."""
+    models, sigma = work.candidates(), float(work.config.get("sigma", 0.0))
+    shares = [importance(own, sigma) for own in work.losses(models)]
+    clusters = [int(np.argmax(own)) for own in shares]
+    for i, (cluster, own) in enumerate(zip(clusters, shares, strict=True)):
+        work.told[i] = RecordDict({"choice": ConfigRecord({"cluster": cluster, "weights": own})})
+    return models[clusters]
 
 
 def soft(work: ChunkWork) -> list[Done]:
@@ -220,6 +236,7 @@ TRAIN: dict[str, Callable[[ChunkWork], list[Done]]] = {
 }
 PREPARE: dict[str, Callable[[ChunkWork], Tensor]] = {
     "choose": chosen,
+    "soft": softly_chosen,
     "ditto": ditto_models,
     "fedper": fedper_models,
     "finetune": finetuned,

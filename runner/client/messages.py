@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from runner.client.training import confusion, score
 
 
 def message_config(message: Message) -> ConfigRecord:
@@ -27,6 +31,36 @@ def train_metrics(result: Mapping[str, float], num_examples: int) -> dict[str, A
         "train_acc": result["accuracy"],
         "steps": int(result["steps"]),
     }
+
+
+def eval_metrics(num_examples: int, loss_sum: float, correct: float) -> dict[str, Any]:
+    """Return the metrics of an evaluation reply; of no examples, zeros, which no mean by examples counts."""
+    n = max(num_examples, 1)
+    return {"num-examples": num_examples, "eval_loss": loss_sum / n, "eval_acc": correct / n}
+
+
+class TestSums:
+    """A model's scores on a test set, slice by slice, as a reply tells them."""
+
+    __test__ = False  # its name is no test's
+
+    def __init__(self, classes: int) -> None:
+        self._count, self._loss, self._correct = 0, 0.0, 0
+        self._confusion = np.zeros((classes, classes), np.int64)
+
+    def add(self, logits: Tensor, y: Tensor) -> None:
+        """Take in the logits (n, classes) and the labels (n,) of a slice."""
+        result = score(logits, y)
+        self._count += len(y)
+        self._loss += result["loss_sum"]
+        self._correct += int(result["correct"])
+        self._confusion += confusion(logits, y)
+
+    def record(self) -> ConfigRecord:
+        """Return num-examples, loss_sum, correct and confusion: int64, the bytes of its rows."""
+        matrix = self._confusion.astype("<i8").tobytes()
+        sums: dict[str, Any] = {"loss_sum": self._loss, "correct": self._correct}
+        return ConfigRecord({"num-examples": self._count, **sums, "confusion": matrix})
 
 
 def partition_id(context: Context) -> int:

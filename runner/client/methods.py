@@ -16,6 +16,7 @@ A method sees the client's TRAINING examples alone, so no choice can be made by 
 ``finetune``   evaluation only; config: finetune-epochs, and training's    none
 =============  ==========================================================  =============================================
 
+Evaluated, ``choose`` and ``soft`` choose again, by the training examples alone, and say so in the same ``choice``.
 What a method remembers is in ``Context.state`` under the method's name.
 """
 
@@ -45,6 +46,8 @@ class Work:
     initial: Callable[[], ArrayRecord]  # the trial's initial model
     load: Callable[[ArrayRecord], nn.Module]  # returns the process's model, as new, with these weights
     layout: Layout  # of the model's arrays
+    told: RecordDict = field(default_factory=RecordDict)
+    """What an evaluation says beside its metrics: filled in place."""
 
     @property
     def candidates(self) -> list[ArrayRecord]:

@@ -7,12 +7,12 @@ numbers differ by rounding.
 """
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import Mod
 from torch.nn import functional as F
 
@@ -20,10 +20,18 @@ from runner.client import chunkwork
 from runner.client.batched import Program
 from runner.client.chunkwork import ChunkWork, all_same
 from runner.client.layers import UnsupportedError
-from runner.client.messages import make_reply, message_config, own_or_sent, partition_id, train_metrics
+from runner.client.messages import (
+    eval_metrics,
+    make_reply,
+    message_config,
+    own_or_sent,
+    partition_id,
+    train_metrics,
+)
 from runner.client.methods import Done
+from runner.client.pool import Read
 from runner.client.training import LocalTraining, predict, train
-from runner.client.vectorized import predict_many
+from runner.client.vectorized import logits_of_each, predict_many
 from runner.load import TaskMeter, node_load
 
 if TYPE_CHECKING:
@@ -120,24 +128,74 @@ class ChunkRunner:
             return None
         own, places = self._places(config, contexts, scored=True)
         examples, counts = self._client.pool.all, [count for _, count in places]
+        there = [i for i, count in enumerate(counts) if count]  # who holds out something
         pairs = zip(messages, contexts, strict=True)
-        models = [] if method else [own_or_sent(message, context, config) for message, context in pairs]
-        if models and all_same(models):  # one model, of whatever layers, on everybody's examples
-            rows = torch.cat([torch.arange(first, first + count) for first, count in places]).to(examples.y.device)
-            model = self._client.load(models[0])
-            logits = torch.cat([predict(model, examples.images(part)) for part in rows.split(4096)])
-        else:
+        sent = [] if method else [own_or_sent(message, context, config) for message, context in pairs]
+        told: dict[int, RecordDict] = {}
+        # One model, of whatever layers, on everybody's examples; or the models of all, in the program.
+        values = None
+        if not sent or not all_same(sent):
             work = self._work("prepare", config, messages, contexts, own)
-            values = method(work) if method else work.values(models)
-            logits = torch.cat(predict_many(work.program, values, examples, places))
-        labels = examples.labels(places)
-        losses = F.cross_entropy(logits.double(), labels, reduction="none").split(counts)
-        correct = (logits.argmax(1) == labels).split(counts)
-        replies: Replies = []
-        for message, n, loss, hits in zip(messages, counts, losses, correct, strict=True):
-            metrics = {"num-examples": n, "eval_loss": float(loss.sum()) / n, "eval_acc": int(hits.sum()) / n}
-            replies.append((make_reply(message, metrics), n))
-        return replies
+            values = method(work) if method else work.values(sent)
+            told = work.told
+        sums = [(0.0, 0)] * len(messages)
+        if there:
+            held_out = [places[i] for i in there]
+            if values is None:
+                rows = torch.cat([torch.arange(first, first + n) for first, n in held_out])
+                model, parts = self._client.load(sent[0]), rows.to(examples.y.device).split(4096)
+                logits = torch.cat([predict(model, examples.images(part)) for part in parts])
+            else:
+                some = values if len(there) == len(values) else values[there]
+                logits = torch.cat(predict_many(self._program, some, examples, held_out))
+            labels, sizes = examples.labels(held_out), [n for _, n in held_out]
+            losses = F.cross_entropy(logits.double(), labels, reduction="none").split(sizes)
+            correct = (logits.argmax(1) == labels).split(sizes)
+            for i, loss, hits in zip(there, losses, correct, strict=True):
+                sums[i] = float(loss.sum()), int(hits.sum())
+        replies = [
+            make_reply(message, eval_metrics(n, loss_sum, hits))
+            for message, n, (loss_sum, hits) in zip(messages, counts, sums, strict=True)
+        ]
+        for i, records in told.items():
+            replies[i].content.update(records)
+        seen = [max(n, 1) for n in counts]
+        if config.get("test-own"):
+            for i, record in enumerate(self._test_own(config, contexts, values, sent)):
+                replies[i].content["test"] = record
+                seen[i] += int(record["num-examples"])  # type: ignore[arg-type]
+        return list(zip(replies, seen, strict=True))
+
+    def _test_own(
+        self,
+        config: ConfigRecord,
+        contexts: Sequence[Context],
+        values: torch.Tensor | None,
+        sent: Sequence[ArrayRecord],
+    ) -> list[ConfigRecord]:
+        """Return each client's scores on the central test set: of its own model, (C, P), or of the one of all."""
+        client = self._client
+        by_sets: dict[tuple[Hashable, ...], list[int]] = {}  # the slices of a group's test set -> its clients
+        reads: dict[Hashable, Read] = {}
+        for i, context in enumerate(contexts):
+            sets = client.test_sets(config, partition_id(context))
+            by_sets.setdefault(tuple(key for key, _ in sets), []).append(i)
+            reads.update(sets)
+        sums = [client.test_sums() for _ in contexts]
+        for keys, clients in by_sets.items():
+            for key in keys:
+                [place] = client.pool.places({key: reads[key]})
+                examples, rows = client.pool.all, slice(place[0], sum(place))
+                if not place[1]:
+                    continue
+                if values is None:
+                    logits = predict(client.load(sent[0]), examples.images(rows))
+                    of_each: Iterable[torch.Tensor] = [logits] * len(clients)
+                else:
+                    of_each = logits_of_each(self._program, values[clients], examples, place)
+                for i, logits in zip(clients, of_each, strict=True):
+                    sums[i].add(logits, examples.y[rows])
+        return [own.record() for own in sums]
 
     def _losses(self, config: ConfigRecord, messages: Sequence[Message], contexts: Sequence[Context]) -> Replies:
         work = self._work("losses", config, messages, contexts, self._places(config, contexts)[0])

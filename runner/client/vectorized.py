@@ -4,7 +4,7 @@
 batches in the same order, each client with weights and optimizer state of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil
 
 import torch
@@ -154,6 +154,19 @@ def predict_many(
         ]
         logits += [all_rows[:count] for all_rows, count in zip(torch.cat(parts, 1), own[:, 1].tolist(), strict=True)]
     return logits
+
+
+@torch.no_grad()  # not inference_mode: the program's memory is written again by training
+def logits_of_each(program: Program, values: Tensor, examples: Examples, place: tuple[int, int]) -> Iterator[Tensor]:
+    """Yield the logits (n, classes) of each model, values (C, P), on the same examples; some models at a time."""
+    first, count = place
+    clients, columns = program.block(count, values.device)
+    for some in values.split(clients):
+        parts = [
+            program.logits_of_each(some, examples.images(slice(i, min(i + columns, first + count))).flatten(1))
+            for i in range(first, first + count, columns)
+        ]
+        yield from torch.cat(parts, 1)
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training

@@ -9,9 +9,14 @@ from pydantic import Field, field_validator
 from runner.config.section import Section
 from runner.errors import ConfigError, unknown
 
+HELD_OUT = (
+    "3_clients/acc", "3_clients/acc_std", "3_clients/acc_p10", "3_clients/acc_min", "3_clients/acc_jain",
+    "3_clients/loss",
+)  # fmt: skip
+"""Metrics over the clients that hold out examples."""
 LOGGED = (
-    "1_global/acc", "1_global/loss", "3_clients/acc", "3_clients/acc_min", "3_clients/acc_p10", "3_clients/acc_std",
-    "3_clients/loss", "3_clients/test_acc", "3_clients/train_loss", "4_comm/mb_total", "2_clusters/ari",
+    "1_global/acc", "1_global/loss", *HELD_OUT, "3_clients/test_acc", "3_clients/test_acc_p10",
+    "3_clients/test_acc_min", "3_clients/test_loss", "3_clients/train_loss", "4_comm/mb_total", "2_clusters/ari",
     "2_clusters/ami", "2_clusters/matched", "2_clusters/silhouette",
 )  # fmt: skip
 """Metrics that a stopping rule may watch."""
@@ -57,7 +62,7 @@ class StopConfig(Section):
     min_delta: float = Field(0.0, ge=0, description="what counts as an improvement, for patience")
     wall_s: float | None = Field(None, gt=0, description="stop after so many seconds of rounds, interruptions left out")
     mb: float | None = Field(None, gt=0, description="stop after so many MiB moved to and from clients")
-    divergence: bool = Field(False, description="stop where a loss is NaN or infinite")
+    divergence: bool = Field(False, description="stop where a loss is NaN or infinite, of one client too")
 
     def canonical(self) -> dict[str, Any]:
         """Return the rules that are set; what target and patience watch only where one of them is."""

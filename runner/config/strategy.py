@@ -40,7 +40,9 @@ class StrategyConfig(Section):
     min_train_nodes: int = Field(1, ge=1, description="train at least so many clients")
     min_evaluate_nodes: int = Field(1, ge=0, description="evaluate at least so many clients")
     min_available_nodes: int = Field(1, ge=1, description="start only with so many clients")
-    min_fit_fraction: float = Field(0.5, ge=0, le=1, description="below this share of replies a round fails the trial")
+    min_fit_fraction: float = Field(
+        0.5, ge=0, le=1, description="below this share of usable replies, or answers to a query, a round fails"
+    )
     server_learning_rate: float = only("fedavgm scaffold", 1.0, "server's step size", gt=0)
     server_momentum: float = only("fedavgm", 0.9, "server's momentum", ge=0, lt=1)
     eta: float = only("fedadam fedadagrad fedyogi", 0.01, "server's step size", gt=0)

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from runner.config.learning import DatasetConfig, ModelConfig, PartitionConfig, ShiftConfig, TrainingConfig
 from runner.config.running import (
+    HELD_OUT,
     CheckpointConfig,
     DataConfig,
     HalvingConfig,
@@ -18,6 +19,9 @@ from runner.config.running import (
 from runner.config.section import Section
 from runner.config.strategy import PrivacyConfig, StrategyConfig, check_distance
 from runner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from strategies.base import Models
 
 
 class TrialConfig(Section):
@@ -33,6 +37,11 @@ class TrialConfig(Section):
     num_clients: int = Field(10, ge=1, description="virtual clients (Flower nodes); 1 under partition=centralized")
     rounds: int = Field(10, ge=1, description="federated rounds")
     evaluate_every: int = Field(1, ge=1, description="evaluate every so many rounds, and in the last")
+    evaluate_personal: Literal["last", "always"] = Field(
+        "last",
+        description="when a client scores a model that it alone has on the central test set: in the last round, or "
+        "always when it evaluates (a pass over the test set per client)",
+    )
     seed: int = Field(0, ge=0, description="root of every random choice")
     stop: StopConfig = Field(default_factory=StopConfig, description="rules that end a trial early")
     halving: HalvingConfig = Field(default_factory=HalvingConfig, description="successive halving over an axis")
@@ -53,6 +62,11 @@ class TrialConfig(Section):
     def _fits_together(self) -> Self:
         """Refuse what can't work before anything starts (contract 10)."""
         n, s = self.num_clients, self.strategy
+        watches = self.stop.target is not None or self.stop.patience is not None
+        for section, on in (("stop", watches), ("halving", bool(self.halving.axis))):
+            metric = getattr(self, section).metric
+            if on and (why := self._never_logged(metric)):
+                raise ConfigError(f"{section}.metric={metric} is never logged: {why}")
         if self.halving.axis and self.halving.min_rounds >= self.rounds:
             raise ConfigError(
                 f"halving.min_rounds={self.halving.min_rounds} is not less than rounds={self.rounds}; lower it"
@@ -125,9 +139,41 @@ class TrialConfig(Section):
         late = round(self.num_clients * self.shift.newcomers) if server_round < self.shift.join_round else 0
         return max(1, self.num_clients - late)
 
+    def _never_logged(self, metric: str) -> str:
+        """Return why trials of these settings never have a metric, and what to change; or nothing."""
+        has, s = self._models, self.strategy
+        if metric.startswith("1_global/") and not has.has_global_model:
+            return f"strategy={s.name} has no global model; take 3_clients/acc or 3_clients/test_acc"
+        if metric.startswith("2_clusters/") and not has.clusters:
+            return f"strategy={s.name} has no clusters; take another metric or strategy"
+        known = self.shift.name != "none" and self.shift.groups > 1
+        if metric in ("2_clusters/ari", "2_clusters/ami", "2_clusters/matched") and not known:
+            return "there are no known groups to agree with; set shift and shift.groups"
+        if metric in HELD_OUT and self.partition.eval_fraction == 0:
+            return (
+                "no client holds out examples with partition.eval_fraction=0; raise it, or take "
+                "3_clients/test_acc or 3_clients/train_loss"
+            )
+        personal = metric.startswith("3_clients/test_") and has.personal_models
+        if (personal or metric in HELD_OUT) and s.fraction_evaluate == 0:
+            return "no client evaluates with strategy.fraction_evaluate=0; raise it"
+        if personal and self.evaluate_personal == "last":
+            return f"not before the last round under strategy={s.name}; set evaluate_personal=always"
+        return ""
+
+    @property
+    def _models(self) -> "Models":
+        """What the strategy says about its models. Read when needed: it takes Flower a second to be imported."""
+        from strategies import STRATEGIES
+        from strategies.base import models_of
+
+        return models_of(STRATEGIES[self.strategy.name])
+
     def canonical(self) -> dict[str, Any]:
         """Return what decides the numbers: no resources, tracking or folders, no field that does not apply."""
         where = {"resources", "tracking", "data", "checkpoint"}
+        if self.evaluate_personal == "last" or not self._models.personal_models:
+            where.add("evaluate_personal")
         return {key: value for key, value in super().canonical().items() if key not in where and value != {}}
 
     @property

@@ -117,6 +117,11 @@ class FederatedData:
         """Known group of each client, int64 (clients,)."""
         return self.shift.groups
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether any client has examples to be evaluated on."""
+        return bool(Rows.of(self.eval_rows).sizes.any())
+
     def num_examples(self) -> np.ndarray:
         """Return the number of training examples of each client, int64 (clients,)."""
         return Rows.of(self.train_rows).sizes

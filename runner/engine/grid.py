@@ -1,8 +1,9 @@
 """Flower's Grid over chunks of client tasks (contract 1): RayGrid on Ray actors, the inline grid in this process."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
 from typing import Any
@@ -32,9 +33,10 @@ class Trace:
     tasks: list[TaskRecord] = field(default_factory=list)
     samples: list[LoadSample] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)  # messages sent, by type: some get no reply
 
     def __add__(self, other: "Trace") -> "Trace":
-        return Trace(self.tasks + other.tasks, self.samples + other.samples, self.events + other.events)
+        return Trace(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
 
 class EngineGrid(Grid):
@@ -164,6 +166,7 @@ class EngineGrid(Grid):
             chunks.append(Chunk(number, tasks, arrays, *mean, cost, seconds))
         ids = [message.metadata.message_id for message in messages]
         self._unanswered.update(ids)
+        self._trace.asked.update(message.metadata.message_type for message in messages)
         self._executor.submit(chunks)
         return ids
 

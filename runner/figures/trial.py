@@ -139,7 +139,10 @@ def curves(metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title
     )
     for ax, (kind, label, scale) in zip(axes, panels, strict=True):
         if clients is not None and f"eval_{kind}" in clients:
-            band = clients.groupby("round")[f"eval_{kind}"].quantile(np.array([0.1, 0.5, 0.9])).unstack().dropna()
+            scored = clients[clients["eval_acc"].notna()]
+            band = scored.groupby("round")[f"eval_{kind}"].quantile(np.array([0.1, 0.5, 0.9])).unstack()
+            lost = scored[f"eval_{kind}"].isna().groupby(scored["round"]).any()
+            band.loc[lost[lost].index] = np.nan  # a gap: quantiles would leave out what diverged
             if len(band):
                 ax.fill_between(band.index, scale(band[0.1]), scale(band[0.9]), color="#888888", alpha=0.25, lw=0)
                 ax.plot(band.index, scale(band[0.5]), color="#666666", lw=1.2, ls="--", label="clients: median, 10-90%")

@@ -150,7 +150,7 @@ def test_ifca_leaves_arrays_where_they_are() -> None:
 
 @pytest.mark.parametrize("name", CHOOSING)
 def test_who_has_no_cluster_yet_is_evaluated_under_its_own_choice(name: str) -> None:
-    """Clients 1 to 3 trained; 4 failed, and 5 is new: both get all models and choose by their training loss."""
+    """Clients 1 to 3 trained, 4 did not: it gets all models and chooses by its training loss."""
     models = {0: (2.0, 0.0), 1: (0.0, 2.0)}
     targets = {1: (8, 0), 2: (7, 0), 3: (0, 8), 4: (0, 7)}
     strategy = _from(models, name)
@@ -160,13 +160,65 @@ def test_who_has_no_cluster_yet_is_evaluated_under_its_own_choice(name: str) -> 
     arrays = _rounds(strategy, grid, 1)
     grid.num_nodes = 4
     grid.fails = lambda _: False
-    asked = {m.metadata.dst_node_id: m.content for m in _evaluated(strategy, grid)}
+    messages = _evaluated(strategy, grid)
+    asked = {m.metadata.dst_node_id: m.content for m in messages}
     assert list(asked[4].array_records) == ["model-0", "model-1"]
-    assert asked[4]["config"]["method"] == "choose"
-    assert values(asked[1]["arrays"]) == _models(strategy)[strategy.assignment[1]]
-    assert "method" not in asked[1]["config"]
+    assert asked[4]["config"]["method"] == {"fedsoft": "soft"}.get(name, "choose")
+    if name == "clove":  # its server assigns
+        assert values(asked[1]["arrays"]) == _models(strategy)[strategy.assignment[1]]
+        assert "method" not in asked[1]["config"]
+    else:
+        assert asked[1] is asked[4]
+    strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
+    known = {**getattr(strategy, "guests", {}), **strategy.assignment}
+    assert known == {1: 0, 2: 0, 3: 1, 4: 1}
     _rounds(strategy, grid, 2, arrays, first=2)
     assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
+
+
+@pytest.mark.parametrize("name", ["ifca", "fedsoft"])
+def test_the_clusters_of_a_round_are_those_chosen_under_its_models(name: str) -> None:
+    """Clients 1 and 2 train model 0 from 0 to -7 and 2; its mean, -2.5, is further from 4 than 10 is.
+
+    So client 2 trained model 0, but the round's models are those under which it chooses 1: (4 - 10)^2.
+    """
+    targets = {1: (-14,), 2: (4,), 3: (10,)}
+    strategy = _from({0: (0,), 1: (10,)}, name, smoother=0.0)
+    grid = FakeGrid(halfway_app(targets), 3)
+    arrays = _rounds(strategy, grid, 1, record(0))
+    assert strategy.assignment == {1: 0, 2: 0, 3: 1}
+    assert _models(strategy) == {0: [-2.5], 1: [10]}
+    messages = list(strategy.configure_evaluate(1, arrays, ConfigRecord(), grid))
+    metrics = strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
+    assert strategy.assignment == {1: 0, 2: 1, 3: 1}
+    losses = [reply.content["metrics"]["eval_loss"] for reply in grid.received[-1]]
+    assert losses == [11.5**2, 36, 0]
+    assert metrics is not None
+    assert strategy.diagnostics()["churn"] == 0  # nobody had a cluster before
+    strategy.cluster_arrays = {0: record(10), 1: record(-2.5)}
+    arrays = _rounds(strategy, grid, 2, arrays, first=2)
+    assert strategy.diagnostics()["churn"] == 3
+
+
+def test_who_is_not_evaluated_keeps_its_last_choice() -> None:
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "ifca"), _grid()
+    _rounds(strategy, grid, 1)
+    strategy.cluster_arrays = {0: record(0, 2), 1: record(2, 0)}
+    messages = [m for m in _evaluated(strategy, grid) if m.metadata.dst_node_id != 3]
+    strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
+    assert strategy.assignment == {1: 1, 2: 1, 3: 1, 4: 0}
+
+
+def test_a_choice_in_the_evaluation_makes_nobody_a_server() -> None:
+    """Client 1 trains model 0, then chooses 1, which client 3 alone trained and goes on serving."""
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "ifca"), _grid()
+    arrays = _rounds(strategy, grid, 1)
+    strategy.chosen({1: 1})
+    strategy.fraction_train, strategy.min_train_nodes = 0.25, 1
+    random.seed(3)
+    _rounds(strategy, grid, 2, arrays, first=2)
+    assert strategy.members[1] == 0
+    assert strategy.servers[1] != 1
 
 
 def test_partial_participation_keeps_the_others_clusters() -> None:

@@ -130,3 +130,13 @@ def test_an_interrupted_trial_goes_on_to_the_bit(name: str, tmp_path) -> None:
     again = list(events())  # after the last checkpoint only the result is left
     assert (again[0].first_round, outcome(again)) == (4, expected)
     assert again[-1].confusion.sum() == resumed[-1].confusion.sum() if again[-1].confusion is not None else True
+
+
+def test_losses_that_are_no_numbers_come_back(tmp_path) -> None:
+    nan = float("nan")
+    store = CheckpointStore(str(tmp_path), "key")
+    store.save(0, state(), [RoundRecord(0, {"loss": nan}, {"eval_loss": [nan, 1.0]})])
+    saved = store.load()
+    assert saved is not None
+    assert np.isnan(saved.records[0].metrics["loss"])
+    assert np.isnan(saved.records[0].clients["eval_loss"]).tolist() == [True, False]

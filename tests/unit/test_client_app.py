@@ -32,7 +32,9 @@ class FakeData:
         pixels = rng.integers(0, 256, (40, *SHAPE), dtype=np.uint8)
         pixels.flags.writeable = False  # as in the object store
         labels = np.arange(40) % CLASSES
-        self.images = SimpleNamespace(train_x=pixels, mean=(0.5,), std=(0.25,), class_names=("a", "b", "c"))
+        self.images = SimpleNamespace(
+            train_x=pixels, mean=(0.5,), std=(0.25,), class_names=("a", "b", "c"), test_y=labels[30:]
+        )
         self._pixels, self._labels = pixels, labels
         self._rows = {"train": (range(12), range(12, 19), [19]), "eval": (range(20, 24), range(24, 26), [])}
         self.eval_rows = self._rows["eval"]
@@ -40,6 +42,9 @@ class FakeData:
 
     def phase(self, server_round: int) -> int:
         return 0
+
+    def groups_in(self, phase: int) -> np.ndarray:
+        return np.array([0, 1, 0])
 
     def client(self, partition_id: int, split: str, phase: int = 0) -> tuple[np.ndarray, np.ndarray]:
         self.reads.append((partition_id, split))
@@ -130,17 +135,43 @@ def test_a_clients_result_does_not_depend_on_who_ran_before(data: FakeData) -> N
     assert same(last["arrays"], alone["arrays"])
 
 
-def test_evaluate_uses_the_evaluation_split_or_else_the_training_split(app: ClientApp, data: FakeData) -> None:
+def test_evaluate_uses_what_a_client_holds_out_and_nothing_else(app: ClientApp, data: FakeData) -> None:
     model = fresh()
-    for client, split in ((0, "eval"), (2, "train")):
-        x, y = data.client(client, split)
-        expected = evaluate(model, normalised(x), torch.from_numpy(y))
-        reply = send(app, "evaluate", {"arrays": read_weights(model), "config": ConfigRecord()}, context(client))
-        assert dict(reply["metrics"]) == {
-            "num-examples": len(y),
-            "eval_loss": expected["loss"],
-            "eval_acc": expected["correct"] / len(y),
-        }
+    content = {"arrays": read_weights(model), "config": ConfigRecord()}
+    x, y = data.client(0, "eval")
+    expected = evaluate(model, normalised(x), torch.from_numpy(y))
+    assert dict(send(app, "evaluate", content, context(0))["metrics"]) == {
+        "num-examples": len(y),
+        "eval_loss": expected["loss"],
+        "eval_acc": expected["correct"] / len(y),
+    }
+    nothing = send(app, "evaluate", content, context(2))["metrics"]  # it has one example, of training
+    assert dict(nothing) == {"num-examples": 0, "eval_loss": 0.0, "eval_acc": 0.0}
+
+
+@pytest.mark.parametrize("config", [{}, {"keep-local": True}, {"method": "ditto"}])
+def test_a_client_scores_its_own_model_on_the_test_set_as_its_group_sees_it(
+    app: ClientApp, data: FakeData, config: dict
+) -> None:
+    """Ten test images in slices of 4, 4 and 2; client 1 is of group 1, which sees negatives."""
+    own, ctx = fresh("logreg"), context(1)
+    with torch.no_grad():
+        own.output.bias += torch.tensor([0.0, 2.0, 0.0])
+    if config:
+        ctx.state["ditto" if "method" in config else "model"] = read_weights(own)
+    sent = read_weights(fresh() if config else own)
+    asked = ConfigRecord({**config, "test-own": 4})
+    told = send(app, "evaluate", {"arrays": sent, "config": asked}, ctx)
+    x, y = data.test(1)
+    expected = evaluate(own, normalised(x), torch.from_numpy(y))
+    assert told["test"]["num-examples"] == 10
+    assert told["test"]["loss_sum"] == pytest.approx(expected["loss_sum"])
+    assert told["test"]["correct"] == expected["correct"]
+    cells = np.frombuffer(told["test"]["confusion"], "<i8").reshape(CLASSES, CLASSES)
+    assert (np.trace(cells), cells.sum()) == (expected["correct"], 10)
+    assert told["metrics"]["num-examples"] == 2
+    asked = ConfigRecord(dict(config))
+    assert "test" not in send(app, "evaluate", {"arrays": sent, "config": asked}, ctx)
 
 
 def test_keep_local(app: ClientApp) -> None:

@@ -114,12 +114,14 @@ def test_a_loss_that_is_not_finite_is_never_the_lowest() -> None:
     assert best([float("nan"), float("inf")]) == 0
 
 
+@pytest.mark.parametrize("method", ["choose", "soft"])
 def test_an_evaluation_chooses_by_training_examples_never_by_the_labels_it_is_scored_on(
-    app: ClientApp, data: FakeData
+    app: ClientApp, data: FakeData, method: str
 ) -> None:
     """Model 0 knows the held-out examples by heart, model 1 those of the training: model 1 is taken."""
     sent = {"model-0": fitted(data, 0, "eval"), "model-1": fitted(data, 0, "train")}
-    reply = send(app, "evaluate", {**sent, "config": ConfigRecord({"method": "choose"})}, context(0))
+    config = ConfigRecord({"method": method, "sigma": 0.1})
+    reply = send(app, "evaluate", {**sent, "config": config}, context(0))
     losses = []
     for candidate in sent.values():
         net = model(0)
@@ -127,6 +129,7 @@ def test_an_evaluation_chooses_by_training_examples_never_by_the_labels_it_is_sc
         losses.append(evaluate(net, *of_client(data, 0, "eval"))["loss"])
     assert losses[0] < losses[1]
     assert reply["metrics"]["eval_loss"] == pytest.approx(losses[1])
+    assert reply["choice"]["cluster"] == 1
 
 
 def test_losses_alone(app: ClientApp, data: FakeData) -> None:

@@ -96,6 +96,19 @@ def test_curves_skip_rounds_without_evaluation_and_scale_to_per_cent():
     assert lines["clients: median, 10-90%"].get_ydata().tolist() == [20.0]
 
 
+def test_a_clients_loss_that_is_no_number_leaves_a_gap():
+    """Quantiles would leave it out. Client 1 holds out nothing: it leaves none."""
+    nan = float("nan")
+    clients = pd.DataFrame(
+        [(1, 0.5, 1.0), (1, 0.7, 3.0), (1, nan, nan), (2, 0.5, nan), (2, 0.7, 3.0), (3, 0.5, 1.0)],
+        columns=["round", "eval_acc", "eval_loss"],
+    )
+    axes = drawn(trial.curves(pd.DataFrame({"round": [1, 2, 3]}), clients)).axes
+    acc, loss = (ax.lines[0].get_ydata().tolist() for ax in axes[:2])
+    assert acc == pytest.approx([60, 60, 50])
+    assert loss == pytest.approx([2, nan, 1], nan_ok=True)
+
+
 def test_curves_without_any_evaluation():
     drawn(trial.curves(pd.DataFrame({"round": [1], "4_comm/mb": [1.0]})))
 

@@ -1,9 +1,19 @@
 """Metrics of a round against numbers worked out by hand."""
 
+from math import inf, isnan, nan
+from typing import Any
+
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord
 
-from runner.metrics import Ledger, agreement, jain
+from runner.config import StopConfig
+from runner.engine.grid import Trace
+from runner.evaluation import Score, TestScores
+from runner.metrics import Ledger, agreement, jain, own_test_metrics, round_record
+from runner.records import RoundRecord, TaskRecord
+from runner.rounds import Round
+from runner.stop import StopRules
 
 
 def test_jain_by_hand() -> None:
@@ -36,3 +46,87 @@ def test_agreement_by_hand() -> None:
     assert astray["ari"] == pytest.approx(0.0)  # pairs together: 1 in both, (2 x 3) / 6 = 1 by chance
     together = agreement(dict.fromkeys(range(1, 5), 0), groups)
     assert together == pytest.approx({"ari": 0.0, "ami": 0.0, "matched": 0.5}, abs=1e-12)
+
+
+def task(client: int, kind: str, count: int, loss: float, acc: float, **more: float) -> TaskRecord:
+    prefix = "train" if kind == "train" else "eval"
+    metrics = {"num-examples": count, f"{prefix}_loss": loss, f"{prefix}_acc": acc, **more}
+    return TaskRecord(client + 1, kind, "host", 1.0, 0, 0, metrics, {})
+
+
+def recorded(train: list[TaskRecord], evaluate: list[TaskRecord], **more: Any) -> RoundRecord:
+    trace = Trace(train), Trace(evaluate)
+    done = Round(1, ArrayRecord(), None, None, *trace, {}, asked=9, used=len(train), **more)
+    return round_record(done, np.zeros(4, int), None, done.scores, Ledger(), 1.0)
+
+
+def test_figures_by_hand() -> None:
+    """Client 2 holds out nothing: its zeros are nobody's accuracy."""
+    train = [task(c, "train", 10, loss, 0.5) for c, loss in enumerate((1.0, 2.0, 6.0))]
+    evaluate = [task(0, "evaluate", 4, 1.0, 0.5), task(1, "evaluate", 2, 3.0, 1.0), task(2, "evaluate", 0, 0.0, 0.0)]
+    record = recorded(train, evaluate)
+    expected = {"train_loss": 3.0, "acc": 0.75, "acc_std": 0.25, "acc_p10": 0.55, "acc_min": 0.5, "loss": 2.0}
+    expected |= {"acc_jain": 0.9, "nonfinite": 0.0, "without_eval": 1.0, "asked": 9.0, "trained": 3.0}
+    found = {key.removeprefix("3_clients/"): v for key, v in record.metrics.items() if key.startswith("3_clients/")}
+    assert found == pytest.approx(expected)
+    assert isnan(record.clients["eval_acc"][2])
+    assert record.clients["eval_examples"] == [4, 2, 0]
+
+
+@pytest.mark.parametrize("lost", [nan, inf])
+def test_one_clients_loss_that_is_no_number_is_not_left_out(lost: float) -> None:
+    train = [task(0, "train", 10, lost, 0.1), task(1, "train", 10, 1.0, 0.5)]
+    evaluate = [task(0, "evaluate", 4, lost, 0.1), task(1, "evaluate", 4, 1.0, 0.9)]
+    metrics = recorded(train, evaluate).metrics
+    assert metrics["3_clients/train_loss"] == pytest.approx(lost, nan_ok=True)
+    assert metrics["3_clients/loss"] == pytest.approx(lost, nan_ok=True)
+    assert metrics["3_clients/nonfinite"] == 1
+    assert metrics["3_clients/acc_min"] == 0.1
+    for kept in (train, []):
+        record = recorded(kept, evaluate)
+        reason = StopRules(StopConfig(divergence=True)).update(record)
+        assert reason.startswith(f"diverged: 3_clients/{'train_' if kept else ''}loss is")
+
+
+def test_an_accuracy_that_is_no_number_is_shown_as_one() -> None:
+    evaluate = [task(0, "evaluate", 4, 1.0, nan), task(1, "evaluate", 4, 1.0, 0.9)]
+    metrics = recorded([], evaluate).metrics
+    assert all(isnan(metrics[f"3_clients/acc{what}"]) for what in ("", "_std", "_p10", "_min", "_jain"))
+
+
+def test_a_personal_models_loss_counts_too() -> None:
+    """Ditto's global model may be sound while a client's own is lost."""
+    record = recorded([task(0, "train", 10, 1.0, 0.5, personal_loss=nan), task(1, "train", 10, 1.0, 0.5)], [])
+    assert record.metrics["3_clients/train_loss"] == 1.0
+    assert record.metrics["3_clients/nonfinite"] == 1
+    assert StopRules(StopConfig(divergence=True)).update(record) == "diverged: 3_clients/nonfinite is 1"
+    assert StopRules(StopConfig()).update(record) == ""
+
+
+def test_a_clusters_loss_that_is_no_number_ends_the_trial() -> None:
+    record = RoundRecord(3, {"2_clusters/c1_loss": nan, "3_clients/loss": 1.0, "3_clients/nonfinite": 0.0})
+    assert StopRules(StopConfig(divergence=True)).update(record) == "diverged: 2_clusters/c1_loss is nan"
+
+
+def test_own_models_by_hand() -> None:
+    """Two clients use cluster 0 (.5 and .7 on their groups), one is without a cluster, one has a model alone."""
+    scores = TestScores(
+        of={("cluster_0", 0): Score(1.0, 0.5), ("cluster_0", 1): Score(2.0, 0.7), ("global", 0): Score(3.0, 0.2)},
+        clients={"cluster_0": {0: 1, 1: 1}, "global": {0: 5}},
+        own={"cluster_0": {0: 1, 1: 1}, "global": {0: 1}},
+        alone={7: Score(4.0, 1.0)},
+    )
+    assert sorted(scores.of_clients().tolist()) == [0.2, 0.5, 0.7, 1.0]
+    assert own_test_metrics(scores, online=6) == pytest.approx(
+        {
+            "3_clients/test_acc": 0.6,
+            "3_clients/test_acc_p10": 0.29,
+            "3_clients/test_acc_min": 0.2,
+            "3_clients/test_loss": 2.5,
+            "3_clients/without_test": 2,
+        }
+    )
+    assert scores.of_client(7, "global", 0) == Score(4.0, 1.0)
+    assert scores.of_client(1, "cluster_0", 1) == Score(2.0, 0.7)
+    assert scores.of_client(1, "cluster_1", 1) is None
+    assert own_test_metrics(None, online=6) == own_test_metrics(TestScores(), online=6) == {}

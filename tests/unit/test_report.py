@@ -47,6 +47,30 @@ def test_a_diverged_trial_shows_in_its_cell():
     assert table["wall_s_mean"][0] == 1
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_diverged_is_never_the_best(order: tuple[int, int]) -> None:
+    """Whichever comes first: a comparison with nan is false both ways."""
+    from types import SimpleNamespace
+
+    values = [math.nan, 0.4]
+    trials = [
+        SimpleNamespace(
+            final={"client_acc": values[i]}, status="FINISHED", params={"lr": i}, run_id=f"run{i}", command="make"
+        )
+        for i in order
+    ]
+    sweep = SimpleNamespace(name="grid", axes=("lr", "seed"), trials=trials)
+    assert report.best_cell(sweep, "client_acc").startswith("lr=1\nclient_acc 0.4")
+    assert report.best_cell(sweep, "client_acc", lowest=True).startswith("lr=1\n")
+
+
+def test_the_clients_own_models_on_the_test_set_have_a_column() -> None:
+    rows = [{"seed": "0", "client_acc": 0.5, "client_test_acc": 0.25, "wall_s": 1.0}]
+    lines = report.markdown_table(report.results_table(rows)).splitlines()
+    assert lines[0] == "| trials | client accuracy (%) | client test accuracy (%) | time (s) |"
+    assert lines[2] == "| 1 | 50.0 | 25.0 | 1.0 |"
+
+
 def test_an_axis_that_some_trials_lack_makes_cells_of_its_own():
     rows = [{"strategy": "fedavg", "acc": 0.1}, {"strategy": "kmeans", "num_clusters": "2", "acc": 0.2}]
     assert len(report.results_table(rows)) == 2

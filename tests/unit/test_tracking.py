@@ -318,3 +318,27 @@ def test_a_run_whose_driver_died_when_it_was_made_is_completed(cfg):
         tracker.writer.flush()
         assert tracker.store.client.get_run(bare).data.params == whole.data.params != {}
         assert "config.yaml" in artifacts(tracker, bare)
+
+
+def test_a_loss_that_is_no_number_is_read_back_as_one(cfg):
+    """From the rounds, the final metrics and the clients' table; what is missing stays missing."""
+    from runner.tracking.read import read_runs
+
+    lost = float("nan")
+    with Tracker(cfg) as tracker:
+        sweep = tracker.start_sweep("grid", "sweepkey", "why", {"seed": "0"}, "make sweep")
+        trial = sweep.start_trial(TRIAL, {"seed": "0"}, "command")
+        trial.started(started())
+        for number in (0, 1):
+            rows = {"round": [number] * 2, "client": [0, 1], "eval_acc": [0.1, 0.5], "eval_loss": [lost, 1.0]}
+            metrics = {"3_clients/loss": lost if number else 1.0, "3_clients/nonfinite": float(number)}
+            trial.round(RoundRecord(number, metrics, rows))
+        trial.finish(TrialResult("key", {}, "abc", {"client_test_acc": lost}, None, (1, 8, 8)))
+        sweep.finish()
+    [stored] = read_runs(cfg, ["seed=0"])
+    history = stored.history(["3_clients/loss", "3_clients/nonfinite", "3_clients/acc"])
+    assert history["3_clients/loss"].isna().tolist() == [False, True]
+    assert history["3_clients/nonfinite"].tolist() == [0, 1]
+    assert "3_clients/acc" not in history
+    assert np.isnan(stored.final["client_test_acc"])
+    assert np.isnan(stored.table("clients")["eval_loss"]).tolist() == [True, False] * 2
