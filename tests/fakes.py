@@ -278,6 +278,11 @@ def halfway_app(
             content["control"] = ArrayRecord({"w": Array(context.state["scaffold"]["w"].numpy() - c_i)})
         return Message(content, reply_to=message)
 
+    @app.query("examples")
+    def ask_examples(message: Message, context: Context) -> Message:
+        metrics = MetricRecord({"num-examples": (examples or {}).get(context.node_id, 1)})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
     @app.query("losses")
     def ask_losses(message: Message, context: Context) -> Message:
         content = RecordDict({"metrics": MetricRecord({"losses": losses(message, context), "num-examples": 1})})

@@ -17,6 +17,7 @@ type                content                                         reply
 ``query.subspace``  ``config``: vectors                             ``arrays``: subspace (pixels, rank), orthonormal
 ``query.sketch``    ``arrays``, ``config`` of ``train``, sketch     ``sketch``: float32, the bytes of so many numbers of
                     (size), sketch-seed, sketch-of (array names)    the update that training would give
+``query.examples``  nothing                                         ``metrics``: num-examples
 ``query.init``      nothing                                         ``arrays``: the trial's initial model
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
                     confusion (bool)                                confusion (classes x classes, row by row)
@@ -119,6 +120,7 @@ def make_client_app(
     app.query("aggregate")(client.aggregate)
     app.query("test")(client.test)
     app.query("losses")(client.losses)
+    app.query("examples")(client.examples)
     app.query("init")(client.init)
     app.query("signature")(client.signature)
     app.query("subspace")(client.subspace)
@@ -205,6 +207,11 @@ class BuiltinClient:
         in_order = [cast(float, weights[key]) for key in members]
         mean = weighted_mean(list(members.values()), in_order)
         return make_reply(message, {"num-examples": sum(in_order)}, mean)
+
+    def examples(self, message: Message, context: Context) -> Message:
+        """Tell how many examples the client trains on (SCAFFOLD)."""
+        rows = self._data.train_rows[partition_id(context)]
+        return make_reply(message, {"num-examples": len(rows)})
 
     def signature(self, message: Message, context: Context) -> Message:
         """Tell the moments of images and labels: feature shift, label skew and concept shift all move them."""
