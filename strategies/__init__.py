@@ -29,6 +29,7 @@ from strategies.kmeans import KMeans
 from strategies.local import Local
 from strategies.oracle import Oracle
 from strategies.pacfl import PACFL
+from strategies.robust import Bulyan, Krum, MultiKrum, TrimmedMean
 from strategies.scaffold import Scaffold
 from strategies.selection import ServerRule
 from strategies.stocfl import StoCFL
@@ -55,10 +56,10 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedyogi": flower.FedYogi,
     "fedprox": flower.FedProx,
     "fedmedian": flower.FedMedian,
-    "fedtrimmedavg": flower.FedTrimmedAvg,
-    "krum": flower.Krum,
-    "multikrum": flower.MultiKrum,
-    "bulyan": flower.Bulyan,
+    "fedtrimmedavg": TrimmedMean,
+    "krum": Krum,
+    "multikrum": MultiKrum,
+    "bulyan": Bulyan,
     "qfedavg": flower.QFedAvg,
     **_CLUSTER_TRAINING,
     "local": Local,

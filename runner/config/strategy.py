@@ -145,6 +145,27 @@ def check_distance(s: StrategyConfig) -> None:
         )
 
 
+def check_cohort(s: StrategyConfig, clients: int) -> None:
+    """Refuse robust means of fewer clients a round than they are defined for."""
+    f = s.num_malicious_nodes
+    needed = {
+        "krum": 2 * f + 3,
+        "multikrum": max(2 * f + 3, s.num_nodes_to_select + f + 2),
+        "bulyan": 4 * f + 3,
+    }.get(s.name, 0)
+    if clients < needed:
+        chosen = f", num_nodes_to_select={s.num_nodes_to_select}" if s.name == "multikrum" else ""
+        raise ConfigError(
+            f"strategy={s.name} with num_malicious_nodes={f}{chosen} needs at least {needed} "
+            f"training clients a round, but there are {clients}; train more clients or lower them"
+        )
+    if s.name == "fedtrimmedavg" and s.beta * clients + 1e-9 < 1:
+        raise ConfigError(
+            f"strategy=fedtrimmedavg with strategy.beta={s.beta:g} cuts nobody of {clients} "
+            "clients a round; train more clients or raise strategy.beta"
+        )
+
+
 class PrivacyConfig(Section):
     """Flower's differential-privacy wrappers around the strategy."""
 

@@ -16,7 +16,7 @@ from runner.config.running import (
     TrackingConfig,
 )
 from runner.config.section import Section
-from runner.config.strategy import PrivacyConfig, StrategyConfig, check_distance
+from runner.config.strategy import PrivacyConfig, StrategyConfig, check_cohort, check_distance
 from runner.errors import ConfigError
 
 
@@ -112,12 +112,7 @@ class TrialConfig(Section):
                 f"privacy.noise_multiplier={self.privacy.noise_multiplier:g} with {trained} training clients a round: "
                 f"adaptive clipping needs less than {trained / 10:g} (clients / 10); lower it or train more clients"
             )
-        needed = {"krum": 2, "multikrum": 2, "bulyan": 4}.get(s.name)
-        if needed and trained < needed * s.num_malicious_nodes + 3:
-            raise ConfigError(
-                f"strategy={s.name} with num_malicious_nodes={s.num_malicious_nodes} needs at least "
-                f"{needed * s.num_malicious_nodes + 3} training clients a round, but there are {trained}"
-            )
+        check_cohort(s, max(int(self.online(1) * s.fraction_train), s.min_train_nodes))
         return self
 
     def online(self, server_round: int) -> int:
