@@ -168,8 +168,7 @@ def make_strategy(config: TrialConfig, groups: np.ndarray) -> Any:
         client_learning_rate=config.training.lr,
         groups={client + 1: int(group) for client, group in enumerate(groups)},
     )
-    sampled = max(int(config.num_clients * config.strategy.fraction_train), config.strategy.min_train_nodes)
-    return wrap_privacy(strategy, config.privacy.canonical(), sampled)
+    return wrap_privacy(strategy, config.privacy.canonical())
 
 
 def _state(arrays: ArrayRecord, strategy: Strategy, grid: EngineGrid, ledger: Ledger) -> dict[str, Any]:
@@ -188,12 +187,11 @@ def _restore(saved: Checkpoint, strategy: Strategy, grid: EngineGrid) -> tuple[A
 def client_app(
     images: ImageData, split: Split, model: Any, seed: int, threads: int, privacy: str, engine: Any
 ) -> ClientApp:
-    """Build the built-in ClientApp on a host, with Flower's clipping mod where the clients clip."""
-    from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
-
+    """Build the built-in ClientApp on a host, with the clipping mod where the clients clip."""
     from runner.client.app import make_client_app
+    from runner.client.clipping import clipping_mod
 
-    mods = {"fixed_client": [fixedclipping_mod], "adaptive_client": [adaptiveclipping_mod]}.get(privacy, [])
+    mods = [clipping_mod] if privacy.endswith("_client") else []
     return make_client_app(split.on(images), model, seed, "auto", threads, mods, engine)
 
 

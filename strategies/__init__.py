@@ -29,6 +29,7 @@ from strategies.kmeans import KMeans
 from strategies.local import Local
 from strategies.oracle import Oracle
 from strategies.pacfl import PACFL
+from strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
 from strategies.robust import Bulyan, Krum, MultiKrum, TrimmedMean
 from strategies.scaffold import Scaffold
 from strategies.selection import ServerRule
@@ -73,12 +74,22 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "scaffold": Scaffold,
 }
 
-_PRIVACY: dict[str, Callable[..., Strategy]] = {
-    "fixed_server": flower.DifferentialPrivacyServerSideFixedClipping,
-    "fixed_client": flower.DifferentialPrivacyClientSideFixedClipping,
-    "adaptive_server": flower.DifferentialPrivacyServerSideAdaptiveClipping,
-    "adaptive_client": flower.DifferentialPrivacyClientSideAdaptiveClipping,
+_NORMS: dict[str, Callable[..., Norm]] = {
+    "fixed_server": FixedNorm,
+    "fixed_client": FixedNorm,
+    "adaptive_server": AdaptiveNorm,
+    "adaptive_client": AdaptiveNorm,
 }
+
+_PRIVATE = (
+    flower.FedAvg,
+    flower.FedProx,
+    flower.FedAvgM,
+    flower.FedAdam,
+    flower.FedAdagrad,
+    flower.FedYogi,
+)
+"""Those that take a mean over clients, to which noise can be added, and go on from it."""
 
 _WEIGHTED_MEANS = {
     flower.FedAvg,
@@ -146,35 +157,37 @@ def build_strategy(
     return STRATEGIES[name](**kwargs)
 
 
-def wrap_privacy(strategy: Strategy, params: Mapping[str, Any], num_sampled: int) -> Strategy:
-    """Return the strategy inside Flower's differential-privacy wrapper, or itself for ``none``.
+def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
+    """Return the strategy behind clipping and noise, or itself for ``none``.
 
     Parameters
     ----------
     strategy : Strategy
-        One of Flower's own.
+        One that goes on from a mean over clients: ``fedavg``, ``fedprox``, ``fedavgm``,
+        ``fedadam``, ``fedadagrad``, ``fedyogi``.
     params : mapping
-        ``PrivacyConfig.canonical()``. The ``*_client`` kinds also need Flower's clipping mod in the ClientApp.
-    num_sampled : int
-        Clients that train in a round; the noise is scaled to it.
+        ``PrivacyConfig.canonical()``. Under the ``*_client`` kinds the ClientApp has to clip.
 
     Raises
     ------
     ValueError
-        If the kind is unknown, or an adaptive one has too few clients for its noise.
+        If the kind is unknown, or the strategy takes no mean over clients.
     """
     kwargs = {key: value for key, value in params.items() if key != "name"}
-    if params["name"] == "none":
+    name = params["name"]
+    if name == "none":
         return strategy
-    if params["name"] not in _PRIVACY:
-        raise ValueError(f"unknown privacy '{params['name']}'. Valid: none, {', '.join(sorted(_PRIVACY))}.")
-    # Flower spends a part of the noise on the count of clipped updates, whose deviation is num_sampled / 20.
-    if params["name"].startswith("adaptive") and params["noise_multiplier"] >= num_sampled / 10:
+    if name not in _NORMS:
+        raise ValueError(f"unknown privacy '{name}'. Valid: none, {', '.join(sorted(_NORMS))}.")
+    if not isinstance(strategy, flower.FedAvg) or type(strategy) not in _PRIVATE:
         raise ValueError(
-            f"privacy.noise_multiplier={params['noise_multiplier']} must be below {num_sampled / 10}, a tenth of the "
-            f"clients that train in a round, under privacy={params['name']}; lower it or train more clients"
+            f"privacy={name} needs a strategy that takes a mean over clients, and "
+            f"{type(strategy).__name__} is not known to; take one of "
+            f"{', '.join(kind.__name__ for kind in _PRIVATE)}"
         )
-    return _PRIVACY[params["name"]](strategy, num_sampled_clients=num_sampled, **kwargs)
+    if "initial_clipping_norm" in kwargs:
+        kwargs["clipping_norm"] = kwargs.pop("initial_clipping_norm")
+    return PrivateMean(strategy, _NORMS[name](**kwargs), clients_clip=name.endswith("_client"))
 
 
 def is_weighted_mean(strategy: Strategy) -> bool:

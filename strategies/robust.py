@@ -176,7 +176,7 @@ def squared_distances(models: Sequence[ArrayRecord]) -> np.ndarray:
         for start in range(0, values_NP.shape[1], width):
             block = values_NP[:, start : start + width].astype(np.float64)
             pairs += pdist(block, "sqeuclidean")
-    return squareform(np.where(np.isfinite(pairs), pairs, np.inf))
+    return np.asarray(squareform(np.where(np.isfinite(pairs), pairs, np.inf)))
 
 
 def krum_scores(distances: np.ndarray, f: int) -> np.ndarray:
@@ -186,7 +186,7 @@ def krum_scores(distances: np.ndarray, f: int) -> np.ndarray:
     """
     n = len(distances)
     others = np.sort(np.where(np.eye(n, dtype=bool), np.inf, distances), axis=1)[:, : n - 1]
-    return others[:, : max(1, n - f - 2)].sum(axis=1)
+    return np.asarray(others[:, : max(1, n - f - 2)].sum(axis=1))
 
 
 def nearest(distances: np.ndarray, f: int, m: int) -> list[int]:

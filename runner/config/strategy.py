@@ -166,8 +166,12 @@ def check_cohort(s: StrategyConfig, clients: int) -> None:
         )
 
 
+PRIVATE = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad")
+"""Strategies that go on from a mean over clients, which is what privacy's noise is added to."""
+
+
 class PrivacyConfig(Section):
-    """Flower's differential-privacy wrappers around the strategy."""
+    """Clipping and noise around the strategy: user-level differential privacy."""
 
     name: Literal["none", "fixed_server", "fixed_client", "adaptive_server", "adaptive_client"] = Field(
         "none", description="where updates are clipped, and whether the clipping norm adapts"
