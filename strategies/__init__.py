@@ -30,6 +30,7 @@ from strategies.local import Local
 from strategies.oracle import Oracle
 from strategies.pacfl import PACFL
 from strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
+from strategies.qfedavg import QFedAvg
 from strategies.robust import Bulyan, Krum, MultiKrum, TrimmedMean
 from strategies.scaffold import Scaffold
 from strategies.selection import ServerRule
@@ -61,7 +62,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "krum": Krum,
     "multikrum": MultiKrum,
     "bulyan": Bulyan,
-    "qfedavg": flower.QFedAvg,
+    "qfedavg": QFedAvg,
     **_CLUSTER_TRAINING,
     "local": Local,
     "ifca": IFCA,

@@ -268,6 +268,8 @@ def halfway_app(
                 "load": ConfigRecord({**load, "node_cpu": 50.0, "node_mem": 50.0}),
             }
         )
+        if message.content["config"].get("start-loss"):
+            content["metrics"]["start_loss"] = content["metrics"]["train_loss"]
         if message.content["config"].get("keep-local"):
             context.state["model"] = after
         else:

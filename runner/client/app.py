@@ -27,8 +27,9 @@ type                content                                         reply
 ``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of ``LocalTraining``. A key that is
 not sent has its default, so Flower's strategies work as they are. With ``keep-local`` a client trains and evaluates a
 model of its own, kept in ``context.state["model"]`` and begun from the first arrays it receives; its replies carry no
-arrays. With ``method`` a client does what ``runner.client.methods`` says of it. Every reply
-also has ``load``, see ``runner.load.load_mod``.
+arrays. With ``start-loss`` the metrics have ``start_loss``: the loss of the model that was sent, on
+the client's training examples, before it trained (q-FedAvg). With ``method`` a client does what
+``runner.client.methods`` says of it. Every reply also has ``load``, see ``runner.load.load_mod``.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -178,8 +179,9 @@ class BuiltinClient:
         """Train from a model on a client's examples; return its weights, and the metrics of its reply."""
         model = self.load(start)
         x, y = self.pool.examples(*self.train_set(config, client))
+        before = {"start_loss": evaluate(model, x, y)["loss"]} if config.get("start-loss") else {}
         result = train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
-        return read_weights(model), train_metrics(result, len(y))
+        return read_weights(model), train_metrics(result, len(y)) | before
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Score the model on the client's own examples."""

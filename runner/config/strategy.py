@@ -52,7 +52,7 @@ class StrategyConfig(Section):
     beta: float = only("fedtrimmedavg", 0.2, "share cut at each end", ge=0, lt=0.5)
     num_malicious_nodes: int = only("krum multikrum bulyan", 1, "attackers to withstand", ge=0)
     num_nodes_to_select: int = only("multikrum", 3, "replies that are averaged", ge=1)
-    q: float = only("qfedavg", 0.1, "fairness; 0 is FedAvg", ge=0)
+    q: float = only("qfedavg", 0.1, "fairness; 0 is the plain mean over clients", ge=0)
     num_clusters: int = only(
         "kmeans flhc fesem fedgroup pacfl fedclust ifca clove fedsoft", 4, "clusters; 1 is FedAvg", ge=1
     )
