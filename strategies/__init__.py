@@ -17,6 +17,7 @@ from strategies.cfl import CFL
 from strategies.clove import CLoVE
 from strategies.clustered import ClusterTraining
 from strategies.ditto import Ditto
+from strategies.fedadam import FedAdam
 from strategies.fedavg_ft import FedAvgFT
 from strategies.fedclust import FedClust
 from strategies.fedgroup import FedGroup
@@ -53,7 +54,7 @@ _CLUSTER_TRAINING: dict[str, type[ClusterTraining]] = {
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": flower.FedAvg,
     "fedavgm": flower.FedAvgM,
-    "fedadam": flower.FedAdam,
+    "fedadam": FedAdam,
     "fedadagrad": flower.FedAdagrad,
     "fedyogi": flower.FedYogi,
     "fedprox": flower.FedProx,
@@ -86,7 +87,7 @@ _PRIVATE = (
     flower.FedAvg,
     flower.FedProx,
     flower.FedAvgM,
-    flower.FedAdam,
+    FedAdam,
     flower.FedAdagrad,
     flower.FedYogi,
 )
@@ -96,7 +97,7 @@ _WEIGHTED_MEANS = {
     flower.FedAvg,
     flower.FedAvgM,
     flower.FedProx,
-    flower.FedAdam,
+    FedAdam,
     flower.FedAdagrad,
     flower.FedYogi,
     FedAvgFT,
