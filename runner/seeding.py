@@ -33,7 +33,8 @@ def derive_seed(root: int, *path: str | int) -> int:
 def seeded_globals(seed: int) -> Iterator[None]:
     """Seed the process-global generators that Flower's strategies draw from, and put their states back afterwards.
 
-    Flower samples nodes with the global ``random`` and draws privacy noise with the global ``numpy.random``. Another
+    Flower samples nodes with the global ``random``; privacy noise is drawn from the global
+    ``numpy.random``. Another
     thread that enters waits until this one has left.
     """
     with _GLOBALS:

@@ -198,8 +198,7 @@ def make_strategy(config: TrialConfig, shift: Shift, layout: Layout) -> Strategy
         drifted=by_node(shift.drifted),
         drift_round=shift.drift_round,
     )
-    sampled = config.strategy.trained(config.num_clients)
-    return with_layout(wrap_privacy(strategy, config.privacy.canonical(), sampled), layout)
+    return with_layout(wrap_privacy(strategy, config.privacy.canonical()), layout)
 
 
 def _state(arrays: ArrayRecord, strategy: Strategy, grid: EngineGrid, ledger: Ledger) -> dict[str, Any]:
@@ -218,12 +217,11 @@ def _restore(saved: Checkpoint, strategy: Strategy, grid: EngineGrid) -> tuple[A
 def client_app(
     images: ImageData, split: Split, model: Any, seed: int, threads: int, privacy: str, engine: Any
 ) -> ClientApp:
-    """Build the built-in ClientApp on a host, with Flower's clipping mod where the clients clip."""
-    from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
-
+    """Build the built-in ClientApp on a host, with the clipping mod where the clients clip."""
     from runner.client.app import make_client_app
+    from runner.client.clipping import clipping_mod
 
-    mods = {"fixed_client": [fixedclipping_mod], "adaptive_client": [adaptiveclipping_mod]}.get(privacy, [])
+    mods = [clipping_mod] if privacy.endswith("_client") else []
     return make_client_app(split.on(images), model, seed, "auto", threads, mods, engine)
 
 

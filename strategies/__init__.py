@@ -18,6 +18,7 @@ from strategies.cfl import CFL
 from strategies.clove import CLoVE
 from strategies.clustered import ClusterTraining
 from strategies.ditto import Ditto
+from strategies.fedadam import FedAdam
 from strategies.fedavg_ft import FedAvgFT
 from strategies.fedclust import FedClust
 from strategies.fedgroup import FedGroup
@@ -31,6 +32,9 @@ from strategies.layout import Layout, WithLayout
 from strategies.local import Local
 from strategies.oracle import Oracle
 from strategies.pacfl import PACFL
+from strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
+from strategies.qfedavg import QFedAvg
+from strategies.robust import Bulyan, Krum, MultiKrum, TrimmedMean
 from strategies.scaffold import Scaffold
 from strategies.selection import ServerRule
 from strategies.stocfl import StoCFL
@@ -61,16 +65,16 @@ _CLUSTER_TRAINING: dict[str, type[ClusterTraining]] = {
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": flower.FedAvg,
     "fedavgm": flower.FedAvgM,
-    "fedadam": flower.FedAdam,
+    "fedadam": FedAdam,
     "fedadagrad": flower.FedAdagrad,
     "fedyogi": flower.FedYogi,
     "fedprox": flower.FedProx,
     "fedmedian": flower.FedMedian,
-    "fedtrimmedavg": flower.FedTrimmedAvg,
-    "krum": flower.Krum,
-    "multikrum": flower.MultiKrum,
-    "bulyan": flower.Bulyan,
-    "qfedavg": flower.QFedAvg,
+    "fedtrimmedavg": TrimmedMean,
+    "krum": Krum,
+    "multikrum": MultiKrum,
+    "bulyan": Bulyan,
+    "qfedavg": QFedAvg,
     **_CLUSTER_TRAINING,
     "local": Local,
     "ifca": IFCA,
@@ -83,18 +87,28 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "scaffold": Scaffold,
 }
 
-_PRIVACY: dict[str, Callable[..., Strategy]] = {
-    "fixed_server": flower.DifferentialPrivacyServerSideFixedClipping,
-    "fixed_client": flower.DifferentialPrivacyClientSideFixedClipping,
-    "adaptive_server": flower.DifferentialPrivacyServerSideAdaptiveClipping,
-    "adaptive_client": flower.DifferentialPrivacyClientSideAdaptiveClipping,
+_NORMS: dict[str, Callable[..., Norm]] = {
+    "fixed_server": FixedNorm,
+    "fixed_client": FixedNorm,
+    "adaptive_server": AdaptiveNorm,
+    "adaptive_client": AdaptiveNorm,
 }
+
+_PRIVATE = (
+    flower.FedAvg,
+    flower.FedProx,
+    flower.FedAvgM,
+    FedAdam,
+    flower.FedAdagrad,
+    flower.FedYogi,
+)
+"""Those that take a mean over clients, to which noise can be added, and go on from it."""
 
 _WEIGHTED_MEANS = {
     flower.FedAvg,
     flower.FedAvgM,
     flower.FedProx,
-    flower.FedAdam,
+    FedAdam,
     flower.FedAdagrad,
     flower.FedYogi,
     FedAvgFT,
@@ -165,35 +179,37 @@ def build_strategy(
     return STRATEGIES[name](**kwargs)
 
 
-def wrap_privacy(strategy: Strategy, params: Mapping[str, Any], num_sampled: int) -> Strategy:
-    """Return the strategy inside Flower's differential-privacy wrapper, or itself for ``none``.
+def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
+    """Return the strategy behind clipping and noise, or itself for ``none``.
 
     Parameters
     ----------
     strategy : Strategy
-        One of Flower's own.
+        One that goes on from a mean over clients: ``fedavg``, ``fedprox``, ``fedavgm``,
+        ``fedadam``, ``fedadagrad``, ``fedyogi``.
     params : mapping
-        ``PrivacyConfig.canonical()``. The ``*_client`` kinds also need Flower's clipping mod in the ClientApp.
-    num_sampled : int
-        Clients that train in a round; the noise is scaled to it.
+        ``PrivacyConfig.canonical()``. Under the ``*_client`` kinds the ClientApp has to clip.
 
     Raises
     ------
     ValueError
-        If the kind is unknown, or an adaptive one has too few clients for its noise.
+        If the kind is unknown, or the strategy takes no mean over clients.
     """
     kwargs = {key: value for key, value in params.items() if key != "name"}
-    if params["name"] == "none":
+    name = params["name"]
+    if name == "none":
         return strategy
-    if params["name"] not in _PRIVACY:
-        raise ValueError(f"unknown privacy '{params['name']}'. Valid: none, {', '.join(sorted(_PRIVACY))}.")
-    # Flower spends a part of the noise on the count of clipped updates, whose deviation is num_sampled / 20.
-    if params["name"].startswith("adaptive") and params["noise_multiplier"] >= num_sampled / 10:
+    if name not in _NORMS:
+        raise ValueError(f"unknown privacy '{name}'. Valid: none, {', '.join(sorted(_NORMS))}.")
+    if not isinstance(strategy, flower.FedAvg) or type(strategy) not in _PRIVATE:
         raise ValueError(
-            f"privacy.noise_multiplier={params['noise_multiplier']} must be below {num_sampled / 10}, a tenth of the "
-            f"clients that train in a round, under privacy={params['name']}; lower it or train more clients"
+            f"privacy={name} needs a strategy that takes a mean over clients, and "
+            f"{type(strategy).__name__} is not known to; take one of "
+            f"{', '.join(kind.__name__ for kind in _PRIVATE)}"
         )
-    return _PRIVACY[params["name"]](strategy, num_sampled_clients=num_sampled, **kwargs)
+    if "initial_clipping_norm" in kwargs:
+        kwargs["clipping_norm"] = kwargs.pop("initial_clipping_norm")
+    return PrivateMean(strategy, _NORMS[name](**kwargs), clients_clip=name.endswith("_client"))
 
 
 def with_layout(strategy: Strategy, layout: Layout) -> Strategy:

@@ -268,6 +268,8 @@ def halfway_app(
                 "load": ConfigRecord({**load, "node_cpu": 50.0, "node_mem": 50.0}),
             }
         )
+        if message.content["config"].get("start-loss"):
+            content["metrics"]["start_loss"] = content["metrics"]["train_loss"]
         if message.content["config"].get("keep-local"):
             context.state["model"] = after
         else:
@@ -277,6 +279,11 @@ def halfway_app(
         if method == "scaffold":
             content["control"] = ArrayRecord({"w": Array(context.state["scaffold"]["w"].numpy() - c_i)})
         return Message(content, reply_to=message)
+
+    @app.query("examples")
+    def ask_examples(message: Message, context: Context) -> Message:
+        metrics = MetricRecord({"num-examples": (examples or {}).get(context.node_id, 1)})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     @app.query("losses")
     def ask_losses(message: Message, context: Context) -> Message:

@@ -20,6 +20,7 @@ type                content                                         reply
 ``query.subspace``  ``config``: vectors                             ``arrays``: subspace (pixels, rank), orthonormal
 ``query.sketch``    ``arrays``, ``config`` of ``train``, sketch     ``sketch``: float32, the bytes of so many numbers of
                     (size), sketch-seed, sketch-of (array names)    the update that training would give
+``query.examples``  nothing                                         ``metrics``: num-examples
 ``query.init``      nothing                                         ``arrays``: the trial's initial model, ``layout``:
                                                                     ConfigRecord, see ``strategies.layout``
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
@@ -31,8 +32,9 @@ type                content                                         reply
 not sent has its default, so Flower's strategies work as they are. With ``keep-local`` a client trains and evaluates a
 model of its own, kept in ``context.state["model"]`` and begun from the first arrays it receives; its replies carry no
 arrays. With ``test-own`` (rows per slice) an evaluated client also scores its model on the central test set, as its
-group sees it. With ``method`` a client does what ``runner.client.methods`` says of it. Every reply
-also has ``load``, see ``runner.load.load_mod``.
+group sees it. With ``start-loss`` the metrics have ``start_loss``: the loss of the model that was sent, on the client's
+training examples, before it trained (q-FedAvg). With ``method`` a client does what ``runner.client.methods`` says of
+it. Every reply also has ``load``, see ``runner.load.load_mod``.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -138,6 +140,7 @@ def make_client_app(
     app.query("aggregate")(client.aggregate)
     app.query("test")(client.test)
     app.query("losses")(client.losses)
+    app.query("examples")(client.examples)
     app.query("init")(client.init)
     app.query("signature")(client.signature)
     app.query("subspace")(client.subspace)
@@ -229,8 +232,9 @@ class BuiltinClient:
         """Train from a model on a client's examples; return its weights, and the metrics of its reply."""
         model = self.load(start)
         x, y = self.pool.examples(*self.train_set(config, client))
+        before = {"start_loss": evaluate(model, x, y)["loss"]} if config.get("start-loss") else {}
         result = train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
-        return read_weights(model), train_metrics(result, len(y))
+        return read_weights(model), train_metrics(result, len(y)) | before
 
     def evaluate(self, message: Message, context: Context) -> Message:
         """Score the model on the client's held-out examples, and where asked on the central test set."""
@@ -270,6 +274,11 @@ class BuiltinClient:
         heaviest = list(members).index(chosen)
         mean = weighted_mean(list(members.values()), in_order, self.layout.carried, heaviest)
         return make_reply(message, {"num-examples": sum(in_order)}, mean)
+
+    def examples(self, message: Message, context: Context) -> Message:
+        """Tell how many examples the client trains on (SCAFFOLD)."""
+        rows = self._data.train_rows[partition_id(context)]
+        return make_reply(message, {"num-examples": len(rows)})
 
     def signature(self, message: Message, context: Context) -> Message:
         """Tell the moments of images and labels: feature shift, label skew and concept shift all move them."""

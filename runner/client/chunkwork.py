@@ -19,6 +19,7 @@ from runner.client.batched import Program
 from runner.client.choosing import best, importance
 from runner.client.layers import UnsupportedError
 from runner.client.methods import Done
+from runner.client.personal import gradient_weight, renewed
 from runner.client.pool import Examples
 from runner.client.training import LocalTraining
 from runner.client.vectorized import losses_of_each, train_many
@@ -170,10 +171,10 @@ def scaffold(work: ChunkWork) -> list[Done]:
     zero = work.record(torch.zeros_like(c[0]))
     c_i = work.values(work.own_or("scaffold", [zero] * len(work.places)))
     rows, results = work.train(start, correction=c - c_i)
-    b, done = work.hp.momentum, []
+    done = []
     for i, (row, result, context) in enumerate(zip(rows, results, work.contexts, strict=True)):
-        weight = work.hp.lr * sum((1 - b**t) / (1 - b) for t in range(1, int(result["steps"]) + 1))
-        after = ((start if start.ndim == 1 else start[i]) - row) / weight - (c[0] - c_i[i])
+        weight = gradient_weight(work.hp.lr, work.hp.momentum, int(result["steps"]))
+        after = renewed(start if start.ndim == 1 else start[i], row, c[0] - c_i[i], weight)
         context.state["scaffold"] = work.record(after)
         done.append(Done(result, work.record(row), records={"control": work.record(after - c_i[i])}))
     return done

@@ -95,11 +95,7 @@ def finetuned(work: Work) -> nn.Module:
 
 
 def scaffold(work: Work) -> Done:
-    """Train with gradients corrected by c - c_i, then renew c_i by option II of SCAFFOLD's algorithm 1.
-
-    c_i+ = c_i - c + (x - y_i) / (K lr). With momentum b the steps' gradients enter x - y_i with total weight
-    lr sum_{t=1..K} (1 - b^t) / (1 - b) instead of lr K, and that is what is divided by.
-    """
+    """Train with gradients corrected by c - c_i, then renew c_i (SCAFFOLD, option II)."""
     if work.hp.optimizer != "sgd":
         raise ValueError(f"SCAFFOLD's correction needs training.optimizer=sgd, not {work.hp.optimizer}; change it")
     model = work.load(work.arrays["arrays"])
@@ -110,16 +106,30 @@ def scaffold(work: Work) -> Done:
     c_i = own or [torch.zeros_like(p) for p in start]
     offset = [a - b for a, b in zip(c, c_i, strict=True)]
     result = train(model, work.x, work.y, work.hp, work.seed, offset=offset)
-    b, steps = work.hp.momentum, int(result["steps"])
-    weight = work.hp.lr * sum((1 - b**t) / (1 - b) for t in range(1, steps + 1))
+    weight = gradient_weight(work.hp.lr, work.hp.momentum, int(result["steps"]))
     new, change = ArrayRecord(), ArrayRecord()
     for name, x_0, y, o, before in zip(names, start, _trained(model), offset, c_i, strict=True):
-        # y moved by the corrected gradients, g + c - c_i; so (x - y) / weight - (c - c_i) is the mean of g alone.
-        after = (x_0 - y) / weight - o
+        after = renewed(x_0, y, o, weight)
         new[name] = write_array(after.cpu().numpy())
         change[name] = write_array((after - before).cpu().numpy())
     work.state["scaffold"] = new
     return Done(result, read_weights(model), records={"control": change})
+
+
+def gradient_weight(lr: float, momentum: float, steps: int) -> float:
+    """Return the total weight with which the gradients of K steps enter x - y.
+
+    It is K lr without momentum, and lr sum_{t=1..K} (1 - b^t) / (1 - b) with momentum b.
+    """
+    return lr * sum((1 - momentum**t) / (1 - momentum) for t in range(1, steps + 1))
+
+
+def renewed(x: Any, y: Any, offset: Any, weight: float) -> Any:
+    """Return c_i+ = c_i - c + (x - y) / weight, arrays or tensors; ``offset`` is c - c_i.
+
+    y moved by the corrected gradients, g + c - c_i, so this is the mean of g alone.
+    """
+    return (x - y) / weight - offset
 
 
 def _own(work: Work, name: str, sent: ArrayRecord) -> ArrayRecord:

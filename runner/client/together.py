@@ -286,8 +286,16 @@ class ChunkRunner:
 
 def _plain(work: ChunkWork) -> list[Done]:
     """Train every client's model: its own where it keeps one, else what it was sent."""
-    rows, results = work.train(work.start(_models(work)))
-    return [Done(result, work.record(row)) for row, result in zip(rows, results, strict=True)]
+    models = _models(work)
+    before: list[dict[str, float]] = [{} for _ in models]
+    if work.config.get("start-loss"):
+        if not all_same(models):
+            raise UnsupportedError("losses before training of models that differ")
+        losses = work.losses(work.values(models[:1]))
+        before = [{"start_loss": float(own.mean())} for own in losses]
+    rows, results = work.train(work.start(models))
+    done = zip(rows, results, before, strict=True)
+    return [Done(result, work.record(row), metrics) for row, result, metrics in done]
 
 
 def _models(work: ChunkWork) -> list[ArrayRecord]:

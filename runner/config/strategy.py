@@ -54,7 +54,7 @@ class StrategyConfig(Section):
     beta: float = only("fedtrimmedavg", 0.2, "share cut at each end", ge=0, lt=0.5)
     num_malicious_nodes: int = only("krum multikrum bulyan", 1, "attackers to withstand", ge=0)
     num_nodes_to_select: int = only("multikrum", 3, "replies that are averaged", ge=1)
-    q: float = only("qfedavg", 0.1, "fairness; 0 is FedAvg", ge=0)
+    q: float = only("qfedavg", 0.1, "fairness; 0 is the plain mean over clients", ge=0)
     num_clusters: int = only(
         "kmeans flhc fesem fedgroup pacfl fedclust ifca clove fedsoft", 4, "clusters; 1 is FedAvg", ge=1
     )
@@ -152,8 +152,33 @@ def check_distance(s: StrategyConfig) -> None:
         )
 
 
+def check_cohort(s: StrategyConfig, clients: int) -> None:
+    """Refuse robust means of fewer clients a round than they are defined for."""
+    f = s.num_malicious_nodes
+    needed = {
+        "krum": 2 * f + 3,
+        "multikrum": max(2 * f + 3, s.num_nodes_to_select + f + 2),
+        "bulyan": 4 * f + 3,
+    }.get(s.name, 0)
+    if clients < needed:
+        chosen = f", num_nodes_to_select={s.num_nodes_to_select}" if s.name == "multikrum" else ""
+        raise ConfigError(
+            f"strategy={s.name} with num_malicious_nodes={f}{chosen} needs at least {needed} "
+            f"training clients a round, but there are {clients}; train more clients or lower them"
+        )
+    if s.name == "fedtrimmedavg" and s.beta * clients + 1e-9 < 1:
+        raise ConfigError(
+            f"strategy=fedtrimmedavg with strategy.beta={s.beta:g} cuts nobody of {clients} "
+            "clients a round; train more clients or raise strategy.beta"
+        )
+
+
+PRIVATE = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad")
+"""Strategies that go on from a mean over clients, which is what privacy's noise is added to."""
+
+
 class PrivacyConfig(Section):
-    """Flower's differential-privacy wrappers around the strategy."""
+    """Clipping and noise around the strategy: user-level differential privacy."""
 
     name: Literal["none", "fixed_server", "fixed_client", "adaptive_server", "adaptive_client"] = Field(
         "none", description="where updates are clipped, and whether the clipping norm adapts"

@@ -17,7 +17,13 @@ from runner.config.running import (
     TrackingConfig,
 )
 from runner.config.section import Section
-from runner.config.strategy import PrivacyConfig, StrategyConfig, check_distance
+from runner.config.strategy import (
+    PRIVATE,
+    PrivacyConfig,
+    StrategyConfig,
+    check_cohort,
+    check_distance,
+)
 from runner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,10 +103,11 @@ class TrialConfig(Section):
                 f"strategy.fraction_train={s.fraction_train:g} with strategy=cfl: the norms of a cluster's updates "
                 "need every member in every round; set strategy.fraction_train=1"
             )
-        ours = ["local", "fedsoft", "fedavg_ft", "ditto", "fedper", "apfl", "scaffold", *(s.options_of("server") or ())]
-        if self.privacy.name != "none" and s.name in ours:
+        if self.privacy.name != "none" and s.name not in PRIVATE:
             raise ConfigError(
-                f"privacy={self.privacy.name} wraps Flower's strategies; strategy={s.name} is none of them"
+                f"privacy={self.privacy.name} noises a plain mean over clients, and "
+                f"strategy={s.name} takes none; set strategy={', '.join(PRIVATE[:-1])} or "
+                f"{PRIVATE[-1]}, or privacy=none"
             )
         if s.name == "scaffold" and self.training.optimizer != "sgd":
             raise ConfigError(
@@ -121,17 +128,15 @@ class TrialConfig(Section):
             raise ConfigError(
                 f"strategy.fraction_train={s.fraction_train} of num_clients={n} is no client; raise one of them"
             )
-        if self.privacy.name.startswith("adaptive") and self.privacy.noise_multiplier >= trained / 10:
+        cohort = max(int(self.online(1) * s.fraction_train), s.min_train_nodes)  # the smallest
+        noise = self.privacy.noise_multiplier
+        if self.privacy.name.startswith("adaptive") and noise >= cohort / 10:
             raise ConfigError(
-                f"privacy.noise_multiplier={self.privacy.noise_multiplier:g} with {trained} training clients a round: "
-                f"adaptive clipping needs less than {trained / 10:g} (clients / 10); lower it or train more clients"
+                f"privacy.noise_multiplier={noise:g} with {cohort} training clients a round: "
+                f"adaptive clipping needs less than {cohort / 10:g} (clients / 10); "
+                "lower it or train more clients"
             )
-        needed = {"krum": 2, "multikrum": 2, "bulyan": 4}.get(s.name)
-        if needed and trained < needed * s.num_malicious_nodes + 3:
-            raise ConfigError(
-                f"strategy={s.name} with num_malicious_nodes={s.num_malicious_nodes} needs at least "
-                f"{needed * s.num_malicious_nodes + 3} training clients a round, but there are {trained}"
-            )
+        check_cohort(s, cohort)
         return self
 
     def online(self, server_round: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from runner.config import StrategyConfig
 from strategies import Clustered, Resumable, build_strategy
@@ -334,16 +334,20 @@ def test_scaffold_by_hand() -> None:
     assert values(_rounds(strategy, grid, 1, record(0))) == [2]
     assert values(strategy.control) == [-2]
     assert values(_rounds(strategy, grid, 2, record(2), first=2)) == [3]
-    assert [values(reply.content["arrays"]) for reply in grid.received[1]] == [[3], [3]]
+    assert [values(reply.content["arrays"]) for reply in grid.received[-1]] == [[3], [3]]
     assert values(strategy.control) == [-1]
 
 
 def test_scaffold_counts_the_clients_that_did_not_take_part() -> None:
-    """One of two clients replies: c moves by |S| / N = 1/2 of the change."""
-    grid = FakeGrid(halfway_app({1: (8,), 2: (0,)}), 2, fails=lambda m: m.metadata.dst_node_id == 2)
+    """The client with 3 of 12 examples replies alone: c moves by a quarter of its change."""
+
+    def fails(message: Message) -> bool:
+        return message.metadata.dst_node_id == 2 and message.metadata.message_type == "train"
+
+    grid = FakeGrid(halfway_app({1: (8,), 2: (0,)}, {1: 3, 2: 9}), 2, fails=fails)
     strategy = _build("scaffold", server_learning_rate=0.5)
     assert values(_rounds(strategy, grid, 1, record(0))) == [2]  # half of 4
-    assert values(strategy.control) == [-2]  # half of -4
+    assert values(strategy.control) == [-1]  # a quarter of -4
 
 
 # Personal models

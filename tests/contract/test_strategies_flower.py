@@ -103,11 +103,11 @@ def test_one_round_by_hand(name: str, changes: dict[str, Any], expected: float) 
 
 
 def test_clipping_by_hand() -> None:
-    """Updates of length 4, 2, 4 and 2, clipped to 1, with weights 1, 3, 1 and 1; noise 0."""
+    """Updates of length 4, 2, 4 and 2, clipped to 1; the examples 1, 3, 1 and 1 do not count."""
     privacy = PrivacyConfig(name="fixed_server", noise_multiplier=0.0).canonical()
-    strategy = wrap_privacy(_build("fedavg"), privacy, num_sampled=4)
+    strategy = wrap_privacy(_build("fedavg"), privacy)
     arrays = _rounds(strategy, _grid(), 1)
-    assert values(arrays) == pytest.approx([4 / 6, 2 / 6])
+    assert values(arrays) == pytest.approx([2 / 4, 2 / 4])
 
 
 # K-means

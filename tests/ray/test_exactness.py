@@ -25,6 +25,7 @@ CASES = {
     "two records and a state": ["strategy=scaffold", "training.momentum=0"],
     "several models and a state": ["strategy=fedsoft", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
     "wide convolutions": ["model=simple_cnn", "strategy=fedavg"],
+    "noise": ["privacy=adaptive_client", "privacy.noise_multiplier=0.1"],
     "queries": ["strategy=clove", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
 }
 

@@ -106,6 +106,8 @@ CASES = {
     "fedyogi": ["strategy=fedyogi"],
     "qfedavg": ["strategy=qfedavg"],
     "adaptive clipping": ["privacy=adaptive_server", "privacy.noise_multiplier=0.1"],
+    "momentum after noise": ["privacy=fixed_client", "strategy=fedavgm"],
+    "scaffold": ["strategy=scaffold", "strategy.fraction_train=0.5"],
     "kmeans": ["strategy=kmeans", "strategy.num_clusters=2", "strategy.warmup_rounds=2"],
     "client state": ["strategy=local"],
     "every second round": ["strategy=fedavgm", "checkpoint.every=2"],

@@ -37,7 +37,7 @@ class FakeData:
         )
         self._pixels, self._labels = pixels, labels
         self._rows = {"train": (range(12), range(12, 19), [19]), "eval": (range(20, 24), range(24, 26), [])}
-        self.eval_rows = self._rows["eval"]
+        self.train_rows, self.eval_rows = self._rows["train"], self._rows["eval"]
         self.reads: list[tuple] = []
 
     def phase(self, server_round: int) -> int:

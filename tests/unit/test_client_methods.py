@@ -1,5 +1,6 @@
 """Methods that need several models or a memory, in the built-in ClientApp, on three tiny clients."""
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from runner.client.choosing import best, importance
 from runner.client.mixture import train_mixture
 from runner.client.training import LocalTraining, evaluate, train
 from runner.seeding import derive_seed
+from strategies import build_strategy
+from tests.fakes import FakeGrid
 from tests.unit.test_client_app import (
     CLASSES,
     LOGREG,
@@ -316,6 +319,39 @@ def test_scaffold_under_momentum_divides_by_the_weight_of_the_gradients(app: Cli
     reply = send(app, "train", {"arrays": x, "control": zero, "config": config}, ctx)
     moved = {key: value - numbers(reply["arrays"])[key] for key, value in numbers(x).items()}
     assert close(ctx.state["scaffold"], {key: value / (LR * 4.25) for key, value in moved.items()})
+
+
+def test_scaffold_finds_the_optimum_of_all_examples(app: ClientApp, data: FakeData) -> None:
+    """Clients of 12, 7 and 1 examples, two of them a round, an L2 penalty: L-BFGS's on all 20."""
+    decay, net = 0.1, model(0)
+    parts = [of_client(data, client) for client in range(3)]
+    x, y = (torch.cat(column).double() for column in zip(*parts, strict=True))
+    params = list(net.double().parameters())
+    options = {"max_iter": 200, "tolerance_grad": 1e-12, "line_search_fn": "strong_wolfe"}
+    search = torch.optim.LBFGS(params, **options)
+
+    def objective() -> torch.Tensor:
+        search.zero_grad()
+        loss = F.cross_entropy(net(x), y.long()) + decay / 2 * sum((p**2).sum() for p in params)
+        loss.backward()
+        return loss
+
+    search.step(objective)
+    best_of_all = {name: p.detach().numpy() for name, p in net.named_parameters()}
+    config = ConfigRecord({**STEP, "steps": 5, "weight-decay": decay})
+    away = {}
+    for name in ("scaffold", "fedavg"):
+        random.seed(2)
+        params_of = {"fraction_train": 0.67, "min_available_nodes": 1, "min_train_nodes": 1}
+        strategy, grid, sent = build_strategy(name, params_of, 0, 3), FakeGrid(app, 3), arrays(1)
+        for number in range(1, 151):
+            messages = list(strategy.configure_train(number, sent, ConfigRecord({**config}), grid))
+            assert len(messages) == 2
+            sent = strategy.aggregate_train(number, grid.send_and_receive(messages))[0]
+        squares = [((sent[key].numpy() - w) ** 2).sum() for key, w in best_of_all.items()]
+        away[name] = float(sum(squares)) ** 0.5
+    assert away["scaffold"] < 1e-3
+    assert away["fedavg"] > 0.05
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,14 @@ def test_the_queries_of_the_app_tell_of_the_clients_training_examples() -> None:
     assert {split for _, split in data.reads} == {"train"}
 
 
+def test_a_client_tells_how_many_examples_it_has_and_reads_none_for_it() -> None:
+    data = FakeData()
+    app = make_client_app(data, LOGREG, SEED)
+    told = [send(app, "query.examples", {}, context(i))["metrics"] for i in range(3)]
+    assert [metrics["num-examples"] for metrics in told] == [12, 7, 1]
+    assert data.reads == []
+
+
 def test_sketch_by_hand() -> None:
     """A bucket is the sum of its numbers with their signs, and the same number always has the same place."""
     one_each = [sketch([row], 4, seed=3) for row in np.eye(6)]

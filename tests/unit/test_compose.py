@@ -55,7 +55,7 @@ def test_default_sweep_is_the_one_of_the_mission() -> None:
         (["shift=rotation", "shift.angles=[1,2]"], "angles has 2 values for 4 groups"),
         (["shift=rotation", "shift.groups=20"], "shift.groups=20 is more than num_clients=10"),
         (["strategy=krum", "num_clients=4"], "needs at least 5 training clients a round, but there are 4"),
-        (["strategy=kmeans", "privacy=fixed_server"], "privacy=fixed_server wraps Flower's strategies"),
+        (["strategy=kmeans", "privacy=fixed_server"], "strategy=kmeans takes none; set"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], sentence: str) -> None:

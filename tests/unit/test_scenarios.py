@@ -231,7 +231,7 @@ def test_every_shift_runs(shift: str) -> None:
         (["strategy=fedper", "model=logreg"], "the head would be the whole model"),
         (["strategy=scaffold", "training=adam"], "set training.optimizer=sgd"),
         (["strategy=ifca", "strategy.num_clusters=11"], "num_clusters=11 is more than num_clients=10"),
-        (["strategy=ditto", "privacy=fixed_server"], "strategy=ditto is none of them"),
+        (["strategy=ditto", "privacy=fixed_server"], "strategy=ditto takes none; set"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], sentence: str) -> None:

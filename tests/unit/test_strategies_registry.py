@@ -168,35 +168,45 @@ def test_a_strategy_of_somebody_else_is_no_weighted_mean() -> None:
     assert not is_weighted_mean(flower.FedAvg(train_metrics_aggr_fn=lambda _replies, _key: flower.FedAvg))
 
 
-@pytest.mark.parametrize(
-    ("name", "wrapper"),
-    [
-        ("fixed_server", flower.DifferentialPrivacyServerSideFixedClipping),
-        ("fixed_client", flower.DifferentialPrivacyClientSideFixedClipping),
-        ("adaptive_server", flower.DifferentialPrivacyServerSideAdaptiveClipping),
-        ("adaptive_client", flower.DifferentialPrivacyClientSideAdaptiveClipping),
-    ],
-)
-def test_privacy_wraps(name: str, wrapper: type) -> None:
-    wrapped: Any = wrap_privacy(_build("fedavg"), PrivacyConfig(name=name).canonical(), num_sampled=20)
-    assert type(wrapped) is wrapper
-    assert wrapped.num_sampled_clients == 20
-    assert wrapped.clipping_norm == (0.1 if name.startswith("adaptive") else 1.0)
+@pytest.mark.parametrize("where", ["server", "client"])
+@pytest.mark.parametrize("norm", ["fixed", "adaptive"])
+def test_privacy_wraps(norm: str, where: str) -> None:
+    name, settings = f"{norm}_{where}", {"noise_multiplier": 0.25}
+    if name.startswith("adaptive"):
+        settings |= {
+            "initial_clipping_norm": 3.0,
+            "target_clipped_quantile": 0.75,
+            "clip_norm_lr": 0.125,
+        }
+    else:
+        settings |= {"clipping_norm": 3.0}
+    config = PrivacyConfig(name=name, **settings).canonical()
+    wrapped: Any = wrap_privacy(_build("fedavg"), config)
+    assert wrapped.clients_clip is name.endswith("client")
+    assert (wrapped.clipping_norm, wrapped.norm.noise_multiplier) == (3.0, 0.25)
+    if name.startswith("adaptive"):
+        assert (wrapped.norm.target_clipped_quantile, wrapped.norm.clip_norm_lr) == (0.75, 0.125)
     assert not is_weighted_mean(wrapped)
 
 
-def test_adaptive_clipping_with_too_few_clients_is_refused() -> None:
-    params = PrivacyConfig(name="adaptive_server", noise_multiplier=0.5).canonical()
-    with pytest.raises(ValueError, match=r"noise_multiplier=0\.5 must be below 0\.5"):
-        wrap_privacy(_build("fedavg"), params, num_sampled=5)
-    assert wrap_privacy(_build("fedavg"), params, num_sampled=6)
+@pytest.mark.parametrize("joining", [False, True])
+def test_adaptive_clipping_with_too_few_clients_is_refused(joining: bool) -> None:
+    """Half of twelve train; where half of them join later, half of six do at first."""
+    shift = {"newcomers": 0.5, "join_round": 3} if joining else {}
+    trial = {"num_clients": 12, "strategy": {"fraction_train": 0.5}, "shift": shift}
+    limit = 0.3 if joining else 0.6
+    privacy = {"name": "adaptive_server", "noise_multiplier": limit}
+    sentence = rf"adaptive clipping needs less than {limit:g} \(clients / 10\)"
+    with pytest.raises(ConfigError, match=sentence):
+        TrialConfig.model_validate({**trial, "privacy": privacy})
+    TrialConfig.model_validate({**trial, "privacy": {**privacy, "noise_multiplier": limit - 0.01}})
 
 
 def test_no_privacy_is_no_wrapper() -> None:
     strategy = _build("fedavg")
-    assert wrap_privacy(strategy, PrivacyConfig().canonical(), num_sampled=5) is strategy
+    assert wrap_privacy(strategy, PrivacyConfig().canonical()) is strategy
     with pytest.raises(ValueError, match="unknown privacy 'fixed'"):
-        wrap_privacy(strategy, {"name": "fixed"}, num_sampled=5)
+        wrap_privacy(strategy, {"name": "fixed"})
 
 
 def test_protocols() -> None:

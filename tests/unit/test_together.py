@@ -62,6 +62,26 @@ def test_replies_are_those_of_the_sequential_trainer(words: list[str]) -> None:
         assert b.wall_s == b.load["wall_s"] > 0
 
 
+def test_the_loss_before_training_is_told_where_it_is_asked_for() -> None:
+    """By both trainers alike: the loss of the model that was sent on the client's own examples."""
+    told, words = [], ["model=lenet", "partition=dirichlet", "partition.alpha=0.3"]
+    for engine in ("sequential", "vectorized"):
+        grid = grid_of(small(f"training.engine={engine}", *words))
+        arrays, nodes = initial_model(grid)[0], range(1, 9)
+        trained = exchange(grid, arrays, "train", nodes, **{"start-loss": True, "lr": 0.1})
+        untold = exchange(grid, arrays, "train", nodes, lr=0.1)
+        content = RecordDict({"model-0": arrays, "config": ConfigRecord()})
+        asked = [Message(content, node, "query.losses") for node in nodes]
+        expected = [reply.content["metrics"]["losses"][0] for reply in grid.send_and_receive(asked)]
+        told.append([reply.content["metrics"]["start_loss"] for reply in trained])
+        assert told[-1] == pytest.approx(expected)
+        for one, other in zip(trained, untold, strict=True):
+            assert one.content["arrays"] == other.content["arrays"]
+            assert "start_loss" not in other.content["metrics"]
+        assert not [event for event in grid.drain().events if "one by one" in event]
+    assert told[0] == pytest.approx(told[1], rel=1e-4)
+
+
 def test_load_is_shared_by_the_examples_seen() -> None:
     grid = grid_of(small("partition=dirichlet", "partition.alpha=0.3", "resources.chunk_size=8"))
     exchange(grid, initial_model(grid)[0], "train", range(1, 9))

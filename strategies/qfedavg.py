@@ -1,0 +1,102 @@
+"""q-FedAvg: clients with a higher loss count more, and more so the higher q.
+
+Li, Sanjabi, Beirami and Smith 2020, "Fair Resource Allocation in Federated Learning"
+(arXiv:1905.10497), algorithm 2. Deviations: docs/strategies/qfedavg.md.
+"""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.exception import AggregationError
+from flwr.serverapp.strategy import FedAvg
+
+from strategies.base import arrays_of, sort_replies
+from strategies.layout import is_floating
+
+LOSS_KEY = "start_loss"
+TINY = 1e-10
+"""Added to each loss, as in the authors' code: F^(q - 1) has no value at 0."""
+
+
+class QFedAvg(FedAvg):
+    """FedAvg whose step weighs the clients by their losses.
+
+    w <- w - sum_k F_k^q g_k / sum_k (q F_k^(q-1) ||g_k||^2 + L F_k^q) with g_k = L (w - w_k), where
+    F_k is the loss of w, the model that was sent, on client k's examples.
+
+    Parameters
+    ----------
+    client_learning_rate : float
+        Of round 1; L is 1 over that of the round.
+    q : float
+        0: the plain mean over clients.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    def __init__(self, *, client_learning_rate: float, q: float = 0.1, **fedavg: Any) -> None:
+        super().__init__(**fedavg)
+        self.client_learning_rate, self.q = client_learning_rate, q
+        self._arrays, self._lipschitz = ArrayRecord(), 1.0 / client_learning_rate
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Have the clients tell their loss before they train."""
+        decay = float(cast(float, config.get("lr-decay", 1.0)))
+        self._lipschitz = 1.0 / (self.client_learning_rate * decay ** (server_round - 1))
+        self._arrays = arrays
+        config = ConfigRecord({**config, "start-loss": True})
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Step from the model that was sent.
+
+        Raises
+        ------
+        AggregationError
+            If a client did not tell its loss.
+        """
+        valid, _ = sort_replies(self, replies, read_arrays=True)
+        if not valid:
+            return None, None
+        losses = [_start_loss(reply) + TINY for reply in valid]
+        highest, step, total = max(losses), dict[str, np.ndarray](), 0.0
+        for reply, loss in zip(valid, losses, strict=True):
+            # Both sums are in units of the highest F^q, which then can't overflow.
+            share = float((loss / highest) ** self.q)
+            gradient = self._gradient(arrays_of(reply))
+            for key, value in gradient.items():
+                step[key] = np.asarray(step.get(key, 0.0) + share * value)
+            squared = sum(float(np.vdot(value, value)) for value in gradient.values())
+            total += share * (self.q * squared / loss + self._lipschitz)
+        arrays = ArrayRecord({**self._arrays})
+        for key, value in step.items():
+            w = self._arrays[key].numpy()
+            arrays[key] = Array(np.asarray(w - value / total, w.dtype))
+        contents = [reply.content for reply in valid]
+        return arrays, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+
+    def _gradient(self, model: ArrayRecord) -> dict[str, np.ndarray]:
+        """Return L (w - w_k), float64; counters are no part of it, and stay as they were sent."""
+        gradient = {}
+        for key, array in self._arrays.items():
+            if is_floating(array):
+                moved = array.numpy().astype(np.float64) - model[key].numpy()
+                gradient[key] = np.asarray(self._lipschitz * moved)
+        return gradient
+
+
+def _start_loss(reply: Message) -> float:
+    [metrics] = reply.content.metric_records.values()
+    if LOSS_KEY not in metrics:
+        raise AggregationError(
+            f"client {reply.metadata.src_node_id} replied without '{LOSS_KEY}', the loss of the "
+            "model it was sent: strategy=qfedavg needs clients that tell it under start-loss=True"
+        )
+    return float(cast(float, metrics[LOSS_KEY]))
