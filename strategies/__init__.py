@@ -140,7 +140,8 @@ def build_strategy(
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")
         kwargs["client_learning_rate"] = client_learning_rate
-    if kwargs.get("num_clusters", 0) > num_clients:
+    wanted = kwargs.get("choose_k", "given") == "given" and kwargs.get("threshold") is None
+    if wanted and kwargs.get("num_clusters", 0) > num_clients:
         raise ValueError(f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}")
     if "server" in kwargs:
         kwargs["server"] = ServerRule(**kwargs["server"])

@@ -1,0 +1,245 @@
+"""A setting that is accepted has an effect: each key changes the result of a trial, or is refused."""
+
+from typing import Any
+
+import pytest
+
+from runner.compose import compose, expand_grid
+from runner.compose import SweepFile
+from runner.config import ServerConfig, StrategyConfig, TrainingConfig
+from runner.config.strategy import StrategyConfig as _S
+from runner.errors import ConfigError
+from strategies import STRATEGIES
+from tests.trials import WALL, events_of
+
+HOW = {"engine", "threads"}  # how a client trains: the same numbers up to rounding
+BOUNDS = {"name", "min_available_nodes", "min_fit_fraction"}  # what they have to say is a refusal
+
+TRAINING: dict[str, Any] = {
+    "optimizer": "adam", "lr": 0.05, "lr_decay": 0.5, "momentum": 0.5, "weight_decay": 0.1, "epochs": 2, "steps": 1,
+    "batch_size": 5, "proximal_mu": 1.0, "augment": "crop_flip", "precision": "bf16",
+}  # fmt: skip
+SMALL = [
+    "resources=inline", "dataset.max_train=160", "model=logreg", "num_clients=8", "rounds=3",
+    "partition=dirichlet", "partition.min_size=5", "partition.alpha=0.3",
+]  # fmt: skip
+KNOWN: dict[str, list[str]] = {
+    "scaffold": ["training.lr=0.01"], "krum": [], "bulyan": ["strategy.num_malicious_nodes=1"],
+    "fedper": ["model=mlp"],
+    "cfl": ["strategy.relative=true", "strategy.eps1=0.95", "strategy.eps2=0.1", "strategy.gate=0"],
+}  # fmt: skip
+
+
+def result(words: list[str]) -> Any:
+    """Return all that a trial gives but times: weights, metrics, who serves whom."""
+    _, *rounds, last = events_of(compose(words))
+    metrics = [{k: v for k, v in one.metrics.items() if not k.startswith(WALL)} for one in rounds]
+    return last.weights_sha256, repr(metrics), repr([one.assignments for one in rounds])
+
+
+_results: dict[tuple[str, ...], Any] = {}
+
+
+def known(words: list[str]) -> Any:
+    key = tuple(words)
+    if key not in _results:
+        _results[key] = result(words)
+    return _results[key]
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_each_key_of_training_changes_the_result_or_is_refused(name: str) -> None:
+    assert set(TRAINING) == set(TrainingConfig.model_fields) - HOW
+    base = [*SMALL, f"strategy={name}", *KNOWN.get(name, [])]
+    same, refused = [], []
+    for key, value in TRAINING.items():
+        words = [*base, f"training.{key}={value}"]
+        try:
+            compose(words)
+        except ConfigError as error:
+            assert "\n" not in str(error)
+            refused.append(key)
+            continue
+        if result(words) == known(base):
+            same.append(key)
+    assert same == []
+    assert set(refused) <= {"optimizer", "proximal_mu"}
+
+
+# Keys of a strategy: another value, and what it needs beside it (for one method: "name.key").
+STRATEGY: dict[str, tuple[Any, list[str]]] = {
+    "fraction_train": (0.5, []),
+    "fraction_evaluate": (0.5, []),
+    "min_train_nodes": (6, ["strategy.fraction_train=0.5"]),
+    "min_evaluate_nodes": (6, ["strategy.fraction_evaluate=0.5"]),
+    "server_learning_rate": (0.5, []),
+    "server_momentum": (0.5, []),
+    "eta": (0.1, []),
+    "beta_1": (0.5, []),
+    "beta_2": (0.5, []),
+    "tau": (0.1, []),
+    "proximal_mu": (1.0, []),
+    "beta": (0.4, []),
+    "num_malicious_nodes": (2, []),
+    "bulyan.num_malicious_nodes": (0, []),
+    "num_nodes_to_select": (2, []),
+    "q": (1.0, []),
+    "num_clusters": (2, []),
+    "flhc.num_clusters": (2, ["strategy.choose_k=given"]),
+    "choose_k": ("davies_bouldin", []),
+    "max_clusters": (2, ["strategy.choose_k=silhouette"]),
+    "gate": (0.5, []),
+    "warmup_rounds": (2, []),
+    "recluster_every": (1, []),
+    "stable_after": (2, ["strategy.recluster_every=1", "rounds=6", "strategy.num_clusters=2"]),
+    "representation": ("last_layer", ["model=mlp"]),
+    "distance": ("euclidean", []),
+    "sketch": (8, []),
+    "linkage": ("single", ["strategy.gate=0"]),
+    "threshold": (0.05, []),
+    "vectors": (1, []),
+    "measure": ("smallest", []),
+    "eps1": (0.01, []),
+    "eps2": (9.0, []),
+    "relative": ("false", []),
+    "min_size": (7, []),
+    "merge_cosine": (-0.5, []),
+    "auto_k": ("true", []),
+    "estimate_every": (1, []),
+    "soft_lambda": (5.0, []),
+    "smoother": (0.5, []),
+    "finetune_epochs": (3, []),
+    "ditto_lambda": (5.0, []),
+    "personal_epochs": (3, []),
+    "head_layers": (2, []),
+    "alpha": (0.1, []),
+    "adaptive": ("false", []),
+}
+SERVER: dict[str, tuple[Any, list[str]]] = {
+    "rule": ("round_robin", []),
+    "mode": ("hybrid", []),
+    "cpu_weight": (5.0, []),
+    "mem_weight": (5.0, []),
+    "node_weight": (5.0, []),
+    "ewma": (0.1, []),
+    "hysteresis": (0.1, ["strategy.server.min_tenure=1"]),
+    "min_tenure": (9, ["strategy.server.hysteresis=1"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_each_key_of_a_strategy_changes_the_result(name: str) -> None:
+    applying = set(StrategyConfig(name=name).canonical()) - BOUNDS - {"server"}
+    assert applying <= set(STRATEGY)
+    same = []
+    for key in sorted(applying):
+        value, beside = STRATEGY.get(f"{name}.{key}", STRATEGY[key])
+        if f"{key}=" in " ".join(KNOWN.get(name, [])):
+            beside = [*beside]
+        base = [*SMALL, f"strategy={name}", *KNOWN.get(name, []), *beside]
+        if name == "cfl" and "fraction_train" in key + " ".join(beside):
+            with pytest.raises(ConfigError, match="every member in every round"):
+                compose([*base, f"strategy.{key}={value}"])
+            continue
+        if result([*base, f"strategy.{key}={value}"]) == known(base):
+            same.append(key)
+    assert same == []
+
+
+@pytest.mark.parametrize("key", sorted(SERVER))
+def test_each_key_of_the_servers_changes_who_serves_or_what_is_logged_of_it(key: str) -> None:
+    """On simulated devices nothing is measured; ewma needs loads that change, and so is tried on measured ones."""
+    assert set(SERVER) == set(ServerConfig.model_fields)
+    value, beside = SERVER[key]
+    mode = [] if key == "ewma" else ["strategy.server.mode=simulated"]
+    base = [*SMALL, "strategy=oracle", "shift=rotation", "rounds=5", "strategy.fraction_train=0.5", *mode, *beside]
+    assert result([*base, f"strategy.server.{key}={value}"]) != known(base)
+
+
+@pytest.mark.parametrize(
+    ("word", "beside"),
+    [
+        ("training.momentum=0.5", ["training=adam"]),
+        ("training.epochs=3", ["training.steps=2"]),
+        ("training.proximal_mu=0.1", ["strategy=fedprox"]),
+        ("training.proximal_mu=0.1", ["strategy=fedsoft"]),
+        ("strategy.num_clusters=3", ["strategy=kmeans", "strategy.choose_k=silhouette"]),
+        ("strategy.num_clusters=3", ["strategy=flhc"]),  # whose file says silhouette
+        ("strategy.max_clusters=3", ["strategy=kmeans"]),
+        ("strategy.choose_k=gap", ["strategy=pacfl", "strategy.threshold=5"]),
+        ("strategy.gate=0.1", ["strategy=kmeans", "strategy.num_clusters=1"]),
+        ("strategy.stable_after=2", ["strategy=kmeans"]),
+        ("strategy.min_evaluate_nodes=2", ["strategy.fraction_evaluate=0"]),
+        ("strategy.server.hysteresis=1", ["strategy=kmeans", "strategy.server.rule=random"]),
+        ("strategy.server.ewma=1", ["strategy=kmeans", "strategy.server.mode=simulated"]),
+        ("shift.drift_fraction=0.2", ["shift=rotation"]),
+        ("shift.join_round=3", ["shift=rotation"]),
+        ("stop.min_delta=0.1", ["stop.target=0.9"]),
+        ("stop.metric=1_global/acc", []),
+        ("halving.factor=2", []),
+    ],
+)
+def test_a_key_without_effect_is_refused_and_left_out_of_a_grid(word: str, beside: list[str]) -> None:
+    key, value = word.split("=", 1)
+    with pytest.raises(ConfigError, match=f"^'{key}=.*' has no effect with ") as caught:
+        compose([*beside, word])
+    assert "\n" not in str(caught.value)
+    assert compose(beside)
+    if not key.startswith("halving."):
+        trials = expand_grid(SweepFile(axes={key: [value]}), beside)
+        assert [(trial.config.key, trial.axes) for trial in trials] == [(compose(beside).key, {})]
+        assert not any(word in trial.overrides for trial in trials)
+
+
+def test_a_grid_keeps_a_key_where_it_has_an_effect() -> None:
+    """Momentum under SGD twice, under Adam once."""
+    file = SweepFile(axes={"training.optimizer": ["sgd", "adam"], "training.momentum": [0.0, 0.5]})
+    trials = expand_grid(file, [])
+    assert [trial.axes for trial in trials] == [
+        {"optimizer": "sgd", "momentum": "0.0"},
+        {"optimizer": "sgd", "momentum": "0.5"},
+        {"optimizer": "adam"},
+    ]
+
+
+def test_a_number_of_clusters_that_is_not_asked_for_limits_nothing() -> None:
+    assert compose(["strategy=flhc", "num_clients=3"]).strategy.choose_k == "silhouette"
+    assert compose(["strategy=pacfl", "num_clients=3", "strategy.threshold=5"])
+    with pytest.raises(ConfigError, match="num_clusters=4 is more than num_clients=3"):
+        compose(["strategy=kmeans", "num_clients=3"])
+
+
+WARM = sorted({*(StrategyConfig.options_of("warmup_rounds") or ())} - {"cfl"})
+
+
+@pytest.mark.parametrize(
+    ("words", "refused", "fine"),
+    [
+        *((["rounds=4", f"strategy={name}"], "strategy.warmup_rounds=5", "strategy.warmup_rounds=4") for name in WARM),
+        (["rounds=4", "strategy=cfl"], "strategy.warmup_rounds=4", "strategy.warmup_rounds=3"),
+        (["strategy=cfl"], "rounds=1", "rounds=2"),
+        (["rounds=4", "strategy=kmeans"], "strategy.recluster_every=4", "strategy.recluster_every=3"),
+        (["rounds=4", "strategy=kmeans", "strategy.recluster_every=1"], "strategy.stable_after=4",
+         "strategy.stable_after=3"),
+        (["rounds=4", "strategy=kmeans", "strategy.recluster_every=1"], "strategy.stable_after=1",
+         "strategy.stable_after=2"),
+        (["rounds=4", "strategy=fedsoft"], "strategy.estimate_every=5", "strategy.estimate_every=4"),
+        (["rounds=4", "shift=rotation", "shift.newcomers=0.2"], "shift.join_round=5", "shift.join_round=4"),
+        (["rounds=4", "shift=rotation"], "shift.newcomers=0.01", "shift.newcomers=0.1"),
+        (["rounds=4", "shift=rotation"], "shift.drift_round=5", "shift.drift_round=4"),
+        (["rounds=4", "shift=rotation", "shift.drift_round=2"], "shift.drift_fraction=0.1", "shift.drift_fraction=0.3"),
+        (["rounds=4", "shift=rotation", "shift.drift_round=2"], "shift.groups=1", "shift.groups=2"),
+        (["rounds=4"], "evaluate_every=5", "evaluate_every=4"),
+        (["rounds=4"], "stop.patience=4", "stop.patience=3"),
+        (["rounds=4", "evaluate_every=3"], "stop.patience=2", "stop.patience=1"),
+        (["strategy=fedavg_ft"], "strategy.fraction_evaluate=0", "strategy.fraction_evaluate=0.1"),
+        (["strategy=kmeans", "strategy.server.cpu_weight=0", "strategy.server.mem_weight=0"],
+         "strategy.server.node_weight=0", "strategy.server.node_weight=0.1"),
+    ],
+)  # fmt: skip
+def test_what_no_round_is_left_for_is_refused_in_one_line(words: list[str], refused: str, fine: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose([*words, refused])
+    assert refused.split(".")[-1] in str(caught.value) or refused.split("=")[0].split(".")[-1] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert compose([*words, fine])
