@@ -220,7 +220,9 @@ def _build(parsed: Sequence[Override], *, prune: bool) -> TrialConfig:
             f"'{without[0].input_line}' has no effect with {idle[without[0].get_key_element()]}; "
             "leave it out, or change the other"
         )
-    return _build([word for word in parsed if word not in without], prune=True) if without else config
+    if without:
+        return _build([word for word in parsed if word not in without], prune=True)
+    return config
 
 
 def _plain(value: Any) -> Any:
@@ -255,7 +257,9 @@ def _applies(config: TrialConfig, key: str) -> bool:
     if not isinstance(section, Section) or field not in type(section).model_fields:
         return True
     allowed = type(section).options_of(field)
-    return key not in config.idle() and (allowed is None or getattr(section, "name", None) in allowed)
+    if key in config.idle():
+        return False
+    return allowed is None or getattr(section, "name", None) in allowed
 
 
 def validated(model: type[M], values: Any, prefix: str) -> M:

@@ -79,7 +79,7 @@ class ClusterTraining(WithServers, FedAvg):
         Parameters of Flower's FedAvg.
     """
 
-    threshold: float | None = None  # of methods that can cut at a distance: then no number is wanted
+    threshold: float | None = None  # of methods that can cut at a distance
     plain_mean = False  # True: every reply of a cluster weighs the same, whatever its examples
 
     def __init__(

@@ -1,7 +1,7 @@
 """Settings that change nothing: which have no effect beside the others, and what never happens.
 
-A key that belongs to other options of its group is refused by its declaration (``only``). Here stand
-the keys that another setting switches off, and the events that no round is left for.
+A key of other options of its group is refused by its declaration (``only``). Here stand the keys
+that another setting switches off, and the events that no round is left for.
 """
 
 from typing import TYPE_CHECKING
@@ -77,7 +77,7 @@ def _idle_server(config: "TrialConfig") -> dict[str, str]:
 
 
 def never_happens(config: "TrialConfig") -> str | None:
-    """Return why something that a trial asks for can't happen in it, in one line; None if all can."""
+    """Return in one line why something that a trial asks for can't happen; None if all can."""
     checks = (_never_clusters, _never_differs, _never_shifts, _never_told)
     return next((why for check in checks if (why := check(config))), None)
 
@@ -92,7 +92,7 @@ def _never_clusters(config: "TrialConfig") -> str | None:
                 f"strategy.warmup_rounds={s.warmup_rounds} with rounds={rounds}: strategy={s.name} "
                 f"would never cluster; set it to {last} at most, or raise rounds"
                 if last
-                else f"rounds={rounds}: strategy=cfl splits after its warm-up; set rounds=2 at least"
+                else f"rounds={rounds}: strategy=cfl splits after its warm-up; set rounds=2"
             )
     if s.name == "kmeans" and s.recluster_every:
         times = (rounds - s.warmup_rounds) // s.recluster_every
@@ -115,8 +115,8 @@ def _never_differs(config: "TrialConfig") -> str | None:
     s, rounds = config.strategy, config.rounds
     if s.name == "fedsoft" and s.estimate_every > max(rounds, 2):
         return (
-            f"strategy.estimate_every={s.estimate_every} is more than rounds={rounds}: the shares are "
-            "estimated once; lower it to rounds at most"
+            f"strategy.estimate_every={s.estimate_every} is more than rounds={rounds}: the shares "
+            "are estimated once; lower it to rounds at most"
         )
     weights = s.server.cpu_weight + s.server.mem_weight + s.server.node_weight
     by_load = s.server.rule in ("load", "load_once")
@@ -137,7 +137,10 @@ def _never_shifts(config: "TrialConfig") -> str | None:
                 "would never join; lower it, or raise rounds"
             )
         if not round(clients * shift.newcomers):
-            return f"shift.newcomers={shift.newcomers:g} of num_clients={clients} is no client; raise one of them"
+            return (
+                f"shift.newcomers={shift.newcomers:g} of num_clients={clients} is no client, and "
+                "none would join; raise one of them"
+            )
     if "drift_round" in shift.canonical() and shift.drift_round:
         if shift.drift_round > rounds:
             return (
@@ -147,8 +150,8 @@ def _never_shifts(config: "TrialConfig") -> str | None:
         largest = -(-clients // shift.groups)
         if shift.groups == 1 or not round(shift.drift_fraction * largest):
             return (
-                f"shift.drift_fraction={shift.drift_fraction:g} of {shift.groups} groups of at most "
-                f"{largest} clients moves nobody; raise it, or add groups or clients"
+                f"shift.drift_fraction={shift.drift_fraction:g} of {shift.groups} groups of at "
+                f"most {largest} clients moves nobody; raise it, or add groups or clients"
             )
     return None
 
@@ -168,7 +171,7 @@ def _never_told(config: "TrialConfig") -> str | None:
         )
     if config.strategy.name == "fedavg_ft" and config.strategy.fraction_evaluate == 0:
         return (
-            "strategy=fedavg_ft with strategy.fraction_evaluate=0: clients fine-tune before they are "
-            "evaluated, and none is; raise strategy.fraction_evaluate"
+            "strategy=fedavg_ft with strategy.fraction_evaluate=0: clients fine-tune before they "
+            "are evaluated, and none is; raise strategy.fraction_evaluate"
         )
     return None

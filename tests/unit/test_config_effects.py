@@ -1,13 +1,11 @@
-"""A setting that is accepted has an effect: each key changes the result of a trial, or is refused."""
+"""A setting that is accepted has an effect: each key changes a trial's result, or is refused."""
 
 from typing import Any
 
 import pytest
 
-from runner.compose import compose, expand_grid
-from runner.compose import SweepFile
+from runner.compose import SweepFile, compose, expand_grid
 from runner.config import ServerConfig, StrategyConfig, TrainingConfig
-from runner.config.strategy import StrategyConfig as _S
 from runner.errors import ConfigError
 from strategies import STRATEGIES
 from tests.trials import WALL, events_of
@@ -16,11 +14,12 @@ HOW = {"engine", "threads"}  # how a client trains: the same numbers up to round
 BOUNDS = {"name", "min_available_nodes", "min_fit_fraction"}  # what they have to say is a refusal
 
 TRAINING: dict[str, Any] = {
-    "optimizer": "adam", "lr": 0.05, "lr_decay": 0.5, "momentum": 0.5, "weight_decay": 0.1, "epochs": 2, "steps": 1,
-    "batch_size": 5, "proximal_mu": 1.0, "augment": "crop_flip", "precision": "bf16",
+    "optimizer": "adam", "lr": 0.05, "lr_decay": 0.5, "momentum": 0.5, "weight_decay": 0.1,
+    "epochs": 2, "steps": 1, "batch_size": 5, "proximal_mu": 1.0,
+    "augment": "crop_flip", "precision": "bf16",
 }  # fmt: skip
 SMALL = [
-    "resources=inline", "dataset.max_train=160", "model=logreg", "num_clients=8", "rounds=3",
+    "resources=inline", "dataset.max_train=120", "model=logreg", "num_clients=8", "rounds=3",
     "partition=dirichlet", "partition.min_size=5", "partition.alpha=0.3",
 ]  # fmt: skip
 KNOWN: dict[str, list[str]] = {
@@ -47,24 +46,32 @@ def known(words: list[str]) -> Any:
     return _results[key]
 
 
+def _refused(words: list[str]) -> bool:
+    try:
+        compose(words)
+    except ConfigError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_each_key_of_training_changes_the_result_or_is_refused(name: str) -> None:
     assert set(TRAINING) == set(TrainingConfig.model_fields) - HOW
-    base = [*SMALL, f"strategy={name}", *KNOWN.get(name, [])]
+    base = [*SMALL, "rounds=2", "strategy.fraction_evaluate=0.5", f"strategy={name}"]
+    base += KNOWN.get(name, [])
     same, refused = [], []
     for key, value in TRAINING.items():
         words = [*base, f"training.{key}={value}"]
-        try:
-            compose(words)
-        except ConfigError as error:
-            assert "\n" not in str(error)
+        if _refused(words):
             refused.append(key)
-            continue
-        if result(words) == known(base):
+        elif result(words) == known(base):
             same.append(key)
     assert same == []
     assert set(refused) <= {"optimizer", "proximal_mu"}
 
+
+ROBUST = ("krum", "multikrum", "bulyan")  # which need more clients the more attackers there are
+HALF_WITHOUT_ATTACKERS = ["strategy.num_malicious_nodes=0", "strategy.fraction_train=0.5"]
 
 # Keys of a strategy: another value, and what it needs beside it (for one method: "name.key").
 STRATEGY: dict[str, tuple[Any, list[str]]] = {
@@ -72,6 +79,8 @@ STRATEGY: dict[str, tuple[Any, list[str]]] = {
     "fraction_evaluate": (0.5, []),
     "min_train_nodes": (6, ["strategy.fraction_train=0.5"]),
     "min_evaluate_nodes": (6, ["strategy.fraction_evaluate=0.5"]),
+    **{f"{name}.fraction_train": (0.5, ["strategy.num_malicious_nodes=0"]) for name in ROBUST},
+    **{f"{name}.min_train_nodes": (6, HALF_WITHOUT_ATTACKERS) for name in ROBUST},
     "server_learning_rate": (0.5, []),
     "server_momentum": (0.5, []),
     "eta": (0.1, []),
@@ -111,7 +120,7 @@ STRATEGY: dict[str, tuple[Any, list[str]]] = {
     "finetune_epochs": (3, []),
     "ditto_lambda": (5.0, []),
     "personal_epochs": (3, []),
-    "head_layers": (2, []),
+    "head_layers": (2, ["model=lenet"]),
     "alpha": (0.1, []),
     "adaptive": ("false", []),
 }
@@ -134,8 +143,6 @@ def test_each_key_of_a_strategy_changes_the_result(name: str) -> None:
     same = []
     for key in sorted(applying):
         value, beside = STRATEGY.get(f"{name}.{key}", STRATEGY[key])
-        if f"{key}=" in " ".join(KNOWN.get(name, [])):
-            beside = [*beside]
         base = [*SMALL, f"strategy={name}", *KNOWN.get(name, []), *beside]
         if name == "cfl" and "fraction_train" in key + " ".join(beside):
             with pytest.raises(ConfigError, match="every member in every round"):
@@ -148,11 +155,12 @@ def test_each_key_of_a_strategy_changes_the_result(name: str) -> None:
 
 @pytest.mark.parametrize("key", sorted(SERVER))
 def test_each_key_of_the_servers_changes_who_serves_or_what_is_logged_of_it(key: str) -> None:
-    """On simulated devices nothing is measured; ewma needs loads that change, and so is tried on measured ones."""
+    """On simulated devices nothing is measured; ewma needs loads that change: measured ones."""
     assert set(SERVER) == set(ServerConfig.model_fields)
     value, beside = SERVER[key]
     mode = [] if key == "ewma" else ["strategy.server.mode=simulated"]
-    base = [*SMALL, "strategy=oracle", "shift=rotation", "rounds=5", "strategy.fraction_train=0.5", *mode, *beside]
+    words = ["strategy=oracle", "shift=rotation", "rounds=5", "strategy.fraction_train=0.5"]
+    base = [*SMALL, *words, *mode, *beside]
     assert result([*base, f"strategy.server.{key}={value}"]) != known(base)
 
 
@@ -179,7 +187,7 @@ def test_each_key_of_the_servers_changes_who_serves_or_what_is_logged_of_it(key:
         ("halving.factor=2", []),
     ],
 )
-def test_a_key_without_effect_is_refused_and_left_out_of_a_grid(word: str, beside: list[str]) -> None:
+def test_a_key_without_effect_is_refused_and_leaves_a_grid(word: str, beside: list[str]) -> None:
     key, value = word.split("=", 1)
     with pytest.raises(ConfigError, match=f"^'{key}=.*' has no effect with ") as caught:
         compose([*beside, word])
@@ -195,11 +203,8 @@ def test_a_grid_keeps_a_key_where_it_has_an_effect() -> None:
     """Momentum under SGD twice, under Adam once."""
     file = SweepFile(axes={"training.optimizer": ["sgd", "adam"], "training.momentum": [0.0, 0.5]})
     trials = expand_grid(file, [])
-    assert [trial.axes for trial in trials] == [
-        {"optimizer": "sgd", "momentum": "0.0"},
-        {"optimizer": "sgd", "momentum": "0.5"},
-        {"optimizer": "adam"},
-    ]
+    places = [list(trial.axes.values()) for trial in trials]
+    assert places == [["sgd", "0.0"], ["sgd", "0.5"], ["adam"]]
 
 
 def test_a_number_of_clusters_that_is_not_asked_for_limits_nothing() -> None:
@@ -213,33 +218,31 @@ WARM = sorted({*(StrategyConfig.options_of("warmup_rounds") or ())} - {"cfl"})
 
 
 @pytest.mark.parametrize(
-    ("words", "refused", "fine"),
+    ("words", "key", "refused", "fine"),
     [
-        *((["rounds=4", f"strategy={name}"], "strategy.warmup_rounds=5", "strategy.warmup_rounds=4") for name in WARM),
-        (["rounds=4", "strategy=cfl"], "strategy.warmup_rounds=4", "strategy.warmup_rounds=3"),
-        (["strategy=cfl"], "rounds=1", "rounds=2"),
-        (["rounds=4", "strategy=kmeans"], "strategy.recluster_every=4", "strategy.recluster_every=3"),
-        (["rounds=4", "strategy=kmeans", "strategy.recluster_every=1"], "strategy.stable_after=4",
-         "strategy.stable_after=3"),
-        (["rounds=4", "strategy=kmeans", "strategy.recluster_every=1"], "strategy.stable_after=1",
-         "strategy.stable_after=2"),
-        (["rounds=4", "strategy=fedsoft"], "strategy.estimate_every=5", "strategy.estimate_every=4"),
-        (["rounds=4", "shift=rotation", "shift.newcomers=0.2"], "shift.join_round=5", "shift.join_round=4"),
-        (["rounds=4", "shift=rotation"], "shift.newcomers=0.01", "shift.newcomers=0.1"),
-        (["rounds=4", "shift=rotation"], "shift.drift_round=5", "shift.drift_round=4"),
-        (["rounds=4", "shift=rotation", "shift.drift_round=2"], "shift.drift_fraction=0.1", "shift.drift_fraction=0.3"),
-        (["rounds=4", "shift=rotation", "shift.drift_round=2"], "shift.groups=1", "shift.groups=2"),
-        (["rounds=4"], "evaluate_every=5", "evaluate_every=4"),
-        (["rounds=4"], "stop.patience=4", "stop.patience=3"),
-        (["rounds=4", "evaluate_every=3"], "stop.patience=2", "stop.patience=1"),
-        (["strategy=fedavg_ft"], "strategy.fraction_evaluate=0", "strategy.fraction_evaluate=0.1"),
-        (["strategy=kmeans", "strategy.server.cpu_weight=0", "strategy.server.mem_weight=0"],
-         "strategy.server.node_weight=0", "strategy.server.node_weight=0.1"),
+        *((f"strategy={name}", "strategy.warmup_rounds", 5, 4) for name in WARM),
+        ("strategy=cfl", "strategy.warmup_rounds", 4, 3),
+        ("strategy=cfl", "rounds", 1, 2),
+        ("strategy=kmeans", "strategy.recluster_every", 4, 3),
+        ("strategy=kmeans strategy.recluster_every=1", "strategy.stable_after", 4, 3),
+        ("strategy=kmeans strategy.recluster_every=1", "strategy.stable_after", 1, 2),
+        ("strategy=fedsoft", "strategy.estimate_every", 5, 4),
+        ("shift=rotation shift.newcomers=0.2", "shift.join_round", 5, 4),
+        ("shift=rotation", "shift.newcomers", 0.01, 0.1),
+        ("shift=rotation", "shift.drift_round", 5, 4),
+        ("shift=rotation shift.drift_round=2", "shift.drift_fraction", 0.1, 0.3),
+        ("shift=rotation shift.drift_round=2", "shift.groups", 1, 2),
+        ("", "evaluate_every", 5, 4),
+        ("", "stop.patience", 4, 3),
+        ("evaluate_every=3", "stop.patience", 2, 1),
+        ("strategy=fedavg_ft", "strategy.fraction_evaluate", 0, 0.1),
+        ("strategy=kmeans strategy.server.cpu_weight=0 strategy.server.mem_weight=0",
+         "strategy.server.node_weight", 0, 0.1),
     ],
 )  # fmt: skip
-def test_what_no_round_is_left_for_is_refused_in_one_line(words: list[str], refused: str, fine: str) -> None:
+def test_what_can_not_happen_is_refused(words: str, key: str, refused: Any, fine: Any) -> None:
     with pytest.raises(ConfigError) as caught:
-        compose([*words, refused])
-    assert refused.split(".")[-1] in str(caught.value) or refused.split("=")[0].split(".")[-1] in str(caught.value)
+        compose(["rounds=4", *words.split(), f"{key}={refused}"])
+    assert key.split(".")[-1] in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert compose([*words, fine])
+    assert compose(["rounds=4", *words.split(), f"{key}={fine}"])
