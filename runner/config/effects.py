@@ -67,7 +67,7 @@ def _idle_server(config: "TrialConfig") -> dict[str, str]:
     s = config.strategy
     if "server" not in s.canonical():
         return {}
-    found = {}
+    found: dict[str, str] = {}
     if s.server.rule != "load":
         reason = f"strategy.server.rule={s.server.rule}"
         found |= {f"strategy.server.{key}": reason for key in ("hysteresis", "min_tenure")}
