@@ -212,7 +212,17 @@ def _build(parsed: Sequence[Override], *, prune: bool) -> TrialConfig:
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section) and isinstance(values.get(name), dict):
             values[name] = _drop_foreign(section, name, values[name], prune=prune)
-    return validated(TrialConfig, values, "")
+    config = validated(TrialConfig, values, "")
+    idle = config.idle()
+    without = [word for word in parsed if word.get_key_element() in idle]
+    if without and not prune:
+        raise ConfigError(
+            f"'{without[0].input_line}' has no effect with {idle[without[0].get_key_element()]}; "
+            "leave it out, or change the other"
+        )
+    if without:
+        return _build([word for word in parsed if word not in without], prune=True)
+    return config
 
 
 def _plain(value: Any) -> Any:
@@ -247,6 +257,8 @@ def _applies(config: TrialConfig, key: str) -> bool:
     if not isinstance(section, Section) or field not in type(section).model_fields:
         return True
     allowed = type(section).options_of(field)
+    if key in config.idle():
+        return False
     return allowed is None or getattr(section, "name", None) in allowed
 
 

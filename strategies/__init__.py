@@ -118,6 +118,14 @@ _WEIGHTED_MEANS = {
 }
 
 
+class Share(float):
+    """A share of the clients. Flower cuts off ``clients * share``: .29 of 100 is 29 here, not 28."""
+
+    def __rmul__(self, clients: float) -> float:
+        """Return the product, above any whole number that the floats fell short of."""
+        return clients * float(self) * (1 + 1e-12)
+
+
 def build_strategy(
     name: str,
     params: Mapping[str, Any],
@@ -157,16 +165,16 @@ def build_strategy(
         raise ValueError(f"unknown strategy '{name}'. Valid: {', '.join(sorted(STRATEGIES))}.")
     # The name is the registry's, and the least share of replies is the round loop's to watch.
     kwargs = {key: value for key, value in params.items() if key not in ("name", "min_fit_fraction")}
-    # Flower cuts off the product of share and clients, a float: .29 of 100 would be 28.
     for share in ("fraction_train", "fraction_evaluate"):
         if share in kwargs:
-            kwargs[share] = min(1.0, kwargs[share] * (1 + 1e-12))
+            kwargs[share] = Share(kwargs[share])
     kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
     if name == "qfedavg":
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")
         kwargs["client_learning_rate"] = client_learning_rate
-    if kwargs.get("num_clusters", 0) > num_clients:
+    wanted = kwargs.get("choose_k", "given") == "given" and kwargs.get("threshold") is None
+    if wanted and kwargs.get("num_clusters", 0) > num_clients:
         raise ValueError(f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}")
     if "server" in kwargs:
         kwargs["server"] = ServerRule(**kwargs["server"])

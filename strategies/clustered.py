@@ -90,6 +90,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     """
 
     clusters = True
+    threshold: float | None = None  # of methods that can cut at a distance
     plain_mean = False  # True: every reply of a cluster weighs the same, whatever its examples
 
     def __init__(
@@ -178,7 +179,8 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     def group_rows(self, nodes: list[int], rows_CP: NDArray[np.float32]) -> bool:
         """Group clients by what stands for them; say whether there were enough that can be used."""
         nodes, rows_CP = _usable(nodes, rows_CP)
-        if len(nodes) < (self.num_clusters if self.choose_k == "given" else 2):
+        known = self.choose_k == "given" and self.threshold is None
+        if len(nodes) < (self.num_clusters if known else 2):
             log(WARNING, "clustering put off: %d usable replies are too few", len(nodes))
             return False
         with one_thread():

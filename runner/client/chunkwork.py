@@ -186,8 +186,9 @@ def ditto(work: ChunkWork) -> list[Done]:
     start, own = work.start(sent), work.start(work.own_or("ditto", sent))
     rows, results = work.train(start)
     updates = [work.record(row) for row in rows]
-    epochs = int(work.config.get("personal-epochs", 0)) or work.hp.epochs
-    hp = replace(work.hp, proximal_mu=float(work.config["lambda"]), epochs=epochs)
+    hp = replace(work.hp, proximal_mu=float(work.config["lambda"]))
+    if epochs := int(work.config.get("personal-epochs", 0)):
+        hp = replace(hp, epochs=epochs, steps=0)
     rows, personal = work.train(own, hp, anchor=start)
     for row, context in zip(rows, work.contexts, strict=True):
         context.state["ditto"] = work.record(row)

@@ -91,13 +91,14 @@ def train_mixture(
                 loss = F.cross_entropy(out, y_b)
                 of_global = torch.autograd.grad(loss, list(params.values()))
                 with torch.no_grad():
-                    trained = list(zip(params.values(), own.values(), of_global, of_mixed, strict=True))
+                    both = (params.values(), own.values(), of_global, of_mixed)
+                    trained = list(zip(*both, strict=True))
                     if adaptive and steps == 0:
                         slope = sum(float(((v_p - p) * g_m).sum()) for p, v_p, _, g_m in trained)
                         alpha = min(1.0, max(0.0, alpha - hp.lr * slope))
                     for p, v_p, g_w, g_m in trained:
                         p.grad, v_p.grad = g_w, alpha * g_m
-                    for p, p_0 in zip(params.values(), start, strict=False):  # empty without the term
+                    for p, p_0 in zip(params.values(), start, strict=False):  # may be empty
                         p.grad.add_(p - p_0, alpha=hp.proximal_mu)  # type: ignore[union-attr]
                 for optimizer in optimizers:
                     optimizer.step()

@@ -31,8 +31,9 @@ def ditto(work: Work) -> Done:
     anchor = _trained(model)
     result = train(model, work.x, work.y, work.hp, work.seed)
     update = read_weights(model)
-    epochs = int(work.config.get("personal-epochs", 0)) or work.hp.epochs
-    hp = replace(work.hp, proximal_mu=float(work.config["lambda"]), epochs=epochs)
+    hp = replace(work.hp, proximal_mu=float(work.config["lambda"]))
+    if epochs := int(work.config.get("personal-epochs", 0)):
+        hp = replace(hp, epochs=epochs, steps=0)
     work.load(_own(work, "ditto", sent))
     personal = train(model, work.x, work.y, hp, work.seed, anchor=anchor)
     work.state["ditto"] = read_weights(model)

@@ -46,7 +46,7 @@ class StrategyConfig(Section):
     server_learning_rate: float = only("fedavgm scaffold", 1.0, "server's step size", gt=0)
     server_momentum: float = only("fedavgm", 0.9, "server's momentum", ge=0, lt=1)
     eta: float = only("fedadam fedadagrad fedyogi", 0.01, "server's step size", gt=0)
-    eta_l: float = only("fedadam fedadagrad fedyogi", 0.05, "clients' step size, as the method assumes it", gt=0)
+
     beta_1: float = only("fedadam fedyogi", 0.9, "first moment's decay", ge=0, lt=1)
     beta_2: float = only("fedadam fedyogi", 0.99, "second moment's decay", ge=0, lt=1)
     tau: float = only("fedadam fedadagrad fedyogi", 1e-3, "adaptivity: added to the root of the second moment", gt=0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from runner.config.effects import idle_keys, never_happens
 from runner.config.learning import DatasetConfig, ModelConfig, PartitionConfig, ShiftConfig, TrainingConfig
 from runner.config.running import (
     HELD_OUT,
@@ -82,7 +83,8 @@ class TrialConfig(Section):
                 f"halving.min_rounds={self.halving.min_rounds} is no multiple of evaluate_every={self.evaluate_every}: "
                 "a rung has to be an evaluated round; change one of them"
             )
-        if "num_clusters" in s.canonical() and s.num_clusters > n:
+        wants_k = "num_clusters" in s.canonical() and "strategy.num_clusters" not in self.idle()
+        if wants_k and s.num_clusters > n:
             raise ConfigError(
                 f"strategy.num_clusters={s.num_clusters} is more than num_clients={n}; lower it or add clients"
             )
@@ -138,6 +140,17 @@ class TrialConfig(Section):
             )
         check_cohort(s, cohort)
         return self
+
+    @model_validator(mode="after")
+    def _happens(self) -> Self:
+        """Refuse what no round is left for."""
+        if why := never_happens(self):
+            raise ConfigError(why)
+        return self
+
+    def idle(self) -> dict[str, str]:
+        """Return the keys that have no effect beside the others: full key -> why."""
+        return idle_keys(self)
 
     def online(self, server_round: int) -> int:
         """Return how many clients there are in a round: all but the newcomers before they join, at least one."""

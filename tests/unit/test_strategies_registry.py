@@ -52,7 +52,6 @@ def test_every_file_is_valid_and_names_itself(group: str) -> None:
         ("fedavgm", "server_learning_rate", 0.5),
         ("fedavgm", "server_momentum", 0.25),
         ("fedadam", "eta", 0.5),
-        ("fedadam", "eta_l", 0.5),
         ("fedadam", "beta_1", 0.5),
         ("fedyogi", "beta_2", 0.5),
         ("fedadagrad", "tau", 0.5),

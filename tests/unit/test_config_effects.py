@@ -1,0 +1,248 @@
+"""A setting that is accepted has an effect: each key changes a trial's result, or is refused."""
+
+from typing import Any
+
+import pytest
+
+from runner.compose import SweepFile, compose, expand_grid
+from runner.config import ServerConfig, StrategyConfig, TrainingConfig
+from runner.errors import ConfigError
+from strategies import STRATEGIES
+from tests.trials import WALL, events_of
+
+HOW = {"engine", "threads"}  # how a client trains: the same numbers up to rounding
+BOUNDS = {"name", "min_available_nodes", "min_fit_fraction"}  # what they have to say is a refusal
+
+TRAINING: dict[str, Any] = {
+    "optimizer": "adam", "lr": 0.05, "lr_decay": 0.5, "momentum": 0.5, "weight_decay": 0.1,
+    "epochs": 2, "steps": 1, "batch_size": 5, "proximal_mu": 1.0,
+    "augment": "crop_flip", "precision": "bf16",
+}  # fmt: skip
+SMALL = [
+    "resources=inline", "dataset.max_train=120", "model=logreg", "num_clients=8", "rounds=3",
+    "partition=dirichlet", "partition.min_size=5", "partition.alpha=0.3",
+]  # fmt: skip
+KNOWN: dict[str, list[str]] = {
+    "scaffold": ["training.lr=0.01"], "krum": [], "bulyan": ["strategy.num_malicious_nodes=1"],
+    "fedper": ["model=mlp"],
+    "cfl": ["strategy.relative=true", "strategy.eps1=0.95", "strategy.eps2=0.1", "strategy.gate=0"],
+}  # fmt: skip
+
+
+def result(words: list[str]) -> Any:
+    """Return all that a trial gives but times: weights, metrics, who serves whom."""
+    _, *rounds, last = events_of(compose(words))
+    metrics = [{k: v for k, v in one.metrics.items() if not k.startswith(WALL)} for one in rounds]
+    return last.weights_sha256, repr(metrics), repr([one.assignments for one in rounds])
+
+
+_results: dict[tuple[str, ...], Any] = {}
+
+
+def known(words: list[str]) -> Any:
+    key = tuple(words)
+    if key not in _results:
+        _results[key] = result(words)
+    return _results[key]
+
+
+def _refused(words: list[str]) -> bool:
+    try:
+        compose(words)
+    except ConfigError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_each_key_of_training_changes_the_result_or_is_refused(name: str) -> None:
+    assert set(TRAINING) == set(TrainingConfig.model_fields) - HOW
+    base = [*SMALL, "rounds=2", "strategy.fraction_evaluate=0.5", f"strategy={name}"]
+    base += KNOWN.get(name, [])
+    same, refused = [], []
+    for key, value in TRAINING.items():
+        words = [*base, f"training.{key}={value}"]
+        if _refused(words):
+            refused.append(key)
+        elif result(words) == known(base):
+            same.append(key)
+    assert same == []
+    assert set(refused) <= {"optimizer", "proximal_mu"}
+
+
+ROBUST = ("krum", "multikrum", "bulyan")  # which need more clients the more attackers there are
+HALF_WITHOUT_ATTACKERS = ["strategy.num_malicious_nodes=0", "strategy.fraction_train=0.5"]
+
+# Keys of a strategy: another value, and what it needs beside it (for one method: "name.key").
+STRATEGY: dict[str, tuple[Any, list[str]]] = {
+    "fraction_train": (0.5, []),
+    "fraction_evaluate": (0.5, []),
+    "min_train_nodes": (6, ["strategy.fraction_train=0.5"]),
+    "min_evaluate_nodes": (6, ["strategy.fraction_evaluate=0.5"]),
+    **{f"{name}.fraction_train": (0.5, ["strategy.num_malicious_nodes=0"]) for name in ROBUST},
+    **{f"{name}.min_train_nodes": (6, HALF_WITHOUT_ATTACKERS) for name in ROBUST},
+    "server_learning_rate": (0.5, []),
+    "server_momentum": (0.5, []),
+    "eta": (0.1, []),
+    "beta_1": (0.5, []),
+    "beta_2": (0.5, []),
+    "tau": (0.1, []),
+    "proximal_mu": (1.0, []),
+    "beta": (0.4, []),
+    "num_malicious_nodes": (2, []),
+    "bulyan.num_malicious_nodes": (0, []),
+    "num_nodes_to_select": (2, []),
+    "q": (1.0, []),
+    "num_clusters": (2, []),
+    "flhc.num_clusters": (2, ["strategy.choose_k=given"]),
+    "choose_k": ("davies_bouldin", []),
+    "max_clusters": (2, ["strategy.choose_k=silhouette"]),
+    "gate": (0.5, []),
+    "warmup_rounds": (2, []),
+    "recluster_every": (1, []),
+    "stable_after": (2, ["strategy.recluster_every=1", "rounds=6", "strategy.num_clusters=2"]),
+    "representation": ("last_layer", ["model=mlp"]),
+    "distance": ("euclidean", []),
+    "sketch": (8, []),
+    "linkage": ("single", ["strategy.gate=0"]),
+    "threshold": (0.05, []),
+    "vectors": (1, []),
+    "measure": ("smallest", []),
+    "eps1": (0.01, []),
+    "eps2": (9.0, []),
+    "relative": ("false", []),
+    "min_size": (7, []),
+    "merge_cosine": (-0.5, []),
+    "auto_k": ("true", []),
+    "estimate_every": (1, []),
+    "soft_lambda": (5.0, []),
+    "smoother": (0.5, []),
+    "finetune_epochs": (3, []),
+    "ditto_lambda": (5.0, []),
+    "personal_epochs": (3, []),
+    "head_layers": (2, ["model=lenet"]),
+    "alpha": (0.1, []),
+    "adaptive": ("false", []),
+}
+SERVER: dict[str, tuple[Any, list[str]]] = {
+    "rule": ("round_robin", []),
+    "mode": ("hybrid", []),
+    "cpu_weight": (5.0, []),
+    "mem_weight": (5.0, []),
+    "node_weight": (5.0, []),
+    "ewma": (0.1, []),
+    "hysteresis": (0.1, ["strategy.server.min_tenure=1"]),
+    "min_tenure": (9, ["strategy.server.hysteresis=1"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_each_key_of_a_strategy_changes_the_result(name: str) -> None:
+    applying = set(StrategyConfig(name=name).canonical()) - BOUNDS - {"server"}
+    assert applying <= set(STRATEGY)
+    same = []
+    for key in sorted(applying):
+        value, beside = STRATEGY.get(f"{name}.{key}", STRATEGY[key])
+        base = [*SMALL, f"strategy={name}", *KNOWN.get(name, []), *beside]
+        if name == "cfl" and "fraction_train" in key + " ".join(beside):
+            with pytest.raises(ConfigError, match="every member in every round"):
+                compose([*base, f"strategy.{key}={value}"])
+            continue
+        if result([*base, f"strategy.{key}={value}"]) == known(base):
+            same.append(key)
+    assert same == []
+
+
+@pytest.mark.parametrize("key", sorted(SERVER))
+def test_each_key_of_the_servers_changes_who_serves_or_what_is_logged_of_it(key: str) -> None:
+    """On simulated devices nothing is measured; ewma needs loads that change: measured ones."""
+    assert set(SERVER) == set(ServerConfig.model_fields)
+    value, beside = SERVER[key]
+    mode = [] if key == "ewma" else ["strategy.server.mode=simulated"]
+    words = ["strategy=oracle", "shift=rotation", "rounds=5", "strategy.fraction_train=0.5"]
+    base = [*SMALL, *words, *mode, *beside]
+    assert result([*base, f"strategy.server.{key}={value}"]) != known(base)
+
+
+@pytest.mark.parametrize(
+    ("word", "beside"),
+    [
+        ("training.momentum=0.5", ["training=adam"]),
+        ("training.epochs=3", ["training.steps=2"]),
+        ("training.proximal_mu=0.1", ["strategy=fedprox"]),
+        ("training.proximal_mu=0.1", ["strategy=fedsoft"]),
+        ("strategy.num_clusters=3", ["strategy=kmeans", "strategy.choose_k=silhouette"]),
+        ("strategy.num_clusters=3", ["strategy=flhc"]),  # whose file says silhouette
+        ("strategy.max_clusters=3", ["strategy=kmeans"]),
+        ("strategy.choose_k=gap", ["strategy=pacfl", "strategy.threshold=5"]),
+        ("strategy.gate=0.1", ["strategy=kmeans", "strategy.num_clusters=1"]),
+        ("strategy.stable_after=2", ["strategy=kmeans"]),
+        ("strategy.min_evaluate_nodes=2", ["strategy.fraction_evaluate=0"]),
+        ("strategy.server.hysteresis=1", ["strategy=kmeans", "strategy.server.rule=random"]),
+        ("strategy.server.ewma=1", ["strategy=kmeans", "strategy.server.mode=simulated"]),
+        ("shift.drift_fraction=0.2", ["shift=rotation"]),
+        ("shift.join_round=3", ["shift=rotation"]),
+        ("stop.min_delta=0.1", ["stop.target=0.9"]),
+        ("stop.metric=1_global/acc", []),
+        ("halving.factor=2", []),
+    ],
+)
+def test_a_key_without_effect_is_refused_and_leaves_a_grid(word: str, beside: list[str]) -> None:
+    key, value = word.split("=", 1)
+    with pytest.raises(ConfigError, match=f"^'{key}=.*' has no effect with ") as caught:
+        compose([*beside, word])
+    assert "\n" not in str(caught.value)
+    assert compose(beside)
+    if not key.startswith("halving."):
+        trials = expand_grid(SweepFile(axes={key: [value]}), beside)
+        assert [(trial.config.key, trial.axes) for trial in trials] == [(compose(beside).key, {})]
+        assert not any(word in trial.overrides for trial in trials)
+
+
+def test_a_grid_keeps_a_key_where_it_has_an_effect() -> None:
+    """Momentum under SGD twice, under Adam once."""
+    file = SweepFile(axes={"training.optimizer": ["sgd", "adam"], "training.momentum": [0.0, 0.5]})
+    trials = expand_grid(file, [])
+    places = [list(trial.axes.values()) for trial in trials]
+    assert places == [["sgd", "0.0"], ["sgd", "0.5"], ["adam"]]
+
+
+def test_a_number_of_clusters_that_is_not_asked_for_limits_nothing() -> None:
+    assert compose(["strategy=flhc", "num_clients=3"]).strategy.choose_k == "silhouette"
+    assert compose(["strategy=pacfl", "num_clients=3", "strategy.threshold=5"])
+    with pytest.raises(ConfigError, match="num_clusters=4 is more than num_clients=3"):
+        compose(["strategy=kmeans", "num_clients=3"])
+
+
+WARM = sorted({*(StrategyConfig.options_of("warmup_rounds") or ())} - {"cfl"})
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "refused", "fine"),
+    [
+        *((f"strategy={name}", "strategy.warmup_rounds", 5, 4) for name in WARM),
+        ("strategy=cfl", "strategy.warmup_rounds", 4, 3),
+        ("strategy=cfl", "rounds", 1, 2),
+        ("strategy=kmeans", "strategy.recluster_every", 4, 3),
+        ("strategy=kmeans strategy.recluster_every=1", "strategy.stable_after", 4, 3),
+        ("strategy=kmeans strategy.recluster_every=1", "strategy.stable_after", 1, 2),
+        ("strategy=fedsoft", "strategy.estimate_every", 5, 4),
+        ("shift=rotation shift.newcomers=0.2", "shift.join_round", 5, 4),
+        ("shift=rotation", "shift.newcomers", 0.01, 0.1),
+        ("shift=rotation", "shift.drift_round", 5, 4),
+        ("shift=rotation shift.drift_round=2", "shift.drift_fraction", 0.1, 0.3),
+        ("shift=rotation shift.drift_round=2", "shift.groups", 1, 2),
+        ("", "evaluate_every", 5, 4),
+        ("", "stop.patience", 4, 3),
+        ("evaluate_every=3", "stop.patience", 2, 1),
+        ("strategy=fedavg_ft", "strategy.fraction_evaluate", 0, 0.1),
+        ("strategy=kmeans strategy.server.cpu_weight=0 strategy.server.mem_weight=0",
+         "strategy.server.node_weight", 0, 0.1),
+    ],
+)  # fmt: skip
+def test_what_can_not_happen_is_refused(words: str, key: str, refused: Any, fine: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["rounds=4", *words.split(), f"{key}={refused}"])
+    assert key.split(".")[-1] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert compose(["rounds=4", *words.split(), f"{key}={fine}"])
