@@ -1,11 +1,18 @@
 """``python -m benchmarks.gate``: how often does each method split clients that do not differ, and does it still split
 those that do? Digits, ``configs/experiment/gate.yaml``; every trial from its data to its clusters, in this process.
+
+A setting is tried by its words, and any metric of the last round can be shown in place of the counts::
+
+    python -m benchmarks.gate stocfl "strategy=stocfl strategy.merge_cosine=0.65" --shifts rotation --seeds 0:5
+    python -m benchmarks.gate "strategy=clove rounds=15" --shifts rotation --metrics 2_clusters/ari 3_clients/acc
 """
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from runner.compose import compose
 from runner.data.sources import ImageData, load_images
@@ -36,53 +43,83 @@ class Outcome:
 
     split: int  # trials that ended with more than one cluster
     recovered: int  # trials whose clusters are the known groups; without a shift, that are one cluster
-    trials: int
+    last: tuple[Mapping[str, float], ...]  # each trial's metrics of its last round
+
+    def mean(self, metric: str) -> str:
+        """Return a metric's mean and deviation over seeds; nan where a trial lacks it."""
+        values = [metrics.get(metric, float("nan")) for metrics in self.last]
+        return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
 
 def outcome(words: Sequence[str], shift: str, seeds: Sequence[int], images: ImageData) -> Outcome:
     """Run a method on a shift, once per seed."""
     split = recovered = 0
+    lasts = []
     for seed in seeds:
         config = compose(["experiment=gate", "rounds=1", *words, f"shift={shift}", f"seed={seed}"])
         *_, last = (e for e in run_trial(config, images, make_split(images, config)) if isinstance(e, RoundRecord))
         clusters = len(set(last.assignments["cluster"]))
         split += clusters > 1
         recovered += last.metrics.get("2_clusters/ari", float(clusters == 1)) > EXACT
-    return Outcome(split, recovered, len(seeds))
+        lasts.append(last.metrics)
+    return Outcome(split, recovered, tuple(lasts))
 
 
 def measure(
-    methods: Sequence[str], shifts: Sequence[str], seeds: Sequence[int], said: Callable[[str], None] = print
+    methods: Sequence[str],
+    shifts: Sequence[str],
+    seeds: Sequence[int],
+    metrics: Sequence[str] = (),
+    said: Callable[[str], None] = print,
 ) -> dict[tuple[str, str], Outcome]:
-    """Return the outcome of each method on each shift; a line of the table is said as soon as it is there."""
+    """Return the outcome of each method on each shift; a line of the table is said as soon as it is there.
+
+    Parameters
+    ----------
+    methods : sequence of str
+        Names of ``METHODS``, or words of a configuration in one string.
+    metrics : sequence of str
+        Show their means over seeds, in place of how many seeds were split or recovered.
+    """
     quiet_flower()
     base = compose(["experiment=gate"])
     images = load_images(base.dataset, base.data)
     found = {}
     columns = ["false splits" if shift == "none" else f"{shift} recovered" for shift in shifts]
+    if metrics:
+        columns = [f"{shift}: {metric}" for shift in shifts for metric in metrics]
     said(f"| method | {' | '.join(columns)} |")
-    said("|---|" + "---:|" * len(shifts))
+    said("|---|" + "---:|" * len(columns))
     for method in methods:
         cells = []
         for shift in shifts:
-            result = found[method, shift] = outcome(METHODS[method], shift, seeds, images)
-            cells.append(f"{result.split if shift == 'none' else result.recovered} of {result.trials}")
+            words = METHODS.get(method) or method.split()
+            result = found[method, shift] = outcome(words, shift, seeds, images)
+            count = result.split if shift == "none" else result.recovered
+            cells += [result.mean(metric) for metric in metrics] or [f"{count} of {len(seeds)}"]
         said(f"| {method} | " + " | ".join(cells) + " |")
     return found
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__)
-    parser.add_argument("methods", nargs="*", default=list(METHODS), help=f"all by default: {', '.join(METHODS)}")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    about = f"all by default: {', '.join(METHODS)}; or words, such as 'strategy=clove rounds=15'"
+    parser.add_argument("methods", nargs="*", default=list(METHODS), help=about)
     parser.add_argument("--seeds", default="20:40", help="first:end, 20:40 by default: the gate was made on 0 to 19")
     parser.add_argument("--shifts", nargs="*", default=SHIFTS, help=f"all by default: {', '.join(SHIFTS)}")
+    about = "show the means of these metrics of the last round, 2_clusters/ari for one"
+    parser.add_argument("--metrics", nargs="*", default=(), help=about)
     given = parser.parse_args()
-    if unknown := set(given.methods) - METHODS.keys():
+    if unknown := {method for method in given.methods if "=" not in method} - METHODS.keys():
         parser.error(f"unknown method {', '.join(sorted(unknown))}; methods are {', '.join(METHODS)}")
     first, end = map(int, given.seeds.split(":"))
     began = time.monotonic()
-    measure(given.methods, given.shifts, range(first, end))
+    measure(given.methods, given.shifts, range(first, end), given.metrics)
     print(f"\nseeds {first} to {end - 1}, {time.monotonic() - began:.0f} s")
 
 

@@ -9,10 +9,11 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from strategies.clustering import kmeans
+from strategies.grouping import silhouette, tree_split
 from strategies.layout import Layout, WithLayout
 
 MARGIN = 0.1
-"""Fewer clusters are taken if their silhouette is within this share of the best (CLoVE)."""
+"""More clusters are taken only if their silhouette is better by more than this share (CLoVE)."""
 METHOD = "method"
 """Config key that names what a client does beyond plain training; the built-in ClientApp knows the names."""
 
@@ -120,14 +121,26 @@ def group_losses(
 ) -> tuple[NDArray[np.int64], float]:
     """Return a label per client, and the silhouette, by K-means on the loss vectors.
 
-    With ``auto`` the number of clusters is the smallest of 2..K whose silhouette is within a tenth of the best.
+    With ``auto`` the number of clusters is chosen of 2..K by the silhouettes of Ward's tree, as in CLoVE's code.
     """
     rows, most = losses_CK.astype(np.float32), min(num_clusters, len(losses_CK))
-    if not auto:
-        return kmeans(rows, most, "euclidean", seed)
-    tried = [kmeans(rows, k, "euclidean", seed) for k in range(min(2, most), most + 1)]
-    best = max((silhouette for _, silhouette in tried if not np.isnan(silhouette)), default=float("nan"))
-    return next((found for found in tried if found[1] >= (1 - MARGIN) * best), tried[0])
+    if auto:
+        points_CK, split = losses_CK - losses_CK.mean(axis=0), tree_split("ward")
+        silhouettes = {k: silhouette(points_CK, split(points_CK, k)) for k in range(2, most + 1)}
+        most = min(better_by_a_tenth(silhouettes), most)
+    return kmeans(rows, most, "euclidean", seed)
+
+
+def better_by_a_tenth(silhouettes: Mapping[int, float]) -> int:
+    """Return the number of groups: from few to many, each that is better by over a tenth than the best so far.
+
+    Source: ``find_best_K_by_silhouette`` of CLoVE's code. Where no number has a silhouette it is two.
+    """
+    best, chosen = -1.0, 2
+    for k in sorted(silhouettes):
+        if silhouettes[k] > best * (1 + MARGIN):
+            best, chosen = silhouettes[k], k
+    return chosen
 
 
 def match_models(losses_CK: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:

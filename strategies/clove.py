@@ -26,14 +26,15 @@ from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
 QUERY = "query.losses"
-STABLE_ROUNDS = 3  # rounds without a change after which the clusters are frozen
+STABLE_ROUNDS = 3  # groupings of a client into one cluster, in a row, after which it counts as settled
 
 
 class CLoVE(WithServers, Candidates):
-    """Hard clusters from K-means on loss vectors, until nobody changes cluster for three rounds.
+    """Hard clusters from K-means on loss vectors, until the clients of a round have settled.
 
-    A client without a loss vector (its query failed) keeps its cluster; one without either joins the largest. Once the
-    clusters are frozen, only newcomers are asked for their losses: they take the model with the lowest.
+    They have when each was put into the same cluster the last three times that it was grouped. A client without a loss
+    vector (its query failed) keeps its cluster; one without either joins the largest. Once the clusters are frozen, for
+    good, only newcomers are asked for their losses: they take the model with the lowest.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ class CLoVE(WithServers, Candidates):
         self.assignment: dict[int, int] = {}
         self.cluster_arrays: dict[int, ArrayRecord] = {}
         self.silhouette = float("nan")
-        self.stable = 0  # rounds in a row without a change
+        self.frozen = False
+        self.same: dict[int, int] = {}  # node -> how often in a row it was grouped into the cluster that it is in
         self.churn = 0
         self.clustering_s = 0.0  # of the last round, without the clients' answers
         self.election = ClusterServers(server or ServerRule(), seed)
@@ -77,7 +79,7 @@ class CLoVE(WithServers, Candidates):
         if not self.assignment:
             return {}
         numbers: dict[str, float] = {"clusters": len(set(self.assignment.values())), "churn": self.churn}
-        numbers |= {"frozen": self._frozen, **self.election.diagnostics(self.assignment)}
+        numbers |= {"frozen": self.frozen, **self.election.diagnostics(self.assignment)}
         numbers |= {} if np.isnan(self.silhouette) else {"silhouette": self.silhouette}
         return {name: float(value) for name, value in numbers.items()}
 
@@ -130,25 +132,22 @@ class CLoVE(WithServers, Candidates):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
-        plain = {name: getattr(self, name) for name in ("silhouette", "stable", "churn")}
-        tables = {name: string_keys(getattr(self, name)) for name in ("assignment", "cluster_arrays")}
+        plain = {name: getattr(self, name) for name in ("silhouette", "frozen", "churn")}
+        tables = {name: string_keys(getattr(self, name)) for name in ("assignment", "same", "cluster_arrays")}
         return {**plain, **tables, "election": self.election.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
-        for name in ("silhouette", "stable", "churn"):
+        for name in ("silhouette", "frozen", "churn"):
             setattr(self, name, state[name])
-        self.assignment = int_keys(state["assignment"])
-        self.cluster_arrays = int_keys(state["cluster_arrays"])
+        for name in ("assignment", "same", "cluster_arrays"):
+            setattr(self, name, int_keys(state[name]))
         self.election.load_state_dict(state["election"])
-
-    @property
-    def _frozen(self) -> bool:
-        return self.stable >= STABLE_ROUNDS
 
     def _group(self, nodes: Sequence[int], config: ConfigRecord) -> None:
         """Assign the sampled nodes to clusters."""
-        asked = [node for node in nodes if not self._frozen or node not in self.assignment]
+        self.frozen = self.frozen or all(self.same.get(node, 0) >= STABLE_ROUNDS for node in nodes)
+        asked = [node for node in nodes if not self.frozen or node not in self.assignment]
         content = all_models(self.cluster_arrays, config, self.configrecord_key)
         answers = ask(self._grid, QUERY, dict.fromkeys(asked, content))
         losses = {node: np.array(answer.metric_records["metrics"]["losses"]) for node, answer in answers.items()}
@@ -158,16 +157,16 @@ class CLoVE(WithServers, Candidates):
         known = sorted(vectors)
         if known:
             losses_CK = np.stack([vectors[node] for node in known])
-            if self._frozen:
+            if self.frozen:
                 matched = losses_CK.argmin(axis=1)
             else:
                 labels, self.silhouette = group_losses(losses_CK, self.num_clusters, self.seed, auto=self.auto_k)
                 matched = match_models(losses_CK, labels)
-            self.assignment.update(zip(known, matched.tolist(), strict=True))
+            for node, cluster in zip(known, matched.tolist(), strict=True):
+                self.same[node] = self.same.get(node, 0) + 1 if before.get(node) == cluster else 1
+                self.assignment[node] = cluster
         if not self.assignment:  # nobody answered in the first round
             self.assignment = dict.fromkeys(nodes, 0)
         join_largest(self.assignment, nodes)
         self.churn = changed(before, self.assignment)
-        if not self._frozen and known:
-            self.stable = self.stable + 1 if before and not self.churn else 0
         self.clustering_s = perf_counter() - began

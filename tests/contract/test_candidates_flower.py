@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import silhouette_score
 
 from runner.config import StrategyConfig
 from strategies import Clustered, Resumable, build_strategy
-from strategies.candidates import group_losses, initial_models, match_models
+from strategies.candidates import better_by_a_tenth, group_losses, initial_models, match_models
 from strategies.fedper import head_keys
 from strategies.layout import Layout
 from tests.fakes import FakeGrid, halfway_app, record, values
@@ -252,7 +254,8 @@ def test_clove_by_hand() -> None:
     assert strategy.diagnostics()["silhouette"] > 0.5
 
 
-def test_clove_freezes_after_three_rounds_without_a_change() -> None:
+def test_clove_freezes_when_the_sampled_were_grouped_alike_three_times() -> None:
+    """As in the authors' code: the last three groupings of each client of the round, so round 4 asks nobody."""
     strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "clove"), _grid(NEAR)
     kinds = []
     arrays = record(0, 0)
@@ -261,7 +264,7 @@ def test_clove_freezes_after_three_rounds_without_a_change() -> None:
         arrays = _rounds(strategy, grid, number, arrays, first=number)
         kinds.append([batch[0].metadata.message_type for batch in grid.sent[before:]])
     asked = ["query.losses", "train", "query.aggregate"]
-    assert kinds == [asked] * 4 + [asked[1:]] * 2
+    assert kinds == [asked] * 3 + [asked[1:]] * 3
     assert strategy.diagnostics()["frozen"] == 1
     grid.app = halfway_app({**NEAR, 5: (0, 9)}, EXAMPLES)
     grid.num_nodes = 5  # a newcomer: it alone is asked, and takes the model with the lowest loss
@@ -276,7 +279,30 @@ def test_clove_without_an_answer_keeps_the_clusters() -> None:
     grid.fails = lambda m: m.metadata.message_type == "query.losses"
     _rounds(strategy, grid, 2, arrays, first=2)
     assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
-    assert strategy.stable == 0
+    assert strategy.same == dict.fromkeys(range(1, 5), 1)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_clove_does_not_freeze_on_clients_that_were_hardly_asked(seed: int) -> None:
+    """Half the clients a round: three quiet rounds say nothing about who was not sampled in them."""
+    random.seed(seed)
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "clove", fraction_train=0.5), _grid(NEAR)
+    _rounds(strategy, grid, 20)
+    asked, told, frozen = dict.fromkeys(NEAR, 0), set[int](), False
+    for batch in grid.sent:
+        nodes = {message.metadata.dst_node_id for message in batch}
+        kind = batch[0].metadata.message_type
+        if kind == "query.losses":
+            asked |= {node: asked[node] + 1 for node in nodes}
+            told = nodes
+            assert not frozen
+        elif kind == "train":
+            if told != nodes and not frozen:
+                frozen = True
+                assert all(asked[node] >= 3 for node in nodes)
+            told = set()
+    assert frozen
+    assert strategy.diagnostics()["frozen"] == 1
 
 
 def test_groups_are_matched_to_models_one_to_one() -> None:
@@ -284,6 +310,41 @@ def test_groups_are_matched_to_models_one_to_one() -> None:
     losses = np.array([[1.0, 5.0], [2.0, 3.0]])
     assert match_models(losses, np.array([0, 1])).tolist() == [0, 1]
     assert match_models(np.array([[9.0, 5.0, 1.0], [2.0, 3.0, 4.0]]), np.array([1, 0])).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("silhouettes", "k"),
+    [
+        ({2: 0.5, 3: 0.549, 4: 0.54, 5: 0.6}, 5),  # .549 is not above .55, .6 is
+        ({2: 0.5, 3: 0.56, 4: 0.61}, 3),  # .61 is not above .616
+        ({2: 0.5, 3: 0.56, 4: 0.62}, 4),
+        ({2: 0.9, 3: 0.98, 4: 0.95}, 2),
+        ({2: float("nan"), 3: 0.1, 4: float("nan")}, 3),
+        ({2: -0.2, 3: 0.1}, 3),
+        ({}, 2),
+    ],
+)
+def test_a_larger_number_of_groups_has_to_be_better_by_a_tenth(silhouettes: dict[int, float], k: int) -> None:
+    assert better_by_a_tenth(silhouettes) == k
+
+
+def test_the_number_of_groups_is_that_of_the_authors_code() -> None:
+    """The rule of ``find_best_K_by_silhouette``, rewritten with scikit-learn's own tree: the same k on any losses."""
+    rng = np.random.default_rng(4)
+    chosen = []
+    for draw in range(60):
+        groups = rng.integers(1, 5)
+        centres = rng.uniform(0, 3, (groups, 6))
+        losses = centres[rng.integers(groups, size=14)] + rng.normal(0, rng.uniform(0.05, 1), (14, 6))
+        best, expected = -1.0, 0
+        for k in range(2, 7):
+            labels = AgglomerativeClustering(n_clusters=k, linkage="ward").fit_predict(losses)
+            if silhouette_score(losses, labels) > 1.1 * best:
+                best, expected = silhouette_score(losses, labels), k
+        labels, _ = group_losses(losses, 6, seed=draw, auto=True)
+        assert len(set(labels.tolist())) == expected
+        chosen.append(expected)
+    assert set(chosen) >= {2, 3, 4}
 
 
 def test_the_number_of_groups_by_silhouette() -> None:
