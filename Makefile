@@ -49,7 +49,7 @@ check: $(STAMP) ## lint, format and types
 bench: $(STAMP) $(PEERS) ## benchmarks against peers: make bench ARGS="lenet_vs_flower"; one table and bench.json
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-mutants: $(STAMP) ## what the tests notice when the code is wrong: make mutants ARGS="--count 20 --jobs 2"
+mutants: $(STAMP) ## one-line faults, and which tests notice: make mutants ARGS="--count 20 --jobs 2"
 	@$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 $(PEERS): pyproject.toml requirements.lock $(STAMP)

@@ -196,6 +196,16 @@ def test_tests_that_fail_anyway_or_never_end_say_so(texts: dict[str, str], tmp_p
     with pytest.raises(MutantsError, match="test_near.py::test_near fails on the code as it is"):
         list(Judge(texts, tmp_path / "kept.json", jobs=1).judge(chosen))
 
+    # Once it fails without the mutant, too: that run says nothing of the mutant.
+    texts["tests/unit/test_near.py"] = (
+        "import double\nfrom pathlib import Path\n\ndef test_near():\n"
+        "    n = len(list(Path('..').glob('run*')))\n    Path(f'../run{n}').touch()\n"
+        "    assert n not in (1, 2)\n"
+    )
+    (tmp_path / "tree/tests/unit/test_near.py").write_text(texts["tests/unit/test_near.py"])
+    [(_, verdict)] = Judge(texts, tmp_path / "kept.json", jobs=1).judge(chosen)
+    assert verdict["stage"] != "nearest"
+
     copy = Copy(tmp_path / "copy", texts)
     copy.write("tests/unit/test_far.py", "def test_far():\n    while True:\n        pass\n")
     assert copy.run(["tests/unit/test_far.py"], timeout=3).by == "more than 3 s"
