@@ -2,8 +2,9 @@
 
 One change at a time is made to the code that computes (a comparison, an operator, a constant, a
 condition, a returned value) in a copy of the tree. First the nearest unit and contract tests are
-run against it, then the other ones that can reach it. A change that nobody notices is a test that
-is missing, or makes no difference: those are named in ``mutants_equivalent.toml``, with a reason.
+run against it, then the other ones: those of them that run the changed function, as a trace of the
+tests on the code as it is says. A change that nobody notices is a test that is missing, or makes
+no difference: those are named in ``mutants_equivalent.toml``, with a reason.
 
 Which changes are drawn is fixed by the seed and by each change itself (its file, function, line):
 an edit elsewhere leaves the sample as it is, and a larger ``--count`` adds to a smaller one.
@@ -39,6 +40,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from benchmarks.contender import ROOT
+from benchmarks.mutants_trace import ELSEWHERE, EVERYBODY, test_of
 
 TARGETS = (
     "strategies/*.py",
@@ -371,6 +373,11 @@ class Nearness:
     ----------
     texts : mapping
         Path -> text of the tree's Python files.
+
+    Attributes
+    ----------
+    tests : list of str
+        All unit and contract tests' files.
     """
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -379,7 +386,7 @@ class Nearness:
         self._imports = {path: {modules[name] for name in _imported(tree) & modules.keys()}
                          for path, tree in self._trees.items()}  # fmt: skip
         tests = [path for path in texts if path.startswith(TESTS)]
-        self._tests = sorted(path for path in tests if Path(path).name.startswith("test_"))
+        self.tests = sorted(path for path in tests if Path(path).name.startswith("test_"))
 
     def order(self, file: str) -> tuple[list[str], list[str]]:
         """Return the nearest test files of a module, and the other ones, nearer ones first.
@@ -390,10 +397,10 @@ class Nearness:
         """
         stem = Path(_module(file).replace(".", "/")).name
         steps = self._steps(file)
-        called = [path for path in self._tests if f"_{stem}_" in f"{Path(path).stem}_"]
-        direct = [path for path in self._tests if steps.get(path) == 1]
+        called = [path for path in self.tests if f"_{stem}_" in f"{Path(path).stem}_"]
+        direct = [path for path in self.tests if steps.get(path) == 1]
         naming = self._naming(stem) if file.startswith("strategies/") else []
-        reached = [path for path in self._tests if path in steps or self._starts(path)]
+        reached = [path for path in self.tests if path in steps or self._starts(path)]
         reached.sort(key=lambda path: (path not in naming, steps.get(path, len(steps))))
         nearest = list(dict.fromkeys([*called, *direct])) or naming
         if not nearest:
@@ -402,7 +409,7 @@ class Nearness:
 
     def _naming(self, word: str) -> list[str]:
         whole = re.compile(rf"(?<![A-Za-z0-9_]){re.escape(word)}(?![A-Za-z0-9_])")
-        return [path for path in self._tests if any(map(whole.search, _texts(self._trees[path])))]
+        return [path for path in self.tests if any(map(whole.search, _texts(self._trees[path])))]
 
     def _steps(self, file: str) -> dict[str, int]:
         """Return file -> number of imports from it to the module."""
@@ -450,7 +457,14 @@ class Ran:
 
     by: str
     seconds: float
-    files: Mapping[str, float] = field(default_factory=dict)  # seconds in the tests of each file
+
+
+@dataclass(frozen=True)
+class Usual:
+    """A test on the code as it is: its seconds, and the functions that it runs."""
+
+    seconds: float
+    functions: Sequence[str]
 
 
 class Copy:
@@ -458,7 +472,7 @@ class Copy:
 
     def __init__(self, folder: Path, files: Iterable[str]) -> None:
         self._tree, self._scratch = folder / "tree", folder / "scratch"
-        self._said = folder / "junit.xml"
+        self._trace = folder / "trace.json"
         self._process: subprocess.Popen[str] | None = None
         for file in files:
             path = self._tree / file
@@ -472,14 +486,16 @@ class Copy:
         for cached in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             cached.unlink()
 
-    def run(self, tests: Sequence[str], timeout: float) -> Ran:
-        """Run test files until one test fails; a run that takes too long has noticed, too."""
+    def run(self, tests: Sequence[str], timeout: float, *more: str) -> Ran:
+        """Run tests until one fails; a run that takes too long has noticed, too."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-                   f"--basetemp={self._scratch}", f"--junit-xml={self._said}",
-                   "-o", "junit_family=xunit1", *tests]  # fmt: skip
+                   f"--basetemp={self._scratch}", *more, *tests]  # fmt: skip
         # An editable install points at the user's checkout; the copy comes before it. Plugins that
         # nobody asks for cost seconds a run.
-        env = {**os.environ, "PYTHONPATH": str(self._tree), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        env = {
+            **os.environ, "PYTHONPATH": str(self._tree), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "MUTANTS_TRACE": str(self._trace),
+        }  # fmt: skip
         start = time.monotonic()
         self._process = process = subprocess.Popen(
             command, cwd=self._tree, env=env, text=True, start_new_session=True,
@@ -493,23 +509,33 @@ class Copy:
             return Ran(f"more than {timeout:.0f} s", time.monotonic() - start)
         seconds = time.monotonic() - start
         if process.returncode == 0:
-            return Ran("", seconds, self._files())
+            return Ran("", seconds)
         if found := re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", output, re.MULTILINE):
             return Ran(found[1], seconds)
         if process.returncode < 0:
             return Ran(f"signal {-process.returncode}", seconds)
         raise MutantsError(f"pytest ended with {process.returncode}:\n{output[-2000:]}")
 
+    def trace(self, files: Sequence[str]) -> dict[str, Usual]:
+        """Run test files on the code as it is, on which they must pass: test -> what it does."""
+        said = self._trace.with_suffix(".xml")
+        junit = (f"--junit-xml={said}", "-o", "junit_family=xunit1")
+        ran = self.run(files, 3600, "-p", "benchmarks.mutants_trace", *junit)
+        if ran.by:
+            raise MutantsError(f"{ran.by} fails on the code as it is; mend that first")
+        seconds: Counter[str] = Counter()
+        for case in ElementTree.parse(said).iter("testcase"):
+            path, module = case.get("file", ""), _module(case.get("file", ""))
+            inside = case.get("classname", "").removeprefix(module).replace(".", "::")
+            test = test_of(f"{path}{inside}::{case.get('name')}")
+            seconds[test] += float(case.get("time", 0))
+        functions = json.loads(self._trace.read_text())
+        return {test: Usual(seconds[test], ran) for test, ran in functions.items()}
+
     def kill(self) -> None:
         """End the tests that run, and what they started: they have a session of their own."""
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _files(self) -> dict[str, float]:
-        seconds: Counter[str] = Counter()
-        for case in ElementTree.parse(self._said).iter("testcase"):
-            seconds[case.get("file", "")] += float(case.get("time", 0))
-        return dict(seconds)
 
 
 def _tree_files() -> list[str]:
@@ -549,8 +575,9 @@ class Judge:
         stored = json.loads(kept.read_text()) if kept.exists() else {}
         self._verdicts: dict[str, dict[str, Any]] = stored.get("verdicts", {})
         same = stored.get("state") == self._state
-        self._usual: dict[str, float] = stored.get("usual_s", {}) if same else {}
-        self._lock, self._measuring = Lock(), Lock()
+        usual = stored.get("usual", {}) if same else {}
+        self._usual = {test: Usual(**of_test) for test, of_test in usual.items()}
+        self._lock, self._tracing = Lock(), Lock()
 
     def verdict(self, mutant: Mutant) -> dict[str, Any] | None:
         """Return what is known of a mutant, if it still holds."""
@@ -588,8 +615,12 @@ class Judge:
 
     def _try(self, mutant: Mutant, copy: Copy) -> dict[str, Any]:
         start = time.monotonic()
+        with self._tracing:
+            if not self._usual:
+                self._usual = copy.trace(self._near.tests)
         stage, by = "", ""
-        for name, tests in zip(("nearest", "rest"), self._near.order(mutant.file), strict=True):
+        for name, files in zip(("nearest", "rest"), self._near.order(mutant.file), strict=True):
+            tests = self._that_run(mutant, files)
             if tests and not by:
                 by = self._noticed(mutant, copy, tests)
                 stage = name if by else ""
@@ -602,9 +633,26 @@ class Judge:
             self._keep()
         return verdict
 
+    def _that_run(self, mutant: Mutant, files: Sequence[str]) -> list[str]:
+        """Return the tests in some files that may run a mutant, in the order of the files.
+
+        They are all of them where it stands outside functions, or where imports run it.
+        """
+        place = f"{mutant.file}::{mutant.function}."
+        ran = {
+            test
+            for test, usual in self._usual.items()
+            if any(place.startswith(f"{function}.") for function in usual.functions)
+        }
+        if EVERYBODY in ran or not ran:
+            ran = set(self._usual)
+        ran |= {test for test, usual in self._usual.items() if ELSEWHERE in usual.functions}
+        return [test for file in files for test in self._usual
+                if test in ran and test.startswith(f"{file}::")]  # fmt: skip
+
     def _noticed(self, mutant: Mutant, copy: Copy, tests: Sequence[str]) -> str:
         """Return the test that notices a mutant; it must pass where only the mutant is undone."""
-        timeout = 60 + 4 * self._usual_s(copy, tests)
+        timeout = 90 + 4 * sum(self._usual[test].seconds for test in tests)
         text = self._texts[mutant.file]
         for _ in range(ATTEMPTS):
             copy.write(mutant.file, mutant.apply(text))
@@ -617,23 +665,10 @@ class Judge:
                 return by
         raise MutantsError(f"{by} fails now and then on the code as it is; mend that first")
 
-    def _usual_s(self, copy: Copy, tests: Sequence[str]) -> float:
-        """Return how long test files take on the code as it is, on which they must pass."""
-        with self._measuring:
-            if new := [test for test in tests if test not in self._usual]:
-                ran = copy.run(new, timeout=3600)
-                if ran.by:
-                    raise MutantsError(f"{ran.by} fails on the code as it is; mend that first")
-                # What a run costs beside its tests (imports) is counted with each of its files.
-                apart = ran.seconds - sum(ran.files.values())
-                with self._lock:
-                    self._usual |= {test: apart + ran.files.get(test, 0.0) for test in new}
-                    self._keep()
-        return sum(self._usual[test] for test in tests)
-
     def _keep(self) -> None:
         self._kept.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"state": self._state, "usual_s": self._usual, "verdicts": self._verdicts}
+        usual = {test: asdict(of_test) for test, of_test in self._usual.items()}
+        kept = {"state": self._state, "usual": usual, "verdicts": self._verdicts}
         staged = self._kept.with_suffix(".part")
         staged.write_text(json.dumps(kept, indent=1) + "\n")
         staged.replace(self._kept)
@@ -702,6 +737,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Draw mutants, try those that have no verdict yet, print the table."""
     given = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what runs is ended
     python = [file for file in _tree_files() if file.endswith(".py")]
     texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in python}
     chosen = [file for file in texts if any(Path(file).match(target) for target in TARGETS)]

@@ -189,6 +189,34 @@ def test_the_nearest_tests_are_tried_first(texts: dict[str, str], tmp_path: Path
     assert again["return x * 2 if x > 1 else 0"] == ("rest", "tests/unit/test_far.py::test_one")
 
 
+def test_a_trace_says_what_each_test_runs(texts: dict[str, str], tmp_path: Path) -> None:
+    more = (
+        "import subprocess, sys\nfrom threading import Thread\nimport pytest\n"
+        "from double import double\n\n@pytest.fixture(scope='module')\ndef four():\n"
+        "    return double(2)\n\n"
+        "def test_first(four):\n    pass\n\ndef test_second(four):\n    assert four == 4\n\n"
+        "def test_none():\n    assert double\n\n"
+        "@pytest.mark.parametrize('n', [0, 1])\ndef test_thread(n):\n    if n:\n"
+        "        thread = Thread(target=double, args=(n,))\n        thread.start()\n"
+        "        thread.join()\n\n"
+        "def test_process():\n    subprocess.run([sys.executable, '-c', ''], check=True)\n"
+    )
+    texts["tests/unit/test_more.py"] = more
+    (tmp_path / "tree/tests/unit/test_more.py").write_text(more)
+    files = ["tests/unit/test_more.py", "tests/unit/test_far.py"]
+    found = Copy(tmp_path / "copy", texts).trace(files)
+    assert {test.rpartition("::")[2]: list(usual.functions) for test, usual in found.items()} == {
+        "<collected>": [],
+        "test_first": ["double.py::double"],
+        "test_second": ["double.py::double"],
+        "test_none": [],
+        "test_thread": ["double.py::double"],
+        "test_process": ["<elsewhere>"],
+        "test_far": ["double.py::double", "far.py::quadruple"],
+    }
+    assert found["tests/unit/test_more.py::test_process"].seconds > 0
+
+
 def test_tests_that_fail_anyway_or_never_end_say_so(texts: dict[str, str], tmp_path: Path) -> None:
     texts["tests/unit/test_near.py"] = "import double\n\ndef test_near():\n    assert False\n"
     (tmp_path / "tree/tests/unit/test_near.py").write_text(texts["tests/unit/test_near.py"])
