@@ -56,6 +56,9 @@ TARGETS = (
 """The code whose numbers a user takes on trust."""
 
 TESTS = ("tests/unit", "tests/contract")
+OWN = "tests/unit/test_mutants.py"
+"""The tests of this file: they say nothing of the code that is changed."""
+
 ATTEMPTS = 3
 """Runs of a mutant until its failing test passes without it, which a busy machine may delay."""
 
@@ -385,14 +388,14 @@ class Nearness:
         self._trees = {path: ast.parse(text) for path, text in texts.items()}
         self._imports = {path: {modules[name] for name in _imported(tree) & modules.keys()}
                          for path, tree in self._trees.items()}  # fmt: skip
-        tests = [path for path in texts if path.startswith(TESTS)]
+        tests = [path for path in texts if path.startswith(TESTS) and path != OWN]
         self.tests = sorted(path for path in tests if Path(path).name.startswith("test_"))
 
     def order(self, file: str) -> tuple[list[str], list[str]]:
         """Return the nearest test files of a module, and the other ones, nearer ones first.
 
-        Nearest are those that import it or are called after it; else, for a strategy, those that
-        name it in a text (``strategy=ifca``); else those with the fewest imports in between. The
+        Nearest are those that import it or are called after it, and those that name it in a text
+        if it is a strategy (``strategy=ifca``); else those with the fewest imports in between. The
         other ones are those that reach it by imports, or start processes, which may.
         """
         stem = Path(_module(file).replace(".", "/")).name
@@ -402,7 +405,7 @@ class Nearness:
         naming = self._naming(stem) if file.startswith("strategies/") else []
         reached = [path for path in self.tests if path in steps or self._starts(path)]
         reached.sort(key=lambda path: (path not in naming, steps.get(path, len(steps))))
-        nearest = list(dict.fromkeys([*called, *direct])) or naming
+        nearest = list(dict.fromkeys([*called, *direct, *naming]))
         if not nearest:
             nearest = [path for path in reached if steps.get(path) == steps.get(reached[0])]
         return nearest, [path for path in reached if path not in nearest]
@@ -574,9 +577,19 @@ class Judge:
         self._state = _digest(*(part for item in read for part in item))
         stored = json.loads(kept.read_text()) if kept.exists() else {}
         self._verdicts: dict[str, dict[str, Any]] = stored.get("verdicts", {})
-        same = stored.get("state") == self._state
+        # A test file's trace holds until it changes, or what it runs.
+        self._files = {file: _digest(texts[file]) for file in self._near.tests}
+        code = (item for item in read if item[0] not in self._files)
+        self._code = _digest(*(part for item in code for part in item))
+        same = stored.get("code") == self._code
+        traced = stored.get("traced", {}) if same else {}
+        self._traced = {file: at for file, at in traced.items() if self._files.get(file) == at}
         usual = stored.get("usual", {}) if same else {}
-        self._usual = {test: Usual(**of_test) for test, of_test in usual.items()}
+        self._usual = {
+            test: Usual(**of_test)
+            for test, of_test in usual.items()
+            if test == EVERYBODY or test.partition("::")[0] in self._traced
+        }
         self._lock, self._tracing = Lock(), Lock()
 
     def verdict(self, mutant: Mutant) -> dict[str, Any] | None:
@@ -615,9 +628,7 @@ class Judge:
 
     def _try(self, mutant: Mutant, copy: Copy) -> dict[str, Any]:
         start = time.monotonic()
-        with self._tracing:
-            if not self._usual:
-                self._usual = copy.trace(self._near.tests)
+        self._trace(copy)
         stage, by = "", ""
         for name, files in zip(("nearest", "rest"), self._near.order(mutant.file), strict=True):
             tests = self._that_run(mutant, files)
@@ -633,6 +644,18 @@ class Judge:
             self._keep()
         return verdict
 
+    def _trace(self, copy: Copy) -> None:
+        """Find out what the test files run of which that is not known."""
+        with self._tracing:
+            if new := [file for file in self._files if file not in self._traced]:
+                found = copy.trace(new)
+                before = self._usual.get(EVERYBODY, Usual(0, ())).functions
+                everybody = sorted({*before, *found[EVERYBODY].functions})
+                with self._lock:
+                    self._usual |= {**found, EVERYBODY: Usual(0, everybody)}
+                    self._traced |= {file: self._files[file] for file in new}
+                    self._keep()
+
     def _that_run(self, mutant: Mutant, files: Sequence[str]) -> list[str]:
         """Return the tests in some files that may run a mutant, in the order of the files.
 
@@ -646,9 +669,14 @@ class Judge:
         }
         if EVERYBODY in ran or not ran:
             ran = set(self._usual)
-        ran |= {test for test, usual in self._usual.items() if ELSEWHERE in usual.functions}
-        return [test for file in files for test in self._usual
-                if test in ran and test.startswith(f"{file}::")]  # fmt: skip
+        elsewhere = {test for test, usual in self._usual.items() if ELSEWHERE in usual.functions}
+        return [
+            test
+            for tests in (ran, elsewhere - ran)  # processes take long to start
+            for file in files
+            for test in self._usual
+            if test in tests and test.startswith(f"{file}::")
+        ]
 
     def _noticed(self, mutant: Mutant, copy: Copy, tests: Sequence[str]) -> str:
         """Return the test that notices a mutant; it must pass where only the mutant is undone."""
@@ -668,7 +696,8 @@ class Judge:
     def _keep(self) -> None:
         self._kept.parent.mkdir(parents=True, exist_ok=True)
         usual = {test: asdict(of_test) for test, of_test in self._usual.items()}
-        kept = {"state": self._state, "usual": usual, "verdicts": self._verdicts}
+        kept = {"code": self._code, "traced": self._traced, "usual": usual,
+                "verdicts": self._verdicts}  # fmt: skip
         staged = self._kept.with_suffix(".part")
         staged.write_text(json.dumps(kept, indent=1) + "\n")
         staged.replace(self._kept)
