@@ -1,6 +1,6 @@
 # Every target sets up what it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep reproduce smoke ui test check format bench lock clean
+.PHONY: help setup sweep reproduce smoke ui test check format bench mutants lock clean
 
 PYTHON ?= python3
 SWEEP ?= default
@@ -48,6 +48,9 @@ check: $(STAMP) ## lint, format and types
 
 bench: $(STAMP) $(PEERS) ## benchmarks against peers: make bench ARGS="lenet_vs_flower"; one table and bench.json
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+mutants: $(STAMP) ## one-line faults, and which tests notice: make mutants ARGS="--count 20 --jobs 2"
+	@$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 $(PEERS): pyproject.toml requirements.lock $(STAMP)
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python .venv-bench

@@ -39,6 +39,18 @@ def test_grids_are_joined_without_duplicates() -> None:
     assert len(set(keys)) == len(keys) == 10
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_niid_bench_augments_cifar_as_the_baseline_does(full: bool) -> None:
+    """Its transform_train: padded by 4 pixels, cropped, mirrored; MNIST and Fashion-MNIST plain."""
+    trials = [trial.config for trial in load_experiment("niid_bench", full).trials([])]
+    augmented = {trial.dataset.name: set() for trial in trials}
+    for trial in trials:
+        augmented[trial.dataset.name].add(trial.training.augment)
+    plain = {name: {"none"} for name in augmented if name != "cifar10"}
+    assert augmented == {**plain, "cifar10": {"crop_flip"}}
+    assert plain
+
+
 def test_an_experiments_trials_can_be_run_alone() -> None:
     trial = load_experiment("ifca_rotated_mnist").trials(["seed=0"])[0]
     assert trial.command.startswith("python -m runner run experiment=ifca_rotated_mnist strategy.num_clusters=4")
