@@ -28,7 +28,7 @@ def cluster(clients: int, folder: str) -> None:
     with hosts() as actors:
         grid = make_grid(config, data, actors, ray.put(images), ray.put(split))
         arrays, layout = initial_model(grid)
-        strategy = make_strategy(config, data.groups, layout)
+        strategy = make_strategy(config, data.shift, layout)
         say(ready=True)
         idle, began = memory("VmRSS"), time.perf_counter()
         strategy.configure_train(1, arrays, train_config(config.training), grid)

@@ -100,7 +100,7 @@ def run_trial(
     yield TrialStarted(config.key, data.summary(config), saved.round + 1 if saved else 0)
     grid = make_grid(config, data, hosts, images_ref or images, split_ref or split)
     initial, layout = initial_model(grid)
-    strategy = make_strategy(config, data.groups, layout)
+    strategy = make_strategy(config, data.shift, layout)
     clustered = strategy if isinstance(strategy, Clustered) else None
     has = models_of(strategy)
     central = _CentralTest(config, grid, data, clustered, has)
@@ -179,20 +179,26 @@ def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
     )
 
 
-def make_strategy(config: TrialConfig, groups: np.ndarray, layout: Layout) -> Strategy:
+def make_strategy(config: TrialConfig, shift: Shift, layout: Layout) -> Strategy:
     """Return a trial's strategy, inside a privacy wrapper where the config asks for one.
 
     It knows what the arrays of its model are, or sees the trained ones alone.
     """
+
+    def by_node(groups: np.ndarray) -> dict[int, int]:
+        return {client + 1: int(group) for client, group in enumerate(groups)}
+
     strategy = build_strategy(
         config.strategy.name,
         config.strategy.canonical(),
         seed=derive_seed(config.seed, "strategy"),
         num_clients=config.num_clients,
         client_learning_rate=config.training.lr,
-        groups={client + 1: int(group) for client, group in enumerate(groups)},
+        groups=by_node(shift.groups),
+        drifted=by_node(shift.drifted),
+        drift_round=shift.drift_round,
     )
-    sampled = max(int(config.num_clients * config.strategy.fraction_train), config.strategy.min_train_nodes)
+    sampled = config.strategy.trained(config.num_clients)
     return with_layout(wrap_privacy(strategy, config.privacy.canonical(), sampled), layout)
 
 

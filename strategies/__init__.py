@@ -112,6 +112,8 @@ def build_strategy(
     *,
     client_learning_rate: float | None = None,
     groups: Mapping[int, int] | None = None,
+    drifted: Mapping[int, int] | None = None,
+    drift_round: int = 0,
 ) -> Strategy:
     """Return the strategy of a trial.
 
@@ -129,6 +131,8 @@ def build_strategy(
         The clients' step size, which q-FedAvg takes for its Lipschitz estimate 1/lr.
     groups : mapping, optional
         Node id -> true group, which the oracle is told.
+    drifted, drift_round : mapping and int, optional
+        The true groups from a round on, which the oracle is told as well.
 
     Raises
     ------
@@ -140,6 +144,10 @@ def build_strategy(
     # The name is the registry's, and the least share of replies is the round loop's to watch.
     kwargs = {key: value for key, value in params.items() if key not in ("name", "min_fit_fraction")}
     kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
+    # Flower cuts off the product of share and clients, a float: .29 of 100 would be 28.
+    for share in ("fraction_train", "fraction_evaluate"):
+        if share in kwargs:
+            kwargs[share] = min(1.0, kwargs[share] * (1 + 1e-12))
     if name == "qfedavg":
         if client_learning_rate is None:
             raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")
@@ -153,7 +161,7 @@ def build_strategy(
     if name == "oracle":
         if groups is None:
             raise ValueError("strategy=oracle needs the true groups; give groups by node id")
-        kwargs["groups"] = groups
+        kwargs |= {"groups": groups, "drifted": drifted, "drift_round": drift_round}
     return STRATEGIES[name](**kwargs)
 
 

@@ -1,11 +1,11 @@
 """The true groups: what a clustered method could reach at best. No method: it is told what others have to find."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import ArrayRecord
 
-from strategies.base import join_largest
+from strategies.base import int_keys, join_largest, string_keys
 from strategies.clustered import ClusterTraining
 from strategies.clustering import canonical
 
@@ -13,34 +13,60 @@ from strategies.clustering import canonical
 class Oracle(ClusterTraining):
     """FedAvg within each known group from the first round on.
 
-    Partial participation: a cluster without replies keeps its model. A newcomer joins its group's cluster; one whose
-    group is not known, or which is the first of its group, the largest cluster. Clients that leave: as in
+    Drift: from its round on each client belongs to the cluster of its new group, which keeps its
+    model. Partial participation: a cluster without replies keeps its model. A newcomer joins its
+    group's cluster, which begins with the global model where the newcomer is the group's first;
+    one whose group is not known joins the largest cluster. Clients that leave: as in
     :class:`~strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------
     groups : mapping
         Node id -> true group.
+    drifted : mapping, optional
+        Node id -> true group from ``drift_round`` on.
+    drift_round : int
+        0: the groups never change.
     **common
         Parameters of ClusterTraining.
     """
 
-    def __init__(self, *, groups: Mapping[int, int], **common: Any) -> None:
+    def __init__(
+        self,
+        *,
+        groups: Mapping[int, int],
+        drifted: Mapping[int, int] | None = None,
+        drift_round: int = 0,
+        **common: Any,
+    ) -> None:
         super().__init__(**common)
         self.groups = dict(groups)
+        self.drifted = self.groups if drifted is None else dict(drifted)
+        self.drift_round = drift_round
+        self.clusters: dict[int, int] = {}  # true group -> its cluster
 
     def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
-        """Form the clusters in the first round."""
-        if not self.assignment:
-            nodes = [node for node in sorted(self._grid.get_node_ids()) if node in self.groups]
+        """Form the clusters in the first round, and let every client follow its group."""
+        groups = self.drifted if 0 < self.drift_round <= server_round else self.groups
+        nodes = [node for node in sorted(self._grid.get_node_ids()) if node in groups]
+        if not self.clusters:
             if not nodes:
                 raise ValueError("strategy=oracle knows the group of no client; give it groups by node id")
-            assignment = canonical(nodes, [self.groups[node] for node in nodes])
+            assignment = canonical(nodes, [groups[node] for node in nodes])
+            self.clusters = {groups[node]: cluster for node, cluster in assignment.items()}
             self.set_clusters(assignment, arrays=dict.fromkeys(assignment.values(), arrays))
+        for node in nodes:
+            cluster = self.clusters.setdefault(groups[node], len(self.clusters))
+            if cluster not in self.cluster_arrays:
+                self.cluster_arrays[cluster] = ArrayRecord(dict(arrays))
+            self.assignment[node] = cluster
+        join_largest(self.assignment, self._grid.get_node_ids())
 
-    def welcome(self, nodes: Sequence[int]) -> None:
-        """Assign newcomers to the clusters of their groups."""
-        clusters = {self.groups[node]: c for node, c in self.assignment.items() if node in self.groups}
-        known = {node: clusters[self.groups[node]] for node in nodes if self.groups.get(node) in clusters}
-        self.assignment.update(known)
-        join_largest(self.assignment, nodes)
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next round depends on."""
+        return {**super().state_dict(), "clusters": string_keys(self.clusters)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        super().load_state_dict(state)
+        self.clusters = int_keys(state["clusters"])

@@ -1,4 +1,4 @@
-"""Which member of a cluster is its server, and how good the choice was: pure functions (ALGORITHMS section 5).
+"""Which member of a cluster is its server, and how good the choice was: pure functions.
 
 On identical hosts the score mostly measures how much data a client has.
 """
@@ -42,28 +42,37 @@ def smooth(old: Load | None, new: Load, weight: float) -> Load:
 
 
 def robust_scale(values_M: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map the 10th percentile to 0 and the 90th to 1, and clip: one outlier must not make the others look equal."""
-    low, high = np.percentile(values_M, (10, 90))
-    if high <= low:
-        return np.zeros_like(values_M)
-    scaled: NDArray[np.float64] = np.clip((values_M - low) / (high - low), 0.0, 1.0)
+    """Return loads >= 0 in units of their 90th percentile: 0 is no load, 1 one that few exceed.
+
+    The scale is strictly monotone, whatever the unit, the number of members and the outliers, so
+    the lowest load stays the lowest; few outliers do not make the others look equal. Where the
+    percentile is 0, the mean takes its place; where all loads are 0, they stay 0.
+    """
+    unit = float(np.percentile(values_M, 90)) or float(values_M.mean()) or 1.0
+    scaled: NDArray[np.float64] = values_M / unit
     return scaled
 
 
-def load_scores(members: Sequence[int], loads: Mapping[int, Load], rule: ServerRule) -> dict[int, float]:
-    """Return the score of each member of one cluster: the weighted sum of its loads, each scaled within the cluster.
+def load_scores(
+    members: Sequence[int],
+    loads: Mapping[int, Load],
+    rule: ServerRule,
+) -> dict[int, float]:
+    """Return the score >= 0 of each member of one cluster: the weighted sum of its scaled loads.
 
-    A member that was never measured gets the highest score there can be: it is chosen only if nobody was measured.
+    Scores are shares of a load, so the hysteresis says by which share another member's is lower.
+    A member that was never measured scores above all that were: by a load of 1 in each term.
     """
     weights = np.array([rule.cpu_weight, rule.mem_weight, rule.node_weight])
-    scores = dict.fromkeys(members, float(weights.sum()))
     measured = [node for node in members if node in loads]
+    scores: dict[int, float] = {}
     if measured:
         table_M3 = np.array([loads[node] for node in measured], np.float64)
         scaled_M3 = np.column_stack([robust_scale(column) for column in table_M3.T])
         # Summed by hand: a BLAS product may round equal rows differently, and ties are broken by id.
         scores.update(zip(measured, (scaled_M3 * weights).sum(axis=1).tolist(), strict=True))
-    return scores
+    unknown = max(scores.values(), default=0.0) + float(weights.sum())
+    return {node: scores.get(node, unknown) for node in members}
 
 
 def rank(

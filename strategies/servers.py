@@ -157,7 +157,8 @@ class ClusterServers:
         by_cluster: dict[int, list[Message]] = {}
         for reply in replies:
             by_cluster.setdefault(assignment[reply.metadata.src_node_id], []).append(reply)
-        rankings = self._elect(server_round, assignment, failed)
+        gone = assignment.keys() - set(grid.get_node_ids())  # some methods remember who left
+        rankings = self._elect(server_round, assignment, {*failed, *gone})
         contents = {cluster: _query(by_cluster[cluster], weighted_by_key) for cluster in sorted(by_cluster)}
         models: dict[int, ArrayRecord] = {}
         for attempt in range(TRIES):

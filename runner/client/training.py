@@ -157,14 +157,14 @@ def train(
     """
     params = [p for p in model.parameters() if p.requires_grad]
     start = list(anchor or [p.detach().clone() for p in params]) if hp.proximal_mu else []
-    optimizer = _optimizer(params, hp)
+    optimizer = optimizer_of(params, hp)
     model.train()
     normed = batch_norms(model)
     least = 2 if normed else 1
     seen, steps, correct, loss_sum = 0, 0, 0, 0.0
     draws = distortions(len(y), hp, seed, x.shape[-1])
     whole = x
-    with _seeded(x.device, seed), precision_of(hp, x.device):
+    with seeded(x.device, seed), precision_of(hp, x.device):
         for order in passes(len(y), hp, seed, least):
             if hp.augment != "none":
                 x = distort(whole, next(draws).to(x.device))
@@ -218,7 +218,7 @@ def alone(normed: Sequence[nn.Module], examples: int) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Seed the device's global generator, which dropout draws from, and put its state back afterwards.
 
     ``torch.random.fork_rng`` does the same in ten times the time, as much as two steps of a small model.
@@ -243,13 +243,15 @@ def precision_of(hp: LocalTraining, device: torch.device) -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = hp.precision == "tf32"
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=hp.precision == "bf16"):
+        # Its cache would keep the weights of the round's first step for all steps.
+        on = hp.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=on, cache_enabled=False):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def _optimizer(params: list[nn.Parameter], hp: LocalTraining) -> torch.optim.Optimizer:
+def optimizer_of(params: list[nn.Parameter], hp: LocalTraining) -> torch.optim.Optimizer:
     """Return a new optimizer: clients of a round share nothing but the weights they start from."""
     if hp.optimizer == "adam":
         return torch.optim.Adam(params, lr=hp.lr, weight_decay=hp.weight_decay, fused=True)

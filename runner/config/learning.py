@@ -20,7 +20,11 @@ class DatasetConfig(Section):
     normalize: Literal["standard", "unit"] = Field(
         "standard", description="pixels at mean 0 and deviation 1 per channel, or unit: divided by 255"
     )
-    max_train: int | None = Field(None, ge=10, description="use only the first so many training images (all if null)")
+    max_train: int | None = Field(
+        None,
+        ge=10,
+        description="training images used, drawn by chance, the same for every seed (all if null)",
+    )
 
 
 class PartitionConfig(Section):
@@ -31,7 +35,9 @@ class PartitionConfig(Section):
     ] = Field("iid", description="the rule; centralized gives one client everything")
     alpha: float = only("dirichlet inner_dirichlet", 0.5, "concentration; smaller is more skewed", gt=0)
     sizes: Literal["equal", "linear", "square"] = only(
-        "inner_dirichlet", "equal", "examples per client: client i has a share as 1, i or i squared"
+        "inner_dirichlet",
+        "equal",
+        "examples per client: equal, or shares as 1, 2, 3, ... (squared), dealt out by seed",
     )
     min_size: int = only("dirichlet", 10, "fewest examples that a client may get", ge=1)
     shards_per_client: int = only("shard", 2, "label-sorted shards per client (McMahan 2017)", ge=1)

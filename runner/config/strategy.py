@@ -9,7 +9,7 @@ from runner.errors import ConfigError
 
 
 class ServerConfig(Section):
-    """Which member of a cluster is its server (ALGORITHMS section 5)."""
+    """Which member of a cluster is its server."""
 
     rule: Literal["load", "load_once", "random", "round_robin", "largest_data"] = Field(
         "load", description="load: lowest score each round; load_once: chosen at the clustering round and kept"
@@ -119,6 +119,11 @@ class StrategyConfig(Section):
     head_layers: int = only("fedper", 1, "modules at the end of the model that are each client's own", ge=1)
     alpha: float = only("apfl", 0.5, "share of the local model in the mixture, at first", ge=0, le=1)
     adaptive: bool = only("apfl", True, "adapt each client's share by a gradient step per round")
+
+    def trained(self, num_clients: int) -> int:
+        """Return how many of so many clients train in a round; ``build_strategy`` counts alike."""
+        whole = int(num_clients * self.fraction_train * (1 + 1e-12))  # .29 of 100 is 29
+        return min(num_clients, max(whole, self.min_train_nodes))
 
 
 def check_distance(s: StrategyConfig) -> None:

@@ -50,9 +50,10 @@ def decode(cfg: DatasetConfig, source: str, **load: Any) -> Decoded:
         raise
     except Exception as error:  # datasets raises what its readers raise: there is no common base
         raise DataError(f"{source} can't be opened by datasets.load_dataset: {reason(error)}") from error
-    if cfg.max_train is not None:
-        train = train.select(range(min(cfg.max_train, len(train))))
     names, labels = _labels(cfg, [train, test], source)
+    if cfg.max_train is not None and cfg.max_train < len(train):
+        rows = drawn_rows(len(train), cfg.max_train)
+        train, labels[0] = train.select(rows), labels[0][rows]
     train_x = _pixels(train, cfg.image, f"{source}, split '{cfg.train_split}'")
     test_x = _pixels(test, cfg.image, f"{source}, split '{cfg.test_split}'")
     if train_x.shape[1:] != test_x.shape[1:]:
@@ -61,6 +62,16 @@ def decode(cfg: DatasetConfig, source: str, **load: Any) -> Decoded:
             f"{_size(test_x.shape[1:])}; resize them to one size first"
         )
     return Decoded(source, names, (train_x, labels[0], test_x, labels[1]))
+
+
+def drawn_rows(total: int, wanted: int) -> np.ndarray:
+    """Return so many of ``total`` rows, drawn by chance and in order, int64 (wanted,).
+
+    The first rows of a file sorted by label would be the first classes alone. The draw is the same
+    for all trials, whatever their seed: it makes a smaller data set, which a sweep's trials share.
+    A smaller draw is a part of a larger one.
+    """
+    return np.sort(np.random.default_rng(0).permutation(total)[:wanted])
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from runner.seeding import derive_seed
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
+_FORMAT = 1  # of the cached partitions; raise it when the rules change
 _REMEDIES = {
     "dirichlet": "raise partition.alpha, or lower partition.min_size or num_clients",
     "inner_dirichlet": "raise partition.alpha or lower num_clients",
@@ -50,7 +51,8 @@ def partition_rows(cfg: PartitionConfig, labels: np.ndarray, num_clients: int, s
     -------
     list[np.ndarray]
         int64 row numbers, one array per client. ``shard`` leaves out what does not fill a shard, ``pathological`` the
-        classes that no client drew; all other rules give out every row.
+        classes that no client drew; all other rules give out every row. Parts whose size or labels
+        follow from their number are dealt out by the seed, so a client's number says nothing of it.
 
     Raises
     ------
@@ -81,7 +83,17 @@ def partition_rows(cfg: PartitionConfig, labels: np.ndarray, num_clients: int, s
             f"partition={cfg.name}{given} can't split {total} examples of {len(classes)} classes among "
             f"num_clients={num_clients}; {_REMEDIES.get(cfg.name, 'lower num_clients')}"
         ) from error
-    return rows
+    if not _goes_by_number(cfg):
+        return rows
+    # Known groups and newcomers go by a client's number: they must not tell its labels or its size.
+    dealt = np.random.default_rng(derive_seed(seed, "partition", "dealt")).permutation(num_clients)
+    return [rows[part] for part in dealt]
+
+
+def _goes_by_number(cfg: PartitionConfig) -> bool:
+    """Return whether the size or the labels of a rule's parts follow from their numbers."""
+    sized = cfg.name == "inner_dirichlet" and cfg.sizes != "equal"
+    return sized or cfg.name in ("pathological", "linear", "square", "exponential")
 
 
 def _partitioner(cfg: PartitionConfig, total: int, num_clients: int, seed: int) -> "Partitioner":
@@ -100,7 +112,8 @@ def _partitioner(cfg: PartitionConfig, total: int, num_clients: int, seed: int) 
                 num_clients, "label", num_shards_per_partition=cfg.shards_per_client, seed=seed
             )
         case "pathological":
-            # As in NIID-Bench: client i has class i mod K and others by chance, so no class is lost where clients >= K.
+            # As in NIID-Bench: part i has class i mod K and others by chance, so that no class is
+            # lost where clients >= K.
             return flwr.PathologicalPartitioner(
                 num_clients,
                 "label",
@@ -118,7 +131,10 @@ def _partitioner(cfg: PartitionConfig, total: int, num_clients: int, seed: int) 
 
 
 def client_sizes(rule: str, total: int, num_clients: int) -> list[int]:
-    """Return how many of ``total`` examples each client has: in proportion to 1, i or i squared, for i = 1, 2, ..."""
+    """Return how many of ``total`` examples each part has: in proportion to 1, i or i squared.
+
+    Parts are numbered i = 1, 2, ...
+    """
     power = {"equal": 0, "linear": 1, "square": 2}[rule]
     weights = np.arange(1, num_clients + 1, dtype=float) ** power
     bounds = np.rint(np.cumsum(weights) / weights.sum() * total).astype(int)
@@ -148,7 +164,8 @@ def cached_partition(
     The trials of a sweep share few partitions, and importing flwr-datasets costs a trial process five seconds.
     """
     rule = {key: value for key, value in cfg.canonical().items() if key != "eval_fraction"}
-    covered = json.dumps([rule, num_clients, seed, version("flwr-datasets"), np.__version__], sort_keys=True)
+    made_by = [_FORMAT, version("flwr-datasets"), np.__version__]
+    covered = json.dumps([rule, num_clients, seed, *made_by], sort_keys=True)
     key = hashlib.sha256(covered.encode() + np.ascontiguousarray(labels, np.int64).tobytes()).hexdigest()[:16]
     path = cache / "partitions" / f"{cfg.name}-{num_clients}-{key}.npz"
     try:

@@ -22,7 +22,7 @@ from runner.config import DataConfig, DatasetConfig
 from runner.data.decoding import Decoded, decode, reason
 from runner.errors import DataError
 
-_FORMAT = 1  # of the cached files; raise it when they or the decoding change
+_FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 _HUB_TIMEOUT_S = 10.0

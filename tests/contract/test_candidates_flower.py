@@ -129,6 +129,18 @@ def test_a_client_that_changes_its_cluster_is_counted() -> None:
     assert strategy.diagnostics()["churn"] == 1
 
 
+@pytest.mark.parametrize("name", ["ifca", "clove"])
+def test_a_client_that_left_is_not_elected(name: str) -> None:
+    """Client 4 has the lowest load of its cluster, and leaves; the cluster remembers it."""
+    strategy = _from({0: (6, 0), 1: (0, 6)}, name)
+    grid = FakeGrid(halfway_app(TARGETS, EXAMPLES, {1: 0.2, 2: 0.6, 3: 0.9, 4: 0.1}), 4)
+    arrays = _rounds(strategy, grid, 2)
+    assert strategy.servers == {0: 1, 1: 4}
+    grid.num_nodes = 3
+    _rounds(strategy, grid, 3, arrays, first=3)
+    assert strategy.servers == {0: 1, 1: 3}
+
+
 def test_ifca_leaves_arrays_where_they_are() -> None:
     """The servers average: the driver reads no client's model, only the clusters'."""
     strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "ifca"), _grid(seals=lambda: True)

@@ -1,5 +1,6 @@
 """Methods that need several models or a memory, in the built-in ClientApp, on three tiny clients."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from models import build_model
 from runner.client.app import make_client_app
 from runner.client.arrays import load_weights, read_weights
 from runner.client.choosing import best, importance
+from runner.client.mixture import train_mixture
 from runner.client.training import LocalTraining, evaluate, train
 from runner.seeding import derive_seed
 from tests.unit.test_client_app import (
@@ -213,6 +215,51 @@ def test_apfl_by_its_equations(app: ClientApp, data: FakeData, adaptive: bool) -
     actual = send(app, "evaluate", {"arrays": record(w), "config": config}, ctx)["metrics"]
     expected = send(app, "evaluate", {"arrays": mixed}, context(0))["metrics"]
     assert actual["eval_loss"] == pytest.approx(expected["eval_loss"])
+
+
+HYPERPARAMETERS: list[dict[str, Any]] = [
+    {"momentum": 0.0},
+    {"momentum": 0.9},
+    {"momentum": 0.0, "weight-decay": 0.5},
+    {"momentum": 0.0, "proximal-mu": 0.5},
+    {"optimizer": "adam"},
+    {"momentum": 0.9, "augment": "crop_flip"},
+    {"momentum": 0.0, "precision": "bf16"},
+]
+
+
+@pytest.mark.parametrize("changes", HYPERPARAMETERS)
+def test_apfl_trains_as_the_hyperparameters_say(data: FakeData, changes: dict[str, Any]) -> None:
+    """w is what FedAvg trains; with alpha 1, where m is v, so is v, without the proximal term."""
+    x, y = of_client(data, 0)
+    given = {key.replace("-", "_"): value for key, value in changes.items()}
+    hp = LocalTraining(lr=LR, batch_size=2, epochs=3, **given)
+    trained = {}
+    for seed in (1, 2):
+        net = model(seed)
+        train(net, x, y, hp if seed == 1 else replace(hp, proximal_mu=0.0), seed=5)
+        trained[seed] = {name: value.numpy() for name, value in net.state_dict().items()}
+    w = model(1)
+    local = model(2).state_dict()
+    result, v, _ = train_mixture(w, local, x, y, hp, 5, 1.0, adaptive=False)
+    for name, value in w.state_dict().items():
+        assert np.array_equal(value.numpy(), trained[1][name])
+        assert v[name].numpy() == pytest.approx(trained[2][name], abs=1e-6)
+    assert result["steps"] == 3 * -(-len(y) // 2)
+
+
+def test_apfl_leaves_the_draws_of_the_process_alone(data: FakeData) -> None:
+    """A model that draws (dropout) gives the same bits again, and so does the process after it."""
+    x, y = of_client(data, 0)
+    ends = []
+    for before in (1, 2):
+        net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), *model(1).children())
+        torch.manual_seed(before)
+        state = torch.get_rng_state()
+        train_mixture(net, net.state_dict(), x, y, LocalTraining(), 5, 0.5, adaptive=True)
+        assert torch.equal(state, torch.get_rng_state())
+        ends.append(read_weights(net))
+    assert same(*ends)
 
 
 def test_fedper_heads_stay_and_begin_as_the_trials_initial_one(data: FakeData) -> None:

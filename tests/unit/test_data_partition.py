@@ -2,19 +2,26 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from runner.config import PartitionConfig
+from runner.config import PartitionConfig, ShiftConfig
 from runner.data import partition
 from runner.data.partition import cached_partition, partition_rows, split_rows
+from runner.data.shift import make_shift
 from runner.errors import DataError
 from runner.seeding import derive_seed
 
 FLOWER = ["dirichlet", "inner_dirichlet", "shard", "pathological", "linear", "square", "exponential"]
 LABELS = np.repeat(np.arange(5), 20)  # 100 examples, sorted by class
+RULES = [
+    *({"name": name} for name in get_args(PartitionConfig.model_fields["name"].annotation)),
+    *({"name": "inner_dirichlet", "sizes": sizes, "alpha": 0.1} for sizes in ("linear", "square")),
+    {"name": "pathological", "classes_per_client": 1},
+    {"name": "dirichlet", "alpha": 0.05},
+]
 
 
 def rule(name: str, **settings: Any) -> PartitionConfig:
@@ -48,7 +55,15 @@ def test_rows_are_disjoint_in_range_and_fixed_by_the_seed(name: str) -> None:
 )
 def test_sizes(name: str, total: int, clients: int, sizes: list[int]) -> None:
     rows = partition_rows(rule(name), np.arange(total) % 2, clients, seed=0)
-    assert [len(own) for own in rows] == sizes
+    assert sorted(map(len, rows), reverse=name in ("iid", "inner_dirichlet")) == sizes
+
+
+@pytest.mark.parametrize("settings", [{"name": "linear"}, RULES[-4]])
+def test_the_seed_deals_out_the_sizes(settings: dict[str, Any]) -> None:
+    splits = [partition_rows(rule(**settings), LABELS, 4, seed) for seed in range(40)]
+    orders = {tuple(map(len, rows)) for rows in splits}
+    assert {tuple(sorted(order)) for order in orders} == {(10, 20, 30, 40)}
+    assert len(orders) > 12  # of 24
 
 
 def test_every_row_is_given_out_but_by_shards() -> None:
@@ -64,11 +79,57 @@ def test_shards_hold_few_classes() -> None:
 
 
 def test_pathological_clients_hold_their_number_of_classes() -> None:
-    """Client i holds class i, so that no class is lost."""
+    """Client i of those that are dealt out holds class i, so that no class is lost."""
     rows = partition_rows(rule("pathological", classes_per_client=3), LABELS, 5, seed=0)
     classes = [set(LABELS[own].tolist()) for own in rows]
     assert [len(held) for held in classes] == [3] * 5
-    assert all(client in held for client, held in enumerate(classes))
+    assert set.union(*classes) == set(range(5))
+    alone = partition_rows(rule("pathological", classes_per_client=1), LABELS, 5, seed=0)
+    assert sorted(LABELS[own].tolist() for own in alone) == [[label] * 20 for label in range(5)]
+
+
+@pytest.mark.parametrize("settings", [own for own in RULES if own["name"] != "centralized"])
+def test_groups_know_nothing_of_labels_and_sizes(settings: dict[str, Any]) -> None:
+    """Groups that shift nothing: neither labels, sizes nor the clients' order tell them.
+
+    By chance a correlation over C clients has deviation 1 / sqrt(C - 1), and the adjusted Rand
+    index is 0 on average.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score
+
+    labels, seeds = np.arange(2000) % 10, 25
+    clients = {"square": 12, "exponential": 6}.get(settings["name"], 20)
+    wanted = [groups for groups in (2, 5, 10) if 2 * groups <= clients]
+    by_labels: dict[int, list[float]] = {groups: [] for groups in wanted}
+    by_size: dict[int, list[float]] = {groups: [] for groups in (4, *by_labels, clients)}
+    for seed in range(seeds):
+        rows = partition_rows(rule(**settings), labels, clients, seed)
+        counts = np.array([np.bincount(labels[own], minlength=10) for own in rows])
+        sizes = counts.sum(axis=1)
+        for num_groups, found in by_size.items():
+            still = ShiftConfig(name="rotation", groups=num_groups, angles=(0.0,) * num_groups)
+            groups = make_shift(still, clients, 10, seed).groups
+            found.append(np.corrcoef(groups, sizes)[0, 1] if np.ptp(sizes) > 1 else 0)
+            if num_groups in by_labels:
+                likely = KMeans(num_groups, n_init=1, random_state=seed)
+                guess = likely.fit_predict(counts / sizes[:, None])
+                by_labels[num_groups].append(adjusted_rand_score(groups, guess))
+    for found in by_labels.values():
+        assert abs(np.mean(found)) < 0.01 + 3.5 * np.std(found) / np.sqrt(seeds)
+    for found in by_size.values():
+        assert abs(np.mean(found)) < 3.5 / np.sqrt((clients - 1) * seeds)
+
+
+@pytest.mark.parametrize("clients", [5, 7, 10, 23])
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.5, 1.0])
+def test_groups_are_of_one_size_before_and_after_a_drift(clients: int, fraction: float) -> None:
+    for num_groups in range(1, clients + 1):
+        drift = {"drift_round": 2, "drift_fraction": fraction}
+        cfg = ShiftConfig(name="rotation", groups=num_groups, **drift)
+        shift = make_shift(cfg, clients, 10, seed=1)
+        for groups in (shift.groups, shift.drifted):
+            assert np.ptp(np.bincount(groups, minlength=num_groups)) <= 1
 
 
 def test_alpha_skews_the_classes() -> None:
@@ -95,7 +156,10 @@ def test_the_split_is_the_partitioners(name: str) -> None:
     order = np.random.default_rng(derive_seed(5, "partition", "order")).permutation(100)
     flower = partition._partitioner(rule(name), 100, 4, derive_seed(5, "partition", "draw"))
     flower.dataset = datasets.Dataset.from_dict({"label": LABELS[order], "row": order})
-    assert [list(flower.load_partition(client)["row"]) for client in range(4)] == [own.tolist() for own in rows]
+    theirs = [list(flower.load_partition(client)["row"]) for client in range(4)]
+    ours = [own.tolist() for own in rows]
+    numbered = name in ("pathological", "linear", "square", "exponential")
+    assert sorted(theirs) == sorted(ours) if numbered else theirs == ours
 
 
 def test_iid_is_what_the_iid_partitioner_gives() -> None:

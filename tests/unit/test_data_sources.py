@@ -133,15 +133,23 @@ def test_any_folder_that_datasets_opens_will_do(tmp_path: Path) -> None:
     assert images.test_x[images.test_y == 1].tolist() == GREY[:1, None].tolist()
 
 
-def test_max_train_takes_the_first(root: Path) -> None:
-    write(root / "long/train.parquet", list(GREY) * 4, range(12))
-    write(root / "long/test.parquet", list(GREY), range(3))
+def test_max_train_draws_from_all_classes(root: Path) -> None:
+    """Twelve classes in order: the first ten rows would leave out two classes of the whole set."""
+    images = [np.full((2, 2), row, np.uint8) for row in range(240)]
+    write(root / "long/train.parquet", images, np.repeat(np.arange(12), 20).tolist())
+    write(root / "long/test.parquet", images[:3], range(3))
     whole = load_images(DatasetConfig(name="long"), folders(root))
-    part = load_images(DatasetConfig(name="long", max_train=10), folders(root))
-    more = load_images(DatasetConfig(name="long", max_train=50), folders(root))
-    assert part.train_x.tolist() == whole.train_x[:10].tolist()
+    part = load_images(DatasetConfig(name="long", max_train=120), folders(root))
+    less = load_images(DatasetConfig(name="long", max_train=30), folders(root))
+    more = load_images(DatasetConfig(name="long", max_train=500), folders(root))
+    rows = part.train_x[:, 0, 0, 0]  # an image's grey level is its row
+    assert len(part.train_y) == len(np.unique(rows)) == 120
+    assert part.train_y.tolist() == (rows // 20).tolist() == whole.train_y[rows].tolist()
+    assert np.bincount(part.train_y, minlength=12).min() >= 4  # of 10 on average
+    assert set(less.train_x[:, 0, 0, 0]) < set(rows)
+    assert less.class_names == whole.class_names
     assert part.fingerprint != whole.fingerprint
-    assert len(more.train_y) == 12
+    assert more.train_x.tolist() == whole.train_x.tolist()
     assert len(load_images(DatasetConfig(max_train=10), folders(root)).train_y) == 10
 
 

@@ -14,6 +14,7 @@ from runner.data.sources import ImageData
 from runner.divergence import divergence_metrics, earth_movers, js_divergence
 from runner.errors import ConfigError
 from runner.figures.split import divergences
+from runner.records import RoundRecord
 from tests.trials import digits, events_of, small
 
 LABELS = np.arange(120) % 6
@@ -58,13 +59,13 @@ def test_a_class_of_several_groups_is_dealt_out_among_them(tmp_path: Path) -> No
 
 
 def test_sizes_times_labels(tmp_path: Path) -> None:
-    """Clients 1 to 8 have shares of 36 in proportion to 1..8: 120 / 36 = 3.33 each; their labels differ as well."""
+    """Eight clients have 1 to 8 of 36 shares, 120 / 36 = 3.33 each; their labels differ as well."""
     assert client_sizes("linear", 120, 8) == [3, 7, 10, 13, 17, 20, 23, 27]
     assert client_sizes("square", 14, 3) == [1, 4, 9]
     assert client_sizes("equal", 10, 4) == [3, 3, 2, 2]
     partition = PartitionConfig(name="inner_dirichlet", sizes="linear", alpha=0.1)
     _, rows = _rows(tmp_path, ShiftConfig(), partition)
-    assert [len(own) for own in rows] == [3, 7, 10, 13, 17, 20, 23, 27]
+    assert sorted(map(len, rows)) == [3, 7, 10, 13, 17, 20, 23, 27]
     counts = np.array([np.bincount(LABELS[own], minlength=6) for own in rows])
     assert js_divergence(counts).mean() > 0.2
 
@@ -177,6 +178,30 @@ def test_a_drift_is_scored_against_the_groups_of_its_time() -> None:
     assert rounds[3].metrics["2_clusters/ari"] == 1
     assert rounds[5].metrics["2_clusters/ari"] == 1
     assert rounds[4].metrics["2_clusters/churn"] == 6
+
+
+def _clusters(record: RoundRecord) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the cluster and the true group of each client."""
+    cluster, group = record.assignments, record.clients
+    return (
+        dict(zip(cluster["client"], cluster["cluster"], strict=True)),
+        dict(zip(group["client"], group["group"], strict=True)),
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["shift.newcomers=0.25", "shift.join_round=3"]])
+def test_the_oracle_follows_the_groups_of_the_round(words: list[str]) -> None:
+    """Half of each group moves in round 3: then the new groups are the clusters."""
+    drift = ["shift=rotation", "shift.drift_round=3", "rounds=4", "num_clients=16", "model=logreg"]
+    _, _, *rounds, _ = events_of(small("resources=inline", "strategy=oracle", *drift, *words))
+    assert [record.metrics["2_clusters/ari"] for record in rounds] == [1, 1, 1, 1]
+    assert [record.metrics["2_clusters/churn"] for record in rounds][:2] == [0, 0]
+    (before, was), (after, group) = (_clusters(rounds[n]) for n in (1, 2))
+    moved = {client for client in before if before[client] != after[client]}
+    assert moved == {client for client in was if was[client] != group[client]}
+    assert rounds[2].metrics["2_clusters/churn"] == len(moved) >= 6
+    assert len(set(after.values())) == 4
+    assert len({(after[client], group[client]) for client in group}) == 4
 
 
 def test_clustering_traffic_is_counted() -> None:

@@ -1,5 +1,6 @@
 """Building strategies from the configuration."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -100,6 +101,24 @@ def test_qfedavg_takes_the_clients_learning_rate() -> None:
     assert strategy.client_learning_rate == 0.05
     with pytest.raises(ValueError, match="client_learning_rate"):
         build_strategy("qfedavg", _params("qfedavg"), seed=1, num_clients=8)
+
+
+def test_a_share_of_the_clients_is_counted_as_people_do() -> None:
+    """.29 of 100 is 29; the share k / n of n is k; what is not whole is cut off, exactly."""
+    shares = [(n, Fraction(k, n), k / n) for n in range(1, 151) for k in range(1, n + 1)]
+    shares += [
+        (n, Fraction(k, 1000), float(f"{k / 1000}"))
+        for n in (3, 7, 10, 25, 40, 100, 1000, 1_000_000)
+        for k in range(1, 1001)
+    ]
+    for n, exact, share in shares:
+        params = _params("fedavg", fraction_train=share, fraction_evaluate=share, min_train_nodes=1)
+        strategy: Any = build_strategy("fedavg", params, seed=1, num_clients=n)
+        expected = int(n * exact)  # rounds towards 0
+        assert int(n * strategy.fraction_train) == int(n * strategy.fraction_evaluate) == expected
+        assert StrategyConfig(fraction_train=share).trained(n) == max(expected, 1)
+    everybody: Any = build_strategy("fedavg", _params("fedavg"), seed=1, num_clients=8)
+    assert everybody.fraction_train == everybody.fraction_evaluate == 1
 
 
 def test_what_can_not_work_is_refused() -> None:

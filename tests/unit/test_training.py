@@ -249,6 +249,28 @@ def test_distortions_are_the_clients_own_and_new_in_each_pass() -> None:
     assert not next(distortions(500, LocalTraining(augment="flip"), 1, 32))[:, :2].any()
 
 
+def test_bf16_steps_see_the_weights_of_the_step_before() -> None:
+    """Twenty steps on a logistic loss, whose slope falls: autocast must not keep its weights."""
+
+    class Logistic(torch.nn.Linear):
+        """Logits (w x, 0)."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out = super().forward(x.flatten(1))
+            return torch.cat([out, torch.zeros_like(out)], 1)
+
+    ends = {}
+    for precision in ("float32", "bf16"):
+        model = Logistic(1, 1, bias=False)
+        torch.nn.init.zeros_(model.weight)
+        hp = LocalTraining(lr=4.0, momentum=0.0, batch_size=0, steps=20, precision=precision)
+        train(model, torch.ones(4, 1, 1, 1), torch.zeros(4, dtype=torch.int64), hp, seed=0)
+        ends[precision] = model.weight.item()
+    # Stale weights would give twenty times the first step: 20 x 4 x .5 = 40.
+    assert ends["bf16"] == pytest.approx(ends["float32"], rel=0.02)
+    assert ends["bf16"] < 5
+
+
 def test_precision() -> None:
     model = linear(1)
     train(model, *zeros(0), LocalTraining(lr=1.0, momentum=0.0, precision="bf16"), seed=0)
