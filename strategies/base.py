@@ -33,7 +33,7 @@ class Models:
     """``aggregate_train`` returns a model whenever replies came."""
     assigns_in_evaluation: bool = False
     """Who uses which model is known after ``aggregate_evaluate``."""
-    clusters: bool = False
+    clusters_clients: bool = False
     """It trains one model per cluster of clients."""
 
 

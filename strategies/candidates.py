@@ -23,7 +23,7 @@ class Candidates(WithLayout, FedAvg):
 
     has_global_model = False  # the mean of networks that began apart is none that anybody trained
     assigns_in_evaluation = True
-    clusters = True
+    clusters_clients = True
 
     def chosen(self, choices: Mapping[int, int]) -> None:
         """Take in which model each of some clients chose in the evaluation, by node."""

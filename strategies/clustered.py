@@ -89,7 +89,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         Parameters of Flower's FedAvg.
     """
 
-    clusters = True
+    clusters_clients = True
     threshold: float | None = None  # of methods that can cut at a distance
     plain_mean = False  # True: every reply of a cluster weighs the same, whatever its examples
 

@@ -162,7 +162,7 @@ class TrialConfig(Section):
         has, s = self._models, self.strategy
         if metric.startswith("1_global/") and not has.has_global_model:
             return f"strategy={s.name} has no global model; take 3_clients/acc or 3_clients/test_acc"
-        if metric.startswith("2_clusters/") and not has.clusters:
+        if metric.startswith("2_clusters/") and not has.clusters_clients:
             return f"strategy={s.name} has no clusters; take another metric or strategy"
         known = self.shift.name != "none" and self.shift.groups > 1
         if metric in ("2_clusters/ari", "2_clusters/ami", "2_clusters/matched") and not known:

@@ -106,16 +106,6 @@ def test_scores_come_although_clients_missed_the_deadline():
     assert any("replies were missing" in event for event in rounds[0].evaluate.events)
 
 
-@pytest.mark.parametrize("asked", [10, 100, 1000])
-def test_the_least_share_of_replies_is_counted_as_people_do(asked: int) -> None:
-    """.07 of 100 is 7, although the product of the floats is a little more."""
-    for needed in range(1, asked + 1):
-        share = float(f"{needed / asked}")
-        _enough(1, needed, asked, share, {})
-        with pytest.raises(TrialError, match=f"{needed - 1} of {asked} clients trained"):
-            _enough(1, needed - 1, asked, share, {})
-
-
 # Replies that were used
 
 MIN = {"min_train_nodes": 4, "min_evaluate_nodes": 4}
@@ -211,3 +201,13 @@ def test_too_few_answers_to_a_clustering_query_fail_the_trial(after: bool) -> No
     match = "1 of 4 clients answered query.sketch, fewer than .*=0.5; first error: OSError: no disk"
     with pytest.raises(TrialError, match=match):
         train_once(strategy, share=0.5)
+
+
+@pytest.mark.parametrize("asked", [10, 100, 1000])
+def test_the_least_share_of_replies_is_counted_as_people_do(asked: int) -> None:
+    """.07 of 100 is 7, although the product of the floats is a little more."""
+    for needed in range(1, asked + 1):
+        share = float(f"{needed / asked}")
+        _enough(1, needed, asked, share, {})
+        with pytest.raises(TrialError, match=f"{needed - 1} of {asked} clients trained"):
+            _enough(1, needed - 1, asked, share, {})
