@@ -3,7 +3,10 @@
 import math
 
 import pytest
+from flwr.app import Context, Message
 
+from runner.client.app import BuiltinClient
+from runner.client.messages import partition_id
 from runner.compose import options
 from runner.records import RoundRecord, TrialResult, TrialStarted
 from runner.trial import train_config
@@ -32,6 +35,25 @@ def test_every_privacy_wrapper_runs(name: str) -> None:
     *_, last, result = events_of(small(*QUICK, f"privacy={name}", "privacy.noise_multiplier=0.1"))
     assert isinstance(result, TrialResult)
     assert math.isfinite(last.metrics["1_global/loss"])
+
+
+@pytest.mark.parametrize("name", [name for name in options("privacy") if name != "none"])
+def test_under_privacy_a_client_that_always_fails_does_not_end_the_learning(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains = BuiltinClient.train
+
+    def fails(self: BuiltinClient, message: Message, context: Context) -> Message:
+        if partition_id(context) == 3:
+            raise RuntimeError("never")
+        return trains(self, message, context)
+
+    monkeypatch.setattr(BuiltinClient, "train", fails)
+    words = [f"privacy={name}", "privacy.noise_multiplier=0", "training.engine=sequential"]
+    _, first, *rounds, _ = events_of(small(*QUICK, *words, "rounds=3"))
+    losses = [record.metrics["1_global/loss"] for record in (first, *rounds)]
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == 4
 
 
 @pytest.mark.parametrize("name", options("partition"))
