@@ -3,7 +3,7 @@
 import pytest
 
 from runner.compose import compose, expand
-from runner.config import HalvingConfig
+from runner.config import HalvingConfig, TrialConfig
 from runner.errors import ConfigError, RunnerError
 from runner.halving import Halving, promotable
 from runner.records import RoundRecord
@@ -89,7 +89,7 @@ def test_trials_compete_within_a_bracket_and_with_earlier_sessions() -> None:
 
 
 def test_halving_is_part_of_the_key_only_where_it_is_set() -> None:
-    assert compose(["halving.factor=2"]).key == compose([]).key
+    assert TrialConfig(halving=HalvingConfig(factor=2)).key == TrialConfig().key
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Stopping rules on rounds whose verdict can be read off."""
 
 from math import nan
+from typing import Any
 
 import pytest
 
 from runner.checkpoint import CheckpointStore
 from runner.compose import compose
-from runner.config import StopConfig
+from runner.config import StopConfig, TrialConfig
 from runner.errors import ConfigError
 from runner.prepare import make_split
 from runner.records import RoundRecord
@@ -50,9 +51,12 @@ def test_divergence() -> None:
 
 
 def test_only_rules_that_are_set_are_part_of_the_key() -> None:
-    assert compose(["stop.mode=min", "stop.min_delta=0.1", "stop.metric=1_global/loss"]).key == compose([]).key
-    assert compose(["stop.target=0.9"]).key != compose([]).key
-    assert compose(["stop.target=0.9", "stop.min_delta=0.1"]).key == compose(["stop.target=0.9"]).key
+    def key(**rules: Any) -> str:
+        return TrialConfig(stop=StopConfig(**rules)).key
+
+    assert key(mode="min", min_delta=0.1, metric="1_global/loss") == key()
+    assert key(target=0.9) != key()
+    assert key(target=0.9, min_delta=0.1) == key(target=0.9)
     assert StopConfig(mb=3).canonical() == {"mb": 3.0}
 
 
