@@ -1,8 +1,10 @@
 """``python -m benchmarks.gate``: how often does each method split clients that do not differ, and does it still split
 those that do? Digits, ``configs/experiment/gate.yaml``; every trial from its data to its clusters, in this process.
 
-A setting is tried by its words, and any metric of the last round can be shown in place of the counts::
+Another experiment can take its place (one round, unless the words say otherwise), a setting is tried by its words, and
+any metrics of the last round can be shown in place of the counts::
 
+    python -m benchmarks.gate fedclust --experiment rotated_mnist_show --shifts rotation --seeds 0:5
     python -m benchmarks.gate stocfl "strategy=stocfl strategy.merge_cosine=0.65" --shifts rotation --seeds 0:5
     python -m benchmarks.gate "strategy=clove rounds=15" --shifts rotation --metrics 2_clusters/ari 3_clients/acc
 """
@@ -51,12 +53,12 @@ class Outcome:
         return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
 
-def outcome(words: Sequence[str], shift: str, seeds: Sequence[int], images: ImageData) -> Outcome:
-    """Run a method on a shift, once per seed."""
+def outcome(words: Sequence[str], seeds: Sequence[int], images: ImageData) -> Outcome:
+    """Run a trial's words once per seed."""
     split = recovered = 0
     lasts = []
     for seed in seeds:
-        config = compose(["experiment=gate", "rounds=1", *words, f"shift={shift}", f"seed={seed}"])
+        config = compose([*words, f"seed={seed}"])
         *_, last = (e for e in run_trial(config, images, make_split(images, config)) if isinstance(e, RoundRecord))
         clusters = len(set(last.assignments["cluster"]))
         split += clusters > 1
@@ -70,6 +72,7 @@ def measure(
     shifts: Sequence[str],
     seeds: Sequence[int],
     metrics: Sequence[str] = (),
+    experiment: str = "gate",
     said: Callable[[str], None] = print,
 ) -> dict[tuple[str, str], Outcome]:
     """Return the outcome of each method on each shift; a line of the table is said as soon as it is there.
@@ -80,9 +83,11 @@ def measure(
         Names of ``METHODS``, or words of a configuration in one string.
     metrics : sequence of str
         Show their means over seeds, in place of how many seeds were split or recovered.
+    experiment : str
+        Whose data and settings are taken.
     """
     quiet_flower()
-    base = compose(["experiment=gate"])
+    base = compose([f"experiment={experiment}"])
     images = load_images(base.dataset, base.data)
     found = {}
     columns = ["false splits" if shift == "none" else f"{shift} recovered" for shift in shifts]
@@ -93,8 +98,9 @@ def measure(
     for method in methods:
         cells = []
         for shift in shifts:
-            words = METHODS.get(method) or method.split()
-            result = found[method, shift] = outcome(words, shift, seeds, images)
+            words = (f"experiment={experiment}", f"shift={shift}", "rounds=1")
+            own = METHODS.get(method) or method.split()
+            result = found[method, shift] = outcome((*words, *own), seeds, images)
             count = result.split if shift == "none" else result.recovered
             cells += [result.mean(metric) for metric in metrics] or [f"{count} of {len(seeds)}"]
         said(f"| {method} | " + " | ".join(cells) + " |")
@@ -112,6 +118,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=list(METHODS), help=about)
     parser.add_argument("--seeds", default="20:40", help="first:end, 20:40 by default: the gate was made on 0 to 19")
     parser.add_argument("--shifts", nargs="*", default=SHIFTS, help=f"all by default: {', '.join(SHIFTS)}")
+    parser.add_argument("--experiment", default="gate", help="whose data and settings; gate by default")
     about = "show the means of these metrics of the last round, 2_clusters/ari for one"
     parser.add_argument("--metrics", nargs="*", default=(), help=about)
     given = parser.parse_args()
@@ -119,7 +126,7 @@ def main() -> None:
         parser.error(f"unknown method {', '.join(sorted(unknown))}; methods are {', '.join(METHODS)}")
     first, end = map(int, given.seeds.split(":"))
     began = time.monotonic()
-    measure(given.methods, given.shifts, range(first, end), given.metrics)
+    measure(given.methods, given.shifts, range(first, end), given.metrics, given.experiment)
     print(f"\nseeds {first} to {end - 1}, {time.monotonic() - began:.0f} s")
 
 

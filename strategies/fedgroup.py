@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.clustered import ClusterTraining
-from strategies.clustering import kmeans_split, one_thread, points_of
+from strategies.clustering import group_means, kmeans_split, one_thread, points_of
 from strategies.grouping import Found, find_groups
 
 PRETRAINED_PER_GROUP = 20
@@ -41,6 +41,15 @@ class FedGroup(ClusterTraining):
         return find_groups(
             points_of(rows_CP, "cosine"), kmeans_split(self.seed), self.how, self.seed, partial(decomposed_cosines, m=m)
         )
+
+    def group_rows(self, nodes: list[int], rows_CP: NDArray[np.float32]) -> bool:
+        """Group clients; a group's direction is the plain mean of its members' updates, which are not normalised."""
+        grouped = super().group_rows(nodes, rows_CP)
+        if grouped:
+            kept = [i for i, node in enumerate(nodes) if node in self.assignment]
+            labels_C = np.array([self.assignment[nodes[i]] for i in kept])
+            self.means_KP = group_means(rows_CP[kept], labels_C, "euclidean")
+        return grouped
 
 
 def decomposed_cosines(rows_CP: NDArray[np.floating[Any]], m: int) -> NDArray[np.float64]:

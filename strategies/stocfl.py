@@ -57,7 +57,7 @@ class StoCFL(ClusterTraining):
         """Make each newcomer a cluster, then merge clusters."""
         assert self.anchor is not None
         new = [node for node in models if node not in self.assignment]
-        rows_CP = unit_rows(self.updates([models[node] for node in new], self.anchor))
+        rows_CP = self.updates([models[node] for node in new], self.anchor)
         first = 1 + max(self.means, default=-1)
         for own, (node, row) in enumerate(zip(new, rows_CP, strict=True), start=first):
             if np.isfinite(row).all():
