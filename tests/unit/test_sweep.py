@@ -103,7 +103,7 @@ def test_only_what_is_new_is_run(place: Place) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in place.runs()} == {newest.info.run_id}
     fresh, _ = place.run("seed=0", restart=Restart(fresh=True))
     assert len(place.runs()) == 4
-    assert fresh.rows[0]["acc"] == first.rows[0]["acc"]
+    assert fresh.rows[0].metrics["acc"] == first.rows[0].metrics["acc"]
 
 
 def test_a_trial_that_dies_goes_on_from_its_checkpoint(place: Place, dies: Callable[[int, int], None]) -> None:
@@ -253,7 +253,7 @@ def test_halving_ends_the_losers_and_goes_on_after_an_interrupt(place: Place, mo
     assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("KILLED", [0, 1])]
     outcome, text = place.run(*words)
     assert (outcome.exit_status, len(outcome.rows)) == (0, 3)
-    runs = {run.data.params["lr"]: run for run in place.runs()}
+    runs = {run.data.params["training.lr"]: run for run in place.runs()}
     assert {lr: place.steps(run) for lr, run in runs.items()} == {
         "0.0001": [0, 1], "0.1": [0, 1, 2, 3, 4], "0.001": [0, 1]
     }  # fmt: skip
