@@ -5,8 +5,7 @@ from math import isnan
 import pytest
 
 from runner.links import MB, mb_by_link
-from runner.records import TaskRecord
-from runner.records import TrialRow
+from runner.records import TaskRecord, TrialRow
 from runner.report import markdown_table, results_table
 from strategies.devices import SPREAD, Device, device_of, load_on_device, nominal
 from strategies.selection import Load, gini, regret, spearman
