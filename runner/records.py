@@ -110,7 +110,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial in a sweep's table. Settings and numbers are apart, so that none hides another of the same name."""
+    """A trial in a sweep's table; settings and numbers are apart: none hides the other."""
 
     axes: Mapping[str, str]  # full key -> value, of the axes that apply to it
     metrics: Mapping[str, float]  # final metrics by bare name; none where it did not finish

@@ -80,7 +80,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Trials:
-    """The trials of a sweep, in its order. Settings and numbers are two tables: no name is in the other's way.
+    """The trials of a sweep, in its order. Settings and numbers are two tables: none hides another.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class Cells:
 
 
 def trials_table(rows: Sequence[TrialRow], axes: Sequence[str] | None = None) -> Trials:
-    """Return a sweep's trials as a table; ``axes`` orders the columns, else they come as the rows have them."""
+    """Return a sweep's trials as a table; ``axes`` orders the columns, else the rows do."""
     shown = _shown_metrics(rows)
     metrics = {metric: [float(row.metrics.get(metric, nan)) for row in rows] for metric in shown}
     return Trials(
@@ -381,7 +381,7 @@ def _by_seed(part: Sequence[TrialRow], metric: str) -> dict[object, float]:
 
 
 def _shown_metrics(rows: Sequence[TrialRow]) -> list[str]:
-    """Return the metrics that some trial has; the servers' where settings of theirs are compared."""
+    """Return the metrics that some trial has; the servers' where their settings are compared."""
     servers = any(key.startswith(_SERVER) for row in rows for key in row.axes)
     there = {metric for row in rows for metric in row.metrics}
     return [metric for metric in METRICS if metric in there and (servers or metric not in _OF_SERVERS)]
@@ -392,7 +392,7 @@ def _all_axes(rows: Sequence[TrialRow], axes: Sequence[str] | None) -> list[str]
 
 
 def _places(places: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.DataFrame:
-    """Return a row per place; a column is one of numbers where each text is the only one of its number."""
+    """Return a row per place; a column is numbers where no two texts are one number."""
     frame = pd.DataFrame({key: [place.get(key) for place in places] for key in keys}, index=range(len(places)))
     for key in keys:
         numbers = pd.to_numeric(frame[key], errors="coerce")

@@ -9,7 +9,7 @@ Test = Literal["t", "wilcoxon"]
 TESTS: dict[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 LEVEL = 0.05
 LEAST = 3
-"""Values of which an interval is told, and pairs that are tested: two may lie together by chance alone."""
+"""Values that have an interval, and pairs that are tested; two may be alike by chance."""
 
 _EXACT_PAIRS = 13  # 2^13 ways to set the signs of as many differences are tried one by one
 EXACT = 1 - 1e-9
@@ -17,7 +17,7 @@ EXACT = 1 - 1e-9
 
 
 def interval(values: Sequence[float] | np.ndarray) -> float:
-    """Return half the width of the 95% interval of the mean (Student's t); nan for fewer than three values."""
+    """Return half the width of the mean's 95% interval (Student's t); nan below three values."""
     from scipy.stats import t
 
     n = len(values)

@@ -161,7 +161,7 @@ def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> No
 
 
 def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
-    """Make a sweep's report, from the store; return the table as Markdown. Why there is none goes to the outcome."""
+    """Make a sweep's report, or say why there is none; return the table as Markdown."""
     if not any(row.metrics for row in outcome.rows):
         return ""
     reason = ""

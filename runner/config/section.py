@@ -36,7 +36,7 @@ class Section(BaseModel):
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their full keys (``strategy.server.rule``), without those that are None."""
+    """Return nested settings by full key (``strategy.server.rule``), without those that are None."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -47,10 +47,11 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Return what the axes of a grid are called where people read them; they are known by their full keys.
+    """Return what the axes of a grid, which are known by their full keys, are called by people.
 
-    The name is the shortest end of the key that no other key has (``strategy.num_clusters`` -> ``num_clusters``;
-    ``partition.alpha`` and ``strategy.alpha`` keep their whole keys), so no two axes of a grid have the same one.
+    The name is the shortest end of the key that no other key has (``strategy.num_clusters`` ->
+    ``num_clusters``; ``partition.alpha`` and ``strategy.alpha`` keep their whole keys), so no two
+    axes of a grid have the same one.
     """
     parts = {key: key.split(".") for key in keys}
     ends = Counter(".".join(words[-n:]) for words in parts.values() for n in range(1, len(words) + 1))

@@ -27,7 +27,7 @@ class TrialConfig(Section):
         "dataset", "partition", "shift", "num_clients", "evaluate_every", "strategy.fraction_evaluate",
         "strategy.min_evaluate_nodes", "experiment",
     })  # fmt: skip
-    """What a trial has to solve, and how that is measured; all other settings are ways to solve it."""
+    """What a trial has to solve, and how that is measured; other settings are ways to solve it."""
 
     PLACE: ClassVar[frozenset[str]] = frozenset({"resources", "tracking", "data", "checkpoint"})
     """Where a trial runs and is logged: never part of its key."""

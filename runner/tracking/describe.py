@@ -21,14 +21,14 @@ _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}
 _PACKAGES = ("fedsweep", "flwr", "flwr-datasets", "ray", "torch", "torchvision", "numpy", "scikit-learn", "mlflow")
 _SWEEP_COLOUR = "#888888"
 LAYOUT, LAYOUT_NOW = "layout", "2"
-"""Tag and version of how a sweep's run tells its trials; version 1 had no tag and shortened the axes' names."""
+"""Tag and version of how a sweep's run tells its trials; version 1 had no tag, and short names."""
 
 GRID = "grid.json"
-"""Artifact of a sweep's run: its axes by full key, and its trials in the grid's order, each a key and its values."""
+"""Artifact of a sweep's run: its axes by full key, and the key and place of each trial, in order."""
 
 
 def run_name(trial: TrialConfig, axes: Mapping[str, str], grid: Iterable[str] = ()) -> str:
-    """Return the trial's name in the UI: its place in the sweep, or what it is where there is no sweep.
+    """Return the trial's name in the UI: its place in the sweep, or what it is on its own.
 
     ``grid`` are all axes of the sweep, by full key: names are short as long as they are none of two.
     """
@@ -40,7 +40,7 @@ def run_name(trial: TrialConfig, axes: Mapping[str, str], grid: Iterable[str] = 
 
 
 def trial_params(trial: TrialConfig, axes: Mapping[str, str]) -> dict[str, str]:
-    """Return every setting that decides the numbers, and the axes that are none of these, such as a group's option."""
+    """Return every setting that decides the numbers, and the axes that are groups."""
     settings = {key: str(value) for key, value in flat(trial.canonical()).items()}
     return {key: redact(value) for key, value in {**axes, **settings}.items()}
 

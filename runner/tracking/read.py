@@ -169,7 +169,7 @@ def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:
 
 
 def _trials_of(store: Store, sweep: "Run") -> "dict[str, Run]":
-    """Return the runs of a sweep's trials by trial key: its own, else what another sweep of that name took along."""
+    """Return the runs of a sweep's trials by key: its own, else those that a later one took along."""
     name = sweep.data.tags["sweep"]
     runs = _search(store, f"tags.kind = 'trial' AND tags.sweep = '{_quoted(name)}'")
     found: dict[str, Run] = {}
@@ -234,7 +234,7 @@ def _first(runs: "list[Run]") -> "Run | None":
 
 
 def _latest(runs: "list[Run]") -> "Run | None":
-    """Return the run that was begun or ended last: one that was gone on with began earlier than others."""
+    """Return the run that was begun or ended last: one that went on began before others."""
     return max(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), default=None)
 
 

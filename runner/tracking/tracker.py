@@ -106,7 +106,7 @@ class Tracker:
         parent: SweepRun | None = None,
         past: PastRun | None = None,
     ) -> TrialRun:
-        """Open the run of one trial, or go on with a past one; ``axes`` is its place in the sweep, by full key."""
+        """Open the run of one trial, or go on with a past one; ``axes`` is its place, by full key."""
         return TrialRun(self, trial, dict(axes or {}), command, parent, past)
 
     def close(self) -> None:

@@ -113,7 +113,7 @@ class Writer:
         self.check()
 
     def settle(self) -> bool:
-        """Wait until everything is sent, as long as there is progress; return whether everything is sent."""
+        """Wait, as long as there is progress, until everything is sent; return whether it is."""
         self._begin_to_wait()
         told = time.monotonic() + 1.0
         while self.waiting and not self._lost_patience():
@@ -157,7 +157,7 @@ class Writer:
         return max(self._progress_at, self._waiting_since or 0.0)
 
     def _lost_patience(self) -> bool:
-        """Return whether a wait lasted too long without progress; what the thread itself works on is progress."""
+        """Return whether the store was silent for too long; the thread's own work is no silence."""
         return self._sending and time.monotonic() > self._patience_from() + self._patience_s
 
     def _work(self) -> None:

@@ -216,7 +216,7 @@ def test_a_store_that_hangs_is_given_up(store, tmp_path):
 
 
 def test_work_of_its_own_is_no_silence_of_the_store(store, tmp_path):
-    """Figures are drawn by the writer's thread; however long that takes, nobody waited for the store."""
+    """The writer's thread draws figures; however long that takes, nobody waits for the store."""
 
     def drawing():
         time.sleep(0.8)

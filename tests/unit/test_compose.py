@@ -170,7 +170,7 @@ PAIRS = [pair for pair in combinations(SETTINGS, 2) if fit(*pair)]
 
 @pytest.mark.parametrize(("one", "two"), PAIRS)
 def test_different_settings_stand_in_different_cells(one: str, two: str) -> None:
-    """Over many pairs of settings: a cell's trials differ in nothing but the seed, and no two cells are alike."""
+    """A cell's trials differ in nothing but the seed, and no two cells are alike."""
     (values, needs), (others, more) = SETTINGS[one], SETTINGS[two]
     file = SweepFile(axes={"seed": [0, 1]})
     trials = expand_grids([file], [*dict.fromkeys((*needs, *more)), f"{one}={values}", f"{two}={others}"])

@@ -81,7 +81,7 @@ def test_a_bracket_from_start_to_end() -> None:
     [("strategy.server.ewma", ".1,.2,.3"), ("strategy.num_clusters", "1,2"), ("training", "sgd,adam")],
 )
 def test_each_axis_makes_brackets(axis: str, values: str) -> None:
-    """Whatever stands before and behind it in the grid, all its values compete, at each seed for itself."""
+    """All values of an axis compete, at each place of the other axes for itself."""
     words = [*HALVED, "strategy=kmeans", "seed=0,1", "training.epochs=1,2", "strategy.server.hysteresis=.5,.6"]
     words += ["strategy.num_clusters=1,2", f"{axis}={values}", f"halving.axis={axis}", "halving.factor=2"]
     _, trials = expand("default", words)

@@ -82,7 +82,7 @@ def test_all_trials_failed():
 
 
 def test_axes_with_the_same_last_word_are_two():
-    """apfl's share of the local model beside Dirichlet's concentration: four cells of three seeds."""
+    """apfl's alpha beside Dirichlet's: four cells of three seeds."""
     places = [(a, b) for a in ("0.1", "1.0") for b in ("0.1", "1.0")]
     rows = [
         row(f"partition.alpha={a} strategy.alpha={b} seed={seed}", acc=float(a) / 2 + float(b) / 4)
@@ -210,7 +210,7 @@ def test_two_seeds_have_no_mark():
 
 
 def test_the_same_difference_at_each_seed_is_tested_by_its_signs():
-    """2 / 2^n: .25 at three seeds, .0625 at five, .03125 at six. The ARI of ``grid`` is .5 or 1 throughout."""
+    """2 / 2^n: .25 at three seeds, .0625 at five, .03125 at six."""
     for count, marked in ((3, False), (5, False), (6, True)):
         values = {1: [0.5] * count, 4: [0.9] * count}
         assert marks(grid(values), "client_acc") == [False, marked]
@@ -218,7 +218,7 @@ def test_the_same_difference_at_each_seed_is_tested_by_its_signs():
 
 
 def test_marks_are_corrected_for_the_number_of_rows():
-    """Both comparisons have p = .0353 (t = 5.196 on 2 degrees of freedom): Holm asks for .025 of one of them."""
+    """Each comparison has p = .0351 (t = 5.196, 2 degrees of freedom); Holm asks for .025."""
     two, three = {1: [0.7, 0.8, 0.9], 4: [0.8, 0.95, 1.1]}, {2: [0.7, 0.8, 0.9]}
     assert stats.p_different(two[4], two[1], "t") == pytest.approx(0.0351, abs=1e-4)
     assert marks(grid(two)) == [False, True]
@@ -305,7 +305,7 @@ def test_holms_procedure():
 @pytest.mark.parametrize("rows", [2, 3, 5])
 @pytest.mark.parametrize("seeds", [3, 6])
 def test_rows_that_do_not_differ_are_marked_at_the_level_at_most(test, rows, seeds):
-    """400 blocks of noise: at 5 % no more than 33 are marked but once in a hundred times (binomial)."""
+    """Of 400 blocks of noise more than 33 are marked once in a hundred times (binomial, 5 %)."""
     draw = np.random.default_rng(rows * seeds)
     blocks = [[dict(enumerate(draw.normal(size=seeds))) for _ in range(rows)] for _ in range(400)]
     assert sum(stats.clear_best(block, test) is not None for block in blocks) <= 33

@@ -311,7 +311,7 @@ def test_a_report_that_cannot_be_made_ends_no_sweep(place: Place, monkeypatch: p
 
 
 def test_rows_have_the_grids_order_and_a_trial_its_own_rounds(place: Place) -> None:
-    """The longest trial runs first, and all end after a round: none is counted to a cell of fewer rounds.
+    """The longest trial runs first, and all end after a round: none changes its cell.
 
     A sweep whose trials a larger one took along still has them.
     """
