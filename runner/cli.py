@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from runner.compose import Trial, compose, expand, groups, options, to_yaml
+from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml
 from runner.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 1 (a trial failed), 2 (bad input) or 130 (interrupted)."""
+    """Run a command; return its exit status.
+
+    It is 0, 1 (a trial failed, or a report is missing), 2 (bad input) or 130 (interrupted).
+    """
     parser = _parser()
     args, words = parser.parse_known_args(argv)
     try:
@@ -144,6 +147,8 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
 def _list(trials: Sequence[Trial]) -> int:
     for trial in trials:
         print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
+    for remark in remarks(trials):
+        print(remark, file=sys.stderr)
     print(f"{len(trials)} trials")
     return 0
 
@@ -193,15 +198,19 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     if mode == "json":
         result = {
             "event": "result", "exit_status": outcome.exit_status, "interrupted": outcome.interrupted,
-            "trials": outcome.rows, "failures": [{"trial": t, "reason": r} for t, r in outcome.failures],
-            "store": tracker.uri, "waiting_on_disk": tracker.spilled,
+            "trials": [{"axes": row.axes, "metrics": row.metrics} for row in outcome.rows],
+            "failures": [{"trial": t, "reason": r} for t, r in outcome.failures],
+            "store": tracker.uri, "waiting_on_disk": tracker.spilled, "missing": outcome.missing or None,
         }  # fmt: skip
         view.show(result, "")
         return outcome.exit_status
-    if any("wall_s" in row for row in outcome.rows):
-        console.print(rich_table(results_table(outcome.rows), "results: mean ± deviation over seeds"))
+    if any(row.metrics for row in outcome.rows):
+        table = results_table(outcome.rows, axes=outcome.axes)
+        console.print(rich_table(table, "results: mean ± deviation over seeds"))
     for label, reason in outcome.failures:
         print(f"FAILED {label}: {reason}", file=sys.stderr)
+    if outcome.missing:
+        print(f"MISSING: {outcome.missing}", file=sys.stderr)
     console.print(f"stored in {tracker.uri}", highlight=False, soft_wrap=True)
     if tracker.spilled:
         print(waits, file=sys.stderr)
@@ -247,7 +256,8 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
             f"the report can't be written to {folder} ({error}); name another folder with --out"
         ) from error
     if args.mode == "json":
-        cells = read_csv(StringIO(str(files["report.csv"]))).to_dict("records")
+        table = read_csv(StringIO(str(files["report.csv"]))).convert_dtypes().astype(object)
+        cells = table.where(table.notna(), None).to_dict("records")
         told = {"sweep": sweep.name, "run": sweep.run_id, "folder": str(folder.absolute()), "files": sorted(files)}
         print(as_json({**told, "cells": cells}))
     if args.mode != "auto":

@@ -1,7 +1,8 @@
 """From the words of a command line to validated configurations: Hydra composes, pydantic validates."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.config import Section, TrialConfig
-from runner.config.section import axis_name
+from runner.config.section import flat, short_names
 from runner.errors import ConfigError, unknown
 
 M = TypeVar("M", bound=BaseModel)
@@ -37,16 +38,38 @@ class SweepFile(BaseModel):
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of a grid at one seed: its configuration, and its place on the axes."""
+    """One cell of a grid at one seed: its configuration, and its place on the axes.
+
+    Parameters
+    ----------
+    config : TrialConfig
+        All its settings.
+    axes : dict[str, str]
+        The axes that apply to it, by full key, with its values as its configuration has them.
+    overrides : tuple[str, ...]
+        The words that give it again.
+    left_out : tuple[str, ...]
+        Words and axes of the grid that do not apply to it.
+    grid : tuple[str, ...]
+        All axes of the grid by full key, those that do not apply to this trial too.
+    """
 
     config: TrialConfig
     axes: dict[str, str]
     overrides: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    grid: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
         """The command that runs this trial alone."""
         return " ".join(["python -m runner run", *(_quoted(word) for word in self.overrides)])
+
+    @property
+    def label(self) -> str:
+        """Its place on the axes, as people read it."""
+        names = short_names(self.grid or self.axes)
+        return " ".join(f"{names[key]}={value}" for key, value in self.axes.items()) or self.config.strategy.name
 
 
 def options(group: str) -> list[str]:
@@ -84,20 +107,61 @@ def compose(words: Sequence[str]) -> TrialConfig:
 
 
 def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
-    """Return a sweep's file and its trials: see :func:`expand_grid`."""
+    """Return a sweep's file and its trials: see :func:`expand_grids`."""
     if name not in options("sweep"):
         raise ConfigError(unknown("sweep", name, options("sweep")))
-    file = validated(SweepFile, OmegaConf.to_container(OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml")), "")
-    return file, expand_grid(file, words)
+    loaded = OmegaConf.to_container(OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml"))
+    file = validated(SweepFile, loaded, "")
+    return file, expand_grids([file], words)
 
 
-def expand_grid(file: SweepFile, words: Sequence[str]) -> list[Trial]:
-    """Return the trials of a grid: the product of the axes, without duplicates, in order.
+def expand_grids(files: Sequence[SweepFile], words: Sequence[str]) -> list[Trial]:
+    """Return the trials of all grids: the products of their axes, without duplicates, in order.
 
-    A word with several values (``seed=0,1``, ``strategy.q=range(0,3)``) adds or replaces an axis; one with a single
-    value replaces an axis too, or is a setting of every trial. An axis that does not apply to a trial is left out of
-    it (``strategy.num_clusters`` under FedAvg), so that equal trials collapse.
+    A word with several values (``seed=0,1``, ``strategy.q=range(0,3)``) adds or replaces an axis;
+    one with a single value replaces an axis too, or is a setting of every trial. What does not
+    apply to a trial is left out of it (``strategy.num_clusters`` under FedAvg), so that equal
+    trials collapse; :func:`remarks` says what was left out.
+
+    Raises
+    ------
+    ConfigError
+        A word that applies to no trial, an axis that makes no difference or no part of a trial's
+        key, a rule of halving under which no trials compete.
     """
+    found: dict[str, Trial] = {}
+    grid: dict[str, None] = {}
+    for file in files:
+        axes, trials = _cells(file, words)
+        for trial in trials:
+            found.setdefault(trial.config.key, trial)
+        grid |= dict.fromkeys(axes)
+    there = {key for trial in found.values() for key in trial.axes}
+    known = tuple(key for key in grid if key in there)
+    trials = [replace(trial, grid=known) for trial in found.values()]
+    for word in _parse(words):
+        _check_effect(word, trials)
+    _rivals(trials)
+    return trials
+
+
+def remarks(trials: Sequence[Trial]) -> list[str]:
+    """Return what does not hold for all trials of a grid, in sentences: settings, and halving."""
+    told = []
+    for key in dict.fromkeys(_key(word) for trial in trials for word in trial.left_out):
+        if key not in trials[0].grid:  # the table shows to which trials an axis applies
+            without = [word for trial in trials for word in trial.left_out if _key(word) == key]
+            count = sum(any(_key(word) == key for word in trial.overrides) for trial in trials)
+            what = f"axis {key}" if without[0] == key else without[0]
+            told.append(f"{what} applies to {count} of {count + len(without)} trials")
+    if alone := _rivals(trials)[1]:
+        axis = trials[0].config.halving.axis
+        told.append(f"halving over {axis}: {alone} of {len(trials)} trials have no rival and run in full")
+    return told
+
+
+def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial]]:
+    """Return a grid's axes by full key, and its trials."""
     axes = {key: [f"{key}={_literal(value)}" for value in values] for key, values in file.axes.items()}
     fixed = [*file.overrides, *(f"halving.{key}={_literal(value)}" for key, value in file.halving.items())]
     for word in _parse(words):
@@ -110,10 +174,14 @@ def expand_grid(file: SweepFile, words: Sequence[str]) -> list[Trial]:
             axes[key] = [str(word.input_line)]
         else:
             fixed.append(str(word.input_line))
-    empty = [key for key, values in axes.items() if not values]
-    if empty:
-        raise ConfigError(f"the grid is empty: axis '{empty[0]}' has no value; give at least one, as {empty[0]}=a,b")
-    trials: dict[str, Trial] = {}
+    for key, values in axes.items():
+        if not values:
+            raise ConfigError(f"the grid is empty: axis '{key}' has no value; give at least one, as {key}=a,b")
+        if len(values) > 1 and key.split(".")[0] in TrialConfig.PLACE:
+            raise ConfigError(
+                f"'{key}' is no axis: it says where trials run and are logged and changes none of them; give one value"
+            )
+    trials: list[Trial] = []
     for cell in product(*axes.values()):
         try:
             config = _build(_parse([*fixed, *cell]), prune=True)
@@ -121,12 +189,57 @@ def expand_grid(file: SweepFile, words: Sequence[str]) -> list[Trial]:
             raise ConfigError(f"{error} (in the cell {' '.join(cell)})") from error
         if config.halving.axis and config.halving.axis not in axes:
             raise ConfigError(unknown("axis", config.halving.axis, axes) + " (halving.axis)")
-        applying = [(key, word) for key, word in zip(axes, cell, strict=True) if _applies(config, key)]
-        label = {axis_name(key): word.split("=", 1)[1] for key, word in applying}
-        alone = (word for word in fixed if _applies(config, word.split("=")[0]) and not word.startswith("halving."))
-        kept = (*alone, *(word for _, word in applying))
-        trials.setdefault(config.key, Trial(config, label, kept))
-    return list(trials.values())
+        resolved = flat(config.canonical())
+        applying = {key: word for key, word in zip(axes, cell, strict=True) if _applies(config, key)}
+        place = {key: str(resolved.get(key, word.split("=", 1)[1])) for key, word in applying.items()}
+        settings = [word for word in fixed if not word.startswith("halving.")]
+        kept = (*(word for word in settings if _applies(config, _key(word))), *applying.values())
+        left_out = tuple(word for word in [*settings, *axes] if not _applies(config, _key(word)))
+        trials.append(Trial(config, place, kept, left_out))
+    return list(axes), trials
+
+
+def _check_effect(word: Override, trials: Sequence[Trial]) -> None:
+    """Refuse a word of the command line that does nothing to any trial of a grid."""
+    key, line = word.get_key_element(), word.input_line
+    if key.startswith("halving."):
+        return
+    if not any(key == _key(kept) for trial in trials for kept in trial.overrides):
+        top, _, field = key.partition(".")
+        section = type(getattr(trials[0].config, top))
+        allowed = "|".join(section.options_of(field.split(".")[0]) or ())
+        raise ConfigError(
+            f"'{line}' applies to none of the {len(trials)} trials; it belongs to {top}={allowed}: "
+            f"remove it, or add such a {top}"
+        )
+    several = word.is_sweep_override() and len(list(word.sweep_string_iterator())) > 1
+    if several and len({trial.axes[key] for trial in trials if key in trial.axes}) == 1:
+        raise ConfigError(f"the values of '{line}' all give the same trials; give one of them")
+
+
+def _rivals(trials: Sequence[Trial]) -> tuple[int, int]:
+    """Return how many trials halving lets compete, and how many it leaves alone.
+
+    Raises
+    ------
+    ConfigError
+        No two trials differ in nothing but the axis.
+    """
+    axis = trials[0].config.halving.axis
+    if not axis:
+        return 0, 0
+    sizes = Counter(tuple(item for item in trial.axes.items() if item[0] != axis) for trial in trials)
+    alone = sum(size == 1 for size in sizes.values())
+    if alone == len(trials):
+        raise ConfigError(
+            f"halving.axis={axis}: no two trials differ in it alone, so none would compete; "
+            "give the axis several values, or name another"
+        )
+    return len(trials) - alone, alone
+
+
+def _key(word: str) -> str:
+    return word.split("=", 1)[0].lstrip("+")
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -26,7 +26,9 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     what: str = Field(description="the row's heading")
-    at: dict[str, str] = Field(default_factory=dict, description="axis or setting -> value: the trials it is about")
+    at: dict[str, str] = Field(
+        default_factory=dict, description="axis or setting, by full key -> value: the trials it is about"
+    )
     metric: str = Field(description="logged metric")
     round: int | None = Field(None, ge=0, description="its round; null: the last")
     reaches: float | None = Field(None, description="the share of seeds in which the metric is at least this")

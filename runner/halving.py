@@ -9,7 +9,7 @@ each bracket ends with a trial that ran all its rounds. 3. A trial that fails le
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from math import inf, isnan
+from math import inf, isfinite, isnan
 
 from runner.compose import Trial
 from runner.config import HalvingConfig
@@ -72,10 +72,9 @@ class Halving:
         history: Mapping[str, Mapping[int, float]],
     ) -> None:
         self._config = config
-        name = config.axis.rsplit(".", 1)[-1]
         brackets: dict[tuple[tuple[str, str], ...], dict[str, tuple[int, ...]]] = {}
         for trial in trials if config.axis else ():
-            place = tuple(item for item in trial.axes.items() if item[0] != name)
+            place = tuple(item for item in trial.axes.items() if item[0] != config.axis)
             brackets.setdefault(place, {})[trial.config.key] = config.rungs(trial.config.rounds)
         self._brackets = [bracket for bracket in brackets.values() if len(bracket) > 1]
         self._rungs = {key: rungs for bracket in self._brackets for key, rungs in bracket.items()}
@@ -122,10 +121,11 @@ class Halving:
             if waits and not self._moving & bracket.keys() and not self._promotable(bracket):
                 number = self._waiting.pop(waits[0])
                 score = self._scores[waits[0]][number] * self._sign
+                value = f"={score:.4g}" if isfinite(score) else " is missing or not finite"
                 there = sum(number in self._scores.get(key, {}) for key in bracket)
                 best = max(1, there // self._config.factor)
                 return waits[0], number, (
-                    f"halving over {self._config.axis}: {self._config.metric}={score:.4g} after round {number} "
+                    f"halving over {self._config.axis}: {self._config.metric}{value} after round {number} "
                     f"is not among the best {best} of {there}"
                 )  # fmt: skip
         return None

@@ -106,3 +106,11 @@ class TrialResult:
     confusion: np.ndarray | None  # (classes, classes): true x predicted, clients' models on the central test set
     input_shape: tuple[int, int, int]  # C, H, W of what the models take, normalised float32
     stopped: str = ""  # why the trial ended before its last round
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial in a sweep's table; settings and numbers are apart: none hides the other."""
+
+    axes: Mapping[str, str]  # full key -> value, of the axes that apply to it
+    metrics: Mapping[str, float]  # final metrics by bare name; none where it did not finish

@@ -1,20 +1,22 @@
 """Tables and figures over the trials of a sweep: mean and deviation over seeds per cell of its axes.
 
-A trial is a row: its axes by short name, its seed, and its final metrics; a trial that failed has no metrics.
+A trial is a row: its axes by full key, its seed among them, and its final metrics; one that failed has none.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf, isnan
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from runner import report_text
-from runner.config.section import axis_name
+from runner.config import TrialConfig
+from runner.config.section import short_names
 from runner.errors import RunnerError
-from runner.stats import EXACT, LEVEL, TESTS, Test, clear_best, interval
+from runner.records import TrialRow
+from runner.stats import EXACT, LEAST, LEVEL, TESTS, Test, clear_best, interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,17 +51,13 @@ _MORE = ("client_acc_p10", "client_acc_min", "client_acc_jain", "ami", "matched"
          "clustering_s")  # fmt: skip
 """Metrics that only a full report shows."""
 _OF_SERVERS = ("handovers", "server_tenure", "server_gini", "server_regret", "server_spearman")
-_SERVER_AXES = {f"server_{key}" for key in ("rule", "mode", "cpu_weight", "mem_weight", "node_weight", "ewma",
-                                          "hysteresis", "min_tenure")}  # fmt: skip
+_SERVER = "strategy.server."  # settings of theirs
 _RANKED = ("client_acc", "acc", "ari")  # higher is better, and worth a mark
 _TO_TARGET = ("rounds_to_target", "mb_to_target")
-_PROBLEM = {"dataset", "partition", "shift", "alpha", "min_size", "groups", "angles", "shards_per_client",
-            "classes_per_client", "num_clients", "max_train"}  # fmt: skip
-"""Axes that make a problem; the other ones are ways to solve it, and only ways to solve the same one are compared."""
-
 _CURVES = {"acc": ("3_clients/acc", "1_global/acc"), "loss": ("3_clients/loss", "1_global/loss"),
            "mb": ("4_comm/mb_total",)}  # fmt: skip
 _MISSING = "-"
+_SEED = "seed"
 
 
 @dataclass(frozen=True)
@@ -81,78 +79,133 @@ class Target:
             ) from None
 
 
-def trials_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per trial, axes of numbers as numbers, so that 10 comes after 2."""
-    frame = pd.DataFrame([dict(row) for row in rows])
-    if _SERVER_AXES.isdisjoint(frame):  # the servers' numbers are shown where settings of theirs are compared
-        frame = frame.drop(columns=[metric for metric in _OF_SERVERS if metric in frame])
-    for column in map(str, frame):
-        if column not in METRICS:
-            numbers = pd.to_numeric(frame[column], errors="coerce")
-            if numbers.notna().equals(frame[column].notna()):
-                frame[column] = numbers if (numbers % 1).any() or numbers.isna().any() else numbers.astype(int)
-    for metric in METRICS:
-        if metric in frame:
-            frame[metric] = frame[metric].astype(float)
-    return frame
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a sweep, in its order. Settings and numbers are two tables: none hides another.
+
+    Parameters
+    ----------
+    axes : pd.DataFrame
+        Full key -> value, a row per trial; missing where an axis does not apply. Numbers are numbers,
+        so that 10 comes after 2.
+    metrics : pd.DataFrame
+        Final metrics, a row per trial, nan where it has none.
+    finished : pd.Series
+        Whether the trial finished.
+    """
+
+    axes: pd.DataFrame
+    metrics: pd.DataFrame
+    finished: pd.Series
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the axes are called where people read them."""
+        return short_names(map(str, self.axes))
+
+    def frame(self) -> pd.DataFrame:
+        """Return both tables side by side."""
+        return pd.concat([self.axes, self.metrics], axis=1)
 
 
-def results_table(rows: Iterable[Mapping[str, Any]], test: Test = "t") -> pd.DataFrame:
+@dataclass(frozen=True)
+class Cells:
+    """A sweep's table: a row per cell of its axes but the seed, in the grid's order.
+
+    Parameters
+    ----------
+    axes : pd.DataFrame
+        The place of each cell, as in :class:`Trials`.
+    numbers : pd.DataFrame
+        ``trials`` (that have results), ``failed``, and for each metric ``<metric>_mean``, ``_std``
+        (n - 1; missing for a single trial), ``_ci`` (half the width of the 95% t interval; missing
+        for fewer than three), ``_low`` and ``_high`` (of the trials), ``_n`` (trials that have it),
+        ``_nan`` (that diverged: so does the mean) and, where higher is better, ``_best``. Means to a
+        target are those of the ``reached`` trials. ``recovered`` is the share with ARI = 1.
+    """
+
+    axes: pd.DataFrame
+    numbers: pd.DataFrame
+
+    def frame(self) -> pd.DataFrame:
+        """Return both tables side by side."""
+        return pd.concat([self.axes, self.numbers], axis=1)
+
+
+def trials_table(rows: Sequence[TrialRow], axes: Sequence[str] | None = None) -> Trials:
+    """Return a sweep's trials as a table; ``axes`` orders the columns, else the rows do."""
+    shown = _shown_metrics(rows)
+    metrics = {metric: [float(row.metrics.get(metric, nan)) for row in rows] for metric in shown}
+    return Trials(
+        _places([row.axes for row in rows], _all_axes(rows, axes)),
+        pd.DataFrame(metrics, index=range(len(rows))),
+        pd.Series([bool(row.metrics) for row in rows], dtype=bool),
+    )
+
+
+def results_table(rows: Sequence[TrialRow], test: Test = "t", axes: Sequence[str] | None = None) -> Cells:
     """Return one row per cell of the sweep's axes.
 
     Parameters
     ----------
-    rows : Iterable[Mapping[str, Any]]
-        One per trial: axes, ``seed`` and the metrics of ``METRICS`` as far as the trial has them.
+    rows : sequence of TrialRow
+        One per trial.
     test : str
         Paired test over the seeds that says whether a cell is the best: see :func:`runner.stats.clear_best`.
-
-    Returns
-    -------
-    pd.DataFrame
-        The axes, ``trials`` (that have results), ``failed``, and for each metric ``<metric>_mean``, ``<metric>_std``
-        (n - 1; missing for a single trial), ``<metric>_ci`` (half the width of the 95% t interval) and, where higher is
-        better, ``<metric>_best``. Where one trial of a cell diverged to nan, so does the cell's mean; the means to a
-        target are those of the ``reached`` trials. ``recovered`` is the share of trials with ARI = 1.
+    axes : sequence of str, optional
+        All axes of the sweep in its order.
     """
-    frame = trials_frame(rows)
-    metrics = [metric for metric in METRICS if metric in frame]
-    axes = _axes(frame)
-    done = frame[metrics].notna().any(axis=1)
-    cells: list[dict[str, Any]] = []
-    seeds: list[pd.DataFrame] = []
-    for place, part in frame.groupby(axes, sort=False, dropna=False) if axes else [((), frame)]:
-        kept = part[done[part.index]]
-        cell: dict[str, Any] = dict(zip(axes, place, strict=True))
-        cell |= {"trials": len(kept), "failed": len(part) - len(kept)}
-        for metric in metrics:
-            values = kept[metric].dropna() if metric in _TO_TARGET else kept[metric]
-            cell[f"{metric}_mean"] = values.mean(skipna=False)
-            cell[f"{metric}_std"] = values.std(skipna=False)
-            cell[f"{metric}_ci"] = interval(values.to_numpy())
-        if "ari" in metrics:
-            cell["recovered"] = (kept["ari"] > EXACT).mean() if kept["ari"].notna().any() else float("nan")
-        if "rounds_to_target" in metrics:
-            cell["reached"] = int(kept["rounds_to_target"].notna().sum())
-        cells.append(cell)
-        seeds.append(kept)
-    table = pd.DataFrame(cells)
-    problem = [axis for axis in axes if axis in _PROBLEM]
-    for metric in set(_RANKED).intersection(metrics):
-        table[f"{metric}_best"] = False
-        for _, block in table.groupby(problem, dropna=False) if problem else [((), table)]:
-            best = clear_best([_by_seed(seeds[i], metric) for i in block.index], test)
+    keys = [key for key in _all_axes(rows, axes) if key != _SEED]
+    cells: dict[tuple[str | None, ...], list[TrialRow]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row.axes.get(key) for key in keys), []).append(row)
+    metrics = _shown_metrics(rows)
+    numbers = pd.DataFrame([_cell(part, metrics) for part in cells.values()])
+    blocks: dict[tuple[str | None, ...], list[int]] = {}
+    for i, place in enumerate(cells):
+        problem = (value for key, value in zip(keys, place, strict=True) if TrialConfig.is_problem(key))
+        blocks.setdefault(tuple(problem), []).append(i)
+    for metric in (metric for metric in _RANKED if metric in metrics):
+        marks = [False] * len(cells)
+        seeds = [_by_seed(part, metric) for part in cells.values()]
+        for block in blocks.values():
+            best = clear_best([seeds[i] for i in block], test)
             if best is not None:
-                table.loc[block.index[best], f"{metric}_best"] = True
-    return table
+                marks[block[best]] = True
+        numbers[f"{metric}_best"] = marks
+    places = [{key: value for key, value in zip(keys, place, strict=True) if value is not None} for place in cells]
+    return Cells(_places(places, keys), numbers)
 
 
-def rich_table(table: pd.DataFrame, title: str = "") -> "Table":
+def _cell(part: Sequence[TrialRow], metrics: Sequence[str]) -> dict[str, Any]:
+    """Return the numbers of a cell."""
+    kept = [row.metrics for row in part if row.metrics]
+    cell: dict[str, Any] = {"trials": len(kept), "failed": len(part) - len(kept)}
+    for metric in metrics:
+        values = np.array([float(final[metric]) for final in kept if metric in final])
+        if metric in _TO_TARGET:
+            values = values[~np.isnan(values)]
+        cell[f"{metric}_mean"] = values.mean() if len(values) else nan
+        cell[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else nan
+        cell[f"{metric}_ci"] = interval(values)
+        cell[f"{metric}_low"] = values.min() if len(values) else nan
+        cell[f"{metric}_high"] = values.max() if len(values) else nan
+        cell[f"{metric}_n"] = len(values)
+        cell[f"{metric}_nan"] = int(np.isnan(values).sum())
+    if "ari" in metrics:
+        known = [final["ari"] > EXACT for final in kept if not isnan(final.get("ari", nan))]
+        cell["recovered"] = np.mean(known) if known else nan
+    if "rounds_to_target" in metrics:
+        cell["reached"] = cell["rounds_to_target_n"]
+    return cell
+
+
+def rich_table(cells: Cells, title: str = "") -> "Table":
     """Return a table of results for the terminal."""
-    lines = texts(table)
-    shown = rich_lines(lines, title)
-    for heading, column in zip(lines[0], shown.columns, strict=True):
-        if heading not in table or pd.api.types.is_numeric_dtype(table[heading]):
+    shown = rich_lines(texts(cells), title)
+    words = [not pd.api.types.is_numeric_dtype(cells.axes[key]) for key in cells.axes]
+    for i, column in enumerate(shown.columns):
+        if i >= len(words) or not words[i]:
             column.justify = "right"
     return shown
 
@@ -167,9 +220,9 @@ def rich_lines(lines: Sequence[Sequence[str]], title: str) -> "Table":
     return shown
 
 
-def markdown_table(table: pd.DataFrame) -> str:
+def markdown_table(cells: Cells) -> str:
     """Return a table of results in Markdown."""
-    return report_text.markdown(texts(table))
+    return report_text.markdown(texts(cells))
 
 
 def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t") -> dict[str, str | bytes]:
@@ -183,23 +236,27 @@ def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t")
     from runner.figures.report import sweep_figures
 
     rows = sweep.rows()
-    if not any("wall_s" in row for row in rows):
+    if not any(row.metrics for row in rows):
         raise RunnerError(f"no trial of the sweep '{sweep.name}' has finished; run it first, then report it")
     curves = trial_curves(sweep, target)
     if target is not None:
-        for i, row in enumerate(rows):
-            row |= to_target(curves[curves["trial"] == i], target)
-    rows = [{k: v for k, v in row.items() if k in METRICS or k in sweep.axes} for row in rows]
-    table = results_table(rows, test)
-    figures = sweep_figures(sweep, trials_frame(rows), with_labels(curves, trials_frame(rows)))
-    caption = _caption(table, target, test)
-    lines = {mark: texts(table, full=True, bold=mark) for mark in ("**{}**", "\\textbf{{{}}}", "<b>{}</b>")}
+        rows = [
+            replace(row, metrics={**row.metrics, **to_target(curves[curves["trial"] == i], target)})
+            if row.metrics
+            else row
+            for i, row in enumerate(rows)
+        ]
+    cells = results_table(rows, test, sweep.axes)
+    trials = trials_table(rows, sweep.axes)
+    figures = sweep_figures(sweep, trials, with_labels(curves, trials))
+    caption = _caption(cells, target, test, sweep.absent)
+    lines = {mark: texts(cells, full=True, bold=mark) for mark in ("**{}**", "\\textbf{{{}}}", "<b>{}</b>")}
     return {
         "report.md": report_text.document_markdown(sweep, lines["**{}**"], caption, list(figures)),
-        "report.csv": table.to_csv(index=False),
+        "report.csv": cells.frame().to_csv(index=False),
         "report.tex": report_text.latex(lines["\\textbf{{{}}}"], caption, sweep.name),
         "report.html": report_text.html(sweep, lines["<b>{}</b>"], caption, figures),
-        "trials.csv": trials_frame(rows).to_csv(index=False),
+        "trials.csv": trials.frame().to_csv(index=False),
         **{f"plots/{name}.png": png for name, png in figures.items()},
     }
 
@@ -213,10 +270,11 @@ def comparison(trials: "Sequence[StoredTrial]") -> "Table":
     for trial in trials:
         shown.add_column(f"{trial.name}\n{trial.run_id[:8]}", justify="right")
     every = [trial.params for trial in trials]
-    short = {key for params in every for key in params if "." not in key}
     for key in sorted(set().union(*every)):
         values = [params.get(key, _MISSING) for params in every]
-        if len(set(values)) > 1 and not ("." in key and axis_name(key) in short):
+        group = key.removesuffix(".name")  # its option, told twice where it is an axis
+        told = group != key and values == [params.get(group) for params in every]
+        if len(set(values)) > 1 and not told:
             shown.add_row(key, *values)
     shown.add_section()
     shown.add_row("status", *(trial.status for trial in trials))
@@ -238,22 +296,30 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     if not trials:
         raise RunnerError(f"--metric {metric} is none that '{sweep.name}' has; its final metrics: {', '.join(known)}")
     sign = -1.0 if lowest else 1.0
+    places = dict(zip((trial.run_id for trial in sweep.trials), sweep.places, strict=True))
     cells: dict[str, list[StoredTrial]] = {}
     for trial in trials:
-        place = " ".join(f"{axis}={trial.params.get(axis)}" for axis in sweep.axes if axis != "seed")
+        place = " ".join(f"{axis}={value}" for axis, value in places[trial.run_id].items() if axis != _SEED)
         cells.setdefault(place or "all trials", []).append(trial)
 
-    def value(some: "Sequence[StoredTrial]") -> float:
-        mean = float(np.mean([trial.final[metric] for trial in some]))
-        return -inf if isnan(mean) else sign * mean  # what diverged is the worst
+    def rank(values: Sequence[float]) -> float:
+        """Put what diverged last."""
+        return -np.inf if np.isnan(values).any() else sign * float(np.mean(values))
 
-    place, chosen = max(cells.items(), key=lambda item: value(item[1]))
+    place, chosen = max(cells.items(), key=lambda item: rank([trial.final[metric] for trial in item[1]]))
     values = np.array([trial.final[metric] for trial in chosen])
     half = interval(values)
-    width = "" if isnan(half) else f" [{values.mean() - half:.4f}, {values.mean() + half:.4f}]"
-    top = max(chosen, key=lambda trial: value([trial]))
+    if not isnan(half):
+        of = f"[{values.mean() - half:.4f}, {values.mean() + half:.4f}] (mean [95% interval] of {len(values)} trials)"
+    elif len(values) > 1:
+        of = f"(mean of {len(values)} trials: {values.min():.4f} to {values.max():.4f})"
+    else:
+        of = "(one trial)"
+    if diverged := sum(isnan(trial.final[metric]) for trial in trials):
+        of += f"\n{diverged} of the sweep's trials diverged: their {metric} is nan, and their cells come last"
+    top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
     return (
-        f"{place}\n{metric} {values.mean():.4f}{width} (mean [95% interval] of {len(values)} trials)\n"
+        f"{place}\n{metric} {values.mean():.4f} {of}\n"
         f"best trial: {metric} {top.final[metric]:.4f}, run {top.run_id}\n{top.command}"
     )
 
@@ -286,79 +352,124 @@ def to_target(curve: pd.DataFrame, target: Target) -> dict[str, float]:
     return {"rounds_to_target": float(first["round"]), "mb_to_target": float(first["mb"])}
 
 
-def with_labels(rows: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+def with_labels(rows: pd.DataFrame, trials: Trials) -> pd.DataFrame:
     """Add ``panel`` (the problem) and ``line`` (the way to solve it) to rows that name their ``trial``."""
-    axes = [axis for axis in _axes(frame) if frame[axis].nunique(dropna=False) > 1]
+    axes = [key for key in map(str, trials.axes) if key != _SEED and trials.axes[key].nunique(dropna=False) > 1]
 
-    def label(kind: bool) -> pd.Series:
-        chosen = [axis for axis in axes if (axis in _PROBLEM) == kind]
-        return frame.apply(lambda row: ", ".join(_label(axis, row[axis]) for axis in chosen) or "all trials", axis=1)
+    def label(kind: bool) -> list[str]:
+        chosen = [key for key in axes if TrialConfig.is_problem(key) == kind]
+        places = trials.axes[chosen].to_dict("records")
+        told = ([_label(trials.names[str(key)], value) for key, value in place.items()] for place in places)
+        return [", ".join(filter(None, words)) or "all trials" for words in told]
 
-    return rows.join(pd.DataFrame({"panel": label(True), "line": label(False)}), on="trial")
+    return rows.join(pd.DataFrame({"panel": label(True), "line": label(False)}, index=trials.axes.index), on="trial")
 
 
-def _label(axis: str, value: Any) -> str:
-    if axis == "num_clusters":
+def _label(name: str, value: Any) -> str:
+    """Return a setting as figures show it; nothing where it does not apply."""
+    if pd.isna(value):
+        return ""
+    if name == "num_clusters":
         return f"{value} cluster{'' if value == 1 else 's'}"
     if value == "none":
-        return f"no {axis}"
-    return str(value) if isinstance(value, str) else f"{axis}={value}"
+        return f"no {name}"
+    return str(value) if isinstance(value, str) else f"{name}={value}"
 
 
-def _by_seed(trials: pd.DataFrame, metric: str) -> dict[object, float]:
-    """Return a cell's values by seed, what diverged left out."""
-    keys = trials["seed"] if "seed" in trials else range(len(trials))
-    return {seed: value for seed, value in zip(keys, trials[metric], strict=True) if not isnan(value)}
+def _by_seed(part: Sequence[TrialRow], metric: str) -> dict[object, float]:
+    """Return a cell's values by seed; a trial that has none is left out."""
+    return {row.axes.get(_SEED): row.metrics[metric] for row in part if metric in row.metrics}
 
 
-def _caption(table: pd.DataFrame, target: Target | None, test: Test) -> str:
+def _shown_metrics(rows: Sequence[TrialRow]) -> list[str]:
+    """Return the metrics that some trial has; the servers' where their settings are compared."""
+    servers = any(key.startswith(_SERVER) for row in rows for key in row.axes)
+    there = {metric for row in rows for metric in row.metrics}
+    return [metric for metric in METRICS if metric in there and (servers or metric not in _OF_SERVERS)]
+
+
+def _all_axes(rows: Sequence[TrialRow], axes: Sequence[str] | None) -> list[str]:
+    return list(axes) if axes is not None else list(dict.fromkeys(key for row in rows for key in row.axes))
+
+
+def _places(places: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.DataFrame:
+    """Return a row per place; a column is numbers where no two texts are one number."""
+    frame = pd.DataFrame({key: [place.get(key) for place in places] for key in keys}, index=range(len(places)))
+    for key in keys:
+        numbers = pd.to_numeric(frame[key], errors="coerce")
+        if numbers.notna().equals(frame[key].notna()) and numbers.nunique() == frame[key].nunique():
+            whole = not (numbers % 1).any() and numbers.abs().max() < 2**53
+            frame[key] = numbers.astype("Int64") if whole else numbers
+    return frame
+
+
+def _caption(cells: Cells, target: Target | None, test: Test, absent: int) -> str:
     words = ["Mean ± standard deviation [95% confidence interval of the mean, Student's t] over the seeds."]
-    problem = [axis for axis in table if axis in _PROBLEM]
-    same = f" of the same {', '.join(map(str, problem))}" if problem else ""
-    if any(str(column).endswith("_best") and table[column].any() for column in table):
-        words.append(f"Bold: better than each other row{same} ({TESTS[test]} over the seeds, each p < {LEVEL}).")
+    if (cells.numbers["trials"] == LEAST - 1).any():
+        words.append(f"Of fewer than {LEAST} trials: (lowest to highest).")
+    names = short_names([*cells.axes, _SEED])
+    problem = [names[key] for key in map(str, cells.axes) if TrialConfig.is_problem(key)]
+    same = f" of the same {', '.join(problem)}" if problem else ""
+    rule = f"{TESTS[test]} over at least {LEAST} seeds, the sign test where all differences are the same"
+    rule += f"; p < {LEVEL}, corrected for the number of rows by Holm"
+    if any(str(column).endswith("_best") and cells.numbers[column].any() for column in cells.numbers):
+        words.append(f"Bold: better than each other row{same} ({rule}).")
     else:
-        words.append(f"No row is better than each other row{same} ({TESTS[test]} over the seeds, p < {LEVEL}).")
-    if "recovered" in table:
+        words.append(f"No row is better than each other row{same} ({rule}).")
+    if any(str(column).endswith("_nan") and cells.numbers[column].any() for column in cells.numbers):
+        words.append("nan (k of n): k of a cell's n trials diverged.")
+    if "recovered" in cells.numbers:
         words.append("Recovered: trials whose clusters are the known groups (ARI = 1).")
     if target is not None:
         words.append(f"Target: {target.key} >= {target.value:g}; means over the trials that reached it.")
+    if absent:
+        words.append(f"NOT WHOLE: {absent} trials of the sweep are not in the store.")
     return " ".join(words)
 
 
-def _axes(frame: pd.DataFrame) -> list[str]:
-    return [str(column) for column in frame if column not in METRICS and column != "seed"]
-
-
-def texts(table: pd.DataFrame, full: bool = False, bold: str = "{}") -> list[list[str]]:
+def texts(cells: Cells, full: bool = False, bold: str = "{}") -> list[list[str]]:
     """Return the lines of the table as it is read, headings first: ``91.2 ± 0.4``, per cents, no empty column.
 
     With ``full`` the intervals, the recovery rate and the marks (``bold``, a format) are there too.
     """
-    found: dict[str, list[str]] = {}
-    for column in map(str, table):
-        metric, _, kind = column.rpartition("_")
-        if metric in METRICS and kind in ("mean", "std", "ci", "best"):
-            heading, factor, decimals = METRICS[metric]
-            if kind == "mean" and table[column].notna().any() and (full or metric not in _MORE):
-                none = [float("nan")] * len(table)
-                marks = table.get(f"{metric}_best", [False] * len(table)) if full else [False] * len(table)
-                widths = table.get(f"{metric}_ci", none) if full and metric not in _TO_TARGET else none
-                cells = zip(table[column], table[f"{metric}_std"], widths, marks, strict=True)
-                found[heading] = [
-                    _number(m * factor, s * factor, w * factor, decimals, bold if best else "{}")
-                    for m, s, w, best in cells
-                ]
-        elif column == "recovered":
-            if full and table[column].notna().any():
-                found["recovered (%)"] = [_MISSING if isnan(v) else f"{v * 100:.0f}" for v in table[column]]
-        elif column != "failed" or table[column].any():
-            found[column] = [_MISSING if pd.isna(value) else f"{value}" for value in table[column]]
-    return [list(found), *map(list, zip(*found.values(), strict=True))]
+    names, numbers = short_names(map(str, cells.axes)), cells.numbers
+    columns: list[tuple[str, list[str]]] = [
+        (name, [_MISSING if pd.isna(value) else f"{value}" for value in cells.axes[key]]) for key, name in names.items()
+    ]
+    for column in map(str, numbers):
+        metric = column.removesuffix("_mean")
+        if column in ("trials", "reached") or (column == "failed" and numbers[column].any()):
+            columns.append((column, [str(count) for count in numbers[column]]))
+        elif column == "recovered" and full and numbers[column].notna().any():
+            shares = [_MISSING if isnan(share) else f"{share * 100:.0f}" for share in numbers[column]]
+            columns.append(("recovered (%)", shares))
+        elif column != metric and numbers[f"{metric}_n"].any() and (full or metric not in _MORE):
+            lines = numbers.to_dict("records")
+            columns.append((METRICS[metric][0], [_number(metric, line, full, bold) for line in lines]))
+    headings, *rest = zip(*[(heading, *lines) for heading, lines in columns], strict=True)
+    return [list(headings), *map(list, rest)]
 
 
-def _number(mean: float, std: float, half: float, decimals: int, bold: str) -> str:
-    if isnan(mean):
+def _number(metric: str, line: Mapping[Any, Any], full: bool, bold: str) -> str:
+    """Return a cell of the table that is read."""
+    _, factor, decimals = METRICS[metric]
+    count, diverged = line[f"{metric}_n"], line[f"{metric}_nan"]
+    if not count:
         return _MISSING
-    number = bold.format(f"{mean:.{decimals}f}") + ("" if isnan(std) else f" ± {std:.{decimals}f}")
-    return number + ("" if isnan(half) else f" [{mean - half:.{decimals}f}, {mean + half:.{decimals}f}]")
+    if diverged:
+        return f"nan ({diverged} of {count})"
+
+    def told(value: float) -> str:
+        return f"{value * factor:.{decimals}f}"
+
+    mean, std, half = (line[f"{metric}_{kind}"] for kind in ("mean", "std", "ci"))
+    number = (bold if full and line.get(f"{metric}_best") else "{}").format(told(mean))
+    number += "" if isnan(std) else f" ± {told(std)}"
+    if full and metric not in _TO_TARGET:
+        if not isnan(half):
+            number += f" [{told(mean - half)}, {told(mean + half)}]"
+        elif count > 1:
+            number += f" ({told(line[f'{metric}_low'])} to {told(line[f'{metric}_high'])})"
+    if count < line["trials"] and metric not in _TO_TARGET:
+        number += f" ({count} of {line['trials']})"
+    return number

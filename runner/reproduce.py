@@ -6,7 +6,7 @@ there are (grids, in the grammar of sweeps), in a CPU tier and in the paper's fu
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
@@ -15,11 +15,12 @@ import pandas as pd
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from runner.compose import CONFIGS, SweepFile, Trial, expand_grid, options, validated
+from runner.compose import CONFIGS, SweepFile, Trial, expand_grids, options, validated
 from runner.errors import ConfigError, unknown
 from runner.expectations import Measured, Row, Tier, Verdict, expand_rows, judge
 from runner.report_text import markdown
 from runner.resume import sweep_key
+from runner.tracking.describe import trial_params
 from runner.tracking.ops import amend
 from runner.tracking.past import past_sweep, past_trials
 from runner.tracking.read import StoredTrial
@@ -83,12 +84,8 @@ class Experiment:
     def trials(self, words: Sequence[str]) -> list[Trial]:
         """Return the trials of all grids, without duplicates; ``words`` are settings or axes of each grid."""
         setting = f"experiment={self.name}"
-        found: dict[str, Trial] = {}
-        for grid in self.protocol.grids:
-            of_experiment = grid.model_copy(update={"overrides": (setting, *grid.overrides)})
-            for trial in expand_grid(of_experiment, words):
-                found.setdefault(trial.config.key, trial)
-        return list(found.values())
+        grids = [grid.model_copy(update={"overrides": (setting, *grid.overrides)}) for grid in self.protocol.grids]
+        return expand_grids(grids, words)
 
 
 def reproductions() -> list[str]:
@@ -126,6 +123,7 @@ class Outcome:
 
     experiment: Experiment
     trials: Sequence[StoredTrial]
+    params: Sequence[Mapping[str, str]]  # of each trial: its settings and axes, by full key
 
     @cached_property
     def _ended(self) -> list[StoredTrial]:
@@ -134,7 +132,10 @@ class Outcome:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """Each row of the tier, judged."""
-        trials = [Measured(trial.params, cache(partial(_history, trial))) for trial in self._ended]
+        both = zip(self.trials, self.params, strict=True)
+        trials = [
+            Measured(params, cache(partial(_history, trial))) for trial, params in both if trial.status == "FINISHED"
+        ]
         rows = [row for row in self.experiment.spec.rows if row.tier in (None, self.experiment.tier)]
         return [judge(row, trials) for row in rows]
 
@@ -192,7 +193,9 @@ def conclude(experiment: Experiment, trials: Sequence[Trial]) -> Outcome:
     """Judge the trials as the tracking store has them, and keep the table with the sweep's run."""
     store = open_store(trials[0].config.tracking)
     runs = past_trials(store, experiment.sweep, [trial.config.key for trial in trials])
-    outcome = Outcome(experiment, [StoredTrial(store, store.client.get_run(run.run_id)) for run in runs.values()])
+    stored = {key: StoredTrial(store, store.client.get_run(run.run_id)) for key, run in runs.items()}
+    there = {trial.config.key: trial_params(trial.config, trial.axes) for trial in trials}
+    outcome = Outcome(experiment, list(stored.values()), [there[key] for key in stored])
     sweep = past_sweep(store, experiment.sweep, sweep_key(trials))
     if sweep:
         amend(store, sweep.run_id, outcome.files(), {"reproduction": outcome.summary})

@@ -21,7 +21,7 @@ from runner.imports import lasting
 from runner.interrupts import Interrupts
 from runner.prepare import Prepared
 from runner.progress import TrialProgress
-from runner.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
+from runner.records import RoundRecord, TrialPaused, TrialResult, TrialRow, TrialStarted
 from runner.report import METRICS
 from runner.resume import Standing
 from runner.tracking import SweepRun, Tracker, TrialRun
@@ -35,15 +35,32 @@ WAIT_S = 0.5  # for an event: a signal is seen at least as often
 class Outcome:
     """What became of the trials."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)  # one per trial: axes, final metrics unless it failed
+    trials: Sequence[Trial] = ()  # all, in the grid's order
+    ended: dict[str, TrialRow] = field(default_factory=dict)  # by trial key, in the order of arrival
     failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
     report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
+    missing: str = ""  # what could not be made at the end, why, and the command that makes it
     interrupted: bool = False
+
+    def add(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        """Take in a trial that ended: its final metrics, none where it failed."""
+        shown = {key: value for key, value in metrics.items() if key in METRICS}
+        self.ended[trial.config.key] = TrialRow(trial.axes, shown)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the grid by full key, in its order."""
+        return self.trials[0].grid if self.trials else ()
+
+    @property
+    def rows(self) -> list[TrialRow]:
+        """The trials that ended, in the grid's order."""
+        return [self.ended[key] for trial in self.trials if (key := trial.config.key) in self.ended]
 
     @property
     def exit_status(self) -> int:
-        """0: all finished; 1: some failed; 130: interrupted."""
-        return 130 if self.interrupted else 1 if self.failures else 0
+        """0: all finished; 1: some failed, or a report is missing; 130: interrupted."""
+        return 130 if self.interrupted else 1 if self.failures or self.missing else 0
 
 
 @dataclass
@@ -96,11 +113,6 @@ def warm_trials(count: int) -> None:
     """Have processes made ready for so many trials at once, and do not wait for them."""
     for _ in range(count):
         _warm_task.remote()
-
-
-def trial_label(trial: Trial) -> str:
-    """Return a trial's place on the axes."""
-    return " ".join(f"{key}={value}" for key, value in trial.axes.items()) or trial.config.strategy.name
 
 
 def longest_first(trials: Sequence[Trial], prepared: dict[str, Prepared], parameters: Mapping[str, int]) -> list[Trial]:
@@ -174,7 +186,7 @@ class Schedule:
             return active
         if fresh:
             trial = fresh.popleft()
-            active = _Active(trial, trial_label(trial), self.standing.checkpoints(trial))
+            active = _Active(trial, trial.label, self.standing.checkpoints(trial))
             active.rungs = self.halving.rungs(trial.config.key)
             self.progress.started(trial.config.key, active.label, trial.config.rounds)
             return active
@@ -269,8 +281,7 @@ class Schedule:
         assert active.run
         active.run.finish(result)
         self.tracker.writer.put(f"the removal of the checkpoints of '{active.label}'", active.done_with)
-        shown = {key: value for key, value in result.summary.items() if key in METRICS}
-        self.outcome.rows.append({**active.trial.axes, **shown})
+        self.outcome.add(active.trial, result.summary)
         self._end(events, "FINISHED", result.stopped, result.summary)
 
     def _died(self, events: Any, error: Exception) -> None:
@@ -291,7 +302,7 @@ class Schedule:
             if active.run is None:  # it died before its first word: the run is made all the same, to keep the reason
                 active.run = self._open(active)
             active.run.fail(reason, trace)
-            self.outcome.rows.append(dict(active.trial.axes))
+            self.outcome.add(active.trial, {})
             self.outcome.failures.append((active.label, reason))
             self._end(events, "FAILED", reason)
 

@@ -1,6 +1,6 @@
 """The statistics of a report: intervals over seeds, and whether one row is better than another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -8,16 +8,20 @@ import numpy as np
 Test = Literal["t", "wilcoxon"]
 TESTS: dict[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 LEVEL = 0.05
+LEAST = 3
+"""Values that have an interval, and pairs that are tested; two may be alike by chance."""
+
+_EXACT_PAIRS = 13  # 2^13 ways to set the signs of as many differences are tried one by one
 EXACT = 1 - 1e-9
 """ARI from which on the clusters are the known groups."""
 
 
 def interval(values: Sequence[float] | np.ndarray) -> float:
-    """Return half the width of the 95% interval of the mean (Student's t); nan for fewer than two values."""
+    """Return half the width of the mean's 95% interval (Student's t); nan below three values."""
     from scipy.stats import t
 
     n = len(values)
-    return float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n >= LEAST else float("nan")
 
 
 def share_interval(hits: int, n: int) -> tuple[float, float]:
@@ -29,38 +33,57 @@ def share_interval(hits: int, n: int) -> tuple[float, float]:
 
 
 def p_different(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, test: Test) -> float:
-    """Return the p-value of "first and second differ" over pairs (the seeds), two-sided; 1 for fewer than two pairs."""
-    from scipy.stats import ttest_rel, wilcoxon
+    """Return the p-value of "first and second differ" over pairs (the seeds), two-sided.
 
-    gains = np.asarray(first, float) - np.asarray(second, float)
-    if len(gains) < 2 or not gains.any():
+    It is 1 for fewer than three pairs, and never 0. Differences that are all the same tell nothing
+    of their spread, so t has no meaning there: the exact sign test takes its place, whose p is
+    2 / 2^n over n pairs. It does too where a value is nan, which is worse than any number.
+    Wilcoxon's test is exact up to 13 pairs, ties or not.
+    """
+    from scipy.stats import PermutationMethod, binomtest, ttest_rel, wilcoxon
+
+    ours, theirs = np.asarray(first, float), np.asarray(second, float)
+    if len(ours) < LEAST:
         return 1.0
-    if test == "wilcoxon":
-        return float(wilcoxon(gains).pvalue)
-    if np.ptp(gains) <= 1e-12 * np.abs(gains).max():  # the same gain in each pair: t is infinite
-        return 0.0
-    return float(ttest_rel(first, second).pvalue)
+    gains = np.where(np.isnan(ours), np.where(np.isnan(theirs), 0.0, -np.inf), ours - theirs)
+    gains[np.isnan(gains)] = np.inf
+    rounding = 1e-12 * np.nanmax(np.abs([ours, theirs, np.zeros_like(ours)]))
+    gains[np.abs(gains) <= rounding] = 0.0
+    if np.isfinite(gains).all() and np.ptp(gains) > max(rounding, 1e-9 * np.abs(gains).max()):
+        if test == "t":
+            return float(ttest_rel(ours, theirs).pvalue)
+        tied = len(np.unique(np.abs(gains))) < len(gains) or not gains.all()
+        every = PermutationMethod(n_resamples=2**_EXACT_PAIRS, rng=0)
+        return float(wilcoxon(gains, method=every if tied and len(gains) <= _EXACT_PAIRS else "auto").pvalue)
+    wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def clear_best(rows: Sequence[dict[object, float]], test: Test) -> int | None:
+def holds_all(p_values: Sequence[float]) -> bool:
+    """Return whether Holm's procedure (1979) rejects every one of these hypotheses at ``LEVEL``."""
+    return all(p <= LEVEL / (len(p_values) - i) for i, p in enumerate(sorted(p_values)))
+
+
+def clear_best(rows: Sequence[Mapping[object, float]], test: Test) -> int | None:
     """Return the row with the highest mean, if it is better than each other one; else None.
 
     Parameters
     ----------
-    rows : sequence of dict
-        Seed -> value. Two rows are compared over the seeds that both have.
+    rows : sequence of mapping
+        Seed -> value, nan where the trial diverged: such a row is never the best.
     test : str
-        Each comparison must have p < 0.05. Since all of them must, no correction for their number is due (an
-        intersection-union test: Berger 1982).
+        The best row is compared with each other one over the seeds that both have, which must be
+        three or more; the p-values are corrected for their number (Holm).
     """
-    if len(rows) < 2 or not all(rows):
+    means = [float(np.mean(list(row.values()))) if row else float("nan") for row in rows]
+    if len(rows) < 2 or np.isnan(means).all():
         return None
-    means = [float(np.mean(list(row.values()))) for row in rows]
-    best = int(np.argmax(means))
-    for other, row in enumerate(rows):
+    best = int(np.nanargmax(means))
+    p_values = []
+    for row in (row for i, row in enumerate(rows) if i != best):
         seeds = [seed for seed in rows[best] if seed in row]
-        if other != best:
-            ours, theirs = [rows[best][seed] for seed in seeds], [row[seed] for seed in seeds]
-            if not means[best] > means[other] or p_different(ours, theirs, test) >= LEVEL:
-                return None
-    return best
+        ours, theirs = [rows[best][seed] for seed in seeds], [row[seed] for seed in seeds]
+        if not seeds or np.mean(ours) <= np.mean(theirs):
+            return None
+        p_values.append(p_different(ours, theirs, test))
+    return best if holds_all(p_values) else None

@@ -1,5 +1,6 @@
 """The sweep engine: what is left of a grid is run over one pool of hosts, and everything is logged once."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from runner.checkpoint import open_storage
-from runner.compose import Trial
+from runner.compose import Trial, remarks
 from runner.config import ResourcesConfig
 from runner.engine.executors import Host
 from runner.engine.pool import HostPool, ray_session
@@ -15,15 +16,17 @@ from runner.halving import Halving
 from runner.interrupts import Interrupts
 from runner.prepare import check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
-from runner.report import METRICS, markdown_table, report, results_table
+from runner.report import markdown_table, report, results_table
 from runner.resume import Restart, Standing, check_nodes, look_back, storage_of, sweep_key
-from runner.schedule import Outcome, Schedule, trial_label, warm_trials
+from runner.schedule import Outcome, Schedule, warm_trials
 from runner.tracking import SweepRun, Tracker
-from runner.tracking.past import adopt, history
+from runner.tracking.past import PastRun, adopt, history
 from runner.tracking.read import read_sweep
-from runner.tracking.store import tracking_uri
+from runner.tracking.store import redact, tracking_uri
 from runner.trial import quiet_flower
 from runner.views import View
+
+_log = logging.getLogger("fedsweep.sweep")
 
 MAX_TRIALS = 8
 """Trials that ``resources.trials=auto`` runs at once at most: each is a process of some hundred megabytes."""
@@ -49,7 +52,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
         Bad input that shows before the first trial starts: no run is made then.
     """
     first = plan.trials[0].config
-    outcome = Outcome()
+    outcome = Outcome(plan.trials)
     quiet_flower()
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
@@ -63,8 +66,11 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
         tracker, standing = opening.result()
         with tracker:
             tracker.tags["cluster"] = pool.describe() if pool else "none: everything ran in the driver's process"
+            tracker.writer.tell = progress.line
+            for remark in remarks(plan.trials) if plan.name else ():
+                progress.line(remark)
             _recall(standing, outcome, progress)
-            if not standing.todo and (not standing.sweep or standing.sweep.status in ("FINISHED", "FAILED")):
+            if not standing.todo and not _unfinished(standing.sweep):
                 return outcome, tracker
             if pool is None:
                 prepared = prepare_inline(standing.todo)
@@ -96,6 +102,11 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
                 _end_sweep(plan, tracker, parent, outcome, progress)
     return outcome, tracker
+
+
+def _unfinished(sweep: PastRun | None) -> bool:
+    """Return whether the run of a sweep with nothing left to run lacks its end, or its report."""
+    return sweep is not None and (sweep.status not in ("FINISHED", "FAILED") or not sweep.reported)
 
 
 def _was_run(plan: SweepPlan) -> bool:
@@ -140,25 +151,34 @@ def _open(plan: SweepPlan) -> tuple[Tracker, Standing]:
 def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> None:
     """Take the results of trials that were run before, and say so."""
     for trial, run in standing.done:
-        outcome.rows.append({**trial.axes, **{k: v for k, v in run.summary.items() if k in METRICS}})
+        outcome.add(trial, run.summary)
     for trial, run in standing.failed:
-        outcome.rows.append(dict(trial.axes))
-        outcome.failures.append(
-            (trial_label(trial), f"{run.reason} (in an earlier session; --retry-failed tries it again)")
-        )
+        outcome.add(trial, {})
+        outcome.failures.append((trial.label, f"{run.reason} (in an earlier session; --retry-failed tries it again)"))
     if standing.done or standing.failed:
         done, failed, todo = len(standing.done), len(standing.failed), len(standing.todo)
         progress.line(f"run before: {done} finished, {failed} failed; {todo} to run")
 
 
-def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> tuple[str, dict[str, str | bytes]]:
-    """Return the results as Markdown and the report's files, those where the store has all trials by now."""
-    if not any("wall_s" in row for row in outcome.rows):
-        return "", {}
-    summary = markdown_table(results_table(outcome.rows))
+def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
+    """Make a sweep's report, or say why there is none; return the table as Markdown."""
+    if not any(row.metrics for row in outcome.rows):
+        return ""
+    reason = ""
     if not tracker.writer.settle():
-        return summary, {}
-    return summary, report(read_sweep(tracker.store, parent.run_id))
+        reason = f"MLflow did not answer, {tracker.writer.waiting} events are not in the store yet"
+    else:
+        try:
+            outcome.report = report(read_sweep(tracker.store, parent.run_id))
+        except Exception as error:  # whatever the store or a figure said: the trials are whole, and so is their sweep
+            _log.debug("no report", exc_info=error)
+            reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+    if reason:
+        again = f"python -m runner report {parent.name}"
+        if tracker.writer.waiting:
+            again = f"python -m runner flush && {again}"
+        outcome.missing = f"the report of sweep '{parent.name}' is missing: {reason}; make it with: {again}"
+    return markdown_table(results_table(outcome.rows, axes=outcome.axes))
 
 
 def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> SweepRun:
@@ -167,9 +187,10 @@ def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> Sweep
     for trial in plan.trials:
         for key, value in trial.axes.items():
             axes.setdefault(key, []).append(value)
-    params = {key: ",".join(dict.fromkeys(values)) for key, values in axes.items()}
+    params = {key: ",".join(dict.fromkeys(axes[key])) for key in plan.trials[0].grid}
+    places = {trial.config.key: trial.axes for trial in plan.trials}
     parent = tracker.start_sweep(
-        plan.name, sweep_key(plan.trials), plan.description, params, plan.command, standing.sweep
+        plan.name, sweep_key(plan.trials), plan.description, params, plan.command, standing.sweep, places
     )
     before = [run for _, run in chain(standing.done, standing.failed)]
     adopt(tracker.store, parent.run_id, [*before, *standing.runs.values()])
@@ -188,8 +209,8 @@ def _end_sweep(
         if parent:
             parent.killed()
     elif parent:
-        summary, outcome.report = _report(tracker, parent, outcome)
-        parent.finish(summary, outcome.report, len(outcome.failures))
+        summary = _report(tracker, parent, outcome)
+        parent.finish(summary, outcome.report, len(outcome.failures), outcome.missing)
 
 
 def _trials_at_once(resources: ResourcesConfig, hosts: list[Host] | None) -> int:

@@ -130,7 +130,7 @@ class TrackingConfig(Section):
     patience_s: float = Field(
         60.0,
         ge=0,
-        description="seconds to wait at the end for a store that does not answer; then events stay on disk",
+        description="seconds to wait at the end while the store takes nothing; then events stay on disk",
     )
     output: str = Field("outputs", description="folder of the local MLflow store and of reports")
 

@@ -1,5 +1,7 @@
 """What a group of settings is: frozen, every key known, some keys for some of its options only."""
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,11 +35,27 @@ class Section(BaseModel):
         return kept
 
 
-def axis_name(key: str) -> str:
-    """Return a setting as the short name of an axis: ``strategy.num_clusters`` -> ``num_clusters``.
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by full key (``strategy.server.rule``), without those that are None."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[prefix + key] = value
+    return found
 
-    A setting of a part keeps the part's name (``strategy.server.rule`` -> ``server_rule``), which alone would say too
-    little; open mappings have no name of their own (``model.kwargs.hidden`` -> ``hidden``).
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return what the axes of a grid, which are known by their full keys, are called by people.
+
+    The name is the shortest end of the key that no other key has (``strategy.num_clusters`` ->
+    ``num_clusters``; ``partition.alpha`` and ``strategy.alpha`` keep their whole keys), so no two
+    axes of a grid have the same one.
     """
-    _, *parts = [part for part in key.split(".") if part != "kwargs"]
-    return "_".join(parts[-2:]) or key
+    parts = {key: key.split(".") for key in keys}
+    ends = Counter(".".join(words[-n:]) for words in parts.values() for n in range(1, len(words) + 1))
+    return {
+        key: next((end for n in range(1, len(words)) if ends[end := ".".join(words[-n:])] == 1), key)
+        for key, words in parts.items()
+    }

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 
 class TrialConfig(Section):
     """One trial: everything that decides its numbers, and where it runs and is logged."""
+
+    PROBLEM: ClassVar[frozenset[str]] = frozenset({
+        "dataset", "partition", "shift", "num_clients", "evaluate_every", "strategy.fraction_evaluate",
+        "strategy.min_evaluate_nodes", "experiment",
+    })  # fmt: skip
+    """What a trial has to solve, and how that is measured; other settings are ways to solve it."""
+
+    PLACE: ClassVar[frozenset[str]] = frozenset({"resources", "tracking", "data", "checkpoint"})
+    """Where a trial runs and is logged: never part of its key."""
 
     dataset: DatasetConfig = Field(default_factory=DatasetConfig, description="images and labels")
     partition: PartitionConfig = Field(default_factory=PartitionConfig, description="split among the clients")
@@ -189,10 +198,15 @@ class TrialConfig(Section):
 
     def canonical(self) -> dict[str, Any]:
         """Return what decides the numbers: no resources, tracking or folders, no field that does not apply."""
-        where = {"resources", "tracking", "data", "checkpoint"}
+        left_out = set(self.PLACE)
         if self.evaluate_personal == "last" or not self._models.personal_models:
-            where.add("evaluate_personal")
-        return {key: value for key, value in super().canonical().items() if key not in where and value != {}}
+            left_out.add("evaluate_personal")
+        return {k: value for k, value in super().canonical().items() if k not in left_out and value != {}}
+
+    @classmethod
+    def is_problem(cls, key: str) -> bool:
+        """Return whether a setting, by its full key, is part of the problem."""
+        return any(key == part or key.startswith(f"{part}.") for part in cls.PROBLEM)
 
     @property
     def key(self) -> str:

@@ -1,10 +1,10 @@
 """The figures of a report, from a sweep in the tracking store."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from runner.config import TrialConfig
 from runner.figures import sweep as sweeps
 from runner.figures import trial as trials
 from runner.figures.canvas import to_png
@@ -12,28 +12,31 @@ from runner.figures.canvas import to_png
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from runner.report import Trials
     from runner.tracking.read import StoredSweep, StoredTrial
 
+_CLUSTERS = "strategy.num_clusters"
 
-def sweep_figures(sweep: "StoredSweep", frame: pd.DataFrame, curves: pd.DataFrame) -> dict[str, bytes]:
+
+def sweep_figures(sweep: "StoredSweep", rows: "Trials", curves: pd.DataFrame) -> dict[str, bytes]:
     """Return the figures as PNG, by name.
 
     Parameters
     ----------
     sweep : StoredSweep
         Whose tables are read.
-    frame : pd.DataFrame
-        A row per trial, in the sweep's order: axes and final metrics.
+    rows : Trials
+        Its trials, in its order.
     curves : pd.DataFrame
         A row per trial and round: ``trial``, ``panel``, ``line``, ``round``, ``mb``, ``acc``, ``loss``.
     """
     figures: dict[str, Figure] = {}
-    curves = curves[curves["trial"].isin(frame.index[frame["wall_s"].notna()])]
+    curves = curves[curves["trial"].isin(rows.finished.index[rows.finished])]
     for value, label in (("acc", "mean client accuracy (%)"), ("loss", "mean client loss (nats)")):
         for x, axis in (("round", "rounds"), ("mb", "megabytes")):
             if (curves[value].notna() & curves[x].notna()).any():
                 figures[f"{value}_over_{axis}"] = sweeps.over(curves, x, value, label)
-    figures |= cluster_effects(frame, sweep.axes)
+    figures |= cluster_effects(rows)
     labels = curves.drop_duplicates("trial").set_index("trial")[["panel", "line"]]
     clients = {i: table for i in labels.index if (table := sweep.trials[i].table("clients")) is not None}
     final = [
@@ -42,46 +45,58 @@ def sweep_figures(sweep: "StoredSweep", frame: pd.DataFrame, curves: pd.DataFram
     ]
     if final and (spread := pd.concat(final))["acc"].notna().any():
         figures["client_accuracy"] = sweeps.client_distributions(spread)
-    splits = _splits(sweep, frame)
+    splits = _splits(sweep, rows)
     if splits:
         figures["label_distributions"] = sweeps.label_distributions(splits)
-    shown = _shown(sweep, frame)
+    shown = _shown(rows)
     if shown is not None:
         figures |= _of_one(sweep.trials[shown], clients.get(shown))
     return {name: to_png(figure, dpi=130) for name, figure in figures.items()}
 
 
-def cluster_effects(frame: pd.DataFrame, axes: Sequence[str]) -> "dict[str, Figure]":
+def cluster_effects(rows: "Trials") -> "dict[str, Figure]":
     """Return a figure per metric against the number of clusters, a line per partitioning; none without that axis."""
-    if "num_clusters" not in frame:
+    if _CLUSTERS not in rows.axes:
         return {}
-    metrics = [name for name in ("client_acc", "acc", "ari") if name in frame and frame[name].notna().any()]
-    others = [a for a in axes if a in frame and a not in ("seed", "num_clusters") and frame[a].nunique() > 1]
-    line = next((axis for axis in ("partition", *others) if axis in others), None)
-    rest = [axis for axis in others if axis != line]
-    panel = ", ".join(rest) if rest else None
-    frame = frame[frame["num_clusters"].notna()].copy()
-    if panel is not None and panel not in frame:  # several axes left: a panel per combination of theirs
-        frame[panel] = [", ".join(map(str, row)) for row in frame[rest].itertuples(index=False)]
+    metrics = [name for name in ("client_acc", "acc", "ari") if name in rows.metrics]
+    axes = map(str, rows.axes)
+    others = [key for key in axes if key not in ("seed", _CLUSTERS) and rows.axes[key].nunique() > 1]
+    line = next((key for key in ("partition", *others) if key in others), None)
+    rest = [key for key in others if key != line]
+    frame = rows.frame()[rows.axes[_CLUSTERS].notna()].copy()
+    names = dict(rows.names)
+    if line:
+        frame[line] = [_told(value) for value in frame[line]]
+    panel = ", ".join(rest) or None  # a panel per combination of theirs
+    if panel:
+        names[panel] = ", ".join(names[key] for key in rest)
+        frame[panel] = [", ".join(map(_told, place)) for place in frame[rest].to_numpy(object)]
     return {
-        f"{metric}_by_clusters": sweeps.axis_effect(frame, "num_clusters", metric, line, panel) for metric in metrics
+        f"{metric}_by_clusters": sweeps.axis_effect(frame, _CLUSTERS, metric, line, panel, names=names)
+        for metric in metrics
+        if rows.metrics[metric].notna().any()
     }
 
 
-def _splits(sweep: "StoredSweep", frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return one split per data set and partitioning (six at most), of the first trial that has it."""
-    axes = [axis for axis in ("dataset", "partition", "alpha", "num_clients") if axis in frame]
+def _told(value: Any) -> str:
+    """Return a setting as it is read; one that does not apply as a dash."""
+    return "-" if pd.isna(value) else str(value)
+
+
+def _splits(sweep: "StoredSweep", rows: "Trials") -> dict[str, pd.DataFrame]:
+    """Return one split per problem (six at most), of the first trial that has it."""
+    problem = [key for key in map(str, rows.axes) if TrialConfig.is_problem(key)]
     found: dict[str, pd.DataFrame] = {}
-    for i, row in frame[axes].drop_duplicates().iterrows():
+    for i, row in rows.axes[problem].drop_duplicates().iterrows():
         split = sweep.trials[int(str(i))].table("split")
         if split is not None and len(found) < 6:
-            found[", ".join(map(str, row)) or "all trials"] = split
+            found[", ".join(str(value) for value in row if not pd.isna(value)) or "all trials"] = split
     return found
 
 
-def _shown(sweep: "StoredSweep", frame: pd.DataFrame) -> int | None:
+def _shown(rows: "Trials") -> int | None:
     """Return the trial that stands for the sweep: of those with the best ARI, the most accurate."""
-    there = frame[frame["wall_s"].notna()]
+    there = rows.metrics[rows.finished]
     for column in ("ari", "client_acc", "acc"):
         if column in there and there[column].notna().any():
             there = there[there[column] >= there[column].max() - 1e-9]

@@ -135,7 +135,13 @@ def label_distributions(splits: "Mapping[str, pd.DataFrame]", title: str = "") -
 
 
 def axis_effect(
-    rows: "pd.DataFrame", x: str, metric: str, line: str | None = None, panel: str | None = None, title: str = ""
+    rows: "pd.DataFrame",
+    x: str,
+    metric: str,
+    line: str | None = None,
+    panel: str | None = None,
+    title: str = "",
+    names: "Mapping[str, str] | None" = None,
 ) -> "Figure":
     """Show a metric against one axis of a sweep: a line per value of another, a panel per value of a third.
 
@@ -147,10 +153,13 @@ def axis_effect(
     rows : pd.DataFrame
         One row per trial: the axes and the metric.
     x, line, panel : str
-        Columns of the axes, e.g. ``num_clusters``, ``partition`` and ``shift``.
+        Columns of the axes, e.g. ``strategy.num_clusters``, ``partition`` and ``shift``.
+    names : Mapping[str, str], optional
+        What they are called in the figure.
     """
     import pandas as pd
 
+    names = names or {}
     rows = rows[rows[metric].notna()]
     panels = [None] if panel is None else list(rows[panel].unique())
     lines = [None] if line is None else list(rows[line].unique())
@@ -172,13 +181,13 @@ def axis_effect(
             ax.fill_between(at, stats["mean"] - spread, stats["mean"] + spread, color=colour, alpha=0.2, lw=0)
             ax.plot([ticks.index(tick) + dodge for tick in part[x]], scores, ".", color=colour, ms=3, alpha=0.6)
         ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
-        ax.set_xlabel(x.replace("num_", "number of ").replace("_", " "))
+        ax.set_xlabel(names.get(x, x).replace("num_", "number of ").replace("_", " "))
         ax.grid(alpha=0.25)
         if panel is not None:
-            ax.set_title(f"{panel}: {value}", fontsize=9)
+            ax.set_title(f"{names.get(panel, panel)}: {value}", fontsize=9)
     axes[0].set_ylabel(_METRICS.get(metric, metric))
     if line is not None:
-        axes[-1].legend(title=line, loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
+        axes[-1].legend(title=names.get(line, line), loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
     return figure
 
 

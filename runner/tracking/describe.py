@@ -1,47 +1,58 @@
 """What MLflow shows about a run besides its metrics: name, params, tags, note. Pure, but for :func:`environment`."""
 
 import getpass
+import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from runner.config import TrialConfig
+from runner.config.section import flat, short_names
 from runner.figures.canvas import strategy_colour
 from runner.tracking.store import redact
 
 _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}
 _PACKAGES = ("fedsweep", "flwr", "flwr-datasets", "ray", "torch", "torchvision", "numpy", "scikit-learn", "mlflow")
 _SWEEP_COLOUR = "#888888"
+LAYOUT, LAYOUT_NOW = "layout", "2"
+"""Tag and version of how a sweep's run tells its trials; version 1 had no tag, and short names."""
+
+GRID = "grid.json"
+"""Artifact of a sweep's run: its axes by full key, and the key and place of each trial, in order."""
 
 
-def run_name(trial: TrialConfig, axes: Mapping[str, str]) -> str:
-    """Return the trial's name in the UI: its place in the sweep, or what it is where there is no sweep."""
+def run_name(trial: TrialConfig, axes: Mapping[str, str], grid: Iterable[str] = ()) -> str:
+    """Return the trial's name in the UI: its place in the sweep, or what it is on its own.
+
+    ``grid`` are all axes of the sweep, by full key: names are short as long as they are none of two.
+    """
     if not axes:
         sections = [trial.dataset.name, trial.partition.name, trial.shift.name, trial.strategy.name]
         return " ".join([name for name in sections if name != "none"] + [f"seed={trial.seed}"])
-    return " ".join(value if key in _GROUPS else f"{key}={value}" for key, value in axes.items())
+    names = short_names([*grid, *axes])
+    return " ".join(value if key in _GROUPS else f"{names[key]}={value}" for key, value in axes.items())
 
 
 def trial_params(trial: TrialConfig, axes: Mapping[str, str]) -> dict[str, str]:
-    """Return every setting that decides the numbers, flat, and each axis as a short param for the UI's group-by."""
-    return _flat(trial.canonical()) | dict(axes)
+    """Return every setting that decides the numbers, and the axes that are groups."""
+    settings = {key: str(value) for key, value in flat(trial.canonical()).items()}
+    return {key: redact(value) for key, value in {**axes, **settings}.items()}
 
 
-def trial_tags(trial: TrialConfig, axes: Mapping[str, str], command: str) -> dict[str, str]:
+def trial_tags(trial: TrialConfig, name: str, command: str) -> dict[str, str]:
     """Return the tags of a trial's run; ``mlflow.note.content`` is the Markdown of the UI's overview page."""
     return {
         "kind": "trial",
         "trial.key": trial.key,
         "strategy": trial.strategy.name,
         "mlflow.runColor": strategy_colour(trial.strategy.name),
-        "mlflow.note.content": f"**{run_name(trial, axes)}**\n\n{reproduce(command)}",
+        "mlflow.note.content": f"**{name}**\n\n{reproduce(command)}",
     }
 
 
@@ -50,11 +61,18 @@ def sweep_tags(name: str, key: str, description: str, command: str) -> dict[str,
     note = f"**{name}**: {description}\n\n{reproduce(command)}"
     return {
         "kind": "sweep",
+        LAYOUT: LAYOUT_NOW,
         "sweep": name,
         "sweep.key": key,
         "mlflow.runColor": _SWEEP_COLOUR,
         "mlflow.note.content": note,
     }
+
+
+def grid_json(trials: Mapping[str, Mapping[str, str]], axes: Iterable[str]) -> str:
+    """Return the content of ``GRID``; ``trials`` are values of the axes by trial key, in order."""
+    rows = [{"key": key, "axes": place} for key, place in trials.items()]
+    return redact(json.dumps({"axes": list(axes), "trials": rows}, indent=0))
 
 
 def reproduce(command: str) -> str:
@@ -86,16 +104,6 @@ def environment() -> dict[str, str]:
         tags["mlflow.source.git.commit"] = commit
         tags["code.changed"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
     return tags
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[prefix + key] = redact(str(value))
-    return flat
 
 
 def _git(*args: str) -> str:

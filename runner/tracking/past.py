@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.tracking.describe import LAYOUT, LAYOUT_NOW
 from runner.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ ROUND = "5_time/round"
 """Metric that closes the batch of each round: its last value is the last round that was logged whole."""
 
 FINAL = "0_final/"
+REPORT = "report"
+"""Tag of a sweep's run: "made", or why its report is missing."""
+
 _SUPERSEDED = "superseded"
 _PAGE = 1000
 
@@ -30,6 +34,7 @@ class PastRun:
     params: Mapping[str, str]  # none, where the driver died right after it made the run
     round: int  # last round that was logged; -1 if none was
     summary: Mapping[str, float]  # final metrics by bare name; empty where they were not logged
+    reported: bool = False  # a sweep's report was made, and what it tells of its trials can be read
 
 
 def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[str, PastRun]:
@@ -120,4 +125,5 @@ def _past(run: "Run", key: str) -> PastRun:
         params=dict(run.data.params),
         round=int(metrics.get(ROUND, -1)),
         summary={name.removeprefix(FINAL): value for name, value in metrics.items() if name.startswith(FINAL)},
+        reported=tags.get(REPORT) == "made" and tags.get(LAYOUT) == LAYOUT_NOW,
     )

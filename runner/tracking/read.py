@@ -1,9 +1,10 @@
 """What reports read back: a finished sweep's trials, their rounds and their tables, from the tracking store."""
 
 import difflib
+import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ import pandas as pd
 
 from runner.config import TrackingConfig
 from runner.errors import TrackingError
+from runner.records import TrialRow
+from runner.tracking.describe import GRID, LAYOUT, LAYOUT_NOW
 from runner.tracking.store import Store, open_store, redact
 
 if TYPE_CHECKING:
@@ -86,19 +89,33 @@ class StoredTrial:
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """A sweep as the store has it."""
+    """A sweep as the store has it.
+
+    Parameters
+    ----------
+    axes : tuple[str, ...]
+        Full keys, in the grid's order.
+    trials : tuple[StoredTrial, ...]
+        Those of its trials that the store has, in the grid's order.
+    places : tuple[Mapping[str, str], ...]
+        Their values of the axes, as far as these apply to them.
+    absent : int
+        Trials of the sweep that the store does not have.
+    """
 
     name: str
     run_id: str
     axes: tuple[str, ...]
     command: str
     trials: tuple[StoredTrial, ...]
+    places: tuple[Mapping[str, str], ...]
+    absent: int = 0
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[TrialRow]:
         """Return one row per trial: its axes and, where it finished, its final metrics."""
         return [
-            {axis: trial.params.get(axis) for axis in self.axes} | (trial.final if trial.status == "FINISHED" else {})
-            for trial in self.trials
+            TrialRow(place, trial.final if trial.status == "FINISHED" else {})
+            for place, trial in zip(self.places, self.trials, strict=True)
         ]
 
 
@@ -108,21 +125,59 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
     Raises
     ------
     TrackingError
-        The store can't be read, or has no such sweep: its sweeps are named.
+        The store can't be read, or has no such sweep: its sweeps are named; or its run does not
+        tell its trials.
     """
     store = source if isinstance(source, Store) else open_store(source)
-    run = _by_id(store, word) or _first(_search(store, f"tags.kind = 'sweep' AND tags.sweep = '{_quoted(word)}'"))
+    run = _by_id(store, word) or _latest(_search(store, f"tags.kind = 'sweep' AND tags.sweep = '{_quoted(word)}'"))
     if run is None or run.data.tags.get("kind") != "sweep":
         names = {run.data.tags["sweep"] for run in _search(store, "tags.kind = 'sweep'")}
         raise TrackingError(f"there is no sweep '{word}' in {redact(store.uri)}{_nearest(word, names, 'its sweeps')}")
-    children = _search(store, f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")[::-1]
+    name, command = run.data.tags["sweep"], StoredTrial(store, run).command
+    grid = _grid(store, run, command)
+    runs = _trials_of(store, run)
+    there = [row for row in grid["trials"] if row["key"] in runs]
     return StoredSweep(
-        name=run.data.tags["sweep"],
+        name=name,
         run_id=run.info.run_id,
-        axes=tuple(filter(None, run.data.tags.get("axes", "").split(","))) or tuple(sorted(run.data.params)),
-        command=StoredTrial(store, run).command,
-        trials=tuple(StoredTrial(store, child) for child in children),
+        axes=tuple(grid["axes"]),
+        command=command,
+        trials=tuple(StoredTrial(store, runs[row["key"]]) for row in there),
+        places=tuple(row["axes"] for row in there),
+        absent=len(grid["trials"]) - len(there),
     )
+
+
+def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:
+    """Return a sweep's axes and the places of its trials."""
+    name, again = sweep.data.tags["sweep"], f"run its command again, which keeps what is finished: {command}"
+    if sweep.data.tags.get(LAYOUT) != LAYOUT_NOW:
+        raise TrackingError(
+            f"sweep '{name}' (run {sweep.info.run_id}) was logged by another version of fedsweep, which told its axes "
+            f"in another way; {again}"
+        )
+    if GRID not in {entry.path for entry in store.client.list_artifacts(sweep.info.run_id)}:
+        raise TrackingError(
+            f"{GRID} of sweep '{name}' is not in the store yet; send what waits with "
+            f"`python -m runner flush`, or {again}"
+        )
+    with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
+        loaded: dict[str, Any] = json.loads(
+            Path(store.client.download_artifacts(sweep.info.run_id, GRID, folder)).read_text()
+        )
+    return loaded
+
+
+def _trials_of(store: Store, sweep: "Run") -> "dict[str, Run]":
+    """Return the runs of a sweep's trials by key: its own, else those that a later one took along."""
+    name = sweep.data.tags["sweep"]
+    runs = _search(store, f"tags.kind = 'trial' AND tags.sweep = '{_quoted(name)}'")
+    found: dict[str, Run] = {}
+    for own in (True, False):
+        for run in runs:
+            if own == (run.data.tags.get("mlflow.parentRunId") == sweep.info.run_id):
+                found.setdefault(run.data.tags["trial.key"], run)
+    return found
 
 
 def read_runs(source: TrackingConfig | Store, words: Sequence[str]) -> list[StoredTrial]:
@@ -176,6 +231,11 @@ def _by_id(store: Store, word: str) -> "Run | None":
 
 def _first(runs: "list[Run]") -> "Run | None":
     return runs[0] if runs else None
+
+
+def _latest(runs: "list[Run]") -> "Run | None":
+    """Return the run that was begun or ended last: one that went on began before others."""
+    return max(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), default=None)
 
 
 def _quoted(word: str) -> str:

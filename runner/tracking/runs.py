@@ -8,7 +8,7 @@ from runner.config import TrialConfig
 from runner.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.tracking import describe, ops
 from runner.tracking.ops import Op
-from runner.tracking.past import FINAL, ROUND, PastRun
+from runner.tracking.past import FINAL, REPORT, ROUND, PastRun
 from runner.tracking.store import redact
 
 if TYPE_CHECKING:
@@ -115,9 +115,12 @@ class SweepRun(OpenRun):
         name: str,
         params: Mapping[str, str],
         tags: Mapping[str, str],
+        trials: Mapping[str, Mapping[str, str]],
         past: PastRun | None = None,
     ) -> None:
-        super().__init__(tracker, name, params, tags, {}, past=past)
+        files = {describe.GRID: describe.grid_json(trials, params)}
+        super().__init__(tracker, name, params, tags, files, past=past)
+        self.axes = tuple(params)
         self._note = tags["mlflow.note.content"]
 
     def start_trial(self, trial: TrialConfig, axes: Mapping[str, str], command: str = "") -> "TrialRun":
@@ -125,7 +128,11 @@ class SweepRun(OpenRun):
         return self._tracker.start_trial(trial, axes, command, self)
 
     def finish(
-        self, summary: str = "", files: "Mapping[str, str | bytes | Figure] | None" = None, failed: int = 0
+        self,
+        summary: str = "",
+        files: "Mapping[str, str | bytes | Figure] | None" = None,
+        failed: int = 0,
+        missing: str = "",
     ) -> None:
         """Close the run: FINISHED, or FAILED where so many trials failed.
 
@@ -137,6 +144,8 @@ class SweepRun(OpenRun):
             Artifacts by path, as made by :func:`runner.report.report`.
         failed : int
             Trials that failed.
+        missing : str
+            Why there is no report, where it could not be made.
         """
         now = self._now_ms()
 
@@ -152,6 +161,7 @@ class SweepRun(OpenRun):
                     tags["mlflow.loggedImages"] = "True"
             if failed:
                 tags["reason"] = f"{failed} trials failed"
+            tags[REPORT] = f"missing: {redact(missing)}"[:_TAG] if missing else "made"
             yield ops.tags(self.token, tags)
 
         self._close("FAILED" if failed else "FINISHED", job)
@@ -169,11 +179,11 @@ class TrialRun(OpenRun):
         parent: SweepRun | None,
         past: PastRun | None = None,
     ) -> None:
-        tags = describe.trial_tags(trial, axes, command)
+        name = describe.run_name(trial, axes, parent.axes if parent else ())
+        tags = describe.trial_tags(trial, name, command)
         if parent is not None:
             tags |= {"sweep": parent.name}
         files = {"config.yaml": describe.config_yaml(trial)}
-        name = describe.run_name(trial, axes)
         super().__init__(tracker, name, describe.trial_params(trial, axes), tags, files, parent, past)
         self._trial = trial
         self._taken = -1  # last round that was given

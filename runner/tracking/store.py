@@ -22,7 +22,8 @@ _SECRET_QUERY = re.compile(
     r"([?&][^=&\s'\"]*(?:token|passw|pwd|secret|key|sig|credential|user)[^=&\s'\"]*=)[^&\s'\"#]+", re.IGNORECASE
 )
 _NOTE = """Clustered federated learning, run by **fedsweep**.
-A parent run is a sweep; its children are trials. Group by `num_clusters`, `partition`, ... to average over seeds."""
+A parent run is a sweep; its children are trials.
+Group by `strategy.num_clusters`, `partition`, ... to average over seeds."""
 _AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """While the store is being opened, MLflow gives up on a dead server at once."""
 

@@ -88,10 +88,15 @@ class Tracker:
         params: Mapping[str, str] | None = None,
         command: str = "",
         past: PastRun | None = None,
+        trials: Mapping[str, Mapping[str, str]] | None = None,
     ) -> SweepRun:
-        """Open the parent run of a sweep, or go on with a past one; ``params`` are its axes, ``command`` runs it."""
-        tags = describe.sweep_tags(name, key, description, command) | {"axes": ",".join(params or {})}
-        return SweepRun(self, name, dict(params or {}), tags, past)
+        """Open the parent run of a sweep, or go on with a past one.
+
+        ``params`` are its axes by full key, each with its values in one text, ``trials`` the values
+        of each trial by trial key, in the grid's order; ``command`` runs it.
+        """
+        tags = describe.sweep_tags(name, key, description, command)
+        return SweepRun(self, name, dict(params or {}), tags, trials or {}, past)
 
     def start_trial(
         self,
@@ -101,7 +106,7 @@ class Tracker:
         parent: SweepRun | None = None,
         past: PastRun | None = None,
     ) -> TrialRun:
-        """Open the run of one trial, or go on with a past one; ``axes`` is its place in the sweep, by short names."""
+        """Open the run of one trial, or go on with a past one; ``axes`` is its place, by full key."""
         return TrialRun(self, trial, dict(axes or {}), command, parent, past)
 
     def close(self) -> None:

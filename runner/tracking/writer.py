@@ -18,6 +18,8 @@ from runner.tracking.store import redact
 
 _log = logging.getLogger("fedsweep.tracking")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
+_TELL_S = 10.0
+"""From one word about a wait to the next; the first comes after a second."""
 _NICE = 10
 """Clients' work goes first: drawing and logging take the moments in which hosts wait, and what is left at the end."""
 
@@ -49,7 +51,8 @@ class Writer:
     limit : int
         Jobs that may wait in memory; :meth:`put` blocks at twice as many, until the disk has taken some.
     patience_s : float
-        How long :meth:`stop` waits for a store that does not answer.
+        How long :meth:`settle` and :meth:`stop` wait without any progress: a store that answers,
+        however slowly, is waited for.
     """
 
     def __init__(
@@ -64,8 +67,13 @@ class Writer:
         self._limit, self._patience_s = limit, patience_s
         self._jobs: queue.Queue[_Job | None] = queue.Queue(2 * limit)
         self._error: TrackingError | None = None
+        self.tell: Callable[[str], None] = _log.warning
+        """Says what is waited for."""
         self._retry_at, self._wait_s = 0.0, _FIRST_WAIT_S
-        self._stop_at: float | None = None
+        self._stopping = False
+        self._progress_at = time.monotonic()  # of the last operation that the store took or refused
+        self._waiting_since: float | None = None  # of a wait that has not ended well
+        self._sending = False  # an operation was given to the store, which has not answered it yet
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
@@ -92,6 +100,11 @@ class Writer:
         """Operations that wait on disk."""
         return len(self._outbox)
 
+    @property
+    def waiting(self) -> int:
+        """Events that the store does not have yet: jobs in memory, and operations on disk."""
+        return self._jobs.unfinished_tasks + len(self._outbox)
+
     def flush(self) -> None:
         """Wait until every queued job is done and sent. Raises the TrackingError of one that failed."""
         self._jobs.join()
@@ -100,23 +113,52 @@ class Writer:
         self.check()
 
     def settle(self) -> bool:
-        """Wait until everything is sent, or until the store does not answer; return whether everything is sent."""
-        while self._jobs.unfinished_tasks and not self._outbox:
+        """Wait, as long as there is progress, until everything is sent; return whether it is."""
+        self._begin_to_wait()
+        told = time.monotonic() + 1.0
+        while self.waiting and not self._lost_patience():
+            told = self._tell(told)
             time.sleep(0.02)
-        deadline = time.monotonic() + self._patience_s
-        while (self._jobs.unfinished_tasks or self._outbox) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return not self._jobs.unfinished_tasks and not self._outbox
+        if self.waiting:
+            return False
+        self._waiting_since = None
+        return True
 
     def stop(self) -> None:
-        """Send what waits, for ``patience_s`` at most without an answer, and end the thread.
+        """Send what waits, as long as there is progress, and end the thread.
 
-        Errors are left to :meth:`check`, and what could not be sent to :attr:`spilled`.
+        Patience that :meth:`settle` lost is not given again. Errors are left to :meth:`check`, and
+        what could not be sent to :attr:`spilled`.
         """
         if self._thread.is_alive():
-            self._stop_at = time.monotonic() + self._patience_s
+            self._begin_to_wait()
+            self._stopping = True
             self._jobs.put(None)
-            self._thread.join()
+            told = time.monotonic() + 1.0
+            while self._thread.is_alive():
+                self._thread.join(0.2)
+                told = self._tell(told)
+
+    def _begin_to_wait(self) -> None:
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+
+    def _tell(self, due: float) -> float:
+        """Say what is waited for, if it is time to; return when it is the next time."""
+        now = time.monotonic()
+        if now < due or not self.waiting:
+            return due
+        quiet = now - self._patience_from()
+        silent = f", no answer for {quiet:.0f} of {self._patience_s:.0f} s" if quiet > 1.0 and self._sending else ""
+        self.tell(f"waiting for MLflow to take {self.waiting} events{silent}")
+        return now + _TELL_S
+
+    def _patience_from(self) -> float:
+        return max(self._progress_at, self._waiting_since or 0.0)
+
+    def _lost_patience(self) -> bool:
+        """Return whether the store was silent for too long; the thread's own work is no silence."""
+        return self._sending and time.monotonic() > self._patience_from() + self._patience_s
 
     def _work(self) -> None:
         if sys.platform == "linux":  # elsewhere only whole processes can be nice
@@ -126,7 +168,7 @@ class Writer:
             if self._error is None or job.closing:
                 self._do(job)
             self._jobs.task_done()
-        while self._outbox and time.monotonic() < (self._stop_at or 0.0):
+        while self._outbox and not self._lost_patience():
             self._send_waiting()
         self._outbox.unlock()
         self._jobs.task_done()
@@ -157,7 +199,7 @@ class Writer:
         return bool(self._outbox) and time.monotonic() >= self._retry_at
 
     def _until_retry(self) -> float:
-        until = self._retry_at if self._stop_at is None else min(self._retry_at, self._stop_at)
+        until = min(self._retry_at, self._patience_from() + self._patience_s) if self._stopping else self._retry_at
         return max(0.0, until - time.monotonic())
 
     def _deliver(self, op: Op) -> None:
@@ -166,7 +208,7 @@ class Writer:
         while True:
             try:
                 if direct:
-                    return self._send(op)
+                    return self._send_now(op)
             except Exception as error:
                 if not ops.passing(error):
                     raise
@@ -174,7 +216,7 @@ class Writer:
             try:
                 return self._outbox.append(op, self._runs)
             except OSError as error:  # no store and no disk either: wait here until one of them is back
-                if self._stop_at is not None and time.monotonic() > self._stop_at:
+                if self._stopping and self._lost_patience():
                     raise
                 self._no_answer(error)
             time.sleep(self._until_retry())
@@ -182,12 +224,30 @@ class Writer:
                 self._send_waiting()
             direct = not self._outbox
 
+    def _send_now(self, op: Op) -> None:
+        """Give an operation to the store; that it took or refused it is progress."""
+        if not self._sending:  # until now there was nothing that it had to answer
+            self._progress_at = time.monotonic()
+            self._sending = True
+        try:
+            self._send(op)
+        except Exception as error:
+            if ops.passing(error):
+                raise
+            self._answered()
+            raise
+        self._answered()
+
+    def _answered(self) -> None:
+        self._progress_at = time.monotonic()
+        self._sending = False
+
     def _send_waiting(self) -> None:
         """Try the first operation on disk, not before its time."""
         time.sleep(self._until_retry())
         op = self._outbox.first()
         try:
-            self._send(op)
+            self._send_now(op)
         except Exception as error:
             if ops.passing(error):
                 self._no_answer(error)

@@ -1,7 +1,9 @@
 """Reports from a real store: what a user types, what comes out, what is refused."""
 
 import json
+import math
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,9 @@ import pytest
 from runner.cli import main
 from runner.config import TrackingConfig
 from runner.records import RoundRecord, TrialResult
+from runner.report import best_cell, results_table, texts
 from runner.tracking import Tracker
+from runner.tracking.read import read_sweep
 from tests.unit.test_tracking import TRIAL, started
 
 
@@ -25,22 +29,31 @@ def round_of(number, accuracy):
     return RoundRecord(number, metrics, clients if number else {}, assigned if number else {})
 
 
+def cell(clusters, seed):
+    """The configuration of a trial."""
+    strategy = TRIAL.strategy.model_copy(update={"num_clusters": clusters})
+    return TRIAL.model_copy(update={"strategy": strategy, "seed": seed})
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     """A sweep of two cells and three seeds; with 4 clusters the accuracy grows twice as fast. One more trial failed."""
     folder = tmp_path_factory.mktemp("store")
     with Tracker(TrackingConfig(output=str(folder), uri=f"sqlite:///{folder}/mlflow.db", log_models=False)) as tracker:
-        sweep = tracker.start_sweep("grid", "key", "why", {"num_clusters": "1,4", "seed": "0,1,2"}, "make sweep")
-        for clusters in (1, 4):
+        places = [(1, 0), (1, 1), (1, 2), (4, 0), (4, 1), (4, 2), (4, 3)]
+        axes = {place: {"strategy.num_clusters": str(place[0]), "seed": str(place[1])} for place in places}
+        trials = {cell(*place).key: axes[place] for place in places}
+        values = {"strategy.num_clusters": "1,4", "seed": "0,1,2,3"}
+        sweep = tracker.start_sweep("grid", "key", "why", values, "make sweep", trials=trials)
+        for clusters in (4, 1):  # not in the grid's order
             for seed in range(3):
-                axes = {"num_clusters": str(clusters), "seed": str(seed)}
-                trial = sweep.start_trial(TRIAL, axes, f"run {clusters} {seed}")
+                trial = sweep.start_trial(cell(clusters, seed), axes[clusters, seed], f"run {clusters} {seed}")
                 trial.started(started())
                 for number in range(4):
                     trial.round(round_of(number, (0.2 if clusters == 4 else 0.1) * number + seed / 100))
                 final = {"client_acc": (0.6 if clusters == 4 else 0.3) + seed / 100, "ari": 1.0, "wall_s": 2.0}
                 trial.finish(TrialResult("key", {}, "hash", final, np.eye(10, dtype=int), (1, 8, 8)))
-        sweep.start_trial(TRIAL, {"num_clusters": "4", "seed": "3"}, "run 4 3").fail("it broke")
+        sweep.start_trial(cell(4, 3), axes[4, 3], "run 4 3").fail("it broke")
         sweep.finish()
     return folder
 
@@ -60,8 +73,9 @@ def test_report(call, output, tmp_path):
     [one, four] = [line.split(" | ") for line in out.splitlines() if re.match(r"\| [14] ", line)]
     assert four[3] == "**61.0** ± 1.0 [58.5, 63.5]"
     assert one[3] == "31.0 ± 1.0 [28.5, 33.5]"
-    assert "paired t-test over the seeds" in out
-    table = pd.read_csv(tmp_path / "report.csv").set_index("num_clusters")
+    assert [line[2:3] for line in out.splitlines() if re.match(r"\| [14] ", line)] == ["1", "4"]
+    assert "paired t-test over at least 3 seeds" in out
+    table = pd.read_csv(tmp_path / "report.csv").set_index("strategy.num_clusters")
     assert table.loc[4, ["trials", "failed", "reached"]].tolist() == [3, 1, 3]
     assert table["rounds_to_target_mean"].isna().tolist() == [True, False]  # with 1 cluster 0.32 is the end
     assert table.loc[4, "rounds_to_target_mean"] == 2
@@ -82,7 +96,7 @@ def test_a_report_for_machines_and_one_without_words(call, tmp_path):
     status, out, _ = call("report", "grid", "--out", str(tmp_path), "--json")
     told = json.loads(out)
     assert (status, told["sweep"], told["folder"]) == (0, "grid", str(tmp_path))
-    cells = {cell["num_clusters"]: cell for cell in told["cells"]}
+    cells = {cell["strategy.num_clusters"]: cell for cell in told["cells"]}
     assert cells[4]["client_acc_mean"] == pytest.approx(0.61)
     assert (cells[4]["client_acc_best"], cells[1]["client_acc_best"], cells[4]["failed"]) == (True, False, 1)
     assert set(told["files"]) == {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
@@ -93,7 +107,7 @@ def test_compare_shows_where_runs_differ(call):
     status, out, _ = call("compare", "num_clusters=1 seed=0", "num_clusters=4 seed=0")
     assert status == 0
     rows = {words[0]: words[1:] for line in out.splitlines() if len(words := re.findall(r"[^│\s]+", line)) == 3}
-    assert rows["num_clusters"] == ["1", "4"]
+    assert rows["strategy.num_clusters"] == ["1", "4"]
     assert rows["client_acc"] == ["0.3", "0.6"]
     assert "training.lr" not in rows
 
@@ -101,8 +115,34 @@ def test_compare_shows_where_runs_differ(call):
 def test_best_names_the_cell_and_the_command(call):
     status, out, _ = call("best", "grid")
     assert status == 0
-    assert out.startswith("num_clusters=4\nclient_acc 0.6100 [0.5852, 0.6348]")
+    assert out.startswith("strategy.num_clusters=4\nclient_acc 0.6100 [0.5852, 0.6348]")
     assert out.rstrip().endswith("run 4 2")
+
+
+def test_best_where_a_trial_diverged(tmp_path, template):
+    """A mean with a nan in it is no best one, and the diverged trial is counted."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    cfg = TrackingConfig(output=str(tmp_path), log_models=False, figures="none")
+    values = {(1, 0): math.nan, (1, 1): 0.9, (4, 0): 0.5, (4, 1): 0.6}
+    axes = {place: {"strategy.num_clusters": str(place[0]), "seed": str(place[1])} for place in values}
+    trials = {cell(*place).key: axes[place] for place in values}
+    with Tracker(cfg) as tracker:
+        both = {"strategy.num_clusters": "1,4", "seed": "0,1"}
+        sweep = tracker.start_sweep("grid", "key", "why", both, "make sweep", trials=trials)
+        for place, value in values.items():
+            final = {"client_acc": value, "wall_s": 2.0}
+            sweep.start_trial(cell(*place), axes[place], f"run {place}").finish(
+                TrialResult("key", {}, "hash", final, None, (1, 8, 8))
+            )
+        sweep.finish()
+    stored = read_sweep(tracker.store, "grid")
+    assert best_cell(stored, "client_acc").splitlines()[:3] == [
+        "strategy.num_clusters=4",
+        "client_acc 0.5500 (mean of 2 trials: 0.5000 to 0.6000)",
+        "1 of the sweep's trials diverged: their client_acc is nan, and their cells come last",
+    ]
+    assert best_cell(stored, "client_acc", lowest=True).startswith("strategy.num_clusters=4\n")
+    assert texts(results_table(stored.rows()))[1][2] == "nan (1 of 2)"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from runner.config import TrackingConfig
 from runner.tracking import Tracker
 from runner.tracking.read import read_sweep
 from tests.tracking.conftest import mlflow_server
-from tests.unit.test_tracking import TRIAL, record, result, started
+from tests.tracking.test_report_store import cell
+from tests.unit.test_tracking import record, result, started
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -27,10 +28,14 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ui")
     cfg = TrackingConfig(output=str(folder), uri=f"sqlite:///{folder}/mlflow.db")
     with Tracker(cfg) as tracker:
-        sweep = tracker.start_sweep("grid", "key", "why", {"num_clusters": "2,4", "seed": "0,1"}, "make sweep")
+        axes = {"strategy.num_clusters": "2,4", "seed": "0,1"}
+        trials = {
+            cell(int(k), int(seed)).key: dict(zip(axes, (k, seed), strict=True)) for k, seed in product("24", "01")
+        }
+        sweep = tracker.start_sweep("grid", "key", "why", axes, "make sweep", trials=trials)
         for clusters, seed in product("24", "01"):
-            axes = {"num_clusters": clusters, "seed": seed}
-            trial = sweep.start_trial(TRIAL, axes, f"python -m runner run seed={seed}")
+            config = cell(int(clusters), int(seed))
+            trial = sweep.start_trial(config, trials[config.key], f"python -m runner run seed={seed}")
             trial.started(started())
             for number in range(4):
                 trial.round(record(number))
@@ -65,8 +70,8 @@ def test_group_by_averages_over_the_seeds(page, finished):
     experiment = sweep.trials[0].run.info.experiment_id
     page.goto(f"{address}/#/experiments/{experiment}/runs?compareRunsMode=CHART")
     page.get_by_role("button", name="Group by").first.click()
-    page.get_by_placeholder("Search").last.fill("num_clusters")
-    page.get_by_text("num_clusters", exact=True).last.click()
+    page.get_by_placeholder("Search").last.fill("strategy.num_clusters")
+    page.get_by_text("strategy.num_clusters", exact=True).last.click()
     page.keyboard.press("Escape")
     page.get_by_text("Group: 4").first.wait_for()
     page.get_by_placeholder("Search metric charts").fill("0_final/acc")

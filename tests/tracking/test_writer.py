@@ -154,3 +154,76 @@ def test_which_errors_pass():
         ValueError("wrong"),
     ):
         assert not ops.passing(error), error
+
+
+def backlog(store, box, takes_s, count=12, patience_s=0.3):
+    """A writer that waits for a store that takes its time: half of the operations go to disk."""
+    hold = threading.Event()
+
+    def slow(op):
+        hold.wait()
+        time.sleep(takes_s)
+        store(op)
+
+    writer = Writer(slow, Outbox(box), limit=count // 2, patience_s=patience_s)
+    writer.tell = (told := []).append
+    for i in range(count):
+        writer.put("x", job(i))
+    hold.set()
+    return writer, told
+
+
+def test_a_slow_store_is_waited_for_as_long_as_it_takes_something(store, tmp_path):
+    """Twelve operations of .2 s each are 2.4 s, eight times the patience; each one is progress."""
+    writer, told = backlog(store, tmp_path / "box", 0.2)
+    assert writer.settle()
+    assert store.taken == expected(12)
+    assert told
+    assert all(line.startswith("waiting for MLflow to take ") for line in told)
+    writer.stop()
+
+
+def test_stopping_waits_for_a_slow_store_too(store, tmp_path):
+    writer, told = backlog(store, tmp_path / "box", 0.2)
+    writer.stop()
+    assert store.taken == expected(12)
+    assert writer.spilled == 0
+    assert told
+
+
+def test_a_store_that_takes_nothing_is_given_up_once(store, tmp_path):
+    writer, _ = backlog(store, tmp_path / "box", 0.0, count=4, patience_s=0.5)
+    assert writer.settle()
+    store.down.set()
+    writer.put("x", job(4, 5))
+    begin = time.monotonic()
+    assert not writer.settle()
+    assert 0.5 <= time.monotonic() - begin < 2
+    assert writer.waiting == 2
+    begin = time.monotonic()
+    writer.stop()  # the patience is spent
+    assert time.monotonic() - begin < 0.4
+    assert writer.spilled == 2
+
+
+def test_a_store_that_hangs_is_given_up(store, tmp_path):
+    hangs = threading.Event()
+    writer = Writer(lambda op: hangs.wait(), Outbox(tmp_path / "box"), patience_s=0.3)
+    writer.put("x", job(0))
+    assert not writer.settle()
+    hangs.set()
+    writer.stop()
+
+
+def test_work_of_its_own_is_no_silence_of_the_store(store, tmp_path):
+    """The writer's thread draws figures; however long that takes, nobody waits for the store."""
+
+    def drawing():
+        time.sleep(0.8)
+        yield from job(0)()
+
+    writer = Writer(store, Outbox(tmp_path / "box"), patience_s=0.2)
+    writer.put("x", drawing)
+    assert writer.settle()
+    assert store.taken == expected(1)
+    writer.stop()

@@ -1,11 +1,16 @@
 """Configuration: what composes, what is refused and in which words, and how a grid is expanded."""
 
+import random
+from itertools import combinations
+
 import pytest
 
-from runner.compose import CONFIGS, compose, expand, groups, options, to_yaml
+from runner.compose import CONFIGS, SweepFile, compose, expand, expand_grids, groups, options, remarks, to_yaml
 from runner.config import TrialConfig
-from runner.config.section import axis_name
+from runner.config.section import flat, short_names
 from runner.errors import ConfigError
+from runner.records import TrialRow
+from runner.report import results_table
 
 GROUP_OPTIONS = [(group, option) for group in groups() for option in options(group)]
 
@@ -33,7 +38,7 @@ def test_every_experiment_names_its_command() -> None:
 def test_default_sweep_is_the_one_of_the_mission() -> None:
     _, trials = expand("default", [])
     assert len(trials) == 2 * 2 * 3 * 3
-    assert trials[0].axes == {"shift": "none", "partition": "iid", "num_clusters": "1", "seed": "0"}
+    assert trials[0].axes == {"shift": "none", "partition": "iid", "strategy.num_clusters": "1", "seed": "0"}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_an_axis_that_does_not_apply_collapses() -> None:
     assert [trial.axes for trial in trials] == [
         {"shift": "none", "partition": "iid", "seed": "0", "strategy": "fedavg"},
         *(
-            {"shift": "none", "partition": "iid", "num_clusters": k, "seed": "0", "strategy": "kmeans"}
+            {"shift": "none", "partition": "iid", "strategy.num_clusters": k, "seed": "0", "strategy": "kmeans"}
             for k in ("1", "2", "4")
         ),
     ]
@@ -91,21 +96,161 @@ def test_axes_from_the_command_line_replace_those_of_the_file() -> None:
     assert {trial.config.strategy.num_clusters for trial in trials} == {4}
 
 
-def test_axes_have_short_names_that_still_say_what_they_are() -> None:
-    names = {
-        "shift": "shift", "seed": "seed", "strategy.num_clusters": "num_clusters",
-        "strategy.server.rule": "server_rule", "resources.hosts.cpu.count": "cpu_count",
-        "model.kwargs.hidden": "hidden",
-    }  # fmt: skip
-    assert {key: axis_name(key) for key in names} == names
+def test_an_axis_is_its_full_key() -> None:
     _, trials = expand("servers", ["strategy=fedavg,oracle", "strategy.server.mode=simulated,hybrid", "seed=0"])
     rules = ["load", "load_once", "random", "round_robin", "largest_data"]
     assert [trial.axes for trial in trials] == [{"seed": "0", "strategy": "fedavg"}] + [
-        {"server_rule": rule, "seed": "0", "strategy": "oracle", "server_mode": mode}
+        {"strategy.server.rule": rule, "seed": "0", "strategy": "oracle", "strategy.server.mode": mode}
         for rule in rules
         for mode in ("simulated", "hybrid")
     ]
     assert trials[-1].config.strategy.server.rule == "largest_data"
+    assert trials[-1].label == "rule=largest_data seed=0 strategy=oracle mode=hybrid"
+    grid = ("strategy.server.rule", "seed", "strategy", "strategy.server.mode")
+    assert {trial.grid for trial in trials} == {grid}
+
+
+def test_values_are_those_of_the_configuration() -> None:
+    """However they are written: a trial of another session is found in the same cell."""
+    _, trials = expand("default", [*ONE, "training.lr=.1,1e-2,1", "training.steps=null,5"])
+    assert {trial.axes["training.lr"] for trial in trials} == {"0.1", "0.01", "1.0"}
+    assert {trial.axes["training.steps"] for trial in trials} == {"null", "5"}
+
+
+def test_short_names_are_unique_and_ends_of_their_keys() -> None:
+    assert short_names(["strategy.num_clusters", "partition.alpha", "strategy.alpha", "seed"]) == {
+        "strategy.num_clusters": "num_clusters", "partition.alpha": "partition.alpha",
+        "strategy.alpha": "strategy.alpha", "seed": "seed",
+    }  # fmt: skip
+    assert short_names(["seed", "model.kwargs.seed"]) == {"seed": "seed", "model.kwargs.seed": "kwargs.seed"}
+
+
+EVERY_KEY = [*flat(TrialConfig().model_dump()), *groups(), "model.kwargs.seed", "model.kwargs.server.ewma"]
+
+
+def test_no_two_axes_have_one_name() -> None:
+    """Over grids of all settings, of every pair and of drawn handfuls."""
+    draw = random.Random(0)
+    handfuls = [draw.sample(EVERY_KEY, draw.randint(3, 12)) for _ in range(500)]
+    for keys in [EVERY_KEY, *combinations(EVERY_KEY, 2), *handfuls]:
+        names = short_names(keys)
+        assert len(set(names.values())) == len(set(keys))
+        assert all(key == name or key.endswith(f".{name}") for key, name in names.items())
+
+
+# Settings with two values each, and what they need: each pair of them makes a grid.
+SETTINGS = {
+    "partition.alpha": ("0.1,1", ("partition=dirichlet",)),
+    "partition.min_size": ("1,2", ("partition=dirichlet",)),
+    "strategy.alpha": ("0.1,1", ("strategy=apfl",)),
+    "strategy.min_size": ("2,3", ("strategy=cfl",)),
+    "strategy.proximal_mu": ("0.1,0.2", ("strategy=stocfl",)),
+    "training.proximal_mu": ("0.1,0.2", ()),
+    "training": ("sgd,adam", ()),
+    "stop.wall_s": ("10,20", ()),
+    "rounds": ("4,5", ()),
+    "num_clients": ("4,5", ()),
+    "shift.newcomers": ("0,0.25", ()),
+    "shift.noise_std": ("1,64", ("shift=noise",)),
+    "dataset.normalize": ("unit,standard", ()),
+    "model.kwargs.hidden": ("4,8", ("model=mlp",)),
+    "strategy": ("fedavg,fedprox", ()),
+}
+
+
+def fit(one: str, two: str) -> bool:
+    """Whether one option of each group has both settings."""
+    needs = {*SETTINGS[one][1], *SETTINGS[two][1]}
+    wanted = [word.split("=")[0] for word in needs]
+    return len(set(wanted)) == len(wanted) and not {one, two} & {*wanted}
+
+
+PAIRS = [pair for pair in combinations(SETTINGS, 2) if fit(*pair)]
+
+
+@pytest.mark.parametrize(("one", "two"), PAIRS)
+def test_different_settings_stand_in_different_cells(one: str, two: str) -> None:
+    """A cell's trials differ in nothing but the seed, and no two cells are alike."""
+    (values, needs), (others, more) = SETTINGS[one], SETTINGS[two]
+    file = SweepFile(axes={"seed": [0, 1]})
+    trials = expand_grids([file], [*dict.fromkeys((*needs, *more)), f"{one}={values}", f"{two}={others}"])
+    assert len(trials) == 8
+    rows = [TrialRow(trial.axes, {"client_acc": 0.5}) for trial in trials]
+    cells = results_table(rows, axes=trials[0].grid)
+    assert cells.numbers["trials"].tolist() == [2, 2, 2, 2]
+    for trial in trials:
+        place = {key: value for key, value in trial.axes.items() if key != "seed"}
+        alike = [t.config for t in trials if {**t.axes, **place} == t.axes]
+        assert len({config.model_copy(update={"seed": 0}).key for config in alike}) == 1
+        assert len(alike) == 2
+
+
+ONE = ["shift=none", "partition=iid", "seed=0", "strategy=fedavg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["resources.trials=1,2"], "'resources.trials' is no axis: it says where trials run and are logged"),
+        (["resources=cpu,inline"], "'resources' is no axis"),
+        (["tracking.figures=all,none"], "'tracking.figures' is no axis"),
+        (["data.root=a,b"], "'data.root' is no axis"),
+        (["checkpoint.every=1,2"], "'checkpoint.every' is no axis"),
+        (["strategy.q=1"], "'strategy.q=1' applies to none of the 1 trials; it belongs to strategy=qfedavg"),
+        (["strategy.q=1,2"], "'strategy.q=1,2' applies to none of the 1 trials"),
+        (["strategy.num_clusters=3"], "'strategy.num_clusters=3' applies to none of the 1 trials"),
+        (["shift.groups=2"], "it belongs to shift=rotation|inversion"),
+        (["stop.metric=1_global/acc,3_clients/acc"], "the values of 'stop.metric=1_global/acc,3_clients/acc' all give"),
+        (["seed=0,0"], "the values of 'seed=0,0' all give the same trials"),
+        (["halving.axis=seed", "rounds=4"], "halving.axis=seed: no two trials differ in it alone"),
+    ],
+)  # fmt: skip
+def test_what_does_nothing_in_a_grid_is_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand("default", [*ONE, *words])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_applies_to_some_trials_is_said_once() -> None:
+    _, trials = expand("default", ["shift=none", "partition=iid", "strategy=fedavg,kmeans", "strategy.distance=cosine"])
+    assert remarks(trials) == [
+        "strategy.warmup_rounds=3 applies to 9 of 12 trials",
+        "strategy.distance=cosine applies to 9 of 12 trials",
+    ]
+    assert remarks(expand("default", ["strategy=kmeans"])[1]) == []
+
+
+def test_an_axis_of_the_file_that_applies_to_no_trial_is_said() -> None:
+    assert remarks(expand("default", ONE)[1]) == [
+        "strategy.warmup_rounds=3 applies to 0 of 1 trials", "axis strategy.num_clusters applies to 0 of 1 trials",
+    ]  # fmt: skip
+
+
+def test_trials_without_a_rival_are_said() -> None:
+    words = [*ONE[:3], "strategy=fedavg,kmeans", "halving.axis=strategy.num_clusters"]
+    assert remarks(expand("default", words)[1])[-1] == (
+        "halving over strategy.num_clusters: 1 of 4 trials have no rival and run in full"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("dataset", True), ("dataset.normalize", True), ("partition.sizes", True), ("partition.eval_fraction", True),
+        ("shift.noise_std", True), ("shift.drift_round", True), ("shift.newcomers", True), ("num_clients", True),
+        ("evaluate_every", True), ("strategy.fraction_evaluate", True), ("strategy", False), ("strategy.alpha", False),
+        ("rounds", False), ("training.batch_size", False), ("model", False), ("num_clients_more", False),
+    ],
+)  # fmt: skip
+def test_what_makes_a_problem_is_told_by_the_full_key(key: str, problem: bool) -> None:
+    assert TrialConfig.is_problem(key) is problem
+
+
+def test_the_parts_of_a_problem_and_the_places_are_settings() -> None:
+    for key in (TrialConfig.PROBLEM | TrialConfig.PLACE) - {"experiment"}:
+        assert key.split(".")[0] in TrialConfig.model_fields
+    assert TrialConfig.PLACE.isdisjoint(compose([]).canonical())
 
 
 def test_a_trials_command_gives_the_trial_again() -> None:

@@ -76,6 +76,44 @@ def test_a_bracket_from_start_to_end() -> None:
     assert [halving.stop()[0], halving.stop()] == [c, None]  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [("strategy.server.ewma", ".1,.2,.3"), ("strategy.num_clusters", "1,2"), ("training", "sgd,adam")],
+)
+def test_each_axis_makes_brackets(axis: str, values: str) -> None:
+    """All values of an axis compete, at each place of the other axes for itself."""
+    words = [*HALVED, "strategy=kmeans", "seed=0,1", "training.epochs=1,2", "strategy.server.hysteresis=.5,.6"]
+    words += ["strategy.num_clusters=1,2", f"{axis}={values}", f"halving.axis={axis}", "halving.factor=2"]
+    _, trials = expand("default", words)
+    halving = Halving(trials[0].config.halving, trials, {trial.config.key for trial in trials}, {})
+    assert all(halving.rungs(trial.config.key) for trial in trials)
+    for trial in trials:  # all trials of a bracket wait; the best of each goes on, and it alone
+        halving.record(trial.config.key, RoundRecord(1, {"3_clients/acc": float(trial.config.seed)}))
+        halving.wait(trial.config.key, 1)
+    went_on = []
+    while chosen := halving.promote():
+        went_on.append(chosen[0])
+        halving.end(chosen[0])
+    assert len(went_on) == len(trials) / len(values.split(","))
+    assert len(went_on) == (8 if axis == "strategy.num_clusters" else 16)
+
+
+def test_what_diverged_is_the_worst_and_said_to_be() -> None:
+    for mode in ("max", "min"):
+        _, trials = expand("default", [*HALVED, *RUNGS, "training.lr=.1,.2", f"halving.mode={mode}"])
+        a, b = keys = [trial.config.key for trial in trials]
+        halving = Halving(trials[0].config.halving, trials, keys, {})
+        for key, value in ((a, float("nan")), (b, 0.1)):
+            halving.record(key, RoundRecord(1, {"3_clients/acc": value}))
+            halving.wait(key, 1)
+        assert halving.promote() == (b, (2,))
+        halving.end(b)
+        lost = halving.stop()
+        assert lost is not None
+        assert lost[0] == a
+        assert "3_clients/acc is missing or not finite after round 1 is not among the best 1 of 2" in lost[2]
+
+
 def test_trials_compete_within_a_bracket_and_with_earlier_sessions() -> None:
     words = [*HALVED, *RUNGS, "seed=0,1", "training.lr=.1,.2"]
     _, trials = expand("default", words)

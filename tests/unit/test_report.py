@@ -1,25 +1,36 @@
 import io
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from runner import report, report_text, stats
+from runner.compose import groups
+from runner.config import TrialConfig
 from runner.errors import RunnerError
 from runner.figures import report as report_figures
+from runner.records import TrialRow
+
+
+def row(axes, **metrics):
+    """A trial; axes as ``partition=iid strategy.num_clusters=2 seed=0``."""
+    return TrialRow(dict(word.split("=") for word in axes.split()), metrics)
+
 
 ROWS = [
-    {"partition": "iid", "num_clusters": "10", "seed": "0", "client_acc": 0.90, "acc": 0.5, "wall_s": 1.0},
-    {"partition": "iid", "num_clusters": "10", "seed": "1", "client_acc": 0.94, "acc": 0.7, "wall_s": 3.0},
-    {"partition": "iid", "num_clusters": "2", "seed": "0", "client_acc": 0.80, "acc": 0.6, "wall_s": 2.0},
-    {"partition": "iid", "num_clusters": "2", "seed": "1"},
+    row("partition=iid strategy.num_clusters=10 seed=0", client_acc=0.90, acc=0.5, wall_s=1.0),
+    row("partition=iid strategy.num_clusters=10 seed=1", client_acc=0.94, acc=0.7, wall_s=3.0),
+    row("partition=iid strategy.num_clusters=2 seed=0", client_acc=0.80, acc=0.6, wall_s=2.0),
+    row("partition=iid strategy.num_clusters=2 seed=1"),
 ]
 
 
 def test_cells_hold_mean_and_sample_deviation_over_seeds():
-    table = report.results_table(ROWS)
-    assert table["num_clusters"].tolist() == [10, 2]
+    cells = report.results_table(ROWS)
+    table = cells.numbers
+    assert cells.axes["strategy.num_clusters"].tolist() == [10, 2]
     assert table["trials"].tolist() == [2, 1]
     assert table["failed"].tolist() == [0, 1]
     assert table["client_acc_mean"].tolist() == pytest.approx([0.92, 0.80])
@@ -42,9 +53,20 @@ def test_markdown_and_terminal_show_the_same():
 
 
 def test_a_diverged_trial_shows_in_its_cell():
-    table = report.results_table([{"seed": 0, "acc": 0.5, "wall_s": 1}, {"seed": 1, "acc": math.nan, "wall_s": 1}])
-    assert math.isnan(table["acc_mean"][0])
-    assert table["wall_s_mean"][0] == 1
+    rows = [row(f"seed={i}", acc=acc, wall_s=1.0) for i, acc in enumerate([0.5, math.nan, 0.6])]
+    table = report.results_table(rows)
+    assert math.isnan(table.numbers["acc_mean"][0])
+    assert table.numbers["wall_s_mean"][0] == 1
+    assert table.numbers["trials"].tolist() == [3]
+    for full in (False, True):
+        assert report.texts(table, full=full)[1][1] == "nan (1 of 3)"
+
+
+def test_a_metric_that_some_trials_of_a_cell_lack_says_so():
+    rows = [row("seed=0", acc=0.5, ari=1.0), row("seed=1", acc=0.7), row("seed=2", acc=0.6, ari=0.5)]
+    table = report.results_table(rows)
+    assert report.texts(table)[1] == ["3", "60.0 ± 10.0", "0.75 ± 0.35 (2 of 3)"]
+    assert table.numbers["recovered"].tolist() == [0.5]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -72,68 +94,190 @@ def test_the_clients_own_models_on_the_test_set_have_a_column() -> None:
 
 
 def test_an_axis_that_some_trials_lack_makes_cells_of_its_own():
-    rows = [{"strategy": "fedavg", "acc": 0.1}, {"strategy": "kmeans", "num_clusters": "2", "acc": 0.2}]
-    assert len(report.results_table(rows)) == 2
-    assert report.markdown_table(report.results_table(rows)).splitlines()[2].startswith("| fedavg | - |")
+    rows = [row("strategy=fedavg", acc=0.1), row("strategy=kmeans strategy.num_clusters=2", acc=0.2)]
+    cells = report.results_table(rows)
+    assert len(cells.axes) == 2
+    assert report.markdown_table(cells).splitlines()[2:] == ["| fedavg | - | 1 | 10.0 |", "| kmeans | 2 | 1 | 20.0 |"]
 
 
 def test_all_trials_failed():
-    table = report.results_table([{"partition": "iid", "seed": "0"}])
-    assert table.to_dict("records") == [{"partition": "iid", "trials": 0, "failed": 1}]
+    table = report.results_table([row("partition=iid seed=0")])
+    assert table.frame().to_dict("records") == [{"partition": "iid", "trials": 0, "failed": 1}]
+
+
+def test_axes_with_the_same_last_word_are_two():
+    """apfl's alpha beside Dirichlet's: four cells of three seeds."""
+    places = [(a, b) for a in ("0.1", "1.0") for b in ("0.1", "1.0")]
+    rows = [
+        row(f"partition.alpha={a} strategy.alpha={b} seed={seed}", acc=float(a) / 2 + float(b) / 4)
+        for a, b in places
+        for seed in range(3)
+    ]
+    table = report.results_table(rows)
+    assert table.numbers["trials"].tolist() == [3, 3, 3, 3]
+    assert table.numbers["acc_mean"].tolist() == pytest.approx([0.075, 0.3, 0.525, 0.75])
+    assert report.texts(table)[0][:3] == ["partition.alpha", "strategy.alpha", "trials"]
+
+
+def test_an_axis_called_like_a_metric_stands_beside_it():
+    rows = [row(f"stop.wall_s={s} rounds={r} seed={i}", wall_s=s / 2, rounds=1.0)
+            for s in (10, 20) for r in (5, 9) for i in range(2)]  # fmt: skip
+    table = report.results_table(rows)
+    lines = report.texts(table)
+    assert lines[0] == ["wall_s", "rounds", "trials", "time (s)"]
+    assert [line[:2] for line in lines[1:]] == [["10", "5"], ["10", "9"], ["20", "5"], ["20", "9"]]
+    assert [line[-1] for line in lines[1:]] == ["5.0 ± 0.0", "5.0 ± 0.0", "10.0 ± 0.0", "10.0 ± 0.0"]
+
+
+def test_no_metric_has_the_name_of_a_setting():
+    """So no column of a CSV is there twice."""
+    assert report.METRICS.keys().isdisjoint({*TrialConfig.model_fields, *groups()})
+    assert not [metric for metric in report.METRICS if "." in metric]
+
+
+def test_texts_that_are_one_number_are_two_cells():
+    rows = [row(f"dataset.id={name} seed={i}", acc=0.5) for name in ("7", "007") for i in range(2)]
+    assert report.results_table(rows).axes["dataset.id"].tolist() == ["7", "007"]
+
+
+def test_whole_numbers_stay_whole_where_some_trials_lack_them():
+    """Methods with and without clusters are crossed: no 2.0 clusters, no nan clusters."""
+    rows = [row("strategy=fedavg seed=0", acc=0.1)]
+    rows += [row(f"strategy=kmeans strategy.num_clusters={k} seed=0", acc=0.2) for k in (1, 2, 10)]
+    trials = report.trials_table(rows)
+    labels = report.with_labels(pd.DataFrame({"trial": range(4)}), trials)
+    assert labels["line"].tolist() == ["fedavg", "kmeans, 1 cluster", "kmeans, 2 clusters", "kmeans, 10 clusters"]
+    assert [line[1] for line in report.texts(report.results_table(rows))[1:]] == ["-", "1", "2", "10"]
+    assert "2.0" not in trials.frame().to_csv()
+
+
+def test_panels_are_problems_and_lines_are_ways_to_solve_them():
+    rows = [
+        row(f"shift=noise shift.noise_std={s} dataset.normalize={n} partition.alpha=0.1 strategy.alpha={a}", acc=0.1)
+        for s in (1, 2)
+        for n in ("unit", "standard")
+        for a in (0.1, 0.2)
+    ]
+    labels = report.with_labels(pd.DataFrame({"trial": range(8)}), report.trials_table(rows))
+    assert labels["panel"].tolist()[::2] == [
+        "noise_std=1, unit", "noise_std=1, standard", "noise_std=2, unit", "noise_std=2, standard"
+    ]  # fmt: skip
+    assert labels["line"].tolist()[:2] == ["strategy.alpha=0.1", "strategy.alpha=0.2"]
 
 
 def test_several_other_axes_become_panels():
     rows = [
-        {"dataset": d, "shift": s, "partition": p, "num_clusters": k, "seed": 0, "acc": 0.5, "wall_s": 1.0}
-        | {"client_acc_jain": 0.9 + k / 100, "ami": float("nan") if s == "x" else k / 10}  # metrics are no axes
+        row(f"dataset={d} shift={s} partition={p} strategy.num_clusters={k} seed=0", acc=0.5, wall_s=1.0)
         for d in "ab" for s in "xy" for p in ("iid", "dirichlet") for k in (1, 2)
     ]  # fmt: skip
-    axes = ["dataset", "shift", "partition", "num_clusters", "seed"]
-    figure = report_figures.cluster_effects(report.trials_frame(rows), axes)["acc_by_clusters"]
+    figure = report_figures.cluster_effects(report.trials_table(rows))["acc_by_clusters"]
     assert [ax.get_title() for ax in figure.axes] == [
         "dataset, shift: a, x", "dataset, shift: a, y", "dataset, shift: b, x", "dataset, shift: b, y",
     ]  # fmt: skip
 
 
+def test_figures_of_a_crossed_grid_have_no_panel_of_nothing():
+    rows = [row("strategy=fedavg seed=0", acc=0.1), row("strategy=flhc strategy.num_clusters=2 seed=0", acc=0.1)]
+    rows += [
+        row(f"strategy=kmeans strategy.num_clusters={k} strategy.sketch={s} seed=0", acc=0.2)
+        for k in (1, 2)
+        for s in (0, 64)
+    ]
+    figure = report_figures.cluster_effects(report.trials_table(rows))["acc_by_clusters"]
+    assert [ax.get_title() for ax in figure.axes] == ["sketch: -", "sketch: 0", "sketch: 64"]
+    assert all(ax.lines for ax in figure.axes)
+    assert figure.axes[0].get_xlabel() == "number of clusters"
+
+
 def test_no_figure_without_cluster_counts():
-    assert report_figures.cluster_effects(report.trials_frame([{"partition": "iid", "acc": 0.5}]), ["partition"]) == {}
+    assert report_figures.cluster_effects(report.trials_table([row("partition=iid", acc=0.5)])) == {}
 
 
 def grid(values):
     """Rows of one problem: number of clusters -> client accuracies of the seeds 0, 1, ..."""
     return [
-        {"partition": "iid", "num_clusters": k, "seed": seed, "client_acc": value, "ari": 1.0 if k == 4 else 0.5}
+        row(f"partition=iid strategy.num_clusters={k} seed={seed}", client_acc=value, ari=1.0 if k == 4 else 0.5)
         for k, accuracies in values.items()
         for seed, value in enumerate(accuracies)
     ]
 
 
+def marks(rows, metric="client_acc", test="t"):
+    return report.results_table(rows, test).numbers[f"{metric}_best"].tolist()
+
+
 def test_the_interval_is_students_over_the_seeds():
     table = report.results_table(grid({1: [0.5, 0.6, 0.7]}))
-    assert table["client_acc_ci"][0] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # t(0.975, 2)
+    assert table.numbers["client_acc_ci"][0] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # t(0.975, 2)
     assert "60.0 ± 10.0 [35.2, 84.8]" in report.texts(table, full=True)[1]
 
 
+def test_two_seeds_have_a_range_and_no_interval():
+    """Student's interval of .2 and .25 would be [-9.3, 54.3]."""
+    table = report.results_table(grid({1: [0.2, 0.25], 2: [0.5]}))
+    assert table.numbers["client_acc_ci"].isna().all()
+    assert [line[3] for line in report.texts(table, full=True)[1:]] == ["22.5 ± 3.5 (20.0 to 25.0)", "50.0"]
+
+
+CLEAR = {1: [0.50, 0.52, 0.51], 2: [0.60, 0.61, 0.60], 4: [0.90, 0.92, 0.93]}
+
+
 def test_the_best_is_marked_only_where_it_is_better_than_each_other():
-    clear = report.results_table(grid({1: [0.50, 0.52, 0.51], 2: [0.60, 0.61, 0.60], 4: [0.90, 0.92, 0.93]}))
-    assert clear["client_acc_best"].tolist() == [False, False, True]
+    clear = report.results_table(grid(CLEAR))
+    assert clear.numbers["client_acc_best"].tolist() == [False, False, True]
     assert report.texts(clear, full=True, bold="**{}**")[3][3].startswith("**91.7** ± 1.5 [")
-    unclear = report.results_table(grid({1: [0.50, 0.52, 0.51], 4: [0.90, 0.40, 0.93]}))
-    assert not unclear["client_acc_best"].any()
+    assert marks(grid({1: [0.50, 0.52, 0.51], 4: [0.90, 0.40, 0.93]})) == [False, False]
 
 
-def test_only_ways_to_solve_the_same_problem_are_compared():
+def test_two_seeds_have_no_mark():
+    assert marks(grid({1: [0.50, 0.51], 4: [0.90, 0.91]})) == [False, False]
+
+
+def test_the_same_difference_at_each_seed_is_tested_by_its_signs():
+    """2 / 2^n: .25 at three seeds, .0625 at five, .03125 at six."""
+    for count, marked in ((3, False), (5, False), (6, True)):
+        values = {1: [0.5] * count, 4: [0.9] * count}
+        assert marks(grid(values), "client_acc") == [False, marked]
+        assert marks(grid(values), "ari") == [False, marked]
+
+
+def test_marks_are_corrected_for_the_number_of_rows():
+    """Each comparison has p = .0351 (t = 5.196, 2 degrees of freedom); Holm asks for .025."""
+    two, three = {1: [0.7, 0.8, 0.9], 4: [0.8, 0.95, 1.1]}, {2: [0.7, 0.8, 0.9]}
+    assert stats.p_different(two[4], two[1], "t") == pytest.approx(0.0351, abs=1e-4)
+    assert marks(grid(two)) == [False, True]
+    assert marks(grid({**three, **two})) == [False, False, False]
+
+
+def test_a_row_that_diverged_is_never_the_best_and_loses_by_its_signs():
+    lost = {1: [0.5, math.nan, 0.5, 0.5, 0.5, 0.5], 4: [0.9] * 6}
+    assert marks(grid(lost)) == [False, True]
+    assert marks(grid({1: lost[1], 4: [0.1] * 6})) == [False, False]
+    assert marks(grid({1: [math.nan] * 6, 4: [0.1] * 6})) == [False, True]
+    assert marks(grid({1: [math.nan] * 3, 4: [math.nan] * 3})) == [False, False]
+
+
+@pytest.mark.parametrize(
+    "axis",
+    ["dataset=", "dataset.normalize=", "partition=", "partition.alpha=", "partition.sizes=", "shift.noise_std=",
+     "shift.drift_round=", "shift.newcomers=", "num_clients=", "strategy.fraction_evaluate="],
+)  # fmt: skip
+def test_only_ways_to_solve_the_same_problem_are_compared(axis):
     rows = grid({1: [0.5, 0.51, 0.52], 4: [0.9, 0.92, 0.93]})
-    easier = [{**row, "partition": "dirichlet", "client_acc": 0.99} for row in rows]
-    table = report.results_table(rows + easier)
-    assert table["client_acc_best"].tolist() == [False, True, False, False]
+    first = [TrialRow({axis.strip("="): "0.1", **r.axes}, r.metrics) for r in rows]
+    easier = [TrialRow({**r.axes, axis.strip("="): "0.2"}, {**r.metrics, "client_acc": 0.99}) for r in first]
+    assert marks(first + easier) == [False, True, False, False]
+
+
+def test_a_methods_own_settings_are_no_problem():
+    rows = [row(f"strategy.alpha={a} seed={i}", acc=a + i / 100 + a * i / 1000) for a in (0.1, 0.9) for i in range(3)]
+    assert marks(rows, "acc") == [False, True]
 
 
 def test_the_recovery_rate_is_the_share_of_trials_that_found_the_groups():
-    table = report.results_table(
-        [*grid({2: [0.1, 0.1], 4: [0.1, 0.1]}), {**grid({4: [0.1]})[0], "seed": 2, "ari": 0.4}]
-    )
-    assert table["recovered"].tolist() == [0.0, pytest.approx(2 / 3)]
+    missed = row("partition=iid strategy.num_clusters=4 seed=2", client_acc=0.1, ari=0.4)
+    table = report.results_table([*grid({2: [0.1, 0.1], 4: [0.1, 0.1]}), missed])
+    assert table.numbers["recovered"].tolist() == [0.0, pytest.approx(2 / 3)]
 
 
 def test_rounds_and_megabytes_to_a_target():
@@ -141,8 +285,8 @@ def test_rounds_and_megabytes_to_a_target():
     assert report.to_target(curve, report.Target.parse("0.8")) == {"rounds_to_target": 2.0, "mb_to_target": 4.0}
     missed = report.to_target(curve, report.Target("x", 0.9))
     assert math.isnan(missed["rounds_to_target"])
-    rows = [{"k": 1, "seed": 0, "rounds_to_target": 2.0, "acc": 0.1}, {"k": 1, "seed": 1, **missed, "acc": 0.1}]
-    table = report.results_table(rows)
+    rows = [row("seed=0", rounds_to_target=2.0, acc=0.1), row("seed=1", **missed, acc=0.1)]
+    table = report.results_table(rows).numbers
     assert (table["reached"][0], table["rounds_to_target_mean"][0]) == (1, 2.0)
 
 
@@ -157,14 +301,38 @@ def test_targets_are_read_or_refused():
     ("first", "second", "test", "p"),
     [
         ([1.0, 2.0, 4.0], [0.0, 0.0, 0.0], "t", 0.1181),  # t = 2.6458 on 2 degrees of freedom
-        ([1.0, 1.0], [0.5, 0.5], "t", 0.0),
+        ([1.0, 1.0], [0.5, 0.5], "t", 1.0),
+        ([1.0, 1.0, 1.0], [0.5, 0.5, 0.5], "t", 0.25),
+        ([0.1 + 0.2, 0.3, 0.3], [0.2, 0.2, 0.1 + 0.1], "t", 0.25),  # the same but for rounding
+        ([0.1 + 0.2] * 6, [0.3] * 6, "t", 1.0),  # nothing but rounding
+        ([1.0] * 6, [math.nan] + [0.5] * 5, "t", 2 / 64),
+        ([1.0] * 6, [math.nan] * 5 + [2.0], "t", 14 / 64),  # five of six: 2 (1 + 6) / 64
         ([1.0], [0.5], "t", 1.0),
-        ([0.5, 0.6], [0.5, 0.6], "t", 1.0),
+        ([0.5, 0.6, 0.7], [0.5, 0.6, 0.7], "t", 1.0),
         ([1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),
+        ([1, 1, 2, 2, 3, 3], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),  # exact with ties too
+        ([1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),
+        ([1, 2, 3, 4, -5], [0, 0, 0, 0, 0], "wilcoxon", 20 / 32),  # ranks 10 to 5: 20 of 32 sums are as far from 7.5
     ],
 )
 def test_paired_tests(first, second, test, p):
     assert stats.p_different(first, second, test) == pytest.approx(p, abs=1e-4)
+
+
+def test_holms_procedure():
+    assert stats.holds_all([0.01, 0.049, 0.02])  # .05 / 3, .05 / 2, .05
+    assert not stats.holds_all([0.01, 0.049, 0.026])
+    assert not stats.holds_all([0.017, 0.018, 0.019])
+
+
+@pytest.mark.parametrize("test", ["t", "wilcoxon"])
+@pytest.mark.parametrize("rows", [2, 3, 5])
+@pytest.mark.parametrize("seeds", [3, 6])
+def test_rows_that_do_not_differ_are_marked_at_the_level_at_most(test, rows, seeds):
+    """Of 400 blocks of noise more than 33 are marked once in a hundred times (binomial, 5 %)."""
+    draw = np.random.default_rng(rows * seeds)
+    blocks = [[dict(enumerate(draw.normal(size=seeds))) for _ in range(rows)] for _ in range(400)]
+    assert sum(stats.clear_best(block, test) is not None for block in blocks) <= 33
 
 
 def test_latex_is_escaped_and_ruled_by_booktabs():

@@ -5,7 +5,7 @@ from math import isnan
 import pytest
 
 from runner.links import MB, mb_by_link
-from runner.records import TaskRecord
+from runner.records import TaskRecord, TrialRow
 from runner.report import markdown_table, results_table
 from strategies.devices import SPREAD, Device, device_of, load_on_device, nominal
 from strategies.selection import Load, gini, regret, spearman
@@ -85,8 +85,9 @@ def test_several_models_in_a_message_are_a_broadcast() -> None:
 
 
 def test_the_servers_numbers_are_in_tables_that_compare_servers() -> None:
-    row = {"seed": "0", "client_acc": 0.9, "handovers": 3.0, "server_regret": 0.25, "wall_s": 1.0}
-    table = markdown_table(results_table([{"server_rule": "load", **row}, {"server_rule": "random", **row}]))
+    final = {"client_acc": 0.9, "handovers": 3.0, "server_regret": 0.25, "wall_s": 1.0}
+    rules = [TrialRow({"strategy.server.rule": rule, "seed": "0"}, final) for rule in ("load", "random")]
+    table = markdown_table(results_table(rules))
     assert "regret" in table
     assert "0.250" in table
-    assert "regret" not in markdown_table(results_table([{"strategy": "kmeans", **row}]))
+    assert "regret" not in markdown_table(results_table([TrialRow({"strategy": "kmeans", "seed": "0"}, final)]))

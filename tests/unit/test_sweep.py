@@ -103,7 +103,7 @@ def test_only_what_is_new_is_run(place: Place) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in place.runs()} == {newest.info.run_id}
     fresh, _ = place.run("seed=0", restart=Restart(fresh=True))
     assert len(place.runs()) == 4
-    assert fresh.rows[0]["acc"] == first.rows[0]["acc"]
+    assert fresh.rows[0].metrics["acc"] == first.rows[0].metrics["acc"]
 
 
 def test_a_trial_that_dies_goes_on_from_its_checkpoint(place: Place, dies: Callable[[int, int], None]) -> None:
@@ -253,7 +253,7 @@ def test_halving_ends_the_losers_and_goes_on_after_an_interrupt(place: Place, mo
     assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("KILLED", [0, 1])]
     outcome, text = place.run(*words)
     assert (outcome.exit_status, len(outcome.rows)) == (0, 3)
-    runs = {run.data.params["lr"]: run for run in place.runs()}
+    runs = {run.data.params["training.lr"]: run for run in place.runs()}
     assert {lr: place.steps(run) for lr, run in runs.items()} == {
         "0.0001": [0, 1], "0.1": [0, 1, 2, 3, 4], "0.001": [0, 1]
     }  # fmt: skip
@@ -276,6 +276,77 @@ def test_a_sweep_with_nothing_left_does_not_start_ray(place: Place, monkeypatch:
     assert outcome.exit_status == 0
     with pytest.raises(AssertionError, match="Ray was started"):
         place.run("seed=0,1", "resources.engine=ray")
+
+
+def report_of(place: Place) -> tuple[str, bool]:
+    """What the newest sweep's run says of its report, and whether it has one."""
+    run = place.runs("sweep")[-1]
+    files = {entry.path for entry in place.client.list_artifacts(run.info.run_id)}
+    return run.data.tags["report"], "report.md" in files
+
+
+def test_a_lost_report_is_told_and_made_by_the_same_command(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("runner.tracking.writer.Writer.settle", lambda self: False)
+        outcome, _ = place.run("seed=0")
+    assert (outcome.exit_status, outcome.failures, len(outcome.rows)) == (1, [], 1)
+    assert outcome.missing.startswith("the report of sweep 'default' is missing: ")
+    assert "python -m runner report default" in outcome.missing
+    assert report_of(place)[0].startswith("missing: ")
+    assert not report_of(place)[1]
+    outcome, text = place.run("seed=0")
+    assert "1 finished, 0 failed; 0 to run" in text
+    assert (outcome.exit_status, outcome.missing, report_of(place)) == (0, "", ("made", True))
+
+
+def test_a_report_that_cannot_be_made_ends_no_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise ValueError("no axes")
+
+    monkeypatch.setattr("runner.sweep.report", broken)
+    outcome, _ = place.run("seed=0")
+    assert outcome.exit_status == 1
+    assert "is missing: ValueError: no axes; make it with: python -m runner report default" in outcome.missing
+    assert [run.info.status for run in [*place.runs(), *place.runs("sweep")]] == ["FINISHED", "FINISHED"]
+
+
+def test_rows_have_the_grids_order_and_a_trial_its_own_rounds(place: Place) -> None:
+    """The longest trial runs first, and all end after a round: none changes its cell.
+
+    A sweep whose trials a larger one took along still has them.
+    """
+    from runner.tracking.read import read_sweep
+    from runner.tracking.store import open_store
+
+    store = open_store(compose([f"tracking.output={place.out}"]).tracking)
+    words = ["seed=1,0", "stop.target=0", "model=mlp,logreg"]
+    first, _ = place.run("rounds=2", *words)
+    [run] = place.runs("sweep")
+    outcome, _ = place.run("rounds=3,2", *words)
+    grid = [("32"[i % 2], "10"[i // 4], ("mlp", "logreg")[i // 2 % 2]) for i in range(8)]
+    order = ("rounds", "seed", "model")
+    places = [tuple(row.axes[key] for key in order) for row in outcome.rows]
+    assert places == [tuple(trial.axes[key] for key in order) for trial in outcome.trials]
+    assert sorted(places) == sorted(grid)
+    assert places != [tuple(row.axes[key] for key in order) for row in outcome.ended.values()]
+    stored = read_sweep(store, "default")
+    assert stored.axes == outcome.axes == ("shift", "partition", "seed", "rounds", "model")
+    assert [dict(row.axes) for row in stored.rows()] == [dict(row.axes) for row in outcome.rows]
+    assert {row.metrics["rounds"] for row in stored.rows()} == {1.0}
+    old = read_sweep(store, run.info.run_id)
+    assert (old.absent, len(old.trials)) == (0, 4)
+    assert [row.axes["model"] for row in old.rows()] == [row.axes["model"] for row in first.rows]
+    assert [row.metrics["acc"] for row in old.rows()] == [row.metrics["acc"] for row in first.rows]
+
+
+def test_a_sweep_of_an_earlier_version_is_refused_and_told_anew_by_its_command(place: Place) -> None:
+    place.run("seed=0")
+    [run] = place.runs("sweep")
+    place.client.delete_tag(run.info.run_id, "layout")
+    report = ["report", "default", f"tracking.output={place.out}", "--out", str(place.out / "report"), "--quiet"]
+    assert main(report) == 2
+    place.run("seed=0")
+    assert main(report) == 0
 
 
 def test_a_second_interrupt_ends_at_once() -> None:

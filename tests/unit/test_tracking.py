@@ -77,7 +77,7 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     with Tracker(cfg, clock=lambda: 1000.0) as tracker:
         tracker.tags["cluster"] = "2 CPUs on 1 node"
         sweep = tracker.start_sweep("grid", "sweepkey", "why", {"seed": "0,1"}, "make sweep")
-        trial = sweep.start_trial(TRIAL, {"partition": "iid", "num_clusters": "4", "seed": "0"}, command)
+        trial = sweep.start_trial(TRIAL, {"partition": "iid", "strategy.num_clusters": "4", "seed": "0"}, command)
         trial.started(started())
         for number in range(3):
             trial.round(record(number))
@@ -100,7 +100,7 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     assert "why" in parent.data.tags["mlflow.note.content"]
 
     params = child.data.params
-    assert (params["partition"], params["num_clusters"], params["seed"]) == ("iid", "4", "0")
+    assert (params["partition"], params["strategy.num_clusters"], params["seed"]) == ("iid", "4", "0")
     assert params["training.lr"] == "0.02"
     assert params["strategy.server.rule"] == "load"
     assert "partition.alpha" not in params  # does not apply to iid

@@ -82,12 +82,17 @@ def test_a_database_that_cannot_grow_delays_and_loses_nothing(
     at_round(monkeypatch, 1, fill)
     outcome, _ = place.run("seed=0", "tracking.patience_s=0.1", "tracking.figures=none")
     limits[0].__exit__(None, None, None)  # type: ignore[attr-defined]
-    assert outcome.exit_status == 0
+    assert (outcome.exit_status, outcome.failures) == (1, [])
+    assert outcome.missing.startswith("the report of sweep 'default' is missing: MLflow did not answer, ")
+    assert outcome.missing.endswith("make it with: python -m runner flush && python -m runner report default")
     assert list((place.out / "spill").iterdir())
     assert main(["flush", f"tracking.output={place.out}"]) == 0
     [run] = place.runs()
     assert (run.info.status, place.steps(run)) == ("FINISHED", [0, 1, 2])
     assert not list((place.out / "spill").iterdir())
+    report = ["report", "default", f"tracking.output={place.out}", "--out", str(place.out / "report")]
+    assert main(report) == 0
+    assert (place.out / "report" / "report.md").exists()
 
 
 def test_a_database_that_another_process_holds_delays_and_loses_nothing(
