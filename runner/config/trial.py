@@ -36,7 +36,7 @@ class TrialConfig(Section):
 
     PROBLEM: ClassVar[frozenset[str]] = frozenset({
         "dataset", "partition", "shift", "num_clients", "evaluate_every", "strategy.fraction_evaluate",
-        "strategy.min_evaluate_nodes", "experiment",
+        "strategy.min_evaluate_nodes", "evaluate_personal", "experiment",
     })  # fmt: skip
     """What a trial has to solve, and how that is measured; other settings are ways to solve it."""
 
