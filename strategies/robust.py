@@ -186,7 +186,7 @@ def krum_scores(distances: np.ndarray, f: int) -> np.ndarray:
     Bulyan's last choices are among few: then it is the nearest one.
     """
     n = len(distances)
-    others = np.sort(np.where(np.eye(n, dtype=bool), np.inf, distances), axis=1)[:, : n - 1]
+    others = np.sort(np.where(np.eye(n, dtype=bool), np.inf, distances), axis=1)
     return np.asarray(others[:, : max(1, n - f - 2)].sum(axis=1))
 
 

@@ -269,9 +269,10 @@ def test_failing_clients_leave_the_noise_of_the_sum_as_it_is() -> None:
     assert noise_of(strategy, grid) == pytest.approx(z / 5, rel=0.02)
 
 
-def test_a_round_with_too_few_clients_for_its_noise_is_not_begun() -> None:
-    strategy = private("adaptive_server", noise_multiplier=0.5)
-    with pytest.raises(ValueError, match=r"noise_multiplier=0\.5 must be below 0\.4 .* 4 clients"):
+@pytest.mark.parametrize("z", [0.4, 0.5])
+def test_a_round_with_too_few_clients_for_its_noise_is_not_begun(z: float) -> None:
+    strategy = private("adaptive_server", noise_multiplier=z)
+    with pytest.raises(ValueError, match=rf"noise_multiplier={z} must be below 0\.4 .* 4 clients"):
         one_round(strategy, grid_of("adaptive_server"))
 
 

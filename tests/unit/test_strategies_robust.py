@@ -68,6 +68,8 @@ def test_distances_of_close_updates_are_exact_where_the_expanded_formula_is_not(
     wide = points.astype(np.float64)
     exact = np.array([[fsum((a - b) ** 2) for b in wide] for a in wide])
     assert squares(points) == pytest.approx(exact, rel=1e-12)
+    apart = np.array([[1.0], [1 + 1e-12], [3.0]])  # doubles that are one single
+    assert squares(apart)[0, 1] == (apart[0, 0] - apart[1, 0]) ** 2 > 0
     flowers = multikrum.compute_distances([ArrayRecord({"w": Array(row)}) for row in points])
     assert np.abs(flowers - exact).max() > exact.max()
 
