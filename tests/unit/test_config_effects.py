@@ -91,6 +91,7 @@ STRATEGY: dict[str, tuple[Any, list[str]]] = {
     "beta": (0.4, []),
     "num_malicious_nodes": (2, []),
     "bulyan.num_malicious_nodes": (0, []),
+    "multikrum.num_malicious_nodes": (0, []),
     "num_nodes_to_select": (2, []),
     "q": (1.0, []),
     "num_clusters": (2, []),
