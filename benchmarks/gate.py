@@ -1,12 +1,12 @@
 """``python -m benchmarks.gate``: how often does each method split clients that do not differ, and does it still split
 those that do? Digits, ``configs/experiment/gate.yaml``; every trial from its data to its clusters, in this process.
 
-Another experiment can take its place (one round, unless the words say otherwise), a setting is tried by its words, and
-any metrics of the last round can be shown in place of the counts::
+Another experiment can take its place (one round, unless the words say otherwise), a setting is
+tried by its words, and any metrics of the last round can be shown in place of the counts::
 
     python -m benchmarks.gate fedclust --experiment rotated_mnist_show --shifts rotation --seeds 0:5
-    python -m benchmarks.gate stocfl "strategy=stocfl strategy.merge_cosine=0.65" --shifts rotation --seeds 0:5
-    python -m benchmarks.gate "strategy=clove rounds=15" --shifts rotation --metrics 2_clusters/ari 3_clients/acc
+    python -m benchmarks.gate "strategy=stocfl strategy.merge_cosine=0.65" --shifts rotation
+    python -m benchmarks.gate "strategy=clove rounds=15" --metrics 2_clusters/ari 3_clients/acc
 """
 
 import argparse
@@ -75,7 +75,7 @@ def measure(
     experiment: str = "gate",
     said: Callable[[str], None] = print,
 ) -> dict[tuple[str, str], Outcome]:
-    """Return the outcome of each method on each shift; a line of the table is said as soon as it is there.
+    """Return the outcome of each method on each shift; each line of the table is said at once.
 
     Parameters
     ----------
@@ -118,7 +118,8 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=list(METHODS), help=about)
     parser.add_argument("--seeds", default="20:40", help="first:end, 20:40 by default: the gate was made on 0 to 19")
     parser.add_argument("--shifts", nargs="*", default=SHIFTS, help=f"all by default: {', '.join(SHIFTS)}")
-    parser.add_argument("--experiment", default="gate", help="whose data and settings; gate by default")
+    about = "whose data and settings; gate by default"
+    parser.add_argument("--experiment", default="gate", help=about)
     about = "show the means of these metrics of the last round, 2_clusters/ari for one"
     parser.add_argument("--metrics", nargs="*", default=(), help=about)
     given = parser.parse_args()

@@ -121,7 +121,7 @@ def group_losses(
 ) -> tuple[NDArray[np.int64], float]:
     """Return a label per client, and the silhouette, by K-means on the loss vectors.
 
-    With ``auto`` the number of clusters is chosen of 2..K by the silhouettes of Ward's tree, as in CLoVE's code.
+    With ``auto`` their number is chosen of 2..K, by the silhouettes of Ward's tree (CLoVE's code).
     """
     rows, most = losses_CK.astype(np.float32), min(num_clusters, len(losses_CK))
     if auto:
@@ -132,9 +132,9 @@ def group_losses(
 
 
 def better_by_a_tenth(silhouettes: Mapping[int, float]) -> int:
-    """Return the number of groups: from few to many, each that is better by over a tenth than the best so far.
+    """Return the number of groups: going up, each that beats the best so far by over a tenth.
 
-    Source: ``find_best_K_by_silhouette`` of CLoVE's code. Where no number has a silhouette it is two.
+    Source: ``find_best_K_by_silhouette`` of CLoVE's code. Two where no number has a silhouette.
     """
     best, chosen = -1.0, 2
     for k in sorted(silhouettes):

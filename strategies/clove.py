@@ -26,15 +26,16 @@ from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
 QUERY = "query.losses"
-STABLE_ROUNDS = 3  # groupings of a client into one cluster, in a row, after which it counts as settled
+STABLE_ROUNDS = 3  # times in a row that a settled client was put into the same cluster
 
 
 class CLoVE(WithServers, Candidates):
     """Hard clusters from K-means on loss vectors, until the clients of a round have settled.
 
-    They have when each was put into the same cluster the last three times that it was grouped. A client without a loss
-    vector (its query failed) keeps its cluster; one without either joins the largest. Once the clusters are frozen, for
-    good, only newcomers are asked for their losses: they take the model with the lowest.
+    They have when each was put into the same cluster the last three times that it was grouped. A
+    client without a loss vector (its query failed) keeps its cluster; one without either joins the
+    largest. Once the clusters are frozen, for good, only newcomers are asked for their losses: they
+    take the model with the lowest.
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ class CLoVE(WithServers, Candidates):
         self.cluster_arrays: dict[int, ArrayRecord] = {}
         self.silhouette = float("nan")
         self.frozen = False
-        self.same: dict[int, int] = {}  # node -> how often in a row it was grouped into the cluster that it is in
+        self.same: dict[int, int] = {}  # node -> times in a row that it was put into its cluster
         self.churn = 0
         self.clustering_s = 0.0  # of the last round, without the clients' answers
         self.election = ClusterServers(server or ServerRule(), seed)
@@ -133,7 +134,8 @@ class CLoVE(WithServers, Candidates):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
         plain = {name: getattr(self, name) for name in ("silhouette", "frozen", "churn")}
-        tables = {name: string_keys(getattr(self, name)) for name in ("assignment", "same", "cluster_arrays")}
+        names = ("assignment", "same", "cluster_arrays")
+        tables = {name: string_keys(getattr(self, name)) for name in names}
         return {**plain, **tables, "election": self.election.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -43,7 +43,7 @@ class FedGroup(ClusterTraining):
         )
 
     def group_rows(self, nodes: list[int], rows_CP: NDArray[np.float32]) -> bool:
-        """Group clients; a group's direction is the plain mean of its members' updates, which are not normalised."""
+        """Group clients; a group's direction is the plain mean of its members' raw updates."""
         grouped = super().group_rows(nodes, rows_CP)
         if grouped:
             kept = [i for i, node in enumerate(nodes) if node in self.assignment]

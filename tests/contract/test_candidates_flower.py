@@ -255,7 +255,7 @@ def test_clove_by_hand() -> None:
 
 
 def test_clove_freezes_when_the_sampled_were_grouped_alike_three_times() -> None:
-    """As in the authors' code: the last three groupings of each client of the round, so round 4 asks nobody."""
+    """As in the authors' code: each client's last three groupings, so round 4 asks nobody."""
     strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "clove"), _grid(NEAR)
     kinds = []
     arrays = record(0, 0)
@@ -284,7 +284,7 @@ def test_clove_without_an_answer_keeps_the_clusters() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_clove_does_not_freeze_on_clients_that_were_hardly_asked(seed: int) -> None:
-    """Half the clients a round: three quiet rounds say nothing about who was not sampled in them."""
+    """Half the clients a round: three quiet rounds say nothing about who was not sampled."""
     random.seed(seed)
     strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "clove", fraction_train=0.5), _grid(NEAR)
     _rounds(strategy, grid, 20)
@@ -324,18 +324,19 @@ def test_groups_are_matched_to_models_one_to_one() -> None:
         ({}, 2),
     ],
 )
-def test_a_larger_number_of_groups_has_to_be_better_by_a_tenth(silhouettes: dict[int, float], k: int) -> None:
+def test_more_groups_have_to_be_better_by_a_tenth(silhouettes: dict[int, float], k: int) -> None:
     assert better_by_a_tenth(silhouettes) == k
 
 
 def test_the_number_of_groups_is_that_of_the_authors_code() -> None:
-    """The rule of ``find_best_K_by_silhouette``, rewritten with scikit-learn's own tree: the same k on any losses."""
+    """``find_best_K_by_silhouette``, rewritten with scikit-learn's own tree: always the same k."""
     rng = np.random.default_rng(4)
     chosen = []
     for draw in range(60):
         groups = rng.integers(1, 5)
         centres = rng.uniform(0, 3, (groups, 6))
-        losses = centres[rng.integers(groups, size=14)] + rng.normal(0, rng.uniform(0.05, 1), (14, 6))
+        losses = centres[rng.integers(groups, size=14)]
+        losses = losses + rng.normal(0, rng.uniform(0.05, 1), losses.shape)
         best, expected = -1.0, 0
         for k in range(2, 7):
             labels = AgglomerativeClustering(n_clusters=k, linkage="ward").fit_predict(losses)

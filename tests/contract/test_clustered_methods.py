@@ -241,9 +241,10 @@ def test_stocfl_draws_clusters_towards_the_global_model() -> None:
 
 
 def test_stocfl_averages_updates_as_long_as_they_are() -> None:
-    """Updates (4, 0), (.8, .6), (0, 1): the first two merge, their mean is (2.4, .3), at cosine .124 to the third.
+    """Updates (4, 0), (.8, .6), (0, 1): the first two merge, their mean is (2.4, .3).
 
-    At length 1 it would be (.9, .3), at cosine .316, and above tau = .2 all would be one cluster.
+    That is at cosine .124 to the third. At length 1 it would be (.9, .3), at cosine .316, and above
+    tau = .2 all would be one cluster.
     """
     strategy = _method("stocfl", merge_cosine=0.2)
     _rounds(strategy, FakeGrid(halfway_app({1: (8, 0), 2: (1.6, 1.2), 3: (0, 2)}), 3), 1)
@@ -251,9 +252,9 @@ def test_stocfl_averages_updates_as_long_as_they_are() -> None:
 
 
 def test_fedgroup_places_newcomers_by_the_plain_mean_of_a_groups_updates() -> None:
-    """Updates (4, 0), (.6, .8) and (-4.8, 6.4), (-1, 0): means at 10 and 132 degrees; one at 80 is nearer to 132.
+    """Updates (4, 0), (.6, .8) and (-4.8, 6.4), (-1, 0): means at 10 and 132 degrees.
 
-    At length 1 the means would be at 27 and 153 degrees, and it would be nearer to 27.
+    A newcomer at 80 is nearer to 132. At length 1 they would be at 27 and 153, and it nearer to 27.
     """
     targets = {1: (8, 0), 2: (1.2, 1.6), 3: (-9.6, 12.8), 4: (-2, 0)}
     strategy, grid = _method("fedgroup"), FakeGrid(halfway_app(targets), 4)

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.decomposition import TruncatedSVD
+from sklearn.metrics.pairwise import cosine_similarity
 
 from strategies.cfl import bipartition, groups_apart, update_norms
 from strategies.clustering import at_length_one, kmeans_split
@@ -156,6 +159,26 @@ def test_decomposed_cosines_by_hand() -> None:
     cosines = decomposed_cosines(rows_CP, 2)
     assert np.abs(cosines) == pytest.approx(np.array([[1, 0], [0, 1], [1, 0]]), abs=1e-9)
     assert cosines[0, 0] == pytest.approx(-cosines[2, 0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_decomposed_cosines_are_those_of_the_authors_code(seed: int) -> None:
+    """FlexCFL: scikit-learn's truncated SVD of the updates as columns, then cosines with these."""
+    rows_CP = np.random.default_rng(seed).normal(size=(12, 40)).astype(np.float32)
+    svd = TruncatedSVD(n_components=3, algorithm="arpack", random_state=0)
+    expected = cosine_similarity(rows_CP, svd.fit_transform(rows_CP.T).T)
+    assert np.abs(decomposed_cosines(rows_CP, 3)) == pytest.approx(np.abs(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cluster_is_cut_as_in_the_authors_code(seed: int) -> None:
+    """Sattler's: scikit-learn's complete linkage of minus the cosines, in two."""
+    rows = np.random.default_rng(seed).normal(size=(9, 4))
+    tree = AgglomerativeClustering(2, metric="precomputed", linkage="complete")
+    labels = tree.fit_predict(-cosine_similarity(rows))
+    one, other = bipartition(range(9), at_length_one(rows))
+    expected = {frozenset(np.flatnonzero(labels == half).tolist()) for half in (0, 1)}
+    assert {frozenset(one), frozenset(other)} == expected
 
 
 @pytest.mark.parametrize(
