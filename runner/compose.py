@@ -205,13 +205,13 @@ def _check_effect(word: Override, trials: Sequence[Trial]) -> None:
     if key.startswith("halving."):
         return
     if not any(key == _key(kept) for trial in trials for kept in trial.overrides):
+        none = f"'{line}' applies to none of the {len(trials)} trials"
+        if why := trials[0].config.idle().get(key):
+            raise ConfigError(f"{none}: it has no effect with {why}; leave it out, or change the other")
         top, _, field = key.partition(".")
         section = type(getattr(trials[0].config, top))
         allowed = "|".join(section.options_of(field.split(".")[0]) or ())
-        raise ConfigError(
-            f"'{line}' applies to none of the {len(trials)} trials; it belongs to {top}={allowed}: "
-            f"remove it, or add such a {top}"
-        )
+        raise ConfigError(f"{none}; it belongs to {top}={allowed}: remove it, or add such a {top}")
     several = word.is_sweep_override() and len(list(word.sweep_string_iterator())) > 1
     if several and len({trial.axes[key] for trial in trials if key in trial.axes}) == 1:
         raise ConfigError(f"the values of '{line}' all give the same trials; give one of them")

@@ -38,6 +38,7 @@ it. Every reply also has ``load``, see ``runner.load.load_mod``.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast
 
@@ -89,8 +90,11 @@ PREPARE: dict[str, Callable[[Work], nn.Module]] = {
 }
 
 
-def _put(reply: Message, arrays: ArrayRecord) -> None:
-    reply.content = RecordDict({**reply.content, "arrays": arrays})
+def _with_arrays(message: Message, arrays: ArrayRecord) -> Message:
+    """Return a copy of a message that carries other arrays."""
+    other = copy(message)
+    other.content = RecordDict({**message.content, "arrays": arrays})
+    return other
 
 
 class ModelSpec(Protocol):
@@ -204,27 +208,27 @@ class BuiltinClient:
         """Return a mod that sees the trained arrays alone, of what is sent and of what is replied."""
 
         def wrapped(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-            layout, whole = self.layout, message.content
+            layout = self.layout
             if not layout.has_state:
                 return mod(message, context, call_next)
+            started = message.content.array_records["arrays"]
             state = ArrayRecord()
 
             def call(sent: Message, context: Context) -> Message:
                 nonlocal state
                 arrays = sent.content.array_records["arrays"]
-                sent.content = RecordDict({**sent.content, "arrays": joined(started, started, arrays)})
-                reply = call_next(sent, context)
-                if reply.has_content():
-                    state = layout.state_of(reply.content.array_records["arrays"])
-                    _put(reply, layout.trained_of(reply.content.array_records["arrays"]))
-                return reply
+                reply = call_next(_with_arrays(sent, joined(started, started, arrays)), context)
+                if reply.has_error():
+                    return reply
+                trained = reply.content.array_records["arrays"]
+                state = layout.state_of(trained)
+                return _with_arrays(reply, layout.trained_of(trained))
 
-            started = whole.array_records["arrays"]
-            message.content = RecordDict({**whole, "arrays": layout.trained_of(started)})
-            reply = mod(message, context, call)
-            if reply.has_content():
-                _put(reply, joined(started, state, reply.content.array_records["arrays"]))
-            return reply
+            reply = mod(_with_arrays(message, layout.trained_of(started)), context, call)
+            if reply.has_error():
+                return reply
+            arrays = reply.content.array_records["arrays"]
+            return _with_arrays(reply, joined(started, state, arrays))
 
         return wrapped
 

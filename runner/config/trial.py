@@ -139,7 +139,7 @@ class TrialConfig(Section):
             raise ConfigError(
                 f"strategy.fraction_train={s.fraction_train} of num_clients={n} is no client; raise one of them"
             )
-        cohort = max(int(self.online(1) * s.fraction_train), s.min_train_nodes)  # the smallest
+        cohort = s.trained(self.online(1))  # the smallest
         noise = self.privacy.noise_multiplier
         if self.privacy.name.startswith("adaptive") and noise >= cohort / 10:
             raise ConfigError(

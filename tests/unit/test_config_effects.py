@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runner.compose import SweepFile, compose, expand_grid
+from runner.compose import SweepFile, compose, expand_grids
 from runner.config import ServerConfig, StrategyConfig, TrainingConfig
 from runner.errors import ConfigError
 from strategies import STRATEGIES
@@ -195,7 +195,7 @@ def test_a_key_without_effect_is_refused_and_leaves_a_grid(word: str, beside: li
     assert "\n" not in str(caught.value)
     assert compose(beside)
     if not key.startswith("halving."):
-        trials = expand_grid(SweepFile(axes={key: [value]}), beside)
+        trials = expand_grids([SweepFile(axes={key: [value]})], beside)
         assert [(trial.config.key, trial.axes) for trial in trials] == [(compose(beside).key, {})]
         assert not any(word in trial.overrides for trial in trials)
 
@@ -203,7 +203,7 @@ def test_a_key_without_effect_is_refused_and_leaves_a_grid(word: str, beside: li
 def test_a_grid_keeps_a_key_where_it_has_an_effect() -> None:
     """Momentum under SGD twice, under Adam once."""
     file = SweepFile(axes={"training.optimizer": ["sgd", "adam"], "training.momentum": [0.0, 0.5]})
-    trials = expand_grid(file, [])
+    trials = expand_grids([file], [])
     places = [list(trial.axes.values()) for trial in trials]
     assert places == [["sgd", "0.0"], ["sgd", "0.5"], ["adam"]]
 

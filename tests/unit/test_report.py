@@ -76,18 +76,17 @@ def test_what_diverged_is_never_the_best(order: tuple[int, int]) -> None:
 
     values = [math.nan, 0.4]
     trials = [
-        SimpleNamespace(
-            final={"client_acc": values[i]}, status="FINISHED", params={"lr": i}, run_id=f"run{i}", command="make"
-        )
+        SimpleNamespace(final={"client_acc": values[i]}, status="FINISHED", params={}, run_id=f"run{i}", command="make")
         for i in order
     ]
-    sweep = SimpleNamespace(name="grid", axes=("lr", "seed"), trials=trials)
-    assert report.best_cell(sweep, "client_acc").startswith("lr=1\nclient_acc 0.4")
-    assert report.best_cell(sweep, "client_acc", lowest=True).startswith("lr=1\n")
+    places = [{"training.lr": str(i), "seed": "0"} for i in order]
+    sweep = SimpleNamespace(name="grid", places=places, trials=trials)
+    assert report.best_cell(sweep, "client_acc").startswith("training.lr=1\nclient_acc 0.4")
+    assert report.best_cell(sweep, "client_acc", lowest=True).startswith("training.lr=1\n")
 
 
 def test_the_clients_own_models_on_the_test_set_have_a_column() -> None:
-    rows = [{"seed": "0", "client_acc": 0.5, "client_test_acc": 0.25, "wall_s": 1.0}]
+    rows = [row("seed=0", client_acc=0.5, client_test_acc=0.25, wall_s=1.0)]
     lines = report.markdown_table(report.results_table(rows)).splitlines()
     assert lines[0] == "| trials | client accuracy (%) | client test accuracy (%) | time (s) |"
     assert lines[2] == "| 1 | 50.0 | 25.0 | 1.0 |"

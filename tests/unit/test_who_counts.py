@@ -224,7 +224,7 @@ def test_newcomers_that_have_not_joined_do_not_count() -> None:
     model = result.models["global"]
     everyone = [accuracy(model, "logreg", data, group) for group in range(12)]
     assert last.metrics["1_global/acc"] == pytest.approx(np.mean(everyone))
-    _, _, only, result = events_of(small(*words, "rounds=1"))
+    _, _, only, result = events_of(small(*words, "stop.target=0"))  # ends after round 1
     there = [accuracy(result.models["global"], "logreg", data, group) for group in range(6)]
     assert only.metrics["1_global/acc"] == pytest.approx(np.mean(there))
     assert only.metrics["3_clients/test_acc"] == pytest.approx(np.mean(there))
