@@ -119,7 +119,7 @@ _WEIGHTED_MEANS = {
 
 
 class Share(float):
-    """A share of the clients. Flower cuts off ``clients * share``: .29 of 100 is 29 here, not 28."""
+    """A share of clients. Flower cuts off ``clients * share``: .29 of 100 is 29 here, not 28."""
 
     def __rmul__(self, clients: float) -> float:
         """Return the product, above any whole number that the floats fell short of."""

@@ -138,6 +138,7 @@ def test_kmeans_by_hand() -> None:
 
 
 def test_servers_are_the_members_with_the_lowest_load() -> None:
+    """90th percentiles of CPU: .56 of .2 and .6, .82 of .9 and .1; memory and node are equal: .5."""
     strategy, grid = _kmeans(), _grid()
     _rounds(strategy, grid, 2)
     assert strategy.servers == {0: 1, 1: 4}
@@ -265,7 +266,7 @@ def test_a_lost_server_is_replaced_by_the_next_best() -> None:
 
 
 def test_a_server_that_never_answers_is_replaced_and_the_regret_says_what_it_cost() -> None:
-    """Its host died in the middle of the aggregation: no reply, not even an error. Client 2's score is .5, twice."""
+    """Its host died while it aggregated: no reply, no error. Client 2 costs .2 / .56 more, twice."""
     whole = _rounds(_kmeans(), _grid(), 2)
     strategy = _kmeans()
     arrays = _rounds(strategy, _grid(loses=_fails(1, "query.aggregate")), 2)
