@@ -1,4 +1,4 @@
-"""What the pages say of the authors' code rests on: the benchmark's copies of its rules, by hand."""
+"""What the pages say of the authors' code rests on: the benchmark's copies of its rules."""
 
 import numpy as np
 import pytest
