@@ -60,7 +60,7 @@ def outcome(words: Sequence[str], seeds: Sequence[int], images: ImageData) -> Ou
     for seed in seeds:
         config = compose([*words, f"seed={seed}"])
         *_, last = (e for e in run_trial(config, images, make_split(images, config)) if isinstance(e, RoundRecord))
-        clusters = len(set(last.assignments["cluster"]))
+        clusters = len(set(last.assignments.get("cluster", [0])))
         split += clusters > 1
         recovered += last.metrics.get("2_clusters/ari", float(clusters == 1)) > EXACT
         lasts.append(last.metrics)
