@@ -139,7 +139,7 @@ def expand_grids(files: Sequence[SweepFile], words: Sequence[str]) -> list[Trial
     there = {key for trial in found.values() for key in trial.axes}
     known = tuple(key for key in grid if key in there)
     trials = [replace(trial, grid=known) for trial in found.values()]
-    for word in _parse(words):
+    for word in {word.get_key_element(): word for word in _parse(words)}.values():  # the last wins
         _check_effect(word, trials)
     _rivals(trials)
     return trials

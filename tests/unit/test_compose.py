@@ -212,6 +212,14 @@ def test_what_does_nothing_in_a_grid_is_refused(words: list[str], sentence: str)
     assert "\n" not in str(caught.value)
 
 
+def test_of_two_words_for_one_key_the_last_counts() -> None:
+    trials = expand(
+        "default", [*ONE, "strategy.server.rule=random,load", "strategy=kmeans", "strategy.server.rule=load"]
+    )[1]
+    assert {trial.config.strategy.server.rule for trial in trials} == {"load"}
+    assert expand("default", [*ONE, "seed=0,1", "seed=1"])[1][0].config.seed == 1
+
+
 def test_what_applies_to_some_trials_is_said_once() -> None:
     _, trials = expand("default", ["shift=none", "partition=iid", "strategy=fedavg,kmeans", "strategy.distance=cosine"])
     assert remarks(trials) == [
