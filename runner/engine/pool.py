@@ -314,11 +314,26 @@ class HostPool:
 
     def warm(self) -> None:
         """Have every host make ready for the built-in ClientApp, and do not wait for it."""
-        self._warming = [host.actor.warm.remote() for host in self.hosts]
+        self._warming = [host.actor.warm.options(max_task_retries=-1).remote() for host in self.hosts]
 
     def wait(self) -> None:
-        """Return when every host is up, and warm where that was asked for."""
-        ray.get([host.actor.ping.remote() for host in self.hosts] + self._warming)
+        """Return when every host is up, and warm where that was asked for.
+
+        A host that dies meanwhile is awaited again: Ray starts it once more.
+
+        Raises
+        ------
+        EngineLost
+            Ray's processes on this machine died.
+        """
+        calls = [host.actor.ping for host in self.hosts]
+        refs = [*self._warming, *(call.options(max_task_retries=-1).remote() for call in calls)]
+        waits = refs
+        while waits:
+            _, waits = ray.wait(waits, num_returns=len(waits), timeout=1.0, fetch_local=False)
+            if lost():
+                raise EngineLost("Ray's processes on this machine died")
+        ray.get(refs)
         self._warming.clear()
 
     def close(self) -> None:
