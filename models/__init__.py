@@ -9,7 +9,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
@@ -39,7 +39,8 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
     Parameters
     ----------
     name : str
-        A key of ``MODELS``, or the dotted path of a class or function that returns an ``nn.Module``.
+        A key of ``MODELS``, or the dotted path of a subclass of ``nn.Module`` or of a function that
+        says it returns one (``-> nn.Module``). Anything else is refused without being called.
     input_shape : tuple[int, int, int]
         Channels, height and width of an image.
     num_classes : int
@@ -85,10 +86,7 @@ def _find(
         )
     if twice := sorted(given.keys() & kwargs.keys()):
         raise ValueError(f"model '{name}' takes {', '.join(twice)} from the data set; leave it out of model.kwargs")
-    try:
-        signature = inspect.signature(factory)
-    except ValueError as error:  # some built-in types have none; no network is one of them
-        raise ValueError(f"model '{name}' is not a torch.nn.Module class, nor a function that returns one") from error
+    signature = inspect.signature(factory)
     try:
         signature.bind(**given, **kwargs)
     except TypeError as error:
@@ -106,9 +104,29 @@ def _import(path: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"model '{path}' can't be imported: {error}; give package.module.Class") from error
-    if not callable(found):
-        raise ValueError(f"model '{path}' is a {type(found).__name__}, not a torch.nn.Module class")
-    return found  # type: ignore[no-any-return]
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    if inspect.isfunction(found) and _returns_module(found):
+        return found
+    what = "class" if isinstance(found, type) else type(found).__name__
+    raise ValueError(
+        f"model '{path}' is a {what}, not a torch.nn.Module class, nor a function that says it returns "
+        "one; write its def with '-> torch.nn.Module'"
+    )
+
+
+def _returns_module(function: Callable[..., Any]) -> bool:
+    """Return whether a Python function is annotated with a subclass of nn.Module as its result.
+
+    What a dotted path names comes from a command line or a file, and anything that can be imported
+    has one: ``os.system``, ``subprocess.run``. A function is called only if its author has written
+    that it makes networks; calling it first, to see what comes out, would be too late.
+    """
+    try:
+        result = get_type_hints(function).get("return")
+    except Exception:  # a name in an annotation that is there for type checkers alone
+        result = None
+    return isinstance(result, type) and issubclass(result, nn.Module)
 
 
 def _probe(model: nn.Module, name: str, input_shape: Shape, num_classes: int) -> None:

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from runner.errors import CheckpointError
 from runner.records import LoadSample, RoundRecord
 
 VERSION = 1
+_ENTRY = re.compile(r"\d{6,9}\.json")
+_STATE = re.compile(r"\d{6,9}\.safetensors")
 KEPT = 2
 """States kept: where the last one was cut off or corrupted, the one before is used."""
 
@@ -87,10 +90,10 @@ class CheckpointStore:
             self._fs.makedirs(self._root, exist_ok=True)
             self._write(f"{number:06d}.safetensors", data)
             self._write(f"{number:06d}.json", json.dumps({"sha256": _sha256(text), "entry": text}).encode())
-            for name in sorted(name for name in self._names() if name.endswith(".safetensors"))[:-KEPT]:
+            for name in sorted(name for name in self._names() if _STATE.fullmatch(name))[:-KEPT]:
                 self._fs.rm_file(f"{self._root}/{name}")
         except OSError as error:
-            raise CheckpointError(f"no checkpoint can be written to {self.url}: {error}; free space there") from error
+            raise CheckpointError(f"no checkpoint can be written to {self.url}: {error}; make room there") from error
 
     def load(self) -> Checkpoint | None:
         """Return the newest checkpoint that is whole, with every record up to it; None where there is none.
@@ -105,21 +108,23 @@ class CheckpointStore:
             data = self._read(f"{number:06d}.safetensors")
             if data is None or hashlib.sha256(data).hexdigest() != entries[number]["state_sha256"]:
                 continue
-            records = {
-                record["round"]: record for n in sorted(entries) if n <= number for record in entries[n]["records"]
-            }
-            if sorted(records) == list(range(number + 1)):
-                return Checkpoint(number, decode(data), tuple(_record(records[n]) for n in sorted(records)))
+            records: dict[int, RoundRecord] = {}
+            for n in sorted(n for n in entries if n <= number):
+                records |= {record.round: record for record in entries[n]["records"]}
+            if list(records) == list(range(number + 1)):
+                with suppress(CheckpointError):
+                    return Checkpoint(number, decode(data), tuple(records.values()))
         return None
 
     def rounds(self) -> list[int]:
-        """Return the rounds that have a checkpoint, whole or not."""
-        return sorted(int(name.removesuffix(".json")) for name in self._names() if name.endswith(".json"))
+        """Return the rounds that have a checkpoint, whole or not; other files are none of ours."""
+        return sorted(int(name[:-5]) for name in self._names() if _ENTRY.fullmatch(name))
 
     def check(self) -> None:
         """Raise the CheckpointError that :meth:`load` would raise, without reading any state."""
-        for number in self.rounds()[-1:]:
-            self._entry(number)
+        for number in reversed(self.rounds()):
+            if self._entry(number) is not None:
+                return
 
     def remove(self) -> None:
         """Delete all of the trial's checkpoints."""
@@ -148,26 +153,35 @@ class CheckpointStore:
             return []
 
     def _entry(self, number: int) -> dict[str, Any] | None:
-        """Return what a checkpoint's second file says, or None where it is cut off or corrupted."""
+        """Return what a checkpoint's second file says, or None where it is cut off or corrupted.
+
+        Its records are RoundRecords. One of another trial or version is refused by what it says of
+        itself, before anything else in it is looked at.
+        """
         try:
             outer = json.loads(self._read(f"{number:06d}.json") or b"")
             if _sha256(outer["entry"]) != outer["sha256"]:
                 return None
             entry: dict[str, Any] = json.loads(outer["entry"])
-        except (ValueError, KeyError, TypeError):
+            given = entry["version"], entry["trial"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        for what, ours in (("version", VERSION), ("trial", self.key)):
-            if entry[what] != ours:
+        for what, found, ours in zip(("version", "trial"), given, (VERSION, self.key), strict=True):
+            if found != ours:
                 raise CheckpointError(
-                    f"{self.url}/{number:06d}.json is a checkpoint of {what} {entry[what]}, but this is {what} {ours}; "
+                    f"{self.url}/{number:06d}.json is a checkpoint of {what} {found}, but this is {what} {ours}; "
                     "start over with --fresh, or set another checkpoint.storage_path"
                 )
-        return entry
+        try:
+            records = [_record(values) for values in entry["records"]]
+            return entry | {"records": records, "state_sha256": str(entry["state_sha256"])}
+        except (KeyError, TypeError, AttributeError):  # a field is missing, or not what it should be
+            return None
 
     def _read(self, name: str) -> bytes | None:
         try:
             return bytes(self._fs.cat_file(f"{self._root}/{name}"))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
 
     def _write(self, name: str, data: bytes) -> None:
@@ -248,7 +262,8 @@ def decode(data: bytes) -> dict[str, Any]:
     try:
         tensors = {key: np.array(array) for key, array in load_tensors(data).items()}  # ours to write to
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (SafetensorError, ValueError) as error:
+        written = json.loads(header["__metadata__"]["state"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"a checkpoint is corrupted: {error}") from error
 
     def walk(value: Any) -> Any:
@@ -272,7 +287,7 @@ def decode(data: bytes) -> dict[str, Any]:
                 return tuple(walk(part) for part in item)
         return {name: walk(item) for name, item in value.items()}
 
-    state: dict[str, Any] = walk(json.loads(header["__metadata__"]["state"]))
+    state: dict[str, Any] = walk(written)
     return state
 
 

@@ -23,6 +23,10 @@ class ResourceError(RunnerError):
     """The cluster does not have what the configuration asks for."""
 
 
+class EngineLost(ResourceError):
+    """Ray's processes on this machine ended, or did not start: another start may help."""
+
+
 class TrackingError(RunnerError):
     """The tracking store can't be reached or written."""
 

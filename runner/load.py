@@ -31,6 +31,35 @@ def process_started(pid: int) -> float | None:
         return None
 
 
+def end_processes(variable: str, folder: str) -> int:
+    """Kill this user's processes that have a folder's path in an environment variable; count them.
+
+    Ray's workers write their title over their environment, so those that name the folder in their
+    command line, or keep a file open below it, are taken too.
+    """
+    ended = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.uids().real == os.getuid() and process.pid != os.getpid()
+            if mine and _belongs(process, variable, folder):
+                process.kill()
+                ended.append(process)
+        except psutil.Error:  # it is gone meanwhile
+            continue
+    psutil.wait_procs(ended, timeout=5)
+    return len(ended)
+
+
+def _belongs(process: psutil.Process, variable: str, folder: str) -> bool:
+    if process.status() == psutil.STATUS_ZOMBIE:
+        return False
+    command = process.cmdline()
+    if process.environ().get(variable) == folder or any(folder in word for word in command):
+        return True
+    is_worker = bool(command) and command[0].startswith("ray::")
+    return is_worker and any(file.path.startswith(f"{folder}/") for file in process.open_files())
+
+
 class TaskMeter:
     """Context manager that measures the task in its body.
 

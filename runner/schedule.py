@@ -14,12 +14,14 @@ from ray.exceptions import RayError
 from runner.checkpoint import CheckpointStore
 from runner.compose import Trial
 from runner.config import TrialConfig
+from runner.engine.engine import Engine
 from runner.engine.executors import Host
+from runner.engine.pool import HostPool
 from runner.errors import CheckpointError, RunnerError
 from runner.halving import Halving
 from runner.imports import lasting
 from runner.interrupts import Interrupts
-from runner.prepare import Prepared
+from runner.prepare import Prepared, prepare
 from runner.progress import TrialProgress
 from runner.records import RoundRecord, TrialPaused, TrialResult, TrialRow, TrialStarted
 from runner.report import METRICS
@@ -29,6 +31,8 @@ from runner.trial import TrialEvent, quiet_flower, run_trial
 
 _STAY_S = 1.0  # for a process that was just made ready, so that Ray starts another one for the next trial
 WAIT_S = 0.5  # for an event: a signal is seen at least as often
+RETRY_WAIT_S = 120.0
+"""Longest wait of a trial that died for a host that answers; a node that is started anew takes as long."""
 
 
 @dataclass
@@ -80,6 +84,15 @@ class _Active:
         """Remove the checkpoints, once all that they stand for was written; a job of the writer."""
         self.checkpoints.remove()
         return ()
+
+
+@dataclass
+class _Delayed:
+    """A trial that died, and goes on as soon as a host answers."""
+
+    active: _Active
+    pings: list[Any] = field(default_factory=list)
+    until: float = field(default_factory=lambda: time.monotonic() + RETRY_WAIT_S)
 
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
@@ -144,19 +157,36 @@ class Schedule:
     progress: TrialProgress
     outcome: Outcome
     prepared: dict[str, Prepared]
-    hosts: list[Host] | None  # None: one trial after the other in this process
+    engine: Engine | None  # None: one trial after the other in this process
     interrupts: Interrupts
     halving: Halving
     parameters: Mapping[str, int]  # of each trial's network, by trial key
     waiting: dict[str, _Active] = field(default_factory=dict)  # at a rung, by trial key
     active: dict[Any, _Active] = field(default_factory=dict)
+    delayed: list[_Delayed] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)  # trial keys
+
+    @property
+    def hosts(self) -> list[Host] | None:
+        """The client hosts there are now."""
+        return self.engine.pool.hosts if self.engine else None
 
     def run(self, at_once: int) -> None:
         """Run all trials, ``at_once`` at a time. After an interrupt, running ones end with their round."""
         fresh = deque(longest_first(self.standing.todo, self.prepared, self.parameters))
         while True:
-            while len(self.active) < at_once and not self.interrupts.asked and (active := self._next(fresh)):
+            if self.engine and self.engine.lost():
+                self._restart(self.engine)
+            self._go_on()
+            while (
+                len(self.active) + len(self.delayed) < at_once
+                and not self.interrupts.asked
+                and (active := self._next(fresh))
+            ):
                 self._launch(active)
+            if not self.active and self.delayed and not self.interrupts.asked:
+                time.sleep(WAIT_S)
+                continue
             if not self.active:
                 break
             for events in self._ready():
@@ -170,12 +200,13 @@ class Schedule:
         self._leave()
 
     def _leave(self) -> None:
-        """Have trials that wait at a rung, after an interrupt, be interrupted too."""
-        for active in self.waiting.values():
-            assert active.run
-            active.run.killed()
+        """Have trials that wait at a rung or for a host, after an interrupt, be interrupted too."""
+        for active in [*self.waiting.values(), *(delayed.active for delayed in self.delayed)]:
+            if active.run:
+                active.run.killed()
             self.outcome.interrupted = True
         self.waiting.clear()
+        self.delayed.clear()
 
     def _next(self, fresh: deque[Trial]) -> _Active | None:
         """Return the trial that takes a free place: one that goes on from a rung, a new one, one that lost."""
@@ -209,11 +240,58 @@ class Schedule:
             )
         self.active[events] = active
 
+    def _restart(self, engine: Engine) -> None:
+        """Start Ray again, and have the running trials go on there from their last checkpoints.
+
+        That they died is not their fault, and counts as no retry.
+        """
+        running = [*self.active.values(), *(delayed.active for delayed in self.delayed)]
+        self.active.clear()
+        self.delayed.clear()
+        if self.interrupts.asked:
+            self.waiting |= {active.trial.config.key: active for active in running}
+            return
+        engine.restart("its processes here died; running trials go on from their checkpoints")
+        todo = [trial for trial in self.standing.todo if trial.config.key not in self.ended]
+
+        def work(pool: HostPool) -> dict[str, Prepared]:
+            prepared = prepare(todo)
+            pool.wait()
+            return prepared
+
+        self.prepared = engine.do(work)
+        for active in running:
+            self._launch(active)
+
+    def _retry(self, active: _Active) -> None:
+        """Launch a trial again as soon as a host answers: until then a try would only be used up."""
+        if self.hosts is None:
+            self._launch(active)
+        else:
+            self.delayed.append(_Delayed(active))
+
+    def _go_on(self) -> None:
+        """Launch the trials that died before and have a host that answers, or have waited long enough."""
+        for delayed in list(self.delayed):
+            ready, rest = [], delayed.pings
+            if rest:
+                ready, rest = ray.wait(rest, num_returns=len(rest), timeout=0)
+            if any(_answered(ref) for ref in ready) or time.monotonic() > delayed.until:
+                self.delayed.remove(delayed)
+                self._launch(delayed.active)
+            else:
+                delayed.pings = rest or [host.actor.ping.remote() for host in self.hosts or ()]
+
     def _ready(self) -> list[Any]:
         """Return the trials that have something to tell."""
         if self.hosts is None:
             return list(self.active)
-        ready, _ = ray.wait(list(self.active), num_returns=1, timeout=WAIT_S, fetch_local=False)
+        try:
+            ready, _ = ray.wait(list(self.active), num_returns=1, timeout=WAIT_S, fetch_local=False)
+        except RayError:
+            if self.engine and self.engine.lost():
+                return []
+            raise
         return list(ready)
 
     def _take(self, events: Any) -> None:
@@ -257,6 +335,8 @@ class Schedule:
         active = self.active[events]
         assert active.run
         active.run.round(record)
+        if self.engine:
+            self.engine.works()
         self.halving.record(active.trial.config.key, record)
         if record.round <= active.round:
             return  # it was shown before
@@ -290,12 +370,14 @@ class Schedule:
         cause = getattr(error, "cause", None) or error
         reason = str(cause) if isinstance(cause, RunnerError) else f"{type(cause).__name__}: {_last_line(cause)}"
         retries = active.trial.config.resources.max_retries
+        if self.engine and self.engine.lost() and not self.interrupts.asked:
+            return  # all trials died: they go on together
         if self.interrupts.asked:
             self._interrupt(events)
         elif active.deaths < retries and not isinstance(cause, CheckpointError):
             active.deaths += 1
             self.progress.line(f"{active.label}: died, goes on (retry {active.deaths} of {retries}): {reason}")
-            self._launch(self.active.pop(events))
+            self._retry(self.active.pop(events))
         else:
             notes = "\n".join(getattr(cause, "__notes__", ()))
             trace = f"{error}\n{notes}" if self.hosts else "".join(traceback.format_exception(error))
@@ -308,8 +390,17 @@ class Schedule:
 
     def _end(self, events: Any, status: str, reason: str, summary: Mapping[str, float] | None = None) -> None:
         key = self.active.pop(events).trial.config.key
+        self.ended.add(key)
         self.halving.end(key, status == "FAILED")
         self.progress.ended(key, status, reason, summary)
+
+
+def _answered(ping: Any) -> bool:
+    try:
+        ray.get(ping)
+    except RayError:
+        return False
+    return True
 
 
 def _last_line(error: BaseException) -> str:

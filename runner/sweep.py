@@ -10,11 +10,12 @@ from itertools import chain
 from runner.checkpoint import open_storage
 from runner.compose import Trial, remarks
 from runner.config import ResourcesConfig
+from runner.engine.engine import Engine
 from runner.engine.executors import Host
-from runner.engine.pool import HostPool, ray_session
+from runner.engine.pool import HostPool
 from runner.halving import Halving
 from runner.interrupts import Interrupts
-from runner.prepare import check_models, prepare, prepare_inline
+from runner.prepare import Prepared, check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.report import markdown_table, report, results_table
 from runner.resume import Restart, Standing, check_nodes, look_back, storage_of, sweep_key
@@ -60,26 +61,21 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open, plan)
         if was_run:  # maybe nothing is left: whether Ray has to start shows first
             _, standing = opening.result()
-            pool = _start_pool(first.resources, len(standing.todo), stack) if standing.todo else None
+            trials = len(standing.todo)
         else:
-            pool = _start_pool(first.resources, len(plan.trials), stack)
+            trials = len(plan.trials)
+        engine = _start_engine(first.resources, trials, stack, progress) if trials else None
         tracker, standing = opening.result()
         with tracker:
-            tracker.tags["cluster"] = pool.describe() if pool else "none: everything ran in the driver's process"
+            where = engine.pool.describe() if engine else "none: everything ran in the driver's process"
+            tracker.tags["cluster"] = where
             tracker.writer.tell = progress.line
             for remark in remarks(plan.trials) if plan.name else ():
                 progress.line(remark)
             _recall(standing, outcome, progress)
             if not standing.todo and not _unfinished(standing.sweep):
                 return outcome, tracker
-            if pool is None:
-                prepared = prepare_inline(standing.todo)
-            else:
-                check_nodes(standing.storage)
-                prepared = prepare(standing.todo)
-                pool.wait()
-            hosts = pool.hosts if pool else None
-            parameters = check_models(standing.todo, prepared, hosts)
+            prepared, parameters = _make_ready(engine, standing)
             halving = Halving(
                 first.halving, plan.trials, {trial.config.key for trial in standing.todo}, _history(tracker, standing)
             )
@@ -92,10 +88,10 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
 
             with Interrupts(tell) as interrupts:
                 schedule = Schedule(
-                    standing, tracker, parent, progress, outcome, prepared, hosts, interrupts, halving, parameters
+                    standing, tracker, parent, progress, outcome, prepared, engine, interrupts, halving, parameters
                 )
                 try:
-                    schedule.run(_trials_at_once(first.resources, hosts))
+                    schedule.run(_trials_at_once(first.resources, engine.pool.hosts if engine else None))
                 except KeyboardInterrupt:
                     outcome.interrupted = True
                     schedule.kill()
@@ -118,15 +114,32 @@ def _was_run(plan: SweepPlan) -> bool:
     return bool(fs.exists(path))
 
 
-def _start_pool(resources: ResourcesConfig, trials: int, stack: ExitStack) -> HostPool | None:
+def _start_engine(resources: ResourcesConfig, trials: int, stack: ExitStack, progress: TrialProgress) -> Engine | None:
     if resources.engine != "ray":
         return None
-    stack.enter_context(ray_session(resources.address))
-    pool = HostPool(resources)
-    pool.warm()
-    stack.callback(pool.close)
-    warm_trials(min(_trials_at_once(resources, pool.hosts) + 1, trials))  # a trial begins while the one before it ends
-    return pool
+
+    def warm(pool: HostPool) -> None:
+        at_once = _trials_at_once(resources, pool.hosts)
+        warm_trials(min(at_once + 1, trials))  # a trial begins while the one before it ends
+
+    engine = Engine(resources, warm, progress.line)
+    stack.callback(engine.close)
+    return engine
+
+
+def _make_ready(engine: Engine | None, standing: Standing) -> tuple[dict[str, Prepared], dict[str, int]]:
+    """Return each trial's data and its network's number of parameters, once the hosts are up."""
+    if engine is None:
+        prepared = prepare_inline(standing.todo)
+        return prepared, check_models(standing.todo, prepared, None)
+
+    def work(pool: HostPool) -> tuple[dict[str, Prepared], dict[str, int]]:
+        check_nodes(standing.storage)
+        prepared = prepare(standing.todo)
+        pool.wait()
+        return prepared, check_models(standing.todo, prepared, pool.hosts)
+
+    return engine.do(work)
 
 
 def _history(tracker: Tracker, standing: Standing) -> dict[str, dict[int, float]]:

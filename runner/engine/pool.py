@@ -2,28 +2,32 @@
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.exceptions import RayError, TaskCancelledError
+from ray._private import ray_constants
+from ray.exceptions import AuthenticationError, RayError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.config import HostGroup, ResourcesConfig
 from runner.engine.executors import Host
 from runner.engine.host import ClientHost
+from runner.engine.leftovers import SESSION, session_folder
 from runner.engine.wire import out_of_band
 from runner.environ import environ
-from runner.errors import ResourceError
+from runner.errors import EngineLost, ResourceError
 from runner.imports import lasting
+from runner.load import end_processes
 
 TELEMETRY_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -47,6 +51,9 @@ RAY_ENV = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 CODE = ("runner", "strategies", "models")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
+
+_log = logging.getLogger("fedsweep.engine")
+_raylet: Any = ray._raylet  # compiled, without types
 
 NODES_S = 2.0
 """Seconds between two looks for nodes that joined or left."""
@@ -86,39 +93,133 @@ class _RayClientHost(ClientHost):
 
 @contextmanager
 def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start Ray on this machine (with so many cores) for as long as the context lasts."""
+    """Connect to a Ray cluster, or start Ray on this machine, for as long as the context lasts.
+
+    A Ray that is started here listens on loopback alone and answers nobody who lacks its token,
+    which is new for each session, in the environment of its processes and nowhere else.
+
+    Parameters
+    ----------
+    address : str or None
+        ``HOST:PORT`` of a cluster's head node, ``auto``, or ``local`` to start Ray here; None is
+        what ``RAY_ADDRESS`` says, or else ``local``.
+    num_cpus : int or None
+        Cores of the Ray that is started here; None: all.
+
+    Raises
+    ------
+    ResourceError
+        Nobody answers at the address, or refuses this driver.
+    EngineLost
+        Ray did not come up on this machine; another try may help.
+    """
     os.environ.update(TELEMETRY_OFF)
-    address = address or os.environ.get("RAY_ADDRESS") or None
     if ray.is_initialized():
         yield
         return
-    if address and address != "auto":
-        _reach(address)
-    env = TELEMETRY_OFF | HOST_ENV
-    if address:
-        code = {} if JOB in os.environ else _code()
-        options: dict[str, Any] = {"runtime_env": {"env_vars": env, **code}}
-    else:
-        options = {"include_dashboard": False, "num_cpus": num_cpus}
+    named = "resources.address" if address else "RAY_ADDRESS"
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
+    with _here(num_cpus) if address == "local" else _cluster(address, named):
+        yield
+
+
+@contextmanager
+def _here(num_cpus: int | None) -> Iterator[None]:
+    """Start Ray on this machine, for this process and its children alone."""
+    with session_folder() as folder:
+        # Ray's own processes inherit the environment: workers that it starts ahead fit the hosts
+        env = TELEMETRY_OFF | HOST_ENV | RAY_ENV | {SESSION: str(folder)}
+        env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        try:
+            with environ(env, without=("RAY_AUTH_TOKEN_PATH",)), _loopback():
+                _read_token()
+                _start(num_cpus, folder)
+            yield
+        finally:
+            ray.shutdown()
+            _read_token()  # what this process may connect to next has another one, or none
+            end_processes(SESSION, str(folder))
+
+
+def _start(num_cpus: int | None, folder: Path) -> None:
     try:
-        # Ray's own processes inherit the environment, so the workers that it starts ahead of time fit the hosts
-        with nullcontext() if address else environ(env | RAY_ENV):
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                namespace="fedsweep",
-                **options,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = address or "this machine"
-        raise ResourceError(f"no Ray cluster can be had at '{where}': {str(error).splitlines()[0]}") from error
+        _init("local", include_dashboard=False, num_cpus=num_cpus, _temp_dir=str(folder / "r"))
+    except Exception as error:  # each of Ray's processes has errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EngineLost(f"Ray can't be started on this machine: {reason}") from error
+
+
+@contextmanager
+def _cluster(address: str, named: str) -> Iterator[None]:
+    """Connect to a cluster: with a token wherever one can be found."""
+    if address != "auto":
+        _reach(address, named)
+    code = {} if JOB in os.environ else _code()
+    _read_token()
+    has_token = _raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    mode = os.environ.get("RAY_AUTH_MODE") or ("token" if has_token else "disabled")
+    try:
+        with environ({"RAY_AUTH_MODE": mode}):
+            _read_token()
+            _init(address, runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV, **code})
+    except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
+        told = error.__cause__ if isinstance(error.__cause__, AuthenticationError) else error
+        reason = str(told).splitlines()[0]
+        raise ResourceError(f"no Ray cluster can be had at {named}={address}: {reason}") from error
+    if mode != "token":
+        _log.warning(
+            "the Ray cluster at %s asks for no token: whoever reaches its ports can run code on it; "
+            "docs/clusters.md says how it gets one",
+            address,
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, **options: Any) -> None:
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+        namespace="fedsweep",
+        **options,
+    )
+
+
+def _read_token() -> None:
+    """Have Ray read again from the environment whether it needs a token, and which."""
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()
+    _raylet.Config.initialize("")
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Have a node that is started meanwhile take 127.0.0.1 for its address, as on macOS and Windows.
+
+    All of Ray's servers on it listen on that address alone then. It is no use to tell ``ray.init``
+    ``_node_ip_address="127.0.0.1"``: Ray puts the machine's own address in its place.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def lost() -> bool:
+    """Return whether the Ray that this process started has lost its raylet or its GCS.
+
+    Neither comes back. Nothing may be put into the object store then: it would abort this process.
+    """
+    node = ray._private.worker._global_node
+    if node is None or not node.head:
+        return False
+    return any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes())
 
 
 def _code() -> dict[str, Any]:
@@ -127,14 +228,17 @@ def _code() -> dict[str, Any]:
     return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
 
 
-def _reach(address: str) -> None:
+def _reach(address: str, named: str) -> None:
     """Refuse an address that nobody answers at: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if not host or not port.isdecimal():
+            raise ValueError("it is not HOST:PORT")
         socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
+        mend = "unset it, or set it to" if named == "RAY_ADDRESS" else "give"
         raise ResourceError(
-            f"no Ray cluster answers at '{address}' ({error}); give HOST:PORT of its head node, auto, or nothing"
+            f"no Ray cluster answers at {named}={address} ({error}); {mend} HOST:PORT of its head node, auto, or local"
         ) from error
 
 
@@ -210,11 +314,26 @@ class HostPool:
 
     def warm(self) -> None:
         """Have every host make ready for the built-in ClientApp, and do not wait for it."""
-        self._warming = [host.actor.warm.remote() for host in self.hosts]
+        self._warming = [host.actor.warm.options(max_task_retries=-1).remote() for host in self.hosts]
 
     def wait(self) -> None:
-        """Return when every host is up, and warm where that was asked for."""
-        ray.get([host.actor.ping.remote() for host in self.hosts] + self._warming)
+        """Return when every host is up, and warm where that was asked for.
+
+        A host that dies meanwhile is awaited again: Ray starts it once more.
+
+        Raises
+        ------
+        EngineLost
+            Ray's processes on this machine died.
+        """
+        calls = [host.actor.ping for host in self.hosts]
+        refs = [*self._warming, *(call.options(max_task_retries=-1).remote() for call in calls)]
+        waits = refs
+        while waits:
+            _, waits = ray.wait(waits, num_returns=len(waits), timeout=1.0, fetch_local=False)
+            if lost():
+                raise EngineLost("Ray's processes on this machine died")
+        ray.get(refs)
         self._warming.clear()
 
     def close(self) -> None:

@@ -1,5 +1,8 @@
 """Checkpoints: what they hold, how damage is found, and that every strategy goes on to the bit."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -73,6 +76,60 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert saved is not None
     assert saved.round == 2
     assert saved.state["arrays"]["w"].numpy().tolist() == [[2.0, 2.0]]
+
+
+def test_files_that_are_no_checkpoint_of_ours_are_left_alone(store: CheckpointStore, tmp_path) -> None:
+    folder = tmp_path / "sub" / "key"
+    strays = ["foo.json", ".json", "12.json", "000004.json.1f2e", "-00004.json", "notes.safetensors", "a b.json"]
+    for name in strays:
+        (folder / name).write_text("{}")
+    for name in ("000099.json", "000098.safetensors", "sub.json"):
+        (folder / name).mkdir()
+    (folder / "000098.json").write_bytes(b"\xff\x00")
+    store.check()
+    assert (store.load().round, len(store.load().records)) == (3, 4)
+    store.save(4, state(4.0), [record(4)])
+    assert store.load().round == 4
+    assert all((folder / name).exists() for name in [*strays, "000099.json", "000098.safetensors"])
+    with pytest.raises(CheckpointError, match="no checkpoint can be written to .*sub/key"):
+        store.save(99, state(), [record(99)])
+
+
+FIELDS = ("version", "trial", "round", "state_sha256", "records")
+
+
+@pytest.mark.parametrize("value", ["missing", None, 3, "text", [], {}, [1], [{}], [None]])
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_that_is_missing_or_wrong_gives_way_to_the_checkpoint_before(
+    store: CheckpointStore, tmp_path, field: str, value: object
+) -> None:
+    """Or it is refused, in one line: never anything else. The checksum is right."""
+    path = tmp_path / "sub" / "key" / "000003.json"
+    entry = json.loads(json.loads(path.read_text())["entry"])
+    assert set(entry) == set(FIELDS)
+    entry |= {field: value}
+    if value == "missing":
+        del entry[field]
+    text = json.dumps(entry)
+    path.write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "entry": text}))
+    if field in ("version", "trial") and value != "missing":
+        for call in (store.check, store.load):
+            with pytest.raises(CheckpointError, match="start over with --fresh"):
+                call()
+        return
+    store.check()
+    assert store.load().round == (3 if field == "round" else 2)
+
+
+@pytest.mark.parametrize("inner", ["[]", "3", "null", '"x"', "{}", "[" * 100_000])
+@pytest.mark.parametrize("outer", [True, False])
+def test_json_of_another_kind_gives_way_to_the_checkpoint_before(
+    store: CheckpointStore, tmp_path, inner: str, outer: bool
+) -> None:
+    whole = {"sha256": hashlib.sha256(inner.encode()).hexdigest(), "entry": inner}
+    (tmp_path / "sub" / "key" / "000003.json").write_text(inner if outer else json.dumps(whole))
+    store.check()
+    assert store.load().round == 2
 
 
 def test_with_a_record_lost_the_trial_starts_over(store: CheckpointStore, tmp_path) -> None:

@@ -1,5 +1,6 @@
 """Networks: published sizes, all the data sets' shapes, refusals."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,31 @@ class Custom(nn.Module):
         return self.layers(x)
 
 
+CALLED: list[str] = []
+
+
+def unsaid() -> "NoSuchName":  # noqa: F821
+    CALLED.append("unsaid")
+
+
+def lies() -> nn.Module:
+    return 3  # type: ignore[return-value]
+
+
+def wide(width: int) -> Custom:
+    return Custom(width)
+
+
+class Callable:
+    def __call__(self) -> nn.Module:
+        CALLED.append("instance")
+        return Custom(3)
+
+
+instance = Callable()
+partial = functools.partial(wide, 3)
+
+
 @pytest.fixture
 def custom(monkeypatch: pytest.MonkeyPatch) -> str:
     """The dotted path of ``Custom``."""
@@ -93,6 +119,41 @@ def test_dotted_path(custom: str) -> None:
     model = build_model(custom, DIGITS, 10, width=5)
     assert isinstance(model, Custom)
     assert model.layers[1].out_features == 5
+
+
+def test_a_function_says_that_it_returns_a_network(custom: str) -> None:
+    assert isinstance(build_model("my_models.wide", DIGITS, 10, width=5), Custom)
+    assert isinstance(build_model("torchvision.models.resnet18", (3, 32, 32), 1000), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("os.system", {"command": "touch MARK"}),
+        ("os.mkdir", {"path": "MARK"}),
+        ("posix.mkdir", {"path": "MARK"}),
+        ("subprocess.run", {"args": ["touch", "MARK"]}),
+        ("subprocess.Popen", {"args": ["touch", "MARK"]}),
+        ("builtins.exec", {"source": "open('MARK', 'w')"}),
+        ("builtins.open", {"file": "MARK", "mode": "w"}),
+        ("pathlib.Path.touch", {"self": "MARK"}),
+        ("shutil.copy", {"src": "/etc/hostname", "dst": "MARK"}),
+        ("torch.save", {"obj": 1, "f": "MARK"}),
+        ("my_models.unsaid", {}),
+        ("my_models.instance", {}),
+        ("my_models.partial", {}),
+        ("my_models.Custom.forward", {"self": 1, "x": 2}),
+    ],
+)
+def test_what_is_no_network_is_refused_before_it_is_called(
+    custom: str, name: str, kwargs: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    CALLED.clear()
+    with pytest.raises(ValueError, match="not a torch.nn.Module class|can't be imported"):
+        build_model(name, DIGITS, 10, **kwargs)
+    assert CALLED == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -113,8 +174,8 @@ def test_dotted_path(custom: str) -> None:
         ("torch.nn.Liner", DIGITS, {}, "'torch.nn.Liner' can't be imported: .*has no attribute 'Liner'"),
         (".Net", DIGITS, {}, "'.Net' can't be imported"),
         ("torch.pi", DIGITS, {}, "model 'torch.pi' is a float, not a torch.nn.Module class"),
-        ("torch.Generator", DIGITS, {}, "'torch.Generator' is not a torch.nn.Module class, nor"),
-        ("fractions.Fraction", DIGITS, {}, "gives a Fraction, not a torch.nn.Module"),
+        ("torch.Generator", DIGITS, {}, "'torch.Generator' is a class, not a torch.nn.Module class, nor"),
+        ("my_models.lies", DIGITS, {}, "gives a int, not a torch.nn.Module"),
         ("my_models.Custom", DIGITS, {}, "missing a required argument: 'width'. It takes: width, outputs."),
         ("my_models.Custom", MNIST, {"width": 3}, "can't take images of shape 1x28x28: mat1 and mat2"),
         ("my_models.Custom", DIGITS, {"width": 3, "outputs": 4}, r"gives \(1, 4\) .* needs \(1, 10\)"),

@@ -270,7 +270,7 @@ def test_a_sweep_with_nothing_left_does_not_start_ray(place: Place, monkeypatch:
     def no_ray(*args: object) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("runner.sweep.ray_session", no_ray)
+    monkeypatch.setattr("runner.sweep.Engine", no_ray)
     outcome, text = place.run("seed=0", "resources.engine=ray")
     assert "1 finished, 0 failed; 0 to run" in text
     assert outcome.exit_status == 0

@@ -1,0 +1,112 @@
+"""The folder of a Ray session that is started here, and what is left of one whose driver was killed.
+
+The driver holds a lock on its session's folder for as long as it lives: the kernel gives it back at
+once, however the driver ends, and in whatever container. A folder whose lock is free is a leftover,
+and so are the processes that name it in their environment.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runner.errors import ResourceError
+from runner.load import end_processes
+
+SESSION = "FEDSWEEP_SESSION"
+"""In the environment of every process of a session: its folder."""
+
+_PREFIX = "fedray-"
+_LONGEST_ROOT = 21
+"""Bytes of a path that Ray's files can lie below: its sockets add 82, and macOS takes 103 in all."""
+
+_log = logging.getLogger("fedsweep.engine")
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """Make a folder for a Ray session that only this user may enter; it is removed at the end.
+
+    Ray's sockets in it ask for no token, and Ray lets everybody enter the folder that it is given:
+    that has to be one inside. Leftovers of dead drivers are removed first.
+
+    Raises
+    ------
+    ResourceError
+        No folder for temporary files can be used.
+    """
+    root = _root()
+    for folder in root.glob(f"{_PREFIX}*"):
+        _remove_leftover(folder)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    lock = _lock(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _root() -> Path:
+    """Return the first folder that Ray can use; what is passed over is said."""
+    problems = []
+    for name in ("RAY_TMPDIR", "TMPDIR", ""):
+        value = os.environ.get(name) if name else "/tmp"
+        if not value:
+            continue
+        if problem := _problem(value):
+            problems.append(f"{name}={value} {problem}".lstrip("="))
+            continue
+        if problems:
+            _log.warning("%s; Ray's files go to %s", ", ".join(problems), value)
+        return Path(value).absolute()
+    raise ResourceError(
+        f"Ray finds no folder for its files: {', '.join(problems)}; set TMPDIR to a folder that can "
+        f"be written, with a path of at most {_LONGEST_ROOT} characters"
+    )
+
+
+def _problem(folder: str) -> str:
+    """Return why Ray can't keep its files in a folder, or nothing."""
+    if not os.path.isdir(folder):
+        return "is not a folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "can't be written"
+    if len(os.fsencode(os.path.abspath(folder))) > _LONGEST_ROOT:
+        return f"is too long a path for Ray's sockets (at most {_LONGEST_ROOT} characters)"
+    return ""
+
+
+def _remove_leftover(folder: Path) -> None:
+    """Remove a session's folder and its processes, if its driver is dead."""
+    with suppress(OSError):  # it is gone, or another user's
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return
+        lock = _lock(folder)
+        if lock is None:
+            return
+        try:
+            ended = end_processes(SESSION, str(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+        if ended:
+            _log.warning("a killed driver left %d Ray processes behind: they were ended", ended)
+
+
+def _lock(folder: Path) -> int | None:
+    """Take a folder's lock; None where a living driver has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle

@@ -1,0 +1,92 @@
+"""Who may come in: a Ray that is started here listens on loopback, and wants its token."""
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+import ray
+
+from runner.config import HostGroup, ResourcesConfig
+from runner.engine.pool import HostPool
+
+CALLS = {  # of each of Ray's services one that reads, runs or frees something
+    "NodeInfoGcsService/GetAllNodeInfo",
+    "InternalKVGcsService/InternalKVKeys",
+    "JobInfoGcsService/GetAllJobInfo",
+    "NodeManagerService/RequestWorkerLease",
+    "CoreWorkerService/PushTask",
+    "ObjectManagerService/FreeObjects",
+}
+
+
+def answer(port: int, call: str, *headers: tuple[str, str]) -> str:
+    """Return the status of a call with an empty request."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(f"/ray.rpc.{call}")(b"", timeout=20, metadata=headers)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+
+@pytest.fixture(scope="module")
+def doors(ray_runtime: None):
+    """Return (process, address, port) of each socket that the session's processes listen on."""
+    pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=1, num_cpus=0.1)}))
+    pool.wait()
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    yield [
+        (process.name(), connection.laddr.ip, connection.laddr.port)
+        for process in processes
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    pool.close()
+
+
+def test_every_socket_of_a_session_is_on_loopback(doors) -> None:
+    assert {"gcs_server", "raylet"} <= {name for name, _, _ in doors}
+    assert any(name.startswith("ray::") for name, _, _ in doors), doors
+    addresses = {address.removeprefix("::ffff:") for _, address, _ in doors}
+    assert addresses <= {"127.0.0.1", "::1"}, doors
+
+
+def test_nobody_comes_in_without_the_token(doors) -> None:
+    for name, _, port in doors:
+        if "Agent" in name:  # HTTP
+            url = f"http://127.0.0.1:{port}/get_or_create_runtime_env"
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(url, b"", timeout=20)
+            assert caught.value.code == 401
+            continue
+        for headers in ([], [("authorization", "Bearer 0123456789abcdef")]):
+            found = {answer(port, call, *headers) for call in CALLS}
+            assert found == {"UNAUTHENTICATED", "UNIMPLEMENTED"}, (name, headers, found)
+
+
+def test_with_the_token_they_answer(doors) -> None:
+    """The refusals above are the token's doing."""
+    token = ray._raylet.AuthenticationTokenLoader.instance().get_raw_token()
+    [port] = [port for name, _, port in doors if name == "gcs_server"]
+    header = "authorization", f"Bearer {token}"
+    assert answer(port, "JobInfoGcsService/GetAllJobInfo", header) == "OK"
+
+
+def test_the_token_is_in_no_file_command_line_or_environment_of_the_driver(doors) -> None:
+    token = ray._raylet.AuthenticationTokenLoader.instance().get_raw_token()
+    children = psutil.Process().children(recursive=True)
+    words = [word for process in children for word in process.cmdline()]
+    assert words
+    assert len(token) == 64
+    assert not [word for word in [*words, *os.environ.values()] if token in word]
+    folder = ray._private.worker._global_node.get_session_dir_path()
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert [path for path in files if token.encode() in path.read_bytes()] == []
+    mode = Path(folder).parents[1].stat().st_mode
+    assert mode & 0o077 == 0, "Ray's sockets in it ask for no token"

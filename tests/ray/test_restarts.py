@@ -1,0 +1,137 @@
+"""Ray's own processes are killed: what start-up needs is started again, and trials go on to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runner.config import HostGroup, ResourcesConfig
+from runner.engine.leftovers import SESSION, session_folder
+from runner.engine.pool import HostPool
+from tests.ray.test_leftovers import kill, marked
+from tests.trials import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = [
+    *SMALL, "strategy=fedavg", "partition=iid", "shift=none", "seed=0,1", "rounds=12", "resources.trials=2",
+    "tracking.figures=none", "tracking.log_models=false",
+]  # fmt: skip
+
+
+class Driver:
+    """A sweep in a process of its own, whose Ray processes can be found."""
+
+    def __init__(self, out: Path, *words: str) -> None:
+        out.mkdir(exist_ok=True)
+        self.log, self.mark = out / "log", f"restarts-{out.name}-{os.getpid()}"
+        command = [sys.executable, "-u", "-m", "runner", "sweep", "default", *WORDS, *words]
+        env = os.environ | {"FEDSWEEP_TEST_MARK": self.mark}
+        with self.log.open("w") as file:
+            self.process = subprocess.Popen(
+                [*command, f"tracking.output={out}"], cwd=ROOT, env=env, stdout=file, stderr=file
+            )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def child(self, name: str, but: int = 0) -> int:
+        """Return the process id of the driver's child of a name, as soon as there is one."""
+        return self.until(
+            lambda: next(
+                (
+                    child.pid
+                    for child in psutil.Process(self.process.pid).children()
+                    if child.name() == name and child.pid != but and child.status() != "zombie"
+                ),
+                0,
+            )
+        )
+
+    def until(self, found, seconds: float = 150):
+        deadline = time.monotonic() + seconds
+        while not (value := found()):
+            assert time.monotonic() < deadline, self.text[-3000:]
+            assert self.process.poll() is None, self.text[-3000:]
+            time.sleep(0.02)
+        return value
+
+
+def weights(out: Path) -> dict[str, str]:
+    """Return each trial's final weights; check that every metric was logged once per step."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name("fedsweep")
+    found = {}
+    for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
+        assert run.info.status == "FINISHED", run.data.tags
+        for key in run.data.metrics:
+            steps = [m.step for m in client.get_metric_history(run.info.run_id, key)]
+            assert len(steps) == len(set(steps)), (run.info.run_name, key, sorted(steps))
+        found[run.info.run_name] = run.data.tags["weights_sha256"]
+    return found
+
+
+def test_a_raylet_killed_at_the_start_and_in_mid_sweep_changes_no_bit(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    driver = Driver(tmp_path / "killed", "resources.hosts.cpu.num_cpus=0.5")
+    request.addfinalizer(lambda: kill(marked(driver.mark)))
+    first = driver.child("raylet")
+    time.sleep(0.3)
+    os.kill(first, signal.SIGKILL)
+    second = driver.child("raylet", but=first)
+    driver.until(lambda: "round 3/12" in driver.text)
+    os.kill(second, signal.SIGKILL)
+    assert driver.process.wait(200) == 0, driver.text[-3000:]
+    assert "Ray is started again: its processes here died" in driver.text
+    assert "Traceback" not in driver.text, driver.text
+    assert "retry" not in driver.text, "a retry was used up"
+    undisturbed = Driver(tmp_path / "quiet", "resources.engine=inline")
+    assert undisturbed.process.wait(200) == 0, undisturbed.text[-3000:]
+    assert weights(tmp_path / "killed") == weights(tmp_path / "quiet")
+
+
+def test_a_host_killed_while_it_starts_is_awaited(ray_runtime: None) -> None:
+    pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
+    pool.warm()
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    killed: list[int] = []
+
+    def strike() -> None:
+        while not killed:
+            for child in psutil.Process().children(recursive=True):
+                if "_RayClientHost" in child.name() and child.pid not in before:
+                    child.kill()
+                    killed.append(child.pid)
+                    break
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    pool.wait()
+    thread.join(60)
+    assert killed
+    pool.wait()
+    pool.close()
+
+
+def test_a_driver_killed_while_ray_starts_leaves_nothing_to_the_next_start(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    driver = Driver(tmp_path / "killed")
+    request.addfinalizer(lambda: kill(marked(driver.mark)))
+    driver.child("raylet")
+    os.kill(driver.process.pid, signal.SIGKILL)
+    driver.process.wait()
+    left = [Path(psutil.Process(int(line.split()[0])).environ()[SESSION]) for line in marked(driver.mark)]
+    with session_folder():
+        pass
+    assert marked(driver.mark) == []
+    assert [folder for folder in left if folder.exists()] == []

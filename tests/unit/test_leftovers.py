@@ -1,0 +1,85 @@
+"""Where a Ray session keeps its files, and what becomes of those of a driver that was killed."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runner.engine.leftovers import SESSION, session_folder
+from runner.errors import ResourceError
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch):
+    """A short folder for temporary files: pytest's own is too long for Ray."""
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_a_session_has_a_folder_of_its_own_and_none_after_it(root: Path) -> None:
+    with session_folder() as first, session_folder() as second:
+        assert {first.parent, second.parent} == {root}
+        assert first != second
+        assert first.stat().st_mode & 0o777 == 0o700
+        (first / "log").write_text("x")
+    assert list(root.iterdir()) == []
+
+
+def test_a_dead_drivers_folder_and_processes_go_and_a_living_ones_stay(root: Path) -> None:
+    dead, alive, foreign = root / "fedray-dead", root / "fedray-alive", root / "other"
+    for folder in (dead, alive, foreign):
+        folder.mkdir()
+    (dead / "log").write_text("x")
+    lock = os.open(alive, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    left, kept = (subprocess.Popen(sleep, env=os.environ | {SESSION: str(folder)}) for folder in (dead, alive))
+    # as a worker of Ray's: it has written its title over its environment
+    worker = (
+        f"import time; from ray._raylet import setproctitle; log = open('{dead}/log');"
+        "setproctitle('ray::IDLE'); print(flush=True); time.sleep(600)"
+    )
+    titled = subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE)
+    titled.stdout.readline()
+    try:
+        with session_folder():
+            found = [psutil.pid_exists(process.pid) for process in (left, titled, kept)]
+            assert found == [False, False, True]
+        assert sorted(path.name for path in root.iterdir()) == ["fedray-alive", "other"]
+    finally:
+        for process in (left, kept, titled):
+            process.kill()
+            process.wait()
+        os.close(lock)
+
+
+def test_what_can_not_hold_rays_sockets_is_passed_over_and_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = root / ("x" * 60)
+    long.mkdir()
+    for value, why in ((str(long), "too long a path"), (str(root / "missing"), "is not a folder")):
+        caplog.clear()
+        monkeypatch.setenv("TMPDIR", value)
+        with session_folder() as folder:
+            assert folder.parent == Path("/tmp")
+        assert f"TMPDIR={value} is" in caplog.text
+        assert why in caplog.text
+        assert "Ray's files go to /tmp" in caplog.text
+    monkeypatch.setenv("RAY_TMPDIR", str(root))
+    with session_folder() as folder:
+        assert folder.parent == root
+
+
+def test_no_folder_at_all_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engine.leftovers._problem", lambda folder: "can't be written")
+    message = r"TMPDIR=.* can't be written, /tmp can't be written; set TMPDIR to a"
+    with pytest.raises(ResourceError, match=message), session_folder():
+        raise AssertionError
