@@ -1,7 +1,7 @@
 """From the words of a command line to validated configurations: Hydra composes, pydantic validates."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
@@ -75,7 +75,7 @@ def compose(words: Sequence[str]) -> TrialConfig:
                 f"'{word.input_line}' has several values, and `run` takes one trial; "
                 f"give one value, or use `sweep`, or quote a list as {word.get_key_element()}=[a,b]"
             )
-    config = _build(parsed, prune=False)
+    config = _identified(_build(parsed, prune=False), {})
     if config.halving.axis:
         raise ConfigError(
             f"halving.axis={config.halving.axis} compares the trials of a sweep; leave it out, or use `sweep`"
@@ -114,9 +114,10 @@ def expand_grid(file: SweepFile, words: Sequence[str]) -> list[Trial]:
     if empty:
         raise ConfigError(f"the grid is empty: axis '{empty[0]}' has no value; give at least one, as {empty[0]}=a,b")
     trials: dict[str, Trial] = {}
+    contents: dict[str, str] = {}
     for cell in product(*axes.values()):
         try:
-            config = _build(_parse([*fixed, *cell]), prune=True)
+            config = _identified(_build(_parse([*fixed, *cell]), prune=True), contents)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the cell {' '.join(cell)})") from error
         if config.halving.axis and config.halving.axis not in axes:
@@ -127,6 +128,25 @@ def expand_grid(file: SweepFile, words: Sequence[str]) -> list[Trial]:
         kept = (*alone, *(word for _, word in applying))
         trials.setdefault(config.key, Trial(config, label, kept))
     return list(trials.values())
+
+
+def with_contents(trials: Sequence[Trial]) -> list[Trial]:
+    """Return trials that are about to run: the Hub says which commit it has of data that are there alone.
+
+    Raises
+    ------
+    DataError
+        It does not answer, or a data set can't be had.
+    """
+    contents: dict[str, str] = {}
+    return [replace(trial, config=_identified(trial.config, contents, ask=True)) for trial in trials]
+
+
+def _identified(config: TrialConfig, contents: dict[str, str], ask: bool = False) -> TrialConfig:
+    """Return a trial with the content of its data: see :func:`runner.data.sources.identified`."""
+    from runner.data.sources import identified  # imports NumPy, which --help does without
+
+    return identified(config, ask, contents)
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -72,6 +72,8 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 check_nodes(standing.storage)
                 prepared = prepare(standing.todo)
                 pool.wait()
+            for told in dict.fromkeys(data.told for data in prepared.values()):
+                progress.line(told)
             hosts = pool.hosts if pool else None
             parameters = check_models(standing.todo, prepared, hosts)
             halving = Halving(
@@ -146,6 +148,8 @@ def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> No
         outcome.failures.append(
             (trial_label(trial), f"{run.reason} (in an earlier session; --retry-failed tries it again)")
         )
+    for note in standing.notes:
+        progress.line(note)
     if standing.done or standing.failed:
         done, failed, todo = len(standing.done), len(standing.failed), len(standing.todo)
         progress.line(f"run before: {done} finished, {failed} failed; {todo} to run")

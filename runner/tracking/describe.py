@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from runner.config import TrialConfig
+from runner.data.sources import place_of
 from runner.figures.canvas import strategy_colour
 from runner.tracking.store import redact
 
@@ -39,6 +40,9 @@ def trial_tags(trial: TrialConfig, axes: Mapping[str, str], command: str) -> dic
     return {
         "kind": "trial",
         "trial.key": trial.key,
+        "trial.settings": trial.settings_key,
+        "data.content": trial.dataset.content or "",
+        "data.place": place_of(trial),
         "strategy": trial.strategy.name,
         "mlflow.runColor": strategy_colour(trial.strategy.name),
         "mlflow.note.content": f"**{run_name(trial, axes)}**\n\n{reproduce(command)}",

@@ -30,6 +30,9 @@ class PastRun:
     params: Mapping[str, str]  # none, where the driver died right after it made the run
     round: int  # last round that was logged; -1 if none was
     summary: Mapping[str, float]  # final metrics by bare name; empty where they were not logged
+    settings: str = ""  # of a trial: its key but for the content of its data
+    content: str | None = None  # of its data; None where a version of fedsweep ran it that did not know
+    place: str = ""  # where they lay
 
 
 def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[str, PastRun]:
@@ -44,6 +47,12 @@ def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[st
         if run.data.tags.get("sweep") == sweep and run.data.tags.get("trial.key") in wanted:
             past.setdefault(run.data.tags["trial.key"], _past(run, "trial.key"))
     return past
+
+
+def past_contents(store: Store, sweep: str | None) -> list[PastRun]:
+    """Return the trials that were run in this sweep (None: on their own), whatever their keys."""
+    query = "tags.kind = 'trial'" + (f" and tags.sweep = '{sweep}'" if sweep else "")
+    return [_past(run, "trial.key") for run in _search(store, query) if run.data.tags.get("sweep") == sweep]
 
 
 def history(store: Store, run: PastRun, metric: str) -> dict[int, float]:
@@ -120,4 +129,7 @@ def _past(run: "Run", key: str) -> PastRun:
         params=dict(run.data.params),
         round=int(metrics.get(ROUND, -1)),
         summary={name.removeprefix(FINAL): value for name, value in metrics.items() if name.startswith(FINAL)},
+        settings=tags.get("trial.settings", ""),
+        content=tags.get("data.content"),
+        place=tags.get("data.place", ""),
     )
