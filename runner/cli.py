@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml
+from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml, with_contents
 from runner.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _run(args: argparse.Namespace, words: list[str]) -> int:
 
     words = _with_address(words, args.address)
     config = compose(words)
-    trial = Trial(config, {}, tuple(words))
+    [trial] = with_contents([Trial(config, {}, tuple(words))])
     return _execute(SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)), args.mode)
 
 
@@ -141,7 +141,8 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     command = " ".join(["python -m runner sweep", args.name, *words])
-    return _execute(SweepPlan(args.name, file.description, command, trials, restart), args.mode)
+    plan = SweepPlan(args.name, file.description, command, with_contents(trials), restart)
+    return _execute(plan, args.mode)
 
 
 def _list(trials: Sequence[Trial]) -> int:
@@ -150,6 +151,9 @@ def _list(trials: Sequence[Trial]) -> int:
     for remark in remarks(trials):
         print(remark, file=sys.stderr)
     print(f"{len(trials)} trials")
+    unknown = {trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None}
+    if unknown:
+        print(f"their keys will be others once the data are found: {', '.join(unknown)}")
     return 0
 
 
@@ -161,6 +165,7 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     trials = experiment.trials(words)
     if args.dry_run:
         return _list(trials)
+    trials = with_contents(trials)
     from runner.report import rich_lines
     from runner.reproduce import conclude
     from runner.resume import Restart

@@ -98,7 +98,7 @@ def compose(words: Sequence[str]) -> TrialConfig:
                 f"'{word.input_line}' has several values, and `run` takes one trial; "
                 f"give one value, or use `sweep`, or quote a list as {word.get_key_element()}=[a,b]"
             )
-    config = _build(parsed, prune=False)
+    config = _identified(_build(parsed, prune=False), {})
     if config.halving.axis:
         raise ConfigError(
             f"halving.axis={config.halving.axis} compares the trials of a sweep; leave it out, or use `sweep`"
@@ -177,14 +177,11 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
     for key, values in axes.items():
         if not values:
             raise ConfigError(f"the grid is empty: axis '{key}' has no value; give at least one, as {key}=a,b")
-        if len(values) > 1 and key.split(".")[0] in TrialConfig.PLACE:
-            raise ConfigError(
-                f"'{key}' is no axis: it says where trials run and are logged and changes none of them; give one value"
-            )
     trials: list[Trial] = []
+    contents: dict[str, str] = {}
     for cell in product(*axes.values()):
         try:
-            config = _build(_parse([*fixed, *cell]), prune=True)
+            config = _identified(_build(_parse([*fixed, *cell]), prune=True), contents)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the cell {' '.join(cell)})") from error
         if config.halving.axis and config.halving.axis not in axes:
@@ -196,6 +193,11 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         kept = (*(word for word in settings if _applies(config, _key(word))), *applying.values())
         left_out = tuple(word for word in [*settings, *axes] if not _applies(config, _key(word)))
         trials.append(Trial(config, place, kept, left_out))
+    for key in (key for key in axes if len(axes[key]) > 1 and key.split(".")[0] in TrialConfig.PLACE):
+        if len({trial.config.key for trial in trials}) * len(axes[key]) <= len(trials):  # other data: other trials
+            raise ConfigError(
+                f"'{key}' is no axis: it says where trials run and are logged and changes none of them; give one value"
+            )
     return list(axes), trials
 
 
@@ -240,6 +242,25 @@ def _rivals(trials: Sequence[Trial]) -> tuple[int, int]:
 
 def _key(word: str) -> str:
     return word.split("=", 1)[0].lstrip("+")
+
+
+def with_contents(trials: Sequence[Trial]) -> list[Trial]:
+    """Return trials that are about to run: the Hub says which commit it has of data that are there alone.
+
+    Raises
+    ------
+    DataError
+        It does not answer, or a data set can't be had.
+    """
+    contents: dict[str, str] = {}
+    return [replace(trial, config=_identified(trial.config, contents, ask=True)) for trial in trials]
+
+
+def _identified(config: TrialConfig, contents: dict[str, str], ask: bool = False) -> TrialConfig:
+    """Return a trial with the content of its data: see :func:`runner.data.sources.identified`."""
+    from runner.data.sources import identified  # imports NumPy, which --help does without
+
+    return identified(config, ask, contents)
 
 
 def to_yaml(config: BaseModel) -> str:

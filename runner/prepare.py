@@ -16,7 +16,7 @@ from runner.config import DataConfig, DatasetConfig, TrialConfig
 from runner.data.federated import FederatedData
 from runner.data.sources import ImageData, load_images
 from runner.engine.executors import Host
-from runner.errors import ConfigError, RunnerError, TrialError
+from runner.errors import ConfigError, DataError, RunnerError, TrialError
 from runner.trial import Split, initial_model, make_grid
 
 
@@ -28,9 +28,15 @@ class Prepared:
     split: Any
     num_train: int
     train_bytes: int
+    told: str  # what was read and what was left out, in a line
 
 
 def _images_key(config: TrialConfig) -> str:
+    if config.dataset.content is None:
+        raise DataError(
+            f"the content of data set '{config.dataset.name}' is not known, so the trial's key does not cover it; "
+            "compose trials that run with runner.compose.with_contents"
+        )
     return json.dumps(config.dataset.canonical(), sort_keys=True)
 
 
@@ -52,8 +58,13 @@ def _load(dataset: DatasetConfig, data: DataConfig) -> ImageData:
 
 @ray.remote(num_cpus=0)
 def _split(images: ImageData, configs: list[TrialConfig]) -> tuple[Any, ...]:
-    """Return the data's size, then a split per configuration: the first tells of an error without fetching a split."""
-    return (len(images.train_y), images.train_x.nbytes), *(make_split(images, config) for config in configs)
+    """Return what is to be known of the data, then a split per configuration.
+
+    The first tells of an error without fetching a split.
+    """
+    return (len(images.train_y), images.train_x.nbytes, images.told), *(
+        make_split(images, config) for config in configs
+    )
 
 
 def prepare_inline(trials: Sequence[Trial]) -> dict[str, Prepared]:
@@ -71,6 +82,7 @@ def prepare_inline(trials: Sequence[Trial]) -> dict[str, Prepared]:
             splits[_split_key(t.config)],
             len(data.train_y),
             data.train_x.nbytes,
+            data.told,
         )
         for t in trials
     }
@@ -82,7 +94,7 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
     Raises
     ------
     DataError
-        A data set can't be had, or can't be split as asked.
+        A data set can't be had, has changed since it was identified, or can't be split as asked.
     """
     by_images: dict[str, dict[str, TrialConfig]] = {}
     for config in (trial.config for trial in trials):

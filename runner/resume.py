@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from runner.checkpoint import CheckpointStore, open_storage, write_atomically
 from runner.compose import Trial
 from runner.config import TrialConfig
-from runner.errors import CheckpointError, RunnerError
+from runner.data.content import changed_files
+from runner.data.layout import shown
+from runner.data.sources import place_of
+from runner.errors import CheckpointError, DataError, RunnerError
 from runner.load import process_started
 from runner.tracking import Tracker, past
+from runner.tracking.describe import trial_params
 from runner.tracking.past import PastRun
+from runner.tracking.store import Store
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Standing:
     runs: dict[str, PastRun]  # by trial key: the runs that todo's trials go on with
     sweep: PastRun | None  # the parent run, where these very trials were run before
     storage: str  # folder of the sweep's checkpoints
+    notes: Sequence[str] = ()  # what else is to be said before the sweep goes on
 
     def checkpoints(self, trial: Trial) -> CheckpointStore:
         """Return where a trial's checkpoints are."""
@@ -63,6 +69,8 @@ def look_back(name: str | None, trials: Sequence[Trial], restart: Restart, track
     ------
     RunnerError
         Another driver runs this sweep.
+    DataError
+        The data of a trial changed since it was interrupted.
     CheckpointError
         A checkpoint is of another trial or version, or the storage can't be written.
     """
@@ -84,12 +92,13 @@ def look_back(name: str | None, trials: Sequence[Trial], restart: Restart, track
         for trial in trials:
             everything.checkpoints(trial).remove()
         return everything
+    notes = _check_contents(name, trials, runs, store)
     ended = {run.key for run in runs.values() if run.status == "FINISHED" or (run.status == "FAILED" and not name)}
     for trial in trials:
         if trial.config.key in ended:  # its last driver may have been killed before it had tidied up
             everything.checkpoints(trial).remove()
     if not name:
-        return Standing(trials, (), (), {k: run for k, run in runs.items() if k not in ended}, None, storage)
+        return Standing(trials, (), (), {k: run for k, run in runs.items() if k not in ended}, None, storage, notes)
     done = [(trial, runs[trial.config.key]) for trial in trials if trial.config.key in ended]
     failed = [
         (trial, runs[trial.config.key])
@@ -100,7 +109,58 @@ def look_back(name: str | None, trials: Sequence[Trial], restart: Restart, track
     todo = [trial for trial in trials if trial.config.key not in settled]
     for trial in todo:
         everything.checkpoints(trial).check()
-    return Standing(todo, done, failed, runs, past.past_sweep(store, name, sweep_key(trials)), storage)
+    return Standing(todo, done, failed, runs, past.past_sweep(store, name, sweep_key(trials)), storage, notes)
+
+
+def _check_contents(
+    name: str | None, trials: Sequence[Trial], runs: Mapping[str, PastRun], store: Store
+) -> Sequence[str]:
+    """Compare the data of trials that were not run yet with what the same settings were run on before.
+
+    Returns
+    -------
+    sequence of str
+        What is to be said: trials that ended on other content are other trials.
+
+    Raises
+    ------
+    DataError
+        A trial was interrupted on other content of the same place.
+    RunnerError
+        An earlier version ran it, which did not know the content.
+    """
+    new = [trial for trial in trials if trial.config.key not in runs]
+    before = past.past_contents(store, name) if new else []
+    notes: dict[str, int] = {}
+    for trial in new:
+        params, place = trial_params(trial.config, {}), place_of(trial.config)
+        for run in before:
+            counts = name is not None or run.status != "FINISHED"
+            if run.content is None and counts and _same_settings(params, run.params):
+                raise RunnerError(
+                    f"run {run.run_id[:8]} of {f'sweep {name!r}' if name else 'this trial'} was made by an earlier "
+                    "version of fedsweep, which did not keep the content of its data; add --fresh to run it anew "
+                    "(what was run stays in the store), or set another tracking.experiment"
+                )
+            same = run.settings == trial.config.settings_key and run.place == place
+            if not same or run.content is None:
+                continue
+            cache = Path(trial.config.data.cache)
+            changed = changed_files(cache, run.content, trial.config.dataset.content or "")
+            if run.status in ("RUNNING", "KILLED"):
+                raise DataError(
+                    f"the data of trial {run.key} changed since it was interrupted, in {shown(place, 200)}: "
+                    f"{changed}; put them back, or add --fresh to start over with the new ones"
+                )
+            told = f"run before on other content of {shown(place, 200)} ({changed})"
+            notes[told] = notes.get(told, 0) + 1
+    return [f"{told}: {count}; with the data as they are now these are other trials" for told, count in notes.items()]
+
+
+def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Return whether two trials agree in all settings that both have, the data set's place left out."""
+    shared = [key for key in ours if key in theirs and key not in ("dataset.path", "dataset.content")]
+    return bool(shared) and all(ours[key] == theirs[key] for key in shared)
 
 
 def storage_of(config: TrialConfig, store_uri: str, name: str | None) -> str:

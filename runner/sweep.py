@@ -76,6 +76,8 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             if not standing.todo and not _unfinished(standing.sweep):
                 return outcome, tracker
             prepared, parameters = _make_ready(engine, standing)
+            for told in dict.fromkeys(data.told for data in prepared.values()):
+                progress.line(told)
             halving = Halving(
                 first.halving, plan.trials, {trial.config.key for trial in standing.todo}, _history(tracker, standing)
             )
@@ -168,6 +170,8 @@ def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> No
     for trial, run in standing.failed:
         outcome.add(trial, {})
         outcome.failures.append((trial.label, f"{run.reason} (in an earlier session; --retry-failed tries it again)"))
+    for note in standing.notes:
+        progress.line(note)
     if standing.done or standing.failed:
         done, failed, todo = len(standing.done), len(standing.failed), len(standing.todo)
         progress.line(f"run before: {done} finished, {failed} failed; {todo} to run")

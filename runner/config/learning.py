@@ -1,8 +1,9 @@
 """What is learnt from, by which network, and how a client trains."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from runner.config.section import Section, only
 
@@ -12,7 +13,21 @@ class DatasetConfig(Section):
 
     name: str = Field("digits", description="short name; the folder looked for under data.root")
     id: str | None = Field(None, description="Hugging Face Hub id, e.g. ylecun/mnist")
-    path: str | None = Field(None, description="a local folder that datasets.load_dataset opens")
+    path: str | None = Field(None, description="a local folder: docs/data.md says what is read of it")
+    config: str | None = Field(None, description="its folder that holds the splits, as a Hub configuration has one")
+    train: str | None = Field(
+        None, description="the folder of classes or the table to train on, instead of the split; from the folder on"
+    )
+    test: str | None = Field(None, description="the folder of classes or the table to test on, likewise")
+    test_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of each class's images to test on, where no split is there for it",
+    )
+    content: str | None = Field(
+        None, description="digest of what is read, found by itself; one that is given must be that of the files"
+    )
     image: str = Field("image", description="column that holds the images")
     label: str = Field("label", description="column that holds the class labels")
     train_split: str = Field("train", description="split that the clients share")
@@ -25,6 +40,25 @@ class DatasetConfig(Section):
         ge=10,
         description="training images used, drawn by chance, the same for every seed (all if null)",
     )
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what defines the data: their content, not their place."""
+        values = super().canonical()
+        return {key: value for key, value in values.items() if key not in ("path", "train", "test")}
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        """Resolve against the driver's folder: other processes have another one."""
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.test is not None and self.train is None:
+            raise ValueError(f"test={self.test} without dataset.train; set both")
+        if self.test is not None and self.test_fraction is not None:
+            raise ValueError(f"test={self.test} with test_fraction={self.test_fraction}; leave out one of them")
+        return self
 
 
 class PartitionConfig(Section):

@@ -136,11 +136,11 @@ class TrackingConfig(Section):
 
 
 class DataConfig(Section):
-    """Where data sets are looked for. Never changes a result."""
+    """Where data sets are looked for. Equal content gives equal results, wherever it lies."""
 
     root: str | None = Field(
         default_factory=lambda: os.environ.get("FEDSWEEP_DATA"),
-        description="folder that holds <name>/train.parquet and test.parquet; default: $FEDSWEEP_DATA",
+        description="folder that holds a folder per data set; default: $FEDSWEEP_DATA",
     )
     cache: str = Field("~/.cache/fedsweep", validate_default=True, description="folder of decoded data sets")
 

@@ -210,6 +210,19 @@ class TrialConfig(Section):
 
     @property
     def key(self) -> str:
-        """Stable identity of the trial: 12 hex digits of the SHA-256 of its canonical form."""
-        text = json.dumps(self.canonical(), sort_keys=True, default=list)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Stable identity of the trial: 12 hex digits of the SHA-256 of its canonical form.
+
+        The content of the data is a part of it: see :func:`runner.data.sources.identified`.
+        """
+        return _digest(self.canonical())
+
+    @property
+    def settings_key(self) -> str:
+        """The identity of what was asked for, whatever the content of the data: 12 hex digits."""
+        canonical = self.canonical()
+        return _digest(canonical | {"dataset": canonical["dataset"] | {"content": None}})
+
+
+def _digest(canonical: dict[str, Any]) -> str:
+    text = json.dumps(canonical, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,67 +1,90 @@
-"""The opening of a data set through flwr-datasets, and the decoding of its images and labels into arrays."""
+"""The decoding of a data set's images and labels into arrays."""
 
 import io
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from runner.config import DatasetConfig
-from runner.errors import DataError, unknown
+from runner.data.layout import Layout, Part, Tree, check_share, listed, reasons, shown
+from runner.data.tables import Table, cells, class_numbers
+from runner.errors import DataError
 
 _CHUNK = 2000  # images decoded at a time by a thread
+_CLASSES_SAID = 10
 
 
 @dataclass(frozen=True)
 class Decoded:
     """A data set in memory."""
 
-    source: str
     class_names: tuple[str, ...]
     arrays: tuple[
         np.ndarray, np.ndarray, np.ndarray, np.ndarray
     ]  # train images, train labels, test images, test labels
+    told: str = ""  # what was read and what was left out, in a line
 
 
-def decode(cfg: DatasetConfig, source: str, **load: Any) -> Decoded:
-    """Open a data set through flwr-datasets and decode its two splits."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    import datasets
-    from flwr_datasets import FederatedDataset
+@dataclass(frozen=True)
+class _Encoded:
+    """An image before it is decoded."""
 
-    def checked(splits: datasets.DatasetDict) -> datasets.DatasetDict:
-        kept = {}
-        for key in ("train_split", "test_split"):
-            name = getattr(cfg, key)
-            if name not in splits:
-                raise DataError(f"{source}: {unknown('split', name, splits)} Set dataset.{key}")
-            kept[name] = _checked_columns(cfg, splits[name], source)
-        return datasets.DatasetDict(kept)
+    row: int  # of the split
+    data: bytes | Path | None
+    where: str
+    name: str = ""  # of its file, from the data set's folder on
 
-    try:
-        with _quiet(progress="cache_dir" not in load):
-            opened = FederatedDataset(partitioners={}, preprocessor=checked, shuffle=False, **load)
-            train, test = (opened.load_split(name) for name in (cfg.train_split, cfg.test_split))
-    except DataError:
-        raise
-    except Exception as error:  # datasets raises what its readers raise: there is no common base
-        raise DataError(f"{source} can't be opened by datasets.load_dataset: {reason(error)}") from error
-    names, labels = _labels(cfg, [train, test], source)
-    if cfg.max_train is not None and cfg.max_train < len(train):
-        rows = drawn_rows(len(train), cfg.max_train)
-        train, labels[0] = train.select(rows), labels[0][rows]
-    train_x = _pixels(train, cfg.image, f"{source}, split '{cfg.train_split}'")
-    test_x = _pixels(test, cfg.image, f"{source}, split '{cfg.test_split}'")
+
+def decode(cfg: DatasetConfig, layout: Layout, tree: Tree, place: str) -> Decoded:
+    """Decode what a layout says.
+
+    Parameters
+    ----------
+    place : str
+        The data set's place, for messages.
+
+    Raises
+    ------
+    DataError
+        An image or a label can't be read; the message names the file, and the row in it.
+    """
+    names, labels, readers = _opened(layout, tree, cfg)
+    rows = [np.arange(len(own)) for own in labels]
+    if layout.test is None:
+        assert cfg.test_fraction is not None
+        test_rows = drawn_test(labels[0], cfg.test_fraction)
+        if not len(test_rows):
+            raise DataError(
+                f"{place}: no class has two images, so that none can be drawn for the test set; set dataset.test"
+            )
+        readers, labels = [readers[0]] * 2, [labels[0]] * 2
+        rows = [np.setdiff1d(rows[0], test_rows), test_rows]
+    if cfg.max_train is not None and cfg.max_train < len(rows[0]):
+        rows[0] = rows[0][drawn_rows(len(rows[0]), cfg.max_train)]
+    splits = []
+    left_out = dict(layout.left_out)
+    for reader, own, wanted in zip(readers, labels, rows, strict=True):
+        pixels, broken = _pixels(reader, wanted, place)
+        if broken:
+            unreadable = tuple(at.name for at in broken)
+            left_out["unreadable"] = (*left_out.get("unreadable", ()), *unreadable)
+            check_share({"unreadable": unreadable}, len(wanted) - len(broken), place)
+        kept = np.isin(wanted, [at.row for at in broken], invert=True)
+        splits.append((pixels[kept] if broken else pixels, own[wanted[kept]]))
+    (train_x, train_y), (test_x, test_y) = splits
     if train_x.shape[1:] != test_x.shape[1:]:
         raise DataError(
-            f"{source}: images of split '{cfg.train_split}' are {_size(train_x.shape[1:])}, of '{cfg.test_split}' "
+            f"{place}: images of split '{cfg.train_split}' are {_size(train_x.shape[1:])}, of '{cfg.test_split}' "
             f"{_size(test_x.shape[1:])}; resize them to one size first"
         )
-    return Decoded(source, names, (train_x, labels[0], test_x, labels[1]))
+    told = _told(cfg, replace(layout, left_out=left_out), names, train_y, test_y)
+    return Decoded(names, (train_x, train_y, test_x, test_y), told)
 
 
 def drawn_rows(total: int, wanted: int) -> np.ndarray:
@@ -74,103 +97,217 @@ def drawn_rows(total: int, wanted: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(total)[:wanted])
 
 
-@contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
-    """Keep datasets from logging what an error of ours says; only a download shows its progress."""
-    import datasets
+def drawn_test(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """Return the rows that make a test set: a share of each class, drawn by chance, int64, in order.
 
-    level, bars = datasets.logging.get_verbosity(), datasets.is_progress_bar_enabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    if bars and not progress:
-        datasets.disable_progress_bars()
+    At least one of each class that has two or more, and never all. The draw is the same for every
+    seed of a trial: the test set belongs to the data set.
+    """
+    rng = np.random.default_rng(0)
+    drawn = [np.empty(0, np.int64)]
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        count = min(max(round(fraction * len(own)), 1), len(own) - 1)
+        drawn.append(rng.permutation(own)[:count])
+    return np.sort(np.concatenate(drawn))
+
+
+def _told(cfg: DatasetConfig, layout: Layout, names: Sequence[str], train_y: np.ndarray, test_y: np.ndarray) -> str:
+    """Say in a line what was read and what was not."""
+
+    def part(what: str, count: int, files: Part) -> str:
+        number = f", {len(files.files):,} file{'s' * (len(files.files) != 1)}"
+        return f"{count:,} images {what} ({files.name}{number})"
+
+    if layout.test is None:
+        tested = f"{len(test_y):,} drawn from them to test on (dataset.test_fraction={cfg.test_fraction:g})"
+    else:
+        tested = part("to test on", len(test_y), layout.test)
+    counts = np.bincount(train_y, minlength=len(names))
+    each = [f"{shown(name, 40)}: {count:,}" for name, count in zip(names, counts, strict=True)]
+    more = f" and {len(each) - _CLASSES_SAID:,} more" if len(each) > _CLASSES_SAID else ""
+    line = (
+        f"{part('to train on', len(train_y), layout.train)}, {tested}; {len(names):,} classes ("
+        + ", ".join(each[:_CLASSES_SAID])
+        + f"{more})"
+    )
+    if layout.left_out:
+        line += f"; left out: {reasons(layout.left_out)}"
+    if layout.ignored:
+        line += f"; not read: {listed(layout.ignored)}"
+    return line
+
+
+# What a split is read from
+
+
+@dataclass(frozen=True)
+class _Images:
+    """A file per image."""
+
+    files: Sequence[Path]
+    names: Sequence[str]  # from the data set's folder on
+    may_leave_out = True
+
+    def chunks(self, rows: np.ndarray) -> Iterator[list[_Encoded]]:
+        """Yield the images of some rows, in order, some at a time."""
+        for start in range(0, len(rows), _CHUNK):
+            yield [
+                _Encoded(int(row), self.files[row], shown(str(self.files[row]), 200), self.names[row])
+                for row in rows[start : start + _CHUNK]
+            ]
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Tables with an image per row."""
+
+    tables: Sequence[Table]
+    sizes: Sequence[int]
+    may_leave_out = False
+
+    def chunks(self, rows: np.ndarray) -> Iterator[list[_Encoded]]:
+        """Yield the images of some rows, in order, some at a time."""
+        first = 0
+        for table, size in zip(self.tables, self.sizes, strict=True):
+            own = rows[(rows >= first) & (rows < first + size)] - first
+            start = 0
+            for batch in table.batches(table.image) if len(own) else ():
+                here = own[(own >= start) & (own < start + len(batch))]
+                encoded = cells(batch, (here - start).tolist())
+                yield [
+                    _Encoded(first + int(row), data, f"{table.where}, row {row}")
+                    for row, data in zip(here, encoded, strict=True)
+                ]
+                start += len(batch)
+            first += size
+
+
+_Reader = _Images | _Tables
+
+
+def _opened(layout: Layout, tree: Tree, cfg: DatasetConfig) -> tuple[tuple[str, ...], list[np.ndarray], list[_Reader]]:
+    """Return class names, and per part the labels 0..K-1 and what reads its images."""
+    labels, readers = [], list[_Reader]()
+    if layout.train.kind == "images":
+        classes = sorted({name for part in layout.parts for name in part.classes}, key=_as_number)
+        order = {name: number for number, name in enumerate(classes)}
+        for part in layout.parts:
+            labels.append(np.array([order[name] for name in part.classes], np.int64))
+            readers.append(_Images([tree.local(file) for file in part.files], part.files))
+        # A file system's names are bytes, which need not be text.
+        return tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes), labels, readers
+    tables = [
+        [Table(tree.local(file), part.kind, cfg.image, cfg.label) for file in part.files] for part in layout.parts
+    ]
+    names, numbers = class_numbers([table for own in tables for table in own])
+    for own in tables:
+        mine, numbers = numbers[: len(own)], numbers[len(own) :]
+        labels.append(np.concatenate(mine))
+        readers.append(_Tables(own, [len(values) for values in mine]))
+    return names, labels, readers
+
+
+def _as_number(name: str) -> tuple[int, int, str]:
+    """Sort names as text, but those that are all whole numbers by their value."""
+    return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
+
+
+def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, list[_Encoded]]:
+    """Decode some images into uint8 (rows, C, H, W), C = 1 for greyscale and 3 for colour.
+
+    Returns
+    -------
+    images : np.ndarray
+        Those that can't be read are undefined.
+    broken : list of _Encoded
+        Them; only where images are files of their own, else they are refused.
+    """
+    images: np.ndarray | None = None
+    first = ""
+    broken: list[_Encoded] = []
+    place_of = {int(row): index for index, row in enumerate(rows)}
+
+    def decode_chunk(chunk: list[_Encoded]) -> list[tuple[_Encoded, np.ndarray | DataError]]:
+        decoded: list[tuple[_Encoded, np.ndarray | DataError]] = []
+        for encoded in chunk:
+            try:
+                decoded.append((encoded, _pixel(encoded.data, encoded.where)))
+            except _Broken as error:
+                if not reader.may_leave_out:
+                    raise
+                decoded.append((encoded, error))
+        return decoded
+
+    workers = min(8, os.cpu_count() or 1)
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:  # PIL decodes outside the interpreter lock
+        warnings.simplefilter("ignore")  # about sizes that are refused, and about damaged metadata
+        for decoded in _ahead(pool, decode_chunk, reader.chunks(rows), workers + 1):
+            for encoded, image in decoded:
+                if isinstance(image, DataError):
+                    broken.append(encoded)
+                    continue
+                if images is None:
+                    images, first = np.empty((len(rows), *image.shape), np.uint8), encoded.where
+                if image.shape != images.shape[1:]:
+                    raise DataError(
+                        f"{encoded.where} is {_size(image.shape)} but {first} is {_size(images.shape[1:])}; "
+                        "convert the images to one size and one colour mode first"
+                    )
+                images[place_of[encoded.row]] = image
+    if images is None:
+        raise DataError(f"{place}: none of {len(rows):,} images can be read: {listed(e.name for e in broken)}")
+    return images, broken
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    work: Callable[[list[_Encoded]], list[tuple[_Encoded, "np.ndarray | DataError"]]],
+    chunks: Iterator[list[_Encoded]],
+    most: int,
+) -> Iterator[list[tuple[_Encoded, "np.ndarray | DataError"]]]:
+    """Yield the results of work on chunks in order, with at most so many chunks in memory."""
+    waiting: deque[Future[list[tuple[_Encoded, np.ndarray | DataError]]]] = deque()
+    for chunk in chunks:
+        waiting.append(pool.submit(work, chunk))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _Broken(DataError):
+    """An image that can't be decoded."""
+
+
+def _pixel(data: bytes | Path | None, where: str) -> np.ndarray:
+    """Decode one image as it is meant to be seen, turned as its EXIF says, into uint8 (C, H, W)."""
+    from PIL import Image, ImageOps
+
+    if not data:
+        raise DataError(f"{where}: the image is missing (only embedded images are read); remove the row first")
     try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if bars:
-            datasets.enable_progress_bars()
-
-
-def _checked_columns(cfg: DatasetConfig, split: Any, source: str) -> Any:
-    """Return the split with its two columns alone, images left encoded."""
-    import datasets
-
-    for key in ("image", "label"):
-        name = getattr(cfg, key)
-        if name not in split.column_names:
-            raise DataError(f"{source}: {unknown('column', name, split.column_names)} Set dataset.{key}")
-    if len(split) == 0:
-        raise DataError(f"{source}: a split is empty; set dataset.train_split and dataset.test_split to others")
-    columns = list(dict.fromkeys([cfg.image, cfg.label]))  # the two may be set to the same by mistake
-    try:
-        return split.select_columns(columns).cast_column(cfg.image, datasets.Image(decode=False))
-    except (TypeError, ValueError, NotImplementedError) as error:
-        kind = split.features[cfg.image]
-        raise DataError(f"{source}: column '{cfg.image}' holds {kind}, not images; set dataset.image") from error
-
-
-def _labels(cfg: DatasetConfig, splits: Sequence[Any], source: str) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Return class names and, per split, labels 0..K-1; labels without class names are numbered in sorted order."""
-    import pyarrow as pa
-
-    columns = [split.select_columns([cfg.label]).with_format("arrow")[:][cfg.label] for split in splits]
-    given = splits[0].features[cfg.label]
-    kind = columns[0].type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"{source}: column '{cfg.label}' holds {kind}, not class labels; set dataset.label")
-    if any(column.null_count for column in columns):
-        raise DataError(f"{source}: column '{cfg.label}' has missing labels; remove those rows first")
-    values = [column.to_numpy() for column in columns]
-    names = getattr(given, "names", None)
-    if names is None:
-        classes = np.unique(np.concatenate(values))
-        return tuple(str(c) for c in classes), [np.searchsorted(classes, v).astype(np.int64) for v in values]
-    if any(v.min() < 0 or v.max() >= len(names) for v in values):
-        raise DataError(
-            f"{source}: column '{cfg.label}' has labels outside 0..{len(names) - 1}; remove such rows first"
-        )
-    return tuple(names), [v.astype(np.int64) for v in values]
-
-
-def _pixels(split: Any, column: str, where: str) -> np.ndarray:
-    """Decode a column of encoded images into uint8 (N, C, H, W), C = 1 for greyscale and 3 for colour."""
-    encoded = split.select_columns([column]).with_format("arrow")
-    first = _pixel(encoded[0:1][column][0].as_py(), f"{where}, row 0")
-    images = np.empty((len(split), *first.shape), np.uint8)
-
-    def decode_chunk(start: int) -> None:
-        for row, cell in enumerate(encoded[start : start + _CHUNK][column].to_pylist(), start):
-            image = _pixel(cell, f"{where}, row {row}")
-            if image.shape != first.shape:
-                raise DataError(
-                    f"{where}: row {row} is {_size(image.shape)} but row 0 is {_size(first.shape)}; "
-                    "convert the images to one size and one colour mode first"
-                )
-            images[row] = image
-
-    # PIL decodes outside the interpreter lock.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(decode_chunk, range(0, len(split), _CHUNK)):
-            pass
-    return images
-
-
-def _pixel(cell: dict[str, Any] | None, where: str) -> np.ndarray:
-    """Decode one image, given as bytes or as a path, into uint8 (C, H, W)."""
-    from PIL import Image
-
-    if not cell or not (cell["bytes"] or cell["path"]):
-        raise DataError(f"{where}: the image is missing; remove the row first")
-    try:
-        with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"]) as image:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            width, height = image.size
+            if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+                raise _too_large(where, f"{width} x {height} pixels")
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
                 raise DataError(f"{where}: pixels of more than 8 bits; convert the images to 8 bits first")
             grey = image.mode in ("1", "L", "LA")
             mode = "L" if grey else "RGB"
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    except (OSError, ValueError, SyntaxError) as error:  # PIL's decoders raise all three on broken files
-        raise DataError(f"{where}: the image can't be decoded: {reason(error)}") from error
+            turned = ImageOps.exif_transpose(image)
+            pixels = np.asarray(turned if turned.mode == mode else turned.convert(mode))
+    except Image.DecompressionBombError as error:
+        raise _too_large(where, reason(error)) from error
+    except DataError:
+        raise
+    except Exception as error:  # PIL's decoders raise what they like on broken files
+        raise _Broken(f"{where}: the image can't be decoded: {reason(error)}") from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def _too_large(where: str, size: str) -> DataError:
+    return DataError(f"{where}: the image is too large to be one to learn from ({size}); scale it down or remove it")
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -1,8 +1,9 @@
 """Image data sets as uint8 arrays: found once, decoded once, then read from disk without any data-set library.
 
 A data set is looked for in this order: ``dataset.path``, ``<data.root>/<dataset.name>``, the Hugging Face Hub under
-``dataset.id``. Folders and the Hub are opened by the same code, through flwr-datasets. The decoded arrays lie in
-``data.cache`` as ``.npy`` files, so that all processes of a node share their memory pages.
+``dataset.id``. Folders and the Hub's files are read by the same rules (``layout.py``). The decoded arrays lie in
+``data.cache`` as ``.npy`` files under a digest of what was read, so that all processes of a node share their memory
+pages, and equal content at two places is decoded once.
 """
 
 import hashlib
@@ -11,21 +12,24 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from runner.config import DataConfig, DatasetConfig
+from runner.config import DataConfig, DatasetConfig, TrialConfig
+from runner.data.content import changed_files, digest_of, files_digest
 from runner.data.decoding import Decoded, decode, reason
-from runner.errors import DataError
+from runner.data.hub import HubTree, commit_of
+from runner.data.layout import LocalTree, find_layout, shown
+from runner.errors import ConfigError, DataError
 
 _FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
-_HUB_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,8 @@ class ImageData:
     test_y: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    content: str = ""  # digest of what was read
+    told: str = ""  # what was read and what was left out, in a line
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,8 +67,9 @@ class ImageData:
 
 @dataclass(frozen=True)
 class _Source:
-    identity: Sequence[object]  # JSON-able; another identity means that the data may differ
-    decode: Callable[[Path], Decoded]  # takes a scratch folder
+    place: str
+    content: str  # digest; another one means other data
+    decode: Callable[[], Decoded]
 
 
 def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
@@ -71,19 +78,25 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
     Raises
     ------
     DataError
-        The data set can't be had, read or cached; the message says where it was looked for and what to set.
+        The data set can't be had, read or cached, or its content is not ``dataset.content``; the message says where
+        it was looked for and what to set.
     """
     source = _find(cfg, data)
-    covered = [_FORMAT, source.identity, cfg.image, cfg.label, cfg.train_split, cfg.test_split, cfg.max_train]
-    fingerprint = hashlib.sha256(json.dumps(covered).encode()).hexdigest()[:16]
     cache = Path(data.cache).expanduser()
-    folder = cache / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', cfg.name)}-{fingerprint}"
+    if cfg.content is not None and cfg.content != source.content:
+        raise DataError(
+            f"data set '{shown(cfg.name)}' at {shown(source.place, 200)} has changed since its content was "
+            f"{cfg.content} (dataset.content): {changed_files(cache, cfg.content, source.content)}"
+        )
+    covered = [_FORMAT, source.content, cfg.image, cfg.label, cfg.test_fraction, cfg.max_train]
+    fingerprint = digest_of(covered)
+    folder = cache / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', cfg.name)[:60]}-{fingerprint}"
     with _writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".decoding-", dir=cache) if not _complete(folder) else None
     if scratch:
         with scratch:
-            decoded = source.decode(Path(scratch.name))
+            decoded = source.decode()
             with _writing(cache):
                 _store(decoded, Path(scratch.name) / "decoded", folder)
     meta = json.loads((folder / "meta.json").read_text())
@@ -92,39 +105,153 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
     return ImageData(
         name=cfg.name,
         fingerprint=fingerprint,
-        source=meta["source"],
+        source=source.place,
         class_names=tuple(meta["class_names"]),
         mean=tuple(meta["mean"]) if cfg.normalize == "standard" else (0.0,) * len(meta["mean"]),
         std=tuple(meta["std"]) if cfg.normalize == "standard" else (1.0,) * len(meta["std"]),
+        content=source.content,
+        told=f"data set '{shown(cfg.name)}', {shown(source.place, 200)}: {meta['told']}",
         **arrays,
     )
 
 
-def _find(cfg: DatasetConfig, data: DataConfig) -> _Source:
+def identified(config: TrialConfig, ask: bool = False, known: dict[str, str] | None = None) -> TrialConfig:
+    """Return a trial with the content of its data, which its key covers.
+
+    A data set that can't be had, or that only the Hub can tell, leaves the trial as it is: loading it says why.
+
+    Parameters
+    ----------
+    ask : bool
+        Whether the Hub may be asked for the commit that a revision stands for.
+    known : dict of str to str, optional
+        Contents found by earlier calls, to be found once for a grid.
+
+    Raises
+    ------
+    ConfigError
+        ``dataset.content`` is given, and the data set has another one.
+    DataError
+        It is there and can't be read.
+    """
+    cfg = config.dataset
+    key = json.dumps([cfg.model_dump(), config.data.model_dump()], sort_keys=True)
+    known = {} if known is None else known
+    if key not in known:
+        known[key] = _content(cfg, config.data, ask)
+    content = known[key]
+    if not content or content == cfg.content:
+        return config
+    if cfg.content is not None:
+        raise ConfigError(
+            f"dataset.content={cfg.content}, but that of {shown(_place(cfg, config.data), 200)} is {content}: "
+            f"{changed_files(Path(config.data.cache), cfg.content, content)}; put the data back, or leave it out"
+        )
+    return config.model_copy(update={"dataset": cfg.model_copy(update={"content": content})})
+
+
+def _content(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
+    """Return the content of a data set; nothing where only the Hub can tell, or nobody."""
+    folder = _folder(cfg, data)
+    if folder is None and not _is_digits(cfg) and (cfg.id is None or not (ask or _commit(cfg, data, ask=False))):
+        return ""
+    return _find(cfg, data).content
+
+
+def place_of(config: TrialConfig) -> str:
+    """Return where a trial's data are found, without reading them."""
+    return _place(config.dataset, config.data)
+
+
+def _place(cfg: DatasetConfig, data: DataConfig) -> str:
+    folder = _folder(cfg, data)
+    return str(folder) if folder is not None else "scikit-learn (load_digits)" if _is_digits(cfg) else f"{cfg.id}"
+
+
+def _is_digits(cfg: DatasetConfig) -> bool:
+    return cfg.name == "digits" and cfg.id is None and cfg.path is None
+
+
+def _folder(cfg: DatasetConfig, data: DataConfig) -> Path | None:
+    """Return the folder of this machine that holds a data set; None where there is none.
+
+    Raises
+    ------
+    DataError
+        ``dataset.path`` is no folder, or the name would lead out of ``data.root``.
+    """
     if cfg.path is not None:
-        folder = Path(cfg.path).expanduser()
-        if not folder.is_dir():
-            raise DataError(f"dataset.path={cfg.path} is not a folder; set it to one that datasets.load_dataset opens")
-        return _folder_source(cfg, folder)
-    if cfg.name == "digits" and cfg.id is None:
-        return _Source(["scikit-learn digits"], lambda _: _decode_digits(cfg))
-    if data.root is None:
-        looked = "data.root is not set"
-    else:
-        folder = Path(data.root).expanduser() / cfg.name
-        if folder.is_dir():
-            return _folder_source(cfg, folder)
-        looked = f"{folder} (from data.root) is not a folder"
+        folder = Path(cfg.path)
+        if not _is_folder(folder):
+            raise DataError(f"dataset.path={shown(cfg.path, 200)} is not a folder; set it to one that holds images")
+        return folder.resolve()
+    if _is_digits(cfg) or data.root is None:
+        return None
+    if cfg.name in ("", ".", "..") or os.sep in cfg.name or "\0" in cfg.name:
+        raise DataError(f"dataset.name={shown(cfg.name, 200)} is no name of a folder in data.root; set dataset.path")
+    folder = Path(data.root).expanduser() / cfg.name
+    return folder.resolve() if _is_folder(folder) else None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long a name, or one that can't be
+        return False
+
+
+def _find(cfg: DatasetConfig, data: DataConfig) -> _Source:
+    folder = _folder(cfg, data)
+    if folder is not None:
+        return _folder_source(cfg, folder, Path(data.cache).expanduser())
+    if _is_digits(cfg):
+        return _digits_source(cfg)
+    looked = "data.root is not set"
+    if data.root is not None:
+        looked = f"{Path(data.root).expanduser() / cfg.name} (from data.root) is not a folder"
     if cfg.id is None:
         raise DataError(
-            f"data set '{cfg.name}' can't be had: dataset.path and dataset.id are not set; {looked}. "
-            "Set dataset.path to a folder that datasets.load_dataset opens, or dataset.id to a name on the Hub"
+            f"data set '{shown(cfg.name)}' can't be had: dataset.path and dataset.id are not set; {looked}. "
+            "Set dataset.path to a folder that holds images, or dataset.id to a name on the Hub"
         )
-    repo, _, revision = cfg.id.partition("@")
-    return _Source(["hub", repo, revision or "main"], lambda _: _decode_hub(cfg, repo, revision or "main", looked))
+    try:
+        commit = _commit(cfg, data, ask=True)
+    except DataError as error:
+        raise DataError(
+            f"data set '{shown(cfg.name)}' can't be had: {looked}; {error}. "
+            f"Set data.root to a folder that holds {cfg.name}/train.parquet and {cfg.name}/test.parquet, check "
+            "dataset.id and the network, or set HF_HUB_OFFLINE=1 to use what the Hub's own cache holds"
+        ) from error
+    repo = cfg.id.partition("@")[0]
+    place = f"Hugging Face Hub, {repo}@{commit}"
+
+    def decode_hub() -> Decoded:
+        tree = HubTree(repo, commit)
+        return decode(cfg, find_layout(cfg, tree, place), tree, place)
+
+    chosen = [cfg.config, cfg.train, cfg.test, cfg.train_split, cfg.test_split]
+    return _Source(place, digest_of(["hub", commit, *chosen]), decode_hub)
+
+
+def _commit(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
+    repo, _, revision = str(cfg.id).partition("@")
+    return commit_of(repo, revision or "main", Path(data.cache).expanduser(), ask)
 
 
 # Sources
+
+
+def _digits_source(cfg: DatasetConfig) -> _Source:
+    """Return scikit-learn's digits, known by the file that the package ships; the package is not imported."""
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise DataError("data set 'digits' can't be had: scikit-learn is not installed; run make setup")
+    file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    try:
+        content = digest_of(hashlib.sha256(file.read_bytes()).hexdigest())
+    except OSError as error:
+        raise DataError(f"data set 'digits' can't be had: {file} can't be read: {error.strerror}") from error
+    return _Source("scikit-learn (load_digits)", content, lambda: _decode_digits(cfg))
 
 
 def _decode_digits(cfg: DatasetConfig) -> Decoded:
@@ -137,41 +264,15 @@ def _decode_digits(cfg: DatasetConfig) -> Decoded:
     order = np.random.default_rng(0).permutation(len(y))
     test, train = order[:360], order[360:][: cfg.max_train]
     names = tuple(str(name) for name in digits.target_names)
-    return Decoded("scikit-learn (load_digits)", names, (x[train], y[train], x[test], y[test]))
+    told = f"{len(train):,} images to train on, {len(test):,} to test on; {len(names)} classes"
+    return Decoded(names, (x[train], y[train], x[test], y[test]), told)
 
 
-def _folder_source(cfg: DatasetConfig, folder: Path) -> _Source:
-    folder = folder.resolve()
-    paths = sorted(Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names)
-    stats = [(str(path.relative_to(folder)), path.stat()) for path in paths if path.exists()]
-    files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-
-    def decode_folder(scratch: Path) -> Decoded:
-        # datasets copies what it opens into its cache; there it is needed only until it is decoded.
-        return decode(cfg, str(folder), dataset=str(folder), cache_dir=str(scratch / "datasets"))
-
-    return _Source(["folder", str(folder), files], decode_folder)
-
-
-def _decode_hub(cfg: DatasetConfig, repo: str, revision: str, looked: str) -> Decoded:
-    """Decode a data set of the Hub at the commit that the revision stands for now.
-
-    The Hub is asked first, because ``load_dataset`` retries for half a minute where there is no network.
-    """
-    from huggingface_hub import HfApi, constants
-
-    source = "the Hugging Face Hub's own cache (HF_HUB_OFFLINE is set)"
-    if not constants.HF_HUB_OFFLINE:
-        source = "Hugging Face Hub"
-        try:
-            revision = HfApi().dataset_info(repo, revision=revision, timeout=_HUB_TIMEOUT_S).sha or revision
-        except Exception as error:  # whatever it is, the data set can't be had
-            raise DataError(
-                f"data set '{cfg.name}' can't be had: {looked}; Hugging Face Hub, {repo}@{revision}: {reason(error)}. "
-                f"Set data.root to a folder that holds {cfg.name}/train.parquet and {cfg.name}/test.parquet, check "
-                "dataset.id and the network, or set HF_HUB_OFFLINE=1 to use what the Hub's own cache holds"
-            ) from error
-    return decode(cfg, f"{source}, {repo}@{revision}", dataset=repo, revision=revision)
+def _folder_source(cfg: DatasetConfig, folder: Path, cache: Path) -> _Source:
+    place, tree = str(folder), LocalTree(folder)
+    layout = find_layout(cfg, tree, shown(place, 200))
+    content = files_digest(layout, tree, cache, place)
+    return _Source(place, content, lambda: decode(cfg, layout, tree, shown(place, 200)))
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -198,7 +299,7 @@ def _store(decoded: Decoded, staging: Path, folder: Path) -> None:
     for key, array in zip(_ARRAYS, decoded.arrays, strict=True):
         np.save(staging / f"{key}.npy", array)
     mean, std = channel_statistics(decoded.arrays[0])
-    meta = {"source": decoded.source, "class_names": decoded.class_names, "mean": mean, "std": std}
+    meta = {"class_names": decoded.class_names, "mean": mean, "std": std, "told": decoded.told}
     (staging / "meta.json").write_text(json.dumps(meta, indent=1))
     if folder.exists() and not _complete(folder):
         shutil.rmtree(folder)

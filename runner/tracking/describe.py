@@ -14,6 +14,7 @@ import yaml
 
 from runner.config import TrialConfig
 from runner.config.section import flat, short_names
+from runner.data.sources import place_of
 from runner.figures.canvas import strategy_colour
 from runner.tracking.store import redact
 
@@ -50,6 +51,9 @@ def trial_tags(trial: TrialConfig, name: str, command: str) -> dict[str, str]:
     return {
         "kind": "trial",
         "trial.key": trial.key,
+        "trial.settings": trial.settings_key,
+        "data.content": trial.dataset.content or "",
+        "data.place": place_of(trial),
         "strategy": trial.strategy.name,
         "mlflow.runColor": strategy_colour(trial.strategy.name),
         "mlflow.note.content": f"**{name}**\n\n{reproduce(command)}",

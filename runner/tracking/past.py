@@ -35,6 +35,9 @@ class PastRun:
     round: int  # last round that was logged; -1 if none was
     summary: Mapping[str, float]  # final metrics by bare name; empty where they were not logged
     reported: bool = False  # a sweep's report was made, and what it tells of its trials can be read
+    settings: str = ""  # of a trial: its key but for the content of its data
+    content: str | None = None  # of its data; None where a version of fedsweep ran it that did not know
+    place: str = ""  # where they lay
 
 
 def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[str, PastRun]:
@@ -49,6 +52,12 @@ def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[st
         if run.data.tags.get("sweep") == sweep and run.data.tags.get("trial.key") in wanted:
             past.setdefault(run.data.tags["trial.key"], _past(run, "trial.key"))
     return past
+
+
+def past_contents(store: Store, sweep: str | None) -> list[PastRun]:
+    """Return the trials that were run in this sweep (None: on their own), whatever their keys."""
+    query = "tags.kind = 'trial'" + (f" and tags.sweep = '{sweep}'" if sweep else "")
+    return [_past(run, "trial.key") for run in _search(store, query) if run.data.tags.get("sweep") == sweep]
 
 
 def history(store: Store, run: PastRun, metric: str) -> dict[int, float]:
@@ -126,4 +135,7 @@ def _past(run: "Run", key: str) -> PastRun:
         round=int(metrics.get(ROUND, -1)),
         summary={name.removeprefix(FINAL): value for name, value in metrics.items() if name.startswith(FINAL)},
         reported=tags.get(REPORT) == "made" and tags.get(LAYOUT) == LAYOUT_NOW,
+        settings=tags.get("trial.settings", ""),
+        content=tags.get("data.content"),
+        place=tags.get("data.place", ""),
     )

@@ -57,6 +57,11 @@ def folders(root: Path) -> DataConfig:
     return DataConfig(root=str(root), cache=str(root.parent / "cache"))
 
 
+def decoded(root: Path) -> list[str]:
+    """What the cache holds of decoded data sets, drafts too."""
+    return sorted(path.name for path in (root.parent / "cache").iterdir() if path.name != "contents")
+
+
 TINY = DatasetConfig(name="tiny")
 
 
@@ -179,11 +184,11 @@ def test_changed_files_are_decoded_again(root: Path) -> None:
 
 def test_a_half_written_cache_is_mended(root: Path) -> None:
     first = load_images(TINY, folders(root))
-    (folder,) = (root.parent / "cache").iterdir()
-    assert folder.name == f"tiny-{first.fingerprint}"
-    (folder / "train_y.npy").unlink()
+    name = f"tiny-{first.fingerprint}"
+    assert decoded(root) == [name]
+    (root.parent / "cache" / name / "train_y.npy").unlink()
     assert load_images(TINY, folders(root)).train_y.tolist() == [0, 1, 0]
-    assert [path.name for path in (root.parent / "cache").iterdir()] == [folder.name]  # nothing left of the decoding
+    assert decoded(root) == [name]  # nothing left of the decoding
 
 
 def test_statistics_by_hand() -> None:
@@ -216,17 +221,21 @@ def test_wrong_settings_are_refused_in_one_line(root: Path, settings: dict[str, 
 @pytest.mark.parametrize(
     ("images", "labels", "named"),
     [
-        ([GREY[0], np.zeros((2, 3), np.uint8)], [0, 1], ["row 1 is 2 x 3 greyscale but row 0 is 2 x 2 greyscale"]),
-        ([GREY[0], RGB[0]], [0, 1], ["row 1 is 2 x 2 RGB but row 0 is 2 x 2 greyscale"]),
+        (
+            [GREY[0], np.zeros((2, 3), np.uint8)], [0, 1],
+            ["train.parquet, row 1 is 2 x 3 greyscale but", "train.parquet, row 0 is 2 x 2 greyscale"],
+        ),
+        ([GREY[0], RGB[0]], [0, 1], ["train.parquet, row 1 is 2 x 2 RGB but", "row 0 is 2 x 2 greyscale"]),
         ([RGB[0], RGB[1]], [0, 1], ["'train' are 2 x 2 RGB", "'test' 2 x 2 greyscale"]),
-        ([GREY[0], b"no image"], [0, 1], ["split 'train', row 1", "can't be decoded"]),
-        ([GREY[0], png(GREY[1])[:45]], [0, 1], ["split 'train', row 1", "can't be decoded"]),
-        ([GREY[0], None], [0, 1], ["split 'train', row 1", "missing"]),
+        ([GREY[0], b"no image"], [0, 1], ["train.parquet, row 1", "can't be decoded"]),
+        ([GREY[0], png(GREY[1])[:45]], [0, 1], ["train.parquet, row 1", "can't be decoded"]),
+        ([GREY[0], None], [0, 1], ["train.parquet, row 1", "missing"]),
         ([np.ones((2, 2), np.uint16)], [0], ["row 0", "more than 8 bits"]),
-        ([GREY[0]], [-1], ["labels outside 0..1"]),
-        ([GREY[0], GREY[1]], [0, None], ["missing labels"]),
+        ([GREY[0]], [-1], ["train.parquet, row 0", "labels outside 0..1"]),
+        ([GREY[0], GREY[1]], [1, 2], ["train.parquet, row 1: label 2", "'label' declares 2 classes"]),
+        ([GREY[0], GREY[1]], [0, None], ["train.parquet, row 1", "missing labels"]),
     ],
-)
+)  # fmt: skip
 def test_wrong_data_are_refused_in_one_line(root: Path, images: list[Any], labels: list[Any], named: list[str]) -> None:
     write(root / "tiny/train.parquet", images, labels, ["cat", "dog"])
     with pytest.raises(DataError) as refused:
@@ -234,7 +243,7 @@ def test_wrong_data_are_refused_in_one_line(root: Path, images: list[Any], label
     message = str(refused.value)
     assert [word for word in [*named, str(root / "tiny")] if word not in message] == []
     assert "\n" not in message
-    assert list((root.parent / "cache").iterdir()) == []
+    assert decoded(root) == []
 
 
 @pytest.mark.parametrize("broken", ["corrupt", "empty"])
@@ -246,19 +255,10 @@ def test_files_that_cant_be_read_are_refused_in_one_line(
         path.write_bytes(b"PAR1 and then nothing")
     else:
         pq.write_table(pq.read_table(path)[:0], path)
-    with pytest.raises(DataError, match=r"sets/tiny can't be opened by datasets\.load_dataset: Arrow"):
+    said = {"corrupt": r"train\.parquet can't be read as parquet", "empty": r"train\.parquet: a split is empty"}
+    with pytest.raises(DataError, match=said[broken]):
         load_images(TINY, folders(root))
     assert capfd.readouterr() == ("", "")
-
-
-def test_an_empty_split_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    opened = datasets.load_dataset(str(root / "tiny"), cache_dir=str(root.parent / "scratch"))
-    opened["test"] = opened["test"].select([])
-    monkeypatch.setattr(datasets, "load_dataset", lambda **_: opened)
-    with pytest.raises(DataError, match="a split is empty"):
-        load_images(TINY, folders(root))
 
 
 def test_a_cache_that_cant_be_written_is_refused(root: Path) -> None:
@@ -282,33 +282,70 @@ def test_the_hub_is_asked_last_and_says_so(root: Path, monkeypatch: pytest.Monke
     assert [word for word in named if word not in str(refused.value)] == []
 
 
+class Hub:
+    """A Hub that holds one data set, and keeps what it was asked."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.asked: list[Any] = []
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", self.dataset_info)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.hf_hub_download)
+
+    def dataset_info(self, repo: str, *, revision: str, timeout: float) -> SimpleNamespace:
+        self.asked.append((repo, revision))
+        files = [path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file()]
+        siblings = [SimpleNamespace(rfilename=str(file)) for file in files]
+        return SimpleNamespace(sha=f"commit-of-{revision}", siblings=siblings)
+
+    def hf_hub_download(self, repo: str, path: str, *, repo_type: str, revision: str) -> str:
+        self.asked.append((repo, revision, path))
+        return str(self.folder / path)
+
+
 def test_the_hub_is_read_at_the_commit_that_a_revision_stands_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From then on the cache serves, without a network. A pinned revision is another data set."""
-    import datasets
-
-    asked: list[Any] = []
-    opened = datasets.load_dataset(str(root / "tiny"), cache_dir=str(root.parent / "scratch"))
-
-    def dataset_info(_: Any, repo: str, *, revision: str, timeout: float) -> SimpleNamespace:
-        asked.append((repo, revision))
-        return SimpleNamespace(sha=f"commit-of-{revision}")
-
-    def load_dataset(path: str, name: None, revision: str) -> Any:
-        asked.append((path, revision))
-        return opened
-
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    hub = Hub(root / "tiny", monkeypatch)
     data = DataConfig(cache=str(root.parent / "cache"))
     first = load_images(DatasetConfig(name="hub", id="me/tiny"), data)
     again = load_images(DatasetConfig(name="hub", id="me/tiny"), data)
     pinned = load_images(DatasetConfig(name="hub", id="me/tiny@v2"), data)
-    assert asked == [
-        ("me/tiny", "main"),
-        ("me/tiny", "commit-of-main"),
-        ("me/tiny", "v2"),
-        ("me/tiny", "commit-of-v2"),
-    ]
+    at_once = load_images(DatasetConfig(name="hub", id=f"me/tiny@{'0123456789' * 4}"), data)
+    asked = list(dict.fromkeys(hub.asked))
+    assert asked[:2] == [("me/tiny", "main"), ("me/tiny", "commit-of-main")]
+    assert {asked[2][2], asked[3][2]} == {"train.parquet", "test.parquet"}
+    assert [call for call in asked if len(call) == 2][2:] == [
+        ("me/tiny", "v2"), ("me/tiny", "commit-of-v2"), ("me/tiny", "0123456789" * 4),
+    ]  # fmt: skip
     assert first.train_x.tolist() == GREY[:, None].tolist()
     assert first.source == again.source == "Hugging Face Hub, me/tiny@commit-of-main"
-    assert first.fingerprint == again.fingerprint != pinned.fingerprint
+    assert first.fingerprint == again.fingerprint
+    assert len({first.content, pinned.content, at_once.content}) == 3
+
+
+def test_a_configuration_of_the_hub_is_named_where_there_are_several(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for config, pixels in {"small": GREY, "large": GREY[::-1]}.items():
+        for split in ("train", "test"):
+            for shard in range(2):
+                name = f"two/{config}/{split}-0000{shard}-of-00002.parquet"
+                write(root / name, [pixels[shard]], [shard], ["cat", "dog"])
+    (root / "two/README.md").write_text("two configurations")
+    Hub(root / "two", monkeypatch)
+    data = DataConfig(cache=str(root.parent / "cache"))
+    with pytest.raises(DataError, match=r"several configurations: large, small; set dataset\.config"):
+        load_images(DatasetConfig(name="hub", id="me/two"), data)
+    images = load_images(DatasetConfig(name="hub", id="me/two", config="large"), data)
+    assert images.train_x.tolist() == GREY[:0:-1, None].tolist()
+
+
+def test_the_hub_offline_reads_its_own_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = root / "snapshots" / "abc"
+    snapshot.parent.mkdir()
+    (root / "tiny").rename(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, path, **__: str(snapshot / path))
+    images = load_images(DatasetConfig(name="hub", id="me/tiny"), DataConfig(cache=str(root.parent / "cache")))
+    assert images.source == "Hugging Face Hub, me/tiny@abc"
+    assert images.train_y.tolist() == [0, 1, 0]

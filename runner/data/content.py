@@ -1,0 +1,104 @@
+"""What a data set is, apart from where it lies: a digest of the bytes that are read.
+
+Files are hashed once: ``<data.cache>/contents`` keeps the hash of each by its path, size and time of
+change. A trial's key covers the digest, so that other content makes another trial.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from runner.data.layout import Layout, Tree, shown
+from runner.errors import DataError
+
+_FRESH_NS = 2_000_000_000
+"""A file that changed so lately may change again without a new time: its hash is not kept."""
+
+
+def digest_of(parts: object) -> str:
+    """Return the identity of what can be written as JSON: 16 hex digits."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def files_digest(layout: Layout, tree: Tree, cache: Path, place: str) -> str:
+    """Return the digest of the files that a layout reads: their bytes, order, split and class, not their names.
+
+    Parameters
+    ----------
+    cache : Path
+        ``data.cache``. What was hashed is kept there; where that can't be written, it is hashed again.
+    place : str
+        The data set's place, as it is said in messages.
+
+    Raises
+    ------
+    DataError
+        A file can't be read.
+    """
+    names = list(dict.fromkeys(file for part in layout.parts for file in part.files))
+    hashes = _hashes(names, tree, cache / "contents" / f"at-{digest_of(place)}.json")
+    covered = [[[hashes[file] for file in part.files], list(part.classes)] for part in layout.parts]
+    digest = digest_of(covered)
+    manifest = cache / "contents" / f"{digest}.json"
+    if not manifest.exists():
+        _write(manifest, {name: hashes[name] for name in names})
+    return digest
+
+
+def changed_files(cache: Path, before: str, after: str) -> str:
+    """Return what differs between two contents, in words: names of files, as far as they are known here."""
+    old, new = (_read(cache / "contents" / f"{digest}.json") for digest in (before, after))
+    if not old or not new:
+        return "its files"
+    told = [
+        *(f"{shown(name)} (changed)" for name in old if name in new and old[name] != new[name]),
+        *(f"{shown(name)} (gone)" for name in old if name not in new),
+        *(f"{shown(name)} (new)" for name in new if name not in old),
+    ]
+    return ", ".join(told[:3]) + (f" and {len(told) - 3:,} more" if len(told) > 3 else "") or "the order of its files"
+
+
+def _hashes(names: Iterable[str], tree: Tree, kept_in: Path) -> dict[str, str]:
+    kept = _read(kept_in)
+    hashes, entries = {}, {}
+    now = time.time_ns()
+    for name in names:
+        path = tree.local(name)
+        try:
+            stat = path.stat()
+            known = kept.get(name)
+            if isinstance(known, list) and known[:2] == [stat.st_size, stat.st_mtime_ns]:
+                hashes[name] = known[2]
+            else:
+                with path.open("rb") as file:
+                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{shown(str(path), 200)} can't be read: {error.strerror}; mend or remove it") from error
+        if now - stat.st_mtime_ns > _FRESH_NS:
+            entries[name] = [stat.st_size, stat.st_mtime_ns, hashes[name]]
+    if entries != kept:
+        _write(kept_in, entries)
+    return hashes
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    """Return what a file of the cache holds; nothing where it is missing or damaged."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _write(path: Path, values: Mapping[str, object]) -> None:
+    """Write a file of the cache whole or not at all; it only saves time."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(values))
+        os.replace(draft, path)
