@@ -21,6 +21,7 @@ import numpy as np
 from runner.config import DataConfig, DatasetConfig
 from runner.data.decoding import Decoded, decode, reason
 from runner.errors import DataError
+from runner.paths import component
 
 _FORMAT = 1  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
@@ -111,7 +112,7 @@ def _find(cfg: DatasetConfig, data: DataConfig) -> _Source:
     if data.root is None:
         looked = "data.root is not set"
     else:
-        folder = Path(data.root).expanduser() / cfg.name
+        folder = Path(data.root).expanduser() / component(cfg.name, "dataset.name")
         if folder.is_dir():
             return _folder_source(cfg, folder)
         looked = f"{folder} (from data.root) is not a folder"
