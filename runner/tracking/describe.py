@@ -14,7 +14,7 @@ import yaml
 
 from runner.config import TrialConfig
 from runner.figures.canvas import strategy_colour
-from runner.tracking.store import redact
+from runner.redaction import redact
 
 _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}
 _PACKAGES = ("fedsweep", "flwr", "flwr-datasets", "ray", "torch", "torchvision", "numpy", "scikit-learn", "mlflow")

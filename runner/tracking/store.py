@@ -1,7 +1,6 @@
 """Where results go: the tracking store is opened, or refused in one line, before anything starts (contract 10)."""
 
 import os
-import re
 import uuid
 from dataclasses import dataclass
 from functools import cache
@@ -12,15 +11,12 @@ from runner.config import TrackingConfig
 from runner.environ import environ
 from runner.errors import TrackingError
 from runner.imports import lasting
+from runner.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-_USERINFO = re.compile(r"(?<=://)[^\s'\"]*@")
-_SECRET_QUERY = re.compile(
-    r"([?&][^=&\s'\"]*(?:token|passw|pwd|secret|key|sig|credential|user)[^=&\s'\"]*=)[^&\s'\"#]+", re.IGNORECASE
-)
 _NOTE = """Clustered federated learning, run by **fedsweep**.
 A parent run is a sweep; its children are trials. Group by `num_clusters`, `partition`, ... to average over seeds."""
 _AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
@@ -34,14 +30,6 @@ class Store:
     uri: str
     client: "MlflowClient"
     experiment_id: str
-
-
-def redact(text: str) -> str:
-    """Return the text with the credentials of every URI in it (user:password@, tokens in a query) made unreadable.
-
-    Rather too much than too little: a password may hold any character, so all up to a word's last ``@`` goes.
-    """
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("***@", text))
 
 
 def tracking_uri(cfg: TrackingConfig) -> str:
@@ -119,6 +107,7 @@ def _mlflow_defaults() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # The writer thread tries again by itself: MLflow's own tries would hold it for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
