@@ -22,9 +22,7 @@ def component(name: str, what: str) -> str:
     """
     plain = name == PurePosixPath(name).name == PureWindowsPath(name).name
     if not plain or name in ("", ".", "..") or not all(char.isprintable() for char in name):
-        raise RunnerError(
-            f"{what}={name!r} is no name of a file or folder; leave out /, \\, .. and control characters"
-        )
+        raise RunnerError(f"{what}={name!r} is no name of a file or folder; leave out /, \\, .. and control characters")
     return name
 
 

@@ -1,7 +1,11 @@
 """Where results go: the tracking store is opened, or refused in one line, before anything starts (contract 10)."""
 
+import fcntl
+import glob
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -117,20 +121,39 @@ def _create_database(path: Path) -> None:
     """Make a fresh SQLite store under another name and link it into place.
 
     Processes that open one fresh database at once break it for good, and so does a kill in the middle of its making.
+    One process at a time makes one, so a draft that it finds is what a killed one left.
     """
     from mlflow import MlflowClient
 
-    if path.exists():
+    drafts = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
+    if path.exists() and not any(path.parent.glob(f"{drafts}*")):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with _locked(path.parent):
+        for left in path.parent.glob(f"{drafts}*"):
+            left.unlink(missing_ok=True)
+        if path.exists():
+            return
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+            os.link(draft, path)
+        except FileExistsError:
+            pass  # another process was faster; its database is as good
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, where its file system has locks; it goes with the process."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # another process was faster; its database is as good
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        draft.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _connect_once(uri: str) -> None:
