@@ -11,6 +11,7 @@ from rich.console import Console
 
 from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml, with_contents
 from runner.errors import RunnerError
+from runner.redaction import redacted_output
 
 if TYPE_CHECKING:
     from runner.sweep import SweepPlan
@@ -26,6 +27,7 @@ examples:
 """
 
 
+@redacted_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 

@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from runner.redaction import redact
+
 
 class RunnerError(Exception):
     """Base of every error that is the user's to mend: one line on stderr, exit status 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(redact(" ".join(message.split())))
 
 
 class ConfigError(RunnerError):

@@ -17,13 +17,14 @@ from runner.halving import Halving
 from runner.interrupts import Interrupts
 from runner.prepare import Prepared, check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
+from runner.redaction import redact
 from runner.report import markdown_table, report, results_table
 from runner.resume import Restart, Standing, check_nodes, look_back, storage_of, sweep_key
 from runner.schedule import Outcome, Schedule, warm_trials
 from runner.tracking import SweepRun, Tracker
 from runner.tracking.past import PastRun, adopt, history
 from runner.tracking.read import read_sweep
-from runner.tracking.store import redact, tracking_uri
+from runner.tracking.store import tracking_uri
 from runner.trial import quiet_flower
 from runner.views import View
 

@@ -16,7 +16,7 @@ from runner.figures import split as splits
 from runner.figures import trial as trials
 from runner.figures.canvas import to_png
 from runner.records import Columns, DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
-from runner.tracking.store import redact
+from runner.redaction import redact
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,7 +16,7 @@ from runner.config import TrialConfig
 from runner.config.section import flat, short_names
 from runner.data.sources import place_of
 from runner.figures.canvas import strategy_colour
-from runner.tracking.store import redact
+from runner.redaction import redact
 
 _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}
 _PACKAGES = ("fedsweep", "flwr", "flwr-datasets", "ray", "torch", "torchvision", "numpy", "scikit-learn", "mlflow")

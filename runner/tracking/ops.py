@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.paths import relative
+from runner.redaction import redact_all, redact_files
 from runner.tracking import past
 from runner.tracking.store import Store
 
@@ -25,7 +27,7 @@ _PASSING = (408, 425, 429)  # timeout, too early, too many requests: worth anoth
 
 @dataclass(frozen=True)
 class Op:
-    """One operation on one run: plain data and files.
+    """One operation on one run: plain data and files, without credentials.
 
     ``data`` is JSON; :func:`apply` may note in it how far it came (a model's id), for the next try.
     """
@@ -34,6 +36,10 @@ class Op:
     run: str  # token
     data: dict[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)  # path in the run -> content
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", redact_all(self.data))
+        object.__setattr__(self, "files", redact_files(self.files))
 
 
 def create(run: str, name: str, start_ms: int, tags: Mapping[str, str], parent: str | None) -> Op:
@@ -176,6 +182,6 @@ def _log_model(store: Store, run_id: str, op: Op) -> None:
 
 def _write(folder: Path, content: Mapping[str, bytes]) -> None:
     for name, value in content.items():
-        path = folder / name
+        path = folder / relative(name, "the name of a file of a run")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(value)

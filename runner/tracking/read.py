@@ -14,9 +14,11 @@ import pandas as pd
 
 from runner.config import TrackingConfig
 from runner.errors import TrackingError
+from runner.paths import component
 from runner.records import TrialRow
+from runner.redaction import redact
 from runner.tracking.describe import GRID, LAYOUT, LAYOUT_NOW
-from runner.tracking.store import Store, open_store, redact
+from runner.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -205,8 +207,9 @@ def read_runs(source: TrackingConfig | Store, words: Sequence[str]) -> list[Stor
 
 
 def report_folder(cfg: TrackingConfig, sweep: StoredSweep) -> Path:
-    """Return where a sweep's report is written."""
-    return Path(cfg.output).expanduser().absolute() / "reports" / f"{sweep.name}-{sweep.run_id[:8]}"
+    """Return where a sweep's report is written; RunnerError where the run's name leads elsewhere."""
+    folder = f"{component(sweep.name, 'the tag sweep')}-{sweep.run_id[:8]}"
+    return Path(cfg.output).expanduser().absolute() / "reports" / folder
 
 
 def _search(store: Store, which: str) -> "list[Run]":

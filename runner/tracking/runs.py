@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from runner.config import TrialConfig
 from runner.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
+from runner.redaction import redact
 from runner.tracking import describe, ops
 from runner.tracking.ops import Op
 from runner.tracking.past import FINAL, REPORT, ROUND, PastRun
-from runner.tracking.store import redact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

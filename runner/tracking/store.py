@@ -1,8 +1,11 @@
 """Where results go: the tracking store is opened, or refused in one line, before anything starts (contract 10)."""
 
+import fcntl
+import glob
 import os
-import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,15 +15,12 @@ from runner.config import TrackingConfig
 from runner.environ import environ
 from runner.errors import TrackingError
 from runner.imports import lasting
+from runner.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-_USERINFO = re.compile(r"(?<=://)[^\s'\"]*@")
-_SECRET_QUERY = re.compile(
-    r"([?&][^=&\s'\"]*(?:token|passw|pwd|secret|key|sig|credential|user)[^=&\s'\"]*=)[^&\s'\"#]+", re.IGNORECASE
-)
 _NOTE = """Clustered federated learning, run by **fedsweep**.
 A parent run is a sweep; its children are trials.
 Group by `strategy.num_clusters`, `partition`, ... to average over seeds."""
@@ -35,14 +35,6 @@ class Store:
     uri: str
     client: "MlflowClient"
     experiment_id: str
-
-
-def redact(text: str) -> str:
-    """Return the text with the credentials of every URI in it (user:password@, tokens in a query) made unreadable.
-
-    Rather too much than too little: a password may hold any character, so all up to a word's last ``@`` goes.
-    """
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("***@", text))
 
 
 def tracking_uri(cfg: TrackingConfig) -> str:
@@ -120,6 +112,7 @@ def _mlflow_defaults() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # The writer thread tries again by itself: MLflow's own tries would hold it for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -129,20 +122,39 @@ def _create_database(path: Path) -> None:
     """Make a fresh SQLite store under another name and link it into place.
 
     Processes that open one fresh database at once break it for good, and so does a kill in the middle of its making.
+    One process at a time makes one, so a draft that it finds is what a killed one left.
     """
     from mlflow import MlflowClient
 
-    if path.exists():
+    drafts = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
+    if path.exists() and not any(path.parent.glob(f"{drafts}*")):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with _locked(path.parent):
+        for left in path.parent.glob(f"{drafts}*"):
+            left.unlink(missing_ok=True)
+        if path.exists():
+            return
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+            os.link(draft, path)
+        except FileExistsError:
+            pass  # another process was faster; its database is as good
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, where its file system has locks; it goes with the process."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # another process was faster; its database is as good
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        draft.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _connect_once(uri: str) -> None:

@@ -9,11 +9,12 @@ from typing import Self
 
 from runner.config import TrackingConfig, TrialConfig
 from runner.errors import TrackingError
+from runner.redaction import redact
 from runner.tracking import describe, ops
 from runner.tracking.outbox import Outbox, send_spilled
 from runner.tracking.past import PastRun
 from runner.tracking.runs import OpenRun, SweepRun, TrialRun
-from runner.tracking.store import Store, open_store, redact
+from runner.tracking.store import Store, open_store
 from runner.tracking.writer import Writer
 
 _log = logging.getLogger("fedsweep.tracking")

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from runner.errors import TrackingError
+from runner.redaction import redact
 from runner.tracking import ops
 from runner.tracking.ops import Op
 from runner.tracking.outbox import Outbox
-from runner.tracking.store import redact
 
 _log = logging.getLogger("fedsweep.tracking")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0

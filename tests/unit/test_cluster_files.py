@@ -17,6 +17,7 @@ API: dict[str, Any] = {
     "apiVersion": str, "kind": str, "metadata": {"name": str, "labels": None, "annotations": None},
     "spec": {
         "rayVersion": str, "enableInTreeAutoscaling": bool, "suspend": bool, "autoscalerOptions": dict,
+        "authOptions": {"mode": str},
         "headGroupSpec": {"serviceType": str, "rayStartParams": None, "template": "pod"},
         "workerGroupSpecs": [{
             "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "numOfHosts": int,
@@ -71,6 +72,8 @@ def test_the_launchers_file_fits_rays_schema() -> None:
     prepared = prepare_config(launcher())
     validate_config(prepared)
     assert prepared["available_node_types"]["local.cluster.node"]["min_workers"] == 2
+    starts = [*launcher()["head_start_ray_commands"], *launcher()["worker_start_ray_commands"]]
+    assert all("RAY_AUTH_MODE=token" in command for command in starts if "ray start" in command)
     with pytest.raises(Exception, match="Additional properties"):
         validate_config(prepare_config({**launcher(), "setup_comands": []}))
 
@@ -86,6 +89,7 @@ def test_kuberays_file_fits_its_api(kubernetes: dict[str, dict[str, Any]]) -> No
         assert group.keys() >= REQUIRED
     assert all({"groupName", "minReplicas", "maxReplicas"} <= group.keys() for group in spec["workerGroupSpecs"])
     assert spec["rayVersion"] == ray.__version__
+    assert spec["authOptions"] == {"mode": "token"}
     pods = [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
     assert len({container["image"] for pod in pods for container in pod["spec"]["containers"]}) == 1
     for pod in pods:  # every node sees the folder of the checkpoints

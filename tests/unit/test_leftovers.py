@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runner.config import TrackingConfig
 from runner.engine.leftovers import SESSION, session_folder
 from runner.errors import ResourceError
+from runner.tracking import Tracker
 
 
 @pytest.fixture
@@ -83,3 +85,14 @@ def test_no_folder_at_all_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch
     message = r"TMPDIR=.* can't be written, /tmp can't be written; set TMPDIR to a"
     with pytest.raises(ResourceError, match=message), session_folder():
         raise AssertionError
+
+
+def test_a_draft_of_a_database_that_a_killed_driver_left_is_removed(template: Path, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(template.read_bytes())
+    left = [".mlflow.db.0a1b2c3d", ".mlflow.db.0a1b2c3d-journal"]
+    kept = [".mlflow.db.backup", ".other.db.0a1b2c3d"]
+    for name in left + kept:
+        (tmp_path / name).write_text("x")
+    Tracker(TrackingConfig(output=str(tmp_path))).close()
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found & {*left, *kept} == set(kept)

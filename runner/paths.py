@@ -1,0 +1,39 @@
+"""Names from outside that become part of a path here: they stay inside the folder they are put in."""
+
+from pathlib import PurePosixPath, PureWindowsPath
+
+from runner.errors import RunnerError
+
+
+def component(name: str, what: str) -> str:
+    """Return a name that is a single part of a path, on any system.
+
+    Parameters
+    ----------
+    name : str
+        The name, such as a data set's or a sweep's in a store that others write to as well.
+    what : str
+        What it is called in the message, such as ``dataset.name``.
+
+    Raises
+    ------
+    RunnerError
+        It is empty, ``.`` or ``..``, or has a separator, a drive or a control character.
+    """
+    plain = name == PurePosixPath(name).name == PureWindowsPath(name).name
+    if not plain or name in ("", ".", "..") or not all(char.isprintable() for char in name):
+        raise RunnerError(f"{what}={name!r} is no name of a file or folder; leave out /, \\, .. and control characters")
+    return name
+
+
+def relative(path: str, what: str) -> str:
+    """Return a path each of whose parts is a :func:`component`: it leads nowhere but down.
+
+    Raises
+    ------
+    RunnerError
+        A part is none.
+    """
+    for part in path.split("/"):
+        component(part, what)
+    return path

@@ -1,0 +1,77 @@
+"""Credentials are kept out of all that leaves the process: text on a terminal, errors, runs."""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+_USERINFO = re.compile(r"(?<=://)[^\s'\"]*@")
+_SECRET_QUERY = re.compile(
+    r"([?&][^=&\s'\"]*(?:token|passw|pwd|secret|key|sig|credential|user)[^=&\s'\"]*=)[^&\s'\"#]+",
+    re.IGNORECASE,
+)
+_TEXT = (".txt", ".md", ".json", ".yaml", ".yml", ".html", ".csv", ".tex", ".log", "MLmodel")
+
+
+def redact(text: str) -> str:
+    """Return the text with the credentials of every URI in it made unreadable.
+
+    They are ``user:password@`` and tokens in a query. Rather too much than too little: a password
+    may hold any character, so all up to a word's last ``@`` goes.
+    """
+    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("***@", text))
+
+
+def redact_all(value: Any) -> Any:
+    """Return plain data with the credentials in every text of it made unreadable."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact_all(key): redact_all(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact_all(item) for item in value]
+    return value
+
+
+def redact_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return files with the credentials in those that are text made unreadable."""
+    return {name: _file(content) if name.endswith(_TEXT) else content for name, content in files.items()}
+
+
+def _file(content: bytes) -> bytes:
+    try:
+        return redact(content.decode()).encode()
+    except UnicodeDecodeError:
+        return content
+
+
+class _Redacted:
+    """A text stream that writes no credentials to the one behind it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def redacted_output() -> Iterator[None]:
+    """Keep credentials out of what this process prints, whichever library prints it."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        stream if stream is None or isinstance(stream, _Redacted) else _Redacted(stream) for stream in before
+    )
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

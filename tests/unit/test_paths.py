@@ -1,0 +1,41 @@
+"""Names that come from outside stay inside the folder they are put in."""
+
+from pathlib import Path
+
+import pytest
+
+from runner.config import DataConfig, DatasetConfig, TrackingConfig
+from runner.data.sources import load_images
+from runner.errors import RunnerError
+from runner.paths import component, relative
+from runner.tracking import ops
+from runner.tracking.read import StoredSweep, report_folder
+
+OUTSIDE = ["../../..", "..", ".", "", "/etc", "a/b", "a\\b", "..\\a", "C:", "C:a", "a/", "a\0b", "a\nb"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_is_no_single_part_of_a_path_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match="x=.* is no name of a file or folder"):
+        component(name, "x")
+    sweep = StoredSweep(name, "0" * 32, (), "", ())
+    with pytest.raises(RunnerError, match="the tag sweep="):
+        report_folder(TrackingConfig(output=str(tmp_path)), sweep)
+    data = DataConfig(root=str(tmp_path), cache=str(tmp_path / "cache"))
+    with pytest.raises(RunnerError, match="dataset.name="):
+        load_images(DatasetConfig(name=name), data)
+
+
+@pytest.mark.parametrize("name", ["mnist", "a b", "..a", "a..b", "données", "$x", "<b>", "it's"])
+def test_other_names_are_kept(name: str, tmp_path: Path) -> None:
+    assert component(name, "x") == name
+    assert (tmp_path / name).parent == tmp_path
+    assert relative(f"plots/{name}", "x") == f"plots/{name}"
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt", "a//out.txt"])
+def test_files_of_a_run_are_written_below_its_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RunnerError, match="is no name of a file or folder"):
+        ops._write(tmp_path / "run", {name: b"x"})
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
