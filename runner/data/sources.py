@@ -25,7 +25,6 @@ from runner.data.decoding import Decoded, decode, reason
 from runner.data.hub import HubTree, commit_of
 from runner.data.layout import LocalTree, find_layout, shown
 from runner.errors import ConfigError, DataError
-from runner.paths import component
 
 _FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
@@ -187,7 +186,9 @@ def _folder(cfg: DatasetConfig, data: DataConfig) -> Path | None:
         return folder.resolve()
     if _is_digits(cfg) or data.root is None:
         return None
-    folder = Path(data.root).expanduser() / component(cfg.name, "dataset.name")
+    if cfg.name in ("", ".", "..") or os.sep in cfg.name or "\0" in cfg.name:
+        raise DataError(f"dataset.name={shown(cfg.name, 200)} is no name of a folder in data.root; set dataset.path")
+    folder = Path(data.root).expanduser() / cfg.name
     return folder.resolve() if _is_folder(folder) else None
 
 
