@@ -194,7 +194,8 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         left_out = tuple(word for word in [*settings, *axes] if not _applies(config, _key(word)))
         trials.append(Trial(config, place, kept, left_out))
     for key in (key for key in axes if len(axes[key]) > 1 and key.split(".")[0] in TrialConfig.PLACE):
-        if len({trial.config.key for trial in trials}) * len(axes[key]) <= len(trials):  # other data: other trials
+        beside = {(tuple((k, v) for k, v in t.axes.items() if k != key), t.config.key) for t in trials}
+        if len(beside) == len({place for place, _ in beside}):  # other data would be other trials
             raise ConfigError(
                 f"'{key}' is no axis: it says where trials run and are logged and changes none of them; give one value"
             )

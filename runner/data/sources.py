@@ -8,6 +8,7 @@ pages, and equal content at two places is decoded once.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile

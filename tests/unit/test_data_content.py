@@ -77,7 +77,7 @@ def test_a_root_is_an_axis_by_its_content(tmp_path: Path) -> None:
     shutil.copytree(a, copy)
     words = ["shift=none", "partition=iid", "strategy=fedavg", "seed=0", *pets(a)]
     _, trials = expand("default", [*words, f"data.root={a},{b},{copy}"])
-    assert [trial.axes["root"] for trial in trials] == [str(a), str(b)]
+    assert [trial.axes["data.root"] for trial in trials] == [str(a), str(b)]
 
 
 def test_what_is_read_is_the_content(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_data_that_changed_since_an_interruption_are_refused(
     path.write_bytes(was)
     outcome, text = place.run(*words, alone=alone)
     assert "goes on after round 1" in text
-    assert outcome.rows[0]["acc"] == undisturbed.rows[0]["acc"]
+    assert outcome.rows[0].metrics["acc"] == undisturbed.rows[0].metrics["acc"]
     path.write_bytes(picture(7))
     outcome, text = place.run(*words, alone=alone)
     assert f"run before on other content of {root / 'pets'} (train/dog/03.png (changed))" in text

@@ -18,12 +18,13 @@ OUTSIDE = ["../../..", "..", ".", "", "/etc", "a/b", "a\\b", "..\\a", "C:", "C:a
 def test_what_is_no_single_part_of_a_path_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(RunnerError, match="x=.* is no name of a file or folder"):
         component(name, "x")
-    sweep = StoredSweep(name, "0" * 32, (), "", ())
+    sweep = StoredSweep(name, "0" * 32, (), "", (), ())
     with pytest.raises(RunnerError, match="the tag sweep="):
         report_folder(TrackingConfig(output=str(tmp_path)), sweep)
-    data = DataConfig(root=str(tmp_path), cache=str(tmp_path / "cache"))
-    with pytest.raises(RunnerError, match="dataset.name="):
-        load_images(DatasetConfig(name=name), data)
+    if "/" in name or "\0" in name or name in ("", ".", ".."):  # else a folder of this system may have it
+        data = DataConfig(root=str(tmp_path), cache=str(tmp_path / "cache"))
+        with pytest.raises(RunnerError, match="dataset.name="):
+            load_images(DatasetConfig(name=name), data)
 
 
 @pytest.mark.parametrize("name", ["mnist", "a b", "..a", "a..b", "données", "$x", "<b>", "it's"])

@@ -233,7 +233,7 @@ def test_long_trials_come_first() -> None:
         return Trial(compose(words), {}, words)
 
     trials = [trial("rounds=2"), trial("rounds=4"), trial("rounds=2", "training.epochs=3"), trial("rounds=2", "seed=1")]
-    prepared = {t.config.key: Prepared(None, None, 100, 1000) for t in trials}
+    prepared = {t.config.key: Prepared(None, None, 100, 1000, "") for t in trials}
     same = {t.config.key: 650 for t in trials}
     assert longest_first(trials, prepared, same) == [trials[2], trials[1], trials[0], trials[3]]
     larger = same | {trials[3].config.key: 65_000}  # its network is a hundred times as large
