@@ -49,7 +49,7 @@ def test_a_disk_without_room_for_checkpoints_fails_trials_alone_and_loses_nothin
     outcome, text = place.run("seed=0,1")
     [(label, reason)] = outcome.failures
     assert (label, outcome.exit_status, len(outcome.rows)) == ("shift=none partition=iid seed=0", 1, 2)
-    assert "No space left on device; free space there" in reason
+    assert "No space left on device; make room there" in reason
     assert "\n" not in reason
     assert "retry" not in text  # another try would find the same disk
     outcome, text = place.run("seed=0,1", restart=Restart(retry_failed=True))
