@@ -115,11 +115,17 @@ def _trial_task(
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _warm_task() -> None:
-    """Import what a trial needs: its process pays for it before there is work, not in its first clustering round."""
+    """Have the process of a trial pay for its imports before there is work, not in the first clustering round."""
+    import_trial()
+    time.sleep(_STAY_S)
+
+
+def import_trial() -> None:
+    """Import what a trial needs."""
     with lasting():
+        import scipy.optimize
         import sklearn.cluster
         import sklearn.metrics  # noqa: F401
-    time.sleep(_STAY_S)
 
 
 def warm_trials(count: int) -> None:

@@ -86,8 +86,11 @@ class _RayClientHost(ClientHost):
             return super().run(*args)
 
     def warm(self) -> None:
-        """Import what the built-in ClientApp needs: a host pays for it when it starts, not in its first chunk."""
-        with lasting():
+        """Import what the built-in ClientApp needs: a host pays for it when it starts, not in its first chunk.
+
+        A chunk that comes meanwhile waits: two threads that import side by side see halves of modules.
+        """
+        with self._turn, lasting():
             import runner.client.app  # noqa: F401
 
 

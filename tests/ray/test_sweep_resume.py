@@ -35,10 +35,10 @@ GOES_ON = re.compile(r"^(.*): goes on after round (\d+)")
 class Session:
     """A driver in a process of its own, started as a user starts it."""
 
-    def __init__(self, out: Path, *words: str) -> None:
+    def __init__(self, out: Path, *words: str, program: tuple[str, ...] = ("runner",)) -> None:
         self.log = out / f"session-{time.time_ns()}.log"
         out.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "runner", "sweep", "default", *GRID, f"tracking.output={out}", *words]
+        command = [sys.executable, "-m", *program, "sweep", "default", *GRID, f"tracking.output={out}", *words]
         with self.log.open("w") as file:
             env = {**os.environ, "PYTHONUNBUFFERED": "1"}
             env.pop("RAY_ADDRESS", None)
@@ -85,8 +85,10 @@ def stored(out: Path) -> dict[str, tuple[str, str, dict]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("undisturbed")
-    session = Session(out, "resources.engine=inline")
+    words = ["resources.engine=inline", "tracking.log_models=true", "tracking.figures=all"]
+    session = Session(out, *words, program=("tests.watched", str(out / "late")))
     assert session.end() == 0, "\n".join(session.lines)
+    assert (out / "late").read_text() == "", "imported while threads work side by side"
     return stored(out)
 
 
