@@ -115,15 +115,14 @@ def _trial_task(
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _warm_task() -> None:
-    """Have the process of a trial pay for its imports before there is work, not in the first clustering round."""
+    """Have a trial's process pay for its imports before there is work."""
     import_trial()
     time.sleep(_STAY_S)
 
 
 def import_trial() -> None:
-    """Import what a trial needs."""
+    """Import what a trial would import in its first clustering round."""
     with lasting():
-        import scipy.optimize
         import sklearn.cluster
         import sklearn.metrics  # noqa: F401
 

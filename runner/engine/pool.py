@@ -86,9 +86,9 @@ class _RayClientHost(ClientHost):
             return super().run(*args)
 
     def warm(self) -> None:
-        """Import what the built-in ClientApp needs: a host pays for it when it starts, not in its first chunk.
+        """Import what the built-in ClientApp needs: the start pays for it, not the first chunk.
 
-        A chunk that comes meanwhile waits: two threads that import side by side see halves of modules.
+        A chunk that comes meanwhile waits: threads that import side by side see half of a module.
         """
         with self._turn, lasting():
             import runner.client.app  # noqa: F401

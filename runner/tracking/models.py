@@ -28,7 +28,8 @@ _PROGRAM = "data/model.pt2"
 def trace_once() -> None:
     """Trace, save and load a trivial network: the first time in a process imports for seconds."""
     _, program, _ = _template(ModelConfig(name="logreg").model_dump_json(), (1, 1, 1), 2)
-    _with_weights(program, {key: value.detach().numpy() for key, value in program.state_dict.items()})
+    weights = {key: value.detach().numpy() for key, value in program.state_dict.items()}
+    _with_weights(program, weights)
 
 
 def model_op(

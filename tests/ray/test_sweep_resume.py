@@ -38,7 +38,8 @@ class Session:
     def __init__(self, out: Path, *words: str, program: tuple[str, ...] = ("runner",)) -> None:
         self.log = out / f"session-{time.time_ns()}.log"
         out.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", *program, "sweep", "default", *GRID, f"tracking.output={out}", *words]
+        command = [sys.executable, "-m", *program, "sweep", "default", *GRID]
+        command += [f"tracking.output={out}", *words]
         with self.log.open("w") as file:
             env = {**os.environ, "PYTHONUNBUFFERED": "1"}
             env.pop("RAY_ADDRESS", None)
