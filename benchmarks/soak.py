@@ -37,20 +37,21 @@ WORDS = (
     "num_clients=4", "model=logreg", "strategy.warmup_rounds=2", "tracking.log_models=false",
     "tracking.figures=none", "resources.max_retries=1000",
 )  # fmt: skip
-VICTIMS = {"host": 10, "trial": 8, "driver": 4, "raylet": 3, "gcs": 1}
-"""What is killed in a sweep that runs, and how often against each other."""
-FIRST = {"driver": 3, "raylet": 2, "gcs": 1, "host": 2}
-"""What is killed while a session starts."""
+VICTIMS = {"host": 10, "trial": 8, "driver": 2, "raylet": 3, "gcs": 1}
+"""What is killed in a sweep that runs: so many of each in a row of 24."""
+FIRST = {"driver": 2, "raylet": 2, "host": 2}
+"""What is killed while a session starts: so many of each in a row of 6."""
 AT_START = 0.2
 """Share of the kills that come while a session starts."""
-START_S = 6.0
+START_S = 5.0
 """Kills at the start come within so many seconds of it."""
 UNTIL = 0.8
 """Share of the sweep's rounds within which the kills come: the last one must hit something."""
 STARTS = 2
 """Kills at one start, at most."""
-ABORT = "core_worker_process.cc"
-"""What Ray's code says when it ends our process, as a raylet dies that it is registering with."""
+ABORTS = ("core_worker_process.cc", "Failed to connect to GCS within")
+"""What Ray's code says when it ends our process: a raylet dies while it registers there, or a GCS
+while it waits for an answer."""
 PATIENCE_S = 600.0
 """Seconds without a new line after which a session counts as hung."""
 MEASURED = (
@@ -59,6 +60,7 @@ MEASURED = (
 )  # fmt: skip
 """Metrics that are measured, and differ from run to run."""
 _ROUND = re.compile(r"^(.*): round (\d+)/", re.MULTILINE)
+_GOES_ON = re.compile(r"^(.*): goes on after round (\d+)", re.MULTILINE)
 _NAMES = {
     "host": "ray::_RayClient", "trial": "ray::_trial_task", "raylet": "raylet", "gcs": "gcs_server",
 }  # fmt: skip
@@ -189,27 +191,39 @@ class Lap:
     """Differences, points that are there twice, tracebacks, sessions that gave up."""
 
 
-def run_lap(out: Path, words: tuple[str, ...], kills: int, chance: random.Random, expected: Results) -> Lap:
+def run_lap(
+    out: Path,
+    words: tuple[str, ...],
+    kills: int,
+    chance: random.Random,
+    expected: Results,
+) -> Lap:
     """Run a sweep to its end under kills, and hold it against the undisturbed one."""
     lap, began = Lap(), time.monotonic()
     [rounds] = [int(word.removeprefix("rounds=")) for word in words if word.startswith("rounds=")]
     until = UNTIL * rounds * len(expected)
-    due = sorted(chance.uniform(0, until) for _ in range(round(kills * (1 - AT_START))))
-    first, done, status = kills - len(due), Counter[str](), -signal.SIGKILL
+    moments = sorted(chance.uniform(0, until) for _ in range(round(kills * (1 - AT_START))))
+    due = list(zip(moments, _kinds(VICTIMS, len(moments), chance), strict=True))
+    first = _kinds(FIRST, kills - len(due), chance)
+    done, status = Counter[str](), -signal.SIGKILL
     while status == -signal.SIGKILL:
         session = Session(out, *words)
         lap.sessions += 1
         try:
-            for _ in range(min(first, STARTS)):
-                first -= _strike_at_start(session, lap, chance)
+            for _ in range(min(len(first), STARTS)):
+                if _strike_at_start(session, lap, first[0], chance):
+                    del first[0]
             _strike_while_it_runs(session, lap, chance, due, done)
         finally:
             session.end()
-        done |= session.rounds
         text, status = session.text, session.process.returncode
+        for trial, number in _GOES_ON.findall(text):
+            if int(number) < done[trial]:
+                lap.faults.append(f"{trial}: round {done[trial]} was done before, in {session.log}")
+        done |= session.rounds
         if "Traceback" in text:
             lap.faults.append(f"a traceback in {session.log}")
-        elif status == 1 and ABORT in text:
+        elif status == 1 and any(told in text for told in ABORTS):
             lap.aborts += 1
             status = -signal.SIGKILL
     found, twice = stored(out)
@@ -217,34 +231,48 @@ def run_lap(out: Path, words: tuple[str, ...], kills: int, chance: random.Random
         lap.faults.append(f"status {status}, {session.log}")
     else:
         lap.faults += differences(found, expected)
+        left = [path for path in (out / "checkpoints").rglob("*") if path.is_file()]
+        lap.faults += [f"left behind: {path}" for path in left]
     lap.faults += [f"twice: {what}" for what in twice]
     lap.points = sum(1 for _, _, learning in found.values() for _ in _points(learning))
     lap.seconds = time.monotonic() - began
     return lap
 
 
-def _strike_at_start(session: Session, lap: Lap, chance: random.Random) -> int:
+def _strike_at_start(session: Session, lap: Lap, kind: str, chance: random.Random) -> int:
     """Kill something within seconds of a start; return how many processes that were."""
-    kind, begin, delay = _choose(FIRST, chance), time.monotonic(), chance.uniform(0, START_S)
+    begin, delay = time.monotonic(), chance.uniform(0, START_S)
     _until(session, lambda: time.monotonic() - begin > delay)
     return _until(session, lambda: _strike(session, lap, kind, chance, "start"))
 
 
 def _strike_while_it_runs(
-    session: Session, lap: Lap, chance: random.Random, due: list[float], done: Counter[str]
+    session: Session,
+    lap: Lap,
+    chance: random.Random,
+    due: list[tuple[float, str]],
+    done: Counter[str],
 ) -> None:
     """Kill something whenever the sweep has got so far, until the driver is dead or at its end."""
     while due and session.process.poll() is None:
         # Ray that dies thrice without a round between is given up
-        _until(session, lambda: session.rounds and (done | session.rounds).total() >= due[0])
-        kind = _choose(VICTIMS, chance)
+        moment, kind = due[0]
+        _until(session, partial(_got_to, session, moment, done))
         if _until(session, partial(_strike, session, lap, kind, chance, "sweep")):
-            due.pop(0)
+            del due[0]
     _until(session, lambda: False)
 
 
-def _choose(kinds: dict[str, int], chance: random.Random) -> str:
-    return chance.choices(list(kinds), list(kinds.values()))[0]
+def _got_to(session: Session, moment: float, done: Counter[str]) -> bool:
+    rounds = session.rounds
+    return bool(rounds) and (done | rounds).total() >= moment
+
+
+def _kinds(weights: dict[str, int], number: int, chance: random.Random) -> list[str]:
+    """Return what is killed, in any order: of each its share, where the number is a whole row."""
+    row = [kind for kind, weight in weights.items() for _ in range(weight)]
+    rows = [kind for _ in range(-(-number // len(row))) for kind in chance.sample(row, len(row))]
+    return rows[:number]
 
 
 def _strike(session: Session, lap: Lap, kind: str, chance: random.Random, when: str) -> int:

@@ -31,7 +31,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
-    It is 0, 1 (a trial failed, or a report or output is missing), 2 (bad input) or 130 (interrupted).
+    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input) or 130 (interrupted).
     """
     with guarded_output() as (out, err):
         try:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first asks for an end after the round, the second ends at once."""
+"""Ctrl-C, SIGTERM, SIGHUP: the first asks for an end after the round, the second ends at once."""
 
 import signal
 import threading
@@ -48,7 +48,7 @@ class Interrupts:
 
 @contextmanager
 def hang_up() -> Iterator[None]:
-    """Have a terminal that disappears end a command as Ctrl-C does, unless ``nohup`` says otherwise."""
+    """Have a terminal that disappears end a command as Ctrl-C does, but not under ``nohup``."""
     here = threading.current_thread() is threading.main_thread()
     if not here or _nohup(signal.SIGHUP):
         yield

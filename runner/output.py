@@ -1,7 +1,7 @@
 """What this process prints, whichever library prints it: no credentials, and never an exception.
 
-Output that can't be written costs output, not work: a reader that has enough (``| head``), a terminal
-that is gone, a full disk or a closed stream end no sweep.
+Output that can't be written costs output, not work: a reader that has enough (``| head``), a
+terminal that is gone, a full disk or a closed stream end no sweep.
 """
 
 import codecs
@@ -111,7 +111,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 @contextmanager
 def guarded_output() -> Iterator[tuple[Output, Output]]:
-    """Have all that this process prints go through two :class:`Output`, standard output and error."""
+    """Have all that this process prints go through an :class:`Output` for each stream."""
     _occupy()
     before = sys.stdout, sys.stderr
     out, err = (s if isinstance(s, Output) else Output(s) for s in before)

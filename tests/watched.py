@@ -1,6 +1,7 @@
 """``python -m tests.watched FILE WORDS``: the command line, and a list of what it imports too late.
 
-Too late is off the main thread, or while the writer's thread has work: see ``runner/tracking/imports.py``.
+Too late is off the main thread, or while the writer's thread has work: see
+``runner/tracking/imports.py``.
 Each line of the file is a module of other people's and the thread that imported it.
 """
 

@@ -13,18 +13,22 @@ from runner.config import TrackingConfig, TrialConfig
 from runner.imports import lasting
 
 _TABLES = (
-    "pandas.core.arrays.arrow.extension_types", "pandas.core.methods.to_dict", "pandas.core.reshape.reshape",
-    "pandas.io.formats.csvs", "pyarrow.dataset", "pyarrow.pandas_compat", "pyarrow.parquet", "scipy.stats",
-    "rich._emoji_codes",
+    "pandas.core.arrays.arrow.extension_types", "pandas.core.methods.to_dict",
+    "pandas.core.reshape.reshape", "pandas.io.formats.csvs", "pyarrow.dataset",
+    "pyarrow.pandas_compat", "pyarrow.parquet", "scipy.stats", "rich._emoji_codes",
 )  # fmt: skip
 _FIGURES = (
-    "PIL.Image", "matplotlib.backends.backend_agg", "matplotlib.lines", "matplotlib.patches", "matplotlib.ticker",
+    "PIL.Image", "matplotlib.backends.backend_agg", "matplotlib.lines", "matplotlib.patches",
+    "matplotlib.ticker",
 )  # fmt: skip
 _STORE = (
-    "mlflow.entities", "mlflow.exceptions", "mlflow.models", "mlflow.utils.search_logged_model_utils", "requests",
-    "sqlalchemy.exc",
+    "mlflow.entities", "mlflow.exceptions", "mlflow.models",
+    "mlflow.utils.search_logged_model_utils", "requests", "sqlalchemy.exc",
 )  # fmt: skip
-_OURS = ("runner.figures.report", "runner.tracking.artifacts", "runner.tracking.models", "runner.tracking.read")
+_OURS = (
+    "runner.figures.report", "runner.tracking.artifacts", "runner.tracking.models",
+    "runner.tracking.read",
+)  # fmt: skip
 
 
 def import_all(cfg: TrackingConfig, trials: Iterable[TrialConfig]) -> None:

@@ -77,7 +77,11 @@ def test_output_that_cannot_be_written_is_no_exception(
         ("latin-1", "91 ± 2 → 数", "91 ± 2 -> \\u6570"),
     ],
 )
-def test_what_an_encoding_lacks_is_said_in_other_characters(encoding: str, text: str, told: str) -> None:
+def test_what_an_encoding_lacks_is_said_in_other_characters(
+    encoding: str,
+    text: str,
+    told: str,
+) -> None:
     behind = io.BytesIO()
     stream = Output(io.TextIOWrapper(behind, encoding=encoding))
     assert stream.write(text) == len(text)
@@ -136,7 +140,12 @@ def test_a_terminal_that_disappears_before_the_first_round_ends_the_command_as_c
 def test_under_nohup_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        monkeypatch.setattr("runner.cli.to_yaml", lambda config: signal.raise_signal(signal.SIGHUP) or "")
+
+        def hangs_up(config: object) -> str:
+            signal.raise_signal(signal.SIGHUP)
+            return ""
+
+        monkeypatch.setattr("runner.cli.to_yaml", hangs_up)
         assert main(["config"]) == 0
         with Interrupts(lambda: None) as interrupts:
             signal.raise_signal(signal.SIGHUP)
