@@ -50,8 +50,8 @@ UNTIL = 0.8
 STARTS = 2
 """Kills at one start, at most."""
 ABORTS = ("core_worker_process.cc", "Failed to connect to GCS within")
-"""What Ray's code says when it ends our process: a raylet dies while it registers there, or a GCS
-while it waits for an answer."""
+"""What Ray's code says when it ends our process with the raylet that it registers with, or the GCS
+that it waits for."""
 PATIENCE_S = 600.0
 """Seconds without a new line after which a session counts as hung."""
 MEASURED = (

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -84,32 +83,31 @@ def test_a_raylet_killed_at_the_start_and_in_mid_sweep_uses_up_no_retry(
 
 def test_hosts_get_the_share_of_the_machine_that_others_get(ray_hosts: list) -> None:
     """At Ray's niceness of 15 a small sweep beside three busy processes took 153 s, at 0 37 s."""
-    nice = {p.nice() for p in psutil.Process().children(recursive=True) if "_RayClient" in p.name()}
+    nice = {psutil.Process(pid).nice() for pid in hosts_of_ours()}
     assert nice == {psutil.Process().nice()}
 
 
 def test_a_host_killed_while_it_starts_is_awaited(ray_runtime: None) -> None:
+    before = hosts_of_ours()
     pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
     pool.warm()
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    killed: list[int] = []
-
-    def strike() -> None:
-        while not killed:
-            for child in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):  # it ended meanwhile
-                    if "_RayClientHost" in child.name() and child.pid not in before:
-                        child.kill()
-                        killed.append(child.pid)
-                        break
-
-    thread = threading.Thread(target=strike)
-    thread.start()
-    pool.wait()
-    thread.join(60)
-    assert killed
+    deadline = time.monotonic() + 60
+    while not (new := hosts_of_ours() - before):  # a process takes the name before it is up
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(new.pop(), signal.SIGKILL)
     pool.wait()
     pool.close()
+
+
+def hosts_of_ours() -> set[int]:
+    """Return the processes of this session's hosts."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            if "_RayClient" in child.name():
+                found.add(child.pid)
+    return found
 
 
 def test_a_driver_killed_while_ray_starts_leaves_nothing_to_the_next_start(
