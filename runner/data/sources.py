@@ -24,8 +24,8 @@ from runner.config import DataConfig, DatasetConfig, TrialConfig
 from runner.data.content import changed_files, digest_of, files_digest
 from runner.data.decoding import Decoded, decode, reason
 from runner.data.hub import HubTree, commit_of
-from runner.data.layout import LocalTree, find_layout, shown
-from runner.errors import ConfigError, DataError
+from runner.data.layout import LocalTree, find_layout
+from runner.errors import ConfigError, DataError, shown
 
 _FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
