@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from runner.config.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
 from runner.config.section import Section
 from runner.errors import ConfigError, unknown
 
@@ -25,10 +26,14 @@ LOGGED = (
 class HostGroup(Section):
     """Client hosts with one resource specification."""
 
-    count: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="hosts; auto: all that fit")
-    num_cpus: float = Field(1.0, ge=0, description="CPU cores that Ray reserves per host")
-    num_gpus: float = Field(0.0, ge=0, description="GPUs per host, fractions too")
-    resources: dict[str, float] = Field(default_factory=dict, description="custom Ray resources per host")
+    count: Annotated[int, Field(ge=1, le=10**5)] | Literal["auto"] = Field(
+        "auto", description="hosts; auto: all that fit"
+    )
+    num_cpus: float = Field(1.0, ge=0, le=10**4, description="CPU cores that Ray reserves per host")
+    num_gpus: float = Field(0.0, ge=0, le=10**4, description="GPUs per host, fractions too")
+    resources: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = Field(
+        default_factory=dict, description="custom Ray resources per host"
+    )
 
 
 class ResourcesConfig(Section):
@@ -39,10 +44,24 @@ class ResourcesConfig(Section):
     hosts: dict[str, HostGroup] = Field(
         default_factory=lambda: {"cpu": HostGroup()}, min_length=1, description="groups of client hosts by name"
     )
-    trials: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="trials that run at once")
-    max_retries: int = Field(2, ge=0, description="times that a trial that died goes on from its last checkpoint")
-    chunk_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="clients per host call")
-    round_timeout_s: float = Field(3600.0, gt=0, description="deadline of a round's replies; late hosts are restarted")
+    trials: Annotated[int, Field(ge=1, le=10**5)] | Literal["auto"] = Field(
+        "auto", description="trials that run at once"
+    )
+    max_retries: int = Field(
+        2,
+        ge=0,
+        le=10**6,
+        description="times that a trial that died goes on from its last checkpoint",
+    )
+    chunk_size: Annotated[int, Field(ge=1, le=CLIENTS)] | Literal["auto"] = Field(
+        "auto", description="clients per host call"
+    )
+    round_timeout_s: float = Field(
+        3600.0,
+        ge=0.001,
+        le=YEAR_S,
+        description="deadline of a round's replies; late hosts are restarted",
+    )
 
 
 def _is_logged(name: str) -> str:
@@ -57,11 +76,36 @@ class StopConfig(Section):
 
     metric: str = Field("3_clients/acc", description="logged metric that target and patience watch")
     mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better, or less")
-    target: float | None = Field(None, description="stop where the metric is at least (mode=min: at most) this")
-    patience: int | None = Field(None, ge=1, description="stop after so many evaluations without an improvement")
-    min_delta: float = Field(0.0, ge=0, description="what counts as an improvement, for patience")
-    wall_s: float | None = Field(None, gt=0, description="stop after so many seconds of rounds, interruptions left out")
-    mb: float | None = Field(None, gt=0, description="stop after so many MiB moved to and from clients")
+    target: float | None = Field(
+        None,
+        ge=-METRIC,
+        le=METRIC,
+        description="stop where the metric is at least (mode=min: at most) this",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=ROUNDS,
+        description="stop after so many evaluations without an improvement",
+    )
+    min_delta: float = Field(
+        0.0,
+        ge=0,
+        le=METRIC,
+        description="what counts as an improvement, for patience",
+    )
+    wall_s: float | None = Field(
+        None,
+        ge=0.001,
+        le=YEAR_S,
+        description="stop after so many seconds of rounds, interruptions left out",
+    )
+    mb: float | None = Field(
+        None,
+        gt=0,
+        le=METRIC,
+        description="stop after so many MiB moved to and from clients",
+    )
     divergence: bool = Field(False, description="stop where a loss is NaN or infinite, of one client too")
 
     def canonical(self) -> dict[str, Any]:
@@ -83,8 +127,13 @@ class HalvingConfig(Section):
     axis: str = Field("", description="axis whose values compete, such as training.lr; none: every trial runs in full")
     metric: str = Field("3_clients/acc", description="logged metric that is compared; one that is missing is the worst")
     mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better, or less")
-    min_rounds: int = Field(1, ge=1, description="round of the first rung; each next one is factor times as late")
-    factor: int = Field(3, ge=2, description="one trial in so many goes on from a rung")
+    min_rounds: int = Field(
+        1,
+        ge=1,
+        le=ROUNDS,
+        description="round of the first rung; each next one is factor times as late",
+    )
+    factor: int = Field(3, ge=2, le=ROUNDS, description="one trial in so many goes on from a rung")
 
     def canonical(self) -> dict[str, Any]:
         """Return the rules, where an axis is set."""
@@ -109,7 +158,12 @@ class CheckpointConfig(Section):
     storage_path: str | None = Field(
         None, description="folder or fsspec URL that every node can write; null: a folder under tracking.output"
     )
-    every: int = Field(1, ge=1, description="rounds from one checkpoint to the next; an interruption redoes so many")
+    every: int = Field(
+        1,
+        ge=1,
+        le=ROUNDS,
+        description="rounds from one checkpoint to the next; an interruption redoes so many",
+    )
 
     @field_validator("storage_path")
     @classmethod
@@ -130,6 +184,7 @@ class TrackingConfig(Section):
     patience_s: float = Field(
         60.0,
         ge=0,
+        le=YEAR_S,
         description="seconds to wait at the end while the store takes nothing; then events stay on disk",
     )
     output: str = Field("outputs", description="folder of the local MLflow store and of reports")

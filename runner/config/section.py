@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from runner.config.ranges import checked
 
 
 def only(options: str, default: Any, description: str, **limits: Any) -> Any:
@@ -13,9 +15,18 @@ def only(options: str, default: Any, description: str, **limits: Any) -> Any:
 
 
 class Section(BaseModel):
-    """A frozen group of settings in which an unknown key is an error."""
+    """A frozen group of settings in which an unknown key is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Its values are of the types that they are written as: ``true`` and ``'3'`` are no numbers, 1 is
+    not ``true``. A whole number may be written as ``2.0`` or ``1e2``. Numbers are finite.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        return checked(value, cls.model_fields[str(info.field_name)].annotation)
 
     @classmethod
     def options_of(cls, key: str) -> list[str] | None:
