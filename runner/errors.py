@@ -5,6 +5,9 @@ from difflib import get_close_matches
 
 from runner.redaction import redact
 
+_LONGEST = 2000
+"""Characters of a message: what it quotes from outside may be longer than anybody reads."""
+
 
 def escaped(text: str) -> str:
     """Return text from outside with nothing that a terminal obeys or that is no Unicode."""
@@ -22,7 +25,7 @@ class RunnerError(Exception):
     """Base of every error that is the user's to mend: one line on stderr, exit status 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact(escaped(" ".join(message.split()))))
+        super().__init__(shown(redact(" ".join(message.split())), _LONGEST))
 
 
 class ConfigError(RunnerError):

@@ -1,12 +1,11 @@
 """What is learnt from, by which network, and how a client trains."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from runner.config.ranges import CLIENTS, EXAMPLES, ROUNDS, SHARE, WEIGHT
-from runner.config.section import Section, only
+from runner.config.section import Section, absolute, only
 
 
 class DatasetConfig(Section):
@@ -51,8 +50,7 @@ class DatasetConfig(Section):
     @field_validator("path")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
-        """Resolve against the driver's folder: other processes have another one."""
-        return None if path is None else str(Path(path).expanduser().absolute())
+        return None if path is None else absolute(path)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

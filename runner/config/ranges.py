@@ -1,6 +1,7 @@
-"""Which numbers a setting takes: finite ones, in a range that means something; and how that is said."""
+"""Which numbers a setting takes: finite ones, in a range that means something."""
 
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -41,6 +42,8 @@ def checked(value: Any, annotation: Any) -> Any:
     whole = int in kinds and float not in kinds
     if whole and isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
         return int(value)
+    if not kinds & {int, float, Any}:
+        return value
     for number in _numbers(value):
         if not _holds(number):
             raise PydanticCustomError(
@@ -95,7 +98,8 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str | None:
     if origin in (Union, UnionType):
         parts = [allowed(part, limits) for part in args if part is not NoneType]
         told = [part for part in parts if part is not None]
-        words = [str(word) for part in args if get_origin(part) is Literal for word in get_args(part)]
+        literals = (get_args(part) for part in args if get_origin(part) is Literal)
+        words = [str(word) for values in literals for word in values]
         null = ["null"] if NoneType in args else []
         return ", or ".join([*told, *words, *null]) if told else None
     if origin is tuple and (each := allowed(args[0])):
@@ -119,7 +123,8 @@ def bounds(limits: Iterable[Any]) -> dict[str, float]:
 
 
 def _range(limits: Iterable[Any]) -> str:
-    found = {name: f"{bound:.19g}" for name, bound in bounds(limits).items()}
+    found = {name: f"{Decimal(str(bound)):f}" for name, bound in bounds(limits).items()}
+    found = {name: text.removesuffix(".0") for name, text in found.items()}
     if "ge" in found and "le" in found:
         return f"from {found['ge']} to {found['le']}"
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -1,13 +1,12 @@
 """Where a trial runs, when it ends early, where its results go: only the stopping rules decide a number."""
 
 import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from runner.config.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
-from runner.config.section import Section
+from runner.config.section import Section, absolute
 from runner.errors import ConfigError, unknown
 
 HELD_OUT = (
@@ -26,7 +25,7 @@ LOGGED = (
 class HostGroup(Section):
     """Client hosts with one resource specification."""
 
-    count: Annotated[int, Field(ge=1, le=10**5)] | Literal["auto"] = Field(
+    count: Annotated[int, Field(ge=1, le=10**4)] | Literal["auto"] = Field(
         "auto", description="hosts; auto: all that fit"
     )
     num_cpus: float = Field(1.0, ge=0, le=10**4, description="CPU cores that Ray reserves per host")
@@ -34,6 +33,16 @@ class HostGroup(Section):
     resources: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = Field(
         default_factory=dict, description="custom Ray resources per host"
     )
+
+    @field_validator("num_cpus", "num_gpus", "resources")
+    @classmethod
+    def _can_be_asked_for(cls, value: float | dict[str, float]) -> float | dict[str, float]:
+        amounts = value if isinstance(value, dict) else {"": value}
+        if any(0 < amount < 1e-4 for amount in amounts.values()):
+            raise ValueError("Ray counts in steps of 0.0001; give that at least, or 0")
+        if {"CPU", "GPU"} & amounts.keys():
+            raise ValueError("cores and GPUs are asked for by num_cpus and num_gpus")
+        return value
 
 
 class ResourcesConfig(Section):
@@ -44,7 +53,7 @@ class ResourcesConfig(Section):
     hosts: dict[str, HostGroup] = Field(
         default_factory=lambda: {"cpu": HostGroup()}, min_length=1, description="groups of client hosts by name"
     )
-    trials: Annotated[int, Field(ge=1, le=10**5)] | Literal["auto"] = Field(
+    trials: Annotated[int, Field(ge=1, le=10**4)] | Literal["auto"] = Field(
         "auto", description="trials that run at once"
     )
     max_retries: int = Field(
@@ -168,8 +177,7 @@ class CheckpointConfig(Section):
     @field_validator("storage_path")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
-        """Resolve a path against the driver's folder: other processes have another one."""
-        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
+        return path if path is None or "://" in path else absolute(path)
 
 
 class TrackingConfig(Section):
@@ -190,17 +198,27 @@ class TrackingConfig(Section):
     output: str = Field("outputs", description="folder of the local MLflow store and of reports")
 
 
+def _default(named: str, path: str | None) -> str | None:
+    """Return a folder that nobody gave as a setting; what is wrong with it is said by its name."""
+    try:
+        return absolute(path) if path else None
+    except ValueError as error:
+        raise ConfigError(f"{named}={path}: {error}") from error
+
+
 class DataConfig(Section):
     """Where data sets are looked for. Equal content gives equal results, wherever it lies."""
 
     root: str | None = Field(
-        default_factory=lambda: os.environ.get("FEDSWEEP_DATA"),
+        default_factory=lambda: _default("FEDSWEEP_DATA", os.environ.get("FEDSWEEP_DATA")),
         description="folder that holds a folder per data set; default: $FEDSWEEP_DATA",
     )
-    cache: str = Field("~/.cache/fedsweep", validate_default=True, description="folder of decoded data sets")
+    cache: str = Field(
+        default_factory=lambda: str(_default("data.cache", "~/.cache/fedsweep")),
+        description="folder of decoded data sets; default: ~/.cache/fedsweep",
+    )
 
     @field_validator("root", "cache")
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
-        """Resolve against the driver's folder: other processes have another one."""
-        return None if path is None else str(Path(path).expanduser().absolute())
+        return None if path is None else absolute(path)

@@ -1,7 +1,11 @@
 """What a group of settings is: frozen, every key known, some keys for some of its options only."""
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -25,14 +29,16 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        return checked(value, cls.model_fields[str(info.field_name)].annotation)
+    def _means_something(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        if value == "" and field.default != "":
+            raise ValueError("it is empty; give a value, or leave it out")
+        return checked(value, field.annotation)
 
     @classmethod
     def options_of(cls, key: str) -> list[str] | None:
         """Return the options that a field applies to, or None where it applies to all."""
-        extra = cls.model_fields[key].json_schema_extra
-        return list(extra["options"]) if isinstance(extra, dict) else None  # type: ignore[arg-type]
+        return _options(cls)[key]
 
     def canonical(self) -> dict[str, Any]:
         """Return what defines the section, without the fields that do not apply to its option."""
@@ -44,6 +50,40 @@ class Section(BaseModel):
                 value = getattr(self, key)
                 kept[key] = value.canonical() if isinstance(value, Section) else value
         return kept
+
+
+@cache
+def _options(section: type[Section]) -> dict[str, list[str] | None]:
+    """Return the options that each field of a section applies to; grids ask for them often."""
+    extras = {key: field.json_schema_extra for key, field in section.model_fields.items()}
+    return {
+        key: list(extra["options"]) if isinstance(extra, dict) else None  # type: ignore[arg-type]
+        for key, extra in extras.items()
+    }
+
+
+def absolute(path: str) -> str:
+    """Return a path as all processes have it: resolved against the driver's folder.
+
+    Raises
+    ------
+    ValueError
+        It is no path on this machine.
+    """
+    try:
+        found = str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        give = "set $HOME, or give an absolute path"
+        raise ValueError(f"the home folder of ~ is not known; {give}") from error
+    except OSError as error:
+        why = f"the folder that it is relative to can't be had ({error.strerror})"
+        raise ValueError(f"{why}; give an absolute path") from error
+    try:
+        os.stat(found)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError("it is too long for a path; give a shorter one") from error
+    return found
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
