@@ -3,10 +3,10 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -23,7 +23,7 @@ from runner.config import Section, TrialConfig
 from runner.config.ranges import allowed, leaves
 from runner.config.section import flat, short_names
 from runner.errors import ConfigError, shown, unknown
-from runner.words import MOST_CELLS, Word, literal, parse
+from runner.words import MOST_CELLS, Word, literal, parse, setting
 
 M = TypeVar("M", bound=BaseModel)
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -116,10 +116,10 @@ def compose_trial(words: Sequence[str]) -> Trial:
     parsed = _read(words)
     for word in parsed:
         if word.values is not None:
-            as_list = shlex.quote(f"{word.key}=[{','.join(word.values)}]")
+            as_list = shlex.quote(f"{word.key}=[{','.join(word.values[:5])}]")
             raise ConfigError(
                 f"'{shown(word.line)}' has several values, and `run` takes one trial; "
-                f"give one value, or use `sweep`, or quote a list as {shown(as_list)}"
+                f"give one value, or use `sweep`, or quote a list as {as_list}"
             )
     trial = _build(parsed, prune=False)
     config = _identified(trial.config, {})
@@ -193,12 +193,13 @@ def remarks(trials: Sequence[Trial]) -> list[str]:
 
 def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial]]:
     """Return a grid's axes by full key, and its trials."""
-    axes = {key: [f"{key}={literal(value)}" for value in values] for key, values in file.axes.items()}
+    axes = {key: [f"{key}={literal(v)}" for v in values] for key, values in file.axes.items()}
     rule = (f"halving.{key}={literal(value)}" for key, value in file.halving.items())
     fixed = [*file.overrides, *rule]
     for word in _read(words):
         if word.values is not None and word.key.startswith("halving."):
-            raise ConfigError(f"'{shown(word.line)}' has several values, and a sweep has one rule; give one value")
+            several = f"'{shown(word.line)}' has several values"
+            raise ConfigError(f"{several}, and a sweep has one rule; give one value")
         if word.values is not None:
             axes[word.key] = [f"{word.key}={value}" for value in word.values]
         elif word.key in axes:
@@ -226,11 +227,12 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         if config.halving.axis and config.halving.axis not in axes:
             raise ConfigError(unknown("axis", config.halving.axis, axes) + " (halving.axis)")
         resolved = flat(config.canonical())
-        applying = {key: word for key, word in zip(axes, cell, strict=True) if _applies(config, key)}
+        applies = partial(_applies, config, config.idle())
+        applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
         place = {key: str(resolved.get(key, word.split("=", 1)[1])) for key, word in applying.items()}
         settings = [word for word in fixed if not word.startswith("halving.")]
-        kept = (*(word for word in settings if _applies(config, _key(word))), *applying.values())
-        left_out = tuple(word for word in [*settings, *axes] if not _applies(config, _key(word)))
+        kept = (*(word for word in settings if applies(_key(word))), *applying.values())
+        left_out = tuple(word for word in [*settings, *axes] if not applies(_key(word)))
         trials.append(replace(built, config=config, axes=place, overrides=kept, left_out=left_out))
     for key in (key for key in axes if len(axes[key]) > 1 and key.split(".")[0] in TrialConfig.PLACE):
         beside = {(tuple((k, v) for k, v in t.axes.items() if k != key), t.config.key) for t in trials}
@@ -254,7 +256,8 @@ def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
         section = type(getattr(trials[0].config, top))
         belongs = "|".join(section.options_of(field_.split(".")[0]) or ())
         raise ConfigError(f"{none}; it belongs to {top}={belongs}: remove it, or add such a {top}")
-    if len(word.values or ()) > 1 and len({trial.axes[key] for trial in trials if key in trial.axes}) == 1:
+    places = {trial.axes[key] for trial in trials if key in trial.axes}
+    if len(word.values or ()) > 1 and len(places) == 1:
         raise ConfigError(f"the values of '{line}' all give the same trials; give one of them")
 
 
@@ -329,9 +332,9 @@ def _check_option(group: str, option: Any) -> None:
 @lru_cache(maxsize=256)
 def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
     """Return what the chosen options set: each is composed once, where it sets its group alone."""
-    if len(choices) == 1 or any(choice.startswith("experiment=") for choice in choices):
+    if len(choices) < 2 or any(choice.startswith("experiment=") for choice in choices):
         return _hydra(choices)
-    found = base = _hydra(())
+    found = base = _composed(())
     for choice in choices:
         own, part = choice.partition("=")[0], _composed((choice,))
         if {**part, own: None} != {**base, own: None}:
@@ -353,15 +356,19 @@ def _hydra(choices: tuple[str, ...]) -> dict[str, Any]:
 def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
     """Compose the groups once, set the values on top, validate."""
     chosen = {word.key: literal(word.value) for word in parsed if word.key in groups()}
+    if chosen.get("experiment") == "null":
+        del chosen["experiment"]  # what there is without
     for group, option in chosen.items():
-        _check_option(group, None if option == "null" else option)
+        _check_option(group, option)
     values = deepcopy(_composed(tuple(f"{group}={option}" for group, option in chosen.items())))
+    experiment = chosen.get("experiment", "")
+    if experiment:
+        _check_overlaid(experiment, chosen, values, parsed)
     for word in parsed:
         if word.key not in groups():
             _put(values, word)
     if any("${" in word.line for word in parsed):
         values = _resolved(values)
-    experiment = chosen.get("experiment", "null").replace("null", "")
     values.pop("reproduction", None)  # what an experiment should give: see runner/reproduce.py
     for name, field_ in TrialConfig.model_fields.items():
         section = field_.annotation
@@ -371,14 +378,35 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
     idle = config.idle()
     without = [word for word in parsed if word.key in idle]
     if without and not prune:
-        raise ConfigError(
-            f"'{shown(without[0].line)}' has no effect with {idle[without[0].key]}; leave it out, or change the other"
-        )
+        line, why = shown(without[0].line), idle[without[0].key]
+        raise ConfigError(f"'{line}' has no effect with {why}; leave it out, or change the other")
     if without:
         return _build([word for word in parsed if word not in without], prune=True)
     words = tuple(word.line for word in parsed)
     unused = _unused(experiment, config, parsed)
     return Trial(config, {}, words, experiment=experiment, unused=unused)
+
+
+def _check_overlaid(
+    experiment: str,
+    chosen: dict[str, str],
+    values: dict[str, Any],
+    parsed: Sequence[Word],
+) -> None:
+    """Refuse an option of a group some of whose settings an experiment's file sets otherwise."""
+    there, given = flat(values), {word.key for word in parsed}
+    for group, option in chosen.items():
+        if group == "experiment":
+            continue
+        wanted = flat({group: _composed((f"{group}={option}",)).get(group) or {}})
+        lost = {k: v for k, v in wanted.items() if there.get(k) != v and k not in given}
+        if lost:
+            key = next(iter(lost))
+            words = " ".join(setting(*item) for item in lost.items())
+            raise ConfigError(
+                f"'{group}={option}' has no effect on {key}, which experiment={experiment} sets to "
+                f"{there.get(key)}; leave out one of the two, or add {words}"
+            )
 
 
 def _put(values: dict[str, Any], word: Word) -> None:
@@ -388,8 +416,12 @@ def _put(values: dict[str, Any], word: Word) -> None:
     for part in path:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"'{shown(word.line)}' can't be set: {part}={node!r} has no keys in it")
-    node[last] = _merged(node.get(last), word.value)
+            there = f"there are no keys below {part}={shown(repr(node))}"
+            raise ConfigError(f"'{shown(word.line)}' can't be set: {there}")
+    if isinstance(old := node.get(last), dict) and old and not isinstance(word.value, dict):
+        beside = f"beside {word.key}={shown(repr(old))}"
+        raise ConfigError(f"'{shown(word.line)}' can't be set {beside}; give one of them")
+    node[last] = _merged(old, word.value)
 
 
 def _merged(old: Any, new: Any) -> Any:
@@ -401,16 +433,17 @@ def _merged(old: Any, new: Any) -> Any:
 def _resolved(values: dict[str, Any]) -> dict[str, Any]:
     """Return values with what ``${...}`` in them stands for."""
     try:
-        return dict(OmegaConf.to_container(OmegaConf.create(values), resolve=True))  # type: ignore[arg-type]
+        found: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except Exception as error:  # resolvers raise what they like
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"the configuration can't be resolved: {shown(reason, 200)}") from error
+    return dict(found)
 
 
 @cache
 def _experiment_settings(name: str) -> dict[str, Any]:
     """Return what a file of ``configs/experiment`` sets, by full key."""
-    base, there = flat(_hydra(())), flat(_hydra((f"experiment={name}",)))
+    base, there = flat(_composed(())), flat(_composed((f"experiment={name}",)))
     found = {key: value for key, value in there.items() if base.get(key) != value}
     return {key: value for key, value in found.items() if not key.startswith("reproduction.")}
 
@@ -419,13 +452,13 @@ def _unused(experiment: str, config: TrialConfig, parsed: Sequence[Word]) -> dic
     """Return the settings of an experiment's file that change nothing in a trial, and why."""
     if not experiment:
         return {}
-    given, idle = {word.key for word in parsed}, config.idle()
+    given, idle = {word.key for word in parsed} - {*groups()}, config.idle()
     found = {}
     for key, value in _experiment_settings(experiment).items():
-        if not any(key == word or key.startswith(f"{word}.") for word in given - {*groups()}):
-            why = idle.get(key) or (None if _applies(config, key) else f"another {key.split('.')[0]}")
-            if why:
-                found[f"{key}={literal(value)}"] = why
+        by_word = any(key == word or key.startswith(f"{word}.") for word in given)
+        if not by_word and not _applies(config, idle, key):
+            other = f"another {key.partition('.')[0]}"
+            found[f"{key}={literal(value)}"] = idle.get(key, other)
     return found
 
 
@@ -445,8 +478,8 @@ def _drop_foreign(section: type[Section], name: str, values: dict[str, Any], *, 
     return kept
 
 
-def _applies(config: TrialConfig, key: str) -> bool:
-    if key in config.idle():
+def _applies(config: TrialConfig, idle: Collection[str], key: str) -> bool:
+    if key in idle:
         return False
     top, _, rest = key.partition(".")
     section = getattr(config, top, None)

@@ -145,10 +145,10 @@ class TrialConfig(Section):
             raise ConfigError(
                 "strategy=fedper with model=logreg: the head would be the whole model; take a model with more layers"
             )
-        trained = s.trained(n)
-        if trained < 1:
+        if n * s.fraction_train * (1 + 1e-12) < 1 and s.min_train_nodes == 1 and n > 1:
             raise ConfigError(
-                f"strategy.fraction_train={s.fraction_train} of num_clients={n} is no client; raise one of them"
+                f"strategy.fraction_train={s.fraction_train:g} of num_clients={n} is no client; "
+                "raise one of them, or strategy.min_train_nodes"
             )
         cohort = s.trained(self.online(1))  # the smallest
         noise = self.privacy.noise_multiplier
