@@ -2,17 +2,29 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
-from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml, with_contents
-from runner.errors import RunnerError
+from runner.compose import (
+    Trial,
+    compose,
+    compose_trial,
+    expand,
+    groups,
+    options,
+    remarks,
+    to_yaml,
+    with_contents,
+)
+from runner.errors import ConfigError, RunnerError, shown
 from runner.interrupts import hang_up
 from runner.output import guarded_output
+from runner.words import literal
 
 if TYPE_CHECKING:
     from runner.sweep import SweepPlan
@@ -45,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = _parser()
-    args, words = parser.parse_known_args(argv)
     try:
-        unknown_flags = [word for word in words if word.startswith("-")]
+        args, words = _parser().parse_known_args(argv)
+        unknown_flags = [word for word in (*words, *args.words) if word.startswith("-")]
         if unknown_flags:
-            raise RunnerError(f"unknown option '{unknown_flags[0]}'; see `python -m runner {args.command} --help`")
+            see = f"see `python -m runner {args.command} --help`"
+            raise RunnerError(f"unknown option '{shown(unknown_flags[0])}'; {see}")
         with hang_up():
             return int(args.call(args, [*args.words, *words]))
     except RunnerError as error:
@@ -61,8 +73,19 @@ def _main(argv: Sequence[str] | None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what it can't read, and takes no option for the start of its name."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise ConfigError(f"{shown(message, 300)}; see `{self.prog} --help`")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m runner",
         description="Sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow.",
         epilog=EXAMPLES + "\n" + _groups_help(),
@@ -130,16 +153,14 @@ def _groups_help() -> str:
 
 
 def _with_address(words: list[str], address: str | None) -> list[str]:
-    return [*words, f"resources.address='{address}'"] if address else words
+    return words if address is None else [*words, f"resources.address={literal(address)}"]
 
 
 def _run(args: argparse.Namespace, words: list[str]) -> int:
     from runner.resume import Restart
     from runner.sweep import SweepPlan
 
-    words = _with_address(words, args.address)
-    config = compose(words)
-    [trial] = with_contents([Trial(config, {}, tuple(words))])
+    [trial] = with_contents([compose_trial(_with_address(words, args.address))])
     return _execute(SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)), args.mode)
 
 
@@ -152,7 +173,7 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     from runner.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
-    command = " ".join(["python -m runner sweep", args.name, *words])
+    command = f"python -m runner sweep {shlex.join([args.name, *words])}"
     plan = SweepPlan(args.name, file.description, command, with_contents(trials), restart)
     return _execute(plan, args.mode)
 
@@ -184,7 +205,8 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     from runner.sweep import SweepPlan
     from runner.views import view_of
 
-    command = " ".join(["python -m runner reproduce", args.name, *(["--full"] if args.full else []), *words])
+    again = [args.name, *(["--full"] if args.full else []), *words]
+    command = f"python -m runner reproduce {shlex.join(again)}"
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     status = _execute(SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode)
     if status == 130:
@@ -237,9 +259,11 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
 
 
 def _config(args: argparse.Namespace, words: list[str]) -> int:
-    config = compose(words)
-    print(to_yaml(config), end="")
-    print(f"# trial key: {config.key}")
+    trial = compose_trial(words)
+    print(to_yaml(trial.config), end="")
+    print(f"# trial key: {trial.config.key}")
+    for remark in remarks([trial]):
+        print(remark, file=sys.stderr)
     return 0
 
 

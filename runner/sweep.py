@@ -66,7 +66,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             where = engine.pool.describe() if engine else "none: everything ran in the driver's process"
             tracker.tags["cluster"] = where
             tracker.writer.tell = progress.line
-            for remark in remarks(plan.trials) if plan.name else ():
+            for remark in remarks(plan.trials):
                 progress.line(remark)
             _recall(standing, outcome, progress)
             if not standing.todo and not _unfinished(standing.sweep):
