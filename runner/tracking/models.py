@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from runner.config import ModelConfig
+from runner.escape import shortened
 from runner.imports import lasting
 from runner.tracking import ops
 from runner.tracking.ops import Op
@@ -28,12 +29,15 @@ _PROGRAM = "data/model.pt2"
 @cache
 def warm_up() -> None:
     """Trace a trivial network. The first trace of a process imports for seconds: better while the clients train."""
-    with lasting():
-        import mlflow.pytorch  # noqa: F401
-        import torch
-        import torch.export
+    try:
+        with lasting():
+            import mlflow.pytorch  # noqa: F401
+            import torch
+            import torch.export
 
-        torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(2, 1),))
+            torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(2, 1),))
+    except Exception as error:  # the first model says it: no trial is lost over a preparation
+        _log.debug("tracing can't be prepared", exc_info=error)
 
 
 def model_op(
@@ -59,7 +63,7 @@ def model_op(
 
         weights = save({key: np.ascontiguousarray(value) for key, value in state.items()})
         yield ops.files(run, {f"models/{name}.safetensors": weights})
-        yield ops.tags(run, {"models.not_traced": f"{type(error).__name__}: {error}"[:500]})
+        yield ops.tags(run, {"models.not_traced": shortened(f"{type(error).__name__}: {error}", 500)})
 
 
 def _with_weights(program: Any, state: Mapping[str, np.ndarray]) -> bytes:
