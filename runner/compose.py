@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from runner.config import Section, TrialConfig
 from runner.config.section import flat, short_names
 from runner.errors import ConfigError, unknown
+from runner.escape import command
 
 M = TypeVar("M", bound=BaseModel)
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -63,7 +64,7 @@ class Trial:
     @property
     def command(self) -> str:
         """The command that runs this trial alone."""
-        return " ".join(["python -m runner run", *(_quoted(word) for word in self.overrides)])
+        return command(["python", "-m", "runner", "run", *self.overrides])
 
     @property
     def label(self) -> str:
@@ -267,10 +268,6 @@ def _identified(config: TrialConfig, contents: dict[str, str], ask: bool = False
 def to_yaml(config: BaseModel) -> str:
     """Return a configuration as YAML, every key resolved."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
-
-
-def _quoted(word: str) -> str:
-    return f"'{word}'" if any(c in word for c in " []{}(),$*") else word
 
 
 def _literal(value: Any) -> str:
