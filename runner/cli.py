@@ -264,7 +264,11 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
             f"the report can't be written to {folder} ({error}); name another folder with --out"
         ) from error
     if args.mode == "json":
-        table = read_csv(StringIO(str(files["report.csv"]))).convert_dtypes().astype(object)
+        table = (
+            read_csv(StringIO(str(files["report.csv"])), keep_default_na=False, na_values=[""])
+            .convert_dtypes()
+            .astype(object)
+        )
         cells = table.where(table.notna(), None).to_dict("records")
         told = {"sweep": sweep.name, "run": sweep.run_id, "folder": str(folder.absolute()), "files": sorted(files)}
         print(as_json({**told, "cells": cells}))

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from os import fsencode
 
-_JOINERS = "\u200c\u200d"  # parts of words in Persian and of emoji, and harmless
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, marks that change directions, surrogates, line ends
+_JOINERS = "\u200c\u200d"  # within words of Persian and within emoji
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
@@ -26,6 +26,7 @@ _MARKDOWN_SPECIAL = re.compile(
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is a letter
     r"|(?<!\S)#"  # the first ends a heading, too
 )
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte of a file name
 _KEY_SPECIAL = re.compile(r"[^\w./ :-]")
 KEY = 250
 """Characters that MLflow takes in the key of a param, metric or tag, and in the name of a run."""
@@ -37,7 +38,18 @@ def line(text: str) -> str:
     Newlines become ``\n``, the terminal's control sequences lose their meaning, letters keep their order, and what
     can't be encoded (a file name that is no UTF-8) becomes ``\udcff``.
     """
-    return text if text.isprintable() else "".join(map(_seen, text))
+    if text.isascii() and text.isprintable():
+        return text
+    told, before = [], " "
+    for char in text:
+        kind = unicodedata.category(char)
+        if char in _JOINERS or kind in ("Mn", "Me"):  # seen with the letter before it alone
+            seen = before in _JOINERS or unicodedata.category(before)[0] in "LMNS"
+        else:
+            seen = kind not in _HIDDEN
+        told.append(char if seen else char.encode("unicode_escape").decode())
+        before = char if seen else " "
+    return "".join(told)
 
 
 def lines(text: str) -> str:
@@ -45,10 +57,10 @@ def lines(text: str) -> str:
     return "\n".join(map(line, text.split("\n")))
 
 
-def _seen(char: str) -> str:
-    if char.isprintable() or char in _JOINERS or unicodedata.category(char) not in _HIDDEN:
-        return char
-    return char.encode("unicode_escape").decode()
+def bold(text: str) -> str:
+    """Return what a line of Markdown shows as this text, in bold."""
+    told = markdown(text).strip()
+    return f"**{told}**" if told else ""
 
 
 def shortened(text: str, most: int) -> str:
@@ -86,6 +98,7 @@ def command(words: Iterable[str]) -> str:
 def _word(word: str) -> str:
     if line(word) == word:
         return shlex.quote(word)
+    word = _NO_BYTE.sub(lambda found: line(found[0]), word)
     # Byte by byte, as the system hands words over; letters stay readable.
     escaped = (chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\{byte:03o}" for byte in fsencode(word))
     return f"$'{''.join(escaped)}'"

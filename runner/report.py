@@ -5,6 +5,7 @@ A trial is a row: its axes by full key, its seed among them, and its final metri
 
 import logging
 from collections.abc import Mapping, Sequence
+from csv import QUOTE_NONNUMERIC
 from dataclasses import dataclass, replace
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from runner import escape, report_text
 from runner.config import TrialConfig
 from runner.config.section import short_names
 from runner.errors import RunnerError
+from runner.escape import storable
 from runner.records import TrialRow
 from runner.report_text import Lines, Marked
 from runner.stats import EXACT, LEAST, LEVEL, TESTS, Test, clear_best, interval
@@ -197,7 +199,7 @@ def _cell(part: Sequence[TrialRow], metrics: Sequence[str]) -> dict[str, Any]:
         cell[f"{metric}_n"] = len(values)
         cell[f"{metric}_nan"] = int(np.isnan(values).sum())
     if "ari" in metrics:
-        known = [final["ari"] > EXACT for final in kept if not isnan(final.get("ari", nan))]
+        known = [final["ari"] > EXACT for final in kept if "ari" in final]  # nan is no recovery
         cell["recovered"] = np.mean(known) if known else nan
     if "rounds_to_target" in metrics:
         cell["reached"] = cell["rounds_to_target_n"]
@@ -269,10 +271,15 @@ def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t")
         _log.warning("report of %s: %s", escape.line(sweep.name), told)
     return {
         "report.md": report_text.document_markdown(sweep, lines, caption, list(figures), extras.told()),
-        "report.csv": cells.frame().to_csv(index=False),
-        "trials.csv": trials.frame().to_csv(index=False),
+        "report.csv": csv(cells),
+        "trials.csv": csv(trials),
         **extras.files,
     }
+
+
+def csv(table: Cells | Trials) -> str:
+    """Return a table as CSV; texts are quoted: else a lone carriage return in one would end its row."""
+    return str(table.frame().to_csv(index=False, quoting=QUOTE_NONNUMERIC))
 
 
 def comparison(trials: "Sequence[StoredTrial]") -> "Table":
@@ -416,7 +423,8 @@ def _all_axes(rows: Sequence[TrialRow], axes: Sequence[str] | None) -> list[str]
 
 def _places(places: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.DataFrame:
     """Return a row per place; a column is numbers where no two texts are one number."""
-    frame = pd.DataFrame({key: [place.get(key) for place in places] for key in keys}, index=range(len(places)))
+    values = {key: [storable(place[key]) if key in place else None for place in places] for key in keys}
+    frame = pd.DataFrame(values, index=range(len(places)))
     for key in keys:
         numbers = pd.to_numeric(frame[key], errors="coerce")
         if numbers.notna().equals(frame[key].notna()) and numbers.nunique() == frame[key].nunique():

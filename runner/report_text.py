@@ -132,7 +132,7 @@ def _title(path: str) -> str:
 def _markdown(cell: str | Marked) -> str:
     if isinstance(cell, str):
         return escape.markdown(cell)
-    return f"**{escape.markdown(cell.strong)}**{escape.markdown(cell.rest)}"
+    return escape.bold(cell.strong) + escape.markdown(cell.rest)
 
 
 def _latex(cell: str | Marked) -> str:

@@ -41,6 +41,7 @@ _places: dict[tuple[Any, ...], list[Any]] = {}  # kind of figure -> where its ax
 _PLACES = 256
 FEW = 40  # so many clients can be told apart by their tick labels and bars
 _LONG = 60  # characters of a text beside the title
+_LONG_ENTRY = 40
 _LONG_TICK = 24
 _TITLE_LINES = 3
 _REASON = 300
@@ -140,7 +141,8 @@ def legend(axes: "Axes", entries: "Mapping[str, Artist]", outside: bool = True, 
         artist.set_label(name)
     place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False} if outside else {"loc": "best"}
     if entries:
-        axes.legend(list(entries.values()), list(entries), **{"fontsize": 7, **place, **style})
+        names = [shortened(line(name), _LONG_ENTRY) for name in entries]
+        axes.legend(list(entries.values()), names, **{"fontsize": 7, **place, **style})
 
 
 def _room(axes: "Axes") -> tuple[Any, ...]:
@@ -184,6 +186,12 @@ def distinct_colours(count: int) -> "list[Any]":
 def client_width(clients: int) -> float:
     """Return a figure width in inches that leaves every client at least a pixel."""
     return float(np.clip(2.5 + 0.3 * clients, 4.5, 12))
+
+
+def room_for(names: Sequence[str]) -> float:
+    """Return the inches that long names take beyond those of a usual length."""
+    longest = max((len(line(name)) for name in names), default=0)
+    return 0.06 * max(0, min(longest, _LONG_TICK) - 10)
 
 
 def client_order(groups: np.ndarray, kind: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from runner.figures.canvas import (
     distinct_colours,
     legend,
     new_figure,
+    room_for,
     ticks,
 )
 
@@ -56,7 +57,9 @@ def label_bars(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str
     """Show each client's examples as one bar stacked by class; counts is (clients, classes), groups (clients,)."""
     order = client_order(groups, counts.argmax(axis=1))
     clients, classes = counts.shape
-    figure, (axes,) = new_figure(client_width(clients) + 1, 3.4, title or "Examples per client, stacked by class")
+    figure, (axes,) = new_figure(
+        client_width(clients) + 1 + room_for(class_names), 3.4, title or "Examples per client, stacked by class"
+    )
     # One outline per class with nan between the bars: a patch per client and class would take seconds to draw.
     gap = 0.4 if clients <= FEW else 0.5
     place = np.arange(clients)
@@ -81,7 +84,9 @@ def class_counts(counts: np.ndarray, class_names: Sequence[str], title: str = ""
     """Show how many examples of each class all clients hold together; counts is (clients, classes)."""
     totals = counts.sum(axis=0)
     figure, (axes,) = new_figure(
-        max(4.5, min(10.0, 2 + 0.4 * len(totals))), 3, title or "Examples per class, all clients"
+        max(4.5, min(10.0, 2 + 0.4 * len(totals))),
+        3 + room_for(class_names),
+        title or "Examples per class, all clients",
     )
     bars = axes.bar(range(len(totals)), totals, color=PALETTE[0])
     if len(totals) <= 20:

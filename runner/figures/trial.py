@@ -20,6 +20,7 @@ from runner.figures.canvas import (
     distinct_colours,
     legend,
     new_figure,
+    room_for,
     whole_rounds,
 )
 
@@ -173,7 +174,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
     """Show which classes are taken for which; confusion is (true, predicted) in examples."""
     classes = len(confusion)
     share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = max(4.2, min(9.0, 1.8 + 0.34 * classes))
+    side = max(4.2, min(9.0, 1.8 + 0.34 * classes)) + room_for(class_names)
     figure, (axes,) = new_figure(side + 0.8, side, title or "Confusion matrix")
     image = axes.imshow(share, cmap="cividis", vmin=0, vmax=100, interpolation="nearest")
     if classes <= 20:

@@ -15,7 +15,7 @@ import yaml
 from runner.config import TrialConfig
 from runner.config.section import flat, short_names
 from runner.data.sources import place_of
-from runner.escape import markdown
+from runner.escape import bold
 from runner.figures.canvas import strategy_colour
 from runner.redaction import redact
 from runner.report_text import fence
@@ -58,13 +58,13 @@ def trial_tags(trial: TrialConfig, name: str, command: str) -> dict[str, str]:
         "data.place": place_of(trial),
         "strategy": trial.strategy.name,
         "mlflow.runColor": strategy_colour(trial.strategy.name),
-        "mlflow.note.content": f"**{markdown(name.strip())}**\n\n{reproduce(command)}",
+        "mlflow.note.content": f"{bold(name)}\n\n{reproduce(command)}",
     }
 
 
 def sweep_tags(name: str, key: str, description: str, command: str) -> dict[str, str]:
     """Return the tags of a sweep's run."""
-    note = f"**{markdown(name.strip())}**: {description}\n\n{reproduce(command)}"
+    note = f"{bold(name)}: {description}\n\n{reproduce(command)}"
     return {
         "kind": "sweep",
         LAYOUT: LAYOUT_NOW,

@@ -139,25 +139,17 @@ def passing(error: BaseException) -> bool:
     return status in _PASSING or status not in _CLIENT_ERRORS
 
 
-def _acceptable(kind: str, data: Any) -> dict[str, Any]:
+def _acceptable(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data of an operation with the keys, names and values that MLflow takes."""
-    plain: dict[str, Any] = _storable(data)
-    for what in _VALUE.keys() & plain.keys():
-        plain[what] = {escape.key(name): _cut(str(value), _VALUE[what]) for name, value in plain[what].items()}
-    if "metrics" in plain:
-        plain["metrics"] = [[escape.key(name), *rest] for name, *rest in plain["metrics"]]
-    if kind in _NAME:
-        plain["name"] = escape.shortened(plain["name"], _NAME[kind])
-    return plain
-
-
-def _storable(value: Any) -> Any:
-    """Return plain data with texts that any database takes."""
-    if isinstance(value, str):
-        return escape.storable(value)
-    if isinstance(value, dict):
-        return {_storable(name): _storable(item) for name, item in value.items()}
-    return [_storable(item) for item in value] if isinstance(value, list) else value
+    data = dict(data)
+    for what in _VALUE.keys() & data.keys():
+        data[what] = {
+            escape.key(name): _cut(escape.storable(str(value)), _VALUE[what]) for name, value in data[what].items()
+        }
+    if "metrics" in data:
+        data["metrics"] = [[escape.key(name), *rest] for name, *rest in data["metrics"]]
+    data = {name: escape.storable(value) if isinstance(value, str) else value for name, value in data.items()}
+    return data | ({"name": escape.shortened(data["name"], _NAME[kind])} if kind in _NAME else {})
 
 
 def _cut(text: str, most: int) -> str:
