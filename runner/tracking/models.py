@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from runner.config import ModelConfig
-from runner.escape import shortened
+from runner.escape import line, shortened
 from runner.imports import lasting
 from runner.tracking import ops
 from runner.tracking.ops import Op
@@ -58,7 +58,7 @@ def model_op(
         whole = {name: state[shared] for name, shared in first.items()}
         yield Op("model", run, {"name": name}, {**folder, _PROGRAM: _with_weights(program, whole)})
     except Exception as error:  # tracing runs the user's code: anything may come out
-        _log.warning("model %s is logged as weights only: %s", name, error)
+        _log.warning("model %s is logged as weights only: %s", name, line(str(error)))
         from safetensors.numpy import save
 
         weights = save({key: np.ascontiguousarray(value) for key, value in state.items()})

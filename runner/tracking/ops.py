@@ -118,7 +118,7 @@ def apply(op: Op, store: Store, runs: dict[str, str]) -> None:
         raise ValueError(f"operation {op.kind} is unknown")
 
 
-def amend(store: Store, run_id: str, content: Mapping[str, bytes], values: Mapping[str, str]) -> None:
+def amend(store: Store, run_id: str, content: Mapping[str, str], values: Mapping[str, str]) -> None:
     """Add artifacts and tags to a run that has ended."""
     for op in (files(run_id, content), tags(run_id, values)):
         apply(op, store, {run_id: run_id})

@@ -225,6 +225,22 @@ def test_latex_sets_names_as_they_are() -> None:
     assert len({escape.label(name) for name in NAMES}) == len(NAMES)
 
 
+def test_latex_compiles_where_there_is_a_tex(tmp_path: Path) -> None:
+    """Without one the test above holds alone: it knows every character that LaTeX gives a meaning."""
+    letters = [name for name in NAMES if escape.line(name).isascii() and len(name) < 100]
+    tables = [
+        report_text.latex([["name", "i"], *table(*letters[at : at + 9])], letters[at], letters[at])
+        for at in range(0, len(letters), 9)
+    ]
+    head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    (tmp_path / "x.tex").write_text(f"{head}{''.join(tables)}\\end{{document}}\n")
+    if tex := shutil.which("pdflatex"):
+        words = [tex, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "x.tex"]
+        ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout[-2000:]
+    assert len(tables) > 30
+
+
 def arguments(line: str, shell: str) -> list[bytes]:
     """Return the words as which a shell hands a line on."""
     script = f"printf '%s\\0' {line}"
