@@ -16,7 +16,7 @@ from runner.escape import line
 from runner.records import RoundRecord, TrialResult
 from runner.report import best_cell, results_table, texts, trial_curves
 from runner.tracking import Tracker
-from runner.tracking.read import read_sweep
+from runner.tracking.read import StoredTrial, read_sweep
 from tests.unit.test_tracking import TRIAL, started
 
 
@@ -104,6 +104,24 @@ def test_a_report_for_machines_and_one_without_words(call, tmp_path):
     assert (cells[4]["client_acc_best"], cells[1]["client_acc_best"], cells[4]["failed"]) == (True, False, 1)
     assert set(told["files"]) == {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     assert call("report", "grid", "--out", str(tmp_path), "--quiet") == (0, "", "")
+
+
+def test_a_table_that_is_damaged_costs_its_figures_alone(call, tmp_path, monkeypatch, caplog):
+    whole = StoredTrial.table
+
+    def damaged(trial, name):
+        if name == "clients":
+            raise OSError("not a Parquet file")
+        return whole(trial, name)
+
+    monkeypatch.setattr(StoredTrial, "table", damaged)
+    assert call("report", "grid", "--out", str(tmp_path))[0] == 0
+    assert not (tmp_path / "plots" / "client_accuracy.png").exists()
+    assert (tmp_path / "plots" / "servers.png").exists()
+    said = {record.getMessage() for record in caplog.records if " is missing: " in record.getMessage()}
+    assert len(said) == 6  # a line for each trial's table
+    assert "report of grid: clients.parquet of num_clusters=1 seed=0 is missing: OSError: not a Parquet file" in said
+    assert "clients.parquet of num_clusters=1 seed=0 is missing" in (tmp_path / "report.html").read_text()
 
 
 def test_compare_shows_where_runs_differ(call):
