@@ -2,14 +2,12 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
-
+from runner import escape
 from runner.compose import (
     Trial,
     compose,
@@ -24,6 +22,7 @@ from runner.compose import (
 from runner.errors import ConfigError, RunnerError, shown
 from runner.interrupts import hang_up
 from runner.output import guarded_output
+from runner.views import new_console, say
 from runner.words import literal
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def _main(argv: Sequence[str] | None) -> int:
         with hang_up():
             return int(args.call(args, [*args.words, *words]))
     except RunnerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -173,20 +172,20 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     from runner.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
-    command = f"python -m runner sweep {shlex.join([args.name, *words])}"
+    command = escape.command(["python", "-m", "runner", "sweep", args.name, *words])
     plan = SweepPlan(args.name, file.description, command, with_contents(trials), restart)
     return _execute(plan, args.mode)
 
 
 def _list(trials: Sequence[Trial]) -> int:
     for trial in trials:
-        print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
+        say(" ".join([trial.config.key, *(f"{key}={value}" for key, value in trial.axes.items())]))
     for remark in remarks(trials):
-        print(remark, file=sys.stderr)
+        say(remark, sys.stderr)
     print(f"{len(trials)} trials")
     unknown = {trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None}
     if unknown:
-        print(f"their keys will be others once the data are found: {', '.join(unknown)}")
+        say(f"their keys will be others once the data are found: {', '.join(unknown)}")
     return 0
 
 
@@ -205,8 +204,8 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     from runner.sweep import SweepPlan
     from runner.views import view_of
 
-    again = [args.name, *(["--full"] if args.full else []), *words]
-    command = f"python -m runner reproduce {shlex.join(again)}"
+    full = ["--full"] if args.full else []
+    command = escape.command(["python", "-m", "runner", "reproduce", args.name, *full, *words])
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     status = _execute(SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode)
     if status == 130:
@@ -215,13 +214,13 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     if args.mode == "json":
         headings, *rows = outcome.lines
         event = {"event": "reproduction", "rows": [dict(zip(headings, row, strict=True)) for row in rows]}
-        view_of("json", Console()).show(event | {"notes": outcome.notes}, "")
+        view_of("json", new_console()).show(event | {"notes": outcome.notes}, "")
     if args.mode != "auto":
         return status
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = new_console(width=None if sys.stdout.isatty() else 180)
     console.print(rich_lines(outcome.lines, outcome.summary))
     for note in outcome.notes:
-        console.print(note, highlight=False, soft_wrap=True)
+        say(note)
     return status
 
 
@@ -230,7 +229,7 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     from runner.sweep import run_sweep
     from runner.views import view_of
 
-    console = Console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
+    console = new_console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
     view = view_of(mode, console)
     outcome, tracker = run_sweep(plan, view)
     waits = f"{tracker.spilled} events wait on disk: the store does not answer; send them with: python -m runner flush"
@@ -247,14 +246,14 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
         table = results_table(outcome.rows, axes=outcome.axes)
         console.print(rich_table(table, "results: mean ± deviation over seeds"))
     for label, reason in outcome.failures:
-        print(f"FAILED {label}: {reason}", file=sys.stderr)
+        say(f"FAILED {label}: {reason}", sys.stderr)
     if outcome.missing:
-        print(f"MISSING: {outcome.missing}", file=sys.stderr)
-    console.print(f"stored in {tracker.uri}", highlight=False, soft_wrap=True)
+        say(f"MISSING: {outcome.missing}", sys.stderr)
+    console.print(escape.line(f"stored in {tracker.uri}"), soft_wrap=True)
     if tracker.spilled:
         print(waits, file=sys.stderr)
     if tracker.uri.startswith("sqlite:"):
-        console.print("see it with: make ui   (python -m runner ui)", highlight=False)
+        console.print("see it with: make ui   (python -m runner ui)")
     return outcome.exit_status
 
 
@@ -291,20 +290,25 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            path.write_bytes(escape.storable(content).encode() if isinstance(content, str) else content)
     except OSError as error:
         raise RunnerError(
             f"the report can't be written to {folder} ({error}); name another folder with --out"
         ) from error
     if args.mode == "json":
-        table = read_csv(StringIO(str(files["report.csv"]))).convert_dtypes().astype(object)
+        table = (
+            read_csv(StringIO(str(files["report.csv"])), keep_default_na=False, na_values=[""])
+            .convert_dtypes()
+            .astype(object)
+        )
         cells = table.where(table.notna(), None).to_dict("records")
         told = {"sweep": sweep.name, "run": sweep.run_id, "folder": str(folder.absolute()), "files": sorted(files)}
         print(as_json({**told, "cells": cells}))
     if args.mode != "auto":
         return 0
     print(str(files["report.md"]).partition("```")[0].rstrip())
-    print(f"\nwritten to {folder}: report.html, report.md, report.csv, report.tex, trials.csv, plots/")
+    print()
+    say(f"written to {folder}: report.html, report.md, report.csv, report.tex, trials.csv, plots/")
     return 0
 
 
@@ -313,7 +317,7 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
     from runner.tracking.read import read_runs
 
     names, settings = _split_words([*args.runs, *words])
-    Console().print(comparison(read_runs(compose(settings).tracking, names)))
+    new_console().print(comparison(read_runs(compose(settings).tracking, names)))
     return 0
 
 

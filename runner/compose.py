@@ -23,6 +23,7 @@ from runner.config import Section, TrialConfig
 from runner.config.ranges import allowed, leaves
 from runner.config.section import flat, short_names
 from runner.errors import ConfigError, shown, unknown
+from runner.escape import command
 from runner.words import MOST_CELLS, Word, literal, parse, setting
 
 M = TypeVar("M", bound=BaseModel)
@@ -73,7 +74,7 @@ class Trial:
     @property
     def command(self) -> str:
         """The command that runs this trial alone."""
-        return f"python -m runner run {shlex.join(self.overrides)}"
+        return command(["python", "-m", "runner", "run", *self.overrides])
 
     @property
     def label(self) -> str:

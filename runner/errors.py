@@ -3,21 +3,16 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from runner.escape import line
 from runner.redaction import redact
 
 _LONGEST = 2000
 """Characters of a message: what it quotes from outside may be longer than anybody reads."""
 
 
-def escaped(text: str) -> str:
-    """Return text from outside with nothing that a terminal obeys or that is no Unicode."""
-    escapes = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(escapes)
-
-
 def shown(text: str, most: int = 80) -> str:
     """Return text from outside as one short line."""
-    text = escaped(text)
+    text = line(text)
     return text if len(text) <= most else f"{text[: most - 13]}...{text[-10:]}"
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from runner.config import TrackingConfig, TrialConfig
 from runner.errors import TrackingError
@@ -16,6 +16,9 @@ from runner.tracking.past import PastRun
 from runner.tracking.runs import OpenRun, SweepRun, TrialRun
 from runner.tracking.store import Store, open_store
 from runner.tracking.writer import Writer
+
+if TYPE_CHECKING:
+    from runner.figures.canvas import Extras
 
 _log = logging.getLogger("fedsweep.tracking")
 
@@ -70,6 +73,7 @@ class Tracker:
         self.tags = describe.environment()
         """Tags of every run opened from now on; the driver adds ``cluster`` once its hosts are known."""
         self.open_runs: list[OpenRun] = []
+        self._told: set[str] = set()
 
     @property
     def uri(self) -> str:
@@ -80,6 +84,14 @@ class Tracker:
     def spilled(self) -> int:
         """Events that wait on disk for a store that does not answer."""
         return self.writer.spilled
+
+    def kept(self, pictures: "Extras") -> dict[str, bytes]:
+        """Return the pictures that there are, and say once which failed: it costs no run its results."""
+        for told in pictures.told():
+            if told not in self._told:
+                self._told.add(told)
+                _log.warning("%s", told)
+        return pictures.files
 
     def start_sweep(
         self,
