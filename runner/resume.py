@@ -23,7 +23,7 @@ from runner.load import process_started
 from runner.tracking import Tracker, past
 from runner.tracking.describe import trial_params
 from runner.tracking.past import PastRun
-from runner.tracking.store import Store
+from runner.tracking.store import Store, store_name
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,15 @@ def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
 
 
 def storage_of(config: TrialConfig, store_uri: str, name: str | None) -> str:
-    """Return the folder of a sweep's checkpoints: one per store, experiment and sweep."""
-    root = config.checkpoint.storage_path or str(Path(config.tracking.output).expanduser().absolute() / "checkpoints")
-    place = hashlib.sha256(f"{store_uri} {config.tracking.experiment}".encode()).hexdigest()[:8]
+    """Return the folder of a sweep's checkpoints: one per store, experiment and sweep.
+
+    In the output folder it is found again where that was moved with the store.
+    """
+    root, store = config.checkpoint.storage_path, store_uri
+    if not root:
+        root = str(Path(config.tracking.output).expanduser().absolute() / "checkpoints")
+        store = store_name(config.tracking, store_uri)
+    place = hashlib.sha256(f"{store} {config.tracking.experiment}".encode()).hexdigest()[:8]
     return f"{root}/{name or 'run'}-{place}"
 
 
