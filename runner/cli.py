@@ -221,7 +221,7 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     console.print(f"stored in {tracker.uri}", highlight=False, soft_wrap=True)
     if tracker.spilled:
         print(waits, file=sys.stderr)
-    if tracker.uri.startswith("sqlite:"):
+    if tracker.uri.startswith("sqlite"):
         console.print("see it with: make ui   (python -m runner ui)", highlight=False)
     return outcome.exit_status
 
@@ -294,19 +294,24 @@ def _best(args: argparse.Namespace, words: list[str]) -> int:
 def _flush(args: argparse.Namespace, words: list[str]) -> int:
     from runner.tracking import flush
 
-    print(f"sent {flush(compose(words).tracking)} events")
-    return 0
+    done = flush(compose(words).tracking, tell=lambda line: print(line, file=sys.stderr))
+    print(f"sent {done.sent} events" + (f", put {done.aside} aside" if done.aside else ""))
+    return 1 if done.damaged else 0
 
 
 def _ui(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.tracking.database import database_of, settle_in
     from runner.tracking.store import tracking_uri
 
     config = compose(words)
     uri = tracking_uri(config.tracking)
-    if not uri.startswith("sqlite:"):
+    database = database_of(uri)
+    if database is None:
         raise RunnerError(f"the UI of '{uri}' is served by its own server; `ui` opens local stores")
-    if not Path(uri.removeprefix("sqlite:///")).exists():
+    if not database.exists():
         raise RunnerError(f"there is no MLflow store at {uri} yet; run `make sweep` first")
+    if moved := settle_in(database):
+        print(moved, file=sys.stderr)
     print(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

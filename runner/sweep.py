@@ -100,7 +100,21 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                     schedule.kill()
                 outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
                 _end_sweep(plan, tracker, parent, outcome, progress)
+    _add_losses(tracker, outcome)
     return outcome, tracker
+
+
+def _add_losses(tracker: Tracker, outcome: Outcome) -> None:
+    """Say which runs are not whole in the store, once everything is written that can be."""
+    lost = [f"'{name}' ({reason})" for name, reason in tracker.lost.items()]
+    if not lost:
+        return
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    told = (
+        f"not whole in the store: {', '.join(lost[:3])}{more}; "
+        "the same command, run again, makes them good from their checkpoints"
+    )
+    outcome.missing = "; ".join(filter(None, [outcome.missing, told]))
 
 
 def _unfinished(sweep: PastRun | None) -> bool:

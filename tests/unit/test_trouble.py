@@ -15,7 +15,9 @@ from runner import checkpoint
 from runner.cli import main
 from runner.records import RoundRecord
 from runner.resume import Restart
+from runner.tracking import ops
 from runner.tracking.runs import TrialRun
+from runner.tracking.store import Store
 from tests.unit.test_sweep import WORDS, Place, place  # noqa: F401 - a fixture
 
 
@@ -120,6 +122,77 @@ def test_a_database_that_another_process_holds_delays_and_loses_nothing(
     assert time.monotonic() - begin > 5
     [run] = place.runs()
     assert (run.info.status, place.steps(run)) == ("FINISHED", [0, 1, 2])
+
+
+def test_a_run_that_is_deleted_while_it_is_written_costs_that_run_alone(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody deletes the first trial in the UI; the other is whole, and the next session runs the first again."""
+
+    def delete() -> None:
+        deadline = time.monotonic() + 20
+        while not (found := place.runs()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        place.client.delete_run(found[0].info.run_id)
+
+    at_round(monkeypatch, 1, delete)
+    words = "seed=0,1", "tracking.figures=none"
+    outcome, text = place.run(*words)
+    assert (outcome.exit_status, outcome.failures, len(outcome.rows)) == (1, [], 2)
+    assert "not whole in the store: 'shift=none partition=iid seed=0' (" in outcome.missing
+    assert text.count("could not be written") == 1
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])]
+    again, text = place.run(*words)
+    assert "run before: 1 finished, 0 failed; 1 to run" in text
+    assert (again.exit_status, again.rows) == (0, outcome.rows)
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+
+
+def test_an_entry_that_is_refused_is_made_good_by_the_next_session(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    apply, left = ops.apply, ["once"]
+
+    def refuse(op: ops.Op, store: Store, runs: dict[str, str]) -> None:
+        if op.kind == "batch" and op.data.get("metrics") and left:
+            left.pop()
+            raise ValueError("no such thing")
+        apply(op, store, runs)
+
+    monkeypatch.setattr(ops, "apply", refuse)
+    words = "seed=0,1", "tracking.figures=none"
+    outcome, _ = place.run(*words)
+    assert (outcome.exit_status, outcome.failures) == (1, [])
+    assert "seed=0' (ValueError: no such thing)" in outcome.missing
+    assert sorted((run.info.status, place.steps(run)) for run in place.runs()) == [
+        ("FINISHED", [0, 1, 2]), ("KILLED", []),
+    ]  # fmt: skip
+    again, _ = place.run(*words)
+    assert (again.exit_status, again.rows) == (0, outcome.rows)
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+
+
+def test_a_sweep_goes_on_from_its_checkpoints_where_its_folder_was_moved(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    def dead(self: object, *args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialRun, "finish", dead)
+        assert place.run("seed=0", "tracking.figures=none")[0].exit_status == 130
+    there = Place(tmp_path_factory.mktemp("moved") / "out")
+    place.out.rename(there.out)
+    outcome, text = there.run("seed=0", "tracking.figures=none")
+    assert outcome.exit_status == 0
+    assert "goes on after round 2" in text
+    assert [(run.info.status, there.steps(run)) for run in there.runs()] == [("FINISHED", [0, 1, 2])]
+    assert not place.out.exists()
 
 
 def test_a_database_that_is_held_from_the_start_is_refused_in_one_line(
