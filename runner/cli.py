@@ -11,7 +11,8 @@ from rich.console import Console
 
 from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml, with_contents
 from runner.errors import RunnerError
-from runner.redaction import redacted_output
+from runner.interrupts import hang_up
+from runner.output import guarded_output
 
 if TYPE_CHECKING:
     from runner.sweep import SweepPlan
@@ -27,28 +28,37 @@ examples:
 """
 
 
-@redacted_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
-    It is 0, 1 (a trial failed, or a report is missing), 2 (bad input) or 130 (interrupted).
+    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input) or 130 (interrupted).
     """
+    with guarded_output() as (out, err):
+        try:
+            status = _main(argv)
+        except SystemExit as end:  # argparse has said what there is to say
+            status = int(end.code or 0)
+        out.flush()
+        if out.lost:
+            print(f"standard output is not complete: {out.lost}", file=err)
+        return status or int(bool(out.lost))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args, words = parser.parse_known_args(argv)
     try:
         unknown_flags = [word for word in words if word.startswith("-")]
         if unknown_flags:
             raise RunnerError(f"unknown option '{unknown_flags[0]}'; see `python -m runner {args.command} --help`")
-        return int(args.call(args, [*args.words, *words]))
+        with hang_up():
+            return int(args.call(args, [*args.words, *words]))
     except RunnerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe, `| head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -110,11 +110,16 @@ def _trial_task(
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _warm_task() -> None:
-    """Import what a trial needs: its process pays for it before there is work, not in its first clustering round."""
+    """Have a trial's process pay for its imports before there is work."""
+    import_trial()
+    time.sleep(_STAY_S)
+
+
+def import_trial() -> None:
+    """Import what a trial would import in its first clustering round."""
     with lasting():
         import sklearn.cluster
         import sklearn.metrics  # noqa: F401
-    time.sleep(_STAY_S)
 
 
 def warm_trials(count: int) -> None:

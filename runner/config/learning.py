@@ -133,10 +133,10 @@ class TrainingConfig(Section):
     steps: int | None = Field(None, ge=1, description="optimizer steps per round, instead of epochs")
     batch_size: int = Field(10, ge=0, description="examples per step; 0 takes all of them (full batch)")
     proximal_mu: float = Field(0.0, ge=0, description="weight of mu/2 ||w - w_round_start||^2 (FedProx)")
-    engine: Literal["sequential", "vectorized", "auto"] = Field(
+    engine: Literal["sequential", "vectorized"] = Field(
         "vectorized",
-        description="clients of a chunk one by one, in one batched program where the model has one (the same up to "
-        "rounding), or whichever is measured to be faster (then not repeatable to the bit)",
+        description="clients of a chunk one by one, or in one batched program where the model has "
+        "one: the same up to rounding",
     )
     threads: int = Field(1, ge=1, description="torch threads per client task; part of what fixes the bits of a sum")
     augment: Literal["none", "flip", "crop_flip"] = Field(

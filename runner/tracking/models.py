@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from runner.config import ModelConfig
-from runner.imports import lasting
 from runner.tracking import ops
 from runner.tracking.ops import Op
 
@@ -26,14 +25,11 @@ _PROGRAM = "data/model.pt2"
 
 
 @cache
-def warm_up() -> None:
-    """Trace a trivial network. The first trace of a process imports for seconds: better while the clients train."""
-    with lasting():
-        import mlflow.pytorch  # noqa: F401
-        import torch
-        import torch.export
-
-        torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(2, 1),))
+def trace_once() -> None:
+    """Trace, save and load a trivial network: the first time in a process imports for seconds."""
+    _, program, _ = _template(ModelConfig(name="logreg").model_dump_json(), (1, 1, 1), 2)
+    weights = {key: value.detach().numpy() for key, value in program.state_dict.items()}
+    _with_weights(program, weights)
 
 
 def model_op(

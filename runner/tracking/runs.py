@@ -214,10 +214,6 @@ class TrialRun(OpenRun):
             yield ops.files(self.token, {"split.parquet": split_table(first.data)})
             if self._figures != "none":
                 yield ops.files(self.token, data_figures(first.data))
-            if self._tracker.cfg.log_models:
-                from runner.tracking.models import warm_up
-
-                warm_up()
 
         self._put("the data set", job)
 
