@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml, with_contents
-from runner.errors import RunnerError
+from runner.errors import RunnerError, no_room
 from runner.interrupts import hang_up
 from runner.output import guarded_output
 
@@ -31,7 +31,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
-    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input) or 130 (interrupted).
+    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input), 3 (a full disk) or 130 (interrupted).
     """
     with guarded_output() as (out, err):
         try:
@@ -55,7 +55,7 @@ def _main(argv: Sequence[str] | None) -> int:
             return int(args.call(args, [*args.words, *words]))
     except RunnerError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 3 if no_room(error) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
