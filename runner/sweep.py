@@ -18,7 +18,7 @@ from runner.prepare import Prepared, check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.redaction import redact
 from runner.report import markdown_table, report, results_table
-from runner.resume import Restart, Standing, check_nodes, look_back, storage_of, sweep_key
+from runner.resume import Restart, Standing, check_nodes, look_back, only_driver, storage_of, sweep_key
 from runner.schedule import Outcome, Schedule, import_trial, warm_trials
 from runner.tracking import SweepRun, Tracker
 from runner.tracking.imports import import_all
@@ -58,6 +58,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     quiet_flower()
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
+        stack.enter_context(only_driver(plan.name, first))
         opened = _open(plan) if _was_run(plan) else None  # maybe nothing is left to start Ray for
         trials = len(opened[1].todo if opened else plan.trials)
         engine = _start_engine(first.resources, trials, stack, progress) if trials else None

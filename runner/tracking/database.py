@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from runner.errors import TrackingError
+from runner.tracking.claim import writer_of
 
 BESIDE = "fedsweep.artifacts", "beside the database"
 """Tag of an experiment whose files lie in ``artifacts/`` beside its database, wherever both are moved together."""
@@ -97,7 +98,7 @@ def settle_in(database: Path) -> str:
     Raises
     ------
     TrackingError
-        Its files were left behind.
+        Its files were left behind, or somebody writes to it under another name of its folder.
     sqlite3.Error
         The database can't be read or written.
     """
@@ -113,6 +114,11 @@ def settle_in(database: Path) -> str:
             query = "SELECT count(*) FROM runs WHERE experiment_id = ?"
             [count] = opened.execute(query, (experiment,)).fetchone()
             old = _path(location)
+            if count and (who := writer_of(database.parent)):
+                raise TrackingError(
+                    f"the store {database} is being written by {who}, who knows its folder by another name; "
+                    "wait for that, or use the same name"
+                )
             if count and old.exists() and not database.with_name("artifacts").exists():
                 raise TrackingError(
                     f"the store {database} was moved or copied from {old.parent} without the files of its runs; "
