@@ -19,7 +19,7 @@ from runner.compose import (
     to_yaml,
     with_contents,
 )
-from runner.errors import ConfigError, RunnerError, shown
+from runner.errors import ConfigError, RunnerError, no_room, shown
 from runner.interrupts import hang_up
 from runner.output import guarded_output
 from runner.views import new_console, say
@@ -42,7 +42,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
-    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input) or 130 (interrupted).
+    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input), 3 (a full disk) or 130 (interrupted).
     """
     with guarded_output() as (out, err):
         try:
@@ -66,7 +66,7 @@ def _main(argv: Sequence[str] | None) -> int:
             return int(args.call(args, [*args.words, *words]))
     except RunnerError as error:
         say(f"error: {error}", sys.stderr)
-        return 2
+        return 3 if no_room(error) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -252,7 +252,7 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     console.print(escape.line(f"stored in {tracker.uri}"), soft_wrap=True)
     if tracker.spilled:
         print(waits, file=sys.stderr)
-    if tracker.uri.startswith("sqlite:"):
+    if tracker.uri.startswith("sqlite"):
         console.print("see it with: make ui   (python -m runner ui)")
     return outcome.exit_status
 
@@ -332,19 +332,24 @@ def _best(args: argparse.Namespace, words: list[str]) -> int:
 def _flush(args: argparse.Namespace, words: list[str]) -> int:
     from runner.tracking import flush
 
-    print(f"sent {flush(compose(words).tracking)} events")
-    return 0
+    done = flush(compose(words).tracking, tell=lambda line: print(line, file=sys.stderr))
+    print(f"sent {done.sent} events" + (f", put {done.aside} aside" if done.aside else ""))
+    return 1 if done.damaged else 0
 
 
 def _ui(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.tracking.database import database_of, settle_in
     from runner.tracking.store import tracking_uri
 
     config = compose(words)
     uri = tracking_uri(config.tracking)
-    if not uri.startswith("sqlite:"):
+    database = database_of(uri)
+    if database is None:
         raise RunnerError(f"the UI of '{uri}' is served by its own server; `ui` opens local stores")
-    if not Path(uri.removeprefix("sqlite:///")).exists():
+    if not database.exists():
         raise RunnerError(f"there is no MLflow store at {uri} yet; run `make sweep` first")
+    if moved := settle_in(database):
+        print(moved, file=sys.stderr)
     print(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

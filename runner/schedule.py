@@ -80,11 +80,6 @@ class _Active:
     rungs: Sequence[int] = ()  # rounds at which it has yet to wait
     lost: str = ""  # why it goes on no longer from a rung
 
-    def done_with(self) -> tuple[()]:
-        """Remove the checkpoints, once all that they stand for was written; a job of the writer."""
-        self.checkpoints.remove()
-        return ()
-
 
 @dataclass
 class _Delayed:
@@ -365,7 +360,7 @@ class Schedule:
         active = self.active[events]
         assert active.run
         active.run.finish(result)
-        self.tracker.writer.put(f"the removal of the checkpoints of '{active.label}'", active.done_with)
+        self.tracker.writer.once_stored(active.run.token, active.checkpoints.remove)
         self.outcome.add(active.trial, result.summary)
         self._end(events, "FINISHED", result.stopped, result.summary)
 

@@ -19,7 +19,7 @@ from runner.prepare import Prepared, check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.redaction import redact
 from runner.report import markdown_table, report, results_table
-from runner.resume import Restart, Standing, check_nodes, look_back, storage_of, sweep_key
+from runner.resume import Restart, Standing, check_nodes, look_back, only_driver, storage_of, sweep_key
 from runner.schedule import Outcome, Schedule, import_trial, warm_trials
 from runner.tracking import SweepRun, Tracker
 from runner.tracking.imports import import_all
@@ -59,6 +59,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     quiet_flower()
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
+        stack.enter_context(only_driver(plan.name, first))
         opened = _open(plan) if _was_run(plan) else None  # maybe nothing is left to start Ray for
         trials = len(opened[1].todo if opened else plan.trials)
         engine = _start_engine(first.resources, trials, stack, progress) if trials else None
@@ -96,7 +97,21 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                     schedule.kill()
                 outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
                 _end_sweep(plan, tracker, parent, outcome, progress)
+    _add_losses(tracker, outcome)
     return outcome, tracker
+
+
+def _add_losses(tracker: Tracker, outcome: Outcome) -> None:
+    """Say which runs are not whole in the store, once everything is written that can be."""
+    lost = [f"'{name}' ({reason})" for name, reason in tracker.lost.items()]
+    if not lost:
+        return
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    told = (
+        f"not whole in the store: {', '.join(lost[:3])}{more}; "
+        "the same command, run again, makes them good from their checkpoints"
+    )
+    outcome.missing = "; ".join(filter(None, [outcome.missing, told]))
 
 
 def _unfinished(sweep: PastRun | None) -> bool:
