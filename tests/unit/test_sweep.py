@@ -140,7 +140,7 @@ def test_a_trial_with_too_few_replies_keeps_its_clients_tracebacks(
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("no images of cats")
 
-    monkeypatch.setattr("runner.client.app.train", broken)
+    monkeypatch.setattr("runner.client.trainers.train", broken)
     outcome, _ = place.run("seed=0", "training.engine=sequential", "resources.max_retries=0")
     assert outcome.exit_status == 1
     [[_, reason]] = outcome.failures
