@@ -228,7 +228,7 @@ def rich_lines(lines: Lines, title: str) -> "Table":
 
     shown = Table(title=Text(escape.line(title)) if title else None, title_justify="left")
     for heading in cells(lines[0]):
-        shown.add_column(heading)
+        shown.add_column(heading, overflow="fold")
     for line in lines[1:]:
         shown.add_row(*cells(line))
     return shown

@@ -291,6 +291,15 @@ def test_a_console_shows_names_and_obeys_none(terminal: bool, capsys: pytest.Cap
         assert capsys.readouterr().out == f"{told}\n"
 
 
+def test_a_narrow_console_cuts_no_name() -> None:
+    """Else long values with one beginning, such as two paths, would be the same."""
+    file = io.StringIO()
+    lines = [["path", "trials"], ["x" * 300 + "1", "4"], ["x" * 300 + "2", "4"]]
+    new_console(file=file, width=60).print(report.rich_lines(lines, ""))
+    shown = file.getvalue()
+    assert (shown.count("x"), shown.count("1"), shown.count("2")) == (600, 1, 1)
+
+
 @pytest.mark.parametrize("mode", ["auto", "quiet", "json"])
 def test_each_view_tells_names(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = io.StringIO()
