@@ -1,6 +1,6 @@
 # Every target sets up what it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep reproduce smoke ui test check format bench mutants lock clean
+.PHONY: help setup sweep reproduce smoke ui test check format bench soak mutants lock clean
 
 PYTHON ?= python3
 SWEEP ?= default
@@ -48,6 +48,9 @@ check: $(STAMP) ## lint, format and types
 
 bench: $(STAMP) $(PEERS) ## benchmarks against peers: make bench ARGS="lenet_vs_flower"; one table and bench.json
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP) ## kill a sweep's processes for hours, and compare: make soak ARGS="--kills 1000"
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 mutants: $(STAMP) ## one-line faults, and which tests notice: make mutants ARGS="--count 20 --jobs 2"
 	@$(BIN)/python -m benchmarks.mutants $(ARGS)

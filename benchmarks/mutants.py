@@ -56,6 +56,8 @@ TARGETS = (
 """The code whose numbers a user takes on trust."""
 
 TESTS = ("tests/unit", "tests/contract")
+PORTION = 10
+"""Test files that are traced at a time: what is known of them is kept, whatever comes after."""
 OWN = "tests/unit/test_mutants.py"
 """The tests of this file: they say nothing of the code that is changed."""
 
@@ -460,6 +462,7 @@ class Ran:
 
     by: str
     seconds: float
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -513,19 +516,22 @@ class Copy:
         seconds = time.monotonic() - start
         if process.returncode == 0:
             return Ran("", seconds)
-        if found := re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", output, re.MULTILINE):
-            return Ran(found[1], seconds)
+        if found := re.findall(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", output, re.MULTILINE):
+            return Ran(found[0], seconds, tuple(found))
         if process.returncode < 0:
             return Ran(f"signal {-process.returncode}", seconds)
         raise MutantsError(f"pytest ended with {process.returncode}:\n{output[-2000:]}")
 
     def trace(self, files: Sequence[str]) -> dict[str, Usual]:
-        """Run test files on the code as it is, on which they must pass: test -> what it does."""
+        """Run test files on the code as it is, on which they must pass: test -> what it does.
+
+        A trace slows the tests down: one that fails under it may pass without.
+        """
         said = self._trace.with_suffix(".xml")
-        junit = (f"--junit-xml={said}", "-o", "junit_family=xunit1")
-        ran = self.run(files, 3600, "-p", "benchmarks.mutants_trace", *junit)
-        if ran.by:
-            raise MutantsError(f"{ran.by} fails on the code as it is; mend that first")
+        options = (f"--junit-xml={said}", "-o", "junit_family=xunit1", "--maxfail=100000")
+        ran = self.run(files, 3600, "-p", "benchmarks.mutants_trace", *options)
+        if ran.by and (again := self.run(ran.failed or [ran.by], 600)).by:
+            raise MutantsError(f"{again.by} fails on the code as it is; mend that first")
         seconds: Counter[str] = Counter()
         for case in ElementTree.parse(said).iter("testcase"):
             path, module = case.get("file", ""), _module(case.get("file", ""))
@@ -590,7 +596,7 @@ class Judge:
             for test, of_test in usual.items()
             if test == EVERYBODY or test.partition("::")[0] in self._traced
         }
-        self._lock, self._tracing = Lock(), Lock()
+        self._lock = Lock()
 
     def verdict(self, mutant: Mutant) -> dict[str, Any] | None:
         """Return what is known of a mutant, if it still holds."""
@@ -616,8 +622,18 @@ class Judge:
                 finally:
                     free.put(copy)
 
+            def trace(portion: Sequence[str]) -> None:
+                copy = free.get()
+                try:
+                    self._trace(copy, portion)
+                finally:
+                    free.put(copy)
+
+            untraced = [file for file in self._files if file not in self._traced] if left else []
+            portions = [untraced[i : i + PORTION] for i in range(0, len(untraced), PORTION)]
             with ThreadPoolExecutor(self._jobs) as pool:
                 try:
+                    list(pool.map(trace, portions))
                     yield from pool.map(attempt, left)
                 except BaseException:  # interrupted: what runs is ended, and counts for nothing
                     self._ended = True
@@ -628,7 +644,6 @@ class Judge:
 
     def _try(self, mutant: Mutant, copy: Copy) -> dict[str, Any]:
         start = time.monotonic()
-        self._trace(copy)
         stage, by = "", ""
         for name, files in zip(("nearest", "rest"), self._near.order(mutant.file), strict=True):
             tests = self._that_run(mutant, files)
@@ -644,17 +659,15 @@ class Judge:
             self._keep()
         return verdict
 
-    def _trace(self, copy: Copy) -> None:
-        """Find out what the test files run of which that is not known."""
-        with self._tracing:
-            if new := [file for file in self._files if file not in self._traced]:
-                found = copy.trace(new)
-                before = self._usual.get(EVERYBODY, Usual(0, ())).functions
-                everybody = sorted({*before, *found[EVERYBODY].functions})
-                with self._lock:
-                    self._usual |= {**found, EVERYBODY: Usual(0, everybody)}
-                    self._traced |= {file: self._files[file] for file in new}
-                    self._keep()
+    def _trace(self, copy: Copy, files: Sequence[str]) -> None:
+        """Find out what some test files run, and keep that."""
+        found = copy.trace(files)
+        with self._lock:
+            before = self._usual.get(EVERYBODY, Usual(0, ())).functions
+            everybody = sorted({*before, *found[EVERYBODY].functions})
+            self._usual |= {**found, EVERYBODY: Usual(0, everybody)}
+            self._traced |= {file: self._files[file] for file in files}
+            self._keep()
 
     def _that_run(self, mutant: Mutant, files: Sequence[str]) -> list[str]:
         """Return the tests in some files that may run a mutant, in the order of the files.

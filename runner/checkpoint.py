@@ -24,6 +24,7 @@ from typing import Any
 import fsspec
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -189,13 +190,15 @@ class CheckpointStore:
 
 
 def open_storage(url: str) -> tuple[Any, str]:
-    """Return the file system and the path of a URL.
+    """Return the file system and the path of a URL; what names no protocol is a local path, whatever it holds.
 
     Raises
     ------
     CheckpointError
         There is no such kind of storage, or its package is missing.
     """
+    if "://" not in url:
+        return LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError, OSError) as error:

@@ -5,13 +5,25 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from runner import escape
-from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml, with_contents
-from runner.errors import RunnerError
-from runner.redaction import redacted_output
+from runner.compose import (
+    Trial,
+    compose,
+    compose_trial,
+    expand,
+    groups,
+    options,
+    remarks,
+    to_yaml,
+    with_contents,
+)
+from runner.errors import ConfigError, RunnerError, no_room, shown
+from runner.interrupts import hang_up
+from runner.output import guarded_output
 from runner.views import new_console, say
+from runner.words import literal
 
 if TYPE_CHECKING:
     from runner.sweep import SweepPlan
@@ -27,32 +39,52 @@ examples:
 """
 
 
-@redacted_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
-    It is 0, 1 (a trial failed, or a report is missing), 2 (bad input) or 130 (interrupted).
+    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input), 3 (a full disk) or 130 (interrupted).
     """
-    parser = _parser()
-    args, words = parser.parse_known_args(argv)
+    with guarded_output() as (out, err):
+        try:
+            status = _main(argv)
+        except SystemExit as end:  # argparse has said what there is to say
+            status = int(end.code or 0)
+        out.flush()
+        if out.lost:
+            print(f"standard output is not complete: {out.lost}", file=err)
+        return status or int(bool(out.lost))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
-        unknown_flags = [word for word in words if word.startswith("-")]
+        args, words = _parser().parse_known_args(argv)
+        unknown_flags = [word for word in (*words, *args.words) if word.startswith("-")]
         if unknown_flags:
-            raise RunnerError(f"unknown option '{unknown_flags[0]}'; see `python -m runner {args.command} --help`")
-        return int(args.call(args, [*args.words, *words]))
+            see = f"see `python -m runner {args.command} --help`"
+            raise RunnerError(f"unknown option '{shown(unknown_flags[0])}'; {see}")
+        with hang_up():
+            return int(args.call(args, [*args.words, *words]))
     except RunnerError as error:
         say(f"error: {error}", sys.stderr)
-        return 2
+        return 3 if no_room(error) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe, `| head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what it can't read, and takes no option for the start of its name."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise ConfigError(f"{shown(message, 300)}; see `{self.prog} --help`")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m runner",
         description="Sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow.",
         epilog=EXAMPLES + "\n" + _groups_help(),
@@ -120,16 +152,14 @@ def _groups_help() -> str:
 
 
 def _with_address(words: list[str], address: str | None) -> list[str]:
-    return [*words, f"resources.address='{address}'"] if address else words
+    return words if address is None else [*words, f"resources.address={literal(address)}"]
 
 
 def _run(args: argparse.Namespace, words: list[str]) -> int:
     from runner.resume import Restart
     from runner.sweep import SweepPlan
 
-    words = _with_address(words, args.address)
-    config = compose(words)
-    [trial] = with_contents([Trial(config, {}, tuple(words))])
+    [trial] = with_contents([compose_trial(_with_address(words, args.address))])
     return _execute(SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)), args.mode)
 
 
@@ -222,15 +252,17 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     console.print(escape.line(f"stored in {tracker.uri}"), soft_wrap=True)
     if tracker.spilled:
         print(waits, file=sys.stderr)
-    if tracker.uri.startswith("sqlite:"):
+    if tracker.uri.startswith("sqlite"):
         console.print("see it with: make ui   (python -m runner ui)")
     return outcome.exit_status
 
 
 def _config(args: argparse.Namespace, words: list[str]) -> int:
-    config = compose(words)
-    print(to_yaml(config), end="")
-    print(f"# trial key: {config.key}")
+    trial = compose_trial(words)
+    print(to_yaml(trial.config), end="")
+    print(f"# trial key: {trial.config.key}")
+    for remark in remarks([trial]):
+        print(remark, file=sys.stderr)
     return 0
 
 
@@ -300,19 +332,24 @@ def _best(args: argparse.Namespace, words: list[str]) -> int:
 def _flush(args: argparse.Namespace, words: list[str]) -> int:
     from runner.tracking import flush
 
-    print(f"sent {flush(compose(words).tracking)} events")
-    return 0
+    done = flush(compose(words).tracking, tell=lambda line: print(line, file=sys.stderr))
+    print(f"sent {done.sent} events" + (f", put {done.aside} aside" if done.aside else ""))
+    return 1 if done.damaged else 0
 
 
 def _ui(args: argparse.Namespace, words: list[str]) -> int:
+    from runner.tracking.database import database_of, settle_in
     from runner.tracking.store import tracking_uri
 
     config = compose(words)
     uri = tracking_uri(config.tracking)
-    if not uri.startswith("sqlite:"):
+    database = database_of(uri)
+    if database is None:
         raise RunnerError(f"the UI of '{uri}' is served by its own server; `ui` opens local stores")
-    if not Path(uri.removeprefix("sqlite:///")).exists():
+    if not database.exists():
         raise RunnerError(f"there is no MLflow store at {uri} yet; run `make sweep` first")
+    if moved := settle_in(database):
+        print(moved, file=sys.stderr)
     print(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

@@ -1,16 +1,28 @@
 """The one family of errors that a user sees, as one line: what was given, what is allowed, what to change."""
 
+import errno
+import sqlite3
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from runner.escape import line
 from runner.redaction import redact
+
+_LONGEST = 2000
+"""Characters of a message: what it quotes from outside may be longer than anybody reads."""
+
+
+def shown(text: str, most: int = 80) -> str:
+    """Return text from outside as one short line."""
+    text = line(text)
+    return text if len(text) <= most else f"{text[: most - 13]}...{text[-10:]}"
 
 
 class RunnerError(Exception):
-    """Base of every error that is the user's to mend: one line on stderr, exit status 2."""
+    """Base of every error that is the user's to mend: one line on stderr, exit status 2, or 3 on a full disk."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact(" ".join(message.split())))
+        super().__init__(shown(redact(" ".join(message.split())), _LONGEST))
 
 
 class ConfigError(RunnerError):
@@ -47,7 +59,21 @@ class AppError(RunnerError):
 
 def unknown(kind: str, given: str, valid: Iterable[str]) -> str:
     """Return the sentence for an unknown name: the name, the nearest valid one, and all valid ones."""
-    names = sorted(valid)
+    names, given = sorted(valid), shown(given)
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"unknown {kind} '{given}'.{hint} Valid: {', '.join(names)}."
+
+
+def no_room(error: BaseException | None) -> bool:
+    """Return whether a full disk, or a used-up quota, is behind an error: nothing is wrong with what was given."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        if isinstance(error, sqlite3.Error) and code & 0xFF == sqlite3.SQLITE_FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,12 +1,13 @@
-"""Ctrl-C and SIGTERM: the first asks for an end after the round, the second ends at once."""
+"""Ctrl-C, SIGTERM, SIGHUP: the first asks for an end after the round, the second ends at once."""
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
@@ -27,7 +28,9 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            for number in SIGNALS:
+                if not _nohup(number):
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -41,3 +44,21 @@ class Interrupts:
             raise KeyboardInterrupt
         self.asked = True
         self._tell()
+
+
+@contextmanager
+def hang_up() -> Iterator[None]:
+    """Have a terminal that disappears end a command as Ctrl-C does, but not under ``nohup``."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or _nohup(signal.SIGHUP):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _nohup(number: int) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -1,10 +1,8 @@
 """Credentials are kept out of all that leaves the process: text on a terminal, errors, runs."""
 
 import re
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TextIO
+from collections.abc import Mapping
+from typing import Any
 
 _USERINFO = re.compile(r"(?<=://)[^\s'\"]*@")
 _SECRET_QUERY = re.compile(
@@ -44,34 +42,3 @@ def _file(content: bytes) -> bytes:
         return redact(content.decode()).encode()
     except UnicodeDecodeError:
         return content
-
-
-class _Redacted:
-    """A text stream that writes no credentials to the one behind it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        self._stream.write(redact(text))
-        return len(text)
-
-    def writelines(self, lines: list[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def redacted_output() -> Iterator[None]:
-    """Keep credentials out of what this process prints, whichever library prints it."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (
-        stream if stream is None or isinstance(stream, _Redacted) else _Redacted(stream) for stream in before
-    )
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before

@@ -113,6 +113,7 @@ def load_experiment(name: str, full: bool = False) -> Experiment:
     return Experiment(name, "full" if full else "cpu", spec)
 
 
+@cache
 def _file(name: str) -> dict[str, Any]:
     loaded: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "experiment" / f"{name}.yaml"))
     return loaded or {}

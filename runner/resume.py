@@ -16,14 +16,15 @@ from runner.checkpoint import CheckpointStore, open_storage, write_atomically
 from runner.compose import Trial
 from runner.config import TrialConfig
 from runner.data.content import changed_files
-from runner.data.layout import shown
 from runner.data.sources import place_of
-from runner.errors import CheckpointError, DataError, RunnerError
+from runner.errors import CheckpointError, DataError, RunnerError, shown
 from runner.load import process_started
 from runner.tracking import Tracker, past
+from runner.tracking.claim import claim
+from runner.tracking.database import database_of
 from runner.tracking.describe import trial_params
 from runner.tracking.past import PastRun
-from runner.tracking.store import Store
+from runner.tracking.store import Store, store_name, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,26 @@ class Standing:
     def checkpoints(self, trial: Trial) -> CheckpointStore:
         """Return where a trial's checkpoints are."""
         return CheckpointStore(f"{self.storage}/{trial.config.key}", trial.config.key)
+
+
+@contextmanager
+def only_driver(name: str | None, trial: TrialConfig) -> Iterator[None]:
+    """Be the only driver of a sweep, or of a trial on its own, as long as the context lasts.
+
+    What drivers say of themselves in the store shows only once they have made a run: of two that start at once, neither
+    would see the other.
+
+    Raises
+    ------
+    RunnerError
+        Another driver runs it; or there is no room or no permission where the lock belongs.
+    """
+    tracking = trial.tracking
+    database = database_of(tracking_uri(tracking))
+    folder = database.parent if database else Path(tracking.output).expanduser().absolute()
+    what = f"sweep '{name}'" if name else f"trial {trial.key}"
+    with claim(folder, f"{what} of experiment {tracking.experiment}", driver_name()):
+        yield
 
 
 def sweep_key(trials: Sequence[Trial]) -> str:
@@ -164,9 +185,15 @@ def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
 
 
 def storage_of(config: TrialConfig, store_uri: str, name: str | None) -> str:
-    """Return the folder of a sweep's checkpoints: one per store, experiment and sweep."""
-    root = config.checkpoint.storage_path or str(Path(config.tracking.output).expanduser().absolute() / "checkpoints")
-    place = hashlib.sha256(f"{store_uri} {config.tracking.experiment}".encode()).hexdigest()[:8]
+    """Return the folder of a sweep's checkpoints: one per store, experiment and sweep.
+
+    In the output folder it is found again where that was moved with the store.
+    """
+    root, store = config.checkpoint.storage_path, store_uri
+    if not root:
+        root = str(Path(config.tracking.output).expanduser().absolute() / "checkpoints")
+        store = store_name(config.tracking, store_uri)
+    place = hashlib.sha256(f"{store} {config.tracking.experiment}".encode()).hexdigest()[:8]
     return f"{root}/{name or 'run'}-{place}"
 
 

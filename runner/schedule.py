@@ -80,11 +80,6 @@ class _Active:
     rungs: Sequence[int] = ()  # rounds at which it has yet to wait
     lost: str = ""  # why it goes on no longer from a rung
 
-    def done_with(self) -> tuple[()]:
-        """Remove the checkpoints, once all that they stand for was written; a job of the writer."""
-        self.checkpoints.remove()
-        return ()
-
 
 @dataclass
 class _Delayed:
@@ -115,11 +110,16 @@ def _trial_task(
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _warm_task() -> None:
-    """Import what a trial needs: its process pays for it before there is work, not in its first clustering round."""
+    """Have a trial's process pay for its imports before there is work."""
+    import_trial()
+    time.sleep(_STAY_S)
+
+
+def import_trial() -> None:
+    """Import what a trial would import in its first clustering round."""
     with lasting():
         import sklearn.cluster
         import sklearn.metrics  # noqa: F401
-    time.sleep(_STAY_S)
 
 
 def warm_trials(count: int) -> None:
@@ -360,7 +360,7 @@ class Schedule:
         active = self.active[events]
         assert active.run
         active.run.finish(result)
-        self.tracker.writer.put(f"the removal of the checkpoints of '{active.label}'", active.done_with)
+        self.tracker.writer.once_stored(active.run.token, active.checkpoints.remove)
         self.outcome.add(active.trial, result.summary)
         self._end(events, "FINISHED", result.stopped, result.summary)
 

@@ -2,14 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 
 from runner.checkpoint import open_storage
 from runner.compose import Trial, remarks
-from runner.config import ResourcesConfig
+from runner.config import ResourcesConfig, TrackingConfig
 from runner.engine.engine import Engine
 from runner.engine.executors import Host
 from runner.engine.pool import HostPool
@@ -20,9 +19,10 @@ from runner.prepare import Prepared, check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.redaction import redact
 from runner.report import markdown_table, report, results_table
-from runner.resume import Restart, Standing, check_nodes, look_back, storage_of, sweep_key
-from runner.schedule import Outcome, Schedule, warm_trials
+from runner.resume import Restart, Standing, check_nodes, look_back, only_driver, storage_of, sweep_key
+from runner.schedule import Outcome, Schedule, import_trial, warm_trials
 from runner.tracking import SweepRun, Tracker
+from runner.tracking.imports import import_all
 from runner.tracking.past import PastRun, adopt, history
 from runner.tracking.read import read_sweep
 from runner.tracking.store import tracking_uri
@@ -59,25 +59,21 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     quiet_flower()
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
-        was_run = _was_run(plan)
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(_open, plan)
-        if was_run:  # maybe nothing is left: whether Ray has to start shows first
-            _, standing = opening.result()
-            trials = len(standing.todo)
-        else:
-            trials = len(plan.trials)
+        stack.enter_context(only_driver(plan.name, first))
+        opened = _open(plan) if _was_run(plan) else None  # maybe nothing is left to start Ray for
+        trials = len(opened[1].todo if opened else plan.trials)
         engine = _start_engine(first.resources, trials, stack, progress) if trials else None
-        tracker, standing = opening.result()
+        tracker, standing = opened or _open(plan)  # while the hosts come up
         with tracker:
             where = engine.pool.describe() if engine else "none: everything ran in the driver's process"
             tracker.tags["cluster"] = where
             tracker.writer.tell = progress.line
-            for remark in remarks(plan.trials) if plan.name else ():
+            for remark in remarks(plan.trials):
                 progress.line(remark)
             _recall(standing, outcome, progress)
             if not standing.todo and not _unfinished(standing.sweep):
                 return outcome, tracker
-            prepared, parameters = _make_ready(engine, standing)
+            prepared, parameters = _make_ready(engine, standing, first.tracking)
             for told in dict.fromkeys(data.told for data in prepared.values()):
                 progress.line(told)
             halving = Halving(
@@ -101,7 +97,21 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                     schedule.kill()
                 outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
                 _end_sweep(plan, tracker, parent, outcome, progress)
+    _add_losses(tracker, outcome)
     return outcome, tracker
+
+
+def _add_losses(tracker: Tracker, outcome: Outcome) -> None:
+    """Say which runs are not whole in the store, once everything is written that can be."""
+    lost = [f"'{name}' ({reason})" for name, reason in tracker.lost.items()]
+    if not lost:
+        return
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    told = (
+        f"not whole in the store: {', '.join(lost[:3])}{more}; "
+        "the same command, run again, makes them good from their checkpoints"
+    )
+    outcome.missing = "; ".join(filter(None, [outcome.missing, told]))
 
 
 def _unfinished(sweep: PastRun | None) -> bool:
@@ -131,15 +141,24 @@ def _start_engine(resources: ResourcesConfig, trials: int, stack: ExitStack, pro
     return engine
 
 
-def _make_ready(engine: Engine | None, standing: Standing) -> tuple[dict[str, Prepared], dict[str, int]]:
-    """Return each trial's data and its network's number of parameters, once the hosts are up."""
+def _make_ready(
+    engine: Engine | None, standing: Standing, tracking: TrackingConfig
+) -> tuple[dict[str, Prepared], dict[str, int]]:
+    """Return each trial's data and its network's number of parameters, once the hosts are up.
+
+    Meanwhile all is imported that the sweep needs here: from then on threads work side by side.
+    """
+    configs = [trial.config for trial in standing.todo]
     if engine is None:
+        import_all(tracking, configs)
+        import_trial()
         prepared = prepare_inline(standing.todo)
         return prepared, check_models(standing.todo, prepared, None)
 
     def work(pool: HostPool) -> tuple[dict[str, Prepared], dict[str, int]]:
         check_nodes(standing.storage)
         prepared = prepare(standing.todo)
+        import_all(tracking, configs)
         pool.wait()
         return prepared, check_models(standing.todo, prepared, pool.hosts)
 
@@ -156,7 +175,7 @@ def _history(tracker: Tracker, standing: Standing) -> dict[str, dict[int, float]
 
 
 def _open(plan: SweepPlan) -> tuple[Tracker, Standing]:
-    """Open the store and see where the sweep stands, while Ray starts."""
+    """Open the store and see where the sweep stands."""
     tracker = Tracker(plan.trials[0].config.tracking)
     try:
         return tracker, look_back(plan.name, plan.trials, plan.restart, tracker)

@@ -12,30 +12,32 @@ from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from strategies.apart import StateApart
-from strategies.apfl import APFL
+from strategies.apfl import APFL, Mixing
 from strategies.base import Clustered, Resumable, mean_of_scored
+from strategies.candidates import Choosing
 from strategies.cfl import CFL
+from strategies.clients import ClientPart
 from strategies.clove import CLoVE
 from strategies.clustered import ClusterTraining
-from strategies.ditto import Ditto
+from strategies.ditto import Ditto, DittoClients
 from strategies.fedadam import FedAdam
-from strategies.fedavg_ft import FedAvgFT
+from strategies.fedavg_ft import FedAvgFT, Finetuning
 from strategies.fedclust import FedClust
 from strategies.fedgroup import FedGroup
-from strategies.fedper import FedPer
-from strategies.fedsoft import FedSoft
+from strategies.fedper import FedPer, OwnHeads
+from strategies.fedsoft import FedSoft, SoftMembers
 from strategies.fesem import FeSEM
 from strategies.flhc import FLHC
 from strategies.ifca import IFCA
 from strategies.kmeans import KMeans
 from strategies.layout import Layout, WithLayout
-from strategies.local import Local
+from strategies.local import KeepLocal, Local
 from strategies.oracle import Oracle
 from strategies.pacfl import PACFL
 from strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
-from strategies.qfedavg import QFedAvg
+from strategies.qfedavg import QFedAvg, TellingLoss
 from strategies.robust import Bulyan, Krum, MultiKrum, TrimmedMean
-from strategies.scaffold import Scaffold
+from strategies.scaffold import Corrected, Scaffold
 from strategies.selection import ServerRule
 from strategies.stocfl import StoCFL
 
@@ -45,6 +47,7 @@ __all__ = [
     "Layout",
     "Resumable",
     "build_strategy",
+    "client_part",
     "is_weighted_mean",
     "with_layout",
     "wrap_privacy",
@@ -85,6 +88,22 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedper": FedPer,
     "apfl": APFL,
     "scaffold": Scaffold,
+}
+
+_CLIENT_PARTS: dict[str, type[ClientPart]] = {
+    part.method: part
+    for part in (
+        ClientPart,
+        Choosing,
+        Corrected,
+        DittoClients,
+        Finetuning,
+        KeepLocal,
+        Mixing,
+        OwnHeads,
+        SoftMembers,
+        TellingLoss,
+    )
 }
 
 _NORMS: dict[str, Callable[..., Norm]] = {
@@ -185,6 +204,20 @@ def build_strategy(
             raise ValueError("strategy=oracle needs the true groups; give groups by node id")
         kwargs |= {"groups": groups, "drifted": drifted, "drift_round": drift_round}
     return STRATEGIES[name](**kwargs)
+
+
+def client_part(method: str) -> ClientPart:
+    """Return what a method's clients do; "" is FedAvg's.
+
+    Raises
+    ------
+    ValueError
+        No method is called so.
+    """
+    if method not in _CLIENT_PARTS:
+        valid = ", ".join(sorted(name for name in _CLIENT_PARTS if name))
+        raise ValueError(f"unknown method '{method}'. Valid: {valid}.")
+    return _CLIENT_PARTS[method]()
 
 
 def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:

@@ -7,11 +7,14 @@ Deviations: docs/strategies/apfl.md.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
 
-from strategies.candidates import with_method
+from strategies.clients import ClientPart, Update, Work, with_method
+from strategies.models import Models
 
 
 class APFL(FedAvg):
@@ -54,4 +57,78 @@ class APFL(FedAvg):
         """Put back nothing."""
 
     def _named(self, config: ConfigRecord) -> ConfigRecord:
-        return with_method(config, "apfl", alpha=self.alpha, adaptive=self.adaptive)
+        return with_method(config, Mixing.method, alpha=self.alpha, adaptive=self.adaptive)
+
+
+class Mixing(ClientPart):
+    """A client uses alpha v + (1 - alpha) w: its own model v and the global one w, in a mixture."""
+
+    method = "apfl"
+    _share = "apfl-alpha"
+
+    def fit(self, work: Work) -> Update:
+        """Train w and v on the same batches.
+
+        Per batch, with m = alpha v + (1 - alpha) w: w steps along grad f(w), v along
+        alpha grad f(m), which is the gradient of f(m) by v. With ``adaptive``, alpha is renewed at
+        the round's first batch: alpha <- clip(alpha - lr <v - w, grad f(m)>, 0, 1). Source:
+        equations 3 to 6, and algorithm 1.
+
+        The proximal term is w's. Running statistics follow w and are not mixed.
+        """
+        sent = work.sent()
+        alpha_C = self._alpha(work)
+        w = work.begin(sent)
+        v = work.begin(work.kept(self.method, otherwise=sent), proximal=False)
+        seen, losses, personal, hits = np.zeros((4, len(work)))
+        steps = np.zeros(len(work), np.int64)
+
+        for batch in work.batches():
+            of_mixed = w.gradient(batch, at=_mixture(alpha_C, v.rows, w.rows))
+            of_global = w.gradient(batch)
+
+            if work.config.get("adaptive") and batch.number == 0:
+                moved_CP = (v.rows - w.rows).astype(np.float64)
+                slope_C = np.einsum("cp,cp->c", moved_CP, of_mixed.rows)
+                alpha_C = np.clip(alpha_C - work.local.lr * slope_C, 0.0, 1.0)
+
+            w.step(batch, of_global.rows)
+            v.step(batch, _scaled(alpha_C, of_mixed.rows))
+
+            seen += batch.sizes
+            steps += batch.sizes > 0
+            losses += batch.sizes * of_global.losses
+            personal += batch.sizes * of_mixed.losses
+            hits += of_global.hits
+
+        work.keep(self.method, w.models.with_rows(v.rows))
+        work.remember(self._share, [{"alpha": float(alpha)} for alpha in alpha_C])
+        results = [
+            {"loss": float(loss / n), "accuracy": float(hit / n), "steps": int(count)}
+            for loss, hit, n, count in zip(losses, hits, seen, steps, strict=True)
+        ]
+        metrics = {"personal_loss": (personal / seen).tolist(), "alpha": alpha_C.tolist()}
+        return Update(results, w.models, metrics)
+
+    def model(self, work: Work) -> Models:
+        """Return the mixtures of the clients' v with the global model as it was sent.
+
+        Running statistics are those that the client's own model was trained with.
+        """
+        w = work.sent()
+        v = work.kept(self.method, otherwise=w)
+        return v.with_rows(_mixture(self._alpha(work), v.rows, w.rows))
+
+    def _alpha(self, work: Work) -> NDArray[np.float64]:
+        kept = work.recalled(self._share)
+        first = float(work.config["alpha"])
+        return np.array([first if own is None else float(own["alpha"]) for own in kept])
+
+
+def _mixture(alpha_C: NDArray[np.float64], v: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
+    """Return alpha v + (1 - alpha) w, (C, P), in their dtype."""
+    return np.asarray(_scaled(alpha_C, v) + _scaled(1 - alpha_C, w))
+
+
+def _scaled(factors_C: NDArray[np.float64], rows_CP: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(factors_C.astype(rows_CP.dtype)[:, None] * rows_CP)

@@ -1,21 +1,20 @@
 """K models that clients choose from: how they begin, are sent, and are matched to groups (IFCA, CLoVE, FedSoft)."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
+from strategies.clients import ClientPart, Update, Work, with_method
 from strategies.clustering import kmeans
 from strategies.grouping import silhouette, tree_split
 from strategies.layout import Layout, WithLayout
+from strategies.models import Models
 
 MARGIN = 0.1
 """More clusters are taken only if their silhouette is better by more than this share (CLoVE)."""
-METHOD = "method"
-"""Config key that names what a client does beyond plain training; the built-in ClientApp knows the names."""
 
 
 class Candidates(WithLayout, FedAvg):
@@ -39,6 +38,34 @@ class Candidates(WithLayout, FedAvg):
         }
         self.chosen({node: int(cluster) for node, cluster in sorted(told.items())})  # type: ignore[arg-type]
         return super().aggregate_evaluate(server_round, replies)
+
+
+class Choosing(ClientPart):
+    """A client takes the model that fits its training examples best, and says which (IFCA)."""
+
+    method = "choose"
+
+    def fit(self, work: Work) -> Update:
+        """Train the model of the lowest loss; the losses are those from before the training."""
+        trained = work.train(self.model(work))
+        return Update(trained.results, trained.models)
+
+    def model(self, work: Work) -> Models:
+        """Return each client's model of the lowest training loss."""
+        candidates = work.candidates()
+        losses = [own.mean(axis=0).tolist() for own in work.losses(candidates)]
+        clusters = [best(own) for own in losses]
+        work.tell(
+            "choice",
+            [{"cluster": k, "losses": own} for k, own in zip(clusters, losses, strict=True)],
+        )
+        return candidates.take(clusters)
+
+
+def best(losses: Sequence[float]) -> int:
+    """Return the number of the lowest loss, the first of equals; what is not finite is highest."""
+    values = np.asarray(losses, np.float64)
+    return int(np.where(np.isfinite(values), values, np.inf).argmin())
 
 
 def initial_models(arrays: ArrayRecord, num_models: int, seed: int, layout: Layout) -> dict[int, ArrayRecord]:
@@ -67,11 +94,6 @@ def all_models(models: Mapping[int, ArrayRecord], config: ConfigRecord, config_k
     content = RecordDict({f"model-{k}": models[k] for k in sorted(models)})
     content[config_key] = config
     return content
-
-
-def with_method(config: ConfigRecord, method: str, **values: Any) -> ConfigRecord:
-    """Return a copy of the config that names a method and its settings (``personal_epochs``: ``personal-epochs``)."""
-    return ConfigRecord({**config, METHOD: method, **{key.replace("_", "-"): v for key, v in values.items()}})
 
 
 def to_all(messages: Iterable[Message], content: RecordDict) -> list[Message]:
@@ -103,7 +125,7 @@ def to_own_or_all(
         Keys of the ArrayRecord and of the ConfigRecord.
     """
     own = {k: RecordDict({names[0]: arrays, names[1]: config}) for k, arrays in models.items()}
-    every = all_models(models, with_method(config, "choose"), names[1])
+    every = all_models(models, with_method(config, Choosing.method), names[1])
     messages = list(messages)
     for message in messages:
         node = message.metadata.dst_node_id

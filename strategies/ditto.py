@@ -11,7 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.candidates import with_method
+from strategies.clients import ClientPart, Update, Work, with_method
+from strategies.models import Models
 
 
 class Ditto(FedAvg):
@@ -39,13 +40,13 @@ class Ditto(FedAvg):
     ) -> Iterable[Message]:
         """Have the sampled clients train both models."""
         settings = {"lambda": self.ditto_lambda, "personal_epochs": self.personal_epochs}
-        return super().configure_train(server_round, arrays, with_method(config, "ditto", **settings), grid)
+        return super().configure_train(server_round, arrays, with_method(config, DittoClients.method, **settings), grid)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Have the sampled clients evaluate their own models; who never trained has the global one."""
-        return super().configure_evaluate(server_round, arrays, with_method(config, "ditto"), grid)
+        return super().configure_evaluate(server_round, arrays, with_method(config, DittoClients.method), grid)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the personal models are the clients'."""
@@ -53,3 +54,29 @@ class Ditto(FedAvg):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back nothing."""
+
+
+class DittoClients(ClientPart):
+    """Beside the global model w a client trains a personal one v, which is what it uses."""
+
+    method = "ditto"
+
+    def fit(self, work: Work) -> Update:
+        """Train w; then v <- v - lr (grad F(v) + lambda (v - w)), w as it was sent.
+
+        v begins as the first model that the client received.
+        """
+        w = work.sent()
+        update = work.train(w)
+        personal = work.train(
+            self.model(work),
+            anchor=w,
+            mu=float(work.config["lambda"]),
+            epochs=int(work.config.get("personal-epochs", 0)),
+        )
+        work.keep(self.method, personal.models)
+        return Update(update.results, update.models, {"personal_loss": personal.of("loss")})
+
+    def model(self, work: Work) -> Models:
+        """Return v; a client that never trained has the global model."""
+        return work.kept(self.method, otherwise=work.sent())

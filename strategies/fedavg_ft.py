@@ -11,7 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.candidates import with_method
+from strategies.clients import ClientPart, Work, with_method
+from strategies.models import Models
 
 
 class FedAvgFT(FedAvg):
@@ -45,7 +46,7 @@ class FedAvgFT(FedAvg):
     ) -> Iterable[Message]:
         """Have the sampled clients fine-tune the global model, and evaluate the result."""
         tuned = ConfigRecord({**self._training, **config})
-        tuned = with_method(tuned, "finetune", finetune_epochs=self.finetune_epochs)
+        tuned = with_method(tuned, Finetuning.method, finetune_epochs=self.finetune_epochs)
         return super().configure_evaluate(server_round, arrays, tuned, grid)
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,3 +56,13 @@ class FedAvgFT(FedAvg):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
         self._training = ConfigRecord(state["training"])
+
+
+class Finetuning(ClientPart):
+    """Clients train as FedAvg's, and use the global model after some epochs on their own examples."""
+
+    method = "finetune"
+
+    def model(self, work: Work) -> Models:
+        """Return the fine-tuned models; nothing of them is kept."""
+        return work.train(work.sent(), epochs=int(work.config["finetune-epochs"])).models

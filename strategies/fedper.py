@@ -12,8 +12,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from strategies.base import mean_of_replies, sort_replies
-from strategies.candidates import with_method
+from strategies.clients import ClientPart, Update, Work, with_method
 from strategies.layout import WithLayout, joined, last_layer_keys, part
+from strategies.models import Models
 
 
 class FedPer(WithLayout, FedAvg):
@@ -76,7 +77,26 @@ class FedPer(WithLayout, FedAvg):
         # A layer's running statistics go with its weights.
         head = [n for n in arrays if n in trained or ("." in n and n.rpartition(".")[0] in layers)]
         base = part(arrays, [key for key in arrays if key not in set(head)])
-        return base, with_method(config, "fedper", head=head)
+        return base, with_method(config, OwnHeads.method, head=head)
+
+
+class OwnHeads(ClientPart):
+    """A client keeps its head, and trains it together with the base that all share."""
+
+    method = "fedper"
+
+    def fit(self, work: Work) -> Update:
+        """Train base and head together; keep the head, send the base (algorithms 1 and 2)."""
+        trained, head = work.train(self.model(work)), list(work.config["head"])
+        work.keep(self.method, trained.models.part(head))
+        return Update(trained.results, trained.models.without(head))
+
+    def model(self, work: Work) -> Models:
+        """Return the base that was sent under the client's own head.
+
+        The head is the initial model's until the client has trained.
+        """
+        return work.sent().completed(work.kept(self.method, otherwise=work.initial()))
 
 
 def head_keys(keys: Sequence[str], num_layers: int) -> list[str]:

@@ -4,16 +4,19 @@ Ruan and Joe-Wong 2022, "FedSoft: Soft Clustered Federated Learning with Proxima
 algorithm 1. Deviations: docs/strategies/fedsoft.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from strategies import base
 from strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of
-from strategies.candidates import Candidates, all_models, changed, initial_models, to_all, with_method
+from strategies.candidates import Candidates, all_models, changed, initial_models, to_all
+from strategies.clients import ClientPart, Update, Work, with_method
+from strategies.models import Models
 
 
 class FedSoft(Candidates):
@@ -83,7 +86,7 @@ class FedSoft(Candidates):
         messages = super().configure_train(server_round, arrays, config, grid)
         due = (server_round - 1) % self.estimate_every == 0
         settings = {"estimate": due, "sigma": self.smoother, "lambda": self.soft_lambda}
-        named = with_method(config, "soft", **settings)
+        named = with_method(config, SoftMembers.method, **settings)
         return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
 
     def aggregate_train(
@@ -116,7 +119,7 @@ class FedSoft(Candidates):
     ) -> Iterable[Message]:
         """Send each sampled client all centres, to be evaluated under the one that it has the largest share of now."""
         messages = super().configure_evaluate(server_round, arrays, config, grid)
-        named = with_method(config, "soft", sigma=self.smoother)
+        named = with_method(config, SoftMembers.method, sigma=self.smoother)
         return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
 
     def chosen(self, choices: Mapping[int, int]) -> None:
@@ -134,3 +137,60 @@ class FedSoft(Candidates):
         for name in ("assignment", "cluster_arrays", "shares", "examples"):
             setattr(self, name, base.int_keys(state[name]))
         self.churn = state["churn"]
+
+
+class SoftMembers(ClientPart):
+    """A client belongs to each cluster with a share u_s, and trains one model near all centres."""
+
+    method = "soft"
+
+    def fit(self, work: Work) -> Update:
+        """Train towards all centres: local loss + lambda/2 sum_s u_s ||w - c_s||^2.
+
+        Up to a constant, the sum of the penalties is U ||w - c||^2 with U = sum_s u_s and
+        c = sum_s u_s c_s / U. So the client starts at c, and the proximal term, which pulls to the
+        start, does the rest with mu = lambda U.
+        """
+        centres = work.candidates()
+        shares = self._remembered(work, centres)
+        pulls = [float(work.config["lambda"]) * sum(u) for u in shares]
+        trained = work.train(centres.means(shares), mu=pulls)
+        work.remember(self.method, [{"weights": u} for u in shares])
+        _tell(work, shares)
+        return Update(trained.results, trained.models)
+
+    def model(self, work: Work) -> Models:
+        """Return the centre of the largest share now; what training remembers stays as it is."""
+        centres = work.candidates()
+        shares = _shares(work, centres)
+        _tell(work, shares)
+        return centres.take([int(np.argmax(u)) for u in shares])
+
+    def _remembered(self, work: Work, centres: Models) -> list[list[float]]:
+        """Return the clients' shares, estimated anew where that is due or never happened."""
+        due, before = bool(work.config.get("estimate", True)), work.recalled(self.method)
+        anew = [due or own is None for own in before]
+        estimated: Sequence[list[float]] = _shares(work, centres) if any(anew) else [[]] * len(work)
+        return [
+            now if new or own is None else [float(u) for u in own["weights"]]
+            for now, new, own in zip(estimated, anew, before, strict=True)
+        ]
+
+
+def importance(losses_NK: NDArray[np.float64], sigma: float) -> list[float]:
+    """Return u (K,): the share of the examples whose loss is lowest under each model.
+
+    It is ``sigma`` at least. Source: section 3.2, importance weight estimation and the smoother.
+    """
+    winners = np.where(np.isnan(losses_NK), np.inf, losses_NK).argmin(axis=1)
+    share = np.bincount(winners, minlength=losses_NK.shape[1]) / len(losses_NK)
+    return [float(u) for u in np.maximum(share, sigma)]
+
+
+def _shares(work: Work, centres: Models) -> list[list[float]]:
+    sigma = float(work.config.get("sigma", 0.0))
+    return [importance(own, sigma) for own in work.losses(centres)]
+
+
+def _tell(work: Work, shares: Sequence[list[float]]) -> None:
+    work.tell("choice", [{"cluster": int(np.argmax(u)), "weights": u} for u in shares])

@@ -11,7 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from strategies.base import arrays_of, int_keys, mean_of_clusters, sort_replies, string_keys
-from strategies.candidates import Candidates, all_models, changed, initial_models, to_all, with_method
+from strategies.candidates import Candidates, Choosing, all_models, changed, initial_models, to_all
+from strategies.clients import with_method
 from strategies.selection import ServerRule
 from strategies.servers import ClusterServers, WithServers
 
@@ -67,7 +68,8 @@ class IFCA(WithServers, Candidates):
         if not self.cluster_arrays:
             self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
         messages = super().configure_train(server_round, arrays, config, grid)
-        return to_all(messages, all_models(self.cluster_arrays, with_method(config, "choose"), self.configrecord_key))
+        named = with_method(config, Choosing.method)
+        return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -94,7 +96,8 @@ class IFCA(WithServers, Candidates):
     ) -> Iterable[Message]:
         """Send each sampled client all K models, to be evaluated under the one that it chooses now."""
         messages = super().configure_evaluate(server_round, arrays, config, grid)
-        return to_all(messages, all_models(self.cluster_arrays, with_method(config, "choose"), self.configrecord_key))
+        named = with_method(config, Choosing.method)
+        return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
 
     def chosen(self, choices: Mapping[int, int]) -> None:
         """Note each client's choice, and how many changed theirs since the round's start."""

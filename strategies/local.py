@@ -8,9 +8,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from strategies.base import sort_replies
-
-KEEP_LOCAL = "keep-local"
-"""Config key that tells a client to go on with the model in its own state, and to send none back."""
+from strategies.clients import ClientPart, Update, Work, with_method
+from strategies.models import Models
 
 
 class Local(FedAvg):
@@ -58,10 +57,27 @@ class Local(FedAvg):
         self.trained = set(state["trained"])
 
     def _keep_local(self, messages: Iterable[Message], arrays: ArrayRecord, config: ConfigRecord) -> list[Message]:
-        config[KEEP_LOCAL] = True
+        config = with_method(config, KeepLocal.method)
         first = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         later = RecordDict({self.arrayrecord_key: ArrayRecord(), self.configrecord_key: config})
         messages = list(messages)
         for message in messages:
             message.content = later if message.metadata.dst_node_id in self.trained else first
         return messages
+
+
+class KeepLocal(ClientPart):
+    """A client goes on with the model that it keeps, and sends none back."""
+
+    method = "local"
+    _name = "model"
+
+    def fit(self, work: Work) -> Update:
+        """Train the client's own model; it begins as the first one that was sent."""
+        trained = work.train(self.model(work))
+        work.keep(self._name, trained.models)
+        return Update(trained.results, None)
+
+    def model(self, work: Work) -> Models:
+        """Return the client's own model; one that never trained has what it was sent."""
+        return work.kept(self._name, otherwise=work.sent())

@@ -14,6 +14,7 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg
 
 from strategies.base import arrays_of, sort_replies
+from strategies.clients import ClientPart, Update, Work, with_method
 from strategies.layout import is_floating
 
 LOSS_KEY = "start_loss"
@@ -49,7 +50,7 @@ class QFedAvg(FedAvg):
         decay = float(cast(float, config.get("lr-decay", 1.0)))
         self._lipschitz = 1.0 / (self.client_learning_rate * decay ** (server_round - 1))
         self._arrays = arrays
-        config = ConfigRecord({**config, "start-loss": True})
+        config = with_method(config, TellingLoss.method)
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -92,11 +93,23 @@ class QFedAvg(FedAvg):
         return gradient
 
 
+class TellingLoss(ClientPart):
+    """A client tells F_k: the loss of the model that it was sent, before it trains."""
+
+    method = "qfedavg"
+
+    def fit(self, work: Work) -> Update:
+        """Score the model on the training examples, then train it."""
+        losses = [float(own.mean()) for own in work.losses(work.candidates())]
+        trained = work.train(work.sent())
+        return Update(trained.results, trained.models, {LOSS_KEY: losses})
+
+
 def _start_loss(reply: Message) -> float:
     [metrics] = reply.content.metric_records.values()
     if LOSS_KEY not in metrics:
         raise AggregationError(
             f"client {reply.metadata.src_node_id} replied without '{LOSS_KEY}', the loss of the "
-            "model it was sent: strategy=qfedavg needs clients that tell it under start-loss=True"
+            f"model it was sent: strategy=qfedavg needs clients that tell it under method={TellingLoss.method}"
         )
     return float(cast(float, metrics[LOSS_KEY]))

@@ -13,9 +13,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
 
 from strategies.base import ask, int_keys, sort_replies, string_keys, weight_of
-from strategies.candidates import with_method
+from strategies.clients import ClientPart, Update, Work, with_method
 from strategies.layout import is_floating, weighted_mean
 
 CONTROL = "control"
@@ -62,7 +63,7 @@ class Scaffold(FedAvg):
         """
         self._arrays = arrays
         self._meet(grid)
-        config = with_method(config, "scaffold")
+        config = with_method(config, Corrected.method)
         messages = list(super().configure_train(server_round, arrays, config, grid))
         content = RecordDict({self.arrayrecord_key: arrays, CONTROL: self.control, self.configrecord_key: config})
         for message in messages:
@@ -125,6 +126,53 @@ class Scaffold(FedAvg):
         for node, content in answers.items():
             [metrics] = content.metric_records.values()
             self.examples[node] = float(cast(float, metrics[self.weighted_by_key]))
+
+
+class Corrected(ClientPart):
+    """A client's gradients are corrected by c - c_i; it keeps c_i, and sends how that changed."""
+
+    method = "scaffold"
+
+    def fit(self, work: Work) -> Update:
+        """Train with the correction, then renew c_i (option II).
+
+        Raises
+        ------
+        ValueError
+            If the clients' optimizer is not SGD: what y moved by says nothing of its gradients.
+        """
+        local = work.local
+        if local.optimizer != "sgd":
+            raise ValueError(f"SCAFFOLD's correction needs training.optimizer=sgd, not {local.optimizer}; change it")
+        x, c = work.sent(), work.sent(CONTROL)
+        c_i = work.kept(self.method, otherwise=c.with_rows(np.zeros_like(c.rows)))
+        correction = c.rows - c_i.rows
+        trained = work.train(x, correction=correction)
+
+        steps = [int(count) for count in trained.of("steps")]
+        weights = [gradient_weight(local.lr, local.momentum, count) for count in steps]
+        weight_C1 = np.array(weights, x.rows.dtype)[:, None]
+        renewed_CP = renewed(x.rows, trained.models.rows, correction, weight_C1)
+
+        work.keep(self.method, c.with_rows(renewed_CP))
+        change = c.with_rows(renewed_CP - c_i.rows)
+        return Update(trained.results, trained.models, arrays={CONTROL: change})
+
+
+def gradient_weight(lr: float, momentum: float, steps: int) -> float:
+    """Return the total weight with which the gradients of K steps enter x - y.
+
+    It is K lr without momentum, and lr sum_{t=1..K} (1 - b^t) / (1 - b) with momentum b.
+    """
+    return lr * sum((1 - momentum**t) / (1 - momentum) for t in range(1, steps + 1))
+
+
+def renewed(x: NDArray[Any], y: NDArray[Any], correction: NDArray[Any], weight: NDArray[Any] | float) -> NDArray[Any]:
+    """Return c_i+ = c_i - c + (x - y) / weight, where the correction is c - c_i.
+
+    y moved by the corrected gradients, g + c - c_i, so this is the mean of g alone.
+    """
+    return np.asarray((x - y) / weight - correction)
 
 
 def _mixed(x: Array, y: Array, step: float) -> Array:

@@ -228,8 +228,7 @@ def halfway_app(
                 return message.content[f"model-{nearest}"]["w"].numpy()
             shares = soft_shares(message, nearest, len(found))
             return sum(u * message.content[f"model-{k}"]["w"].numpy() for k, u in enumerate(shares)) / sum(shares)
-        keeps = message.content["config"].get("keep-local")
-        if keeps and "model" in context.state:
+        if method == "local" and "model" in context.state:
             return context.state["model"]["w"].numpy()
         return message.content["arrays"]["w"].numpy()
 
@@ -268,9 +267,9 @@ def halfway_app(
                 "load": ConfigRecord({**load, "node_cpu": 50.0, "node_mem": 50.0}),
             }
         )
-        if message.content["config"].get("start-loss"):
+        if method == "qfedavg":
             content["metrics"]["start_loss"] = content["metrics"]["train_loss"]
-        if message.content["config"].get("keep-local"):
+        if method == "local":
             context.state["model"] = after
         else:
             content["arrays"] = after

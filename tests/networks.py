@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Small(nn.Module):
@@ -13,6 +14,13 @@ class Small(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(x.flatten(1))
+
+
+class Dropping(Small):
+    """It draws from the process's generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(functional.dropout(x.flatten(1), training=self.training))
 
 
 class Plain(nn.Module):

@@ -29,15 +29,13 @@ type                content                                         reply
 ==================  ==============================================  ====================================================
 
 ``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of ``LocalTraining``. A key that is
-not sent has its default, so Flower's strategies work as they are. With ``keep-local`` a client trains and evaluates a
-model of its own, kept in ``context.state["model"]`` and begun from the first arrays it receives; its replies carry no
-arrays. With ``test-own`` (rows per slice) an evaluated client also scores its model on the central test set, as its
-group sees it. With ``start-loss`` the metrics have ``start_loss``: the loss of the model that was sent, on the client's
-training examples, before it trained (q-FedAvg). With ``method`` a client does what ``runner.client.methods`` says of
-it. Every reply also has ``load``, see ``runner.load.load_mod``.
+not sent has its default, so Flower's strategies work as they are. With ``method`` a client does what the client part
+of that name does (``strategies.clients``), whose messages may carry more. With ``test-own`` (rows per slice) an
+evaluated client also scores its model on the central test set, as its group sees it. Every reply also has ``load``,
+see ``runner.load.load_mod``.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast
@@ -49,45 +47,21 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from torch import nn
 
 from models import build_model
-from runner.arrays import write_array
-from runner.client import choosing, personal
 from runner.client.arrays import layout_of, load_weights, read_weights, weighted_mean
-from runner.client.messages import (
-    TestSums,
-    eval_metrics,
-    make_reply,
-    message_config,
-    own_or_sent,
-    partition_id,
-    train_metrics,
-)
-from runner.client.methods import Done, Work, method_of
+from runner.client.messages import TestSums, make_reply, message_config, partition_id
 from runner.client.modules import AsBuilt, check_repeats
 from runner.client.pool import ExamplePool, Read
 from runner.client.signatures import signature, sketch, subspace
+from runner.client.stepping import Place
 from runner.client.together import ChunkRunner, Engine
-from runner.client.training import LocalTraining, confusion, evaluate, predict, score, train
+from runner.client.trainers import OneByOne
+from runner.client.training import confusion, predict, score
+from runner.client.work import ChunkWork, evaluate_chunk, losses_of_chunk, train_chunk
 from runner.data.federated import FederatedData
 from runner.load import load_mod
 from runner.seeding import derive_seed
+from strategies.arrays import write_array
 from strategies.layout import Layout, joined
-
-TRAIN: dict[str, Callable[[Work], Done]] = {
-    "choose": choosing.choose,
-    "soft": choosing.soft,
-    "scaffold": personal.scaffold,
-    "ditto": personal.ditto,
-    "apfl": personal.apfl,
-    "fedper": personal.fedper,
-}
-PREPARE: dict[str, Callable[[Work], nn.Module]] = {
-    "choose": choosing.chosen,
-    "soft": choosing.softly_chosen,
-    "ditto": personal.ditto_model,
-    "apfl": personal.apfl_model,
-    "fedper": personal.fedper_model,
-    "finetune": personal.finetuned,
-}
 
 
 def _with_arrays(message: Message, arrays: ArrayRecord) -> Message:
@@ -134,7 +108,7 @@ def make_client_app(
         Torch threads per client task.
     train_mods : sequence of Mod
         Flower mods around training, as the privacy wrappers need them.
-    engine : "sequential" | "vectorized" | "auto"
+    engine : "sequential" | "vectorized"
         How a host trains the clients of a chunk, see ``runner.client.together``.
     """
     client = BuiltinClient(data, model, seed, device, threads)
@@ -188,21 +162,15 @@ class BuiltinClient:
         content = RecordDict({"arrays": self.initial(), "layout": self.layout.to_config()})
         return Message(content, reply_to=message)
 
+    @cached_property
+    def one_by_one(self) -> OneByOne:
+        """What trains this process's network client by client."""
+        return OneByOne(self.load)
+
     def train(self, message: Message, context: Context) -> Message:
         """Train on the client's own examples, as the strategy's method says."""
-        config = message_config(message)
-        if "method" in config:
-            work = self._work(message, context, "train")
-            done = method_of(config, TRAIN)(work)
-            metrics = train_metrics(done.result, len(work.y)) | dict(done.metrics)
-            reply = make_reply(message, metrics, done.arrays)
-            reply.content.update(done.records)
-            return reply
-        trained, metrics = self._trained(own_or_sent(message, context, config), config, partition_id(context))
-        if not config.get("keep-local"):
-            return make_reply(message, metrics, trained)
-        context.state["model"] = trained
-        return make_reply(message, metrics)
+        [reply] = train_chunk(self, self.one_by_one, [message], [context])
+        return reply
 
     def on_trained(self, mod: Mod) -> Mod:
         """Return a mod that sees the trained arrays alone, of what is sent and of what is replied."""
@@ -232,40 +200,15 @@ class BuiltinClient:
 
         return wrapped
 
-    def _trained(self, start: ArrayRecord, config: ConfigRecord, client: int) -> tuple[ArrayRecord, dict[str, Any]]:
-        """Train from a model on a client's examples; return its weights, and the metrics of its reply."""
-        model = self.load(start)
-        x, y = self.pool.examples(*self.train_set(config, client))
-        before = {"start_loss": evaluate(model, x, y)["loss"]} if config.get("start-loss") else {}
-        result = train(model, x, y, LocalTraining.from_config(config), self.seed("train", config, client))
-        return read_weights(model), train_metrics(result, len(y)) | before
-
     def evaluate(self, message: Message, context: Context) -> Message:
-        """Score the model on the client's held-out examples, and where asked on the central test set."""
-        config, client = message_config(message), partition_id(context)
-        told = RecordDict()
-        if "method" in config:
-            work = self._work(message, context, "prepare")
-            model, told = method_of(config, PREPARE)(work), work.told
-        else:
-            model = self.load(own_or_sent(message, context, config))
-        x, y = self.pool.examples(*self.evaluation_set(config, client))
-        result = evaluate(model, x, y) if len(y) else {"loss_sum": 0.0, "correct": 0.0}
-        reply = make_reply(message, eval_metrics(len(y), result["loss_sum"], result["correct"]))
-        reply.content.update(told)
-        if config.get("test-own"):
-            sums = self.test_sums()
-            for key, read in self.test_sets(config, client):
-                x, y = self.pool.examples(key, read)
-                if len(y):
-                    sums.add(predict(model, x), y)
-            reply.content["test"] = sums.record()
+        """Score the client's model on its held-out examples, and where asked on the test set."""
+        [reply], _ = evaluate_chunk(self, self.one_by_one, [message], [context])
         return reply
 
     def losses(self, message: Message, context: Context) -> Message:
-        """Return the client's mean training loss under each of the models that it was sent, in their order."""
-        work = self._work(message, context, "losses")
-        return make_reply(message, {"losses": choosing.mean_losses(work), "num-examples": len(work.y)})
+        """Return the client's mean training loss under each model that it was sent."""
+        [reply] = losses_of_chunk(self, self.one_by_one, [message], [context])
+        return reply
 
     def aggregate(self, message: Message, context: Context) -> Message:
         """Be the server of a cluster: average its members' arrays in the order in which they were sent."""
@@ -299,10 +242,12 @@ class BuiltinClient:
     def sketch(self, message: Message, context: Context) -> Message:
         """Train as in a round, and tell a sketch of the update: the model stays here."""
         config, start = message_config(message), message.content.array_records["arrays"]
-        trained, metrics = self._trained(start, config, partition_id(context))
+        work = ChunkWork(self, self.one_by_one, [message], [context], "train")
+        [trained] = work.train(work.sent()).models.records
         update = [trained[key].numpy() - start[key].numpy() for key in cast(list[str], config["sketch-of"])]
         size, seed = (cast(int, config[key]) for key in ("sketch", "sketch-seed"))
-        reply = make_reply(message, {"num-examples": metrics["num-examples"]})
+        [(_, count)] = work.places
+        reply = make_reply(message, {"num-examples": count})
         reply.content["sketch"] = ConfigRecord({"float32": sketch(update, size, seed).astype("<f4").tobytes()})
         return reply
 
@@ -327,25 +272,6 @@ class BuiltinClient:
         if config.get("confusion"):
             metrics["confusion"] = confusion(logits, y).ravel().tolist()
         return make_reply(message, metrics)
-
-    def _work(self, message: Message, context: Context, purpose: str) -> Work:
-        """Return what a method of ``runner.client.methods`` works with."""
-        torch.set_num_threads(self.threads)
-        config, client = message_config(message), partition_id(context)
-        x, y = self.pool.examples(*self.train_set(config, client))
-        return Work(
-            model=self.model,
-            x=x,
-            y=y,
-            hp=LocalTraining.from_config(config),
-            seed=self.seed(purpose, config, client),
-            config=config,
-            arrays=message.content.array_records,
-            state=context.state,
-            initial=self.initial,
-            load=self.load,
-            layout=self.layout,
-        )
 
     def initial(self) -> ArrayRecord:
         """Return the trial's initial model."""
@@ -385,7 +311,13 @@ class BuiltinClient:
 
     def _build(self) -> nn.Module:
         classes = len(self._data.images.class_names)
-        return build_model(self.spec.name, self._data.images.train_x.shape[1:], classes, **self.spec.kwargs)
+        return build_model(self.spec.name, self.input_shape, classes, **self.spec.kwargs)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self._data.images.train_x.shape[1:]
+        return channels, height, width
 
     def load(self, arrays: ArrayRecord) -> nn.Module:
         """Return the network with these weights."""
@@ -399,6 +331,12 @@ class BuiltinClient:
     def pool(self) -> ExamplePool:
         """The examples that this process has staged."""
         return ExamplePool(self._data.images.mean, self._data.images.std, self.device)
+
+    def places(self, sets: Sequence[tuple[Hashable, Read]]) -> list[Place]:
+        """Return where sets of examples lie in the pool; it holds until more are asked for."""
+        reads = dict(sets)
+        found = dict(zip(reads, self.pool.places(reads), strict=True))
+        return [found[key] for key, _ in sets]
 
     # What a client is: its seed and its examples.
 

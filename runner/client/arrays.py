@@ -7,7 +7,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
-from runner.arrays import read_array, write_array
+from strategies.arrays import read_array, write_array
 from strategies.layout import Layout
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from runner.arrays import write_array
 from runner.client.messages import message_config
+from strategies.arrays import write_array
 from strategies.privacy import NORM_KEY, WITHIN_KEY, clip
 
 

@@ -66,10 +66,3 @@ class TestSums:
 def partition_id(context: Context) -> int:
     """Return which client a context is."""
     return int(context.node_config["partition-id"])
-
-
-def own_or_sent(message: Message, context: Context, config: Mapping[str, Any]) -> ArrayRecord:
-    """Return the client's own model where it keeps one, else the arrays it was sent."""
-    if config.get("keep-local") and "model" in context.state:
-        return context.state.array_records["model"]
-    return message.content.array_records["arrays"]

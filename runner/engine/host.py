@@ -17,7 +17,6 @@ from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 
-from runner.arrays import read_array, write_array
 from runner.engine.wire import (
     Chunk,
     ChunkReplies,
@@ -34,6 +33,7 @@ from runner.engine.wire import (
 from runner.errors import AppError
 from runner.load import LoadSampler
 from runner.records import TaskRecord
+from strategies.arrays import read_array, write_array
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,13 @@ HOST_ENV = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
 }
 
-RAY_ENV = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
-"""Of a Ray that we start: the processes of trials wait for the next trial, where Ray would end them after a second."""
+RAY_ENV = {
+    # the processes of trials wait for the next trial, where Ray would end them after a second
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    # Ray's own is 15: beside other people's work a host would get a thirtieth of their share
+    "RAY_worker_niceness": "0",
+}
+"""Of a Ray that we start."""
 
 CODE = ("runner", "strategies", "models")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -86,8 +91,11 @@ class _RayClientHost(ClientHost):
             return super().run(*args)
 
     def warm(self) -> None:
-        """Import what the built-in ClientApp needs: a host pays for it when it starts, not in its first chunk."""
-        with lasting():
+        """Import what the built-in ClientApp needs: the start pays for it, not the first chunk.
+
+        A chunk that comes meanwhile waits: threads that import side by side see half of a module.
+        """
+        with self._turn, lasting():
             import runner.client.app  # noqa: F401
 
 
@@ -232,8 +240,8 @@ def _reach(address: str, named: str) -> None:
     """Refuse an address that nobody answers at: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if not host or not port.isdecimal():
-            raise ValueError("it is not HOST:PORT")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 2**16:
+            raise ValueError("it is not HOST:PORT")  # the system takes ports modulo 65536
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError, OverflowError) as error:
         mend = "unset it, or set it to" if named == "RAY_ADDRESS" else "give"

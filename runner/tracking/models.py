@@ -18,7 +18,6 @@ import numpy as np
 
 from runner.config import ModelConfig
 from runner.escape import line, shortened
-from runner.imports import lasting
 from runner.tracking import ops
 from runner.tracking.ops import Op
 
@@ -27,15 +26,12 @@ _PROGRAM = "data/model.pt2"
 
 
 @cache
-def warm_up() -> None:
-    """Trace a trivial network. The first trace of a process imports for seconds: better while the clients train."""
+def trace_once() -> None:
+    """Trace, save and load a trivial network: the first time in a process imports for seconds."""
     try:
-        with lasting():
-            import mlflow.pytorch  # noqa: F401
-            import torch
-            import torch.export
-
-            torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(2, 1),))
+        _, program, _ = _template(ModelConfig(name="logreg").model_dump_json(), (1, 1, 1), 2)
+        weights = {key: value.detach().numpy() for key, value in program.state_dict.items()}
+        _with_weights(program, weights)
     except Exception as error:  # the first model says it: no trial is lost over a preparation
         _log.debug("tracing can't be prepared", exc_info=error)
 

@@ -4,6 +4,7 @@ Each may be sent again after an answer that got lost: timestamps are those of th
 is looked up by its token before it is made a second time.
 """
 
+import errno
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,18 +15,18 @@ from runner import escape
 from runner.paths import relative
 from runner.redaction import redact_all, redact_files
 from runner.tracking import past
+from runner.tracking.past import TOKEN
 from runner.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TOKEN = "run.token"
-"""Tag that names a run before MLflow has given it an id."""
-
 _VALUE = {"params": 6000, "tags": 8000}
 """Characters that MLflow takes in a value."""
 _NAME = {"create": 250, "dataset": 500}
 """Characters that its databases take in the name of a run or of a data set."""
+_NEVER = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+"""What a file system says of a name that it will never take."""
 _CLIENT_ERRORS = range(400, 500)
 _PASSING = (408, 425, 429)  # timeout, too early, too many requests: worth another try
 
@@ -37,7 +38,7 @@ class Op:
     Names and texts may come from outside: keys that it would refuse go by another name, each by its
     own (:func:`runner.escape.key`), and what is too long for it is cut.
 
-    ``data`` is JSON; :func:`apply` may note in it how far it came (a model's id), for the next try.
+    ``data`` is JSON; ``runner/tracking/waiting.py`` says of which form.
     """
 
     kind: str  # create | reopen | batch | files | dataset | model | end
@@ -55,9 +56,13 @@ def create(run: str, name: str, start_ms: int, tags: Mapping[str, str], parent: 
     return Op("create", run, {"name": name, "start_ms": start_ms, "tags": dict(tags), "parent": parent})
 
 
-def reopen(run: str, run_id: str, tags: Mapping[str, str], parent: str | None) -> Op:
-    """Go on with a run that an earlier session made, nested in the one whose token is ``parent``, if any."""
-    return Op("reopen", run, {"run_id": run_id, "tags": dict(tags), "parent": parent})
+def reopen(run: str, run_id: str, was: str, tags: Mapping[str, str], parent: str | None) -> Op:
+    """Go on with a run that an earlier session made, nested in the one whose token is ``parent``, if any.
+
+    ``was`` is the token that the earlier session gave it: where the run has another one by the time this
+    operation is sent, somebody else has gone on with it.
+    """
+    return Op("reopen", run, {"run_id": run_id, "was": was, "tags": dict(tags), "parent": parent})
 
 
 def metrics(run: str, values: Mapping[str, float], step: int, now_ms: int) -> Op:
@@ -83,21 +88,21 @@ def files(run: str, content: Mapping[str, str | bytes]) -> Op:
     return Op("files", run, {}, encoded)
 
 
-def end(run: str, status: str, end_ms: int) -> Op:
-    """Close a run."""
-    return Op("end", run, {"status": status, "end_ms": end_ms})
+def end(run: str, status: str, end_ms: int, reason: str = "") -> Op:
+    """Close a run; the reason, where there is one, becomes its tag."""
+    return Op("end", run, {"status": status, "end_ms": end_ms, "reason": reason})
 
 
 def apply(op: Op, store: Store, runs: dict[str, str]) -> None:
     """Do an operation; ``runs`` (token -> MLflow's id) gains the run that a ``create`` made."""
     client, data = store.client, op.data
     if op.kind == "create":
-        runs[op.run] = _find(store, op.run) or _create(store, op, runs)
+        found = past.by_token(store, op.run)  # an earlier try made it, whose answer got lost
+        runs[op.run] = found.info.run_id if found else _create(store, op, runs)
         return
     if op.kind == "reopen":
         runs[op.run] = data["run_id"]
-        tags = data["tags"] | ({"mlflow.parentRunId": runs[data["parent"]]} if data["parent"] else {})
-        past.reopen(store, data["run_id"], tags | {TOKEN: op.run})
+        past.reopen(store, data["run_id"], data["tags"] | _nested(op, runs) | {TOKEN: op.run})
         return
     run_id = runs[op.run]
     if op.kind == "batch":
@@ -113,6 +118,8 @@ def apply(op: Op, store: Store, runs: dict[str, str]) -> None:
     elif op.kind == "model":
         _log_model(store, run_id, op)
     elif op.kind == "end":
+        if data["reason"]:
+            client.set_tag(run_id, "reason", data["reason"])
         client.set_terminated(run_id, data["status"], data["end_ms"])
     else:
         raise ValueError(f"operation {op.kind} is unknown")
@@ -134,6 +141,8 @@ def passing(error: BaseException) -> bool:
         status = error.response.status_code
     elif isinstance(error, MlflowException):
         status = error.get_http_status_code()
+    elif isinstance(error, OSError) and error.errno in _NEVER:
+        return False
     else:
         return isinstance(error, (requests.RequestException, OperationalError, OSError))
     return status in _PASSING or status not in _CLIENT_ERRORS
@@ -156,16 +165,14 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _find(store: Store, token: str) -> str | None:
-    """Return the run that an earlier try made, whose answer got lost."""
-    found = store.client.search_runs([store.experiment_id], f"tags.`{TOKEN}` = '{token}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
+def _nested(op: Op, runs: Mapping[str, str]) -> dict[str, str]:
+    """Return the tag that nests a run in its sweep's; none where that could not be made."""
+    above = runs.get(op.data["parent"] or "")
+    return {"mlflow.parentRunId": above} if above else {}
 
 
 def _create(store: Store, op: Op, runs: Mapping[str, str]) -> str:
-    tags = op.data["tags"] | {TOKEN: op.run}
-    if op.data["parent"]:
-        tags["mlflow.parentRunId"] = runs[op.data["parent"]]
+    tags = op.data["tags"] | _nested(op, runs) | {TOKEN: op.run}
     created = store.client.create_run(store.experiment_id, op.data["start_ms"], tags, op.data["name"])
     return str(created.info.run_id)
 
@@ -193,11 +200,13 @@ def _log_model(store: Store, run_id: str, op: Op) -> None:
     from mlflow.models import Model
 
     client, name = store.client, op.data["name"]
-    if "model_id" not in op.data:
-        op.data["model_id"] = client.create_logged_model(
-            store.experiment_id, name=name, source_run_id=run_id, model_type="pytorch"
-        ).model_id
-    model_id = op.data["model_id"]
+    same = f"source_run_id = '{run_id}' AND name = '{name}'"
+    made = client.search_logged_models([store.experiment_id], same)  # by an earlier try
+    model_id = (
+        made[0]
+        if made
+        else client.create_logged_model(store.experiment_id, name=name, source_run_id=run_id, model_type="pytorch")
+    ).model_id
     with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
         _write(Path(folder), op.files)
         described = Model.load(folder)
@@ -205,11 +214,17 @@ def _log_model(store: Store, run_id: str, op: Op) -> None:
         described.save(str(Path(folder, "MLmodel")))
         client.log_model_artifacts(model_id, folder)
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    outputs = client.get_run(run_id).outputs
+    if not outputs or model_id not in {there.model_id for there in outputs.model_outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
 
 
 def _write(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Lay files out; one that stands where another one needs a folder is a ValueError."""
     for name, value in content.items():
         path = folder / relative(name, "the name of a file of a run")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(value)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(value)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise ValueError(f"{name} is a file and a folder") from error

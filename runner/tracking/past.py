@@ -17,8 +17,12 @@ FINAL = "0_final/"
 REPORT = "report"
 """Tag of a sweep's run: "made", or why its report is missing."""
 
+TOKEN = "run.token"
+"""Tag that names a run before MLflow has given it an id: another one for each session that writes to it."""
+
 _SUPERSEDED = "superseded"
 _PAGE = 1000
+_NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class PastRun:
     settings: str = ""  # of a trial: its key but for the content of its data
     content: str | None = None  # of its data; None where a version of fedsweep ran it that did not know
     place: str = ""  # where they lay
+    token: str = ""  # of the session that wrote it last
 
 
 def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[str, PastRun]:
@@ -81,6 +86,47 @@ def close(store: Store, runs: Iterable[PastRun]) -> None:
     """Close runs whose driver is gone."""
     for run in runs:
         store.client.set_terminated(run.run_id, "KILLED")
+
+
+def by_token(store: Store, token: str) -> "Run | None":
+    """Return the run that a session has made or gone on with under a token."""
+    found = store.client.search_runs([store.experiment_id], f"tags.`{TOKEN}` = '{token}'", max_results=1)
+    return found[0] if found else None
+
+
+def same_identity(store: Store, tags: Mapping[str, str], since_ms: int) -> "Run | None":
+    """Return the newest run that counts and is of the same trial or sweep as these tags say.
+
+    A trial on its own is run anew where it ended: only runs that began at ``since_ms`` or later are
+    of a later session. In a sweep one run of each trial counts, whenever it began.
+    """
+    key = "sweep.key" if tags.get("kind") == "sweep" else "trial.key"
+    if key not in tags:
+        return None
+    sweep = tags.get("sweep")
+    for run in _search(store, f"tags.`{key}` = '{_plain(tags[key])}'"):
+        there = run.data.tags
+        same = there.get("kind") == tags.get("kind") and there.get("sweep") == sweep
+        if same and (sweep is not None or run.info.start_time >= since_ms):
+            return run
+    return None
+
+
+def find_run(store: Store, run_id: str) -> "Run | None":
+    """Return a run, whatever became of it; None where the store has none of this id."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return store.client.get_run(run_id)
+    except MlflowException as error:
+        if error.get_http_status_code() == _NOT_FOUND:
+            return None
+        raise
+
+
+def _plain(word: str) -> str:
+    """Return a word without what would end a text in one of MLflow's filters."""
+    return word.replace("'", "").replace("\\", "")
 
 
 def supersede(store: Store, name: str) -> None:
@@ -138,4 +184,5 @@ def _past(run: "Run", key: str) -> PastRun:
         settings=tags.get("trial.settings", ""),
         content=tags.get("data.content"),
         place=tags.get("data.place", ""),
+        token=tags.get(TOKEN, ""),
     )

@@ -130,7 +130,7 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
         The store can't be read, or has no such sweep: its sweeps are named; or its run does not
         tell its trials.
     """
-    store = source if isinstance(source, Store) else open_store(source)
+    store = source if isinstance(source, Store) else open_store(source, write=False)
     run = _by_id(store, word) or _latest(_of_sweep(store, "sweep", word))
     if run is None or run.data.tags.get("kind") != "sweep":
         names = {run.data.tags["sweep"] for run in _search(store, "tags.kind = 'sweep'")}
@@ -189,7 +189,7 @@ def read_runs(source: TrackingConfig | Store, words: Sequence[str]) -> list[Stor
     TrackingError
         The store can't be read, or a word fits no trial or several.
     """
-    store = source if isinstance(source, Store) else open_store(source)
+    store = source if isinstance(source, Store) else open_store(source, write=False)
     every = _search(store, "tags.kind = 'trial'")
     found = []
     for word in words:

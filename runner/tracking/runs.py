@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from runner import escape
 from runner.config import TrialConfig
+from runner.errors import TrackingError
 from runner.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.tracking import describe, ops
 from runner.tracking.ops import Op
@@ -41,22 +42,26 @@ class OpenRun:
             if past is None:
                 yield ops.create(self.token, name, start, tags, above)
             else:  # its driver may have died before it could say what the run is
-                yield ops.reopen(self.token, past.run_id, tags, above)
+                yield ops.reopen(self.token, past.run_id, past.token, tags, above)
             there = past.params if past else {}
             yield ops.params(
                 self.token, {name: value for name, value in params.items() if escape.key(name) not in there}
             )
             yield ops.files(self.token, files)
 
-        tracker.writer.put(f"the start of '{name}'", job)
+        self._put("the start", job)
         tracker.open_runs.append(self)
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the run; waits until it is open. Raises the TrackingError of a store that failed meanwhile."""
+        """MLflow's id of the run; waits until it is open. Raises the TrackingError of a store that refuses it."""
         if self.token not in self._tracker.runs:
             self._tracker.writer.flush()
-        return self._tracker.runs[self.token]
+        try:
+            return self._tracker.runs[self.token]
+        except KeyError as error:
+            reason = self._tracker.writer.lost.get(self.token, "the store did not answer")
+            raise TrackingError(f"MLflow: '{self.name}' could not be made: {reason}") from error
 
     def fail(self, reason: str, traceback: str = "") -> None:
         """Close the run as FAILED, its reason in a tag, the traceback and what its rounds gave as artifacts."""
@@ -78,27 +83,27 @@ class OpenRun:
         return iter(())
 
     def _put(self, what: str, job: Callable[[], Iterator[Op]], closing: bool = False) -> None:
-        self._tracker.writer.put(f"{what} of '{self.name}'", job, closing)
+        self._tracker.writer.put(f"{what} of '{self.name}'", self.token, job, closing)
 
     def _close(self, status: str, job: Callable[[], Iterator[Op]]) -> None:
-        """Do a last job and close the run, once. A run of which something was not written ends as FAILED."""
+        """Do a last job and close the run, once. A run of which something was not written ends as KILLED."""
         if self not in self._tracker.open_runs:
             return
-        if status == "FINISHED":
-            self._tracker.writer.check()
         end = self._now_ms()
 
         def last() -> Iterator[Op]:
-            reached = "FAILED"
+            whole = self.token not in self._tracker.writer.lost
+            reached = "KILLED" if status == "FINISHED" else status
             try:
-                if status != "FINISHED" or not self._tracker.writer.failed:
+                if whole or status != "FINISHED":
                     yield from job()
-                    reached = "FAILED" if status == "FINISHED" and self._tracker.writer.failed else status
+                    reached = status
             finally:
                 yield ops.end(self.token, reached, end)
 
         self._put("the end", last, closing=True)
         self._tracker.open_runs.remove(self)
+        self._tracker.names[self.token] = self.name
 
     def _now_ms(self) -> int:
         return int(self._tracker.clock() * 1000)
@@ -207,10 +212,6 @@ class TrialRun(OpenRun):
             yield ops.files(self.token, {"split.parquet": split_table(first.data)})
             if self._figures != "none":
                 yield from self._pictures(data_figures(first.data))
-            if self._tracker.cfg.log_models:
-                from runner.tracking.models import warm_up
-
-                warm_up()
 
         self._put("the data set", job)
 

@@ -1,11 +1,7 @@
 """Where results go: the tracking store is opened, or refused in one line, before anything starts (contract 10)."""
 
-import fcntl
-import glob
+import logging
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,14 +12,18 @@ from runner.environ import environ
 from runner.errors import TrackingError
 from runner.imports import lasting
 from runner.redaction import redact
+from runner.tracking import database as local
+from runner.tracking.database import artifacts_uri, database_of, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+_log = logging.getLogger("fedsweep.tracking")
 _NOTE = """Clustered federated learning, run by **fedsweep**.
 A parent run is a sweep; its children are trials.
 Group by `strategy.num_clusters`, `partition`, ... to average over seeds."""
+_VARIABLE = "MLFLOW_TRACKING_URI"
 _AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """While the store is being opened, MLflow gives up on a dead server at once."""
 
@@ -35,6 +35,8 @@ class Store:
     uri: str
     client: "MlflowClient"
     experiment_id: str
+    name: str
+    """What it is called in the output folder, see :func:`store_name`."""
 
 
 def tracking_uri(cfg: TrackingConfig) -> str:
@@ -45,23 +47,55 @@ def tracking_uri(cfg: TrackingConfig) -> str:
     TrackingError
         The URI's scheme is none that MLflow can keep runs under.
     """
-    uri = cfg.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{cfg.output}/mlflow.db"
+    uri = cfg.uri or os.environ.get(_VARIABLE)
+    if not uri:
+        return sqlite_uri(_output(cfg) / "mlflow.db")
+    named = _named(cfg)
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme == "sqlite":
-        path = uri.partition(":///")[2]
-        if not path or path.startswith(":memory:"):
-            raise TrackingError(f"tracking.uri={uri} names no file; give sqlite:///path/to/mlflow.db")
-        return f"sqlite:///{Path(path).expanduser().absolute()}"
+        path = database_of(uri)
+        if path is None or path == Path() or path.name.startswith(":memory:"):
+            raise TrackingError(f"{named}={uri} names no file; give sqlite:///path/to/mlflow.db")
+        if "?" in uri:
+            raise TrackingError(
+                f"{named}={redact(uri)} has options behind a ?, which are not for an MLflow store; "
+                "leave them out, or write %3F where the ? belongs to the name"
+            )
+        return sqlite_uri(path.expanduser().absolute())
     if scheme not in ("http", "https", "postgresql", "mysql", "mssql", "databricks"):
         raise TrackingError(
-            f"tracking.uri={redact(uri)} is no MLflow store; give http://host:port, sqlite:///path/to/mlflow.db "
-            "or a postgresql:// URI, or leave it out for an SQLite store under tracking.output"
+            f"{named}={redact(uri)} is no MLflow store; give http://host:port, "
+            "sqlite:///path/to/mlflow.db or a postgresql:// URI, or leave it out for an SQLite "
+            "store under tracking.output"
         )
     return uri
 
 
-def open_store(cfg: TrackingConfig) -> Store:
+def _named(cfg: TrackingConfig) -> str:
+    """Return what says where the store is."""
+    return _VARIABLE if cfg.uri is None and os.environ.get(_VARIABLE) else "tracking.uri"
+
+
+def store_name(cfg: TrackingConfig, uri: str) -> str:
+    """Return what tells a store from others in an output folder.
+
+    For one that lies in the folder that is its place there: it stays the same where the folder is moved or copied.
+    """
+    database = database_of(uri)
+    if database is not None and database.is_relative_to(_output(cfg)):
+        return database.relative_to(_output(cfg)).as_posix()
+    return uri
+
+
+def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
     """Open the tracking store and its experiment, both made where missing.
+
+    A local one that was moved or copied gets to know its new place.
+
+    Parameters
+    ----------
+    write : bool
+        Whether runs will be written; where they are only read, a store may be read-only.
 
     Raises
     ------
@@ -69,14 +103,19 @@ def open_store(cfg: TrackingConfig) -> Store:
         The store can't be reached or written, or can't hold the experiment. Takes seconds, not MLflow's minutes.
     """
     uri = tracking_uri(cfg)
+    database = database_of(uri)
     try:
+        if database is not None:
+            local.check(database, write or not database.exists())
         _mlflow_defaults()
         _import_mlflow()
         with environ(_AT_ONCE):
             from mlflow import MlflowClient
 
-            if uri.startswith("sqlite"):
-                _create_database(Path(uri.removeprefix("sqlite:///")))
+            if database is not None:
+                local.create(database)
+                if moved := local.settle_in(database):
+                    _log.warning("%s", moved)
             elif not uri.startswith(("http", "databricks")):
                 _connect_once(uri)
             client = MlflowClient(uri)
@@ -84,10 +123,10 @@ def open_store(cfg: TrackingConfig) -> Store:
     except TrackingError:
         raise
     except Exception as error:  # whatever the driver, the server or the file system said: the user gets it as one line
-        reason = redact(str(error)).partition("\n")[0][:300]
-        raise TrackingError(
-            f"tracking.uri={redact(uri)} can't be used: {reason} Start or mend that store, or set tracking.uri"
-        ) from error
+        reason = redact(str(error)).partition("\n")[0][:300].rstrip(" .")
+        given = f"{_named(cfg)}={redact(uri)}"
+        mend = "Start or mend that store, or set tracking.uri"
+        raise TrackingError(f"{given} can't be used: {reason}. {mend}") from error
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
             f"tracking.experiment={cfg.experiment} is deleted in {redact(uri)}; restore it (mlflow experiments restore "
@@ -98,7 +137,7 @@ def open_store(cfg: TrackingConfig) -> Store:
             f"tracking.experiment={cfg.experiment} was made through an MLflow server, so only through it can it be "
             "written; set tracking.uri to the server's http:// address or name another experiment"
         )
-    return Store(uri, client, experiment.experiment_id)
+    return Store(uri, client, experiment.experiment_id, store_name(cfg, uri))
 
 
 @cache
@@ -118,45 +157,6 @@ def _mlflow_defaults() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
-def _create_database(path: Path) -> None:
-    """Make a fresh SQLite store under another name and link it into place.
-
-    Processes that open one fresh database at once break it for good, and so does a kill in the middle of its making.
-    One process at a time makes one, so a draft that it finds is what a killed one left.
-    """
-    from mlflow import MlflowClient
-
-    drafts = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
-    if path.exists() and not any(path.parent.glob(f"{drafts}*")):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.parent):
-        for left in path.parent.glob(f"{drafts}*"):
-            left.unlink(missing_ok=True)
-        if path.exists():
-            return
-        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
-            os.link(draft, path)
-        except FileExistsError:
-            pass  # another process was faster; its database is as good
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, where its file system has locks; it goes with the process."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _connect_once(uri: str) -> None:
     """Connect to a database server: MLflow itself would retry a wrong password for minutes."""
     import sqlalchemy
@@ -172,9 +172,14 @@ def _connect_once(uri: str) -> None:
 def _create_experiment(client: "MlflowClient", uri: str, cfg: TrackingConfig) -> "Experiment":
     """Create the experiment; a server decides itself where its artifacts go, else they lie beside the database."""
     artifacts: str | None = None
-    if uri.startswith("sqlite"):
-        artifacts = Path(uri.removeprefix("sqlite:///")).with_name("artifacts").as_uri()
-    elif not uri.startswith(("http", "databricks")):
-        artifacts = (Path(cfg.output).expanduser().absolute() / "artifacts").as_uri()
     tags = {"mlflow.note.content": _NOTE}
+    if database := database_of(uri):
+        artifacts = artifacts_uri(database)
+        tags |= dict([local.BESIDE])
+    elif not uri.startswith(("http", "databricks")):
+        artifacts = (_output(cfg) / "artifacts").as_uri()
     return client.get_experiment(client.create_experiment(cfg.experiment, artifact_location=artifacts, tags=tags))
+
+
+def _output(cfg: TrackingConfig) -> Path:
+    return Path(cfg.output).expanduser().absolute()

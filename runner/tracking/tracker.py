@@ -11,7 +11,8 @@ from runner.config import TrackingConfig, TrialConfig
 from runner.errors import TrackingError
 from runner.redaction import redact
 from runner.tracking import describe, ops
-from runner.tracking.outbox import Outbox, send_spilled
+from runner.tracking.delivery import Delivery, Flushed, one_line, overtaken, send_spilled
+from runner.tracking.outbox import Outbox
 from runner.tracking.past import PastRun
 from runner.tracking.runs import OpenRun, SweepRun, TrialRun
 from runner.tracking.store import Store, open_store
@@ -38,8 +39,8 @@ class Tracker:
 
     A run that is still open when the tracker closes becomes KILLED: nothing is left RUNNING. A store that does not
     answer delays what is written and loses nothing: what :meth:`close` could not send stays on disk (:attr:`spilled`)
-    until ``python -m runner flush``, or the next tracker of this store, sends it. What the store refuses as wrong is
-    raised by the next call, and by :meth:`close`.
+    until ``python -m runner flush``, or the next tracker of this store, sends it. What the store refuses as wrong costs
+    its run alone, which ends as KILLED: :attr:`lost` has the reasons.
 
     Parameters
     ----------
@@ -64,7 +65,10 @@ class Tracker:
         self.runs: dict[str, str] = {}
         """MLflow's id of each run that has been made, by its token."""
         self.writer = Writer(
-            lambda op: ops.apply(op, self.store, self.runs),
+            Delivery(
+                lambda op: ops.apply(op, self.store, self.runs),
+                lambda op: overtaken(op, self.store, self.runs),
+            ),
             Outbox.fresh(spill_folder(cfg), self.store),
             self.runs,
             patience_s=cfg.patience_s,
@@ -74,6 +78,8 @@ class Tracker:
         """Tags of every run opened from now on; the driver adds ``cluster`` once its hosts are known."""
         self.open_runs: list[OpenRun] = []
         self._told: set[str] = set()
+        self.names: dict[str, str] = {}
+        """Names of the runs that were closed, by their token."""
 
     @property
     def uri(self) -> str:
@@ -84,6 +90,12 @@ class Tracker:
     def spilled(self) -> int:
         """Events that wait on disk for a store that does not answer."""
         return self.writer.spilled
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Why a run is not whole in the store, by its name, as far as is known before :meth:`close`."""
+        names = self.names | {run.token: run.name for run in self.open_runs}
+        return {names[token]: reason for token, reason in self.writer.lost.items()}
 
     def kept(self, pictures: "Extras") -> dict[str, bytes]:
         """Return the pictures that there are, and say once which failed: no run is lost for one."""
@@ -123,11 +135,10 @@ class Tracker:
         return TrialRun(self, trial, dict(axes or {}), command, parent, past)
 
     def close(self) -> None:
-        """Close what is open, write what is queued, end the thread. Raises the TrackingError of a lost write."""
+        """Close what is open, write what is queued, end the thread."""
         for run in list(self.open_runs):
             run.killed()
         self.writer.stop()
-        self.writer.check()
 
     def __enter__(self) -> Self:
         return self
@@ -140,21 +151,20 @@ class Tracker:
                 raise
 
 
-def flush(cfg: TrackingConfig, store: Store | None = None) -> int:
-    """Send what waits on disk for a store; return how many operations.
+def flush(cfg: TrackingConfig, store: Store | None = None, tell: Callable[[str], None] = _log.warning) -> Flushed:
+    """Send what waits on disk for a store; say what can't be sent, or must not be any more.
 
     Raises
     ------
     TrackingError
-        The store does not answer, or refuses some of it: that stays on disk.
+        The store does not answer; what was not sent stays on disk.
     """
     try:
-        return send_spilled(store or open_store(cfg), spill_folder(cfg))
+        return send_spilled(store or open_store(cfg), spill_folder(cfg), tell)
     except TrackingError:
         raise
     except Exception as error:  # whatever the store said: the user gets it as one line
-        reason = redact(f"{type(error).__name__}: {error}").partition("\n")[0][:300]
-        raise TrackingError(f"not all that waits in {spill_folder(cfg)} could be sent: {reason}") from error
+        raise TrackingError(f"not all that waits in {spill_folder(cfg)} could be sent: {one_line(error)}") from error
 
 
 def spill_folder(cfg: TrackingConfig) -> Path:

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from runner.errors import TrackingError
-from runner.redaction import redact
-from runner.tracking import ops
+from runner.tracking.delivery import Delivery, LeftOut, one_line
 from runner.tracking.ops import Op
 from runner.tracking.outbox import Outbox
+from runner.tracking.waiting import Damaged
 
 _log = logging.getLogger("fedsweep.tracking")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
@@ -27,7 +27,8 @@ _NICE = 10
 @dataclass(frozen=True)
 class _Job:
     what: str  # for the error message: "round 3 of kmeans seed=1"
-    run: Callable[[], Iterable[Op]]
+    token: str  # of the run it writes to
+    work: Callable[[], Iterable[Op]]
     closing: bool
 
 
@@ -37,12 +38,12 @@ class Writer:
     Where the store does not answer, or where more than ``limit`` jobs wait, operations go to the outbox on disk and are
     sent from there, in order, as soon as the store takes them; what is left at :meth:`stop` stays on disk.
 
-    After an operation that the store refused as wrong, each call raises its error, and of the jobs behind it only those
-    that close a run are done.
+    After an operation that the store refused as wrong, of the jobs behind it that write to the same run only the one
+    that closes it is done, and the run ends as KILLED: :attr:`lost` says why. Other runs go on.
 
     Parameters
     ----------
-    send : Callable[[Op], None]
+    send : Callable[[Op], None] or Delivery
         Does one operation; raises what :func:`runner.tracking.ops.passing` judges.
     outbox : Outbox
         Where operations wait.
@@ -57,18 +58,19 @@ class Writer:
 
     def __init__(
         self,
-        send: Callable[[Op], None],
+        send: Callable[[Op], None] | Delivery,
         outbox: Outbox,
         runs: dict[str, str] | None = None,
         limit: int = 256,
         patience_s: float = 60.0,
     ) -> None:
-        self._send, self._outbox, self._runs = send, outbox, runs if runs is not None else {}
+        self._delivery = send if isinstance(send, Delivery) else Delivery(send)
+        self._outbox, self._runs = outbox, runs if runs is not None else {}
         self._limit, self._patience_s = limit, patience_s
         self._jobs: queue.Queue[_Job | None] = queue.Queue(2 * limit)
-        self._error: TrackingError | None = None
+        self._then: list[tuple[str, Callable[[], object]]] = []
         self.tell: Callable[[str], None] = _log.warning
-        """Says what is waited for."""
+        """Says what is waited for, and what could not be written."""
         self._retry_at, self._wait_s = 0.0, _FIRST_WAIT_S
         self._stopping = False
         self._progress_at = time.monotonic()  # of the last operation that the store took or refused
@@ -77,23 +79,25 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def put(self, what: str, run: Callable[[], Iterable[Op]], closing: bool = False) -> None:
-        """Queue a job. Raises the TrackingError of an earlier one, except for a job that closes a run."""
+    def put(self, what: str, token: str, work: Callable[[], Iterable[Op]], closing: bool = False) -> None:
+        """Queue a job that writes to the run with this token."""
         if not self._thread.is_alive():
             raise TrackingError(f"{what} came after the tracker was closed")
-        if not closing:
-            self.check()
-        self._jobs.put(_Job(what, run, closing))
+        self._jobs.put(_Job(what, token, work, closing))
 
-    def check(self) -> None:
-        """Raise the TrackingError of the job that failed, if one has."""
-        if self._error is not None:
-            raise self._error
+    def once_stored(self, token: str, act: Callable[[], object]) -> None:
+        """Do something as soon as the store has all that was put for a run so far; never, where some of it was lost."""
+
+        def work() -> Iterable[Op]:
+            self._then.append((token, act))
+            return ()
+
+        self.put("what follows", token, work, closing=True)
 
     @property
-    def failed(self) -> bool:
-        """Whether a job has failed."""
-        return self._error is not None
+    def lost(self) -> dict[str, str]:
+        """Why a run is not whole in the store, by its token."""
+        return dict(self._delivery.lost)
 
     @property
     def spilled(self) -> int:
@@ -106,11 +110,10 @@ class Writer:
         return self._jobs.unfinished_tasks + len(self._outbox)
 
     def flush(self) -> None:
-        """Wait until every queued job is done and sent. Raises the TrackingError of one that failed."""
+        """Wait until every queued job is done and sent, or its run lost."""
         self._jobs.join()
         while self._outbox and self._thread.is_alive():
             time.sleep(0.05)
-        self.check()
 
     def settle(self) -> bool:
         """Wait, as long as there is progress, until everything is sent; return whether it is."""
@@ -127,8 +130,8 @@ class Writer:
     def stop(self) -> None:
         """Send what waits, as long as there is progress, and end the thread.
 
-        Patience that :meth:`settle` lost is not given again. Errors are left to :meth:`check`, and
-        what could not be sent to :attr:`spilled`.
+        Patience that :meth:`settle` lost is not given again. What was refused is in :attr:`lost`, what
+        could not be sent is counted by :attr:`spilled`.
         """
         if self._thread.is_alive():
             self._begin_to_wait()
@@ -165,27 +168,44 @@ class Writer:
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while (job := self._next()) is not None:
-            if self._error is None or job.closing:
+            if job.token not in self._delivery.lost or job.closing:
                 self._do(job)
+            self._go_on()
             self._jobs.task_done()
         while self._outbox and not self._lost_patience():
             self._send_waiting()
+        self._go_on()
         self._outbox.unlock()
         self._jobs.task_done()
 
     def _do(self, job: _Job) -> None:
         """Send a job's operations; of one that closes a run, all that can be."""
-        operations = iter(job.run())
+        operations = iter(job.work())
         while True:
             try:
                 op = next(operations, None)
                 if op is None:
                     return
                 self._deliver(op)
-            except Exception as error:  # anything: the thread must live, the error goes to the caller
-                self._refused(job.what, error)
+            except LeftOut as left:
+                self._tell_lost(job.what, left)
                 if not job.closing:
                     return
+            except Exception as error:  # anything: the thread must live, and other runs with it
+                reason = one_line(error)
+                self._tell_lost(job.what, LeftOut(reason, self._delivery.lose(job.token, reason)), error)
+                if not job.closing:
+                    return
+
+    def _go_on(self) -> None:
+        """Do what waited for the store to have all that was put before it."""
+        if self._outbox:
+            return
+        for token, act in self._then:
+            if token not in self._delivery.lost:
+                with suppress(OSError):  # what is left then is removed by the next start
+                    act()
+        self._then.clear()
 
     def _next(self) -> _Job | None:
         """Return the next job; while there is none, send what waits on disk."""
@@ -209,9 +229,9 @@ class Writer:
             try:
                 if direct:
                     return self._send_now(op)
+            except LeftOut:
+                raise
             except Exception as error:
-                if not ops.passing(error):
-                    raise
                 self._no_answer(error)
             try:
                 return self._outbox.append(op, self._runs)
@@ -224,16 +244,14 @@ class Writer:
                 self._send_waiting()
             direct = not self._outbox
 
-    def _send_now(self, op: Op) -> None:
+    def _send_now(self, op: Op, waited: bool = False) -> None:
         """Give an operation to the store; that it took or refused it is progress."""
         if not self._sending:  # until now there was nothing that it had to answer
             self._progress_at = time.monotonic()
             self._sending = True
         try:
-            self._send(op)
-        except Exception as error:
-            if ops.passing(error):
-                raise
+            self._delivery.send(op, waited)
+        except LeftOut:
             self._answered()
             raise
         self._answered()
@@ -245,29 +263,37 @@ class Writer:
     def _send_waiting(self) -> None:
         """Try the first operation on disk, not before its time."""
         time.sleep(self._until_retry())
-        op = self._outbox.first()
         try:
-            self._send_now(op)
+            op = self._outbox.first()
+            self._send_now(op, waited=True)
+        except Damaged as error:
+            token = self._outbox.token()
+            reason = f"an event that waited on disk is damaged: {error}"
+            self._tell_lost("a waiting event", LeftOut(reason, self._delivery.lose(token, reason)))
+            self._outbox.put_aside(str(error))
+        except LeftOut as left:
+            self._tell_lost(f"a waiting '{op.kind}'", left)
+            self._outbox.put_aside(str(left))
         except Exception as error:
-            if ops.passing(error):
-                self._no_answer(error)
-                return
-            self._refused(f"a waiting '{op.kind}'", error)
+            self._no_answer(error)
+            return
         else:
             if self._wait_s > _FIRST_WAIT_S:
                 _log.warning("MLflow answers again; %d waiting events are being sent", len(self._outbox))
+            self._outbox.done(self._runs, op.kind == "create")
         self._retry_at, self._wait_s = 0.0, _FIRST_WAIT_S
-        self._outbox.done(self._runs, op.kind == "create")
+        self._go_on()
 
     def _no_answer(self, error: Exception) -> None:
         """Wait twice as long as the last time before the next try."""
         if self._wait_s == _FIRST_WAIT_S:
-            reason = redact(f"{type(error).__name__}: {error}").partition("\n")[0][:300]
-            _log.warning("MLflow does not answer (%s); training goes on, events wait on disk", reason)
+            _log.warning("MLflow does not answer (%s); training goes on, events wait on disk", one_line(error))
+        self._delivery.doubt()
         self._retry_at = time.monotonic() + self._wait_s
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
 
-    def _refused(self, what: str, error: Exception) -> None:
-        _log.debug("tracking job failed: %s", what, exc_info=error)
-        reason = redact(f"{type(error).__name__}: {error}")[:500]
-        self._error = self._error or TrackingError(f"MLflow: {what} could not be written: {reason}")
+    def _tell_lost(self, what: str, left: LeftOut, error: Exception | None = None) -> None:
+        """Say once of a run that it is not whole."""
+        _log.debug("tracking job failed: %s", what, exc_info=error or left.__cause__)
+        if left.news:
+            self.tell(f"MLflow: {what} could not be written: {left}; nothing more of this run is, others go on")

@@ -62,12 +62,13 @@ def check(output: Path) -> str:
 
 def main() -> int:
     """Run the smoke sweep in a fresh folder and check it; return the exit status."""
-    from runner.cli import main as runner
+    from tests.watched import watched
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedsweep-smoke-") as folder:
-        status = runner(["sweep", "smoke", f"tracking.output={folder}"])
+        status, late = watched(["sweep", "smoke", f"tracking.output={folder}"])
         if status == 0:
+            assert not late, f"imported while threads work side by side: {late}"
             check(Path(folder))
             print(f"smoke: every stage ran and what it logged is there ({time.monotonic() - started:.0f} s)")
     return status

@@ -11,7 +11,8 @@ import pytest
 
 from runner.cli import main
 from runner.errors import RunnerError
-from runner.redaction import redact_files, redacted_output
+from runner.output import guarded_output
+from runner.redaction import redact_files
 from runner.tracking import ops
 from tests.trials import SMALL
 
@@ -62,7 +63,7 @@ def test_a_planted_password_is_nowhere_in_what_a_run_leaves(server, tmp_path, tm
 
 
 def test_other_peoples_prints_are_read_too(capsys):
-    with redacted_output():
+    with guarded_output():
         print("View run at: http://user:pl4nt3d@host/#/1", flush=True)
         sys.stderr.write("postgresql://user:p@l4nt3d@host refused\n")
         sys.stdout.writelines(["https://host/?api_key=pl4nt3d&x=1\n"])

@@ -1,5 +1,7 @@
 """The writer thread with a store of this test's own."""
 
+import errno
+import shutil
 import threading
 import time
 
@@ -11,23 +13,29 @@ from runner.tracking.ops import Op
 from runner.tracking.outbox import Outbox
 from runner.tracking.writer import Writer
 
+RUN = "0123456789abcdef" * 2
+
 
 class FakeStore:
-    """Takes operations in order, unless it is down; refuses those of kind ``wrong``."""
+    """Takes operations in order, unless it is down; refuses those with the tag ``wrong``."""
 
     def __init__(self):
-        self.taken, self.down = [], threading.Event()
+        self.taken, self.down, self.ended = [], threading.Event(), {}
 
     def __call__(self, op):
-        if op.kind == "wrong":
+        if "wrong" in op.data.get("tags", ()):
             raise ValueError("no such thing")
         if self.down.is_set():
             raise ConnectionError("refused")
-        self.taken.append((op.data["i"], dict(op.files)))
+        if op.kind == "end":
+            self.ended[op.run] = op.data["status"], op.data["reason"]
+        else:
+            self.taken.append((int(op.data["tags"]["i"]), dict(op.files)))
 
 
-def job(*numbers, kind="x"):
-    return lambda: [Op(kind, "run", {"i": i}, {"a/b": b"%d" % i}) for i in numbers]
+def job(*numbers, wrong=False, run="run"):
+    more = {"wrong": ""} if wrong else {}
+    return lambda: [Op("batch", run, {"tags": {"i": str(i), **more}}, {"a/b": b"%d" % i}) for i in numbers]
 
 
 def expected(count):
@@ -42,11 +50,11 @@ def store():
 def test_it_keeps_the_order(store, tmp_path):
     writer = Writer(store, Outbox(tmp_path / "box"), limit=2)
     for i in range(0, 20, 2):
-        writer.put("x", job(i, i + 1))
+        writer.put("x", "run", job(i, i + 1))
     writer.stop()
     assert store.taken == expected(20)
     with pytest.raises(TrackingError, match="closed"):
-        writer.put("late", job(1))
+        writer.put("late", "run", job(1))
 
 
 def test_what_a_dead_store_does_not_take_waits_on_disk_and_comes_in_order(store, tmp_path):
@@ -54,12 +62,12 @@ def test_what_a_dead_store_does_not_take_waits_on_disk_and_comes_in_order(store,
     writer = Writer(store, Outbox(tmp_path / "box"), limit=4)
     begin = time.monotonic()
     for i in range(100):
-        writer.put("x", job(i))
+        writer.put("x", "run", job(i))
     assert time.monotonic() - begin < 3  # nobody waited for the store
     while writer.spilled < 100:
         time.sleep(0.01)
     store.down.clear()
-    writer.put("x", job(100))
+    writer.put("x", "run", job(100))
     writer.flush()
     assert store.taken == expected(101)
     writer.stop()
@@ -74,7 +82,7 @@ def test_a_slow_store_fills_the_disk_not_the_memory(store, tmp_path):
         store(op)
 
     writer = Writer(slow, Outbox(tmp_path / "box"), limit=4)
-    filling = threading.Thread(target=lambda: [writer.put("x", job(i)) for i in range(8)])
+    filling = threading.Thread(target=lambda: [writer.put("x", "run", job(i)) for i in range(8)])
     filling.start()
     filling.join(5)
     assert not filling.is_alive()  # the queue takes twice its limit
@@ -85,16 +93,16 @@ def test_a_slow_store_fills_the_disk_not_the_memory(store, tmp_path):
 
 def test_what_is_left_at_the_end_stays_on_disk(store, tmp_path):
     store.down.set()
-    writer = Writer(store, Outbox(tmp_path / "box"), runs={"run": "id"}, patience_s=0.2)
-    writer.put("x", job(0, 1))
+    writer = Writer(store, Outbox(tmp_path / "box"), runs={"run": RUN}, patience_s=0.2)
+    writer.put("x", "run", job(0, 1))
     begin = time.monotonic()
     writer.stop()
     assert time.monotonic() - begin < 5
     assert writer.spilled == 2
-    writer.check()  # a delay is no error
+    assert writer.lost == {}  # a delay is no error
     again = Outbox(tmp_path / "box")
     assert again.lock()
-    assert again.runs() == {"run": "id"}
+    assert again.runs() == {"run": RUN}
     assert (len(again), again.first()) == (2, job(0)()[0])
 
 
@@ -102,28 +110,78 @@ def test_a_full_disk_and_a_dead_store_delay(store, tmp_path):
     store.down.set()
     (tmp_path / "box").write_text("a file, where the outbox wants its folder")
     writer = Writer(store, Outbox(tmp_path / "box"))
-    writer.put("x", job(0, 1))
+    writer.put("x", "run", job(0, 1))
     time.sleep(0.2)
     store.down.clear()
     writer.stop()
     assert store.taken == expected(2)
 
 
-def test_what_the_store_refuses_is_told_and_later_jobs_only_close(store, tmp_path):
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_the_store_refuses_costs_its_run_alone(store, tmp_path, waits):
+    """At once, and after it has waited on disk."""
+    if waits:
+        store.down.set()
     writer = Writer(store, Outbox(tmp_path / "box"))
-    writer.put("the start", job(0, kind="wrong"))
-    with pytest.raises(TrackingError, match="the start could not be written: ValueError: no such thing"):
-        writer.flush()
-    with pytest.raises(TrackingError):
-        writer.put("x", job(1))
-    writer.put("the end", lambda: [*job(2, kind="wrong")(), *job(0)()], closing=True)
+    writer.tell = (told := []).append
+    stored = []
+    writer.put("the start", "run", job(0))
+    writer.put("round 1", "run", job(1, wrong=True))
+    writer.put("round 2", "run", job(2))
+    writer.put("the end", "run", lambda: [ops.end("run", "FINISHED", 5)], closing=True)
+    writer.once_stored("run", lambda: stored.append("run"))
+    writer.put("round 1", "other", job(3, run="other"))
+    writer.put("the end", "other", lambda: [ops.end("other", "FINISHED", 5)], closing=True)
+    writer.once_stored("other", lambda: stored.append("other"))
+    while waits and writer.spilled < 6:
+        time.sleep(0.01)
+    store.down.clear()
     writer.stop()
-    assert store.taken == expected(1)
+    assert [number for number, _ in store.taken] == [0, 3]
+    assert store.ended == {"run": ("KILLED", "ValueError: no such thing"), "other": ("FINISHED", "")}
+    assert writer.lost == {"run": "ValueError: no such thing"}
+    assert stored == ["other"]
+    [line] = [line for line in told if "could not be written" in line]
+    assert line.startswith("MLflow: " + ("a waiting 'batch'" if waits else "round 1"))
+    aside = [path.name[:8] for path in (tmp_path / "aside-box").glob("[0-9]*")]
+    assert sorted(aside) == (["00000002", "00000003"] if waits else [])
+
+
+def test_a_job_that_raises_costs_its_run_alone(store, tmp_path):
+    def broken():
+        yield from job(0)()
+        raise ZeroDivisionError
+
+    writer = Writer(store, Outbox(tmp_path / "box"))
+    writer.put("a figure", "run", broken)
+    writer.put("round 1", "other", job(1, run="other"))
+    writer.stop()
+    assert [number for number, _ in store.taken] == [0, 1]
+    assert list(writer.lost) == ["run"]
+
+
+@pytest.mark.parametrize("vanishes", ["the event", "the outbox", "its file"])
+def test_an_outbox_that_somebody_tidied_costs_its_run_alone(store, tmp_path, vanishes):
+    store.down.set()
+    writer = Writer(store, Outbox(tmp_path / "box"))
+    writer.put("x", "run", job(0))
+    writer.put("x", "other", job(1, run="other"))
+    while writer.spilled < 2:
+        time.sleep(0.01)
+    first = tmp_path / "box" / "00000001-run"
+    shutil.rmtree({"the event": first, "the outbox": first.parent}.get(vanishes, tmp_path / "none"), True)
+    if vanishes == "its file":
+        (first / "file0").unlink()
+    store.down.clear()
+    writer.stop()
+    assert writer.spilled == 0
+    assert [number for number, _ in store.taken] == ([] if vanishes == "the outbox" else [1])
+    assert "is damaged" in writer.lost["run"]
 
 
 def test_two_processes_do_not_share_an_outbox(tmp_path):
     first, second = Outbox(tmp_path / "box"), Outbox(tmp_path / "box")
-    first.append(Op("x", "run", {"i": 1}), {})
+    first.append(job(1)()[0], {})
     assert not second.lock()
     first.unlock()
     assert second.lock()
@@ -145,13 +203,14 @@ def test_which_errors_pass():
         requests.ConnectionError("refused"),
         requests.Timeout("slow"),
         requests.HTTPError("busy", response=busy),
-        OSError(28, "no space left on device"),
+        OSError(errno.ENOSPC, "no space left on device"),
     ):
         assert ops.passing(error), error
     for error in (
         MlflowException.invalid_parameter_value("no key"),
         requests.HTTPError("forbidden", response=forbidden),
         ValueError("wrong"),
+        OSError(errno.ENAMETOOLONG, "file name too long"),
     ):
         assert not ops.passing(error), error
 
@@ -168,7 +227,7 @@ def backlog(store, box, takes_s, count=12, patience_s=0.3):
     writer = Writer(slow, Outbox(box), limit=count // 2, patience_s=patience_s)
     writer.tell = (told := []).append
     for i in range(count):
-        writer.put("x", job(i))
+        writer.put("x", "run", job(i))
     hold.set()
     return writer, told
 
@@ -195,7 +254,7 @@ def test_a_store_that_takes_nothing_is_given_up_once(store, tmp_path):
     writer, _ = backlog(store, tmp_path / "box", 0.0, count=4, patience_s=0.5)
     assert writer.settle()
     store.down.set()
-    writer.put("x", job(4, 5))
+    writer.put("x", "run", job(4, 5))
     begin = time.monotonic()
     assert not writer.settle()
     assert 0.5 <= time.monotonic() - begin < 2
@@ -209,7 +268,7 @@ def test_a_store_that_takes_nothing_is_given_up_once(store, tmp_path):
 def test_a_store_that_hangs_is_given_up(store, tmp_path):
     hangs = threading.Event()
     writer = Writer(lambda op: hangs.wait(), Outbox(tmp_path / "box"), patience_s=0.3)
-    writer.put("x", job(0))
+    writer.put("x", "run", job(0))
     assert not writer.settle()
     hangs.set()
     writer.stop()
@@ -223,7 +282,7 @@ def test_work_of_its_own_is_no_silence_of_the_store(store, tmp_path):
         yield from job(0)()
 
     writer = Writer(store, Outbox(tmp_path / "box"), patience_s=0.2)
-    writer.put("x", drawing)
+    writer.put("x", "run", drawing)
     assert writer.settle()
     assert store.taken == expected(1)
     writer.stop()

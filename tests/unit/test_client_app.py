@@ -149,7 +149,7 @@ def test_evaluate_uses_what_a_client_holds_out_and_nothing_else(app: ClientApp, 
     assert dict(nothing) == {"num-examples": 0, "eval_loss": 0.0, "eval_acc": 0.0}
 
 
-@pytest.mark.parametrize("config", [{}, {"keep-local": True}, {"method": "ditto"}])
+@pytest.mark.parametrize("config", [{}, {"method": "local"}, {"method": "ditto"}])
 def test_a_client_scores_its_own_model_on_the_test_set_as_its_group_sees_it(
     app: ClientApp, data: FakeData, config: dict
 ) -> None:
@@ -158,7 +158,7 @@ def test_a_client_scores_its_own_model_on_the_test_set_as_its_group_sees_it(
     with torch.no_grad():
         own.output.bias += torch.tensor([0.0, 2.0, 0.0])
     if config:
-        ctx.state["ditto" if "method" in config else "model"] = read_weights(own)
+        ctx.state["ditto" if config["method"] == "ditto" else "model"] = read_weights(own)
     sent = read_weights(fresh() if config else own)
     asked = ConfigRecord({**config, "test-own": 4})
     told = send(app, "evaluate", {"arrays": sent, "config": asked}, ctx)
@@ -174,20 +174,20 @@ def test_a_client_scores_its_own_model_on_the_test_set_as_its_group_sees_it(
     assert "test" not in send(app, "evaluate", {"arrays": sent, "config": asked}, ctx)
 
 
-def test_keep_local(app: ClientApp) -> None:
-    ctx, arrays, config = context(0), read_weights(fresh()), {"server-round": 1, "keep-local": True}
+def test_local_models_stay(app: ClientApp) -> None:
+    ctx, arrays, config = context(0), read_weights(fresh()), {"server-round": 1, "method": "local"}
     first = send(app, "train", {"arrays": arrays, "config": ConfigRecord(config)}, ctx)
     assert not first.array_records
     own = ctx.state["model"]
     assert not same(own, arrays)
 
-    # The second round goes on from the client's own model and needs no arrays; without keep-local it is ignored.
+    # The second round goes on from the client's own model and needs no arrays; other methods ignore it.
     config["server-round"] = 2
     send(app, "train", {"arrays": ArrayRecord(), "config": ConfigRecord(config)}, ctx)
     shared = send(app, "train", {"arrays": own, "config": ConfigRecord({"server-round": 2})}, context(0))
     assert same(ctx.state["model"], shared["arrays"])
 
-    local = send(app, "evaluate", {"arrays": ArrayRecord(), "config": ConfigRecord({"keep-local": True})}, ctx)
+    local = send(app, "evaluate", {"arrays": ArrayRecord(), "config": ConfigRecord({"method": "local"})}, ctx)
     sent = send(app, "evaluate", {"arrays": ctx.state["model"], "config": ConfigRecord()}, context(0))
     assert dict(local["metrics"]) == dict(sent["metrics"])
 

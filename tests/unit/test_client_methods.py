@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from models import build_model
 from runner.client.app import make_client_app
 from runner.client.arrays import load_weights, read_weights
-from runner.client.choosing import best, importance
-from runner.client.mixture import train_mixture
 from runner.client.training import LocalTraining, evaluate, train
 from runner.seeding import derive_seed
 from strategies import build_strategy
+from strategies.candidates import best
+from strategies.fedsoft import importance
 from tests.fakes import FakeGrid
 from tests.unit.test_client_app import (
     CLASSES,
@@ -148,7 +148,7 @@ def test_losses_alone(app: ClientApp, data: FakeData) -> None:
 
 def test_importance_by_hand() -> None:
     """Four examples: two are best under model 0, two under model 2; a loss that is not a number is never best."""
-    losses = torch.tensor([[1.0, 2, 3], [1, 2, 3], [3, 2, 1], [float("nan"), 2, 1]])
+    losses = np.array([[1.0, 2, 3], [1, 2, 3], [3, 2, 1], [float("nan"), 2, 1]])
     assert importance(losses, 0.0) == [0.5, 0.0, 0.5]
     assert importance(losses, 0.1) == [0.5, 0.1, 0.5]
 
@@ -232,7 +232,7 @@ HYPERPARAMETERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", HYPERPARAMETERS)
-def test_apfl_trains_as_the_hyperparameters_say(data: FakeData, changes: dict[str, Any]) -> None:
+def test_apfl_trains_as_the_hyperparameters_say(app: ClientApp, data: FakeData, changes: dict[str, Any]) -> None:
     """w is what FedAvg trains; with alpha 1, where m is v, so is v, without the proximal term."""
     x, y = of_client(data, 0)
     given = {key.replace("-", "_"): value for key, value in changes.items()}
@@ -240,29 +240,35 @@ def test_apfl_trains_as_the_hyperparameters_say(data: FakeData, changes: dict[st
     trained = {}
     for seed in (1, 2):
         net = model(seed)
-        train(net, x, y, hp if seed == 1 else replace(hp, proximal_mu=0.0), seed=5)
+        own = hp if seed == 1 else replace(hp, proximal_mu=0.0)
+        train(net, x, y, own, derive_seed(SEED, "train", 1, 0))
         trained[seed] = {name: value.numpy() for name, value in net.state_dict().items()}
-    w = model(1)
-    local = model(2).state_dict()
-    result, v, _ = train_mixture(w, local, x, y, hp, 5, 1.0, adaptive=False)
-    for name, value in w.state_dict().items():
-        assert np.array_equal(value.numpy(), trained[1][name])
-        assert v[name].numpy() == pytest.approx(trained[2][name], abs=1e-6)
-    assert result["steps"] == 3 * -(-len(y) // 2)
+    ctx = context(0)
+    ctx.state["apfl"] = arrays(2)
+    config = {"server-round": 1, "lr": LR, "batch-size": 2, "epochs": 3, **changes}
+    named = ConfigRecord({**config, "method": "apfl", "alpha": 1.0, "adaptive": False})
+    reply = send(app, "train", {"arrays": arrays(1), "config": named}, ctx)
+    for name, value in numbers(reply["arrays"]).items():
+        assert np.array_equal(value, trained[1][name])
+        assert ctx.state["apfl"][name].numpy() == pytest.approx(trained[2][name], abs=1e-6)
+    assert reply["metrics"]["steps"] == 3 * -(-len(y) // 2)
 
 
 def test_apfl_leaves_the_draws_of_the_process_alone(data: FakeData) -> None:
     """A model that draws (dropout) gives the same bits again, and so does the process after it."""
-    x, y = of_client(data, 0)
+    spec = type(LOGREG)(name="tests.networks.Dropping", kwargs={"features": 16, "classes": CLASSES})
+    app = make_client_app(data, spec, SEED)
+    initial = send(app, "query.init", {}, context(0))["arrays"]
+    config = ConfigRecord({**STEP, "batch-size": 2, "method": "apfl", "alpha": 0.5, "adaptive": True})
     ends = []
     for before in (1, 2):
-        net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), *model(1).children())
         torch.manual_seed(before)
         state = torch.get_rng_state()
-        train_mixture(net, net.state_dict(), x, y, LocalTraining(), 5, 0.5, adaptive=True)
+        ends.append(send(app, "train", {"arrays": initial, "config": config}, context(0))["arrays"])
         assert torch.equal(state, torch.get_rng_state())
-        ends.append(read_weights(net))
     assert same(*ends)
+    undrawn = send(app, "train", {"arrays": initial, "config": ConfigRecord({**config, "lr": 0.0})}, context(0))
+    assert same(undrawn["arrays"], initial)
 
 
 def test_fedper_heads_stay_and_begin_as_the_trials_initial_one(data: FakeData) -> None:
@@ -359,7 +365,7 @@ def test_scaffold_finds_the_optimum_of_all_examples(app: ClientApp, data: FakeDa
     [
         ("train", {"method": "scafold"}, "unknown method 'scafold'. Valid: apfl, choose, ditto"),
         ("train", {"method": "scaffold", "optimizer": "adam"}, "needs training.optimizer=sgd, not adam"),
-        ("evaluate", {"method": "scaffold"}, "unknown method 'scaffold'"),
+        ("evaluate", {"method": "scafold"}, "unknown method 'scafold'"),
     ],
 )
 def test_what_a_client_can_not_do_is_said(app: ClientApp, kind: str, config: dict[str, Any], sentence: str) -> None:

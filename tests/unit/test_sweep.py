@@ -368,3 +368,17 @@ def test_bad_input_has_exit_status_2(place: Place, capsys: pytest.CaptureFixture
     assert "Traceback" not in error
     assert main(["sweep", "defalt", *words]) == 2
     assert "unknown sweep 'defalt'. Did you mean 'default'" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_ends_no_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``| head -1`` once ended it, its runs KILLED; in ASCII the table was a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    words = ["sweep", "default", *WORDS, f"tracking.output={place.out}"]
+    for number, stream in enumerate((os.fdopen(writing, "w"), ascii_only)):
+        monkeypatch.setattr("sys.stdout", stream)
+        assert main([*words, f"seed={number}"]) == 0
+    assert [run.info.status for run in place.runs()] == ["FINISHED", "FINISHED"]
+    ascii_only.seek(0)
+    assert "+-" in ascii_only.read()

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from runner.client import chunkwork, together
-from runner.client.chunkwork import ChunkWork
+from runner.client import together, trainers
 from runner.config import TrainingConfig, TrialConfig
 from runner.engine.chunks import make_chunks
 from runner.engine.grid import EngineGrid
@@ -68,7 +67,7 @@ def test_the_loss_before_training_is_told_where_it_is_asked_for() -> None:
     for engine in ("sequential", "vectorized"):
         grid = grid_of(small(f"training.engine={engine}", *words))
         arrays, nodes = initial_model(grid)[0], range(1, 9)
-        trained = exchange(grid, arrays, "train", nodes, **{"start-loss": True, "lr": 0.1})
+        trained = exchange(grid, arrays, "train", nodes, method="qfedavg", lr=0.1)
         untold = exchange(grid, arrays, "train", nodes, lr=0.1)
         content = RecordDict({"model-0": arrays, "config": ConfigRecord()})
         asked = [Message(content, node, "query.losses") for node in nodes]
@@ -134,6 +133,7 @@ METHODS = {
     "fedsoft": ["strategy.num_clusters=3"],
     "scaffold": ["training.momentum=0.5"],
     "ditto": ["model=lenet"],
+    "apfl": ["training.momentum=0.5", "training.weight_decay=0.01", "training.epochs=2"],
     "fedper": [],
     "fedavg_ft": [],
 }
@@ -153,11 +153,35 @@ def test_a_failing_program_leaves_each_client_its_own_reply(monkeypatch: pytest.
     def broken(*_: Any) -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(chunkwork, "train_many", broken)
+    monkeypatch.setattr(trainers, "train_many", broken)
     grid = grid_of(small())
     replies = exchange(grid, initial_model(grid)[0], "train", range(1, 9))
     assert not [reply for reply in replies if reply.has_error()]
     assert grid.drain().events == ["a chunk runs client by client after RuntimeError: no luck"]
+
+
+@pytest.mark.parametrize("method", ["ditto", "local", "scaffold"])
+def test_a_chunk_that_fails_late_leaves_no_state_behind(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Its clients had trained, and kept what they keep, when it failed: alone, each begins anew."""
+    grids = [grid_of(small("resources.chunk_size=8")) for _ in range(2)]
+    arrays = initial_model(grids[0])[0]
+    zeros = ArrayRecord({key: Array(np.zeros_like(a.numpy())) for key, a in arrays.items()})
+    config = ConfigRecord({"server-round": 1, "method": method, "lambda": 0.1})
+    content = RecordDict({"arrays": arrays, "control": zeros, "config": config})
+    states = []
+    for grid, fails in zip(grids, (False, True), strict=True):
+        with monkeypatch.context() as patched:
+            if fails:
+                patched.setattr(together, "_num_examples", lambda reply: 1 / 0)
+            replies = grid.send_and_receive([Message(content, node, "train") for node in range(1, 9)])
+        assert not [reply for reply in replies if reply.has_error()]
+        states.append([grid.states[node] for node in range(1, 9)])
+    assert "a chunk runs client by client after ZeroDivisionError" in grids[1].drain().events[0]
+    for once, again in zip(*states, strict=True):
+        for name, record in once.array_records.items():
+            for key, array in record.items():
+                other = again.array_records[name][key].numpy()
+                np.testing.assert_allclose(other, array.numpy(), rtol=0, atol=TOLERANCE)
 
 
 def test_one_clients_fault_is_not_its_neighbours() -> None:
@@ -170,7 +194,7 @@ def test_one_clients_fault_is_not_its_neighbours() -> None:
 
 
 def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, train_many = [], chunkwork.train_many
+    sizes, train_many = [], trainers.train_many
 
     def small_memory(program: Any, start: Any, examples: Any, places: Any, *rest: Any) -> Any:
         sizes.append(len(places))
@@ -182,28 +206,13 @@ def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     grids = [grid_of(config), grid_of(config)]
     arrays = initial_model(grids[0])[0]
     expected = exchange(grids[0], arrays, "train", range(1, 9))
-    monkeypatch.setattr(chunkwork, "train_many", small_memory)
+    monkeypatch.setattr(trainers, "train_many", small_memory)
     actual = exchange(grids[1], arrays, "train", range(1, 9))
     assert sizes == [8, 4, 2, 2, 2, 2]
     for a, b in zip(expected, actual, strict=True):
         for key, array in a.content["arrays"].items():
             np.testing.assert_allclose(b.content["arrays"][key].numpy(), array.numpy(), rtol=0, atol=TOLERANCE)
     assert "4 go together" in grids[1].drain().events[0]
-
-
-@pytest.mark.parametrize(("faster", "name"), [(0.5, "vectorized"), (1e9, "sequential")])
-def test_auto_keeps_what_is_faster_and_says_so(monkeypatch: pytest.MonkeyPatch, faster: float, name: str) -> None:
-    monkeypatch.setattr(together, "_faster", {})
-    seconds = iter([faster, 1.0])  # the chunk's, then one client's
-    monkeypatch.setattr(together, "_seconds", lambda *_: next(seconds))
-    ran = []
-    monkeypatch.setattr(ChunkWork, "record", lambda self, row: ran.append(1) or record(self, row))
-    [note] = notes("training.engine=auto", "resources.chunk_size=8")
-    assert note.startswith(f"training.engine=auto: {name} for mlp in chunks of 8 on cpu: ")
-    assert len(ran) == (16 if name == "vectorized" else 0)
-
-
-record = ChunkWork.record
 
 
 @pytest.mark.parametrize(
@@ -221,4 +230,4 @@ def test_options_that_are_off_leave_the_key_alone() -> None:
 
 
 def test_the_engine_is_part_of_the_key() -> None:
-    assert len({small(f"training.engine={engine}").key for engine in ("sequential", "vectorized", "auto")}) == 3
+    assert len({small(f"training.engine={engine}").key for engine in ("sequential", "vectorized")}) == 2

@@ -214,26 +214,32 @@ def test_a_model_that_cannot_be_traced_is_kept_as_weights(cfg, tmp_path):
     assert all(np.array_equal(weights[key], value) for key, value in result().models["global"].items())
 
 
-def test_an_error_of_the_writer_comes_with_the_next_call_and_fails_the_run(cfg):
-    tracker = Tracker(cfg)
-    trial = tracker.start_trial(TRIAL)
-    trial.round(RoundRecord(1, {"acc": "no number"}))
-    with pytest.raises(TrackingError, match="round 1 of 'digits iid kmeans seed=0' could not be written"):
-        tracker.writer.flush()
-    with pytest.raises(TrackingError):
-        trial.round(record(2))
-    with pytest.raises(TrackingError):
-        trial.finish(result())
-    with pytest.raises(TrackingError):
-        tracker.close()
-    run = tracker.store.client.get_run(trial.run_id)
-    assert run.info.status == "KILLED"
+def test_an_event_that_is_refused_costs_its_run_alone(cfg):
+    """The run keeps what came before, is closed as KILLED for the next session, and says why."""
+    with Tracker(cfg) as tracker:
+        bad, good = (tracker.start_trial(TRIAL, {"seed": seed}) for seed in "01")
+        for trial in (bad, good):
+            trial.round(record(1))
+        bad.round(RoundRecord(2, {"acc": "no number"}))
+        for trial in (bad, good):
+            trial.round(record(3))
+            trial.finish(result())
+    assert list(tracker.lost) == ["seed=0"]
+    bad, good = (runs(tracker)[f"seed={seed}"] for seed in "01")
+    assert (bad.info.status, good.info.status) == ("KILLED", "FINISHED")
+    assert "could not be written" in bad.data.tags["reason"]
+    steps = [
+        [m.step for m in tracker.store.client.get_metric_history(run.info.run_id, "1_global/acc")]
+        for run in (bad, good)
+    ]
+    assert steps == [[1], [1, 3]]
 
 
-def test_the_first_error_is_not_masked_by_the_trackers(cfg):
-    with pytest.raises(ZeroDivisionError), Tracker(cfg) as tracker:  # noqa: PT012
-        tracker.start_trial(TRIAL).round(RoundRecord(1, {"acc": "no number"}))
-        raise ZeroDivisionError
+def test_the_id_of_a_run_that_was_refused_is_asked_for_in_vain(cfg):
+    with Tracker(cfg) as tracker:
+        tracker.store.client.delete_experiment(tracker.store.experiment_id)
+        with pytest.raises(TrackingError, match="'digits iid kmeans seed=0' could not be made: "):
+            _ = tracker.start_trial(TRIAL).run_id
 
 
 def test_the_store_is_absolute_and_shared_by_later_trackers(cfg, tmp_path, monkeypatch):

@@ -13,9 +13,12 @@ import pytest
 
 from runner import checkpoint
 from runner.cli import main
+from runner.errors import RunnerError, no_room
 from runner.records import RoundRecord
 from runner.resume import Restart
+from runner.tracking import ops
 from runner.tracking.runs import TrialRun
+from runner.tracking.store import Store
 from tests.unit.test_sweep import WORDS, Place, place  # noqa: F401 - a fixture
 
 
@@ -56,6 +59,46 @@ def test_a_disk_without_room_for_checkpoints_fails_trials_alone_and_loses_nothin
     assert outcome.exit_status == 0
     assert "goes on after round 1" in text
     assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+@pytest.mark.parametrize("full", ["the database's folder", "the checkpoints' storage"])
+def test_a_disk_that_is_full_from_the_start_has_a_status_of_its_own(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    full: str,
+    number: int,
+) -> None:
+    """Nothing is wrong with what was given: 3, and 2 where the folder is one that can't be written."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if full == "the database's folder":
+        monkeypatch.setattr("runner.tracking.database.tempfile.TemporaryFile", refuse)
+    else:
+        monkeypatch.setattr("runner.resume.write_atomically", refuse)
+    status = main(["sweep", "default", *WORDS, f"tracking.output={place.out}", "seed=0"])
+    assert status == (2 if number == errno.EACCES else 3)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert os.strerror(number) in error
+    assert error.count("\n") == 1
+    assert place.runs() == []
+
+
+def test_a_full_database_is_a_full_disk() -> None:
+    """As SQLite says it, under the error of whoever asked it."""
+    database = sqlite3.connect(":memory:")
+    database.execute("PRAGMA max_page_count = 2")
+    with pytest.raises(sqlite3.Error) as caught:
+        database.executescript("CREATE TABLE a (x); CREATE TABLE b (x); CREATE TABLE c (x);")
+    database.close()
+    told = RunnerError("the store can't be used")
+    told.__cause__ = caught.value
+    assert no_room(told)
+    assert not no_room(RunnerError("the store can't be used"))
 
 
 @contextmanager
@@ -120,6 +163,59 @@ def test_a_database_that_another_process_holds_delays_and_loses_nothing(
     assert time.monotonic() - begin > 5
     [run] = place.runs()
     assert (run.info.status, place.steps(run)) == ("FINISHED", [0, 1, 2])
+
+
+def test_a_run_that_is_deleted_while_it_is_written_costs_that_run_alone(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody deletes the first trial in the UI; the other is whole, and the next session runs the first again."""
+
+    def delete() -> None:
+        deadline = time.monotonic() + 20
+        while not (found := place.runs()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        place.client.delete_run(found[0].info.run_id)
+
+    at_round(monkeypatch, 1, delete)
+    words = "seed=0,1", "tracking.figures=none"
+    outcome, text = place.run(*words)
+    assert (outcome.exit_status, outcome.failures, len(outcome.rows)) == (1, [], 2)
+    assert "not whole in the store: 'none iid seed=0' (" in outcome.missing
+    assert text.count("could not be written") == 1
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])]
+    again, text = place.run(*words)
+    assert "run before: 1 finished, 0 failed; 1 to run" in text
+    assert again.exit_status == 0
+    assert [row.metrics["acc"] for row in again.rows] == [row.metrics["acc"] for row in outcome.rows]
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+
+
+def test_an_entry_that_is_refused_is_made_good_by_the_next_session(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    apply, left = ops.apply, ["once"]
+
+    def refuse(op: ops.Op, store: Store, runs: dict[str, str]) -> None:
+        if op.kind == "batch" and op.data.get("metrics") and left:
+            left.pop()
+            raise ValueError("no such thing")
+        apply(op, store, runs)
+
+    monkeypatch.setattr(ops, "apply", refuse)
+    words = "seed=0,1", "tracking.figures=none"
+    outcome, _ = place.run(*words)
+    assert (outcome.exit_status, outcome.failures) == (1, [])
+    assert "seed=0' (ValueError: no such thing)" in outcome.missing
+    assert sorted((run.info.status, place.steps(run)) for run in place.runs()) == [
+        ("FINISHED", [0, 1, 2]), ("KILLED", []),
+    ]  # fmt: skip
+    again, _ = place.run(*words)
+    assert again.exit_status == 0
+    assert [row.metrics["acc"] for row in again.rows] == [row.metrics["acc"] for row in outcome.rows]
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
 
 
 def test_a_database_that_is_held_from_the_start_is_refused_in_one_line(

@@ -1,0 +1,295 @@
+"""A chunk's clients at their tasks: messages in, replies out, whatever trains them.
+
+One client is a chunk of one. What a client does is said by the method's client part
+(``strategies.clients``), which gets a :class:`ChunkWork`.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from numpy.typing import NDArray
+
+from runner.client.layers import UnsupportedError
+from runner.client.messages import (
+    eval_metrics,
+    make_reply,
+    message_config,
+    partition_id,
+    train_metrics,
+)
+from runner.client.pool import Read
+from runner.client.stepping import Place
+from runner.client.trainers import Penalty, Stepping, Trainer
+from runner.client.training import LocalTraining
+from strategies import client_part
+from strategies.clients import METHOD, Batch, ClientPart, Steps, Trained
+from strategies.models import Models, all_same
+
+if TYPE_CHECKING:
+    from runner.client.app import BuiltinClient
+
+
+class ChunkWork:
+    """The tasks of C clients: :class:`strategies.clients.Work`.
+
+    Parameters
+    ----------
+    client : BuiltinClient
+        What the process holds: the network, the examples, the seeds.
+    trainer : Trainer
+        What trains and scores.
+    messages, contexts : sequences of C
+        One per client; their configuration is the same.
+    purpose : str
+        What is drawn for: ``train`` or ``prepare``, before an evaluation.
+    """
+
+    def __init__(
+        self,
+        client: "BuiltinClient",
+        trainer: Trainer,
+        messages: Sequence[Message],
+        contexts: Sequence[Context],
+        purpose: str,
+    ) -> None:
+        torch.set_num_threads(client.threads)  # per task: trials with others share the process
+        self._client, self._trainer = client, trainer
+        self._messages, self._contexts = messages, contexts
+        self.config = message_config(messages[0])
+        self.local = LocalTraining.from_config(self.config)
+        self.told: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self._clients = [partition_id(context) for context in contexts]
+        self._seeds = [client.seed(purpose, self.config, c) for c in self._clients]
+        self._stepping: Stepping | None = None
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Where the clients' training examples lie."""
+        return self._client.places([self._client.train_set(self.config, c) for c in self._clients])
+
+    # What the clients were sent and keep
+
+    def sent(self, name: str = "arrays") -> Models:
+        """Return what each client was sent under a name."""
+        return self._models([message.content.array_records[name] for message in self._messages])
+
+    def candidates(self) -> Models:
+        """Return the K models that each client was sent.
+
+        Raises
+        ------
+        UnsupportedError
+            They are not the same for all.
+        """
+        models = [list(message.content.array_records.values()) for message in self._messages]
+        if not all(all_same(column) for column in zip(*models, strict=True)):
+            raise UnsupportedError("the clients of a chunk choose among different models")
+        return self._models(models[0])
+
+    def initial(self) -> Models:
+        """Return the trial's initial model, for each client."""
+        return self._models([self._client.initial()] * len(self))
+
+    def kept(self, name: str, otherwise: Models) -> Models:
+        """Return what each client keeps under a name; its own of ``otherwise`` where nothing."""
+        states = [context.state.array_records.get(name) for context in self._contexts]
+        if all(own is None for own in states):
+            return otherwise
+        others = otherwise.records
+        return self._models([other if own is None else own for own, other in zip(states, others, strict=True)])
+
+    def keep(self, name: str, models: Models) -> None:
+        """Have each client keep its own of C models under a name."""
+        for context, record in zip(self._contexts, models.records, strict=True):
+            context.state[name] = record
+
+    def recalled(self, name: str) -> list[Mapping[str, Any] | None]:
+        """Return the numbers that each client keeps under a name; None where there are none."""
+        return [context.state.metric_records.get(name) for context in self._contexts]
+
+    def remember(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+        """Have each client keep its own numbers under a name."""
+        for context, own in zip(self._contexts, values, strict=True):
+            context.state[name] = MetricRecord(dict(own))
+
+    def tell(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+        """Put a record of each client into its reply."""
+        self.told[name] = values
+
+    # What they do
+
+    def train(
+        self,
+        start: Models,
+        *,
+        anchor: Models | None = None,
+        mu: float | Sequence[float] | None = None,
+        correction: NDArray[Any] | None = None,
+        epochs: int = 0,
+    ) -> Trained:
+        """Train a model per client, as the round's settings say."""
+        hp = self.local
+        if epochs:
+            hp = replace(hp, epochs=epochs, steps=0)
+        if isinstance(mu, int | float):
+            hp, mu = replace(hp, proximal_mu=float(mu)), None
+        penalty = Penalty(anchor, mu, correction)
+        # The places first: the examples are all that are staged by then.
+        places = self.places
+        return self._trainer.train(start, self._client.pool.all, places, hp, self._seeds, penalty)
+
+    def losses(self, models: Models) -> list[NDArray[np.float64]]:
+        """Return the cross-entropy of each client's training examples under K models, (n, K)."""
+        places = self.places
+        return self._trainer.losses(models, self._client.pool.all, places)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches that ``train`` would take."""
+        return self._steps().batches()
+
+    def begin(self, start: Models, *, proximal: bool = True) -> Steps:
+        """Return C models to be trained by steps."""
+        return self._steps().begin(start, proximal=proximal)
+
+    def _steps(self) -> Stepping:
+        if self._stepping is None:
+            places = self.places
+            self._stepping = self._trainer.steps(self._client.pool.all, places, self.local, self._seeds)
+        return self._stepping
+
+    def _models(self, records: Sequence[ArrayRecord]) -> Models:
+        return Models(self._client.layout, records)
+
+
+def part_of(config: Mapping[str, Any]) -> ClientPart:
+    """Return the client part that a config names; FedAvg's where it names none.
+
+    Raises
+    ------
+    ValueError
+        This client does not know it.
+    """
+    return client_part(str(config.get(METHOD, "")))
+
+
+def train_chunk(
+    client: "BuiltinClient",
+    trainer: Trainer,
+    messages: Sequence[Message],
+    contexts: Sequence[Context],
+) -> list[Message]:
+    """Train the clients as the strategy's method says; return a reply each."""
+    work = ChunkWork(client, trainer, messages, contexts, "train")
+    update = part_of(work.config).fit(work)
+    models = None if update.models is None else update.models.records
+    replies = []
+    for c, (message, (_, count)) in enumerate(zip(messages, work.places, strict=True)):
+        metrics = train_metrics(update.results[c], count)
+        metrics |= {name: values[c] for name, values in update.metrics.items()}
+        reply = make_reply(message, metrics, None if models is None else models[c])
+        for name, more in update.arrays.items():
+            reply.content[name] = more.records[c]
+        for name, told in work.told.items():
+            reply.content[name] = ConfigRecord(dict(told[c]))
+        replies.append(reply)
+    return replies
+
+
+def evaluate_chunk(
+    client: "BuiltinClient",
+    trainer: Trainer,
+    messages: Sequence[Message],
+    contexts: Sequence[Context],
+) -> tuple[list[Message], list[int]]:
+    """Score the model that each client uses on what it holds out, and where asked on the test set.
+
+    Returns
+    -------
+    list of Message
+        One per client.
+    list of int
+        How many examples each was scored on.
+    """
+    work = ChunkWork(client, trainer, messages, contexts, "prepare")
+    models = part_of(work.config).model(work)
+    clients = [partition_id(context) for context in contexts]
+    places = client.places([client.evaluation_set(work.config, c) for c in clients])
+    sums = _scores(client, trainer, models, places)
+    replies, seen = [], []
+    for c, (message, (_, count)) in enumerate(zip(messages, places, strict=True)):
+        reply = make_reply(message, eval_metrics(count, *sums[c]))
+        for name, told in work.told.items():
+            reply.content[name] = ConfigRecord(dict(told[c]))
+        replies.append(reply)
+        seen.append(max(count, 1))
+    if work.config.get("test-own"):
+        for c, record in enumerate(_test_own(client, trainer, models, work.config, clients)):
+            replies[c].content["test"] = record
+            seen[c] += int(cast(int, record["num-examples"]))
+    return replies, seen
+
+
+def losses_of_chunk(
+    client: "BuiltinClient",
+    trainer: Trainer,
+    messages: Sequence[Message],
+    contexts: Sequence[Context],
+) -> list[Message]:
+    """Return each client's mean training loss under each model that it was sent, in their order."""
+    work = ChunkWork(client, trainer, messages, contexts, "losses")
+    losses = work.losses(work.candidates())
+    return [
+        make_reply(message, {"losses": own.mean(axis=0).tolist(), "num-examples": len(own)})
+        for message, own in zip(messages, losses, strict=True)
+    ]
+
+
+def _scores(
+    client: "BuiltinClient", trainer: Trainer, models: Models, places: Sequence[Place]
+) -> list[tuple[float, int]]:
+    """Return each client's summed loss, and its hits; zeros for one that holds nothing out."""
+    sums = [(0.0, 0)] * len(places)
+    there = [c for c, (_, count) in enumerate(places) if count]
+    if not there:
+        return sums
+    examples, held_out = client.pool.all, [places[c] for c in there]
+    some = models if len(there) == len(models) else models.take(there)
+    for c, own in zip(there, trainer.scores(some, examples, held_out), strict=True):
+        sums[c] = own
+    return sums
+
+
+def _test_own(
+    client: "BuiltinClient",
+    trainer: Trainer,
+    models: Models,
+    config: ConfigRecord,
+    clients: Sequence[int],
+) -> list[ConfigRecord]:
+    """Return each client's scores on the central test set, as its group sees it."""
+    by_sets: dict[tuple[Hashable, ...], list[int]] = {}  # the slices of a test set -> its clients
+    reads: dict[Hashable, Read] = {}
+    for c, number in enumerate(clients):
+        sets = client.test_sets(config, number)
+        by_sets.setdefault(tuple(key for key, _ in sets), []).append(c)
+        reads.update(sets)
+    sums = [client.test_sums() for _ in clients]
+    for keys, group in by_sets.items():
+        some = models if len(group) == len(models) else models.take(group)
+        for key in keys:
+            [(first, count)] = client.places([(key, reads[key])])
+            if not count:
+                continue
+            examples = client.pool.all
+            labels = examples.y[first : first + count]
+            for c, logits in zip(group, trainer.logits_on_all(some, examples, (first, count)), strict=True):
+                sums[c].add(logits, labels)
+    return [own.record() for own in sums]

@@ -1,0 +1,200 @@
+"""What a method's clients do, written once for the C clients of a chunk.
+
+A method that asks more of its clients than to train what they were sent has a :class:`ClientPart`
+in its own file. Whoever runs it, client by client for any network or all clients of a chunk in one
+batched program, gives it a :class:`Work`; the part does not know which. It sees the clients'
+TRAINING examples alone, so no choice can be made by the labels that a client is scored on.
+
+Shapes: C clients, K models to choose from, P trained parameters, n training examples of a client.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.app import ConfigRecord
+from numpy.typing import NDArray
+
+from strategies.models import Models
+
+METHOD = "method"
+"""Config key that names the client part; without it clients train what they were sent."""
+
+
+class Local(Protocol):
+    """How the clients train in the round: the fields that a client part may need."""
+
+    @property
+    def optimizer(self) -> str:
+        """``sgd`` or ``adam``."""
+
+    @property
+    def lr(self) -> float:
+        """Step size of this round."""
+
+    @property
+    def momentum(self) -> float:
+        """Of SGD."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What local training gave: the models, and per client its loss, accuracy and steps."""
+
+    models: Models
+    results: Sequence[Mapping[str, float]]
+
+    def of(self, key: str) -> list[float]:
+        """Return one of the results, per client."""
+        return [result[key] for result in self.results]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The clients' next batches; a client that has none left sits out."""
+
+    number: int  # 0 for the round's first batch
+    sizes: NDArray[np.int64]  # (C,): examples of each client; 0 for one that sits out
+    examples: Any  # what the trainer makes of them
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Of the mean cross-entropy of the clients' batches; zeros for a client that sits out."""
+
+    rows: NDArray[Any]  # (C, P)
+    losses: NDArray[np.float64]  # (C,)
+    hits: NDArray[np.int64]  # (C,): examples that were classified right
+
+
+class Steps(Protocol):
+    """C models under training by a method's own steps, each with an optimizer of its own."""
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """The trained parameters as they are now, (C, P)."""
+
+    @property
+    def models(self) -> Models:
+        """The models as they are now."""
+
+    def gradient(self, batch: Batch, at: NDArray[Any] | None = None) -> Gradient:
+        """Return the gradient of the models, or of others ``at`` (C, P) in their place.
+
+        The models' own running statistics take in the batch; others leave them alone.
+        """
+
+    def step(self, batch: Batch, gradient: NDArray[Any]) -> None:
+        """Have the optimizers of the clients that have a batch step along (C, P)."""
+
+
+class Work(Protocol):
+    """The tasks of C clients who share their configuration: what they were sent and remember."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What the strategy sent beside the models."""
+
+    @property
+    def local(self) -> Local:
+        """How the clients train in this round."""
+
+    def __len__(self) -> int:
+        """Return C."""
+
+    def sent(self, name: str = "arrays") -> Models:
+        """Return what each client was sent under a name, (C, P)."""
+
+    def candidates(self) -> Models:
+        """Return the K models that each client was sent, the same for all, in their order."""
+
+    def initial(self) -> Models:
+        """Return the trial's initial model, for each client."""
+
+    def kept(self, name: str, otherwise: Models) -> Models:
+        """Return what each client keeps under a name; its own of ``otherwise`` where nothing."""
+
+    def keep(self, name: str, models: Models) -> None:
+        """Have each client keep its own of C models under a name, until the trial's end."""
+
+    def recalled(self, name: str) -> list[Mapping[str, Any] | None]:
+        """Return the numbers that each client keeps under a name; None where there are none."""
+
+    def remember(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+        """Have each client keep its own numbers under a name, until the trial's end."""
+
+    def tell(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+        """Put a record of each client into its reply, beside what the reply has anyway."""
+
+    def train(
+        self,
+        start: Models,
+        *,
+        anchor: Models | None = None,
+        mu: float | Sequence[float] | None = None,
+        correction: NDArray[Any] | None = None,
+        epochs: int = 0,
+    ) -> Trained:
+        """Train a model per client, as the round's settings say.
+
+        Parameters
+        ----------
+        start : Models
+            C models.
+        anchor : Models, optional
+            Where the proximal term pulls; ``start`` by default.
+        mu : float or sequence of C floats, optional
+            Weight of the proximal term; that of the settings by default.
+        correction : (C, P), optional
+            Added to the gradient of each step.
+        epochs : int
+            Passes over the examples in place of the settings' epochs or steps; 0: as they say.
+        """
+
+    def losses(self, models: Models) -> list[NDArray[np.float64]]:
+        """Return the cross-entropy of each client's training examples under K models, (n, K)."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches that ``train`` would take."""
+
+    def begin(self, start: Models, *, proximal: bool = True) -> Steps:
+        """Return C models to be trained by steps; with the settings' proximal term, or without."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What C clients send back after their training."""
+
+    results: Sequence[Mapping[str, float]]  # as ``Trained`` has them
+    models: Models | None  # None: a model stays where it is
+    metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by name, per client
+    arrays: Mapping[str, Models] = field(default_factory=dict)  # by name, beside the models
+
+
+class ClientPart:
+    """FedAvg's clients: they train what they were sent, send it back, and keep nothing.
+
+    A method's own part overrides ``fit``, ``model`` or both, and names itself in ``method``, which
+    its strategy puts into the config of its messages.
+    """
+
+    method = ""
+
+    def fit(self, work: Work) -> Update:
+        """Train, and return what the clients send back."""
+        trained = work.train(work.sent())
+        return Update(trained.results, trained.models)
+
+    def model(self, work: Work) -> Models:
+        """Return the model that each client uses, to be scored on what it holds out."""
+        return work.sent()
+
+
+def with_method(config: ConfigRecord, method: str, **values: Any) -> ConfigRecord:
+    """Return a copy of a config that names a client part and its settings.
+
+    A setting's name is written with dashes: ``personal_epochs`` is ``personal-epochs``.
+    """
+    named = {key.replace("_", "-"): value for key, value in values.items()}
+    return ConfigRecord({**config, METHOD: method, **named})

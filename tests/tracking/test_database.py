@@ -1,0 +1,82 @@
+"""How a local store is called, and what is asked of its folder before MLflow is."""
+
+import errno
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runner.config import TrackingConfig
+from runner.errors import TrackingError
+from runner.tracking.database import BESIDE, database_of, sqlite_uri
+from runner.tracking.store import open_store, store_name, tracking_uri
+
+ODD = ["a?b", "a%20b", "a b", "a#b", "a%", "a&b=c", "a'b", "a;b", "ä", "a@b:c", "?mode=ro", "file:a"]
+
+
+def cfg(folder: Path) -> TrackingConfig:
+    return TrackingConfig(output=str(folder), figures="none", patience_s=0.0)
+
+
+def test_a_database_in_an_odd_folder_is_made_there(tmp_path):
+    folder = tmp_path / "a?b%20c"
+    open_store(cfg(folder))
+    assert os.listdir(tmp_path) == ["a?b%20c"]
+    assert os.listdir(folder) == ["mlflow.db"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_uri_of_a_database_names_it(tmp_path, name):
+    assert database_of(sqlite_uri(tmp_path / name / "mlflow.db")) == tmp_path / name / "mlflow.db"
+
+
+def test_options_of_a_uri_are_refused(tmp_path):
+    with pytest.raises(TrackingError, match="has options behind a"):
+        tracking_uri(cfg(tmp_path).model_copy(update={"uri": f"sqlite:///{tmp_path}/a.db?mode=ro"}))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(template, tmp_path, monkeypatch, number, exists):
+    """MLflow would try again for minutes."""
+    if exists:
+        shutil.copy(template, tmp_path / "mlflow.db")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    begin = time.monotonic()
+    with pytest.raises(TrackingError, match=os.strerror(number)) as caught:
+        open_store(cfg(tmp_path))
+    assert time.monotonic() - begin < 2
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == (["mlflow.db"] if exists else [])
+
+
+def test_a_store_that_is_only_read_needs_no_room(template, tmp_path, monkeypatch):
+    shutil.copy(template, tmp_path / "mlflow.db")
+    monkeypatch.setattr(tempfile, "TemporaryFile", None)
+    assert open_store(cfg(tmp_path), write=False).experiment_id
+
+
+def test_a_store_of_an_earlier_version_is_known_by_its_note(template, tmp_path):
+    """Its experiment has no tag that says where its files lie."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as opened:
+        opened.execute("DELETE FROM experiment_tags WHERE key = ?", BESIDE[:1])
+    store = open_store(cfg(tmp_path))
+    location = store.client.get_experiment(store.experiment_id).artifact_location
+    assert location == (tmp_path / "artifacts").as_uri()
+
+
+def test_a_store_in_the_output_folder_is_called_by_its_place_there(tmp_path):
+    """So what waits for it, and its checkpoints, are found where the folder was moved."""
+    one, two = cfg(tmp_path / "one"), cfg(tmp_path / "two")
+    assert store_name(one, tracking_uri(one)) == store_name(two, tracking_uri(two)) == "mlflow.db"
+    assert store_name(two, tracking_uri(one)) == tracking_uri(one)
