@@ -27,7 +27,7 @@ from matplotlib.text import Text
 from rich.console import Console
 
 import runner
-from runner import escape, report, report_text
+from runner import cli, escape, report, report_text
 from runner.compose import Trial
 from runner.config import TrackingConfig, TrialConfig
 from runner.errors import RunnerError
@@ -408,6 +408,19 @@ def test_consoles_are_made_in_one_place() -> None:
         made = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         names = [call.func.id for call in made if isinstance(call.func, ast.Name)]
         assert ("Console" in names) == (path.name == "views.py"), path
+
+
+DOCUMENTS = {
+    "to_yaml(trial.config)", "as_json({**told, 'cells': cells})", "best_cell(sweep, args.metric, args.lowest)",
+    "str(files['report.md']).partition('```')[0].rstrip()",
+}  # fmt: skip
+"""What has lines of its own, each with an escape; all else is a line, and said by ``say``."""
+
+
+def test_what_the_commands_print_is_a_line_or_a_document() -> None:
+    calls = [node for node in ast.walk(ast.parse(Path(cli.__file__).read_text())) if isinstance(node, ast.Call)]
+    printed = {ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "print"}
+    assert printed == DOCUMENTS
 
 
 def test_mlflow_takes_every_key_and_each_has_its_own() -> None:
