@@ -746,7 +746,8 @@ def table(verdicts: Sequence[Mapping[str, Any]]) -> str:
     lines: list[list[str | Marked]] = [["where", "in", "was", "is", "noticed by"]]
     for v in sorted(verdicts, key=lambda v: (v["file"], v["line"])):
         shown = f"{v['stage']}: {v['by']}" if v["stage"] else v.get("reason") or Marked("nobody")
-        lines.append([f"{v['file']}:{v['line']}", v["function"], v["original"], v["changed"], shown])
+        place = f"{v['file']}:{v['line']}"
+        lines.append([place, v["function"], v["original"], v["changed"], shown])
     counted = [v for v in verdicts if not v.get("reason")]
     said = []
     for what, stages in (("nearest tests", ("nearest",)), ("whole suite", ("nearest", "rest"))):

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = int(end.code or 0)
         out.flush()
         if out.lost:
-            print(f"standard output is not complete: {out.lost}", file=err)
+            say(f"standard output is not complete: {out.lost}", err)
         return status or int(bool(out.lost))
 
 
@@ -68,7 +69,7 @@ def _main(argv: Sequence[str] | None) -> int:
         say(f"error: {error}", sys.stderr)
         return 3 if no_room(error) else 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", sys.stderr)
         return 130
 
 
@@ -182,7 +183,7 @@ def _list(trials: Sequence[Trial]) -> int:
         say(" ".join([trial.config.key, *(f"{key}={value}" for key, value in trial.axes.items())]))
     for remark in remarks(trials):
         say(remark, sys.stderr)
-    print(f"{len(trials)} trials")
+    say(f"{len(trials)} trials")
     unknown = {trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None}
     if unknown:
         say(f"their keys will be others once the data are found: {', '.join(unknown)}")
@@ -251,7 +252,7 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
         say(f"MISSING: {outcome.missing}", sys.stderr)
     console.print(escape.line(f"stored in {tracker.uri}"), soft_wrap=True)
     if tracker.spilled:
-        print(waits, file=sys.stderr)
+        say(waits, sys.stderr)
     if tracker.uri.startswith("sqlite"):
         console.print("see it with: make ui   (python -m runner ui)")
     return outcome.exit_status
@@ -260,9 +261,9 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
 def _config(args: argparse.Namespace, words: list[str]) -> int:
     trial = compose_trial(words)
     print(to_yaml(trial.config), end="")
-    print(f"# trial key: {trial.config.key}")
+    say(f"# trial key: {trial.config.key}")
     for remark in remarks([trial]):
-        print(remark, file=sys.stderr)
+        say(remark, sys.stderr)
     return 0
 
 
@@ -307,7 +308,7 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
     if args.mode != "auto":
         return 0
     print(str(files["report.md"]).partition("```")[0].rstrip())
-    print()
+    say("")
     say(f"written to {folder}: report.html, report.md, report.csv, report.tex, trials.csv, plots/")
     return 0
 
@@ -325,15 +326,16 @@ def _best(args: argparse.Namespace, words: list[str]) -> int:
     from runner.report import best_cell
     from runner.tracking.read import read_sweep
 
-    print(best_cell(read_sweep(compose(words).tracking, args.sweep), args.metric, args.lowest))
+    sweep = read_sweep(compose(words).tracking, args.sweep)
+    print(best_cell(sweep, args.metric, args.lowest))
     return 0
 
 
 def _flush(args: argparse.Namespace, words: list[str]) -> int:
     from runner.tracking import flush
 
-    done = flush(compose(words).tracking, tell=lambda line: print(line, file=sys.stderr))
-    print(f"sent {done.sent} events" + (f", put {done.aside} aside" if done.aside else ""))
+    done = flush(compose(words).tracking, tell=partial(say, file=sys.stderr))
+    say(f"sent {done.sent} events" + (f", put {done.aside} aside" if done.aside else ""))
     return 1 if done.damaged else 0
 
 
@@ -349,8 +351,8 @@ def _ui(args: argparse.Namespace, words: list[str]) -> int:
     if not database.exists():
         raise RunnerError(f"there is no MLflow store at {uri} yet; run `make sweep` first")
     if moved := settle_in(database):
-        print(moved, file=sys.stderr)
-    print(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+        say(moved, sys.stderr)
+    say(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     words = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--host", args.host, "--port", str(args.port)]

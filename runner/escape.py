@@ -1,7 +1,8 @@
-"""Text from outside, as it goes out: names of classes, data sets, runs and hosts, settings, errors, commands.
+"""Text from outside, as it goes out: names of classes, data sets and hosts, settings, errors, commands.
 
-Any of them may hold any character. Each place where text leaves has one function here, and calls it itself on all that
-it writes, so that who hands a text over has nothing to think of; HTML is escaped by its template.
+Any of them may hold any character. Each place where text leaves has one function here, and calls it
+itself on all that it writes, so that who hands a text over has nothing to think of; HTML is escaped
+by its template.
 """
 
 import re
@@ -11,14 +12,16 @@ from collections.abc import Iterable
 from hashlib import sha256
 from os import fsencode
 
-_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, marks that change directions, surrogates, line ends
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Controls, marks that change directions, surrogates, ends of lines and paragraphs."""
 _JOINERS = "\u200c\u200d"  # within words of Persian and within emoji
 _LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
+    "<": "$<$", ">": "$>$", "|": "$|$",
     "-": "-{}", "`": "`{}", "'": "'{}", "?": "?{}", "!": "!{}",
 }  # fmt: skip
-_LATEX_SPECIAL = re.compile(r"[\\{}$&%#_~^<>|±]|([-`'])(?=\1)|[?!](?=`)")  # the last ones would be ligatures
+_LATEX_SPECIAL = re.compile(r"[\\{}$&%#_~^<>|±]|([-`'])(?=\1)|[?!](?=`)")  # last: ligatures
 _MARKDOWN_SPECIAL = re.compile(
     r"[\\`*~|$]|&(?=#?\w+;)"
     r"|<(?=\S)"  # of an element; by itself it is a sign
@@ -26,7 +29,7 @@ _MARKDOWN_SPECIAL = re.compile(
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is a letter
     r"|(?<!\S)#"  # the first ends a heading, too
 )
-_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte of a file name
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that are no byte of a name
 _KEY_SPECIAL = re.compile(r"[^\w./ :-]")
 KEY = 250
 """Characters that MLflow takes in the key of a param, metric or tag, and in the name of a run."""
@@ -35,8 +38,8 @@ KEY = 250
 def line(text: str) -> str:
     r"""Return a text as one line that people read: what can't be seen, or is no text, as an escape.
 
-    Newlines become ``\n``, the terminal's control sequences lose their meaning, letters keep their order, and what
-    can't be encoded (a file name that is no UTF-8) becomes ``\udcff``.
+    Newlines become ``\n``, the terminal's control sequences lose their meaning, letters keep their
+    order, and what can't be encoded (a file name that is no UTF-8) becomes ``\udcff``.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -72,7 +75,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def storable(text: str) -> str:
-    """Return a text that files and databases take: as it is, but for what is no Unicode, and for NUL."""
+    """Return a text that files and databases take: as it is, but for NUL and what is no Unicode."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", r"\x00")
 
 
@@ -84,13 +87,16 @@ def markdown(text: str) -> str:
 def latex(text: str) -> str:
     """Return what LaTeX sets as this text; it is safe as a cell, the first of a line too."""
     escaped = _LATEX_SPECIAL.sub(lambda found: _LATEX[found[0]], line(text))
-    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("[", "*") else escaped  # not an argument of \\
+    if escaped[:1] in ("[", "*"):  # would be an argument of the \\ before it
+        return f"{{{escaped[0]}}}{escaped[1:]}"
+    return escaped
 
 
 def command(words: Iterable[str]) -> str:
     r"""Return a line that a shell reads as these words, to be copied from a terminal or a page.
 
-    Words with characters that can't be seen are quoted as ``$'a\n'``, which bash, zsh and POSIX.1-2024 know.
+    Words with characters that can't be seen are quoted as ``$'a\n'``, which bash, zsh and
+    POSIX.1-2024 know.
     """
     return " ".join(map(_word, words))
 
@@ -100,15 +106,21 @@ def _word(word: str) -> str:
         return shlex.quote(word)
     word = _NO_BYTE.sub(lambda found: line(found[0]), word)
     # Byte by byte, as the system hands words over; letters stay readable.
-    escaped = (chr(byte) if 32 <= byte < 127 and chr(byte) not in "\\'" else f"\\{byte:03o}" for byte in fsencode(word))
-    return f"$'{''.join(escaped)}'"
+    return f"$'{''.join(map(_byte, fsencode(word)))}'"
+
+
+def _byte(value: int) -> str:
+    plain = 32 <= value < 127 and chr(value) not in "\\'"
+    return chr(value) if plain else f"\\{value:03o}"
 
 
 def key(name: str, most: int = KEY) -> str:
-    """Return a name that MLflow takes as a key: itself, or what is left of it with a digest. Each has its own."""
-    parts = name.split("/")
-    plain = not _KEY_SPECIAL.search(name) and not {"", ".", ".."} & {*parts} and not name.startswith("..")
-    if plain and len(name) <= most:
+    """Return a name that MLflow takes as a key: itself, or what is left of it with a digest.
+
+    Each name has a key of its own.
+    """
+    path = {"", ".", ".."}.isdisjoint(name.split("/")) and not name.startswith("..")
+    if path and len(name) <= most and not _KEY_SPECIAL.search(name):
         return name
     kept = "/".join(part for part in _KEY_SPECIAL.sub("_", name).split("/") if part.strip("."))
     return _with_digest(kept.lstrip("."), name, most)

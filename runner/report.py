@@ -228,7 +228,7 @@ def rich_lines(lines: Lines, title: str) -> "Table":
 
     shown = Table(title=Text(escape.line(title)) if title else None, title_justify="left")
     for heading in cells(lines[0]):
-        shown.add_column(heading)
+        shown.add_column(heading, overflow="fold")
     for line in lines[1:]:
         shown.add_row(*cells(line))
     return shown
@@ -278,7 +278,7 @@ def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t")
 
 
 def csv(table: Cells | Trials) -> str:
-    """Return a table as CSV; texts are quoted: else a lone carriage return in one would end its row."""
+    """Return a table as CSV; texts are quoted: a lone carriage return in one would end its row."""
     return str(table.frame().to_csv(index=False, quoting=QUOTE_NONNUMERIC))
 
 
@@ -337,7 +337,8 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     else:
         of = "(one trial)"
     lost = sum(isnan(trial.final[metric]) for trial in trials)
-    diverged = [f"{lost} of the sweep's trials diverged: their {metric} is nan, and their cells come last"] * bool(lost)
+    last = f"{lost} of the sweep's trials diverged: their {metric} is nan, and their cells come last"
+    diverged = [last] * bool(lost)
     top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
     told = [
         place,
@@ -351,13 +352,15 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
 
 def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataFrame:
     """Return a row per trial and round: ``trial`` (its place in the sweep), ``round``, ``acc``, ``loss``, ``mb``, and
-    the target's metric as ``target``. Accuracy and loss are the clients' mean, else the global model's; they are
-    missing where nothing was evaluated, and ``acc_nan``, ``loss_nan`` say where they were logged as NaN.
+    the target's metric as ``target``. Accuracy and loss are the clients' mean, else the global
+    model's; they are missing where nothing was evaluated, and ``acc_nan``, ``loss_nan`` say where
+    they were logged as NaN.
     """
     parts = []
     for i, trial in enumerate(sweep.trials):
         keys = [key for found in _CURVES.values() for key in found]
-        histories = {key: trial.history([key]) for key in {*keys, *([target.key] if target else [])}}
+        wanted = {*keys, *([target.key] if target else [])}
+        histories = {key: trial.history([key]) for key in wanted}
         logged = {key: table.set_index("round")[key] for key, table in histories.items() if key in table}
         rounds = sorted({number for values in logged.values() for number in values.index})
         part = pd.DataFrame({"trial": i, "round": rounds}, index=rounds)

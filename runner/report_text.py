@@ -1,6 +1,6 @@
-"""A report's tables as Markdown, LaTeX and one HTML page that holds everything. Lines are lists of cells.
+"""A report's tables as Markdown, LaTeX and one HTML page that holds everything.
 
-Cells, names and captions are plain text: each renderer escapes all that it is given.
+Lines are lists of cells. Cells, names and captions are plain text: each renderer escapes all that it is given.
 """
 
 from base64 import b64encode
@@ -55,7 +55,8 @@ pre { background: #f4f4f4; padding: .6em; overflow-x: auto }
 {%- endfor %}
 <p>Reproduce (MLflow run <code>{{ sweep.run_id }}</code>):</p><pre>{{ sweep.command }}</pre>
 {%- for title, png in figures %}
-<figure><img alt="{{ title }}" src="data:image/png;base64,{{ png }}"><figcaption>{{ title }}</figcaption></figure>
+<figure><img alt="{{ title }}" src="data:image/png;base64,{{ png }}">
+<figcaption>{{ title }}</figcaption></figure>
 {%- endfor %}
 </body></html>
 """
@@ -71,7 +72,7 @@ def markdown(lines: Lines) -> str:
 def document_markdown(
     sweep: "StoredSweep", lines: Lines, caption: str, figures: Sequence[str], missing: Sequence[str] = ()
 ) -> str:
-    """Return the report in Markdown; figures are links to their files, ``missing`` says why others are not there."""
+    """Return the report in Markdown; figures are links, ``missing`` says why others are not there."""
     shown = "\n".join(f"![{_title(path)}]({path})\n" for path in figures)
     command = fence(sweep.command) if sweep.command else ""
     notes = "\n\n".join(map(escape.markdown, (caption, *missing)))
@@ -121,7 +122,7 @@ def _page() -> "Template":
     def shown(value: Any) -> Any:
         return escape.line(value) if type(value) is str else value  # not what was escaped before
 
-    environment = Environment(autoescape=True, finalize=shown, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = Environment(autoescape=True, finalize=shown, undefined=StrictUndefined)
     return environment.from_string(_PAGE)
 
 

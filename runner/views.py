@@ -51,7 +51,7 @@ def view_of(mode: Mode, console: Console) -> View:
 
 
 def new_console(**options: Any) -> Console:
-    """Return a console that shows text as it is: names come from outside, and rich would read ``[red]`` in them."""
+    """Return a console that shows text as it is: rich would read ``[red]`` in a name."""
     return Console(markup=False, emoji=False, highlight=False, **options)
 
 

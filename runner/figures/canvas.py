@@ -3,8 +3,9 @@
 Colours stay apart for colour-blind readers (Okabe and Ito 2008, then Tol's muted scheme; cividis for amounts).
 matplotlib is imported late and without pyplot: figures are made in the tracking thread, beside the driver's work.
 
-Names come from outside. :func:`to_png`, through which every figure goes, shows each text as it is: nothing in it is
-mathematics. Legends are made by :func:`legend` alone, since matplotlib drops entries that begin with an underscore.
+Names come from outside. :func:`to_png`, through which every figure goes, shows each text as it is:
+nothing in it is mathematics. Legends are made by :func:`legend` alone, since matplotlib drops entries
+that begin with an underscore.
 """
 
 import io
@@ -49,7 +50,7 @@ _REASON = 300
 
 @dataclass
 class Extras:
-    """Files that are nice to have, by path, and why others are missing: what fails is left out and told."""
+    """Files that are nice to have, by path; what fails is left out, and told by name and reason."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class Extras:
         """Make files, whatever comes of it."""
         try:
             self.files.update(make())
-        except Exception as error:  # of a library, over names and numbers of all kinds: no result is lost for it
+        except Exception as error:  # over names and numbers of all kinds: no result is lost for it
             reason = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self.missing[name] = shortened(reason, _REASON)
 
@@ -113,7 +114,7 @@ def to_png(figure: "Figure", dpi: int = 110) -> bytes:
 
 
 def _as_it_is(figure: "Figure") -> None:
-    """Have every text drawn as it is: on one line (the title may have more), without mathematics, not too long."""
+    """Have every text drawn as it is: on one line (but for the title), no mathematics, not too long."""
     from matplotlib.text import Text
     from matplotlib.ticker import ScalarFormatter
 
@@ -136,10 +137,11 @@ def _tick(named: "Formatter", x: float, place: int | None = None) -> str:
 
 
 def legend(axes: "Axes", entries: "Mapping[str, Artist]", outside: bool = True, **style: Any) -> None:
-    """Add a legend of these names and what they stand for, to the right of the axes or where there is room."""
+    """Add a legend of these names and what they stand for, beside the axes or where there is room."""
     for name, artist in entries.items():
         artist.set_label(name)
-    place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False} if outside else {"loc": "best"}
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+    place = beside if outside else {"loc": "best"}
     if entries:
         names = [shortened(line(name), _LONG_ENTRY) for name in entries]
         axes.legend(list(entries.values()), names, **{"fontsize": 7, **place, **style})

@@ -31,8 +31,8 @@ def sweep_figures(sweep: "StoredSweep", rows: "Trials", curves: pd.DataFrame) ->
     rows : Trials
         Its trials, in its order.
     curves : pd.DataFrame
-        A row per trial and round: ``trial``, ``panel``, ``line``, ``round``, ``mb``, ``acc``, ``loss``, ``acc_nan``,
-        ``loss_nan``.
+        A row per trial and round: ``trial``, ``panel``, ``line``, ``round``, ``mb``, ``acc``,
+        ``loss``, ``acc_nan``, ``loss_nan``.
     """
     pictures = Extras()
 
@@ -59,7 +59,8 @@ def sweep_figures(sweep: "StoredSweep", rows: "Trials", curves: pd.DataFrame) ->
         if _CLUSTERS in rows.axes and rows.metrics[metric].notna().any():
             draw(f"{metric}_by_clusters", cluster_effect, rows, metric)
     labels = curves.drop_duplicates("trial").set_index("trial")[["panel", "line"]]
-    clients = {i: rows_of for i in labels.index if (rows_of := table(sweep.trials[i], "clients")) is not None}
+    read = {i: table(sweep.trials[i], "clients") for i in labels.index}
+    clients = {i: of for i, of in read.items() if of is not None}
     final = [
         pd.DataFrame({"acc": of.loc[of["round"] == of["round"].max(), "eval_acc"], **labels.loc[i]})
         for i, of in clients.items()

@@ -22,10 +22,10 @@ _POINTS = 60  # where curves over megabytes are read off
 
 
 def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = "") -> "Figure":
-    """Show a value over ``round`` or ``mb``: mean and one deviation over seeds, a line each, a panel each.
+    """Show a value over ``round`` or ``mb``: mean and deviation over seeds, a line each, a panel each.
 
-    Where the value of a seed was NaN (``<value>_nan``) the mean is none, as in a report's tables: the line has a gap,
-    and the legend says how many diverged. It says too how many ended before the others.
+    Where the value of a seed was NaN (``<value>_nan``) the mean is none, as in a report's tables:
+    the line has a gap, and the legend says how many diverged, and how many ended before others.
     """
     curves = curves[(curves[value].notna() | curves[f"{value}_nan"]) & curves[x].notna()]
     figure, axes, panels, lines = _panels(curves, title or f"{label.capitalize()} over {_TITLES[x]}")
@@ -158,8 +158,8 @@ def axis_effect(
 ) -> "Figure":
     """Show a metric against one axis of a sweep: a line per value of another, a panel per value of a third.
 
-    Lines are means over all other columns (the seeds), with a gap where a trial has no number; bands reach one
-    standard deviation to each side, and the dots are the single trials.
+    Lines are means over all other columns (the seeds), with a gap where a trial has no number;
+    bands reach one standard deviation to each side, and the dots are the single trials.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def _finish(axes: "list[Axes]", panels: Sequence[str], entries: "Mapping[str, Ar
 
 
 def _aligned(part: "pd.DataFrame", x: str, value: str) -> "pd.DataFrame":
-    """Return a row per trial, a column where curves are read off; megabytes differ, so they are interpolated."""
+    """Return a row per trial, a column where curves are read off; megabytes are interpolated."""
     import pandas as pd
 
     if x == "round":
@@ -244,7 +244,8 @@ def _aligned(part: "pd.DataFrame", x: str, value: str) -> "pd.DataFrame":
     curves = {trial: curve.sort_values(x) for trial, curve in part.groupby("trial")}
     first, last = max(c[x].min() for c in curves.values()), min(c[x].max() for c in curves.values())
     at = np.linspace(first, last, _POINTS)
-    return pd.DataFrame([np.interp(at, c[x], c[value]) for c in curves.values()], index=list(curves), columns=at)
+    rows = [np.interp(at, curve[x], curve[value]) for curve in curves.values()]
+    return pd.DataFrame(rows, index=list(curves), columns=at)
 
 
 def _lost(part: "pd.DataFrame", x: str, value: str, at: "pd.Index") -> np.ndarray:
@@ -253,7 +254,8 @@ def _lost(part: "pd.DataFrame", x: str, value: str, at: "pd.Index") -> np.ndarra
     for _, trial in part.groupby("trial"):
         nan = trial.sort_values(x)[f"{value}_nan"].to_numpy()
         last = np.searchsorted(np.sort(trial[x].to_numpy()), at.to_numpy(), side="right") - 1
-        after = np.minimum(last + 1, len(nan) - 1) if x == "mb" else last  # between two rounds both of them count
+        # Between two rounds both of them count.
+        after = np.minimum(last + 1, len(nan) - 1) if x == "mb" else last
         lost |= (last >= 0) & (nan[last] | nan[after])
     return lost
 

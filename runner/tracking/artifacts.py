@@ -29,9 +29,10 @@ _DRAWN_LIMIT = 16  # splits whose pictures are kept
 
 def ui_images(files: Mapping[str, bytes], now_ms: int) -> Extras:
     """Return the PNG files under ``plots/`` once more as images of the UI's charts page."""
-    from PIL import Image
 
     def image(key: str, content: bytes) -> dict[str, bytes]:
+        from PIL import Image
+
         return ui_image(key, 0, now_ms, Image.open(io.BytesIO(content)).convert("RGB"))
 
     images = Extras()
@@ -85,14 +86,14 @@ def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: 
     pictures, every = Extras(), max(1, rounds // 10)
     if not record.assignments or (record.round % every and record.round != rounds):
         return pictures
-    from PIL import Image
-
     shown = [(record.round, record.assignments)]
     if first:  # the slider starts at step 0: there it shows the known groups, which is what should be found
         client = record.assignments["client"]
         shown.append((0, {"client": client, "cluster": groups[np.asarray(client)], "server": [False] * len(client)}))
 
     def image(step: int, rows: Columns) -> dict[str, bytes]:
+        from PIL import Image
+
         pixels = Image.fromarray(trials.cluster_squares(rows, groups))
         return ui_image("clusters", step, now_ms if step else 0, pixels)
 

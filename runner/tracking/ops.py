@@ -33,10 +33,10 @@ _PASSING = (408, 425, 429)  # timeout, too early, too many requests: worth anoth
 
 @dataclass(frozen=True)
 class Op:
-    """One operation on one run: plain data and files, without credentials, in words that MLflow takes.
+    """One operation on one run: plain data and files without credentials, as MLflow takes them.
 
-    Names and texts may come from outside: keys that it would refuse are told by another name, each by its own
-    (:func:`runner.escape.key`), and what is too long for it is cut.
+    Names and texts may come from outside: keys that it would refuse go by another name, each by its
+    own (:func:`runner.escape.key`), and what is too long for it is cut.
 
     ``data`` is JSON; ``runner/tracking/waiting.py`` says of which form.
     """

@@ -208,7 +208,8 @@ def read_runs(source: TrackingConfig | Store, words: Sequence[str]) -> list[Stor
 def report_folder(cfg: TrackingConfig, sweep: StoredSweep) -> Path:
     """Return where a sweep's report is written; RunnerError where the run's name leads elsewhere."""
     folder = f"{component(sweep.name, 'the tag sweep')}-{sweep.run_id[:8]}"
-    return Path(cfg.output).expanduser().absolute() / "reports" / component(folder, "the name of a report's folder")
+    reports = Path(cfg.output).expanduser().absolute() / "reports"
+    return reports / component(folder, "the name of a report's folder")
 
 
 def _search(store: Store, which: str) -> "list[Run]":
@@ -243,7 +244,7 @@ def _latest(runs: "list[Run]") -> "Run | None":
 def _of_sweep(store: Store, kind: str, name: str) -> "list[Run]":
     """Return the runs of a kind that carry a sweep's name; MLflow's filters can't quote every name."""
     plain = re.fullmatch(r"[\w .,:=+/-]*", name)
-    runs = _search(store, f"tags.kind = '{kind}'" + (f" AND tags.sweep = '{name}'" if plain else ""))
+    runs = _search(store, f"tags.kind = '{kind}'" + f" AND tags.sweep = '{name}'" * bool(plain))
     return [run for run in runs if run.data.tags.get("sweep") == name]
 
 

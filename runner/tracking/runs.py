@@ -271,14 +271,15 @@ class TrialRun(OpenRun):
         return self._figures_and_events(None)
 
     def _figures_and_events(self, result: TrialResult | None) -> Iterator[Op]:
-        """Log the pictures, once everything else is stored, and then what happened: a picture that failed, too."""
+        """Log the pictures, once all else is stored, then what happened: a picture that failed, too."""
         from runner.tracking.artifacts import trial_figures
 
         if self._figures == "all":
             gathered = self._rounds, self._clients, self._assignments, self._load
             yield from self._pictures(trial_figures(*gathered, self._first, result))
         if self._events:
-            yield ops.files(self.token, {"events.txt": "".join(f"{escape.line(event)}\n" for event in self._events)})
+            told = "".join(f"{escape.line(event)}\n" for event in self._events)
+            yield ops.files(self.token, {"events.txt": told})
         for rows in (self._rounds, self._clients, self._assignments, self._load):
             rows.clear()
 

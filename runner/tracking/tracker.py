@@ -98,7 +98,7 @@ class Tracker:
         return {names[token]: reason for token, reason in self.writer.lost.items()}
 
     def kept(self, pictures: "Extras") -> dict[str, bytes]:
-        """Return the pictures that there are, and say once which failed: it costs no run its results."""
+        """Return the pictures that there are, and say once which failed: no run is lost for one."""
         for told in pictures.told():
             if told not in self._told:
                 self._told.add(told)

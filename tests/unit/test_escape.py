@@ -1,5 +1,6 @@
-"""Hostile names through every place where text leaves, and back: what comes out is parsed, or handed to a real reader.
+"""Hostile names through every place where text leaves, and back.
 
+What comes out is parsed, or handed to a real reader.
 The names are a list of those that broke something somewhere, and random ones of the same letters.
 """
 
@@ -23,9 +24,10 @@ import pytest
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from rich.console import Console
 
 import runner
-from runner import escape, report, report_text
+from runner import cli, escape, report, report_text
 from runner.compose import Trial
 from runner.config import TrackingConfig, TrialConfig
 from runner.errors import RunnerError
@@ -50,7 +52,7 @@ KNOWN = [
     "1. a", "> a", "= a", "***", "a\nb", "\n", "a\r\nb", "\t", "a\tb", "a\0b", "\0",
     "\x1b[2J\x1b[31mred", "\x1b]0;title\x07", "\x7f", "\x85", "\u2028", "\u2029", "\u202eabc",
     "\u200f", "\u2066a\u2069", "\ufeff", "\u200b", "\u200d", "\u00a0", "\u3000a", "e\u0301",
-    "\u0301", "a"+"\u0300" * 20, "עברית", "العربية", "中文", "日本語", "👨\u200d👩\u200d👧",
+    "\u0301", "a" + "\u0300" * 20, "עברית", "العربية", "中文", "日本語", "👨\u200d👩\u200d👧",
     "🏴\U000e0067\U000e007f", "\udcff", "a\udc80b", "\ud800", "\uffff", "\U000f0000", "a\n```\nb",
     "$(touch x)", "`touch x`", "; touch x", "a && b", "a'b", 'a"b', "!!", "a=b", "*?", "~root",
     "$HOME", "\\n", "null", "nan", "None", "true", "0", "007", "1e5",
@@ -60,8 +62,10 @@ LETTERS = [
     "中", "א", "🦊", "\udcff", "\ud800", "<b>", "&lt;", "](", "--", "``",
 ]  # fmt: skip
 _draw = random.Random(16)
-NAMES = list(dict.fromkeys([*KNOWN, *("".join(_draw.choices(LETTERS, k=_draw.randint(1, 12))) for _ in range(300))]))
+_drawn = ["".join(_draw.choices(LETTERS, k=_draw.randint(1, 12))) for _ in range(300)]
+NAMES = list(dict.fromkeys([*KNOWN, *_drawn]))
 COMMAND = "python -m runner sweep x 'a=b c'"
+PICTURE = {"plots/x.png": b"png"}
 
 
 def shown(name: str) -> str:
@@ -87,7 +91,8 @@ def test_a_line_is_one_and_says_all_that_it_hides() -> None:
         assert not re.search("[\u2028\u2029\u202a-\u202e\u2066-\u2069\u200e\u200f\x7f-\x9f]", told)
         assert told.encode().decode() == told
         assert escape.line(told) == told
-    same = [name for name in KNOWN if name.isprintable() and name != "\u0301"]  # which has no letter to stand on
+    alone = "\u0301"  # a mark without the letter that it belongs to
+    same = [name for name in KNOWN if name.isprintable() and name != alone]
     assert len(same) > 100
     assert [escape.line(name) for name in same] == same
     assert escape.line("a\nb\t\x1b[2J\0\udcff\u202e") == r"a\nb\t\x1b[2J\x00\udcff\u202e"
@@ -122,13 +127,11 @@ class _Page(HTMLParser):
 
 def test_a_page_shows_names_and_takes_none_for_its_own() -> None:
     plain = _Page()
-    plain.feed(
-        report_text.html(stored("x"), [["a"], [report_text.Marked("a")]], "caption", {"plots/x.png": b"png"}, ["m"])
-    )
+    plain.feed(report_text.html(stored("x"), [["a"], [report_text.Marked("a")]], "", PICTURE, ["missing"]))
     for name in NAMES:
         page = _Page()
         lines = table(name)
-        text = report_text.html(stored(name), lines, f"about {name}.", {"plots/x.png": b"png"}, [name])
+        text = report_text.html(stored(name), lines, f"about {name}.", PICTURE, [name])
         text.encode()
         page.feed(text)
         told = escape.line(name)
@@ -141,14 +144,14 @@ def test_a_page_shows_names_and_takes_none_for_its_own() -> None:
 
 
 def markdown(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the kind of each inline part of a document, and its text; any mark-up but bold is an error."""
+    """Yield the kind and the text of each part of a document; any mark-up but bold is an error."""
     around = ""
     for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text):
         if token.type == "fence":
             yield "fence", token.content
         elif token.type == "inline":
             marks = {child.type for child in token.children or ()}
-            assert marks <= {"text", "strong_open", "strong_close", "softbreak"}, (marks, token.content)
+            assert marks <= {"text", "strong_open", "strong_close", "softbreak"}, token.content
             yield around, "".join(child.content for child in token.children or ())
         else:
             around = token.type
@@ -158,13 +161,16 @@ def test_markdown_shows_names_in_the_cells_that_they_were_put_in() -> None:
     for name in NAMES:
         cells = list(markdown(report_text.markdown([["h", "i"], *table(name), ["a", "b"]])))
         told, last = shown(name), " ".join(f"1.5 {escape.line(name)}".split())
-        assert [" ".join(text.split()) for _, text in cells] == ["h", "i", told, told, told, last, "a", "b"]
+        found = [" ".join(text.split()) for _, text in cells]
+        assert found == ["h", "i", told, told, told, last, "a", "b"]
         assert [kind for kind, _ in cells] == ["th_open"] * 2 + ["td_open"] * 6
 
 
 def test_a_report_in_markdown_keeps_its_parts() -> None:
     for name in NAMES:
-        parts = list(markdown(report_text.document_markdown(stored(name), [["h"], ["x"]], f"about {name}.", [])))
+        lines = [["h"], ["x"]]
+        text = report_text.document_markdown(stored(name), lines, f"about {name}.", [])
+        parts = list(markdown(text))
         if shown(name):  # else there is no heading
             assert (parts[0][0], shown(parts[0][1])) == ("heading_open", shown(name))
         assert parts[-1] == ("fence", f"{COMMAND}\n")
@@ -208,7 +214,8 @@ def unlatex(text: str) -> str:
 
 def test_latex_sets_names_as_they_are() -> None:
     for name in NAMES:
-        text = report_text.latex([["h", "i"], [name, name], [report_text.Marked(name, name), "x"]], name, name)
+        marked = [report_text.Marked(name, name), "x"]
+        text = report_text.latex([["h", "i"], [name, name], marked], name, name)
         lines = text.splitlines()
         begin, end = lines.index(r"\midrule"), lines.index(r"\bottomrule")
         first, second = lines[begin + 1 : end]
@@ -226,7 +233,7 @@ def test_latex_sets_names_as_they_are() -> None:
 
 
 def test_latex_compiles_where_there_is_a_tex(tmp_path: Path) -> None:
-    """Without one the test above holds alone: it knows every character that LaTeX gives a meaning."""
+    """Without one the test above holds alone: it knows all that LaTeX gives a meaning."""
     letters = [name for name in NAMES if escape.line(name).isascii() and len(name) < 100]
     tables = [
         report_text.latex([["name", "i"], *table(*letters[at : at + 9])], letters[at], letters[at])
@@ -244,7 +251,8 @@ def test_latex_compiles_where_there_is_a_tex(tmp_path: Path) -> None:
 def arguments(line: str, shell: str) -> list[bytes]:
     """Return the words as which a shell hands a line on."""
     script = f"printf '%s\\0' {line}"
-    return subprocess.run([shell, "-c", fsencode(script)], capture_output=True, check=True).stdout.split(b"\0")[:-1]
+    ran = subprocess.run([shell, "-c", fsencode(script)], capture_output=True, check=True)
+    return ran.stdout.split(b"\0")[:-1]
 
 
 def test_a_printed_command_is_read_by_a_shell_as_its_words() -> None:
@@ -262,25 +270,34 @@ def test_a_printed_command_is_read_by_a_shell_as_its_words() -> None:
 
 
 def test_the_command_of_a_trial_runs_it_again() -> None:
-    words = ("dataset=folder", "dataset.path='/data/a b;c\"$(x)'", "partition.sizes='[1,2]'", "num_clients=2")
+    words = ("dataset=folder", "dataset.path='/data/a b;c\"$(x)'", "partition.sizes='[1,2]'")
     again = Trial(TrialConfig(), {}, words).command
     assert shlex.split(again) == ["python", "-m", "runner", "run", *words]
-    assert [word.decode() for word in arguments(again, "sh")] == ["python", "-m", "runner", "run", *words]
+    assert arguments(again, "sh") == list(map(fsencode, shlex.split(again)))
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_console_shows_names_and_obeys_none(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    def console(file: io.StringIO) -> object:
+    def console(file: io.StringIO) -> Console:
         return new_console(file=file, width=9000, force_terminal=terminal, color_system=None)
 
     for name in NAMES:
         file, told = io.StringIO(), escape.line(name)
-        console(file).print(report.rich_lines(table(name), name or "x"))  # type: ignore[attr-defined]
+        console(file).print(report.rich_lines(table(name), name or "x"))
         assert file.getvalue().count(told) >= 4
         assert file.getvalue().isascii() or file.getvalue().encode()
-        assert "\x1b" not in file.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "").replace("\x1b[3m", "")
+        assert "\x1b" not in re.sub(r"\x1b\[[013]m", "", file.getvalue())  # bold and italic
         say(name)
         assert capsys.readouterr().out == f"{told}\n"
+
+
+def test_a_narrow_console_cuts_no_name() -> None:
+    """Else long values with one beginning, such as two paths, would be the same."""
+    file = io.StringIO()
+    lines = [["path", "trials"], ["x" * 300 + "1", "4"], ["x" * 300 + "2", "4"]]
+    new_console(file=file, width=60).print(report.rich_lines(lines, ""))
+    shown = file.getvalue()
+    assert (shown.count("x"), shown.count("1"), shown.count("2")) == (600, 1, 1)
 
 
 @pytest.mark.parametrize("mode", ["auto", "quiet", "json"])
@@ -301,15 +318,14 @@ def test_each_view_tells_names(mode: str, capsys: pytest.CaptureFixture[str]) ->
         whole = [json.loads(json.dumps(name)) for name in NAMES]  # two surrogates may be one letter
         assert [event["trial"] for event in events if event["event"] == "end"] == whole
         return
-    told = [
-        f"[{i}/{len(NAMES)}] {escape.line(name)}: FAILED: about {escape.line(name)}." for i, name in enumerate(NAMES, 1)
-    ]
+    told = [f"[{i}/{len(NAMES)}] {told}: FAILED: about {told}." for i, told in enumerate(map(escape.line, NAMES), 1)]
     assert [line for line in lines if ": FAILED: " in line] == told
 
 
 def test_the_bars_show_names() -> None:
     file = io.StringIO()
-    with TrialProgress(view_of("auto", new_console(file=file, width=9000, force_terminal=True))) as progress:
+    console = new_console(file=file, width=9000, force_terminal=True)
+    with TrialProgress(view_of("auto", console)) as progress:
         progress.begin("x", to_run=1, rounds=1, cluster="c", store="s")
         for i, name in enumerate(NAMES[:120]):
             progress.started(str(i), f"{name}END", 1)
@@ -323,7 +339,7 @@ def texts(figure: Figure) -> list[str]:
     """Draw a figure, and return its texts; none of them is read as mathematics."""
     assert canvas.to_png(figure).startswith(b"\x89PNG")
     found = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    assert not [text for text in found if text._preprocess_math(text.get_text())[1]]  # type: ignore[attr-defined]
+    assert not [text for text in found if text._preprocess_math(text.get_text())[1]]
     return [text.get_text() for text in found]
 
 
@@ -338,18 +354,19 @@ def test_figures_draw_names_as_they_are(first: int) -> None:
     counts, groups = np.ones((3, count), int), np.zeros(3, int)
     title = " ".join(names)
     ticks = {short(name, 24) for name in names}
-    assert set(texts(split.label_bars(counts, groups, names, title))) >= {short(name, 40) for name in names}
+    entries, captions = ({short(name, most) for name in names} for most in (40, 14))
+    assert set(texts(split.label_bars(counts, groups, names, title))) >= entries
     assert set(texts(split.class_counts(counts, names, title))) >= ticks
     images = np.zeros((count, 1, 8, 8), np.uint8)
-    assert set(texts(split.example_grid(images, np.arange(count), names, title))) >= {short(name, 14) for name in names}
+    assert set(texts(split.example_grid(images, np.arange(count), names, title))) >= captions
     lines = names[:8]
-    rows = pd.DataFrame({"k": [1] * len(lines), "line": lines, "p": lines, "acc": [0.5] * len(lines)})
-    told = set(texts(sweep.axis_effect(rows, "k", "acc", "line", names={"k": names[0], "line": names[1]})))
+    rows = pd.DataFrame({"line": lines, "p": lines}).assign(k=1, acc=0.5)
+    called = {"k": names[0], "line": names[1]}
+    told = set(texts(sweep.axis_effect(rows, "k", "acc", "line", names=called)))
     assert told >= {short(name, 40) for name in lines}
     assert set(texts(sweep.axis_effect(rows, "p", "acc"))) >= {short(name, 24) for name in lines}
-    curves = pd.DataFrame(
-        {"trial": range(len(lines)), "panel": names[1], "line": lines, "round": 1, "acc": 0.5, "acc_nan": False}
-    )
+    curves = pd.DataFrame({"trial": range(len(lines)), "line": lines, "panel": names[1]})
+    curves = curves.assign(round=1, acc=0.5, acc_nan=False)
     assert set(texts(sweep.over(curves, "round", "acc", "accuracy"))) >= {
         short(names[1]),
         *(short(name, 40) for name in lines),
@@ -369,26 +386,41 @@ def test_figures_draw_names_of_hosts_and_of_classes_on_two_axes() -> None:
     }
     ticks = {short(name, 24) for name in names}
     assert set(texts(trial.confusion_matrix(np.eye(5, dtype=int), names))) >= ticks
-    table = pd.DataFrame({"client": [0], "group": [0], **{f"class_{escape.storable(name)}": [1] for name in names}})
+    columns = [f"class_{escape.storable(name)}" for name in names]
+    table = pd.DataFrame({"client": [0], "group": [0], **{key: [1] for key in columns}})
     assert set(texts(sweep.label_distributions({names[1]: table}))) >= ticks - {short("\udcff")}
 
 
 def test_no_figure_makes_a_legend_of_its_own() -> None:
-    """``Axes.legend`` leaves out what begins with an underscore, as ``label=`` of what is drawn has it."""
+    """``Axes.legend`` leaves out what ``label=`` begins with an underscore."""
     for path in Path(runner.__file__).parent.rglob("figures/*.py"):
         if path.name == "canvas.py":
             continue
-        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
-            assert not (isinstance(call.func, ast.Attribute) and call.func.attr in ("legend", "savefig")), path
+        nodes = ast.walk(ast.parse(path.read_text()))
+        for call in (node for node in nodes if isinstance(node, ast.Call)):
+            assert getattr(call.func, "attr", "") not in ("legend", "savefig"), path
             assert not [word for word in call.keywords if word.arg == "label"], (path, call.lineno)
 
 
 def test_consoles_are_made_in_one_place() -> None:
-    """And words for people are printed by ``say``: what is formatted into a bare ``print`` is the project's own."""
+    """So none of them reads mark-up in what it shows."""
     for path in Path(runner.__file__).parent.rglob("*.py"):
         made = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         names = [call.func.id for call in made if isinstance(call.func, ast.Name)]
         assert ("Console" in names) == (path.name == "views.py"), path
+
+
+DOCUMENTS = {
+    "to_yaml(trial.config)", "as_json({**told, 'cells': cells})", "best_cell(sweep, args.metric, args.lowest)",
+    "str(files['report.md']).partition('```')[0].rstrip()",
+}  # fmt: skip
+"""What has lines of its own, each with an escape; all else is a line, and said by ``say``."""
+
+
+def test_what_the_commands_print_is_a_line_or_a_document() -> None:
+    calls = [node for node in ast.walk(ast.parse(Path(cli.__file__).read_text())) if isinstance(node, ast.Call)]
+    printed = {ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "print"}
+    assert printed == DOCUMENTS
 
 
 def test_mlflow_takes_every_key_and_each_has_its_own() -> None:
@@ -423,7 +455,8 @@ def test_a_run_with_hostile_names_is_stored_and_read_back(template: Path, tmp_pa
     params = stored.params
     found = [params[escape.key("model.kwargs." + name)] for name in NAMES]
     assert found == [escape.storable(name) for name in NAMES]
-    assert len([key for key in stored.run.data.metrics if key.startswith("2_clusters")]) == len(NAMES)
+    metrics = [key for key in stored.run.data.metrics if key.startswith("2_clusters")]
+    assert len(metrics) == len(NAMES)
     split_table = stored.table("split")
     assert split_table is not None
     assert [f"class_{escape.storable(name)}" for name in NAMES] == list(split_table)[2:]
@@ -444,7 +477,8 @@ def test_names_that_become_files_stay_in_their_folder(tmp_path: Path) -> None:
 def test_cells_and_axes_of_hostile_values_make_a_whole_table() -> None:
     rows = [TrialRow({"model.kwargs.a": name, "seed": "0"}, {"acc": 0.5}) for name in NAMES]
     cells = report.results_table(rows)
-    assert [line[0] for line in report.texts(cells)[1:]] == [escape.storable(name) for name in NAMES]
+    whole = [escape.storable(name) for name in NAMES]
+    assert [line[0] for line in report.texts(cells)[1:]] == whole
     text = report.csv(cells).encode()
     back = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)["model.kwargs.a"]
-    assert back.tolist() == [escape.storable(name) for name in NAMES]
+    assert back.tolist() == whole
