@@ -14,6 +14,7 @@ from runner.imports import lasting
 from runner.redaction import redact
 from runner.tracking import database as local
 from runner.tracking.database import artifacts_uri, database_of, sqlite_uri
+from runner.tracking.noise import keep_aside, told
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -101,6 +102,7 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
             local.check(database, write or not database.exists())
         _mlflow_defaults()
         _import_mlflow()
+        keep_aside(_output(cfg))
         with environ(_AT_ONCE):
             from mlflow import MlflowClient
 
@@ -117,7 +119,7 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
     except Exception as error:  # whatever the driver, the server or the file system said: the user gets it as one line
         reason = redact(str(error)).partition("\n")[0][:300]
         raise TrackingError(
-            f"tracking.uri={redact(uri)} can't be used: {reason} Start or mend that store, or set tracking.uri"
+            f"tracking.uri={redact(uri)} can't be used: {reason} Start or mend that store, or set tracking.uri{told()}"
         ) from error
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
