@@ -740,14 +740,13 @@ def _place(mutant: Mutant) -> tuple[str, str, str, str]:
 
 def table(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """Return a line per mutant in Markdown, and the share that was noticed."""
-    from runner.report_text import markdown
+    from runner.report_text import Marked, markdown
     from runner.stats import share_interval
 
-    lines = [["where", "in", "was", "is", "noticed by"]]
+    lines: list[list[str | Marked]] = [["where", "in", "was", "is", "noticed by"]]
     for v in sorted(verdicts, key=lambda v: (v["file"], v["line"])):
-        shown = f"{v['stage']}: {v['by']}" if v["stage"] else v.get("reason") or "**nobody**"
-        was, became = (v[key].replace("|", "\\|") for key in ("original", "changed"))
-        lines.append([f"{v['file']}:{v['line']}", v["function"], f"`{was}`", f"`{became}`", shown])
+        shown = f"{v['stage']}: {v['by']}" if v["stage"] else v.get("reason") or Marked("nobody")
+        lines.append([f"{v['file']}:{v['line']}", v["function"], v["original"], v["changed"], shown])
     counted = [v for v in verdicts if not v.get("reason")]
     said = []
     for what, stages in (("nearest tests", ("nearest",)), ("whole suite", ("nearest", "rest"))):

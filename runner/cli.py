@@ -5,14 +5,25 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
-
-from runner.compose import Trial, compose, expand, groups, options, remarks, to_yaml, with_contents
-from runner.errors import RunnerError, no_room
+from runner import escape
+from runner.compose import (
+    Trial,
+    compose,
+    compose_trial,
+    expand,
+    groups,
+    options,
+    remarks,
+    to_yaml,
+    with_contents,
+)
+from runner.errors import ConfigError, RunnerError, no_room, shown
 from runner.interrupts import hang_up
 from runner.output import guarded_output
+from runner.views import new_console, say
+from runner.words import literal
 
 if TYPE_CHECKING:
     from runner.sweep import SweepPlan
@@ -45,24 +56,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = _parser()
-    args, words = parser.parse_known_args(argv)
     try:
-        unknown_flags = [word for word in words if word.startswith("-")]
+        args, words = _parser().parse_known_args(argv)
+        unknown_flags = [word for word in (*words, *args.words) if word.startswith("-")]
         if unknown_flags:
-            raise RunnerError(f"unknown option '{unknown_flags[0]}'; see `python -m runner {args.command} --help`")
+            see = f"see `python -m runner {args.command} --help`"
+            raise RunnerError(f"unknown option '{shown(unknown_flags[0])}'; {see}")
         with hang_up():
             return int(args.call(args, [*args.words, *words]))
     except RunnerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 3 if no_room(error) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what it can't read, and takes no option for the start of its name."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise ConfigError(f"{shown(message, 300)}; see `{self.prog} --help`")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m runner",
         description="Sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow.",
         epilog=EXAMPLES + "\n" + _groups_help(),
@@ -130,16 +152,14 @@ def _groups_help() -> str:
 
 
 def _with_address(words: list[str], address: str | None) -> list[str]:
-    return [*words, f"resources.address='{address}'"] if address else words
+    return words if address is None else [*words, f"resources.address={literal(address)}"]
 
 
 def _run(args: argparse.Namespace, words: list[str]) -> int:
     from runner.resume import Restart
     from runner.sweep import SweepPlan
 
-    words = _with_address(words, args.address)
-    config = compose(words)
-    [trial] = with_contents([Trial(config, {}, tuple(words))])
+    [trial] = with_contents([compose_trial(_with_address(words, args.address))])
     return _execute(SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)), args.mode)
 
 
@@ -152,20 +172,20 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     from runner.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
-    command = " ".join(["python -m runner sweep", args.name, *words])
+    command = escape.command(["python", "-m", "runner", "sweep", args.name, *words])
     plan = SweepPlan(args.name, file.description, command, with_contents(trials), restart)
     return _execute(plan, args.mode)
 
 
 def _list(trials: Sequence[Trial]) -> int:
     for trial in trials:
-        print(trial.config.key, " ".join(f"{key}={value}" for key, value in trial.axes.items()))
+        say(" ".join([trial.config.key, *(f"{key}={value}" for key, value in trial.axes.items())]))
     for remark in remarks(trials):
-        print(remark, file=sys.stderr)
+        say(remark, sys.stderr)
     print(f"{len(trials)} trials")
     unknown = {trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None}
     if unknown:
-        print(f"their keys will be others once the data are found: {', '.join(unknown)}")
+        say(f"their keys will be others once the data are found: {', '.join(unknown)}")
     return 0
 
 
@@ -184,7 +204,8 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     from runner.sweep import SweepPlan
     from runner.views import view_of
 
-    command = " ".join(["python -m runner reproduce", args.name, *(["--full"] if args.full else []), *words])
+    full = ["--full"] if args.full else []
+    command = escape.command(["python", "-m", "runner", "reproduce", args.name, *full, *words])
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     status = _execute(SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode)
     if status == 130:
@@ -193,13 +214,13 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     if args.mode == "json":
         headings, *rows = outcome.lines
         event = {"event": "reproduction", "rows": [dict(zip(headings, row, strict=True)) for row in rows]}
-        view_of("json", Console()).show(event | {"notes": outcome.notes}, "")
+        view_of("json", new_console()).show(event | {"notes": outcome.notes}, "")
     if args.mode != "auto":
         return status
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = new_console(width=None if sys.stdout.isatty() else 180)
     console.print(rich_lines(outcome.lines, outcome.summary))
     for note in outcome.notes:
-        console.print(note, highlight=False, soft_wrap=True)
+        say(note)
     return status
 
 
@@ -208,7 +229,7 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     from runner.sweep import run_sweep
     from runner.views import view_of
 
-    console = Console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
+    console = new_console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
     view = view_of(mode, console)
     outcome, tracker = run_sweep(plan, view)
     waits = f"{tracker.spilled} events wait on disk: the store does not answer; send them with: python -m runner flush"
@@ -225,21 +246,23 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
         table = results_table(outcome.rows, axes=outcome.axes)
         console.print(rich_table(table, "results: mean ± deviation over seeds"))
     for label, reason in outcome.failures:
-        print(f"FAILED {label}: {reason}", file=sys.stderr)
+        say(f"FAILED {label}: {reason}", sys.stderr)
     if outcome.missing:
-        print(f"MISSING: {outcome.missing}", file=sys.stderr)
-    console.print(f"stored in {tracker.uri}", highlight=False, soft_wrap=True)
+        say(f"MISSING: {outcome.missing}", sys.stderr)
+    console.print(escape.line(f"stored in {tracker.uri}"), soft_wrap=True)
     if tracker.spilled:
         print(waits, file=sys.stderr)
     if tracker.uri.startswith("sqlite"):
-        console.print("see it with: make ui   (python -m runner ui)", highlight=False)
+        console.print("see it with: make ui   (python -m runner ui)")
     return outcome.exit_status
 
 
 def _config(args: argparse.Namespace, words: list[str]) -> int:
-    config = compose(words)
-    print(to_yaml(config), end="")
-    print(f"# trial key: {config.key}")
+    trial = compose_trial(words)
+    print(to_yaml(trial.config), end="")
+    print(f"# trial key: {trial.config.key}")
+    for remark in remarks([trial]):
+        print(remark, file=sys.stderr)
     return 0
 
 
@@ -267,20 +290,25 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            path.write_bytes(escape.storable(content).encode() if isinstance(content, str) else content)
     except OSError as error:
         raise RunnerError(
             f"the report can't be written to {folder} ({error}); name another folder with --out"
         ) from error
     if args.mode == "json":
-        table = read_csv(StringIO(str(files["report.csv"]))).convert_dtypes().astype(object)
+        table = (
+            read_csv(StringIO(str(files["report.csv"])), keep_default_na=False, na_values=[""])
+            .convert_dtypes()
+            .astype(object)
+        )
         cells = table.where(table.notna(), None).to_dict("records")
         told = {"sweep": sweep.name, "run": sweep.run_id, "folder": str(folder.absolute()), "files": sorted(files)}
         print(as_json({**told, "cells": cells}))
     if args.mode != "auto":
         return 0
     print(str(files["report.md"]).partition("```")[0].rstrip())
-    print(f"\nwritten to {folder}: report.html, report.md, report.csv, report.tex, trials.csv, plots/")
+    print()
+    say(f"written to {folder}: report.html, report.md, report.csv, report.tex, trials.csv, plots/")
     return 0
 
 
@@ -289,7 +317,7 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
     from runner.tracking.read import read_runs
 
     names, settings = _split_words([*args.runs, *words])
-    Console().print(comparison(read_runs(compose(settings).tracking, names)))
+    new_console().print(comparison(read_runs(compose(settings).tracking, names)))
     return 0
 
 

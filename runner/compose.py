@@ -1,25 +1,30 @@
 """From the words of a command line to validated configurations: Hydra composes, pydantic validates."""
 
+import math
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from collections.abc import Collection, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from runner.config import Section, TrialConfig
+from runner.config.ranges import allowed, leaves
 from runner.config.section import flat, short_names
-from runner.errors import ConfigError, unknown
+from runner.errors import ConfigError, shown, unknown
+from runner.escape import command
+from runner.words import MOST_CELLS, Word, literal, parse, setting
 
 M = TypeVar("M", bound=BaseModel)
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -52,6 +57,10 @@ class Trial:
         Words and axes of the grid that do not apply to it.
     grid : tuple[str, ...]
         All axes of the grid by full key, those that do not apply to this trial too.
+    experiment : str
+        The file of ``configs/experiment`` that it is of, or nothing.
+    unused : dict[str, str]
+        Settings of that file that change nothing in this trial, and why.
     """
 
     config: TrialConfig
@@ -59,11 +68,13 @@ class Trial:
     overrides: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     grid: tuple[str, ...] = ()
+    experiment: str = ""
+    unused: dict[str, str] = field(default_factory=dict)
 
     @property
     def command(self) -> str:
         """The command that runs this trial alone."""
-        return " ".join(["python -m runner run", *(_quoted(word) for word in self.overrides)])
+        return command(["python", "-m", "runner", "run", *self.overrides])
 
     @property
     def label(self) -> str:
@@ -72,6 +83,7 @@ class Trial:
         return " ".join(f"{names[key]}={value}" for key, value in self.axes.items()) or self.config.strategy.name
 
 
+@cache
 def options(group: str) -> list[str]:
     """Return the names of a group's options."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
@@ -91,19 +103,32 @@ def compose(words: Sequence[str]) -> TrialConfig:
     ConfigError
         In one line: an unknown group, option or key (with the nearest match), or a value out of range.
     """
-    parsed = _parse(words)
+    return compose_trial(words).config
+
+
+def compose_trial(words: Sequence[str]) -> Trial:
+    """Return that trial with its words, and what :func:`remarks` says of it.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`compose` does.
+    """
+    parsed = _read(words)
     for word in parsed:
-        if word.is_sweep_override():
+        if word.values is not None:
+            as_list = shlex.quote(f"{word.key}=[{','.join(word.values[:5])}]")
             raise ConfigError(
-                f"'{word.input_line}' has several values, and `run` takes one trial; "
-                f"give one value, or use `sweep`, or quote a list as {word.get_key_element()}=[a,b]"
+                f"'{shown(word.line)}' has several values, and `run` takes one trial; "
+                f"give one value, or use `sweep`, or quote a list as {as_list}"
             )
-    config = _identified(_build(parsed, prune=False), {})
+    trial = _build(parsed, prune=False)
+    config = _identified(trial.config, {})
     if config.halving.axis:
         raise ConfigError(
             f"halving.axis={config.halving.axis} compares the trials of a sweep; leave it out, or use `sweep`"
         )
-    return config
+    return replace(trial, config=config)
 
 
 def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
@@ -139,7 +164,7 @@ def expand_grids(files: Sequence[SweepFile], words: Sequence[str]) -> list[Trial
     there = {key for trial in found.values() for key in trial.axes}
     known = tuple(key for key in grid if key in there)
     trials = [replace(trial, grid=known) for trial in found.values()]
-    for word in {word.get_key_element(): word for word in _parse(words)}.values():  # the last wins
+    for word in {word.key: word for word in _read(words)}.values():  # the last wins
         _check_effect(word, trials)
     _rivals(trials)
     return trials
@@ -154,6 +179,13 @@ def remarks(trials: Sequence[Trial]) -> list[str]:
             count = sum(any(_key(word) == key for word in trial.overrides) for trial in trials)
             what = f"axis {key}" if without[0] == key else without[0]
             told.append(f"{what} applies to {count} of {count + len(without)} trials")
+    unused = dict.fromkeys((t.experiment, s, why) for t in trials for s, why in t.unused.items())
+    for (name, setting_), why in {(name, word): why for name, word, why in unused}.items():
+        of_it = [trial for trial in trials if trial.experiment == name]
+        count = sum(setting_ not in trial.unused for trial in of_it)
+        what = f"{setting_} of experiment={name}"
+        none = f"{what} has no effect: {why}"
+        told.append(f"{what} applies to {count} of {len(of_it)} trials" if count else none)
     if alone := _rivals(trials)[1]:
         axis = trials[0].config.halving.axis
         told.append(f"halving over {axis}: {alone} of {len(trials)} trials have no rival and run in full")
@@ -162,37 +194,47 @@ def remarks(trials: Sequence[Trial]) -> list[str]:
 
 def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial]]:
     """Return a grid's axes by full key, and its trials."""
-    axes = {key: [f"{key}={_literal(value)}" for value in values] for key, values in file.axes.items()}
-    fixed = [*file.overrides, *(f"halving.{key}={_literal(value)}" for key, value in file.halving.items())]
-    for word in _parse(words):
-        key = word.get_key_element()
-        if word.is_sweep_override() and key.startswith("halving."):
-            raise ConfigError(f"'{word.input_line}' has several values, and a sweep has one rule; give one value")
-        if word.is_sweep_override():
-            axes[key] = [f"{key}={value}" for value in word.sweep_string_iterator()]
-        elif key in axes:
-            axes[key] = [str(word.input_line)]
+    axes = {key: [f"{key}={literal(v)}" for v in values] for key, values in file.axes.items()}
+    rule = (f"halving.{key}={literal(value)}" for key, value in file.halving.items())
+    fixed = [*file.overrides, *rule]
+    for word in _read(words):
+        if word.values is not None and word.key.startswith("halving."):
+            several = f"'{shown(word.line)}' has several values"
+            raise ConfigError(f"{several}, and a sweep has one rule; give one value")
+        if word.values is not None:
+            axes[word.key] = [f"{word.key}={value}" for value in word.values]
+        elif word.key in axes:
+            axes[word.key] = [word.line]
         else:
-            fixed.append(str(word.input_line))
+            fixed.append(word.line)
     for key, values in axes.items():
         if not values:
             raise ConfigError(f"the grid is empty: axis '{key}' has no value; give at least one, as {key}=a,b")
+    cells = math.prod(map(len, axes.values()))
+    if cells > MOST_CELLS:
+        sizes = " x ".join(f"{len(values):,} of {key}" for key, values in axes.items())
+        raise ConfigError(
+            f"the grid has {cells:,} cells ({sizes}), and at most {MOST_CELLS:,} are expanded; "
+            "give fewer values, or make several sweeps of it"
+        )
     trials: list[Trial] = []
     contents: dict[str, str] = {}
     for cell in product(*axes.values()):
         try:
-            config = _identified(_build(_parse([*fixed, *cell]), prune=True), contents)
+            built = _build(_read([*fixed, *cell]), prune=True)
+            config = _identified(built.config, contents)
         except ConfigError as error:
-            raise ConfigError(f"{error} (in the cell {' '.join(cell)})") from error
+            raise ConfigError(f"{error} (in the cell {shown(' '.join(cell), 200)})") from error
         if config.halving.axis and config.halving.axis not in axes:
             raise ConfigError(unknown("axis", config.halving.axis, axes) + " (halving.axis)")
         resolved = flat(config.canonical())
-        applying = {key: word for key, word in zip(axes, cell, strict=True) if _applies(config, key)}
+        applies = partial(_applies, config, config.idle())
+        applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
         place = {key: str(resolved.get(key, word.split("=", 1)[1])) for key, word in applying.items()}
         settings = [word for word in fixed if not word.startswith("halving.")]
-        kept = (*(word for word in settings if _applies(config, _key(word))), *applying.values())
-        left_out = tuple(word for word in [*settings, *axes] if not _applies(config, _key(word)))
-        trials.append(Trial(config, place, kept, left_out))
+        kept = (*(word for word in settings if applies(_key(word))), *applying.values())
+        left_out = tuple(word for word in [*settings, *axes] if not applies(_key(word)))
+        trials.append(replace(built, config=config, axes=place, overrides=kept, left_out=left_out))
     for key in (key for key in axes if len(axes[key]) > 1 and key.split(".")[0] in TrialConfig.PLACE):
         beside = {(tuple((k, v) for k, v in t.axes.items() if k != key), t.config.key) for t in trials}
         if len(beside) == len({place for place, _ in beside}):  # other data would be other trials
@@ -202,21 +244,21 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
     return list(axes), trials
 
 
-def _check_effect(word: Override, trials: Sequence[Trial]) -> None:
+def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
     """Refuse a word of the command line that does nothing to any trial of a grid."""
-    key, line = word.get_key_element(), word.input_line
+    key, line = word.key, shown(word.line)
     if key.startswith("halving."):
         return
     if not any(key == _key(kept) for trial in trials for kept in trial.overrides):
         none = f"'{line}' applies to none of the {len(trials)} trials"
         if why := trials[0].config.idle().get(key):
             raise ConfigError(f"{none}: it has no effect with {why}; leave it out, or change the other")
-        top, _, field = key.partition(".")
+        top, _, field_ = key.partition(".")
         section = type(getattr(trials[0].config, top))
-        allowed = "|".join(section.options_of(field.split(".")[0]) or ())
-        raise ConfigError(f"{none}; it belongs to {top}={allowed}: remove it, or add such a {top}")
-    several = word.is_sweep_override() and len(list(word.sweep_string_iterator())) > 1
-    if several and len({trial.axes[key] for trial in trials if key in trial.axes}) == 1:
+        belongs = "|".join(section.options_of(field_.split(".")[0]) or ())
+        raise ConfigError(f"{none}; it belongs to {top}={belongs}: remove it, or add such a {top}")
+    places = {trial.axes[key] for trial in trials if key in trial.axes}
+    if len(word.values or ()) > 1 and len(places) == 1:
         raise ConfigError(f"the values of '{line}' all give the same trials; give one of them")
 
 
@@ -269,40 +311,15 @@ def to_yaml(config: BaseModel) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
 
 
-def _quoted(word: str) -> str:
-    return f"'{word}'" if any(c in word for c in " []{}(),$*") else word
-
-
-def _literal(value: Any) -> str:
-    """Write a YAML value in Hydra's override grammar."""
-    if isinstance(value, list):
-        return "[" + ",".join(map(_literal, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    return str(value)
-
-
-def _parse(words: Iterable[str]) -> list[Override]:
-    """Parse override words; a key is a group, or a dotted path to a field."""
-    parser = OverridesParser.create()
-    parsed = []
-    for word in words:
-        if word.startswith("-") or "=" not in word:
-            raise ConfigError(f"'{word}' is not key=value; for example: dataset=mnist training.lr=0.1 seed=0,1,2")
-        try:
-            override = parser.parse_override(word.lstrip("+"))
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"'{word}' can't be read: {reason}; quote special characters as key='...'") from error
-        key = override.get_key_element()
-        top = key.split(".")[0]
+def _read(words: Sequence[str]) -> list[Word]:
+    """Read words whose key is a group, or a dotted path to a field."""
+    parsed = parse(words)
+    for word in parsed:
+        top = word.key.split(".")[0]
         if top not in TrialConfig.model_fields and top not in groups():
             raise ConfigError(unknown("key or group", top, {*TrialConfig.model_fields, *groups()}))
-        if key in groups() and not override.is_sweep_override():
-            _check_option(key, override.value())
-        parsed.append(override)
+        if word.key in groups() and word.values is None:
+            _check_option(word.key, word.value)
     return parsed
 
 
@@ -314,59 +331,136 @@ def _check_option(group: str, option: Any) -> None:
 
 
 @lru_cache(maxsize=256)
-def _compose_groups(choices: tuple[str, ...]) -> DictConfig:
+def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the chosen options set: each is composed once, where it sets its group alone."""
+    if len(choices) < 2 or any(choice.startswith("experiment=") for choice in choices):
+        return _hydra(choices)
+    found = base = _composed(())
+    for choice in choices:
+        own, part = choice.partition("=")[0], _composed((choice,))
+        if {**part, own: None} != {**base, own: None}:
+            return _hydra(choices)
+        found = {**found, own: part.get(own)}
+    return found
+
+
+def _hydra(choices: tuple[str, ...]) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra_compose("config", list(choices))
+            found: Any = OmegaConf.to_container(hydra_compose("config", list(choices)))
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error.__cause__ or error)
         raise ConfigError(f"the configuration can't be composed from {' '.join(choices)}: {reason}") from error
+    return dict(found)
 
 
-def _build(parsed: Sequence[Override], *, prune: bool) -> TrialConfig:
+def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
     """Compose the groups once, set the values on top, validate."""
-    in_groups = [word for word in parsed if word.get_key_element() in groups()]
-    chosen = {word.get_key_element(): f"{word.get_key_element()}={word.value()}" for word in in_groups}
-    for choice in chosen.values():
-        _check_option(*choice.split("=", 1))
-    raw = _compose_groups(tuple(chosen.values())).copy()
-    OmegaConf.set_struct(raw, False)
+    chosen = {word.key: literal(word.value) for word in parsed if word.key in groups()}
+    if chosen.get("experiment") == "null":
+        del chosen["experiment"]  # what there is without
+    for group, option in chosen.items():
+        _check_option(group, option)
+    values = deepcopy(_composed(tuple(f"{group}={option}" for group, option in chosen.items())))
+    experiment = chosen.get("experiment", "")
+    if experiment:
+        _check_overlaid(experiment, chosen, values, parsed)
     for word in parsed:
-        if word.get_key_element() in groups():
-            continue
-        try:
-            OmegaConf.update(raw, word.get_key_element(), _plain(word.value()), force_add=True)
-        except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
-            raise ConfigError(f"'{word.input_line}' can't be set: {str(error).splitlines()[0]}") from error
-    try:
-        values: Any = OmegaConf.to_container(raw, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration can't be resolved: {str(error).splitlines()[0]}") from error
+        if word.key not in groups():
+            _put(values, word)
+    if any("${" in word.line for word in parsed):
+        values = _resolved(values)
     values.pop("reproduction", None)  # what an experiment should give: see runner/reproduce.py
-    for name, field in TrialConfig.model_fields.items():
-        section = field.annotation
+    for name, field_ in TrialConfig.model_fields.items():
+        section = field_.annotation
         if isinstance(section, type) and issubclass(section, Section) and isinstance(values.get(name), dict):
             values[name] = _drop_foreign(section, name, values[name], prune=prune)
     config = validated(TrialConfig, values, "")
     idle = config.idle()
-    without = [word for word in parsed if word.get_key_element() in idle]
+    without = [word for word in parsed if word.key in idle]
     if without and not prune:
-        raise ConfigError(
-            f"'{without[0].input_line}' has no effect with {idle[without[0].get_key_element()]}; "
-            "leave it out, or change the other"
-        )
+        line, why = shown(without[0].line), idle[without[0].key]
+        raise ConfigError(f"'{line}' has no effect with {why}; leave it out, or change the other")
     if without:
         return _build([word for word in parsed if word not in without], prune=True)
-    return config
+    words = tuple(word.line for word in parsed)
+    unused = _unused(experiment, config, parsed)
+    return Trial(config, {}, words, experiment=experiment, unused=unused)
 
 
-def _plain(value: Any) -> Any:
-    """Turn the parser's quoted strings into strings, inside lists and mappings too."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value.text if hasattr(value, "text") else value
+def _check_overlaid(
+    experiment: str,
+    chosen: dict[str, str],
+    values: dict[str, Any],
+    parsed: Sequence[Word],
+) -> None:
+    """Refuse an option of a group some of whose settings an experiment's file sets otherwise."""
+    there, given = flat(values), {word.key for word in parsed}
+    for group, option in chosen.items():
+        if group == "experiment":
+            continue
+        wanted = flat({group: _composed((f"{group}={option}",)).get(group) or {}})
+        lost = {k: v for k, v in wanted.items() if there.get(k) != v and k not in given}
+        if lost:
+            key = next(iter(lost))
+            words = " ".join(setting(*item) for item in lost.items())
+            raise ConfigError(
+                f"'{group}={option}' has no effect on {key}, which experiment={experiment} sets to "
+                f"{there.get(key)}; leave out one of the two, or add {words}"
+            )
+
+
+def _put(values: dict[str, Any], word: Word) -> None:
+    """Set the value of a word; one that is a mapping is merged with what is there."""
+    *path, last = word.key.split(".")
+    node: Any = values
+    for part in path:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            there = f"there are no keys below {part}={shown(repr(node))}"
+            raise ConfigError(f"'{shown(word.line)}' can't be set: {there}")
+    if isinstance(old := node.get(last), dict) and old and not isinstance(word.value, dict):
+        beside = f"beside {word.key}={shown(repr(old))}"
+        raise ConfigError(f"'{shown(word.line)}' can't be set {beside}; give one of them")
+    node[last] = _merged(old, word.value)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
+
+
+def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with what ``${...}`` in them stands for."""
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except Exception as error:  # resolvers raise what they like
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"the configuration can't be resolved: {shown(reason, 200)}") from error
+    return dict(found)
+
+
+@cache
+def _experiment_settings(name: str) -> dict[str, Any]:
+    """Return what a file of ``configs/experiment`` sets, by full key."""
+    base, there = flat(_composed(())), flat(_composed((f"experiment={name}",)))
+    found = {key: value for key, value in there.items() if base.get(key) != value}
+    return {key: value for key, value in found.items() if not key.startswith("reproduction.")}
+
+
+def _unused(experiment: str, config: TrialConfig, parsed: Sequence[Word]) -> dict[str, str]:
+    """Return the settings of an experiment's file that change nothing in a trial, and why."""
+    if not experiment:
+        return {}
+    given, idle = {word.key for word in parsed} - {*groups()}, config.idle()
+    found = {}
+    for key, value in _experiment_settings(experiment).items():
+        by_word = any(key == word or key.startswith(f"{word}.") for word in given)
+        if not by_word and not _applies(config, idle, key):
+            other = f"another {key.partition('.')[0]}"
+            found[f"{key}={literal(value)}"] = idle.get(key, other)
+    return found
 
 
 def _drop_foreign(section: type[Section], name: str, values: dict[str, Any], *, prune: bool) -> dict[str, Any]:
@@ -385,16 +479,16 @@ def _drop_foreign(section: type[Section], name: str, values: dict[str, Any], *, 
     return kept
 
 
-def _applies(config: TrialConfig, key: str) -> bool:
+def _applies(config: TrialConfig, idle: Collection[str], key: str) -> bool:
+    if key in idle:
+        return False
     top, _, rest = key.partition(".")
     section = getattr(config, top, None)
     field = rest.split(".")[0]
     if not isinstance(section, Section) or field not in type(section).model_fields:
         return True
-    allowed = type(section).options_of(field)
-    if key in config.idle():
-        return False
-    return allowed is None or getattr(section, "name", None) in allowed
+    options_ = type(section).options_of(field)
+    return options_ is None or getattr(section, "name", None) in options_
 
 
 def validated(model: type[M], values: Any, prefix: str) -> M:
@@ -402,7 +496,8 @@ def validated(model: type[M], values: Any, prefix: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(model, issue, prefix) for issue in error.errors()[:3])) from error
+        issues = [_sentence(model, issue, prefix) for issue in error.errors()]
+        raise ConfigError("; ".join([*dict.fromkeys(issues)][:3])) from error
 
 
 def _sentence(model: type[BaseModel], issue: Any, prefix: str) -> str:
@@ -415,4 +510,23 @@ def _sentence(model: type[BaseModel], issue: Any, prefix: str) -> str:
             owner = owner.model_fields[part].annotation if hasattr(owner, "model_fields") else get_args(owner)[-1]
         return unknown("key", key, [".".join([*path[:-1], field]) for field in owner.model_fields])
     message = issue["msg"].removeprefix("Value error, ")
-    return f"{key}={issue['input']!r}: {message[0].lower()}{message[1:]}"
+    field_ = _field(model, issue["loc"])
+    numbers = allowed(field_.annotation, field_.metadata) if field_ else None
+    if numbers and issue["type"] != "value_error":
+        message = f"it has to be {numbers}"
+    return f"{key}={shown(repr(issue['input']))}: {message[0].lower()}{message[1:]}"
+
+
+def _field(model: type[BaseModel], loc: Sequence[Any]) -> FieldInfo | None:
+    """Return the field that a place in the values belongs to."""
+    owner: Any = model
+    found = None
+    for part in loc:
+        if hasattr(owner, "model_fields"):
+            found = owner.model_fields.get(part)
+            owner = found.annotation if found else None
+        else:  # a name in a mapping of sections
+            owner = next((kind for kind in leaves(owner) if hasattr(kind, "model_fields")), None)
+        if owner is None:
+            break
+    return found

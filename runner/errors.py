@@ -5,14 +5,24 @@ import sqlite3
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from runner.escape import line
 from runner.redaction import redact
+
+_LONGEST = 2000
+"""Characters of a message: what it quotes from outside may be longer than anybody reads."""
+
+
+def shown(text: str, most: int = 80) -> str:
+    """Return text from outside as one short line."""
+    text = line(text)
+    return text if len(text) <= most else f"{text[: most - 13]}...{text[-10:]}"
 
 
 class RunnerError(Exception):
     """Base of every error that is the user's to mend: one line on stderr, exit status 2, or 3 on a full disk."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact(" ".join(message.split())))
+        super().__init__(shown(redact(" ".join(message.split())), _LONGEST))
 
 
 class ConfigError(RunnerError):
@@ -49,7 +59,7 @@ class AppError(RunnerError):
 
 def unknown(kind: str, given: str, valid: Iterable[str]) -> str:
     """Return the sentence for an unknown name: the name, the nearest valid one, and all valid ones."""
-    names = sorted(valid)
+    names, given = sorted(valid), shown(given)
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"unknown {kind} '{given}'.{hint} Valid: {', '.join(names)}."

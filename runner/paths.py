@@ -3,6 +3,9 @@
 from pathlib import PurePosixPath, PureWindowsPath
 
 from runner.errors import RunnerError
+from runner.escape import shortened
+
+_LONGEST = 255  # bytes that file systems take
 
 
 def component(name: str, what: str) -> str:
@@ -18,11 +21,14 @@ def component(name: str, what: str) -> str:
     Raises
     ------
     RunnerError
-        It is empty, ``.`` or ``..``, or has a separator, a drive or a control character.
+        It is empty, ``.`` or ``..``, or has a separator, a drive or a control character, or file
+        systems have no room for it.
     """
     plain = name == PurePosixPath(name).name == PureWindowsPath(name).name
     if not plain or name in ("", ".", "..") or not all(char.isprintable() for char in name):
         raise RunnerError(f"{what}={name!r} is no name of a file or folder; leave out /, \\, .. and control characters")
+    if (size := len(name.encode())) > _LONGEST:
+        raise RunnerError(f"{what}={shortened(name, 60)!r} has {size} bytes; the name of a file has {_LONGEST} at most")
     return name
 
 

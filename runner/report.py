@@ -3,7 +3,9 @@
 A trial is a row: its axes by full key, its seed among them, and its final metrics; one that failed has none.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from csv import QUOTE_NONNUMERIC
 from dataclasses import dataclass, replace
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
@@ -11,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from runner import report_text
+from runner import escape, report_text
 from runner.config import TrialConfig
 from runner.config.section import short_names
 from runner.errors import RunnerError
+from runner.escape import storable
 from runner.records import TrialRow
+from runner.report_text import Lines, Marked
 from runner.stats import EXACT, LEAST, LEVEL, TESTS, Test, clear_best, interval
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from runner.tracking.read import StoredSweep, StoredTrial
+
+_log = logging.getLogger("fedsweep.report")
 
 METRICS = {
     "client_acc": ("client accuracy (%)", 100.0, 1),
@@ -193,7 +199,7 @@ def _cell(part: Sequence[TrialRow], metrics: Sequence[str]) -> dict[str, Any]:
         cell[f"{metric}_n"] = len(values)
         cell[f"{metric}_nan"] = int(np.isnan(values).sum())
     if "ari" in metrics:
-        known = [final["ari"] > EXACT for final in kept if not isnan(final.get("ari", nan))]
+        known = [final["ari"] > EXACT for final in kept if "ari" in final]  # nan is no recovery
         cell["recovered"] = np.mean(known) if known else nan
     if "rounds_to_target" in metrics:
         cell["reached"] = cell["rounds_to_target_n"]
@@ -210,13 +216,21 @@ def rich_table(cells: Cells, title: str = "") -> "Table":
     return shown
 
 
-def rich_lines(lines: Sequence[Sequence[str]], title: str) -> "Table":
+def rich_lines(lines: Lines, title: str) -> "Table":
     """Return a table of texts, headings first, for the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(*lines[0], title=title or None, title_justify="left")
+    def cells(line: Sequence[str | Marked]) -> list[Text]:
+        """Keep rich from reading what it is to show."""
+        parts = [(cell.strong, cell.rest) if isinstance(cell, Marked) else ("", cell) for cell in line]
+        return [Text.assemble((escape.line(strong), "bold"), escape.line(rest)) for strong, rest in parts]
+
+    shown = Table(title=Text(escape.line(title)) if title else None, title_justify="left")
+    for heading in cells(lines[0]):
+        shown.add_column(heading)
     for line in lines[1:]:
-        shown.add_row(*line)
+        shown.add_row(*cells(line))
     return shown
 
 
@@ -248,38 +262,45 @@ def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t")
         ]
     cells = results_table(rows, test, sweep.axes)
     trials = trials_table(rows, sweep.axes)
-    figures = sweep_figures(sweep, trials, with_labels(curves, trials))
-    caption = _caption(cells, target, test, sweep.absent)
-    lines = {mark: texts(cells, full=True, bold=mark) for mark in ("**{}**", "\\textbf{{{}}}", "<b>{}</b>")}
+    extras = sweep_figures(sweep, trials, with_labels(curves, trials))
+    figures, missing = dict(extras.files), extras.told()
+    caption, lines = _caption(cells, target, test, sweep.absent), texts(cells, full=True)
+    extras.write("report.tex", lambda: report_text.latex(lines, caption, sweep.name))
+    extras.write("report.html", lambda: report_text.html(sweep, lines, caption, figures, missing))
+    for told in extras.told():
+        _log.warning("report of %s: %s", escape.line(sweep.name), told)
     return {
-        "report.md": report_text.document_markdown(sweep, lines["**{}**"], caption, list(figures)),
-        "report.csv": cells.frame().to_csv(index=False),
-        "report.tex": report_text.latex(lines["\\textbf{{{}}}"], caption, sweep.name),
-        "report.html": report_text.html(sweep, lines["<b>{}</b>"], caption, figures),
-        "trials.csv": trials.frame().to_csv(index=False),
-        **{f"plots/{name}.png": png for name, png in figures.items()},
+        "report.md": report_text.document_markdown(sweep, lines, caption, list(figures), extras.told()),
+        "report.csv": csv(cells),
+        "trials.csv": csv(trials),
+        **extras.files,
     }
+
+
+def csv(table: Cells | Trials) -> str:
+    """Return a table as CSV; texts are quoted: else a lone carriage return in one would end its row."""
+    return str(table.frame().to_csv(index=False, quoting=QUOTE_NONNUMERIC))
 
 
 def comparison(trials: "Sequence[StoredTrial]") -> "Table":
     """Return trials side by side, a column each: the settings in which they differ, then how each ended."""
-    from rich.table import Table
-
-    shown = Table(title=None)
-    shown.add_column("")
-    for trial in trials:
-        shown.add_column(f"{trial.name}\n{trial.run_id[:8]}", justify="right")
+    names = ["", *(f"{trial.name} {trial.run_id[:8]}" for trial in trials)]
+    settings: list[list[str]] = []
     every = [trial.params for trial in trials]
     for key in sorted(set().union(*every)):
         values = [params.get(key, _MISSING) for params in every]
         group = key.removesuffix(".name")  # its option, told twice where it is an axis
         told = group != key and values == [params.get(group) for params in every]
         if len(set(values)) > 1 and not told:
-            shown.add_row(key, *values)
-    shown.add_section()
-    shown.add_row("status", *(trial.status for trial in trials))
+            settings.append([key, *values])
+    ends = [["status", *(trial.status for trial in trials)]]
     for key in dict.fromkeys(key for trial in trials for key in trial.final):
-        shown.add_row(key, *(f"{t.final[key]:.4g}" if key in t.final else _MISSING for t in trials))
+        ends.append([key, *(f"{t.final[key]:.4g}" if key in t.final else _MISSING for t in trials)])
+    shown = rich_lines([names, *settings, *ends], "")
+    if settings:
+        shown.rows[len(settings) - 1].end_section = True
+    for column in shown.columns[1:]:
+        column.justify = "right"
     return shown
 
 
@@ -315,30 +336,38 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
         of = f"(mean of {len(values)} trials: {values.min():.4f} to {values.max():.4f})"
     else:
         of = "(one trial)"
-    if diverged := sum(isnan(trial.final[metric]) for trial in trials):
-        of += f"\n{diverged} of the sweep's trials diverged: their {metric} is nan, and their cells come last"
+    lost = sum(isnan(trial.final[metric]) for trial in trials)
+    diverged = [f"{lost} of the sweep's trials diverged: their {metric} is nan, and their cells come last"] * bool(lost)
     top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
-    return (
-        f"{place}\n{metric} {values.mean():.4f} {of}\n"
-        f"best trial: {metric} {top.final[metric]:.4f}, run {top.run_id}\n{top.command}"
-    )
+    told = [
+        place,
+        f"{metric} {values.mean():.4f} {of}",
+        *diverged,
+        f"best trial: {metric} {top.final[metric]:.4f}, run {top.run_id}",
+        top.command,
+    ]
+    return "\n".join(map(escape.line, told))
 
 
 def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataFrame:
     """Return a row per trial and round: ``trial`` (its place in the sweep), ``round``, ``acc``, ``loss``, ``mb``, and
-    the target's metric as ``target``. Accuracy and loss are the clients' mean, else the global model's.
+    the target's metric as ``target``. Accuracy and loss are the clients' mean, else the global model's; they are
+    missing where nothing was evaluated, and ``acc_nan``, ``loss_nan`` say where they were logged as NaN.
     """
     parts = []
     for i, trial in enumerate(sweep.trials):
         keys = [key for found in _CURVES.values() for key in found]
-        history = trial.history(list(dict.fromkeys([*keys, *([target.key] if target else [])])))
-        part = pd.DataFrame({"trial": i, "round": history["round"]})
+        histories = {key: trial.history([key]) for key in {*keys, *([target.key] if target else [])}}
+        logged = {key: table.set_index("round")[key] for key, table in histories.items() if key in table}
+        rounds = sorted({number for values in logged.values() for number in values.index})
+        part = pd.DataFrame({"trial": i, "round": rounds}, index=rounds)
         for name, options in _CURVES.items():
-            there = next((key for key in options if key in history), None)
-            part[name] = history[there] if there else float("nan")
+            values = next((logged[key] for key in options if key in logged), pd.Series(dtype=float))
+            part[name] = values
+            part[f"{name}_nan"] = part["round"].isin(values.index[values.isna()])
         part["mb"] = part["mb"].ffill()
         if target is not None:
-            part["target"] = history.get(target.key, float("nan"))
+            part["target"] = logged.get(target.key, nan)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
@@ -394,7 +423,8 @@ def _all_axes(rows: Sequence[TrialRow], axes: Sequence[str] | None) -> list[str]
 
 def _places(places: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.DataFrame:
     """Return a row per place; a column is numbers where no two texts are one number."""
-    frame = pd.DataFrame({key: [place.get(key) for place in places] for key in keys}, index=range(len(places)))
+    values = {key: [storable(place[key]) if key in place else None for place in places] for key in keys}
+    frame = pd.DataFrame(values, index=range(len(places)))
     for key in keys:
         numbers = pd.to_numeric(frame[key], errors="coerce")
         if numbers.notna().equals(frame[key].notna()) and numbers.nunique() == frame[key].nunique():
@@ -427,13 +457,13 @@ def _caption(cells: Cells, target: Target | None, test: Test, absent: int) -> st
     return " ".join(words)
 
 
-def texts(cells: Cells, full: bool = False, bold: str = "{}") -> list[list[str]]:
+def texts(cells: Cells, full: bool = False) -> list[list[str | Marked]]:
     """Return the lines of the table as it is read, headings first: ``91.2 ± 0.4``, per cents, no empty column.
 
-    With ``full`` the intervals, the recovery rate and the marks (``bold``, a format) are there too.
+    With ``full`` the intervals, the recovery rate and the marks of the best are there too.
     """
     names, numbers = short_names(map(str, cells.axes)), cells.numbers
-    columns: list[tuple[str, list[str]]] = [
+    columns: list[tuple[str, Sequence[str | Marked]]] = [
         (name, [_MISSING if pd.isna(value) else f"{value}" for value in cells.axes[key]]) for key, name in names.items()
     ]
     for column in map(str, numbers):
@@ -445,12 +475,12 @@ def texts(cells: Cells, full: bool = False, bold: str = "{}") -> list[list[str]]
             columns.append(("recovered (%)", shares))
         elif column != metric and numbers[f"{metric}_n"].any() and (full or metric not in _MORE):
             lines = numbers.to_dict("records")
-            columns.append((METRICS[metric][0], [_number(metric, line, full, bold) for line in lines]))
+            columns.append((METRICS[metric][0], [_number(metric, line, full) for line in lines]))
     headings, *rest = zip(*[(heading, *lines) for heading, lines in columns], strict=True)
     return [list(headings), *map(list, rest)]
 
 
-def _number(metric: str, line: Mapping[Any, Any], full: bool, bold: str) -> str:
+def _number(metric: str, line: Mapping[Any, Any], full: bool) -> str | Marked:
     """Return a cell of the table that is read."""
     _, factor, decimals = METRICS[metric]
     count, diverged = line[f"{metric}_n"], line[f"{metric}_nan"]
@@ -463,13 +493,12 @@ def _number(metric: str, line: Mapping[Any, Any], full: bool, bold: str) -> str:
         return f"{value * factor:.{decimals}f}"
 
     mean, std, half = (line[f"{metric}_{kind}"] for kind in ("mean", "std", "ci"))
-    number = (bold if full and line.get(f"{metric}_best") else "{}").format(told(mean))
-    number += "" if isnan(std) else f" ± {told(std)}"
+    rest = "" if isnan(std) else f" ± {told(std)}"
     if full and metric not in _TO_TARGET:
         if not isnan(half):
-            number += f" [{told(mean - half)}, {told(mean + half)}]"
+            rest += f" [{told(mean - half)}, {told(mean + half)}]"
         elif count > 1:
-            number += f" ({told(line[f'{metric}_low'])} to {told(line[f'{metric}_high'])})"
+            rest += f" ({told(line[f'{metric}_low'])} to {told(line[f'{metric}_high'])})"
     if count < line["trials"] and metric not in _TO_TARGET:
-        number += f" ({count} of {line['trials']})"
-    return number
+        rest += f" ({count} of {line['trials']})"
+    return Marked(told(mean), rest) if full and line.get(f"{metric}_best") else told(mean) + rest

@@ -1,17 +1,35 @@
-"""A report's tables as Markdown, LaTeX and one HTML page that holds everything. Lines are lists of cells."""
+"""A report's tables as Markdown, LaTeX and one HTML page that holds everything. Lines are lists of cells.
 
-import html as markup
-import re
+Cells, names and captions are plain text: each renderer escapes all that it is given.
+"""
+
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from runner import escape
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from runner.tracking.read import StoredSweep
 
-Lines = Sequence[Sequence[str]]
 
-_STYLE = """
+@dataclass(frozen=True)
+class Marked:
+    """A cell whose beginning stands out, such as the mean of the best."""
+
+    strong: str
+    rest: str = ""
+
+
+Lines = Sequence[Sequence[str | Marked]]
+
+_PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>fedsweep: {{ sweep.name }}</title><style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1100px; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }
 th, td { padding: .25em .8em; text-align: right; white-space: nowrap }
@@ -20,39 +38,66 @@ tbody tr:last-child td { border-bottom: 2px solid #1a1a1a }
 tbody tr:nth-child(even) { background: #f4f4f4 }
 img { max-width: 100%; height: auto } figure { margin: 2em 0 } figcaption, .note { color: #555; font-size: 13px }
 pre { background: #f4f4f4; padding: .6em; overflow-x: auto }
+</style></head>
+<body><h1>{{ sweep.name }}</h1>
+{%- macro show(cell) -%}
+{%- if cell is string -%}{{ cell }}{%- else -%}<b>{{ cell.strong }}</b>{{ cell.rest }}{%- endif -%}
+{%- endmacro %}
+<table><thead><tr>{% for cell in lines[0] %}<th>{{ show(cell) }}</th>{% endfor %}</tr></thead>
+<tbody>
+{%- for line in lines[1:] %}
+<tr>{% for cell in line %}<td>{{ show(cell) }}</td>{% endfor %}</tr>
+{%- endfor %}
+</tbody></table>
+<p class="note">{{ caption }}</p>
+{%- for reason in missing %}
+<p class="note">{{ reason }}</p>
+{%- endfor %}
+<p>Reproduce (MLflow run <code>{{ sweep.run_id }}</code>):</p><pre>{{ sweep.command }}</pre>
+{%- for title, png in figures %}
+<figure><img alt="{{ title }}" src="data:image/png;base64,{{ png }}"><figcaption>{{ title }}</figcaption></figure>
+{%- endfor %}
+</body></html>
 """
 
 
 def markdown(lines: Lines) -> str:
     """Return a table in Markdown."""
-    headings, *rest = lines
+    headings, *rest = [[_markdown(cell) for cell in line] for line in lines]
     rule = ["---"] * len(headings)
     return "".join("| " + " | ".join(line) + " |\n" for line in (headings, rule, *rest))
 
 
-def document_markdown(sweep: "StoredSweep", lines: Lines, caption: str, figures: Sequence[str]) -> str:
-    """Return the report in Markdown; figures are links to ``plots/``."""
-    shown = "\n".join(f"![{_title(name)}](plots/{name}.png)\n" for name in figures)
-    command = f"```bash\n{sweep.command}\n```" if sweep.command else ""
-    return f"# {sweep.name}\n\n{markdown(lines)}\n{caption}\n\n{command}\n\n{shown}"
+def document_markdown(
+    sweep: "StoredSweep", lines: Lines, caption: str, figures: Sequence[str], missing: Sequence[str] = ()
+) -> str:
+    """Return the report in Markdown; figures are links to their files, ``missing`` says why others are not there."""
+    shown = "\n".join(f"![{_title(path)}]({path})\n" for path in figures)
+    command = fence(sweep.command) if sweep.command else ""
+    notes = "\n\n".join(map(escape.markdown, (caption, *missing)))
+    return f"# {escape.markdown(sweep.name)}\n\n{markdown(lines)}\n{notes}\n\n{command}\n\n{shown}"
+
+
+def fence(command: str) -> str:
+    """Return a command as a block of Markdown; it is one line, so it can't end the block."""
+    return f"```bash\n{escape.line(command)}\n```"
 
 
 def latex(lines: Lines, caption: str, label: str) -> str:
     r"""Return a table for LaTeX with ``\usepackage{booktabs}``."""
-    headings, *rest = lines
-    rows = [" & ".join(map(_latex, line)) + r" \\" for line in rest]
+    headings, *rest = [" & ".join(map(_latex, line)) + r" \\" for line in lines]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex(caption)}}}",
-            rf"\label{{tab:{re.sub('[^A-Za-z0-9-]', '-', label)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(headings)}}}",
+            rf"\caption{{{escape.latex(caption)}}}",
+            rf"\label{{tab:{escape.label(label)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(lines[0])}}}",
             r"\toprule",
-            " & ".join(map(_latex, headings)) + r" \\",
+            headings,
             r"\midrule",
-            *rows,
+            *rest,
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -61,37 +106,36 @@ def latex(lines: Lines, caption: str, label: str) -> str:
     )
 
 
-def html(sweep: "StoredSweep", lines: Lines, caption: str, figures: Mapping[str, bytes]) -> str:
+def html(
+    sweep: "StoredSweep", lines: Lines, caption: str, figures: Mapping[str, bytes], missing: Sequence[str] = ()
+) -> str:
     """Return one page that needs no other file: style, tables and figures are in it."""
-    headings, *rest = lines
-    head = "".join(f"<th>{markup.escape(cell)}</th>" for cell in headings)
-    body = "\n".join("<tr>" + "".join(f"<td>{_html(cell)}</td>" for cell in line) + "</tr>" for line in rest)
-    drawn = "\n".join(
-        f'<figure><img alt="{_title(name)}" src="data:image/png;base64,{b64encode(png).decode()}">'
-        f"<figcaption>{_title(name)}</figcaption></figure>"
-        for name, png in figures.items()
-    )
-    name = markup.escape(sweep.name)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>fedsweep: {name}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{name}</h1>\n<table><thead><tr>{head}</tr></thead>\n"
-        f'<tbody>{body}</tbody></table>\n<p class="note">{markup.escape(caption)}</p>\n'
-        f"<p>Reproduce (MLflow run <code>{sweep.run_id}</code>):</p><pre>{markup.escape(sweep.command)}</pre>\n"
-        f"{drawn}\n</body></html>\n"
-    )
+    drawn = [(_title(path), b64encode(png).decode()) for path, png in figures.items()]
+    return _page().render(sweep=sweep, lines=lines, caption=caption, figures=drawn, missing=missing)
 
 
-def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+@cache
+def _page() -> "Template":
+    from jinja2 import Environment, StrictUndefined
+
+    def shown(value: Any) -> Any:
+        return escape.line(value) if type(value) is str else value  # not what was escaped before
+
+    environment = Environment(autoescape=True, finalize=shown, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(_PAGE)
 
 
-def _html(cell: str) -> str:
-    """Escape a cell, but for the marks that the table itself put there."""
-    return markup.escape(cell).replace("&lt;b&gt;", "<b>").replace("&lt;/b&gt;", "</b>")
+def _title(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".png").replace("_", " ").capitalize()
 
 
-def _latex(text: str) -> str:
-    r"""Escape a cell, but for ``\textbf`` that the table itself put there."""
-    for plain, escaped in (("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("±", r"$\pm$"), (">=", r"$\geq$")):
-        text = text.replace(plain, escaped)
-    return re.sub(r" < ", r" $<$ ", text)
+def _markdown(cell: str | Marked) -> str:
+    if isinstance(cell, str):
+        return escape.markdown(cell)
+    return escape.bold(cell.strong) + escape.markdown(cell.rest)
+
+
+def _latex(cell: str | Marked) -> str:
+    if isinstance(cell, str):
+        return escape.latex(cell)
+    return rf"\textbf{{{escape.latex(cell.strong)}}}{escape.latex(cell.rest)}"

@@ -15,6 +15,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from runner import escape
 from runner.compose import CONFIGS, SweepFile, Trial, expand_grids, options, validated
 from runner.errors import ConfigError, unknown
 from runner.expectations import Measured, Row, Tier, Verdict, expand_rows, judge
@@ -112,6 +113,7 @@ def load_experiment(name: str, full: bool = False) -> Experiment:
     return Experiment(name, "full" if full else "cpu", spec)
 
 
+@cache
 def _file(name: str) -> dict[str, Any]:
     loaded: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "experiment" / f"{name}.yaml"))
     return loaded or {}
@@ -181,12 +183,13 @@ class Outcome:
         profiles = [item.dataset.profile for trial in of_it for item in trial.run.inputs.dataset_inputs]
         return {json.loads(profile)["num_train"] for profile in profiles if profile}
 
-    def files(self) -> dict[str, bytes]:
+    def files(self) -> dict[str, str]:
         """Return the table as Markdown and CSV."""
-        text = f"# {self.summary}\n\n{markdown(self.lines)}\n" + "\n\n".join(self.notes) + "\n"
+        notes = "\n\n".join(map(escape.markdown, self.notes))
+        text = f"# {escape.markdown(self.summary)}\n\n{markdown(self.lines)}\n{notes}\n"
         headings, *rest = self.lines
         table = pd.DataFrame(rest, columns=headings)
-        return {"reproduction.md": text.encode(), "reproduction.csv": table.to_csv(index=False).encode()}
+        return {"reproduction.md": text, "reproduction.csv": table.to_csv(index=False)}
 
 
 def conclude(experiment: Experiment, trials: Sequence[Trial]) -> Outcome:

@@ -16,9 +16,8 @@ from runner.checkpoint import CheckpointStore, open_storage, write_atomically
 from runner.compose import Trial
 from runner.config import TrialConfig
 from runner.data.content import changed_files
-from runner.data.layout import shown
 from runner.data.sources import place_of
-from runner.errors import CheckpointError, DataError, RunnerError
+from runner.errors import CheckpointError, DataError, RunnerError, shown
 from runner.load import process_started
 from runner.tracking import Tracker, past
 from runner.tracking.claim import claim

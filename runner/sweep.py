@@ -12,6 +12,7 @@ from runner.config import ResourcesConfig, TrackingConfig
 from runner.engine.engine import Engine
 from runner.engine.executors import Host
 from runner.engine.pool import HostPool
+from runner.escape import command
 from runner.halving import Halving
 from runner.interrupts import Interrupts
 from runner.prepare import Prepared, check_models, prepare, prepare_inline
@@ -67,7 +68,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             where = engine.pool.describe() if engine else "none: everything ran in the driver's process"
             tracker.tags["cluster"] = where
             tracker.writer.tell = progress.line
-            for remark in remarks(plan.trials) if plan.name else ():
+            for remark in remarks(plan.trials):
                 progress.line(remark)
             _recall(standing, outcome, progress)
             if not standing.todo and not _unfinished(standing.sweep):
@@ -211,11 +212,15 @@ def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
             _log.debug("no report", exc_info=error)
             reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
     if reason:
-        again = f"python -m runner report {parent.name}"
+        again = command(["python", "-m", "runner", "report", parent.name])
         if tracker.writer.waiting:
             again = f"python -m runner flush && {again}"
         outcome.missing = f"the report of sweep '{parent.name}' is missing: {reason}; make it with: {again}"
-    return markdown_table(results_table(outcome.rows, axes=outcome.axes))
+    try:
+        return markdown_table(results_table(outcome.rows, axes=outcome.axes))
+    except Exception:  # of the same cause as above, and told there
+        _log.debug("no table", exc_info=True)
+        return ""
 
 
 def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> SweepRun:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +21,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from runner.escape import line
 
 Event = Mapping[str, Any]
 """``event`` is its kind: begin, trial, round, end, line or result. Keys that begin with _ are for views alone."""
@@ -47,6 +50,16 @@ def view_of(mode: Mode, console: Console) -> View:
     return Bars(console) if console.is_terminal else Lines(console)
 
 
+def new_console(**options: Any) -> Console:
+    """Return a console that shows text as it is: names come from outside, and rich would read ``[red]`` in them."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print one line for people, whatever is in the names that it tells."""
+    print(line(text), file=file or sys.stdout, flush=True)
+
+
 class Lines:
     """Plain lines."""
 
@@ -56,7 +69,7 @@ class Lines:
     def show(self, event: Event, text: str) -> None:
         """Print what a person reads."""
         if text:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(Text(line(text)), soft_wrap=True)
 
     def close(self) -> None:
         """Nothing is to be done."""
@@ -68,7 +81,7 @@ class Quiet:
     def show(self, event: Event, text: str) -> None:
         """Print what a person must know."""
         if event.get("_loud"):
-            print(text, file=sys.stderr, flush=True)
+            say(text, sys.stderr)
 
     def close(self) -> None:
         """Nothing is to be done."""
@@ -96,12 +109,12 @@ class Bars:
         self._lines = Lines(console)
         self._tasks: dict[str, TaskID] = {}
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
 
@@ -110,9 +123,9 @@ class Bars:
         kind, key = event["event"], event.get("key", "")
         if kind == "begin":
             self._bars.start()
-            self._tasks[""] = self._bars.add_task("[bold]trials", total=event["to_run"], note="")
+            self._tasks[""] = self._bars.add_task("trials", total=event["to_run"], note="")
         elif kind == "trial":
-            self._tasks[key] = self._bars.add_task(event["trial"], total=event["rounds"], note="")
+            self._tasks[key] = self._bars.add_task(line(event["trial"]), total=event["rounds"], note="")
         elif kind == "round" and key in self._tasks:
             self._bars.update(self._tasks[key], completed=event["round"], note=event["_note"])
             self._bars.update(self._tasks[""], completed=event["_ended"], note=event["_hosts"])

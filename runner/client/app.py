@@ -52,8 +52,9 @@ from runner.client.messages import TestSums, make_reply, message_config, partiti
 from runner.client.modules import AsBuilt, check_repeats
 from runner.client.pool import ExamplePool, Read
 from runner.client.signatures import signature, sketch, subspace
+from runner.client.stepping import Place
 from runner.client.together import ChunkRunner, Engine
-from runner.client.trainers import OneByOne, Place
+from runner.client.trainers import OneByOne
 from runner.client.training import confusion, predict, score
 from runner.client.work import ChunkWork, evaluate_chunk, losses_of_chunk, train_chunk
 from runner.data.federated import FederatedData

@@ -96,7 +96,7 @@ class Block:
                 self._backward(weights, kept, d_logits, step, beta)
                 beta = 1.0
             if moments:
-                _adam(w, g, moments[0][:active], moments[1][:active], hp.lr, step + 1)
+                step_adam(w, g, moments[0][:active], moments[1][:active], hp.lr, step + 1)
             elif not in_place:
                 w.add_(g, alpha=-hp.lr)
         return scores.sums()
@@ -219,7 +219,7 @@ class _Scores:
         self._hits += ((self._logits.argmax(3) == y) & used).sum((0, 2))
 
 
-def _adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, step: int) -> None:
+def step_adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, step: int) -> None:
     """Take torch.optim.Adam's step, with its default betas and eps."""
     m.lerp_(g, 0.1)
     v.mul_(0.999).addcmul_(g, g, value=0.001)

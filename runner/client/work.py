@@ -23,7 +23,8 @@ from runner.client.messages import (
     train_metrics,
 )
 from runner.client.pool import Read
-from runner.client.trainers import Penalty, Place, Stepping, Trainer
+from runner.client.stepping import Place
+from runner.client.trainers import Penalty, Stepping, Trainer
 from runner.client.training import LocalTraining
 from strategies import client_part
 from strategies.clients import METHOD, Batch, ClientPart, Steps, Trained

@@ -17,6 +17,8 @@ def idle_keys(config: "TrialConfig") -> dict[str, str]:
     """Return the keys that have no effect in a trial: full key -> the setting that is why."""
     found = {**_idle_training(config), **_idle_strategy(config), **_idle_server(config)}
     shift, stop = config.shift, config.stop
+    if config.partition.name == "centralized":
+        found["num_clients"] = "partition=centralized, which has one client"
     if not shift.drift_round:
         found["shift.drift_fraction"] = "shift.drift_round=0"
     if not shift.newcomers:

@@ -1,10 +1,16 @@
 """What a group of settings is: frozen, every key known, some keys for some of its options only."""
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from runner.config.ranges import checked
 
 
 def only(options: str, default: Any, description: str, **limits: Any) -> Any:
@@ -13,15 +19,26 @@ def only(options: str, default: Any, description: str, **limits: Any) -> Any:
 
 
 class Section(BaseModel):
-    """A frozen group of settings in which an unknown key is an error."""
+    """A frozen group of settings in which an unknown key is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Its values are of the types that they are written as: ``true`` and ``'3'`` are no numbers, 1 is
+    not ``true``. A whole number may be written as ``2.0`` or ``1e2``. Numbers are finite.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _means_something(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        if value == "" and field.default != "":
+            raise ValueError("it is empty; give a value, or leave it out")
+        return checked(value, field.annotation)
 
     @classmethod
     def options_of(cls, key: str) -> list[str] | None:
         """Return the options that a field applies to, or None where it applies to all."""
-        extra = cls.model_fields[key].json_schema_extra
-        return list(extra["options"]) if isinstance(extra, dict) else None  # type: ignore[arg-type]
+        return _options(cls)[key]
 
     def canonical(self) -> dict[str, Any]:
         """Return what defines the section, without the fields that do not apply to its option."""
@@ -33,6 +50,40 @@ class Section(BaseModel):
                 value = getattr(self, key)
                 kept[key] = value.canonical() if isinstance(value, Section) else value
         return kept
+
+
+@cache
+def _options(section: type[Section]) -> dict[str, list[str] | None]:
+    """Return the options that each field of a section applies to; grids ask for them often."""
+    extras = {key: field.json_schema_extra for key, field in section.model_fields.items()}
+    return {
+        key: list(extra["options"]) if isinstance(extra, dict) else None  # type: ignore[arg-type]
+        for key, extra in extras.items()
+    }
+
+
+def absolute(path: str) -> str:
+    """Return a path as all processes have it: resolved against the driver's folder.
+
+    Raises
+    ------
+    ValueError
+        It is no path on this machine.
+    """
+    try:
+        found = str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        give = "set $HOME, or give an absolute path"
+        raise ValueError(f"the home folder of ~ is not known; {give}") from error
+    except OSError as error:
+        why = f"the folder that it is relative to can't be had ({error.strerror})"
+        raise ValueError(f"{why}; give an absolute path") from error
+    try:
+        os.stat(found)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError("it is too long for a path; give a shorter one") from error
+    return found
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

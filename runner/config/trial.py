@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from runner.config.effects import idle_keys, never_happens
 from runner.config.learning import DatasetConfig, ModelConfig, PartitionConfig, ShiftConfig, TrainingConfig
+from runner.config.ranges import CLIENTS, LONGEST, ROUNDS
 from runner.config.running import (
     HELD_OUT,
     CheckpointConfig,
@@ -50,15 +51,25 @@ class TrialConfig(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
     strategy: StrategyConfig = Field(default_factory=StrategyConfig, description="federated strategy")
     privacy: PrivacyConfig = Field(default_factory=PrivacyConfig, description="differential privacy")
-    num_clients: int = Field(10, ge=1, description="virtual clients (Flower nodes); 1 under partition=centralized")
-    rounds: int = Field(10, ge=1, description="federated rounds")
-    evaluate_every: int = Field(1, ge=1, description="evaluate every so many rounds, and in the last")
+    num_clients: int = Field(
+        10,
+        ge=1,
+        le=CLIENTS,
+        description="virtual clients (Flower nodes); 1 under partition=centralized",
+    )
+    rounds: int = Field(10, ge=1, le=ROUNDS, description="federated rounds")
+    evaluate_every: int = Field(
+        1,
+        ge=1,
+        le=ROUNDS,
+        description="evaluate every so many rounds, and in the last",
+    )
     evaluate_personal: Literal["last", "always"] = Field(
         "last",
         description="when a client scores a model that it alone has on the central test set: in the last round, or "
         "always when it evaluates (a pass over the test set per client)",
     )
-    seed: int = Field(0, ge=0, description="root of every random choice")
+    seed: int = Field(0, ge=0, le=LONGEST, description="root of every random choice")
     stop: StopConfig = Field(default_factory=StopConfig, description="rules that end a trial early")
     halving: HalvingConfig = Field(default_factory=HalvingConfig, description="successive halving over an axis")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="hosts")
@@ -134,10 +145,10 @@ class TrialConfig(Section):
             raise ConfigError(
                 "strategy=fedper with model=logreg: the head would be the whole model; take a model with more layers"
             )
-        trained = s.trained(n)
-        if trained < 1:
+        if n * s.fraction_train * (1 + 1e-12) < 1 and s.min_train_nodes == 1 and n > 1:
             raise ConfigError(
-                f"strategy.fraction_train={s.fraction_train} of num_clients={n} is no client; raise one of them"
+                f"strategy.fraction_train={s.fraction_train:g} of num_clients={n} is no client; "
+                "raise one of them, or strategy.min_train_nodes"
             )
         cohort = s.trained(self.online(1))  # the smallest
         noise = self.privacy.noise_multiplier

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from runner.config import DatasetConfig
-from runner.data.layout import Layout, Part, Tree, check_share, listed, reasons, shown
+from runner.data.layout import Layout, Part, Tree, check_share, listed, reasons
 from runner.data.tables import Table, cells, class_numbers
-from runner.errors import DataError
+from runner.errors import DataError, shown
 
 _CHUNK = 2000  # images decoded at a time by a thread
 _CLASSES_SAID = 10

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.data.decoding import reason
-from runner.data.layout import Kind, shown
-from runner.errors import DataError
+from runner.data.layout import Kind
+from runner.errors import DataError, shown
 
 _TIMEOUT_S = 10.0
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from runner.config import DatasetConfig
-from runner.errors import DataError, unknown
+from runner.errors import DataError, shown, unknown
 
 Kind = Literal["folder", "file", "neither"]
 IMAGE_SUFFIXES = frozenset(
@@ -33,13 +33,6 @@ MOST_LEFT_OUT = 0.01
 
 _TABLES = ("parquet", "arrow", "csv")
 _SHOWN = 5  # names in a list
-
-
-def shown(name: str, most: int = 80) -> str:
-    """Return a name from outside as one short line: no control character, no lone surrogate."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in name)
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= most else f"{text[: most - 13]}...{text[-10:]}"
 
 
 def listed(names: Iterable[str], most: int = _SHOWN) -> str:

@@ -24,8 +24,8 @@ from runner.config import DataConfig, DatasetConfig, TrialConfig
 from runner.data.content import changed_files, digest_of, files_digest
 from runner.data.decoding import Decoded, decode, reason
 from runner.data.hub import HubTree, commit_of
-from runner.data.layout import LocalTree, find_layout, shown
-from runner.errors import ConfigError, DataError
+from runner.data.layout import LocalTree, find_layout
+from runner.errors import ConfigError, DataError, shown
 
 _FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
@@ -118,7 +118,8 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
 def identified(config: TrialConfig, ask: bool = False, known: dict[str, str] | None = None) -> TrialConfig:
     """Return a trial with the content of its data, which its key covers.
 
-    A data set that can't be had, or that only the Hub can tell, leaves the trial as it is: loading it says why.
+    A data set that can't be had, or that only the Hub can tell, leaves the trial as it is, unless
+    ``ask`` is given: then it is refused.
 
     Parameters
     ----------
@@ -151,9 +152,9 @@ def identified(config: TrialConfig, ask: bool = False, known: dict[str, str] | N
 
 
 def _content(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
-    """Return the content of a data set; nothing where only the Hub can tell, or nobody."""
-    folder = _folder(cfg, data)
-    if folder is None and not _is_digits(cfg) and (cfg.id is None or not (ask or _commit(cfg, data, ask=False))):
+    """Return the content of a data set; nothing where it takes more than a look, unless asked."""
+    here = ask or _is_digits(cfg) or _folder(cfg, data) is not None
+    if not here and (cfg.id is None or not _commit(cfg, data, ask=False)):
         return ""
     return _find(cfg, data).content
 

@@ -240,8 +240,8 @@ def _reach(address: str, named: str) -> None:
     """Refuse an address that nobody answers at: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if not host or not port.isdecimal():
-            raise ValueError("it is not HOST:PORT")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 2**16:
+            raise ValueError("it is not HOST:PORT")  # the system takes ports modulo 65536
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError, OverflowError) as error:
         mend = "unset it, or set it to" if named == "RAY_ADDRESS" else "give"

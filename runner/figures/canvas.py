@@ -2,19 +2,30 @@
 
 Colours stay apart for colour-blind readers (Okabe and Ito 2008, then Tol's muted scheme; cividis for amounts).
 matplotlib is imported late and without pyplot: figures are made in the tracking thread, beside the driver's work.
+
+Names come from outside. :func:`to_png`, through which every figure goes, shows each text as it is: nothing in it is
+mathematics. Legends are made by :func:`legend` alone, since matplotlib drops entries that begin with an underscore.
 """
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner.escape import line, lines, shortened, storable
+from runner.redaction import redact
+
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Formatter
 
 PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
@@ -29,6 +40,39 @@ _STRATEGIES = (
 _places: dict[tuple[Any, ...], list[Any]] = {}  # kind of figure -> where its axes lie
 _PLACES = 256
 FEW = 40  # so many clients can be told apart by their tick labels and bars
+_LONG = 60  # characters of a text beside the title
+_LONG_ENTRY = 40
+_LONG_TICK = 24
+_TITLE_LINES = 3
+_REASON = 300
+
+
+@dataclass
+class Extras:
+    """Files that are nice to have, by path, and why others are missing: what fails is left out and told."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, make: "Callable[[], Mapping[str, bytes]]") -> None:
+        """Make files, whatever comes of it."""
+        try:
+            self.files.update(make())
+        except Exception as error:  # of a library, over names and numbers of all kinds: no result is lost for it
+            reason = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            self.missing[name] = shortened(reason, _REASON)
+
+    def draw(self, name: str, figure: "Callable[[], Figure]", dpi: int = 110) -> None:
+        """Draw a figure as a PNG file of this name, whatever comes of it."""
+        self.add(name, lambda: {name: to_png(figure(), dpi)})
+
+    def write(self, name: str, text: Callable[[], str]) -> None:
+        """Write a text file of this name, whatever comes of it."""
+        self.add(name, lambda: {name: storable(text()).encode()})
+
+    def told(self) -> list[str]:
+        """Return a line for each that is missing."""
+        return [line(f"{name} is missing: {reason}") for name, reason in self.missing.items()]
 
 
 def strategy_colour(name: str) -> str:
@@ -52,6 +96,7 @@ def to_png(figure: "Figure", dpi: int = 110) -> bytes:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    _as_it_is(figure)
     kind = (dpi, *figure.get_size_inches(), figure.get_suptitle().count("\n"), *map(_room, figure.axes))
     if kind in _places:
         figure.set_layout_engine("none")
@@ -59,10 +104,45 @@ def to_png(figure: "Figure", dpi: int = 110) -> bytes:
             axes.set_position(place)
     buffer = io.BytesIO()
     figure.set_dpi(dpi)
+    # Boxes stand for letters that the font lacks: a warning for each of them would say no more.
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
     FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 3})
     if len(_places) < _PLACES:
         _places.setdefault(kind, [axes.get_position(original=True).frozen() for axes in figure.axes])
     return buffer.getvalue()
+
+
+def _as_it_is(figure: "Figure") -> None:
+    """Have every text drawn as it is: on one line (the title may have more), without mathematics, not too long."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import ScalarFormatter
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        named = axis.get_major_formatter()
+        if not isinstance(named, ScalarFormatter):  # drawing takes the texts from it once more
+            axis.set_major_formatter(partial(_tick, named))
+    title = figure._suptitle  # type: ignore[attr-defined]  # the one text of several lines
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        shown = text.get_text()
+        told = lines(shown) if text is title else shortened(line(shown), _LONG)
+        if told != shown:
+            text.set_text(told)
+
+
+def _tick(named: "Formatter", x: float, place: int | None = None) -> str:
+    return shortened(line(named(x, place)), _LONG_TICK)
+
+
+def legend(axes: "Axes", entries: "Mapping[str, Artist]", outside: bool = True, **style: Any) -> None:
+    """Add a legend of these names and what they stand for, to the right of the axes or where there is room."""
+    for name, artist in entries.items():
+        artist.set_label(name)
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False} if outside else {"loc": "best"}
+    if entries:
+        names = [shortened(line(name), _LONG_ENTRY) for name in entries]
+        axes.legend(list(entries.values()), names, **{"fontsize": 7, **place, **style})
 
 
 def _room(axes: "Axes") -> tuple[Any, ...]:
@@ -86,7 +166,8 @@ def new_figure(
 
     figure = Figure(figsize=(width, height), layout="constrained")
     if title:
-        figure.suptitle(fill(title, int(12 * width)), fontsize=10)
+        wide = int(12 * width)
+        figure.suptitle(fill(shortened(line(title), _TITLE_LINES * wide), wide), fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False, **share).ravel().tolist()
     for ax in axes:
         ax.tick_params(labelsize=8)
@@ -107,6 +188,12 @@ def client_width(clients: int) -> float:
     return float(np.clip(2.5 + 0.3 * clients, 4.5, 12))
 
 
+def room_for(names: Sequence[str]) -> float:
+    """Return the inches that long names take beyond those of a usual length."""
+    longest = max((len(line(name)) for name in names), default=0)
+    return 0.06 * max(0, min(longest, _LONG_TICK) - 10)
+
+
 def client_order(groups: np.ndarray, kind: np.ndarray) -> np.ndarray:
     """Return the positions of the clients, sorted by group and, where they are many, by kind: patterns show."""
     return np.lexsort((kind, groups)) if len(groups) > FEW else np.argsort(groups, kind="stable")
@@ -118,7 +205,7 @@ def client_axis(axis: Any, order: np.ndarray, groups: np.ndarray, kind: str) -> 
     if len(order) > FEW:
         by.append(kind)
     else:
-        _ticks(axis, order)
+        ticks(axis, order)
     axis.set_label_text("client" + (f", sorted by {' and '.join(by)}" if by else ""))
     _group_lines(axis.axes, groups[order], horizontal=axis.axis_name == "y")
 
@@ -145,13 +232,13 @@ def cell(axes: "Axes", x: int, y: int, value: float, dark: bool) -> None:
     axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour, in_layout=False)
 
 
-def colorbar(figure: "Figure", axes: "Axes", image: Any, label: str) -> None:
+def colorbar(figure: "Figure", axes: "Axes | list[Axes]", image: Any, label: str) -> None:
     """Add the scale of an image's colours."""
     bar = figure.colorbar(image, ax=axes, label=label, pad=0.02)
     bar.ax.tick_params(labelsize=7)
 
 
-def _ticks(axis: Any, names: Sequence[Any] | np.ndarray) -> None:
+def ticks(axis: Any, names: Sequence[Any] | np.ndarray) -> None:
     """Label every position where there is room, else some twenty of them."""
     step = 1 if len(names) <= FEW else -(-len(names) // 20)
     axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]], fontsize=7)
@@ -159,7 +246,7 @@ def _ticks(axis: Any, names: Sequence[Any] | np.ndarray) -> None:
 
 def class_ticks(axis: Any, names: Sequence[str]) -> None:
     """Label an axis of classes; long names are turned."""
-    _ticks(axis, names)
+    ticks(axis, names)
     if axis.axis_name == "x" and max(map(len, names)) > 3:
         many = len(names) > 12
         for text in axis.get_ticklabels():

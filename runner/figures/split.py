@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runner.divergence import earth_movers, js_divergence
+from runner.escape import line, shortened
 from runner.figures.canvas import (
     FEW,
     PALETTE,
@@ -19,11 +20,16 @@ from runner.figures.canvas import (
     client_width,
     colorbar,
     distinct_colours,
+    legend,
     new_figure,
+    room_for,
+    ticks,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_CAPTION = 14  # characters that have room below an example
 
 
 def label_heatmap(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str], title: str = "") -> "Figure":
@@ -51,22 +57,26 @@ def label_bars(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str
     """Show each client's examples as one bar stacked by class; counts is (clients, classes), groups (clients,)."""
     order = client_order(groups, counts.argmax(axis=1))
     clients, classes = counts.shape
-    figure, (axes,) = new_figure(client_width(clients) + 1, 3.4, title or "Examples per client, stacked by class")
+    figure, (axes,) = new_figure(
+        client_width(clients) + 1 + room_for(class_names), 3.4, title or "Examples per client, stacked by class"
+    )
     # One outline per class with nan between the bars: a patch per client and class would take seconds to draw.
     gap = 0.4 if clients <= FEW else 0.5
     place = np.arange(clients)
     corners = np.stack([place - gap, place + gap, np.full(clients, np.nan)], axis=1)[:, : 3 if clients <= FEW else 2]
     tops = np.cumsum(counts[order], axis=1)
+    entries = {}
     for label, colour in enumerate(distinct_colours(classes)):
         top = np.repeat(tops[:, label], corners.shape[1])
         base = top - np.repeat(counts[order, label], corners.shape[1])
-        name = class_names[label] if classes <= 20 or label in (0, classes - 1) else None
-        axes.fill_between(corners.ravel(), base, top, color=colour, lw=0, label=name)
+        area = axes.fill_between(corners.ravel(), base, top, color=colour, lw=0)
+        if classes <= 20 or label in (0, classes - 1):
+            entries[class_names[label]] = area
     axes.set_xlim(-0.7, clients - 0.3)
     client_axis(axes.xaxis, order, groups, "largest class")
     axes.set_ylabel("training examples")
     axes.set_ylim(bottom=0)
-    axes.legend(title="class", loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, reverse=True, frameon=False)
+    legend(axes, entries, title="class", reverse=True)
     return figure
 
 
@@ -74,7 +84,9 @@ def class_counts(counts: np.ndarray, class_names: Sequence[str], title: str = ""
     """Show how many examples of each class all clients hold together; counts is (clients, classes)."""
     totals = counts.sum(axis=0)
     figure, (axes,) = new_figure(
-        max(4.5, min(10.0, 2 + 0.4 * len(totals))), 3, title or "Examples per class, all clients"
+        max(4.5, min(10.0, 2 + 0.4 * len(totals))),
+        3 + room_for(class_names),
+        title or "Examples per class, all clients",
     )
     bars = axes.bar(range(len(totals)), totals, color=PALETTE[0])
     if len(totals) <= 20:
@@ -99,7 +111,7 @@ def divergences(counts: np.ndarray, groups: np.ndarray, title: str) -> "Figure":
         axes.set_ylabel(label)
         axes.set_ylim(0, 1)
     if len(order) <= FEW:
-        lower.set_xticks(np.arange(len(order)), [str(client) for client in order])
+        ticks(lower.xaxis, order)
     grouped = groups.max(initial=0) > 0
     lower.set_xlabel("client, sorted and coloured by group" if grouped else "client")
     return figure
@@ -119,7 +131,8 @@ def example_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
         top, left = i // columns * (height + caption), i % columns * (width + pad)
         canvas[top : top + height, left : left + width] = np.moveaxis(images[i], 0, -1)[..., :3]
         middle = left + width / 2 - 0.5, top + height + caption * 0.35
-        axes.text(*middle, class_names[int(labels[i])], ha="center", va="center", fontsize=7, in_layout=False)
+        name = shortened(line(class_names[int(labels[i])]), _CAPTION)
+        axes.text(*middle, name, ha="center", va="center", fontsize=7, in_layout=False)
     axes.imshow(canvas, interpolation="nearest")
     axes.axis("off")
     return figure

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.figures.canvas import distinct_colours, new_figure, whole_rounds
+from runner.figures.canvas import colorbar, distinct_colours, legend, new_figure, ticks, whole_rounds
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -21,24 +22,32 @@ _POINTS = 60  # where curves over megabytes are read off
 
 
 def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = "") -> "Figure":
-    """Show a value over ``round`` or ``mb``: mean and one deviation over seeds, a line each, a panel each."""
-    curves = curves[curves[value].notna() & curves[x].notna()]
+    """Show a value over ``round`` or ``mb``: mean and one deviation over seeds, a line each, a panel each.
+
+    Where the value of a seed was NaN (``<value>_nan``) the mean is none, as in a report's tables: the line has a gap,
+    and the legend says how many diverged. It says too how many ended before the others.
+    """
+    curves = curves[(curves[value].notna() | curves[f"{value}_nan"]) & curves[x].notna()]
     figure, axes, panels, lines = _panels(curves, title or f"{label.capitalize()} over {_TITLES[x]}")
     scale = 100 if value.endswith("acc") else 1
+    entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
         for i, (line, colour) in enumerate(lines.items()):
             part = curves[(curves["panel"] == panel) & (curves["line"] == line)]
             if part.empty:
                 continue
-            at, rows = _aligned(part, x, value)
-            middle, spread = np.nanmean(rows, axis=0) * scale, np.nanstd(rows, axis=0, ddof=1 if len(rows) > 1 else 0)
-            marker = "o" if len(at) == 1 else None
-            ax.plot(at, middle, _STYLES[i % 4], color=colour, lw=1.5, label=line, marker=marker, ms=4)
-            ax.fill_between(at, middle - spread * scale, middle + spread * scale, color=colour, alpha=0.18, lw=0)
+            rows = _aligned(part, x, value) * scale
+            whole = rows.loc[:, ~_lost(part, x, value, rows.columns)].reindex(columns=rows.columns)
+            middle, spread = whole.mean(), whole.std(ddof=1 if len(rows) > 1 else 0).fillna(0)
+            marker = "o" if len(middle) == 1 else None
+            style = _STYLES[i % 4]
+            [drawn] = ax.plot(rows.columns, middle, style, color=colour, lw=1.5, marker=marker, ms=4)
+            entries.setdefault(line + _lacking(curves[curves["line"] == line], value), drawn)
+            ax.fill_between(rows.columns, middle - spread, middle + spread, color=colour, alpha=0.18, lw=0)
         ax.set_xlabel(_AXES[x])
         if x == "round":
             whole_rounds(ax)
-    _finish(axes, panels, label)
+    _finish(axes, panels, entries, label)
     return figure
 
 
@@ -49,15 +58,17 @@ _TITLES = {"round": "rounds: mean and deviation over seeds", "mb": "client traff
 def client_distributions(clients: "pd.DataFrame", title: str = "") -> "Figure":
     """Show how the clients' final accuracies are spread; rows: ``line``, ``panel``, ``acc`` of a client and seed."""
     figure, axes, panels, lines = _panels(clients, title or "Accuracy of the single clients, last round, all seeds")
+    entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
         for i, (line, colour) in enumerate(lines.items()):
             part = clients[(clients["panel"] == panel) & (clients["line"] == line)]["acc"].dropna()
             if len(part):
                 shares = np.arange(1, len(part) + 1) / len(part) * 100
-                ax.step(np.sort(part) * 100, shares, _STYLES[i % 4], where="post", color=colour, lw=1.5, label=line)
+                style = _STYLES[i % 4]
+                [entries[line]] = ax.step(np.sort(part) * 100, shares, style, where="post", color=colour, lw=1.5)
         ax.set_xlabel("client accuracy (%)")
         ax.set_ylim(0, 101)
-    _finish(axes, panels, "clients at or below (%)")
+    _finish(axes, panels, entries, "clients at or below (%)")
     return figure
 
 
@@ -71,15 +82,16 @@ def embedding(points: "pd.DataFrame", title: str = "") -> "Figure":
     )
     for ax, kind, name in zip(axes, ("cluster", "group"), ("cluster found", "true group"), strict=True):
         numbers = sorted(points[kind].unique())
+        entries: dict[str, Artist] = {}
         for i, (number, colour) in enumerate(zip(numbers, distinct_colours(len(numbers)), strict=True)):
             part = points[points[kind] == number]
-            ax.plot(
+            [entries[str(number)]] = ax.plot(
                 part["x"], part["y"], "osD^v<>P"[i % 8], color=colour, ms=6, alpha=0.8, mec="black", mew=0.4,
-                label=str(number), linestyle="none",
+                linestyle="none",
             )  # fmt: skip
         ax.set_title(f"by {name}", fontsize=9)
         ax.set_xlabel("principal coordinate 1 (a. u.)")
-        ax.legend(title=name, fontsize=7, title_fontsize=7)
+        legend(ax, entries, outside=False, title=name, title_fontsize=7)
         ax.grid(alpha=0.25)
     axes[0].set_ylabel("principal coordinate 2 (a. u.)")
     return figure
@@ -90,22 +102,24 @@ def server_traces(assignments: "pd.DataFrame", clients: "pd.DataFrame | None", t
     served = assignments[assignments["server"]]
     figure, axes = new_figure(7.5, 6, title or "Servers of the clusters", rows=3, sharex=True)
     clusters = sorted(served["cluster"].unique())
+    entries: dict[str, Artist] = {}
     for i, (cluster, colour) in enumerate(zip(clusters, distinct_colours(len(clusters)), strict=True)):
         part = served[served["cluster"] == cluster].sort_values("round")
         style: dict[str, Any] = {"color": colour, "ls": _STYLES[i % 4], "marker": "os^D"[i % 4], "ms": 4, "lw": 1.2}
-        axes[0].plot(part["round"], part["client"], drawstyle="steps-post", label=f"cluster {cluster}", **style)
+        [drawn] = axes[0].plot(part["round"], part["client"], drawstyle="steps-post", **style)
+        entries[f"cluster {cluster}"] = drawn
         axes[1].plot(part["round"], part["tenure"], **style)
         if clients is not None:
             cost = part.merge(clients[["round", "client", "cpu_s"]], on=["round", "client"])
             axes[2].plot(cost["round"], cost["cpu_s"], **style)
     if clients is not None:
         everyone = clients.groupby("round")["cpu_s"].mean()
-        axes[2].plot(everyone.index, everyone, color="black", lw=1, ls=":", label="mean of all clients")
-        axes[2].legend(fontsize=7, frameon=False)
+        [mean] = axes[2].plot(everyone.index, everyone, color="black", lw=1, ls=":")
+        legend(axes[2], {"mean of all clients": mean}, outside=False, frameon=False)
     for ax, label in zip(axes, ("server (client)", "tenure (rounds)", "CPU time (s a round)"), strict=True):
         ax.set_ylabel(label)
         ax.grid(alpha=0.25)
-    axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
+    legend(axes[0], entries)
     axes[2].set_xlabel("round")
     whole_rounds(axes[2])
     return figure
@@ -127,10 +141,9 @@ def label_distributions(splits: "Mapping[str, pd.DataFrame]", title: str = "") -
         ax.set_xlabel("clients" + (", sorted by group" if splits[name]["group"].any() else ""))
         ax.set_xticks([])
     names = [column.removeprefix("class_") for column in next(iter(shares.values())).columns]
-    step = -(-len(names) // 20)
-    axes[0].set_yticks(range(0, len(names), step), names[::step], fontsize=7)
+    ticks(axes[0].yaxis, names)
     axes[0].set_ylabel("class")
-    figure.colorbar(image, ax=axes, label="share of the client's examples (%)", pad=0.02).ax.tick_params(labelsize=7)
+    colorbar(figure, axes, image, "share of the client's examples (%)")
     return figure
 
 
@@ -145,8 +158,8 @@ def axis_effect(
 ) -> "Figure":
     """Show a metric against one axis of a sweep: a line per value of another, a panel per value of a third.
 
-    Lines are means over all other columns (the seeds); bands reach one standard deviation to each side, and the dots
-    are the single trials.
+    Lines are means over all other columns (the seeds), with a gap where a trial has no number; bands reach one
+    standard deviation to each side, and the dots are the single trials.
 
     Parameters
     ----------
@@ -160,34 +173,35 @@ def axis_effect(
     import pandas as pd
 
     names = names or {}
-    rows = rows[rows[metric].notna()]
     panels = [None] if panel is None else list(rows[panel].unique())
     lines = [None] if line is None else list(rows[line].unique())
     figure, axes = new_figure(1.2 + 3.2 * len(panels), 3.6, title, columns=len(panels), sharey=True)
     percent = metric.endswith("acc")
-    ticks = list(pd.unique(rows[x].sort_values()))  # evenly spaced: the values of an axis are often powers of two
+    values = list(pd.unique(rows[x].sort_values()))  # evenly spaced: the values of an axis are often powers of two
+    entries: dict[str, Artist] = {}
     for ax, value in zip(axes, panels, strict=True):
         for i, (name, colour) in enumerate(zip(lines, distinct_colours(len(lines)), strict=True)):
             dodge = 0.05 * (i - (len(lines) - 1) / 2)  # equal lines stay both in sight
             part = rows if panel is None else rows[rows[panel] == value]
             part = part if line is None else part[part[line] == name]
-            if part.empty:
+            if part[metric].isna().all():
                 continue
             scores = part[metric] * (100 if percent else 1)
-            stats = scores.groupby(part[x]).agg(["mean", "std"]).sort_index()
-            at = np.array([ticks.index(tick) for tick in stats.index]) + dodge
-            ax.plot(at, stats["mean"], "o-", color=colour, ms=4, label=name)
-            spread = stats["std"].fillna(0)
-            ax.fill_between(at, stats["mean"] - spread, stats["mean"] + spread, color=colour, alpha=0.2, lw=0)
-            ax.plot([ticks.index(tick) + dodge for tick in part[x]], scores, ".", color=colour, ms=3, alpha=0.6)
-        ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
+            groups = scores.groupby(part[x])
+            mean, spread = groups.agg(lambda of: of.mean(skipna=False)).sort_index(), groups.std().fillna(0)
+            at = np.array([values.index(there) for there in mean.index]) + dodge
+            [drawn] = ax.plot(at, mean, "o-", color=colour, ms=4)
+            entries.setdefault(str(name), drawn)
+            ax.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
+            ax.plot([values.index(there) + dodge for there in part[x]], scores, ".", color=colour, ms=3, alpha=0.6)
+        ticks(ax.xaxis, values)
         ax.set_xlabel(names.get(x, x).replace("num_", "number of ").replace("_", " "))
         ax.grid(alpha=0.25)
         if panel is not None:
             ax.set_title(f"{names.get(panel, panel)}: {value}", fontsize=9)
     axes[0].set_ylabel(_METRICS.get(metric, metric))
     if line is not None:
-        axes[-1].legend(title=names.get(line, line), loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
+        legend(axes[-1], entries, title=names.get(line, line))
     return figure
 
 
@@ -211,25 +225,44 @@ def _panels(rows: "pd.DataFrame", title: str) -> "tuple[Figure, list[Axes], list
     return figure, axes, panels, dict(zip(names, distinct_colours(len(names)), strict=True))
 
 
-def _finish(axes: "list[Axes]", panels: Sequence[str], label: str) -> None:
+def _finish(axes: "list[Axes]", panels: Sequence[str], entries: "Mapping[str, Artist]", label: str) -> None:
     columns = min(4, len(panels))
     for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
         ax.set_title(panel, fontsize=9)
         ax.grid(alpha=0.25)
         if i % columns == 0:
             ax.set_ylabel(label)
-    handles = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-    axes[columns - 1].legend(
-        handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False
-    )
+    legend(axes[columns - 1], entries)
 
 
-def _aligned(part: "pd.DataFrame", x: str, value: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the trials' curves are read off, and a row per trial; megabytes differ, so they are interpolated."""
+def _aligned(part: "pd.DataFrame", x: str, value: str) -> "pd.DataFrame":
+    """Return a row per trial, a column where curves are read off; megabytes differ, so they are interpolated."""
+    import pandas as pd
+
     if x == "round":
-        table = part.pivot_table(index="trial", columns="round", values=value)
-        return table.columns.to_numpy(), table.to_numpy()
-    curves = [trial.sort_values(x) for _, trial in part.groupby("trial")]
-    first, last = max(c[x].min() for c in curves), min(c[x].max() for c in curves)
+        return part.pivot(index="trial", columns="round", values=value)
+    curves = {trial: curve.sort_values(x) for trial, curve in part.groupby("trial")}
+    first, last = max(c[x].min() for c in curves.values()), min(c[x].max() for c in curves.values())
     at = np.linspace(first, last, _POINTS)
-    return at, np.array([np.interp(at, c[x], c[value]) for c in curves])
+    return pd.DataFrame([np.interp(at, c[x], c[value]) for c in curves.values()], index=list(curves), columns=at)
+
+
+def _lost(part: "pd.DataFrame", x: str, value: str, at: "pd.Index") -> np.ndarray:
+    """Return where the value of a trial is NaN, or was when it ended."""
+    lost = np.zeros(len(at), bool)
+    for _, trial in part.groupby("trial"):
+        nan = trial.sort_values(x)[f"{value}_nan"].to_numpy()
+        last = np.searchsorted(np.sort(trial[x].to_numpy()), at.to_numpy(), side="right") - 1
+        after = np.minimum(last + 1, len(nan) - 1) if x == "mb" else last  # between two rounds both of them count
+        lost |= (last >= 0) & (nan[last] | nan[after])
+    return lost
+
+
+def _lacking(trials: "pd.DataFrame", value: str) -> str:
+    """Return how many of a line's trials diverged or ended before others, where some did."""
+    count = trials["trial"].nunique()
+    diverged = trials.loc[trials[f"{value}_nan"], "trial"].nunique()
+    ends = trials.groupby(["panel", "trial"])["round"].max()
+    early = int((ends < ends.groupby("panel").transform("max")).sum())
+    words = [f"{diverged} diverged"] * bool(diverged) + [f"{early} ended early"] * bool(early)
+    return f" ({', '.join(words)} of {count})" if words else ""

@@ -18,14 +18,18 @@ from runner.figures.canvas import (
     client_width,
     colorbar,
     distinct_colours,
+    legend,
     new_figure,
+    room_for,
     whole_rounds,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = None, title: str = "") -> "Figure":
@@ -71,9 +75,9 @@ def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = 
     axes.set_xlabel("round")
     sizes = np.bincount(grid[:, -1][~np.isnan(grid[:, -1])].astype(int), minlength=clusters)
     shown = range(clusters) if clusters <= 20 else (0, clusters - 1)
-    handles: list[Any] = [Patch(color=colours[k], label=f"cluster {k} ({sizes[k]} clients)") for k in shown]
-    handles.append(Line2D([], [], marker="o", mfc="white", mec="black", linestyle="none", label="its server"))
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
+    entries: dict[str, Any] = {f"cluster {k} ({sizes[k]} clients)": Patch(color=colours[k]) for k in shown}
+    entries["its server"] = Line2D([], [], marker="o", mfc="white", mec="black", linestyle="none")
+    legend(axes, entries)
     return figure
 
 
@@ -110,15 +114,16 @@ def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
         ("host", "host_rss_mb", "host memory (MB resident)"),
         ("node", "node_mem", "node memory (% of all)"),
     )
+    traces = []
     for ax, (who, column, label) in zip(axes, panels, strict=True):
-        _traces(ax, seconds, load[column], load[who])
+        traces.append(_traces(ax, seconds, load[column], load[who]))
         ax.set_ylabel(label)
         ax.set_ylim(0, 105 if who == "node" else 1.1 * max(1.0, float(load[column].max())))
         ax.grid(alpha=0.25)
     for ax in axes[2:]:
         ax.set_xlabel("time (s)")
-    axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, title="node", frameon=False)
-    axes[2].legend(loc="best", fontsize=7, title="host", framealpha=0.7)
+    legend(axes[1], traces[1], title="node")
+    legend(axes[2], traces[2], outside=False, title="host", framealpha=0.7)
     return figure
 
 
@@ -137,6 +142,7 @@ def curves(metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title
         ("acc", "accuracy (%)", lambda share: share * 100),
         ("loss", "loss (cross-entropy, nats)", lambda loss: loss),
     )
+    entries: dict[str, Any] = {}
     for ax, (kind, label, scale) in zip(axes, panels, strict=True):
         if clients is not None and f"eval_{kind}" in clients:
             scored = clients[clients["eval_acc"].notna()]
@@ -145,21 +151,22 @@ def curves(metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title
             band.loc[lost[lost].index] = np.nan  # a gap: quantiles would leave out what diverged
             if len(band):
                 ax.fill_between(band.index, scale(band[0.1]), scale(band[0.9]), color="#888888", alpha=0.25, lw=0)
-                ax.plot(band.index, scale(band[0.5]), color="#666666", lw=1.2, ls="--", label="clients: median, 10-90%")
+                [middle] = ax.plot(band.index, scale(band[0.5]), color="#666666", lw=1.2, ls="--")
+                entries.setdefault("clients: median, 10-90%", middle)
         found = {int(m[1]): c for c in metrics if (m := re.fullmatch(rf"2_clusters/c(\d+)_{kind}", str(c)))}
         for cluster, colour in zip(sorted(found), distinct_colours(len(found)), strict=True):
-            name = f"cluster {cluster}" if len(found) <= 12 or cluster in (min(found), max(found)) else None
-            _line(ax, metrics["round"], scale(metrics[found[cluster]]), color=colour, lw=1.3, label=name)
+            drawn = _line(ax, metrics["round"], scale(metrics[found[cluster]]), color=colour, lw=1.3)
+            if len(found) <= 12 or cluster in (min(found), max(found)):
+                entries.setdefault(f"cluster {cluster}", drawn)
         if f"1_global/{kind}" in metrics:
             values = scale(metrics[f"1_global/{kind}"])
-            _line(ax, metrics["round"], values, color="black", lw=2, label="global model")
+            drawn = _line(ax, metrics["round"], values, color="black", lw=2)
+            entries.setdefault("global model", drawn)
         ax.set(xlabel="round", ylabel=label)
         whole_rounds(ax)
         ax.grid(alpha=0.25)
     axes[1].set_ylim(bottom=0)
-    if axes[0].get_legend_handles_labels()[0]:
-        axes[1].legend(*axes[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1, 1), fontsize=7,
-                       frameon=False)  # fmt: skip
+    legend(axes[1], entries)
     return figure
 
 
@@ -167,7 +174,7 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
     """Show which classes are taken for which; confusion is (true, predicted) in examples."""
     classes = len(confusion)
     share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = max(4.2, min(9.0, 1.8 + 0.34 * classes))
+    side = max(4.2, min(9.0, 1.8 + 0.34 * classes)) + room_for(class_names)
     figure, (axes,) = new_figure(side + 0.8, side, title or "Confusion matrix")
     image = axes.imshow(share, cmap="cividis", vmin=0, vmax=100, interpolation="nearest")
     if classes <= 20:
@@ -181,24 +188,27 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
     return figure
 
 
-def _line(axes: "Axes", x: "pd.Series", y: "pd.Series", **style: Any) -> None:
+def _line(axes: "Axes", x: "pd.Series", y: "pd.Series", **style: Any) -> "Line2D":
     """Draw a line through the rounds that were evaluated; a lone point as a dot."""
     there = y.notna()
-    axes.plot(x[there], y[there], marker="o" if there.sum() == 1 else None, **style)
+    [drawn] = axes.plot(x[there], y[there], marker="o" if there.sum() == 1 else None, **style)
+    return drawn
 
 
-def _traces(axes: "Axes", seconds: "pd.Series", values: "pd.Series", who: "pd.Series") -> None:
-    """Draw one line per host or node; of more than eight, the median and the range.
+def _traces(axes: "Axes", seconds: "pd.Series", values: "pd.Series", who: "pd.Series") -> "dict[str, Artist]":
+    """Draw one line per host or node, and return them by name; of more than eight, the median and the range.
 
     Samples are averaged over short steps of time: the hosts of one node sample it at different moments.
     """
     step = max(1.0, float(seconds.max()) / 300)
     table = values.groupby([(seconds // step) * step, who]).mean().unstack()
     if len(table.columns) <= 8:
+        entries: dict[str, Artist] = {}
         for name, colour in zip(table, distinct_colours(len(table.columns)), strict=True):
             line = table[name].dropna()
-            axes.plot(line.index, line, color=colour, lw=1.2, label=str(name))
-        return
+            [entries[str(name)]] = axes.plot(line.index, line, color=colour, lw=1.2)
+        return entries
     low, middle, high = table.min(axis=1), table.median(axis=1), table.max(axis=1)
-    axes.fill_between(table.index, low, high, color=PALETTE[0], alpha=0.2, lw=0, label="range")
-    axes.plot(table.index, middle, color=PALETTE[0], lw=1.2, label=f"median of {len(table.columns)}")
+    area = axes.fill_between(table.index, low, high, color=PALETTE[0], alpha=0.2, lw=0)
+    [drawn] = axes.plot(table.index, middle, color=PALETTE[0], lw=1.2)
+    return {"range": area, f"median of {len(table.columns)}": drawn}

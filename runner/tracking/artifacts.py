@@ -5,16 +5,17 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from runner.escape import shortened, storable
 from runner.figures import split as splits
 from runner.figures import trial as trials
-from runner.figures.canvas import to_png
+from runner.figures.canvas import Extras
 from runner.records import Columns, DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from runner.redaction import redact
 
@@ -22,28 +23,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _LOAD = [field.name for field in fields(LoadSample)]
-_drawn: dict[str, dict[str, bytes]] = {}
+_drawn: dict[str, Extras] = {}
 _DRAWN_LIMIT = 16  # splits whose pictures are kept
 
 
-def encode(files: Mapping[str, str | bytes | Figure]) -> dict[str, bytes]:
-    """Return artifacts as bytes: texts in UTF-8, figures as PNG."""
-    return {
-        path: content.encode() if isinstance(content, str) else to_png(content)
-        if isinstance(content, Figure) else content
-        for path, content in files.items()
-    }  # fmt: skip
-
-
-def ui_images(files: Mapping[str, bytes], now_ms: int) -> dict[str, bytes]:
+def ui_images(files: Mapping[str, bytes], now_ms: int) -> Extras:
     """Return the PNG files under ``plots/`` once more as images of the UI's charts page."""
     from PIL import Image
 
-    images: dict[str, bytes] = {}
+    def image(key: str, content: bytes) -> dict[str, bytes]:
+        return ui_image(key, 0, now_ms, Image.open(io.BytesIO(content)).convert("RGB"))
+
+    images = Extras()
     for path, content in files.items():
         if path.startswith("plots/") and path.endswith(".png"):
             key = path.removeprefix("plots/").removesuffix(".png")
-            images |= ui_image(key, 0, now_ms, Image.open(io.BytesIO(content)).convert("RGB"))
+            images.add(f"images/{key}", partial(image, key, content))
     return images
 
 
@@ -71,7 +66,7 @@ def to_parquet(columns: Columns) -> bytes:
     from pyarrow import parquet
 
     sink = pa.BufferOutputStream()
-    parquet.write_table(pa.table({name: list(values) for name, values in columns.items()}), sink)
+    parquet.write_table(pa.table({storable(name): list(values) for name, values in columns.items()}), sink)
     return bytes(sink.getvalue())
 
 
@@ -81,28 +76,29 @@ def split_table(data: DataSummary) -> bytes:
     return to_parquet({"client": range(len(data.groups)), "group": data.groups.tolist(), **counts})
 
 
-def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: int, first: bool) -> dict[str, bytes]:
+def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: int, first: bool) -> Extras:
     """Return a picture of a round's clusters for the UI's step slider, in some ten rounds of a trial.
 
     A row per known group, a square per client in the colour of its cluster, the server's with a white dot. Drawn as
     pixels, since a figure a round would cost more than the round, and named as ``MlflowClient.log_image`` names it.
     """
-    every = max(1, rounds // 10)
+    pictures, every = Extras(), max(1, rounds // 10)
     if not record.assignments or (record.round % every and record.round != rounds):
-        return {}
+        return pictures
     from PIL import Image
 
     shown = [(record.round, record.assignments)]
     if first:  # the slider starts at step 0: there it shows the known groups, which is what should be found
         client = record.assignments["client"]
         shown.append((0, {"client": client, "cluster": groups[np.asarray(client)], "server": [False] * len(client)}))
-    return {
-        path: content
-        for step, rows in shown
-        for path, content in ui_image(
-            "clusters", step, now_ms if step else 0, Image.fromarray(trials.cluster_squares(rows, groups))
-        ).items()
-    }
+
+    def image(step: int, rows: Columns) -> dict[str, bytes]:
+        pixels = Image.fromarray(trials.cluster_squares(rows, groups))
+        return ui_image("clusters", step, now_ms if step else 0, pixels)
+
+    for step, rows in shown:
+        pictures.add("images/clusters", partial(image, step, rows))
+    return pictures
 
 
 def ui_image(key: str, step: int, now_ms: int, image: "Image.Image") -> dict[str, bytes]:
@@ -127,16 +123,17 @@ def dataset_fields(data: DataSummary) -> dict[str, str]:
         "digest": data.fingerprint[:36],
         "source_type": "local",
         "source": json.dumps({"uri": redact(data.source)}),
-        "profile": json.dumps(profile | {"classes": list(data.class_names[:100])}),
+        "profile": json.dumps(profile | {"classes": [shortened(name, 100) for name in data.class_names[:100]]}),
     }
 
 
-def data_figures(data: DataSummary) -> dict[str, bytes]:
+def data_figures(data: DataSummary) -> Extras:
     """Return the pictures of a data set under a partitioning.
 
     The trials of a sweep share their splits, and drawing costs far more than logging, so drawn pictures are kept.
     """
-    key = sha256(repr((data.fingerprint, data.partition, data.shift, sorted(data.examples))).encode())
+    told = (data.fingerprint, data.dataset, data.partition, data.shift, data.class_names, sorted(data.examples))
+    key = sha256(repr(told).encode())
     for array in (data.label_counts, data.groups, *(part for pair in data.examples.values() for part in pair)):
         key.update(np.ascontiguousarray(array).tobytes())
     name = key.hexdigest()
@@ -147,20 +144,21 @@ def data_figures(data: DataSummary) -> dict[str, bytes]:
     return _drawn[name]
 
 
-def _draw(data: DataSummary) -> dict[str, bytes]:
+def _draw(data: DataSummary) -> Extras:
     split = ", ".join(part for part in (data.dataset, data.partition, data.shift) if part != "none")
-    counts, names = data.label_counts, data.class_names
-    figures = {
-        "plots/label_heatmap.png": splits.label_heatmap(counts, data.groups, names, f"Labels per client: {split}"),
-        "plots/label_bars.png": splits.label_bars(counts, data.groups, names, f"Labels per client: {split}"),
-        "plots/class_counts.png": splits.class_counts(counts, names, f"Examples per class, all clients: {split}"),
-    }
-    title = f"Clients' labels against the global distribution: {split}"
-    figures["plots/divergence.png"] = splits.divergences(counts, data.groups, title)
+    counts, groups, names = data.label_counts, data.groups, data.class_names
+    per_client, per_class = f"Labels per client: {split}", f"Examples per class, all clients: {split}"
+    pictures = Extras()
+    pictures.draw("plots/label_heatmap.png", lambda: splits.label_heatmap(counts, groups, names, per_client))
+    pictures.draw("plots/label_bars.png", lambda: splits.label_bars(counts, groups, names, per_client))
+    pictures.draw("plots/class_counts.png", lambda: splits.class_counts(counts, names, per_class))
+    against = f"Clients' labels against the global distribution: {split}"
+    pictures.draw("plots/divergence.png", lambda: splits.divergences(counts, groups, against))
     for group, (images, labels) in sorted(data.examples.items()):
         title = f"{data.dataset}, group {group}" if len(data.examples) > 1 else data.dataset
-        figures[f"plots/examples_group{group}.png"] = splits.example_grid(images, labels, names, title)
-    return {path: to_png(figure) for path, figure in figures.items()}
+        grid = partial(splits.example_grid, images, labels, names, title)
+        pictures.draw(f"plots/examples_group{group}.png", grid)
+    return pictures
 
 
 def trial_figures(
@@ -170,20 +168,22 @@ def trial_figures(
     load: Sequence[LoadSample],
     first: TrialStarted | None,
     result: TrialResult | None,
-) -> dict[str, bytes]:
+) -> Extras:
     """Return the figures of a trial, by artifact path; what it did not produce is left out."""
-    figures: dict[str, Figure] = {}
+    pictures = Extras()
     if rounds:
-        figures["plots/curves.png"] = trials.curves(pd.DataFrame(list(rounds)), _table(clients))
-    assigned = _table(assignments)
-    if assigned is not None:
+        table = partial(pd.DataFrame, list(rounds))
+        pictures.draw("plots/curves.png", lambda: trials.curves(table(), _table(clients)))
+    if (assigned := _table(assignments)) is not None:
         groups = dict(enumerate(map(int, first.data.groups))) if first is not None else None
-        figures["plots/clusters.png"] = trials.cluster_map(assigned, groups)
+        pictures.draw("plots/clusters.png", lambda: trials.cluster_map(assigned, groups))
     if load:
-        figures["plots/load.png"] = trials.load_plot(pd.DataFrame([asdict(sample) for sample in load]))
+        samples = partial(pd.DataFrame, [asdict(sample) for sample in load])
+        pictures.draw("plots/load.png", lambda: trials.load_plot(samples()))
     if result is not None and result.confusion is not None and first is not None:
-        figures["confusion.png"] = trials.confusion_matrix(result.confusion, first.data.class_names)
-    return {path: to_png(figure) for path, figure in figures.items()}
+        draw = partial(trials.confusion_matrix, result.confusion, first.data.class_names)
+        pictures.draw("confusion.png", draw)
+    return pictures
 
 
 def _table(parts: Sequence[Columns]) -> pd.DataFrame | None:

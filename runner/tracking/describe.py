@@ -15,8 +15,10 @@ import yaml
 from runner.config import TrialConfig
 from runner.config.section import flat, short_names
 from runner.data.sources import place_of
+from runner.escape import bold
 from runner.figures.canvas import strategy_colour
 from runner.redaction import redact
+from runner.report_text import fence
 
 _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}
 _PACKAGES = ("fedsweep", "flwr", "flwr-datasets", "ray", "torch", "torchvision", "numpy", "scikit-learn", "mlflow")
@@ -56,13 +58,13 @@ def trial_tags(trial: TrialConfig, name: str, command: str) -> dict[str, str]:
         "data.place": place_of(trial),
         "strategy": trial.strategy.name,
         "mlflow.runColor": strategy_colour(trial.strategy.name),
-        "mlflow.note.content": f"**{name}**\n\n{reproduce(command)}",
+        "mlflow.note.content": f"{bold(name)}\n\n{reproduce(command)}",
     }
 
 
 def sweep_tags(name: str, key: str, description: str, command: str) -> dict[str, str]:
     """Return the tags of a sweep's run."""
-    note = f"**{name}**: {description}\n\n{reproduce(command)}"
+    note = f"{bold(name)}: {description}\n\n{reproduce(command)}"
     return {
         "kind": "sweep",
         LAYOUT: LAYOUT_NOW,
@@ -81,7 +83,7 @@ def grid_json(trials: Mapping[str, Mapping[str, str]], axes: Iterable[str]) -> s
 
 def reproduce(command: str) -> str:
     """Return the Markdown that says how to get this run again."""
-    return f"Reproduce:\n```bash\n{redact(command)}\n```"
+    return f"Reproduce:\n{fence(redact(command))}"
 
 
 def config_yaml(trial: TrialConfig) -> str:

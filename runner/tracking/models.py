@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from runner.config import ModelConfig
+from runner.escape import line, shortened
 from runner.tracking import ops
 from runner.tracking.ops import Op
 
@@ -27,9 +28,12 @@ _PROGRAM = "data/model.pt2"
 @cache
 def trace_once() -> None:
     """Trace, save and load a trivial network: the first time in a process imports for seconds."""
-    _, program, _ = _template(ModelConfig(name="logreg").model_dump_json(), (1, 1, 1), 2)
-    weights = {key: value.detach().numpy() for key, value in program.state_dict.items()}
-    _with_weights(program, weights)
+    try:
+        _, program, _ = _template(ModelConfig(name="logreg").model_dump_json(), (1, 1, 1), 2)
+        weights = {key: value.detach().numpy() for key, value in program.state_dict.items()}
+        _with_weights(program, weights)
+    except Exception as error:  # the first model says it: no trial is lost over a preparation
+        _log.debug("tracing can't be prepared", exc_info=error)
 
 
 def model_op(
@@ -50,12 +54,12 @@ def model_op(
         whole = {name: state[shared] for name, shared in first.items()}
         yield Op("model", run, {"name": name}, {**folder, _PROGRAM: _with_weights(program, whole)})
     except Exception as error:  # tracing runs the user's code: anything may come out
-        _log.warning("model %s is logged as weights only: %s", name, error)
+        _log.warning("model %s is logged as weights only: %s", name, line(str(error)))
         from safetensors.numpy import save
 
         weights = save({key: np.ascontiguousarray(value) for key, value in state.items()})
         yield ops.files(run, {f"models/{name}.safetensors": weights})
-        yield ops.tags(run, {"models.not_traced": f"{type(error).__name__}: {error}"[:500]})
+        yield ops.tags(run, {"models.not_traced": shortened(f"{type(error).__name__}: {error}", 500)})
 
 
 def _with_weights(program: Any, state: Mapping[str, np.ndarray]) -> bytes:

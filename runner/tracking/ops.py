@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner import escape
 from runner.paths import relative
 from runner.redaction import redact_all, redact_files
 from runner.tracking import past
@@ -20,6 +21,10 @@ from runner.tracking.store import Store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_VALUE = {"params": 6000, "tags": 8000}
+"""Characters that MLflow takes in a value."""
+_NAME = {"create": 250, "dataset": 500}
+"""Characters that its databases take in the name of a run or of a data set."""
 _NEVER = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 """What a file system says of a name that it will never take."""
 _CLIENT_ERRORS = range(400, 500)
@@ -28,7 +33,10 @@ _PASSING = (408, 425, 429)  # timeout, too early, too many requests: worth anoth
 
 @dataclass(frozen=True)
 class Op:
-    """One operation on one run: plain data and files, without credentials.
+    """One operation on one run: plain data and files, without credentials, in words that MLflow takes.
+
+    Names and texts may come from outside: keys that it would refuse are told by another name, each by its own
+    (:func:`runner.escape.key`), and what is too long for it is cut.
 
     ``data`` is JSON; ``runner/tracking/waiting.py`` says of which form.
     """
@@ -39,7 +47,7 @@ class Op:
     files: Mapping[str, bytes] = field(default_factory=dict)  # path in the run -> content
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", redact_all(self.data))
+        object.__setattr__(self, "data", _acceptable(self.kind, redact_all(self.data)))
         object.__setattr__(self, "files", redact_files(self.files))
 
 
@@ -72,9 +80,12 @@ def params(run: str, values: Mapping[str, str]) -> Op:
     return Op("batch", run, {"params": dict(values)})
 
 
-def files(run: str, content: Mapping[str, bytes]) -> Op:
-    """Write artifacts."""
-    return Op("files", run, {}, content)
+def files(run: str, content: Mapping[str, str | bytes]) -> Op:
+    """Write artifacts; texts in UTF-8."""
+    encoded = {
+        path: escape.storable(part).encode() if isinstance(part, str) else part for path, part in content.items()
+    }
+    return Op("files", run, {}, encoded)
 
 
 def end(run: str, status: str, end_ms: int, reason: str = "") -> Op:
@@ -114,7 +125,7 @@ def apply(op: Op, store: Store, runs: dict[str, str]) -> None:
         raise ValueError(f"operation {op.kind} is unknown")
 
 
-def amend(store: Store, run_id: str, content: Mapping[str, bytes], values: Mapping[str, str]) -> None:
+def amend(store: Store, run_id: str, content: Mapping[str, str], values: Mapping[str, str]) -> None:
     """Add artifacts and tags to a run that has ended."""
     for op in (files(run_id, content), tags(run_id, values)):
         apply(op, store, {run_id: run_id})
@@ -135,6 +146,23 @@ def passing(error: BaseException) -> bool:
     else:
         return isinstance(error, (requests.RequestException, OperationalError, OSError))
     return status in _PASSING or status not in _CLIENT_ERRORS
+
+
+def _acceptable(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of an operation with the keys, names and values that MLflow takes."""
+    data = dict(data)
+    for what in _VALUE.keys() & data.keys():
+        data[what] = {
+            escape.key(name): _cut(escape.storable(str(value)), _VALUE[what]) for name, value in data[what].items()
+        }
+    if "metrics" in data:
+        data["metrics"] = [[escape.key(name), *rest] for name, *rest in data["metrics"]]
+    data = {name: escape.storable(value) if isinstance(value, str) else value for name, value in data.items()}
+    return data | ({"name": escape.shortened(data["name"], _NAME[kind])} if kind in _NAME else {})
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _nested(op: Op, runs: Mapping[str, str]) -> dict[str, str]:

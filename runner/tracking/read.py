@@ -131,7 +131,7 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
         tell its trials.
     """
     store = source if isinstance(source, Store) else open_store(source, write=False)
-    run = _by_id(store, word) or _latest(_search(store, f"tags.kind = 'sweep' AND tags.sweep = '{_quoted(word)}'"))
+    run = _by_id(store, word) or _latest(_of_sweep(store, "sweep", word))
     if run is None or run.data.tags.get("kind") != "sweep":
         names = {run.data.tags["sweep"] for run in _search(store, "tags.kind = 'sweep'")}
         raise TrackingError(f"there is no sweep '{word}' in {redact(store.uri)}{_nearest(word, names, 'its sweeps')}")
@@ -172,8 +172,7 @@ def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:
 
 def _trials_of(store: Store, sweep: "Run") -> "dict[str, Run]":
     """Return the runs of a sweep's trials by key: its own, else those that a later one took along."""
-    name = sweep.data.tags["sweep"]
-    runs = _search(store, f"tags.kind = 'trial' AND tags.sweep = '{_quoted(name)}'")
+    runs = _of_sweep(store, "trial", sweep.data.tags["sweep"])
     found: dict[str, Run] = {}
     for own in (True, False):
         for run in runs:
@@ -209,7 +208,7 @@ def read_runs(source: TrackingConfig | Store, words: Sequence[str]) -> list[Stor
 def report_folder(cfg: TrackingConfig, sweep: StoredSweep) -> Path:
     """Return where a sweep's report is written; RunnerError where the run's name leads elsewhere."""
     folder = f"{component(sweep.name, 'the tag sweep')}-{sweep.run_id[:8]}"
-    return Path(cfg.output).expanduser().absolute() / "reports" / folder
+    return Path(cfg.output).expanduser().absolute() / "reports" / component(folder, "the name of a report's folder")
 
 
 def _search(store: Store, which: str) -> "list[Run]":
@@ -241,9 +240,11 @@ def _latest(runs: "list[Run]") -> "Run | None":
     return max(runs, key=lambda run: max(run.info.start_time, run.info.end_time or 0), default=None)
 
 
-def _quoted(word: str) -> str:
-    """Return a word that is safe between quotes of MLflow's filters."""
-    return re.sub(r"[^\w .,:=+/-]", "", word)
+def _of_sweep(store: Store, kind: str, name: str) -> "list[Run]":
+    """Return the runs of a kind that carry a sweep's name; MLflow's filters can't quote every name."""
+    plain = re.fullmatch(r"[\w .,:=+/-]*", name)
+    runs = _search(store, f"tags.kind = '{kind}'" + (f" AND tags.sweep = '{name}'" if plain else ""))
+    return [run for run in runs if run.data.tags.get("sweep") == name]
 
 
 def _nearest(word: str, names: set[str], what: str) -> str:

@@ -4,21 +4,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from runner import escape
 from runner.config import TrialConfig
 from runner.errors import TrackingError
 from runner.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
-from runner.redaction import redact
 from runner.tracking import describe, ops
 from runner.tracking.ops import Op
 from runner.tracking.past import FINAL, REPORT, ROUND, PastRun
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from runner.figures.canvas import Extras
     from runner.tracking.tracker import Tracker
 
-_VALUE = 6000  # characters of a param
-_TAG = 8000  # characters of a tag
 _DRAWN = ("round", "client", "eval_acc", "eval_loss")  # columns of the clients' rows that figures need
 
 
@@ -39,8 +36,7 @@ class OpenRun:
         self.token = uuid.uuid4().hex
         self._tracker = tracker
         start, above = self._now_ms(), parent.token if parent else None
-        tags = {key: redact(value)[:_TAG] for key, value in {**tracker.tags, **tags}.items()}
-        params = {key: str(value)[:_VALUE] for key, value in params.items()}
+        tags = {**tracker.tags, **tags}
 
         def job() -> Iterator[Op]:
             if past is None:
@@ -48,8 +44,10 @@ class OpenRun:
             else:  # its driver may have died before it could say what the run is
                 yield ops.reopen(self.token, past.run_id, past.token, tags, above)
             there = past.params if past else {}
-            yield ops.params(self.token, {key: value for key, value in params.items() if key not in there})
-            yield ops.files(self.token, {path: text.encode() for path, text in files.items()})
+            yield ops.params(
+                self.token, {name: value for name, value in params.items() if escape.key(name) not in there}
+            )
+            yield ops.files(self.token, files)
 
         self._put("the start", job)
         tracker.open_runs.append(self)
@@ -69,9 +67,9 @@ class OpenRun:
         """Close the run as FAILED, its reason in a tag, the traceback and what its rounds gave as artifacts."""
 
         def job() -> Iterator[Op]:
-            yield ops.tags(self.token, {"reason": redact(reason)[:_TAG]})
+            yield ops.tags(self.token, {"reason": reason})
             if traceback:
-                yield ops.files(self.token, {"traceback.txt": redact(traceback).encode()})
+                yield ops.files(self.token, {"traceback.txt": traceback})
             yield from self._leave()
 
         self._close("FAILED", job)
@@ -135,7 +133,7 @@ class SweepRun(OpenRun):
     def finish(
         self,
         summary: str = "",
-        files: "Mapping[str, str | bytes | Figure] | None" = None,
+        files: Mapping[str, str | bytes] | None = None,
         failed: int = 0,
         missing: str = "",
     ) -> None:
@@ -145,7 +143,7 @@ class SweepRun(OpenRun):
         ----------
         summary : str
             Markdown, added to the run's note; the table of results.
-        files : Mapping[str, str | bytes | Figure]
+        files : Mapping[str, str | bytes]
             Artifacts by path, as made by :func:`runner.report.report`.
         failed : int
             Trials that failed.
@@ -155,18 +153,18 @@ class SweepRun(OpenRun):
         now = self._now_ms()
 
         def job() -> Iterator[Op]:
-            from runner.tracking.artifacts import encode, ui_images
+            from runner.tracking.artifacts import ui_images
 
-            tags = {"mlflow.note.content": redact(f"{self._note}\n\n{summary}")[:_TAG]}
+            tags = {"mlflow.note.content": f"{self._note}\n\n{summary}"}
             if files:
-                content = encode(files)
-                images = ui_images(content, now)
-                yield ops.files(self.token, content | images)
+                pngs = {path: content for path, content in files.items() if isinstance(content, bytes)}
+                images = self._tracker.kept(ui_images(pngs, now))
+                yield ops.files(self.token, {**files, **images})
                 if images:
                     tags["mlflow.loggedImages"] = "True"
             if failed:
                 tags["reason"] = f"{failed} trials failed"
-            tags[REPORT] = f"missing: {redact(missing)}"[:_TAG] if missing else "made"
+            tags[REPORT] = f"missing: {missing}" if missing else "made"
             yield ops.tags(self.token, tags)
 
         self._close("FAILED" if failed else "FINISHED", job)
@@ -213,7 +211,7 @@ class TrialRun(OpenRun):
             yield Op("dataset", self.token, dataset_fields(first.data))
             yield ops.files(self.token, {"split.parquet": split_table(first.data)})
             if self._figures != "none":
-                yield ops.files(self.token, data_figures(first.data))
+                yield from self._pictures(data_figures(first.data))
 
         self._put("the data set", job)
 
@@ -240,7 +238,7 @@ class TrialRun(OpenRun):
             content = parts(record)
             if self._figures == "all" and self._first is not None:
                 groups, rounds = self._first.data.groups, self._trial.rounds
-                images = cluster_image(record, groups, rounds, now, not self._pictured)
+                images = self._kept(cluster_image(record, groups, rounds, now, not self._pictured))
                 self._pictured |= bool(images)
                 content |= images
             if content:
@@ -259,13 +257,13 @@ class TrialRun(OpenRun):
                 yield ops.metrics(self.token, {f"{FINAL}{key}": v for key, v in result.summary.items()}, 0, now)
             tags = {"weights_sha256": result.weights_sha256, "mlflow.loggedImages": "True"}
             yield ops.tags(self.token, tags | ({"stopped": result.stopped} if result.stopped else {}))
-            yield from self._figures_and_events(result)
             if self._tracker.cfg.log_models and self._first is not None:
                 from runner.tracking.models import model_op
 
                 classes = len(self._first.data.class_names)
                 for name, state in result.models.items():
                     yield from model_op(self.token, name, self._trial.model, state, result.input_shape, classes)
+            yield from self._figures_and_events(result)
 
         self._close("FINISHED", job)
 
@@ -273,14 +271,23 @@ class TrialRun(OpenRun):
         return self._figures_and_events(None)
 
     def _figures_and_events(self, result: TrialResult | None) -> Iterator[Op]:
+        """Log the pictures, once everything else is stored, and then what happened: a picture that failed, too."""
         from runner.tracking.artifacts import trial_figures
 
-        content: dict[str, bytes] = {}
         if self._figures == "all":
-            content = trial_figures(self._rounds, self._clients, self._assignments, self._load, self._first, result)
+            gathered = self._rounds, self._clients, self._assignments, self._load
+            yield from self._pictures(trial_figures(*gathered, self._first, result))
         if self._events:
-            content["events.txt"] = redact("\n".join(self._events) + "\n").encode()
-        if content:
-            yield ops.files(self.token, content)
+            yield ops.files(self.token, {"events.txt": "".join(f"{escape.line(event)}\n" for event in self._events)})
         for rows in (self._rounds, self._clients, self._assignments, self._load):
             rows.clear()
+
+    def _pictures(self, pictures: "Extras") -> Iterator[Op]:
+        """Log the pictures that there are."""
+        if content := self._kept(pictures):
+            yield ops.files(self.token, content)
+
+    def _kept(self, pictures: "Extras") -> dict[str, bytes]:
+        """Return the pictures that there are; those that failed are events of this trial."""
+        self._events.extend(told for told in pictures.told() if told not in self._events)
+        return self._tracker.kept(pictures)

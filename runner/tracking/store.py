@@ -24,6 +24,7 @@ _log = logging.getLogger("fedsweep.tracking")
 _NOTE = """Clustered federated learning, run by **fedsweep**.
 A parent run is a sweep; its children are trials.
 Group by `strategy.num_clusters`, `partition`, ... to average over seeds."""
+_VARIABLE = "MLFLOW_TRACKING_URI"
 _AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """While the store is being opened, MLflow gives up on a dead server at once."""
 
@@ -47,26 +48,33 @@ def tracking_uri(cfg: TrackingConfig) -> str:
     TrackingError
         The URI's scheme is none that MLflow can keep runs under.
     """
-    uri = cfg.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = cfg.uri or os.environ.get(_VARIABLE)
     if not uri:
         return sqlite_uri(_output(cfg) / "mlflow.db")
+    named = _named(cfg)
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme == "sqlite":
         path = database_of(uri)
         if path is None or path == Path() or path.name.startswith(":memory:"):
-            raise TrackingError(f"tracking.uri={uri} names no file; give sqlite:///path/to/mlflow.db")
+            raise TrackingError(f"{named}={uri} names no file; give sqlite:///path/to/mlflow.db")
         if "?" in uri:
             raise TrackingError(
-                f"tracking.uri={redact(uri)} has options behind a ?, which are not for an MLflow store; "
+                f"{named}={redact(uri)} has options behind a ?, which are not for an MLflow store; "
                 "leave them out, or write %3F where the ? belongs to the name"
             )
         return sqlite_uri(path.expanduser().absolute())
     if scheme not in ("http", "https", "postgresql", "mysql", "mssql", "databricks"):
         raise TrackingError(
-            f"tracking.uri={redact(uri)} is no MLflow store; give http://host:port, sqlite:///path/to/mlflow.db "
-            "or a postgresql:// URI, or leave it out for an SQLite store under tracking.output"
+            f"{named}={redact(uri)} is no MLflow store; give http://host:port, "
+            "sqlite:///path/to/mlflow.db or a postgresql:// URI, or leave it out for an SQLite "
+            "store under tracking.output"
         )
     return uri
+
+
+def _named(cfg: TrackingConfig) -> str:
+    """Return what says where the store is."""
+    return _VARIABLE if cfg.uri is None and os.environ.get(_VARIABLE) else "tracking.uri"
 
 
 def store_name(cfg: TrackingConfig, uri: str) -> str:
@@ -117,10 +125,10 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
     except TrackingError:
         raise
     except Exception as error:  # whatever the driver, the server or the file system said: the user gets it as one line
-        reason = redact(str(error)).partition("\n")[0][:300]
-        raise TrackingError(
-            f"tracking.uri={redact(uri)} can't be used: {reason} Start or mend that store, or set tracking.uri{told()}"
-        ) from error
+        reason = redact(str(error)).partition("\n")[0][:300].rstrip(" .")
+        given = f"{_named(cfg)}={redact(uri)}"
+        mend = f"Start or mend that store, or set tracking.uri{told()}"
+        raise TrackingError(f"{given} can't be used: {reason}. {mend}") from error
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
             f"tracking.experiment={cfg.experiment} is deleted in {redact(uri)}; restore it (mlflow experiments restore "

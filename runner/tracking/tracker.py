@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from runner.config import TrackingConfig, TrialConfig
 from runner.errors import TrackingError
@@ -17,6 +17,9 @@ from runner.tracking.past import PastRun
 from runner.tracking.runs import OpenRun, SweepRun, TrialRun
 from runner.tracking.store import Store, open_store
 from runner.tracking.writer import Writer
+
+if TYPE_CHECKING:
+    from runner.figures.canvas import Extras
 
 _log = logging.getLogger("fedsweep.tracking")
 
@@ -74,6 +77,7 @@ class Tracker:
         self.tags = describe.environment()
         """Tags of every run opened from now on; the driver adds ``cluster`` once its hosts are known."""
         self.open_runs: list[OpenRun] = []
+        self._told: set[str] = set()
         self.names: dict[str, str] = {}
         """Names of the runs that were closed, by their token."""
 
@@ -92,6 +96,14 @@ class Tracker:
         """Why a run is not whole in the store, by its name, as far as is known before :meth:`close`."""
         names = self.names | {run.token: run.name for run in self.open_runs}
         return {names[token]: reason for token, reason in self.writer.lost.items()}
+
+    def kept(self, pictures: "Extras") -> dict[str, bytes]:
+        """Return the pictures that there are, and say once which failed: it costs no run its results."""
+        for told in pictures.told():
+            if told not in self._told:
+                self._told.add(told)
+                _log.warning("%s", told)
+        return pictures.files
 
     def start_sweep(
         self,

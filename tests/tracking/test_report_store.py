@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,11 @@ import pytest
 
 from runner.cli import main
 from runner.config import TrackingConfig
+from runner.escape import line
 from runner.records import RoundRecord, TrialResult
-from runner.report import best_cell, results_table, texts
+from runner.report import best_cell, results_table, texts, trial_curves
 from runner.tracking import Tracker
-from runner.tracking.read import read_sweep
+from runner.tracking.read import StoredTrial, read_sweep
 from tests.unit.test_tracking import TRIAL, started
 
 
@@ -104,6 +106,24 @@ def test_a_report_for_machines_and_one_without_words(call, tmp_path):
     assert call("report", "grid", "--out", str(tmp_path), "--quiet") == (0, "", "")
 
 
+def test_a_table_that_is_damaged_costs_its_figures_alone(call, tmp_path, monkeypatch, caplog):
+    whole = StoredTrial.table
+
+    def damaged(trial, name):
+        if name == "clients":
+            raise OSError("not a Parquet file")
+        return whole(trial, name)
+
+    monkeypatch.setattr(StoredTrial, "table", damaged)
+    assert call("report", "grid", "--out", str(tmp_path))[0] == 0
+    assert not (tmp_path / "plots" / "client_accuracy.png").exists()
+    assert (tmp_path / "plots" / "servers.png").exists()
+    said = {record.getMessage() for record in caplog.records if " is missing: " in record.getMessage()}
+    assert len(said) == 6  # a line for each trial's table
+    assert "report of grid: clients.parquet of num_clusters=1 seed=0 is missing: OSError: not a Parquet file" in said
+    assert "clients.parquet of num_clusters=1 seed=0 is missing" in (tmp_path / "report.html").read_text()
+
+
 def test_compare_shows_where_runs_differ(call):
     status, out, _ = call("compare", "num_clusters=1 seed=0", "num_clusters=4 seed=0")
     assert status == 0
@@ -161,6 +181,60 @@ def test_what_is_not_there_is_refused_in_one_line(call, words, error):
     assert status == 2
     assert err.count("\n") == 1
     assert re.search(error, err)
+
+
+def test_curves_tell_what_was_not_evaluated_from_what_diverged(tmp_path, template):
+    shutil.copy(template, tmp_path / "mlflow.db")
+    cfg = TrackingConfig(output=str(tmp_path), log_models=False, figures="none")
+    with Tracker(cfg) as tracker:
+        sweep = tracker.start_sweep("grid", "key", "why", {"seed": "0"}, "", trials={cell(1, 0).key: {"seed": "0"}})
+        trial = sweep.start_trial(cell(1, 0), {"seed": "0"}, "")
+        for number, loss in enumerate([1.0, None, math.nan, 4.0]):
+            values = {} if loss is None else {"3_clients/loss": loss, "3_clients/acc": 0.5}
+            trial.round(RoundRecord(number, {"4_comm/mb_total": 2.0 * number, **values}))
+        trial.finish(TrialResult("key", {}, "hash", {"acc": 0.5}, None, (1, 8, 8)))
+        sweep.finish()
+    curves = trial_curves(read_sweep(tracker.store, "grid"))
+    assert curves["round"].tolist() == [0, 1, 2, 3]
+    assert curves["mb"].tolist() == [0, 2, 4, 6]
+    assert curves["loss"].isna().tolist() == [False, True, True, False]
+    assert curves["loss_nan"].tolist() == [False, False, True, False]
+    assert not curves["acc_nan"].any()
+
+
+HOSTILE = "<img src=x onerror=alert(1)>|`a` \\input{/etc/passwd} $x$ [red] \x1b[2J"
+
+
+def test_what_others_wrote_to_a_shared_store_is_text(tmp_path, template, capsys):
+    """A sweep's name, values, command and its trials' names: none is mark-up, a path or a command of the terminal."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    cfg = TrackingConfig(output=str(tmp_path), log_models=False, figures="none")
+    name, told = f"../{HOSTILE}", line(HOSTILE)
+    axes = {"strategy.num_clusters": HOSTILE, "seed": "0"}
+    with Tracker(cfg) as tracker:
+        sweep = tracker.start_sweep(name, "key", "why", axes, HOSTILE, trials={TRIAL.key: axes})
+        trial = sweep.start_trial(TRIAL, axes, HOSTILE)
+        trial.started(started())
+        trial.round(round_of(1, 0.5))
+        trial.finish(TrialResult("key", {}, "hash", {"client_acc": 0.5}, np.eye(10, dtype=int), (1, 8, 8)))
+        sweep.finish()
+    here = f"tracking.output={tmp_path}"
+    assert main(["report", sweep.run_id, here]) == 2  # its name is no folder
+    assert "is no name of a file or folder" in capsys.readouterr().err
+    assert main(["report", sweep.run_id, here, "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert page.count(escape(told)) >= 4  # title, heading, cell, command
+    assert r"\textbackslash{}input\{/etc/passwd\}" in (tmp_path / "out" / "report.tex").read_text()
+    assert r"\<img src=x onerror=alert(1)>\|\`a\`" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "plots" / "acc_over_rounds.png").exists()
+    assert "\x1b" not in capsys.readouterr().out
+    assert main(["best", sweep.run_id, here]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"strategy.num_clusters={told}"
+    assert out.splitlines()[-1] == told
+    assert main(["compare", trial.run_id, here]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_flush_has_nothing_to_send(call):

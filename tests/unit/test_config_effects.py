@@ -3,10 +3,22 @@
 from typing import Any
 
 import pytest
+import yaml
 
-from runner.compose import SweepFile, compose, expand_grids
+from runner.cli import main
+from runner.compose import (
+    CONFIGS,
+    SweepFile,
+    compose,
+    compose_trial,
+    expand_grids,
+    options,
+    remarks,
+)
 from runner.config import ServerConfig, StrategyConfig, TrainingConfig
+from runner.config.section import flat
 from runner.errors import ConfigError
+from runner.words import literal, parse
 from strategies import STRATEGIES
 from tests.trials import WALL, events_of
 
@@ -193,7 +205,7 @@ def test_each_key_of_the_servers_changes_who_serves_or_what_is_logged_of_it(key:
     ],
 )
 def test_a_key_without_effect_is_refused_and_leaves_a_grid(word: str, beside: list[str]) -> None:
-    key, value = word.split("=", 1)
+    [(key, value)] = [(read.key, read.value) for read in parse([word])]
     with pytest.raises(ConfigError, match=f"^'{key}=.*' has no effect with ") as caught:
         compose([*beside, word])
     assert "\n" not in str(caught.value)
@@ -251,3 +263,98 @@ def test_what_can_not_happen_is_refused(words: str, key: str, refused: Any, fine
     assert key.split(".")[-1] in str(caught.value)
     assert "\n" not in str(caught.value)
     assert compose(["rounds=4", *words.split(), f"{key}={fine}"])
+
+
+def test_centralized_says_that_it_has_one_client() -> None:
+    """Its one client was silent: 20 were asked for, and one trained."""
+    with pytest.raises(ConfigError, match="'num_clients=20' has no effect with partition=centr"):
+        compose(["partition=centralized", "num_clients=20"])
+    axes = {"partition": ["iid", "centralized"], "num_clients": [10, 20]}
+    trials = expand_grids([SweepFile(axes=axes)], [])
+    assert [trial.axes for trial in trials] == [
+        {"partition": "iid", "num_clients": "10"},
+        {"partition": "iid", "num_clients": "20"},
+        {"partition": "centralized"},
+    ]
+    assert [trial.config.num_clients for trial in trials] == [10, 20, 1]
+    said = expand_grids([SweepFile(axes={"partition": ["iid", "centralized"]})], ["num_clients=20"])
+    assert remarks(said) == ["num_clients=20 applies to 1 of 2 trials"]
+    with pytest.raises(ConfigError, match="'num_clients=5,6' applies to none of the 1 trials"):
+        expand_grids([SweepFile(overrides=("partition=centralized",))], ["num_clients=5,6"])
+
+
+WORDS = (
+    ["training.optimizer=adam"],
+    ["training.steps=3"],
+    ["strategy=fedprox"],
+    ["partition=centralized"],
+    ["strategy=kmeans"],
+    ["training.optimizer=adam", "training.momentum=0.5"],
+    ["dataset.name=digits"],
+    [],
+)
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_what_an_experiment_sets_has_an_effect_or_is_said(name: str, words: list[str]) -> None:
+    """Where a trial has not what its experiment's file says, a word or a remark says so."""
+    try:
+        trial = compose_trial([f"experiment={name}", *words])
+    except ConfigError:
+        return
+    there = flat(trial.config.model_dump())
+    tree = yaml.safe_load((CONFIGS / "experiment" / f"{name}.yaml").read_text())
+    settings = flat({key: tree[key] for key in tree.keys() - {"reproduction", "defaults"}})
+    given = {word.split("=")[0] for word in words}
+    for key, value in settings.items():
+        setting = f"{key}={literal(value)}"
+        has_effect = there.get(key) == value and key not in trial.config.idle()
+        assert has_effect or key in given or setting in trial.unused, setting
+    if not words:
+        assert trial.unused == {}
+    assert len(remarks([trial])) == len(trial.unused)
+
+
+def test_an_experiments_setting_without_effect_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    adam = "training.optimizer=adam"
+    idle = f"training.momentum=0.0 of experiment=mcmahan has no effect: {adam}"
+    assert remarks([compose_trial(["experiment=mcmahan", adam])]) == [idle]
+    assert main(["config", "experiment=mcmahan", adam]) == 0
+    assert capsys.readouterr().err == f"{idle}\n"
+    grid = expand_grids([SweepFile()], ["experiment=mcmahan", "training.optimizer=sgd,adam"])
+    assert remarks(grid) == ["training.momentum=0.0 of experiment=mcmahan applies to 1 of 2 trials"]
+    centralized = compose_trial(["experiment=mcmahan", "partition=centralized"])
+    one = "num_clients=100 of experiment=mcmahan has no effect: partition=centralized, which has"
+    assert remarks([centralized]) == [f"{one} one client"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["experiment=drift", "shift=none"], "'shift=none' has no effect on shift.name, which"),
+        (["experiment=mcmahan", "dataset=cifar10"], "experiment=mcmahan sets to mnist; leave out"),
+        (["experiment=mcmahan", "dataset=cifar10"], "add dataset.name=cifar10 dataset.id=uoft-"),
+        (["experiment=ifca_rotated_mnist", "training=adam"], "no effect on training.optimizer"),
+    ],
+)
+def test_an_option_that_an_experiment_overrules_is_refused(words: list[str], sentence: str) -> None:
+    """It ran on MNIST where CIFAR-10 was asked for."""
+    with pytest.raises(ConfigError) as caught:
+        compose(words)
+    assert sentence in str(caught.value)
+    with pytest.raises(ConfigError, match="has no effect on"):
+        expand_grids([SweepFile()], words)
+
+
+def test_what_the_refusal_of_an_option_says_to_add_is_enough() -> None:
+    added = ["dataset.name=cifar10", "dataset.id=uoft-cs/cifar10"]
+    config = compose(["experiment=mcmahan", "dataset=cifar10", *added])
+    assert (config.dataset.name, config.dataset.image, config.rounds) == ("cifar10", "img", 300)
+
+
+def test_a_share_that_is_no_client_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fraction_train=0.05 of num_clients=10 is no client"):
+        compose(["strategy.fraction_train=0.05"])
+    for words in (["num_clients=20"], ["strategy.min_train_nodes=2"], ["partition=centralized"]):
+        compose(["strategy.fraction_train=0.05", *words])

@@ -16,9 +16,8 @@ from PIL import Image
 
 from runner.config import DataConfig, DatasetConfig
 from runner.data.decoding import drawn_test
-from runner.data.layout import shown
 from runner.data.sources import ImageData, load_images
-from runner.errors import DataError, RunnerError
+from runner.errors import DataError, RunnerError, shown
 
 Read = dict[str, list[int]]  # class -> values of its images, sorted
 

@@ -125,6 +125,50 @@ def test_axis_effect_draws_means_over_seeds_at_even_steps():
     assert axes.lines[0].get_ydata() == pytest.approx([30, 60])
 
 
+def curve_table(losses: dict[int, list[float]]) -> pd.DataFrame:
+    """Rows of one line, by trial: nan is a value that was logged."""
+    rows = [
+        {"trial": i, "panel": "p", "line": "a", "round": r, "mb": 2.0 * r, "loss": loss, "loss_nan": np.isnan(loss)}
+        for i, values in losses.items()
+        for r, loss in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_seed_that_diverged_breaks_the_curve_of_its_line():
+    """As in the tables, where the mean is nan; the mean of the others would look like that of all."""
+    nan = float("nan")
+    axes = drawn(sweep.over(curve_table({0: [1, 2, nan, 4], 1: [3, 4, 5, 6]}), "round", "loss", "loss")).axes[0]
+    assert axes.lines[0].get_xdata().tolist() == [0, 1, 2, 3]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([2, 3, nan, 5], nan_ok=True)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a (1 diverged of 2)"]
+
+
+def test_a_seed_that_diverged_and_ended_takes_no_part_in_what_follows():
+    nan = float("nan")
+    table = curve_table({0: [1, 2, nan], 1: [3, 4, 5, 6, 7], 2: [5, 6, 7, 8]})
+    axes = drawn(sweep.over(table, "round", "loss", "loss")).axes[0]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([3, 4, nan, nan, nan], nan_ok=True)
+    [entry] = axes.get_legend().get_texts()
+    assert entry.get_text() == "a (1 diverged, 2 ended early of 3)"
+    over_mb = sweep.over(table, "mb", "loss", "loss").axes[0].lines[0]
+    x, y = over_mb.get_xdata(), over_mb.get_ydata()
+    assert np.isnan(y[x > 2]).all()
+    assert y[x <= 2] == pytest.approx(3 + x[x <= 2] / 2)
+
+
+def test_a_seed_that_ended_early_is_told():
+    axes = drawn(sweep.over(curve_table({0: [1, 2], 1: [3, 4, 5]}), "round", "loss", "loss")).axes[0]
+    assert axes.lines[0].get_ydata().tolist() == [2, 3, 5]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a (1 ended early of 2)"]
+
+
+def test_axis_effect_has_a_gap_where_a_seed_has_no_number():
+    rows = pd.DataFrame({"k": [1, 1, 4, 4], "p": ["iid"] * 4, "acc": [0.2, float("nan"), 0.5, 0.7]})
+    axes = drawn(sweep.axis_effect(rows, "k", "acc", "p")).axes[0]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([float("nan"), 60], nan_ok=True)
+
+
 def test_figures_of_one_kind_share_their_layout_and_others_do_not():
     def places(first: str, names: list[str]) -> list[list[float]]:
         figure = split.class_counts(np.array([[1, 2]]), names, first)

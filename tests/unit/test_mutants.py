@@ -249,7 +249,7 @@ def test_the_table_counts_who_noticed_and_leaves_out_what_is_equivalent() -> Non
             {**row, "stage": "", "reason": "equivalent: why"},
         ]
     ).splitlines()
-    place = "| a.py:1 | f | `a \\| b` | `a & b` |"
+    place = "| a.py:1 | f | a \\| b | a & b |"
     assert said[2:6] == [
         f"{place} nearest: t.py::one |",
         f"{place} rest: t.py::two |",

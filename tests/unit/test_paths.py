@@ -34,6 +34,13 @@ def test_other_names_are_kept(name: str, tmp_path: Path) -> None:
     assert relative(f"plots/{name}", "x") == f"plots/{name}"
 
 
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128])
+def test_a_name_that_no_file_may_have_is_refused(name: str) -> None:
+    with pytest.raises(RunnerError, match="x='.*….*' has 256 bytes; the name of a file has 255 at most"):
+        component(name, "x")
+    assert component(name[:-1], "x") == name[:-1]
+
+
 @pytest.mark.parametrize("name", ["../out.txt", "/out.txt", "a/../../out.txt", "a//out.txt"])
 def test_files_of_a_run_are_written_below_its_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()

@@ -169,7 +169,7 @@ def test_several_other_axes_become_panels():
         row(f"dataset={d} shift={s} partition={p} strategy.num_clusters={k} seed=0", acc=0.5, wall_s=1.0)
         for d in "ab" for s in "xy" for p in ("iid", "dirichlet") for k in (1, 2)
     ]  # fmt: skip
-    figure = report_figures.cluster_effects(report.trials_table(rows))["acc_by_clusters"]
+    figure = report_figures.cluster_effect(report.trials_table(rows), "acc")
     assert [ax.get_title() for ax in figure.axes] == [
         "dataset, shift: a, x", "dataset, shift: a, y", "dataset, shift: b, x", "dataset, shift: b, y",
     ]  # fmt: skip
@@ -182,14 +182,10 @@ def test_figures_of_a_crossed_grid_have_no_panel_of_nothing():
         for k in (1, 2)
         for s in (0, 64)
     ]
-    figure = report_figures.cluster_effects(report.trials_table(rows))["acc_by_clusters"]
+    figure = report_figures.cluster_effect(report.trials_table(rows), "acc")
     assert [ax.get_title() for ax in figure.axes] == ["sketch: -", "sketch: 0", "sketch: 64"]
     assert all(ax.lines for ax in figure.axes)
     assert figure.axes[0].get_xlabel() == "number of clusters"
-
-
-def test_no_figure_without_cluster_counts():
-    assert report_figures.cluster_effects(report.trials_table([row("partition=iid", acc=0.5)])) == {}
 
 
 def grid(values):
@@ -224,7 +220,8 @@ CLEAR = {1: [0.50, 0.52, 0.51], 2: [0.60, 0.61, 0.60], 4: [0.90, 0.92, 0.93]}
 def test_the_best_is_marked_only_where_it_is_better_than_each_other():
     clear = report.results_table(grid(CLEAR))
     assert clear.numbers["client_acc_best"].tolist() == [False, False, True]
-    assert report.texts(clear, full=True, bold="**{}**")[3][3].startswith("**91.7** ± 1.5 [")
+    marked = report.texts(clear, full=True)[3][3]
+    assert (marked.strong, marked.rest[:8]) == ("91.7", " ± 1.5 [")
     assert marks(grid({1: [0.50, 0.52, 0.51], 4: [0.90, 0.40, 0.93]})) == [False, False]
 
 
@@ -335,7 +332,9 @@ def test_rows_that_do_not_differ_are_marked_at_the_level_at_most(test, rows, see
 
 
 def test_latex_is_escaped_and_ruled_by_booktabs():
-    text = report_text.latex([["a_b", "acc (%)"], ["x", "\\textbf{91.0} ± 1.0"]], "p < 0.05 & more", "my sweep")
+    text = report_text.latex(
+        [["a_b", "acc (%)"], ["x", report_text.Marked("91.0", " ± 1.0")]], "p < 0.05 & more", "my sweep"
+    )
     assert r"a\_b & acc (\%) \\" in text
     assert r"x & \textbf{91.0} $\pm$ 1.0 \\" in text
     assert [rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3

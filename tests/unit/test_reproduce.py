@@ -95,7 +95,7 @@ def test_a_reproduction_from_the_command_to_the_table(
         ([], "name an experiment: cfl, "),
         (["drift"], "experiment 'drift' says nothing to reproduce; those that do: cfl, "),
         (["gate", "--full"], "experiment 'gate' has no full protocol beside its only one; leave out --full"),
-        (["gate", "rounds=0"], "rounds=0: input should be greater than or equal to 1"),
+        (["gate", "rounds=0"], "rounds=0: it has to be a whole number from 1 to 1000000"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,7 @@ METHODS = {
     "fedsoft": ["strategy.num_clusters=3"],
     "scaffold": ["training.momentum=0.5"],
     "ditto": ["model=lenet"],
+    "apfl": ["training.momentum=0.5", "training.weight_decay=0.01", "training.epochs=2"],
     "fedper": [],
     "fedavg_ft": [],
 }

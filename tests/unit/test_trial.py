@@ -7,7 +7,7 @@ from flwr.app import Context, Message
 
 from runner.client.app import BuiltinClient
 from runner.client.messages import partition_id
-from runner.compose import options
+from runner.compose import compose, options
 from runner.records import RoundRecord, TrialResult, TrialStarted
 from runner.trial import train_config
 from tests.trials import events_of, outcome, small
@@ -58,8 +58,9 @@ def test_under_privacy_a_client_that_always_fails_does_not_end_the_learning(
 
 @pytest.mark.parametrize("name", options("partition"))
 def test_every_partition_runs(name: str) -> None:
-    words = [] if name == "centralized" else ["num_clients=6"]
-    started, *_, result = events_of(small(*QUICK, *words, f"partition={name}", "rounds=1"))
+    words = ["model=logreg", f"partition={name}", "rounds=1"]
+    config = compose(words) if name == "centralized" else small(*words, "num_clients=6")
+    started, *_, result = events_of(config)
     assert started.data.label_counts.sum() > 0
     assert isinstance(result, TrialResult)
 
