@@ -14,6 +14,7 @@ from runner.imports import lasting
 from runner.redaction import redact
 from runner.tracking import database as local
 from runner.tracking.database import artifacts_uri, database_of, sqlite_uri
+from runner.tracking.noise import keep_aside, told
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,6 +110,7 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
             local.check(database, write or not database.exists())
         _mlflow_defaults()
         _import_mlflow()
+        keep_aside(_output(cfg))
         with environ(_AT_ONCE):
             from mlflow import MlflowClient
 
@@ -125,7 +127,7 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
     except Exception as error:  # whatever the driver, the server or the file system said: the user gets it as one line
         reason = redact(str(error)).partition("\n")[0][:300].rstrip(" .")
         given = f"{_named(cfg)}={redact(uri)}"
-        mend = "Start or mend that store, or set tracking.uri"
+        mend = f"Start or mend that store, or set tracking.uri{told()}"
         raise TrackingError(f"{given} can't be used: {reason}. {mend}") from error
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from runner.errors import TrackingError
+from runner.tracking import noise
 from runner.tracking.delivery import Delivery, LeftOut, one_line
 from runner.tracking.ops import Op
 from runner.tracking.outbox import Outbox
@@ -287,7 +288,9 @@ class Writer:
     def _no_answer(self, error: Exception) -> None:
         """Wait twice as long as the last time before the next try."""
         if self._wait_s == _FIRST_WAIT_S:
-            _log.warning("MLflow does not answer (%s); training goes on, events wait on disk", one_line(error))
+            _log.warning(
+                "MLflow does not answer (%s); training goes on, events wait on disk%s", one_line(error), noise.told()
+            )
         self._delivery.doubt()
         self._retry_at = time.monotonic() + self._wait_s
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)

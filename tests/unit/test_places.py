@@ -1,5 +1,6 @@
 """Output folders that move, are copied, shared, read-only, full, or have names that mean something elsewhere."""
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -14,11 +15,13 @@ from runner import resume
 from runner.cli import main
 from runner.config import TrackingConfig
 from runner.errors import RunnerError, TrackingError
+from runner.tracking import Tracker, noise
 from runner.tracking.claim import claim, writer_of
 from runner.tracking.database import database_of, sqlite_uri
 from runner.tracking.read import read_sweep
 from runner.tracking.store import open_store, tracking_uri
 from tests.unit.test_sweep import WORDS, Place, place  # noqa: F401 - a fixture
+from tests.unit.test_tracking import TRIAL, record
 from tests.unit.test_trouble import at_round
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -229,3 +232,46 @@ def test_a_sweep_in_a_folder_with_a_hostile_name(template: Path, tmp_path: Path)
     tables_of(out, 1)
     assert os.listdir(tmp_path) == [out.name]
     assert set(os.listdir(out)) >= {"mlflow.db", "artifacts", "reports", "checkpoints"}
+
+
+def test_what_mlflow_says_of_a_failed_try_goes_to_a_file(
+    place: Place,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its tracebacks are hundreds of lines; the user gets one that names the file."""
+    cfg = TrackingConfig(output=str(place.out), figures="none", patience_s=0.0)
+    with Tracker(cfg) as tracker:
+        trial = tracker.start_trial(TRIAL)
+        tracker.writer.flush()
+        with sqlite3.connect(place.out / "mlflow.db") as database:
+            database.execute("DROP TABLE metrics")
+        database.close()
+        trial.round(record(1))
+    assert tracker.spilled > 0
+    [log] = (place.out / "logs").iterdir()
+    assert "Traceback" in log.read_text()
+    assert "no such table: metrics" in log.read_text()
+    [line] = [line for line in caplog.messages if "does not answer" in line]
+    assert line.endswith(f"events wait on disk; more in {log}")
+    assert "\n" not in line
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_where_the_output_folder_is_full_it_goes_to_the_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And where that is too, nowhere: nothing is printed about it, nothing fails."""
+    (tmp_path / "out").write_text("no folder")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    noise.keep_aside(tmp_path / "out")
+    assert noise.told() == ""
+    logging.getLogger("mlflow.store.db.utils").error("no answer from http://me:hunter2@host\ud800")
+    [log] = (tmp_path / "tmp").iterdir()
+    assert noise.told() == f"; more in {log}"
+    assert "http://***@host" in log.read_text()
+    shutil.rmtree(tmp_path / "tmp")
+    logging.getLogger("mlflow.store.db.utils").error("again")
+    noise.keep_aside(tmp_path / "other")
+    assert capfd.readouterr() == ("", "")
