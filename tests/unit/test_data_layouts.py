@@ -643,5 +643,6 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 def test_a_name_does_not_lead_out_of_the_data_root(name: str, tmp_path: Path) -> None:
     make(tmp_path / "other", CATS)
     make(tmp_path / "root", {"a/b/c": "x"})
+    data = DataConfig(root=str(tmp_path / "root"), cache=str(tmp_path / "cache"))
     with pytest.raises(RunnerError, match=r"dataset\.name=.* is no name of a folder"):
-        load_images(DatasetConfig(name=name), DataConfig(root=str(tmp_path / "root"), cache=str(tmp_path / "cache")))
+        load_images(DatasetConfig().model_copy(update={"name": name}), data)

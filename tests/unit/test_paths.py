@@ -24,7 +24,7 @@ def test_what_is_no_single_part_of_a_path_is_refused(name: str, tmp_path: Path) 
     if "/" in name or "\0" in name or name in ("", ".", ".."):  # else a folder of this system may have it
         data = DataConfig(root=str(tmp_path), cache=str(tmp_path / "cache"))
         with pytest.raises(RunnerError, match="dataset.name="):
-            load_images(DatasetConfig(name=name), data)
+            load_images(DatasetConfig().model_copy(update={"name": name}), data)
 
 
 @pytest.mark.parametrize("name", ["mnist", "a b", "..a", "a..b", "données", "$x", "<b>", "it's"])
