@@ -126,6 +126,16 @@ def key(name: str, most: int = KEY) -> str:
     return _with_digest(kept.lstrip("."), name, most)
 
 
+def tag_is(tag: str, value: str) -> str:
+    """Return the clause of an MLflow filter that finds the runs whose tag has a value.
+
+    Its texts have no escape: for a value with a quote it finds all runs with that tag, so that what
+    is found has to be compared.
+    """
+    plain = re.fullmatch(r"[\w .,:=+/-]*", value)
+    return f"tags.`{tag}` = '{value}'" if plain else f"tags.`{tag}` != ''"
+
+
 def label(name: str) -> str:
     """Return the name of a label of LaTeX: the name itself, or what is left of it with a digest."""
     kept = re.sub("[^A-Za-z0-9_-]", "-", name)

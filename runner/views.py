@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +24,9 @@ from rich.progress import (
 from rich.text import Text
 
 from runner.escape import line
+
+if TYPE_CHECKING:
+    from runner.output import Output
 
 Event = Mapping[str, Any]
 """``event`` is its kind: begin, trial, round, end, line or result. Keys that begin with _ are for views alone."""
@@ -55,7 +58,7 @@ def new_console(**options: Any) -> Console:
     return Console(markup=False, emoji=False, highlight=False, **options)
 
 
-def say(text: str, file: TextIO | None = None) -> None:
+def say(text: str, file: "TextIO | Output | None" = None) -> None:
     """Print one line for people, whatever is in the names that it tells."""
     print(line(text), file=file or sys.stdout, flush=True)
 

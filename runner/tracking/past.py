@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.escape import tag_is
 from runner.tracking.describe import LAYOUT, LAYOUT_NOW
 from runner.tracking.store import Store
 
@@ -49,9 +50,9 @@ def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[st
     """Return the newest run of each trial by key, as far as it was run in this sweep (None: on its own)."""
     wanted = list(keys)
     if sweep is None:
-        found = [run for key in wanted for run in _search(store, f"tags.`trial.key` = '{key}'")]
+        found = [run for key in wanted for run in _search(store, {"trial.key": key})]
     else:
-        found = _search(store, f"tags.kind = 'trial' and tags.sweep = '{sweep}'")
+        found = _search(store, {"kind": "trial", "sweep": sweep})
     past: dict[str, PastRun] = {}
     for run in found:
         if run.data.tags.get("sweep") == sweep and run.data.tags.get("trial.key") in wanted:
@@ -61,8 +62,8 @@ def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[st
 
 def past_contents(store: Store, sweep: str | None) -> list[PastRun]:
     """Return the trials that were run in this sweep (None: on their own), whatever their keys."""
-    query = "tags.kind = 'trial'" + (f" and tags.sweep = '{sweep}'" if sweep else "")
-    return [_past(run, "trial.key") for run in _search(store, query) if run.data.tags.get("sweep") == sweep]
+    tags = {"kind": "trial", **({"sweep": sweep} if sweep else {})}
+    return [_past(run, "trial.key") for run in _search(store, tags) if run.data.tags.get("sweep") == sweep]
 
 
 def history(store: Store, run: PastRun, metric: str) -> dict[int, float]:
@@ -72,13 +73,13 @@ def history(store: Store, run: PastRun, metric: str) -> dict[int, float]:
 
 def past_sweep(store: Store, name: str, key: str) -> PastRun | None:
     """Return the newest run of a sweep with these very trials."""
-    runs = _search(store, f"tags.kind = 'sweep' and tags.sweep = '{name}' and tags.`sweep.key` = '{key}'")
+    runs = _search(store, {"kind": "sweep", "sweep": name, "sweep.key": key})
     return _past(runs[0], "sweep.key") if runs else None
 
 
 def running(store: Store, name: str) -> list[PastRun]:
     """Return the runs of a sweep, its trials and itself, that nobody has closed."""
-    runs = _search(store, f"tags.sweep = '{name}' and attributes.status = 'RUNNING'")
+    runs = _search(store, {"sweep": name}, " and attributes.status = 'RUNNING'")
     return [_past(run, "trial.key") for run in runs]
 
 
@@ -90,8 +91,9 @@ def close(store: Store, runs: Iterable[PastRun]) -> None:
 
 def by_token(store: Store, token: str) -> "Run | None":
     """Return the run that a session has made or gone on with under a token."""
-    found = store.client.search_runs([store.experiment_id], f"tags.`{TOKEN}` = '{token}'", max_results=1)
-    return found[0] if found else None
+    clause = tag_is(TOKEN, token)
+    found = store.client.search_runs([store.experiment_id], clause, max_results=1)
+    return next((run for run in found if run.data.tags[TOKEN] == token), None)
 
 
 def same_identity(store: Store, tags: Mapping[str, str], since_ms: int) -> "Run | None":
@@ -104,7 +106,7 @@ def same_identity(store: Store, tags: Mapping[str, str], since_ms: int) -> "Run 
     if key not in tags:
         return None
     sweep = tags.get("sweep")
-    for run in _search(store, f"tags.`{key}` = '{_plain(tags[key])}'"):
+    for run in _search(store, {key: tags[key]}):
         there = run.data.tags
         same = there.get("kind") == tags.get("kind") and there.get("sweep") == sweep
         if same and (sweep is not None or run.info.start_time >= since_ms):
@@ -124,14 +126,9 @@ def find_run(store: Store, run_id: str) -> "Run | None":
         raise
 
 
-def _plain(word: str) -> str:
-    """Return a word without what would end a text in one of MLflow's filters."""
-    return word.replace("'", "").replace("\\", "")
-
-
 def supersede(store: Store, name: str) -> None:
     """Have the runs of a sweep count no longer; they stay to be looked at."""
-    for run in _search(store, f"tags.sweep = '{name}'"):
+    for run in _search(store, {"sweep": name}):
         store.client.set_tag(run.info.run_id, _SUPERSEDED, "true")
 
 
@@ -154,15 +151,17 @@ def reopen(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
         client.delete_logged_model(model.model_id)
 
 
-def _search(store: Store, query: str) -> "list[Run]":
-    """Return the runs that still count, the newest first."""
+def _search(store: Store, tags: Mapping[str, str], also: str = "") -> "list[Run]":
+    """Return the runs with these tags that still count, the newest first."""
+    query = " and ".join(tag_is(tag, value) for tag, value in tags.items()) + also
     found: list[Run] = []
     token = None
     while True:
         page = store.client.search_runs(
             [store.experiment_id], query, max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
         )
-        found += [run for run in page if _SUPERSEDED not in run.data.tags]
+        same = [run for run in page if tags.items() <= run.data.tags.items()]
+        found += [run for run in same if _SUPERSEDED not in run.data.tags]
         token = page.token
         if not token:
             return found

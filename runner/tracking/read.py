@@ -14,6 +14,7 @@ import pandas as pd
 
 from runner.config import TrackingConfig
 from runner.errors import TrackingError
+from runner.escape import tag_is
 from runner.paths import component
 from runner.records import TrialRow
 from runner.redaction import redact
@@ -242,9 +243,8 @@ def _latest(runs: "list[Run]") -> "Run | None":
 
 
 def _of_sweep(store: Store, kind: str, name: str) -> "list[Run]":
-    """Return the runs of a kind that carry a sweep's name; MLflow's filters can't quote every name."""
-    plain = re.fullmatch(r"[\w .,:=+/-]*", name)
-    runs = _search(store, f"tags.kind = '{kind}'" + f" AND tags.sweep = '{name}'" * bool(plain))
+    """Return the runs of a kind that carry a sweep's name."""
+    runs = _search(store, f"tags.kind = '{kind}' AND {tag_is('sweep', name)}")
     return [run for run in runs if run.data.tags.get("sweep") == name]
 
 

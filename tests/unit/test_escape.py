@@ -35,8 +35,8 @@ from runner.figures import canvas, split, sweep, trial
 from runner.paths import component
 from runner.progress import TrialProgress
 from runner.records import DataSummary, RoundRecord, TrialResult, TrialRow, TrialStarted
-from runner.tracking import Tracker, describe
-from runner.tracking.read import StoredSweep, StoredTrial, read_runs
+from runner.tracking import Tracker, describe, past
+from runner.tracking.read import StoredSweep, StoredTrial, read_runs, read_sweep
 from runner.views import new_console, say, view_of
 
 KNOWN = [
@@ -462,6 +462,25 @@ def test_a_run_with_hostile_names_is_stored_and_read_back(template: Path, tmp_pa
     assert [f"class_{escape.storable(name)}" for name in NAMES] == list(split_table)[2:]
     events = Path(tracker.store.client.download_artifacts(run.run_id, "events.txt")).read_text()
     assert events == escape.line(f"round 1: {many}") + "\n"
+
+
+def test_mlflows_filters_find_the_sweep_of_a_name_and_no_other(template: Path, tmp_path: Path) -> None:
+    shutil.copy(template, tmp_path / "mlflow.db")
+    names = ["it's", '"quoted"', "a' or tags.sweep != 'x", "a", "b\\", "`", "%", "é 🦊", "a\nb"]
+    cfg = TrackingConfig(output=str(tmp_path), log_models=False, figures="none")
+    with Tracker(cfg) as tracker:
+        made = {name: tracker.start_sweep(name, "key", trials={}) for name in names}
+        for run in made.values():
+            run.finish()
+        tracker.writer.flush()
+        for name, run in made.items():
+            found = past.past_sweep(tracker.store, name, "key")
+            assert found is not None
+            assert found.run_id == run.run_id
+            assert read_sweep(tracker.store, name).run_id == run.run_id
+        past.supersede(tracker.store, "it's")
+        left = {name for name in names if past.past_sweep(tracker.store, name, "key")}
+    assert left == {*names} - {"it's"}
 
 
 def test_names_that_become_files_stay_in_their_folder(tmp_path: Path) -> None:
