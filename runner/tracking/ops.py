@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import escape
+from runner.environ import environ
 from runner.paths import relative
 from runner.redaction import redact_all, redact_files
 from runner.tracking import past
@@ -27,6 +28,8 @@ _NAME = {"create": 250, "dataset": 500}
 """Characters that its databases take in the name of a run or of a data set."""
 _NEVER = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 """What a file system says of a name that it will never take."""
+_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""MLflow's client asks again where an answer got lost: what makes something would make it twice."""
 _CLIENT_ERRORS = range(400, 500)
 _PASSING = (408, 425, 429)  # timeout, too early, too many requests: worth another try
 
@@ -173,7 +176,8 @@ def _nested(op: Op, runs: Mapping[str, str]) -> dict[str, str]:
 
 def _create(store: Store, op: Op, runs: Mapping[str, str]) -> str:
     tags = op.data["tags"] | _nested(op, runs) | {TOKEN: op.run}
-    created = store.client.create_run(store.experiment_id, op.data["start_ms"], tags, op.data["name"])
+    with environ(_ONCE):
+        created = store.client.create_run(store.experiment_id, op.data["start_ms"], tags, op.data["name"])
     return str(created.info.run_id)
 
 
@@ -202,11 +206,14 @@ def _log_model(store: Store, run_id: str, op: Op) -> None:
     client, name = store.client, op.data["name"]
     same = f"source_run_id = '{run_id}' AND name = '{name}'"
     made = client.search_logged_models([store.experiment_id], same)  # by an earlier try
-    model_id = (
-        made[0]
-        if made
-        else client.create_logged_model(store.experiment_id, name=name, source_run_id=run_id, model_type="pytorch")
-    ).model_id
+    if made:
+        model = made[0]
+    else:
+        with environ(_ONCE):
+            model = client.create_logged_model(
+                store.experiment_id, name=name, source_run_id=run_id, model_type="pytorch"
+            )
+    model_id = model.model_id
     with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
         _write(Path(folder), op.files)
         described = Model.load(folder)

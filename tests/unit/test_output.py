@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,6 +118,15 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     assert (tmp_path / "database").read_text() == ""
 
 
+@pytest.fixture
+def _hangs_up() -> Iterator[None]:
+    """As in a terminal: whoever runs the suite under nohup hands on that SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_hangs_up")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_each_signal_asks_for_an_end_after_the_round(number: signal.Signals) -> None:
     said: list[str] = []
@@ -129,10 +138,11 @@ def test_each_signal_asks_for_an_end_after_the_round(number: signal.Signals) -> 
             signal.raise_signal(number)
 
 
+@pytest.mark.usefixtures("_hangs_up")
 def test_a_terminal_that_disappears_before_the_first_round_ends_the_command_as_ctrl_c_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("runner.cli.compose", lambda words: signal.raise_signal(signal.SIGHUP))
+    monkeypatch.setattr("runner.cli.to_yaml", lambda config: signal.raise_signal(signal.SIGHUP))
     assert main(["config"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -257,7 +257,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(
 
 def test_an_empty_grid_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "default", "seed=range(0,0)"]) == 2
-    assert "error: the grid is empty: axis 'seed' has no value" in capsys.readouterr().err
+    assert "error: the grid is empty: 'seed=range(0,0)' has no value" in capsys.readouterr().err
 
 
 def test_a_report_that_cannot_be_written_is_refused_in_one_line(
