@@ -13,13 +13,13 @@ from runner.config import TrackingConfig, TrialConfig
 from runner.imports import lasting
 
 _TABLES = (
-    "pandas.core.arrays.arrow.extension_types", "pandas.core.methods.to_dict",
+    "jinja2", "pandas.core.arrays.arrow.extension_types", "pandas.core.methods.to_dict",
     "pandas.core.reshape.reshape", "pandas.io.formats.csvs", "pyarrow.dataset",
     "pyarrow.pandas_compat", "pyarrow.parquet", "scipy.stats", "rich._emoji_codes",
 )  # fmt: skip
 _FIGURES = (
-    "PIL.Image", "matplotlib.backends.backend_agg", "matplotlib.lines", "matplotlib.patches",
-    "matplotlib.ticker",
+    "PIL.Image", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.lines",
+    "matplotlib.patches", "matplotlib.ticker",
 )  # fmt: skip
 _STORE = (
     "mlflow.entities", "mlflow.exceptions", "mlflow.models",
