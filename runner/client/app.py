@@ -50,9 +50,8 @@ from models import build_model
 from runner.client.arrays import layout_of, load_weights, read_weights, weighted_mean
 from runner.client.messages import TestSums, make_reply, message_config, partition_id
 from runner.client.modules import AsBuilt, check_repeats
-from runner.client.pool import ExamplePool, Read
+from runner.client.pool import ExamplePool, Place, Read
 from runner.client.signatures import signature, sketch, subspace
-from runner.client.stepping import Place
 from runner.client.together import ChunkRunner, Engine
 from runner.client.trainers import OneByOne
 from runner.client.training import confusion, predict, score

@@ -113,17 +113,12 @@ class Block:
 
     def _forward(self, weights: list[Weights], step: int, part: slice) -> tuple[Tensor, Any]:
         """Return logits (active, b, classes), and what ``_backward`` needs, of a part of a step's batches."""
-        rows = self._schedule.rows[step, : self._schedule.active[step], part]
-        how = self._schedule.how
-        if how is not None:
-            how = how[step, : len(rows), part].flatten(0, 1)
-        x = self._examples.images(rows.flatten(), how).view(*rows.shape, -1)
+        x = self._schedule.images(self._examples, step, part)
         return self._program.forward(weights, x, draws=self._draws(step))
 
     def _draws(self, step: int) -> Draws | None:
         """Return what the active clients draw from, where the model draws."""
-        counts = self._schedule.sizes[step][: self._schedule.active[step]]
-        return Draws(self._generators, counts) if self._generators else None
+        return Draws(self._generators, self._schedule.counts(step)) if self._generators else None
 
     def _backward(self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float) -> None:
         """Set the gradients to beta times themselves plus that of the logits."""

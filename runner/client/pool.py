@@ -17,6 +17,9 @@ from runner.client.training import distort
 MAX_BYTES = 256 * 2**20
 """Size at which a pool is emptied; sets that are asked for together may exceed it."""
 
+Place = tuple[int, int]
+"""Where a set lies in a pool: the first row, and how many."""
+
 Read = Callable[[], tuple[np.ndarray, np.ndarray]]
 """Returns images uint8 (n, C, H, W) and labels (n,)."""
 
@@ -39,7 +42,12 @@ class Examples:
             return x
         return x.float().div_(255).sub_(self.mean).div_(self.std)
 
-    def labels(self, places: Sequence[tuple[int, int]]) -> Tensor:
+    def at(self, place: Place) -> tuple[Tensor, Tensor]:
+        """Return a set: float images (n, C, H, W) and labels (n,)."""
+        rows = slice(place[0], sum(place))
+        return self.images(rows), self.y[rows]
+
+    def labels(self, places: Sequence[Place]) -> Tensor:
         """Return the labels of sets, one after the other."""
         return torch.cat([self.y[first : first + count] for first, count in places])
 
@@ -59,7 +67,7 @@ class ExamplePool:
         self._mean = torch.tensor(mean, device=device).view(-1, 1, 1)
         self._std = torch.tensor(std, device=device).view(-1, 1, 1)
         self._device = device
-        self._places: dict[Hashable, tuple[int, int]] = {}
+        self._places: dict[Hashable, Place] = {}
         self._used = 0
         self._x = torch.empty(0, dtype=torch.uint8, device=device)
         self._y = torch.empty(0, dtype=torch.int64, device=device)
@@ -69,7 +77,7 @@ class ExamplePool:
         """Everything that is in the pool."""
         return Examples(self._x, self._y, self._mean, self._std)
 
-    def places(self, sets: dict[Hashable, Read]) -> list[tuple[int, int]]:
+    def places(self, sets: dict[Hashable, Read]) -> list[Place]:
         """Return where each set lies in ``all``: first row and number of rows. It holds until the next call."""
         missing = [key for key in sets if key not in self._places]
         if missing:
@@ -84,9 +92,8 @@ class ExamplePool:
 
     def examples(self, key: Hashable, read: Read) -> tuple[Tensor, Tensor]:
         """Return one set: normalised images (n, C, H, W) and labels int64 (n,)."""
-        [(start, count)] = self.places({key: read})
-        rows = slice(start, start + count)
-        return self.all.images(rows), self._y[rows]
+        [place] = self.places({key: read})
+        return self.all.at(place)
 
     def _append(self, new: dict[Hashable, tuple[np.ndarray, np.ndarray]]) -> None:
         # The copy owns its memory: the data set's is read-only.

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runner.client.layers import UnsupportedError
+from runner.client.pool import Examples, Place
 from runner.client.training import LocalTraining, distortions, passes
 
 
@@ -23,7 +25,7 @@ class Task:
     distortions: list[np.ndarray]  # pass after pass, (count, 3); none without augmentation
 
     @classmethod
-    def of(cls, place: tuple[int, int], hp: LocalTraining, seed: int, side: int) -> "Task":
+    def of(cls, place: Place, hp: LocalTraining, seed: int, side: int) -> "Task":
         """Return the task of a client whose examples, images of so many columns, lie there."""
         first, count = place
         orders = [order.numpy() for order in passes(count, hp, seed)]
@@ -43,6 +45,25 @@ class Task:
     def seen(self) -> int:
         """Return the number of examples in all batches together."""
         return sum(len(order) for order in self.orders)
+
+
+def tasks_of(examples: Examples, places: Sequence[Place], hp: LocalTraining, seeds: Sequence[int]) -> list[Task]:
+    """Return the clients' tasks.
+
+    Raises
+    ------
+    UnsupportedError
+        Batched programs have no such training.
+    """
+    if hp.precision == "bf16":
+        raise UnsupportedError("training.precision=bf16 has no batched form")
+    side = examples.x.shape[-1]
+    return [Task.of(place, hp, seed, side) for place, seed in zip(places, seeds, strict=True)]
+
+
+def longest_first(tasks: Sequence[Task]) -> list[int]:
+    """Return the clients in the order of a block: those that still train are always the first."""
+    return sorted(range(len(tasks)), key=lambda c: (-tasks[c].steps, -tasks[c].count, c))
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,17 @@ class Schedule:
     def active(self) -> list[int]:
         """Clients that still train in each step: always the first ones."""
         return [sum(size > 0 for size in own) for own in self.sizes]
+
+    def counts(self, step: int) -> list[int]:
+        """Return the examples of each client that still trains in a step."""
+        return self.sizes[step][: self.active[step]]
+
+    def images(self, examples: Examples, step: int, part: slice) -> Tensor:
+        """Return what the clients that still train take in a part of a step, (active, b, pixels)."""
+        rows, how = self.rows[step, : self.active[step], part], self.how
+        if how is not None:
+            how = how[step, : len(rows), part].flatten(0, 1)
+        return examples.images(rows.flatten(), how).view(*rows.shape, -1)
 
     def in_order_of_use(self, tasks: Sequence[Task]) -> tuple[Tensor, list[slice | Tensor]]:
         """Return the rows that each client uses, (C, n), in the order of their first use, and each step's places there.

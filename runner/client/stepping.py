@@ -7,7 +7,7 @@ what becomes of it, is the method's: :class:`strategies.clients.Steps`.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,15 @@ from torch.nn import functional as F
 from runner.client.batched import Program
 from runner.client.blocks import step_adam
 from runner.client.layers import Draws, UnsupportedError
-from runner.client.pool import Examples
-from runner.client.schedule import Schedule, Task
+from runner.client.pool import Examples, Place
+from runner.client.schedule import Schedule, longest_first, tasks_of
 from runner.client.training import (
     LocalTraining,
     alone,
     batch_norms,
-    cut,
-    distort,
-    distortions,
+    batches,
+    generator_of,
     optimizer_of,
-    passes,
     precision_of,
     seeded,
 )
@@ -39,8 +37,15 @@ from strategies.arrays import write_array
 from strategies.clients import Batch, Gradient
 from strategies.models import Models
 
-Place = tuple[int, int]
-"""Where a client's examples lie: the first row, and how many."""
+
+@dataclass(frozen=True)
+class LocalData:
+    """What C clients train on, and how."""
+
+    examples: Examples  # of all clients
+    places: Sequence[Place]  # of each client's own
+    hp: LocalTraining
+    seeds: Sequence[int]  # of what is drawn for each client
 
 
 class BatchedStepping:
@@ -50,28 +55,18 @@ class BatchedStepping:
     always the first ones.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        examples: Examples,
-        places: Sequence[Place],
-        hp: LocalTraining,
-        seeds: Sequence[int],
-    ) -> None:
-        if hp.precision == "bf16":
-            raise UnsupportedError("training.precision=bf16 has no batched form")
-        self.program, self.examples, self.hp, self._seeds = program, examples, hp, seeds
-        pairs = zip(places, seeds, strict=True)
-        tasks = [Task.of(place, hp, seed, examples.x.shape[-1]) for place, seed in pairs]
-        self.order = sorted(range(len(tasks)), key=lambda c: (-tasks[c].steps, -tasks[c].count, c))
-        device = examples.y.device
+    def __init__(self, program: Program, data: LocalData) -> None:
+        self.program, self.examples, self.hp = program, data.examples, data.hp
+        tasks = tasks_of(data.examples, data.places, data.hp, data.seeds)
+        self.order = longest_first(tasks)
+        device = data.examples.y.device
         self.schedule = Schedule.make(
             [tasks[c] for c in self.order], torch.empty(0, dtype=torch.float32, device=device)
         )
         self.columns = max(1, program.columns(device) // len(tasks))
         if program.draws and max(self.schedule.longest) > self.columns:
             raise UnsupportedError(f"dropout in batches of more than {self.columns} examples")
-        self.generators = [torch.Generator(device).manual_seed(seeds[c]) for c in self.order if program.draws]
+        self.generators = [torch.Generator(device).manual_seed(data.seeds[c]) for c in self.order if program.draws]
 
     def begin(self, start: Models, *, proximal: bool) -> "BatchedSteps":
         """Return C models to be trained by steps; with the proximal term, or without."""
@@ -163,29 +158,19 @@ class BatchedSteps:
     def _forward(self, weights: Any, step: int, part: slice) -> tuple[Tensor, Any]:
         """Return logits (active, b, classes), and what the backward pass needs."""
         training, schedule = self._training, self._training.schedule
-        rows, how = schedule.rows[step, : schedule.active[step], part], schedule.how
-        if how is not None:
-            how = how[step, : len(rows), part].flatten(0, 1)
-        x = training.examples.images(rows.flatten(), how).view(*rows.shape, -1)
-        counts = schedule.sizes[step][: len(rows)]
-        draws = Draws(training.generators[: len(rows)], counts) if training.generators else None
+        x = schedule.images(training.examples, step, part)
+        counts = schedule.counts(step)
+        draws = Draws(training.generators, counts) if training.generators else None
         return training.program.forward(weights, x, draws=draws)
 
 
 class ModuleStepping:
     """Any network, client by client, by steps of a method's own."""
 
-    def __init__(
-        self,
-        load: Callable[[ArrayRecord], nn.Module],
-        examples: Examples,
-        places: Sequence[Place],
-        hp: LocalTraining,
-        seeds: Sequence[int],
-    ) -> None:
-        self._load, self.hp, self._seeds = load, hp, seeds
-        self._sets = [examples_at(examples, place) for place in places]
-        self.draws = [_Draws(examples.y.device, seed) for seed in seeds]
+    def __init__(self, load: Callable[[ArrayRecord], nn.Module], data: LocalData) -> None:
+        self._load, self.hp, self._seeds = load, data.hp, data.seeds
+        self._sets = [data.examples.at(place) for place in data.places]
+        self.draws = [_Draws(data.examples.y.device, seed) for seed in data.seeds]
         self._network: nn.Module | None = None
 
     @property
@@ -213,7 +198,7 @@ class ModuleStepping:
         self.network.train()
         least = 2 if self.normed else 1
         pairs = zip(self._sets, self._seeds, strict=True)
-        own = [_batches(x, y, self.hp, seed, least) for (x, y), seed in pairs]
+        own = [chain.from_iterable(batches(x, y, self.hp, seed, least)) for (x, y), seed in pairs]
         for number, examples in enumerate(zip_longest(*own)):
             sizes = np.array([0 if own is None else len(own[1]) for own in examples])
             yield Batch(number, sizes, examples)
@@ -309,15 +294,9 @@ class _Draws:
     """A client's own state of the global generator that the network draws from."""
 
     def __init__(self, device: torch.device, seed: int) -> None:
-        self._device = device
+        self._generator = generator_of(device)
         with seeded(device, seed):
             self._state = self._generator.get_state()
-
-    @property
-    def _generator(self) -> torch.Generator:
-        if self._device.type == "cuda":
-            return torch.cuda.default_generators[self._device.index]
-        return torch.default_generator
 
     def __enter__(self) -> None:
         self._outside = self._generator.get_state()
@@ -326,23 +305,6 @@ class _Draws:
     def __exit__(self, *_: object) -> None:
         self._state = self._generator.get_state()
         self._generator.set_state(self._outside)
-
-
-def examples_at(examples: Examples, place: Place) -> tuple[Tensor, Tensor]:
-    """Return a client's images (n, C, H, W) and labels (n,)."""
-    rows = slice(place[0], sum(place))
-    return examples.images(rows), examples.y[rows]
-
-
-def _batches(x: Tensor, y: Tensor, hp: LocalTraining, seed: int, least: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a client's batches as ``training.train`` takes them."""
-    draws = distortions(len(y), hp, seed, x.shape[-1])
-    for order in passes(len(y), hp, seed, least):
-        seen = x if hp.augment == "none" else distort(x, next(draws).to(x.device))
-        for rows in cut(order.to(x.device), len(y), hp.batch_size, least):
-            # A full batch needs no gather, and its sums must not depend on a shuffle.
-            whole = len(rows) == len(y)
-            yield (seen, y) if whole else (seen.index_select(0, rows), y.index_select(0, rows))
 
 
 def as_parameters(row: NDArray[Any], params: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:

@@ -19,14 +19,9 @@ from torch.nn import functional as F
 from runner.client.arrays import read_weights
 from runner.client.batched import Program
 from runner.client.layers import UnsupportedError
-from runner.client.pool import Examples
-from runner.client.stepping import BatchedStepping, ModuleStepping, Place, as_parameters, examples_at
-from runner.client.training import (
-    LocalTraining,
-    evaluate,
-    predict,
-    train,
-)
+from runner.client.pool import Examples, Place
+from runner.client.stepping import BatchedStepping, LocalData, ModuleStepping, as_parameters
+from runner.client.training import evaluate, predict, train
 from runner.client.vectorized import logits_of_each, losses_of_each, predict_many, train_many
 from strategies.clients import Batch, Steps, Trained
 from strategies.models import Models
@@ -44,15 +39,7 @@ class Penalty:
 class Trainer(Protocol):
     """What a client part's ``Work`` stands on."""
 
-    def train(
-        self,
-        start: Models,
-        examples: Examples,
-        places: Sequence[Place],
-        hp: LocalTraining,
-        seeds: Sequence[int],
-        penalty: Penalty,
-    ) -> Trained:
+    def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
         """Train each of C models on its client's examples."""
 
     def losses(self, models: Models, examples: Examples, places: Sequence[Place]) -> list[NDArray[np.float64]]:
@@ -64,13 +51,7 @@ class Trainer(Protocol):
     def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
         """Yield the logits (n, classes) of each of C models on the same examples."""
 
-    def steps(
-        self,
-        examples: Examples,
-        places: Sequence[Place],
-        hp: LocalTraining,
-        seeds: Sequence[int],
-    ) -> "Stepping":
+    def steps(self, data: LocalData) -> "Stepping":
         """Return training whose steps are the method's own."""
 
 
@@ -96,24 +77,16 @@ class OneByOne:
     def __init__(self, load: Callable[[ArrayRecord], nn.Module]) -> None:
         self._load = load
 
-    def train(
-        self,
-        start: Models,
-        examples: Examples,
-        places: Sequence[Place],
-        hp: LocalTraining,
-        seeds: Sequence[int],
-        penalty: Penalty,
-    ) -> Trained:
+    def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
         """Train each of C models on its client's examples."""
         records, results = [], []
-        for c, (record, place, seed) in enumerate(zip(start.records, places, seeds, strict=True)):
+        for c, (record, place, seed) in enumerate(zip(start.records, data.places, data.seeds, strict=True)):
             model = self._load(record)
-            own = hp if penalty.mu is None else replace(hp, proximal_mu=penalty.mu[c])
+            hp = data.hp if penalty.mu is None else replace(data.hp, proximal_mu=penalty.mu[c])
             anchor = None if penalty.anchor is None else _split(penalty.anchor.rows[c], model)
             offset = None if penalty.correction is None else _split(penalty.correction[c], model)
-            x, y = examples_at(examples, place)
-            results.append(train(model, x, y, own, seed, anchor=anchor, offset=offset))
+            x, y = data.examples.at(place)
+            results.append(train(model, x, y, hp, seed, anchor=anchor, offset=offset))
             records.append(read_weights(model))
         return Trained(start.with_records(records), results)
 
@@ -123,7 +96,7 @@ class OneByOne:
         for record in models.records:
             model = self._load(record)
             for own, place in zip(columns, places, strict=True):
-                x, y = examples_at(examples, place)
+                x, y = examples.at(place)
                 with torch.inference_mode():
                     logits = predict(model, x).double()
                     own.append(F.cross_entropy(logits, y, reduction="none"))
@@ -133,7 +106,7 @@ class OneByOne:
         """Return the summed loss, and the hits, of each of C models on examples of its own."""
         sums = []
         for record, place in zip(models.records, places, strict=True):
-            x, y = examples_at(examples, place)
+            x, y = examples.at(place)
             result = evaluate(self._load(record), x, y)
             sums.append((result["loss_sum"], int(result["correct"])))
         return sums
@@ -147,7 +120,7 @@ class OneByOne:
 
     def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
         """Yield the logits (n, classes) of each of C models on the same examples."""
-        x, _ = examples_at(examples, place)
+        x, _ = examples.at(place)
         if models.same:
             logits = predict(self._load(models.records[0]), x)
             yield from [logits] * len(models)
@@ -155,15 +128,9 @@ class OneByOne:
         for record in models.records:
             yield predict(self._load(record), x)
 
-    def steps(
-        self,
-        examples: Examples,
-        places: Sequence[Place],
-        hp: LocalTraining,
-        seeds: Sequence[int],
-    ) -> ModuleStepping:
+    def steps(self, data: LocalData) -> ModuleStepping:
         """Return training whose steps are the method's own."""
-        return ModuleStepping(self._load, examples, places, hp, seeds)
+        return ModuleStepping(self._load, data)
 
 
 class Batched:
@@ -185,17 +152,9 @@ class Batched:
     def _program(self) -> Program:
         return self._make()
 
-    def train(
-        self,
-        start: Models,
-        examples: Examples,
-        places: Sequence[Place],
-        hp: LocalTraining,
-        seeds: Sequence[int],
-        penalty: Penalty,
-    ) -> Trained:
+    def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
         """Train each of C models on its client's examples."""
-        device = examples.y.device
+        device = data.examples.y.device
         more: dict[str, Tensor] = {}
         if penalty.anchor is not None:
             more["anchor"] = self._values(penalty.anchor, device)
@@ -203,7 +162,8 @@ class Batched:
             more["mu"] = torch.tensor(penalty.mu, dtype=torch.float32, device=device)
         if penalty.correction is not None:
             more["correction"] = torch.from_numpy(np.array(penalty.correction)).to(device)
-        rows, results = train_many(self._program, self._values(start, device), examples, places, hp, seeds, **more)
+        values = self._values(start, device)
+        rows, results = train_many(self._program, values, data.examples, data.places, data.hp, data.seeds, **more)
         # A copy: the program's memory is used again by the next training.
         return Trained(start.with_rows(torch.stack(rows).cpu().numpy()), results)
 
@@ -233,15 +193,9 @@ class Batched:
         values = self._all_values(models, examples.y.device)
         yield from logits_of_each(self._program, values, examples, place)
 
-    def steps(
-        self,
-        examples: Examples,
-        places: Sequence[Place],
-        hp: LocalTraining,
-        seeds: Sequence[int],
-    ) -> BatchedStepping:
+    def steps(self, data: LocalData) -> BatchedStepping:
         """Return training whose steps are the method's own."""
-        return BatchedStepping(self._program, examples, places, hp, seeds)
+        return BatchedStepping(self._program, data)
 
     def _values(self, models: Models, device: torch.device) -> Tensor:
         """Return models as weights (C, P), or (P,) where they are the same."""

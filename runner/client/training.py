@@ -90,6 +90,23 @@ def cut(order: Tensor, num_examples: int, batch_size: int, least: int = 1) -> li
     return list(order.split(sizes[:steps]))
 
 
+def batches(
+    x: Tensor, y: Tensor, hp: LocalTraining, seed: int, least: int = 1
+) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """Yield pass after pass over images (N, C, H, W) and labels (N,): each the batches of both."""
+    draws = distortions(len(y), hp, seed, x.shape[-1])
+    for order in passes(len(y), hp, seed, least):
+        seen = x if hp.augment == "none" else distort(x, next(draws).to(x.device))
+        rows = cut(order.to(x.device), len(y), hp.batch_size, least)
+        yield (_batch(seen, y, own) for own in rows)
+
+
+def _batch(x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    # A full batch needs no gather, and its sums must not depend on a shuffle.
+    whole = len(rows) == len(y)
+    return (x, y) if whole else (x.index_select(0, rows), y.index_select(0, rows))
+
+
 def distortions(num_examples: int, hp: LocalTraining, seed: int, side: int) -> Iterator[Tensor]:
     """Yield what becomes of each example in pass after pass, int64 (N, 3): shift down, shift right, mirrored (0 or 1).
 
@@ -162,19 +179,12 @@ def train(
     normed = batch_norms(model)
     least = 2 if normed else 1
     seen, steps, correct, loss_sum = 0, 0, 0, 0.0
-    draws = distortions(len(y), hp, seed, x.shape[-1])
-    whole = x
     with seeded(x.device, seed), precision_of(hp, x.device):
-        for order in passes(len(y), hp, seed, least):
-            if hp.augment != "none":
-                x = distort(whole, next(draws).to(x.device))
-            batches = cut(order.to(x.device), len(y), hp.batch_size, least)
+        for of_pass in batches(x, y, hp, seed, least):
             losses, logits, labels = [], [], []
-            for rows in batches:
-                # A full batch needs no gather, and its sums must not depend on a shuffle.
-                x_b, y_b = (x, y) if len(rows) == len(y) else (x.index_select(0, rows), y.index_select(0, rows))
+            for x_b, y_b in of_pass:
                 optimizer.zero_grad()
-                with alone(normed, len(rows)):
+                with alone(normed, len(y_b)):
                     out = model(x_b)
                 loss = F.cross_entropy(out, y_b)
                 loss.backward()
@@ -188,7 +198,7 @@ def train(
                 logits.append(out.detach())
                 labels.append(y_b)
             # Scored once a pass: three operations a step less, and on a GPU one wait instead of one a step.
-            sizes = [len(rows) for rows in batches]
+            sizes = [len(y_b) for y_b in labels]
             loss_sum += sum(n * v for n, v in zip(sizes, torch.stack(losses).tolist(), strict=True))
             correct += int((torch.cat(logits).argmax(1) == torch.cat(labels)).sum())
             seen += sum(sizes)
@@ -217,13 +227,20 @@ def alone(normed: Sequence[nn.Module], examples: int) -> Iterator[None]:
             module.train(was)
 
 
+def generator_of(device: torch.device) -> torch.Generator:
+    """Return the global generator that models on a device draw from."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index]
+    return torch.default_generator
+
+
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Seed the device's global generator, which dropout draws from, and put its state back afterwards.
 
     ``torch.random.fork_rng`` does the same in ten times the time, as much as two steps of a small model.
     """
-    generator = torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
+    generator = generator_of(device)
     state = generator.get_state()
     generator.manual_seed(seed)
     try:

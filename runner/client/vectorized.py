@@ -15,8 +15,8 @@ from runner.client.batched import MAX_BLOCK, Program
 from runner.client.blocks import Block, DualBlock, Penalties
 from runner.client.dual import pays
 from runner.client.layers import UnsupportedError
-from runner.client.pool import Examples
-from runner.client.schedule import Task
+from runner.client.pool import Examples, Place
+from runner.client.schedule import Task, longest_first, tasks_of
 from runner.client.training import LocalTraining, precision_of
 
 DUAL_FLOATS = 2**22
@@ -27,7 +27,7 @@ def train_many(
     program: Program,
     start: Tensor,
     examples: Examples,
-    places: Sequence[tuple[int, int]],
+    places: Sequence[Place],
     hp: LocalTraining,
     seeds: Sequence[int],
     *,
@@ -65,12 +65,10 @@ def train_many(
     list of dict
         What ``train`` returns, per client.
     """
-    if hp.precision == "bf16":
-        raise UnsupportedError("training.precision=bf16 has no batched form")
-    tasks = [Task.of(place, hp, seed, examples.x.shape[-1]) for place, seed in zip(places, seeds, strict=True)]
+    tasks = tasks_of(examples, places, hp, seeds)
     if program.draws and max(task.batch for task in tasks) > (most := program.columns(start.device)):
         raise UnsupportedError(f"dropout in batches of more than {most} examples")
-    order = sorted(range(len(tasks)), key=lambda c: (-tasks[c].steps, -tasks[c].count, c))
+    order = longest_first(tasks)
     out = program.buffer("values", (len(tasks), program.num_params), start)
     out.copy_(start if start.ndim == 1 else start[order])
     results: list[dict[str, float]] = [{}] * len(tasks)
@@ -136,9 +134,7 @@ def _penalties(
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training
-def predict_many(
-    program: Program, values: Tensor, examples: Examples, places: Sequence[tuple[int, int]]
-) -> list[Tensor]:
+def predict_many(program: Program, values: Tensor, examples: Examples, places: Sequence[Place]) -> list[Tensor]:
     """Return the logits (n, classes) of each model, values (C, P), on examples of its own, or of all on the same."""
     longest = max(count for _, count in places)
     clients, columns = program.block(longest, values.device)
@@ -157,7 +153,7 @@ def predict_many(
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training
-def logits_of_each(program: Program, values: Tensor, examples: Examples, place: tuple[int, int]) -> Iterator[Tensor]:
+def logits_of_each(program: Program, values: Tensor, examples: Examples, place: Place) -> Iterator[Tensor]:
     """Yield the logits (n, classes) of each model, values (C, P), on the same examples; some models at a time."""
     first, count = place
     clients, columns = program.block(count, values.device)
@@ -170,9 +166,7 @@ def logits_of_each(program: Program, values: Tensor, examples: Examples, place: 
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training
-def losses_of_each(
-    program: Program, values: Tensor, examples: Examples, places: Sequence[tuple[int, int]]
-) -> list[Tensor]:
+def losses_of_each(program: Program, values: Tensor, examples: Examples, places: Sequence[Place]) -> list[Tensor]:
     """Return the cross-entropy float64 (n, K) of each client's examples under each of K models, values (K, P)."""
     rows = torch.cat([torch.arange(first, first + count) for first, count in places]).to(values.device)
     at_once = max(1, program.columns(values.device) // len(values))

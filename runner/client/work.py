@@ -22,8 +22,8 @@ from runner.client.messages import (
     partition_id,
     train_metrics,
 )
-from runner.client.pool import Read
-from runner.client.stepping import Place
+from runner.client.pool import Place, Read
+from runner.client.stepping import LocalData
 from runner.client.trainers import Penalty, Stepping, Trainer
 from runner.client.training import LocalTraining
 from strategies import client_part
@@ -65,7 +65,6 @@ class ChunkWork:
         self.told: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._clients = [partition_id(context) for context in contexts]
         self._seeds = [client.seed(purpose, self.config, c) for c in self._clients]
-        self._stepping: Stepping | None = None
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -141,43 +140,51 @@ class ChunkWork:
             hp = replace(hp, epochs=epochs, steps=0)
         if isinstance(mu, int | float):
             hp, mu = replace(hp, proximal_mu=float(mu)), None
-        penalty = Penalty(anchor, mu, correction)
-        # The places first: the examples are all that are staged by then.
-        places = self.places
-        return self._trainer.train(start, self._client.pool.all, places, hp, self._seeds, penalty)
+        return self._trainer.train(start, self._data(hp), Penalty(anchor, mu, correction))
 
     def losses(self, models: Models) -> list[NDArray[np.float64]]:
         """Return the cross-entropy of each client's training examples under K models, (n, K)."""
-        places = self.places
-        return self._trainer.losses(models, self._client.pool.all, places)
+        data = self._data(self.local)
+        return self._trainer.losses(models, data.examples, data.places)
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches that ``train`` would take."""
-        return self._steps().batches()
+        return self._stepping.batches()
 
     def begin(self, start: Models, *, proximal: bool = True) -> Steps:
         """Return C models to be trained by steps."""
-        return self._steps().begin(start, proximal=proximal)
+        return self._stepping.begin(start, proximal=proximal)
 
-    def _steps(self) -> Stepping:
-        if self._stepping is None:
-            places = self.places
-            self._stepping = self._trainer.steps(self._client.pool.all, places, self.local, self._seeds)
-        return self._stepping
+    @cached_property
+    def _stepping(self) -> Stepping:
+        return self._trainer.steps(self._data(self.local))
+
+    def _data(self, hp: LocalTraining) -> LocalData:
+        places = self.places  # first: what is staged for them is in the pool from then on
+        return LocalData(self._client.pool.all, places, hp, self._seeds)
 
     def _models(self, records: Sequence[ArrayRecord]) -> Models:
         return Models(self._client.layout, records)
 
+    # Who does it, and how it is answered
 
-def part_of(config: Mapping[str, Any]) -> ClientPart:
-    """Return the client part that a config names; FedAvg's where it names none.
+    @property
+    def part(self) -> ClientPart:
+        """The client part that the config names; FedAvg's where it names none.
 
-    Raises
-    ------
-    ValueError
-        This client does not know it.
-    """
-    return client_part(str(config.get(METHOD, "")))
+        Raises
+        ------
+        ValueError
+            This client does not know it.
+        """
+        return client_part(str(self.config.get(METHOD, "")))
+
+    def reply(self, c: int, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
+        """Return a client's reply, with what the part told of it."""
+        reply = make_reply(self._messages[c], metrics, arrays)
+        for name, values in self.told.items():
+            reply.content[name] = ConfigRecord(dict(values[c]))
+        return reply
 
 
 def train_chunk(
@@ -188,17 +195,15 @@ def train_chunk(
 ) -> list[Message]:
     """Train the clients as the strategy's method says; return a reply each."""
     work = ChunkWork(client, trainer, messages, contexts, "train")
-    update = part_of(work.config).fit(work)
+    update = work.part.fit(work)
     models = None if update.models is None else update.models.records
     replies = []
-    for c, (message, (_, count)) in enumerate(zip(messages, work.places, strict=True)):
+    for c, (_, count) in enumerate(work.places):
         metrics = train_metrics(update.results[c], count)
         metrics |= {name: values[c] for name, values in update.metrics.items()}
-        reply = make_reply(message, metrics, None if models is None else models[c])
+        reply = work.reply(c, metrics, None if models is None else models[c])
         for name, more in update.arrays.items():
             reply.content[name] = more.records[c]
-        for name, told in work.told.items():
-            reply.content[name] = ConfigRecord(dict(told[c]))
         replies.append(reply)
     return replies
 
@@ -219,17 +224,13 @@ def evaluate_chunk(
         How many examples each was scored on.
     """
     work = ChunkWork(client, trainer, messages, contexts, "prepare")
-    models = part_of(work.config).model(work)
+    models = work.part.model(work)
     clients = [partition_id(context) for context in contexts]
     places = client.places([client.evaluation_set(work.config, c) for c in clients])
     sums = _scores(client, trainer, models, places)
-    replies, seen = [], []
-    for c, (message, (_, count)) in enumerate(zip(messages, places, strict=True)):
-        reply = make_reply(message, eval_metrics(count, *sums[c]))
-        for name, told in work.told.items():
-            reply.content[name] = ConfigRecord(dict(told[c]))
-        replies.append(reply)
-        seen.append(max(count, 1))
+    counts = [count for _, count in places]
+    replies = [work.reply(c, eval_metrics(n, *sums[c])) for c, n in enumerate(counts)]
+    seen = [max(n, 1) for n in counts]
     if work.config.get("test-own"):
         for c, record in enumerate(_test_own(client, trainer, models, work.config, clients)):
             replies[c].content["test"] = record
