@@ -6,7 +6,7 @@ A checkpoint of round n is two files under the trial's folder, on any storage th
     000005.json          the round records since the checkpoint before, the checksums; of every checkpoint
 
 The second is written last and makes the first valid. As it holds the records, a round whose log was lost with the
-driver is logged again from there, and tables of a resumed trial have all their rows. Nothing is pickled (contract 11).
+driver is logged again from there, and tables of a resumed trial have all their rows. Nothing is pickled.
 """
 
 import base64

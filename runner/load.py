@@ -1,4 +1,4 @@
-"""Load measured where it arises (contract 8): per client task, per host, per node. The only importer of psutil.
+"""Load measured where it arises: per client task, per host, per node. The only importer of psutil.
 
 One process runs one client task at a time, so what the process used during a task is what the task used.
 """

@@ -1,4 +1,4 @@
-"""Every random choice of a trial comes from its root seed and the path of what is being chosen (contract 5)."""
+"""Every random choice of a trial comes from its root seed and the path of what is being chosen."""
 
 import hashlib
 import random

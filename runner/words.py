@@ -136,7 +136,7 @@ def _hint(line: str) -> str:
     word = f"{key}={_in_quotes(value)}"
     try:
         _grammar().parse_override(word)
-    except Exception:
+    except Exception:  # nor can it be read in quotes, whatever the grammar raises: no hint
         return ""
     typed = shlex.quote(word)
     return f"; if it is meant as text, type {typed}" if len(typed) < 200 else ""

@@ -46,7 +46,7 @@ class HostGroup(Section):
 
 
 class ResourcesConfig(Section):
-    """Where client tasks run. Never changes a result (contract 5)."""
+    """Where client tasks run. Never changes a result."""
 
     engine: Literal["ray", "inline"] = Field("ray", description="inline: one process without Ray, for debugging")
     address: str | None = Field(None, description="address of a running Ray cluster; null starts Ray on this machine")

@@ -87,7 +87,7 @@ class TrialConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        """Refuse what can't work before anything starts (contract 10)."""
+        """Refuse what can't work before anything starts."""
         n, s = self.num_clients, self.strategy
         watches = self.stop.target is not None or self.stop.patience is not None
         for section, on in (("stop", watches), ("halving", bool(self.halving.axis))):

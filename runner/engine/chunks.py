@@ -1,4 +1,4 @@
-"""How a round's tasks are grouped: by the round's clients alone, never by hosts or clocks (contract 2)."""
+"""How a round's tasks are grouped: by the round's clients alone, never by hosts or clocks."""
 
 from collections.abc import Hashable, Sequence
 

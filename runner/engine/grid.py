@@ -1,4 +1,4 @@
-"""Flower's Grid over chunks of client tasks (contract 1): RayGrid on Ray actors, the inline grid in this process."""
+"""Flower's Grid over chunks of client tasks: RayGrid on Ray actors, the inline grid in this process."""
 
 import time
 from collections import Counter
@@ -62,7 +62,7 @@ class EngineGrid(Grid):
     Attributes
     ----------
     weight_key : str | None
-        While set, a chunk's replies are replaced by their mean weighted by this metric (contract 3).
+        While set, a chunk's replies are replaced by their mean weighted by this metric.
     carried : frozenset of str
         Arrays that such a mean leaves out: those of the heaviest reply stand for all.
     online : int

@@ -58,7 +58,7 @@ class _Probing:
 
 
 class RayExecutor:
-    """Gives chunks to hosts as they become free, largest first; runs lost chunks again (contract 6)."""
+    """Gives chunks to hosts as they become free, largest first; runs lost chunks again."""
 
     def __init__(self, spec: AppSpec, hosts: list[Host]) -> None:
         out_of_band()

@@ -43,10 +43,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A fixed group of client tasks that one host runs in one call (contract 2).
+    """A fixed group of client tasks that one host runs in one call.
 
     ``arrays`` holds each distinct ArrayRecord of the tasks once. ``weight_key`` asks for one weighted mean of the
-    replies' arrays in place of the replies (contract 3); arrays named in ``carried`` are not averaged, but those of
+    replies' arrays in place of the replies; arrays named in ``carried`` are not averaged, but those of
     the heaviest reply, of equal ones that of the lowest node id.
     """
 

@@ -219,7 +219,7 @@ class TrialRun(OpenRun):
         """Log a round: its rows as files of their own, then its metrics in one batch with one timestamp.
 
         A round that was given before, by a trial that died and goes on, is left out; so is the writing of one that the
-        store has from an earlier session (contract 7).
+        store has from an earlier session.
         """
         if record.round <= self._taken:
             return

@@ -1,4 +1,4 @@
-"""Where results go: the tracking store is opened, or refused in one line, before anything starts (contract 10)."""
+"""Where results go: the tracking store is opened, or refused in one line, before anything starts."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN, layout). Read from the source: nothing is run."""
+"""Who may import whom. Read from the source: nothing is run."""
 
 import ast
 import subprocess
