@@ -60,7 +60,9 @@ def pfl(*arguments: str) -> Contender:
     return Contender([*launcher, "-m", "benchmarks.pfl_peer", *arguments], PFL_PYTHON)
 
 
-def alternate(contenders: Sequence[Callable[[], Contender]], repeats: int) -> list[list[dict[str, float]]]:
+def alternate(
+    contenders: Sequence[Callable[[], Contender]], repeats: int
+) -> list[list[dict[str, float]]]:
     """Start the contenders one after the other, then let them take turns; return their answers."""
     with ExitStack() as stack:
         alive = [stack.enter_context(start()) for start in contenders]
@@ -94,11 +96,18 @@ def _time(value: float) -> str:
 def noop(folder: str) -> list[Row]:
     tasks = 1000
     mine, theirs = alternate(
-        [lambda: ours("noop", f"{tasks},{tasks},5"), lambda: flower("noop", f"{tasks},{tasks},1")], 3
+        [lambda: ours("noop", f"{tasks},{tasks},5"), lambda: flower("noop", f"{tasks},{tasks},1")],
+        3,
     )
     per_task = [value / tasks * 1000 for value in seconds(mine)]
     return [
-        ratio("noop_vs_flower", seconds(theirs), seconds(mine), ">= 20", "1,000 echoes of 10 kB, Flower / ours"),
+        ratio(
+            "noop_vs_flower",
+            seconds(theirs),
+            seconds(mine),
+            ">= 20",
+            "1,000 echoes of 10 kB, Flower / ours",
+        ),
         spread("noop_ms_per_task", per_task, "<= 0.4", "ms a task; 3 turns of 5 rounds"),
     ]
 
@@ -107,11 +116,20 @@ def lenet(folder: str) -> list[Row]:
     peers = {"flower": flower, "bare": lambda *a: Contender(["-m", "benchmarks.bare", *a])}
     if PFL_PYTHON.exists():
         peers["pfl"] = pfl
-    starts = [lambda: ours("lenet", folder), *(lambda start=start: start("lenet", folder) for start in peers.values())]
+    starts = [
+        lambda: ours("lenet", folder),
+        *(lambda start=start: start("lenet", folder) for start in peers.values()),
+    ]
     mine, *others = alternate(starts, 7)
     goals = {"flower": ">= 2.5", "bare": ">= 0.95", "pfl": ">= 1.3"}
     return [
-        ratio(f"lenet_vs_{name}", seconds(theirs), seconds(mine), goals[name], f"a round, {name} / ours")
+        ratio(
+            f"lenet_vs_{name}",
+            seconds(theirs),
+            seconds(mine),
+            goals[name],
+            f"a round, {name} / ours",
+        )
         for name, theirs in zip(peers, others, strict=True)
     ]
 
@@ -122,7 +140,15 @@ def startup(folder: str) -> list[Row]:
         for start, times in ((ours, mine), (flower, theirs)):
             with start("startup", folder) as contender:
                 times.append(contender.turn()["seconds"])
-    return [ratio("startup_vs_flower", theirs, mine, ">= 2", "ray.init to the end of round 1 of LeNet, Flower / ours")]
+    return [
+        ratio(
+            "startup_vs_flower",
+            theirs,
+            mine,
+            ">= 2",
+            "ray.init to the end of round 1 of LeNet, Flower / ours",
+        )
+    ]
 
 
 def flute(folder: str) -> list[Row]:
@@ -132,10 +158,18 @@ def flute(folder: str) -> list[Row]:
 
 
 def population(folder: str) -> list[Row]:
-    big, small = alternate([lambda n=n: ours("population", str(n), folder) for n in (1_000_000, 1_000)], 7)
+    big, small = alternate(
+        [lambda n=n: ours("population", str(n), folder) for n in (1_000_000, 1_000)], 7
+    )
     growth = [a["rss_mb"] - b["rss_mb"] for a, b in zip(big, small, strict=True)]
     return [
-        ratio("population_1m_vs_1k", seconds(big), seconds(small), "<= 1.1", "a round of 100 clients, 1M / 1k"),
+        ratio(
+            "population_1m_vs_1k",
+            seconds(big),
+            seconds(small),
+            "<= 1.1",
+            "a round of 100 clients, 1M / 1k",
+        ),
         spread("population_rss_mb", growth, "<= 200", "driver's memory, 1M less 1k clients"),
     ]
 
@@ -166,7 +200,15 @@ def training(folder: str) -> list[Row]:
         with Contender(["-m", "benchmarks.training", "turns", key]) as contender:
             answers = [contender.turn() for _ in range(7)]
         loop, mine = ([answer[who] for answer in answers] for who in ("bare", "ours"))
-        rows.append(ratio(key, loop, mine, goal, "100 clients on one core, plain PyTorch loop / ours, CPU time"))
+        rows.append(
+            ratio(
+                key,
+                loop,
+                mine,
+                goal,
+                "100 clients on one core, plain PyTorch loop / ours, CPU time",
+            )
+        )
     return rows
 
 
@@ -193,11 +235,16 @@ def pfl_cifar10(folder: str) -> list[Row]:
 def pfl_cifar10_of_seed(folder: str, seed: int) -> tuple[Row, list[list[float]]]:
     """Return the row of one seed's weights and draws, and the central accuracies (%) of pfl and of ours at CURVE."""
     word = str(seed)
-    theirs, mine = alternate([lambda: pfl("cifar10", folder, word), lambda: ours("cifar10", folder, word)], CURVE[-1])
+    theirs, mine = alternate(
+        [lambda: pfl("cifar10", folder, word), lambda: ours("cifar10", folder, word)], CURVE[-1]
+    )
     curves = [
-        [100 * answer["accuracy"] for answer in answers if answer.get("round") in CURVE] for answers in (theirs, mine)
+        [100 * answer["accuracy"] for answer in answers if answer.get("round") in CURVE]
+        for answers in (theirs, mine)
     ]
-    return ratio("pfl_cifar10_vs_pfl", seconds(theirs), seconds(mine), ">= 1.3", "pfl / ours"), curves
+    return ratio(
+        "pfl_cifar10_vs_pfl", seconds(theirs), seconds(mine), ">= 1.3", "pfl / ours"
+    ), curves
 
 
 def tracking(folder: str) -> list[Row]:
@@ -215,14 +262,25 @@ def sweep_efficiency(folder: str) -> list[Row]:
 
 def warm_start(folder: str) -> list[Row]:
     waits = measured("benchmarks.sweeps", "warm_start")["seconds"]
-    return [spread("warm_trial_start_s", waits, "<= 1", f"last round to the next trial's round 1; {len(waits)} times")]
+    return [
+        spread(
+            "warm_trial_start_s",
+            waits,
+            "<= 1",
+            f"last round to the next trial's round 1; {len(waits)} times",
+        )
+    ]
 
 
 def measured(*words: str) -> dict[str, Any]:
     """Return what a benchmark of its own process prints, as JSON on its last line."""
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise ContenderError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise ContenderError(
+            f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
+        )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -232,9 +290,17 @@ def cluster_10k(folder: str) -> list[Row]:
     at_once = f"K-means on 10,000 clients' sketches, made by the hosts; ARI {got['ari']:.2f}"
     return [
         spread(
-            "cluster_10k_s", [got["seconds"]], "<= 120", f"s, {got['server_s']:.1f} of them the server's; {at_once}"
+            "cluster_10k_s",
+            [got["seconds"]],
+            "<= 120",
+            f"s, {got['server_s']:.1f} of them the server's; {at_once}",
         ),
-        spread("cluster_10k_mb", [got["mb"]], "<= 500", f"driver's rise; the models are {got['models_mb']:.0f} MB"),
+        spread(
+            "cluster_10k_mb",
+            [got["mb"]],
+            "<= 500",
+            f"driver's rise; the models are {got['models_mb']:.0f} MB",
+        ),
     ]
 
 
@@ -246,7 +312,12 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     population: ("population_1m_vs_1k", "population_rss_mb"),
     cohort_memory: ("cohort_memory_mb",),
     skewed: ("skewed_makespan",),
-    training: ("train_logreg_vs_bare", "train_mlp_vs_bare", "train_lenet10_vs_bare", "train_lenet32_vs_bare"),
+    training: (
+        "train_logreg_vs_bare",
+        "train_mlp_vs_bare",
+        "train_lenet10_vs_bare",
+        "train_lenet32_vs_bare",
+    ),
     flute_alone: ("flute_lr_mnist_s",),
     pfl_cifar10: ("pfl_cifar10_vs_pfl",),
     tracking: ("tracking_overhead",),
@@ -272,7 +343,10 @@ def lay_down(folder: Path, data: str = "mnist") -> str:
         shape = next(work.shape for work in WORKS.values() if work.data == data)
         x = rng.integers(0, 256, (60_000, *shape), np.uint8)
         test_x, test_y = x[:TEST], rng.integers(0, 10, TEST)
-        y, name = rng.integers(0, 10, 60_000), f"noise of the shape of {data} (set FEDSWEEP_DATA for the images)"
+        y, name = (
+            rng.integers(0, 10, 60_000),
+            f"noise of the shape of {data} (set FEDSWEEP_DATA for the images)",
+        )
     scale = np.stack([x.mean((0, 2, 3)), x.std((0, 2, 3))]) / 255
     np.savez(folder / f"{data}-images.npz", x=x, y=y, test_x=test_x, test_y=test_y, scale=scale)
     for work in [work for work in WORKS if WORKS[work].data == data]:
@@ -293,15 +367,21 @@ def keep(output: Path, rows: Sequence[Row], missing: Sequence[str], machine: str
     """Write what was measured so far."""
     values = {row.key: row.value for row in rows}
     details = {row.key: asdict(row) | {"reached": row.reached} for row in rows}
-    text = json.dumps({**values, "not_measured": missing, "details": details, "machine": machine}, indent=2)
+    text = json.dumps(
+        {**values, "not_measured": missing, "details": details, "machine": machine}, indent=2
+    )
     output.write_text(text + "\n")
 
 
 def main() -> int:
     keys = [key for group in GROUPS.values() for key in group]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which rows, all by default: {', '.join(keys)}")
-    parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where the figures go (bench.json)")
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=f"which rows, all by default: {', '.join(keys)}"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("bench.json"), help="where the figures go (bench.json)"
+    )
     given = parser.parse_args()
     if unknown := set(given.rows) - set(keys):
         parser.error(f"unknown row {', '.join(sorted(unknown))}; rows are {', '.join(keys)}")
@@ -327,8 +407,13 @@ def main() -> int:
             missing += [key for key in group if key not in {row.key for row in measured}]
             keep(given.output, rows, missing, machine)
     if missing:
-        print(f"\nnot measured: {', '.join(missing)}" + ("" if PFL_PYTHON.exists() else " (.venv-bench is missing)"))
-    print(f"\n{machine}; load average {os.getloadavg()[0]:.1f}; {time.monotonic() - began:.0f} s in all")
+        print(
+            f"\nnot measured: {', '.join(missing)}"
+            + ("" if PFL_PYTHON.exists() else " (.venv-bench is missing)")
+        )
+    print(
+        f"\n{machine}; load average {os.getloadavg()[0]:.1f}; {time.monotonic() - began:.0f} s in all"
+    )
     return 1 if failed else 0
 
 

@@ -13,7 +13,9 @@ def echo_app() -> ClientApp:
 
     @app.train()
     def echo(message: Message, context: Context) -> Message:
-        content = RecordDict({"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})})
+        content = RecordDict(
+            {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
+        )
         return Message(content, reply_to=message)
 
     return app
@@ -37,6 +39,9 @@ def learning_app(name: str, folder: str) -> ClientApp:
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
         loss = train(model, x[client], y[client], WORKS[name])
         metrics = MetricRecord({"train_loss": loss, "num-examples": len(y[client])})
-        return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
+        return Message(
+            RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}),
+            reply_to=message,
+        )
 
     return app

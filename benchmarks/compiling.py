@@ -29,7 +29,10 @@ Weights = dict[str, Tensor]
 
 
 def contestants(name: str, batch: int) -> dict[str, Callable[[], object]]:
-    shape, options = SHAPES.get(name, (1, 28, 28)), {"dropout": False} if name == "simple_cnn" else {}
+    shape, options = (
+        SHAPES.get(name, (1, 28, 28)),
+        {"dropout": False} if name == "simple_cnn" else {},
+    )
     torch.manual_seed(0)
     model, eager = (build_model(name, shape, 10, **options) for _ in range(2))
     eager = eager.to(memory_format=torch.channels_last)
@@ -82,10 +85,14 @@ def main(name: str = "lenet", batch: str = "10") -> None:
         began = time.perf_counter()
         run()
         first[what] = time.perf_counter() - began
-    taken = {what: 1e3 * spent / (CLIENTS * STEPS) for what, spent in take_turns(ways, TURNS).items()}
+    taken = {
+        what: 1e3 * spent / (CLIENTS * STEPS) for what, spent in take_turns(ways, TURNS).items()
+    }
     for what, ms in taken.items():
         ratio = taken["eager"] / ms
-        print(f"{name}, batch {batch}, {what}: {ms:.3f} ms a step, {ratio:.2f} x; first {first[what]:.1f} s")
+        print(
+            f"{name}, batch {batch}, {what}: {ms:.3f} ms a step, {ratio:.2f} x; first {first[what]:.1f} s"
+        )
 
 
 if __name__ == "__main__":

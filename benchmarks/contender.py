@@ -56,7 +56,9 @@ class Contender:
         Seconds that it may take to get ready, or for one turn.
     """
 
-    def __init__(self, command: list[str], python: Path | None = None, timeout_s: float = 240.0) -> None:
+    def __init__(
+        self, command: list[str], python: Path | None = None, timeout_s: float = 240.0
+    ) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the contender
         self._timeout_s = timeout_s
         self._name = " ".join(command)
@@ -92,13 +94,18 @@ class Contender:
         finally:
             watchdog.cancel()
         self._log.seek(0)
-        raise ContenderError(f"{self._name} ended without an answer:\n" + "".join(self._log.readlines()[-15:]))
+        raise ContenderError(
+            f"{self._name} ended without an answer:\n" + "".join(self._log.readlines()[-15:])
+        )
 
     def _kill(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self._process.stdin
         try:

@@ -39,7 +39,9 @@ def our_passes(x: Tensor, module: nn.Conv2d, g: Tensor) -> Callable[..., list[Te
     layer = Program(nn.Sequential(module), x.shape[1:]).layers[1]
     values = tuple(p.detach().unsqueeze(0) for p in module.parameters())
     weights = Weights(values, tuple(map(torch.zeros_like, values)))
-    x, g = (t.permute(2, 3, 0, 1).contiguous().permute(3, 0, 1, 2).unsqueeze(0) for t in (x, g))  # channels last
+    x, g = (
+        t.permute(2, 3, 0, 1).contiguous().permute(3, 0, 1, 2).unsqueeze(0) for t in (x, g)
+    )  # channels last
 
     @torch.no_grad()
     def run(keep: bool = False) -> list[Tensor]:
@@ -61,10 +63,15 @@ def compare(side: int, kernel: int, padding: int) -> str:
     found = library(), ours(keep=True)
     exact = passes(x.double(), deepcopy(module).double(), g.double())
     errors = [
-        ", ".join(f"{float((a - e).abs().max() / e.abs().max()):.1e}" for a, e in zip(own, exact, strict=True))
+        ", ".join(
+            f"{float((a - e).abs().max() / e.abs().max()):.1e}"
+            for a, e in zip(own, exact, strict=True)
+        )
         for own in found
     ]
-    spent = {name: 1e3 * s for name, s in take_turns({"library": library, "ours": ours}, TURNS).items()}
+    spent = {
+        name: 1e3 * s for name, s in take_turns({"library": library, "ours": ours}, TURNS).items()
+    }
     return (
         f"PyTorch {spent['library']:.2f} ms, ours {spent['ours']:.2f} ms; errors of outputs and of the inputs' and "
         f"weights' gradients: PyTorch {errors[0]}, ours {errors[1]}"
@@ -76,7 +83,9 @@ def step_by_layer() -> None:
     torch.manual_seed(0)
     model, eager = build_model("simple_cnn", SHAPE, 10), build_model("simple_cnn", SHAPE, 10)
     eager = eager.to(memory_format=torch.channels_last)
-    examples = Examples(torch.randn(CLIENTS * IMAGES, *SHAPE), torch.randint(10, (CLIENTS * IMAGES,)))
+    examples = Examples(
+        torch.randn(CLIENTS * IMAGES, *SHAPE), torch.randint(10, (CLIENTS * IMAGES,))
+    )
     places = [(client * IMAGES, IMAGES) for client in range(CLIENTS)]
     hp, program = LocalTraining(lr=0.01, momentum=0.0, batch_size=BATCH), Program(model, SHAPE)
     start = torch.cat([value.flatten() for value in model.state_dict().values()])
@@ -96,7 +105,13 @@ def step_by_layer() -> None:
     def one_by_one() -> None:
         eager.load_state_dict(model.state_dict())
         for first, count in places:
-            train(eager, examples.x[first : first + count], examples.y[first : first + count], hp, first)
+            train(
+                eager,
+                examples.x[first : first + count],
+                examples.y[first : first + count],
+                hp,
+                first,
+            )
 
     steps = CLIENTS * IMAGES // BATCH
     together = partial(train_many, program, start, examples, places, hp, range(CLIENTS))

@@ -22,14 +22,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as folder:
         print(f"data: {lay_down(Path(folder), 'cifar10')}")
         print(
-            "| seed | " + " | ".join(f"{who} after {n}" for who in ("pfl", "ours") for n in CURVE) + " | pfl / ours |"
+            "| seed | "
+            + " | ".join(f"{who} after {n}" for who in ("pfl", "ours") for n in CURVE)
+            + " | pfl / ours |"
         )
         print("|---" * (2 + 2 * len(CURVE)) + "|", flush=True)
         for seed in range(given.seeds):
             row, own = pfl_cifar10_of_seed(folder, seed)
             curves.append(own)
             cells = [f"{value:.1f}" for curve in own for value in curve]
-            print(f"| {seed} | {' | '.join(cells)} | {row.value:.2f} ({row.low:.2f} to {row.high:.2f}) |", flush=True)
+            print(
+                f"| {seed} | {' | '.join(cells)} | {row.value:.2f} ({row.low:.2f} to {row.high:.2f}) |",
+                flush=True,
+            )
     for i, n in enumerate(CURVE):
         theirs, mine = ([own[who][i] for own in curves] for who in (0, 1))
         error = ((variance(theirs) + variance(mine)) / given.seeds) ** 0.5

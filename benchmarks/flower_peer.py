@@ -37,7 +37,9 @@ def main(name: str, folder: str) -> None:
 
         def play(number: int) -> None:
             nonlocal model
-            replies = grid.send_and_receive(strategy.configure_train(number, model, ConfigRecord(), grid))
+            replies = grid.send_and_receive(
+                strategy.configure_train(number, model, ConfigRecord(), grid)
+            )
             model = strategy.aggregate_train(number, replies)[0] or model
 
         play(1)  # hosts start, data is loaded

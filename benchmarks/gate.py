@@ -25,7 +25,11 @@ from runner.trial import quiet_flower, run_trial
 
 METHODS: dict[str, tuple[str, ...]] = {
     "kmeans, k given": ("strategy=kmeans", "strategy.gate=0.01"),
-    "kmeans, k by silhouette": ("strategy=kmeans", "strategy.gate=0.01", "strategy.choose_k=silhouette"),
+    "kmeans, k by silhouette": (
+        "strategy=kmeans",
+        "strategy.gate=0.01",
+        "strategy.choose_k=silhouette",
+    ),
     "flhc": ("strategy=flhc",),
     "fedclust": ("strategy=fedclust",),
     "fedgroup": ("strategy=fedgroup",),
@@ -44,7 +48,9 @@ class Outcome:
     """What a method made of the clients of one shift, over seeds."""
 
     split: int  # trials that ended with more than one cluster
-    recovered: int  # trials whose clusters are the known groups; without a shift, that are one cluster
+    recovered: (
+        int  # trials whose clusters are the known groups; without a shift, that are one cluster
+    )
     last: tuple[Mapping[str, float], ...]  # each trial's metrics of its last round
 
     def mean(self, metric: str) -> str:
@@ -59,7 +65,11 @@ def outcome(words: Sequence[str], seeds: Sequence[int], images: ImageData) -> Ou
     lasts = []
     for seed in seeds:
         config = compose([*words, f"seed={seed}"])
-        *_, last = (e for e in run_trial(config, images, make_split(images, config)) if isinstance(e, RoundRecord))
+        *_, last = (
+            e
+            for e in run_trial(config, images, make_split(images, config))
+            if isinstance(e, RoundRecord)
+        )
         clusters = len(set(last.assignments.get("cluster", [0])))
         split += clusters > 1
         recovered += last.metrics.get("2_clusters/ari", float(clusters == 1)) > EXACT
@@ -116,15 +126,21 @@ def main() -> None:
     )
     about = f"all by default: {', '.join(METHODS)}; or words, such as 'strategy=clove rounds=15'"
     parser.add_argument("methods", nargs="*", default=list(METHODS), help=about)
-    parser.add_argument("--seeds", default="20:40", help="first:end, 20:40 by default: the gate was made on 0 to 19")
-    parser.add_argument("--shifts", nargs="*", default=SHIFTS, help=f"all by default: {', '.join(SHIFTS)}")
+    parser.add_argument(
+        "--seeds", default="20:40", help="first:end, 20:40 by default: the gate was made on 0 to 19"
+    )
+    parser.add_argument(
+        "--shifts", nargs="*", default=SHIFTS, help=f"all by default: {', '.join(SHIFTS)}"
+    )
     about = "whose data and settings; gate by default"
     parser.add_argument("--experiment", default="gate", help=about)
     about = "show the means of these metrics of the last round, 2_clusters/ari for one"
     parser.add_argument("--metrics", nargs="*", default=(), help=about)
     given = parser.parse_args()
     if unknown := {method for method in given.methods if "=" not in method} - METHODS.keys():
-        parser.error(f"unknown method {', '.join(sorted(unknown))}; methods are {', '.join(METHODS)}")
+        parser.error(
+            f"unknown method {', '.join(sorted(unknown))}; methods are {', '.join(METHODS)}"
+        )
     first, end = map(int, given.seeds.split(":"))
     began = time.monotonic()
     measure(given.methods, given.shifts, range(first, end), given.metrics, given.experiment)

@@ -65,14 +65,18 @@ def operations(program: Program) -> float:
     """Return the floating-point operations of one training example: forward, and twice that backward."""
     positions = [prod(layer.out[1:]) if len(layer.out) == 3 else 1 for layer in program.layers]
     return sum(
-        6.0 * prod(layer.shapes[0]) * n for layer, n in zip(program.layers, positions, strict=True) if layer.shapes
+        6.0 * prod(layer.shapes[0]) * n
+        for layer, n in zip(program.layers, positions, strict=True)
+        if layer.shapes
     )
 
 
 class Cohort:
     """Clients of one model on a device."""
 
-    def __init__(self, name: str, shape: tuple[int, int, int], clients: int, device: torch.device) -> None:
+    def __init__(
+        self, name: str, shape: tuple[int, int, int], clients: int, device: torch.device
+    ) -> None:
         torch.manual_seed(0)
         self.model = build_model(name, shape, 10).to(device)
         self.start = torch.cat([value.flatten() for value in self.model.state_dict().values()])
@@ -80,7 +84,10 @@ class Cohort:
         mean, std = (torch.full((shape[0], 1, 1), value, device=device) for value in (0.45, 0.25))
         self.examples = Examples(x, torch.randint(10, (clients * IMAGES,)).to(device), mean, std)
         self.places = [(client * IMAGES, IMAGES) for client in range(clients)]
-        self.hp, self.program = LocalTraining(lr=0.1, momentum=0.0, batch_size=10), Program(self.model, shape, device)
+        self.hp, self.program = (
+            LocalTraining(lr=0.1, momentum=0.0, batch_size=10),
+            Program(self.model, shape, device),
+        )
 
     def one_by_one(self, clients: int) -> None:
         """Train some clients one after the other."""
@@ -90,11 +97,15 @@ class Cohort:
 
     def together(self) -> torch.Tensor:
         """Train all clients at once; return the mean of their weights."""
-        rows, _ = train_many(self.program, self.start, self.examples, self.places, self.hp, range(len(self.places)))
+        rows, _ = train_many(
+            self.program, self.start, self.examples, self.places, self.hp, range(len(self.places))
+        )
         return torch.stack(rows).mean(0)
 
 
-def row(name: str, shape: tuple[int, int, int], clients: int, device: torch.device, peak: float) -> dict[str, Any]:
+def row(
+    name: str, shape: tuple[int, int, int], clients: int, device: torch.device, peak: float
+) -> dict[str, Any]:
     """Measure one model and cohort."""
     result: dict[str, Any] = {"model": name, "shape": shape, "cohort": clients}
     alone = min(clients, 8)
@@ -159,8 +170,12 @@ def pfl_cifar10(device: torch.device, cohort_size: int, seconds: float) -> float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
-    parser.add_argument("--pfl", type=float, help="seconds that pfl-research takes for its benchmark on this card")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--pfl", type=float, help="seconds that pfl-research takes for its benchmark on this card"
+    )
     parser.add_argument("--cpu", action="store_true", help="one small row of each on the CPU")
     given = parser.parse_args()
     keys = ("gpu_pfl_cifar10_s", "gpu_pfl_cifar10_vs_pfl", "gpu_utilisation", "hosts")
@@ -171,7 +186,11 @@ def main() -> None:
     side = 512 if given.cpu else 8192
     a, b = (torch.randn(side, side, device=device) for _ in range(2))
     peak = 2 * side**3 / timed(lambda: a @ b, device)
-    plan = [(ROWS[0], 4)] if given.cpu else [(model, cohort) for model in ROWS for cohort in (16, 64, 256)]
+    plan = (
+        [(ROWS[0], 4)]
+        if given.cpu
+        else [(model, cohort) for model in ROWS for cohort in (16, 64, 256)]
+    )
     rows = [row(*model, cohort, device, peak) for model, cohort in plan]
     last = rows[-1]
     ours_s = pfl_cifar10(device, 1 if given.cpu else PFL_COHORT, 0.1 if given.cpu else 20.0)
@@ -180,10 +199,15 @@ def main() -> None:
         "torch": torch.__version__,
         "peak_tflops": round(peak / 1e12, 2),
         "gpu_pfl_cifar10_s": round(ours_s, 1),
-        "gpu_pfl_cifar10_vs_pfl": round(given.pfl / ours_s, 2) if given.pfl else "could not be measured: give --pfl",
+        "gpu_pfl_cifar10_vs_pfl": round(given.pfl / ours_s, 2)
+        if given.pfl
+        else "could not be measured: give --pfl",
         "gpu_utilisation": last.get("utilisation", last.get("not_measured")),
         "hosts": {
-            str(count): round(hosts("simple_cnn", 4 if given.cpu else 256, count, device, 1 if given.cpu else 3), 3)
+            str(count): round(
+                hosts("simple_cnn", 4 if given.cpu else 256, count, device, 1 if given.cpu else 3),
+                3,
+            )
             for count in ((1, 2) if given.cpu else (1, 2, 4))
         },
         "rows": rows,

@@ -72,7 +72,12 @@ def config_of(work: Work) -> TrialConfig:
 
 
 def fedavg(clients: int, cohort: int) -> FedAvg:
-    return FedAvg(fraction_train=cohort / clients, fraction_evaluate=0.0, min_train_nodes=cohort, min_evaluate_nodes=0)
+    return FedAvg(
+        fraction_train=cohort / clients,
+        fraction_evaluate=0.0,
+        min_train_nodes=cohort,
+        min_evaluate_nodes=0,
+    )
 
 
 def echo_grid(actors: list[Host], clients: int) -> EngineGrid:
@@ -85,7 +90,9 @@ def learning_rounds(
     config = config_of(work)
     grid = make_grid(config, split.on(images), actors, ray.put(images), ray.put(split))
     loop = Loop(ENDLESS, seed, train_config(config.training), evaluate_every=ENDLESS)
-    compared = work.score_every > 0  # its models are: they start from the weights that the peer's start from
+    compared = (
+        work.score_every > 0
+    )  # its models are: they start from the weights that the peer's start from
     start = ArrayRecord(make_model(work, seed).state_dict()) if compared else initial_model(grid)[0]
     return run_rounds(fedavg(work.clients, cohort), grid, start, loop), grid
 
@@ -117,7 +124,11 @@ def noop(argument: str) -> None:
     with hosts() as actors:
         model = ArrayRecord({"w": Array(np.zeros(2500, np.float32))})
         loop = Loop(ENDLESS, 0, ConfigRecord(), evaluate_every=ENDLESS)
-        serve(timed(run_rounds(fedavg(clients, cohort), echo_grid(actors, clients), model, loop), count))
+        serve(
+            timed(
+                run_rounds(fedavg(clients, cohort), echo_grid(actors, clients), model, loop), count
+            )
+        )
 
 
 def learn(name: str, folder: str, seed: str = "0") -> None:
@@ -126,7 +137,13 @@ def learn(name: str, folder: str, seed: str = "0") -> None:
     with hosts() as actors:
         split = split_of(list(rows_of(name, images.train_y)))
         rounds, _ = learning_rounds(actors, work, images, split, work.cohort, int(seed))
-        serve(timed(rounds, work.rounds, lambda last: score(last.number, name, folder, lambda: model_of(last, work))))
+        serve(
+            timed(
+                rounds,
+                work.rounds,
+                lambda last: score(last.number, name, folder, lambda: model_of(last, work)),
+            )
+        )
 
 
 def model_of(last: Round, work: Work) -> nn.Module:
@@ -196,7 +213,10 @@ def skewed(folder: str) -> None:
             done = next(rounds)
             walls = [task.wall_s for task in done.train.tasks]
             bound = max(sum(walls) / PROCESSES, max(walls))
-            return {"ratio": sum(done.seconds.values()) / bound, "seconds": sum(done.seconds.values())}
+            return {
+                "ratio": sum(done.seconds.values()) / bound,
+                "seconds": sum(done.seconds.values()),
+            }
 
         serve(run)
 

@@ -91,7 +91,9 @@ def main(name: str, folder: str, seed: str = "0") -> None:
     module = make_model(work, int(seed))
     if work.model == "simple_cnn":
         module, x = with_channels_last(module), x.permute(0, 1, 3, 4, 2).contiguous()
-    module.loss = lambda x_b, y_b, eval=False: nn.functional.cross_entropy(module.train(not eval)(x_b), y_b)
+    module.loss = lambda x_b, y_b, eval=False: nn.functional.cross_entropy(
+        module.train(not eval)(x_b), y_b
+    )
     module.metrics = lambda x_b, y_b: {}
     model = PyTorchModel(
         module,
@@ -102,15 +104,21 @@ def main(name: str, folder: str, seed: str = "0") -> None:
     torch.manual_seed(PROCESSES * int(seed) + get_ops().distributed.global_rank)  # of dropout
     users = FederatedDataset.from_slices(
         {user: [x[user], y[user]] for user in range(work.clients)},
-        get_user_sampler("random" if work.cohort < work.clients else "minimize_reuse", range(work.clients)),
+        get_user_sampler(
+            "random" if work.cohort < work.clients else "minimize_reuse", range(work.clients)
+        ),
     )
     tested = make_model(work)
     FederatedAveraging().run(
         NNAlgorithmParams(ENDLESS, ENDLESS, work.cohort, 0),
         SimulatedBackend(users, None),
         model,
-        NNTrainHyperParams(local_num_epochs=1, local_learning_rate=work.lr, local_batch_size=work.batch_size),
-        callbacks=[Turns(lambda number: score(number, name, folder, lambda: copy_weights(module, tested)))],
+        NNTrainHyperParams(
+            local_num_epochs=1, local_learning_rate=work.lr, local_batch_size=work.batch_size
+        ),
+        callbacks=[
+            Turns(lambda number: score(number, name, folder, lambda: copy_weights(module, tested)))
+        ],
     )
 
 

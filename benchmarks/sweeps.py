@@ -24,14 +24,30 @@ EFFICIENCY = [
 ]  # fmt: skip
 """24 trials of the default sweep, with more epochs: 5 to 10 s of client compute each."""
 
-WARM_START = ["shift=none", "partition=iid", "strategy.num_clusters=1,2", "seed=0,1,2", "resources.trials=1"]
+WARM_START = [
+    "shift=none",
+    "partition=iid",
+    "strategy.num_clusters=1,2",
+    "seed=0,1,2",
+    "resources.trials=1",
+]
 """One trial after the other: who waits for the next one sees it."""
 
 
 def run_sweep(words: list[str], folder: str, timeout_s: float = 400.0) -> list[dict[str, Any]]:
     """Run the default sweep with these words; return its events."""
-    command = [sys.executable, "-m", "runner", "sweep", "default", "--json", f"resources.hosts.cpu.count={CORES}"]
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "sweep",
+        "default",
+        "--json",
+        f"resources.hosts.cpu.count={CORES}",
+    ]
+    env = {
+        key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))
+    }
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # users keep their compiled modules
     done = subprocess.run(
         [*command, f"tracking.output={folder}", *words], cwd=ROOT, env=env, capture_output=True, text=True,
@@ -39,7 +55,9 @@ def run_sweep(words: list[str], folder: str, timeout_s: float = 400.0) -> list[d
     )  # fmt: skip
     if done.returncode:
         last = (done.stdout.splitlines() or [""])[-1]  # it tells the failures
-        raise ContenderError(f"the sweep ended with {done.returncode}:\n{done.stderr[-2000:]}{last[-2000:]}")
+        raise ContenderError(
+            f"the sweep ended with {done.returncode}:\n{done.stderr[-2000:]}{last[-2000:]}"
+        )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -68,9 +86,15 @@ def warm_start(words: list[str]) -> dict[str, list[float]]:
     the time of its end and its length.
     """
     with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as folder:
-        events = [event for event in run_sweep([*WARM_START, *words], folder) if event["event"] == "round"]
+        events = [
+            event for event in run_sweep([*WARM_START, *words], folder) if event["event"] == "round"
+        ]
     ends = [event["time"] for event in events if event["round"] == event["rounds"]]
-    starts = [event["time"] - event["metrics"]["5_time/round_s"] for event in events if event["round"] == 1]
+    starts = [
+        event["time"] - event["metrics"]["5_time/round_s"]
+        for event in events
+        if event["round"] == 1
+    ]
     return {"seconds": [start - end for end, start in zip(ends, starts[1:], strict=False)]}
 
 

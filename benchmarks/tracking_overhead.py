@@ -44,13 +44,19 @@ def calibrate(seconds: float) -> int:
 
 def record(number: int, clients: int, rng: np.random.Generator) -> RoundRecord:
     columns: dict[str, Any] = {name: rng.random(clients).tolist() for name in CLIENT_COLUMNS}
-    columns |= {"round": [number] * clients, "client": list(range(clients)), "host": ["host-0"] * clients}
+    columns |= {
+        "round": [number] * clients,
+        "client": list(range(clients)),
+        "host": ["host-0"] * clients,
+    }
     assigned: dict[str, Any] = {
         "round": [number] * clients, "client": list(range(clients)), "cluster": [i % 4 for i in range(clients)],
         "server": [i < 4 for i in range(clients)], "score": rng.random(clients).tolist(), "tenure": [1] * clients,
     }  # fmt: skip
     metrics = {f"{i % 6 + 1}_section/metric_{i}": float(rng.random()) for i in range(40)}
-    load = tuple(LoadSample(time.time(), f"host-{i}", "node", 90.0, 300.0, 90.0, 50.0) for i in range(4))
+    load = tuple(
+        LoadSample(time.time(), f"host-{i}", "node", 90.0, 300.0, 90.0, 50.0) for i in range(4)
+    )
     return RoundRecord(number, metrics, columns, assigned, load)
 
 
@@ -64,7 +70,10 @@ def started(clients: int, rng: np.random.Generator) -> TrialStarted:
 
 
 def result() -> TrialResult:
-    state = {name: value.numpy() for name, value in build_model("lenet", (1, 28, 28), 10).state_dict().items()}
+    state = {
+        name: value.numpy()
+        for name, value in build_model("lenet", (1, 28, 28), 10).state_dict().items()
+    }
     models = dict.fromkeys(("global", "cluster_0", "cluster_1", "cluster_2", "cluster_3"), state)
     return TrialResult("key", models, "hash", {"acc": 0.9}, np.eye(10, dtype=int), (1, 28, 28))
 
@@ -79,15 +88,22 @@ def thread_clock(thread: threading.Thread) -> Callable[[], float]:
 def measure(rounds: int, round_s: float, clients: int) -> dict[str, float]:
     cores = len(os.sched_getaffinity(0))
     units, rng = calibrate(round_s), np.random.default_rng(0)
-    trial = TrialConfig.model_validate({"model": {"name": "lenet"}, "strategy": {"name": "kmeans"}, "rounds": rounds})
+    trial = TrialConfig.model_validate(
+        {"model": {"name": "lenet"}, "strategy": {"name": "kmeans"}, "rounds": rounds}
+    )
     walls: dict[bool, list[float]] = {True: [], False: []}
     held = 0.0
-    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(cores) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        multiprocessing.get_context("spawn").Pool(cores) as pool,
+    ):
         pool.map(work, [1] * cores)
         tracker = Tracker(TrackingConfig(output=folder))
         writer = next(thread for thread in threading.enumerate() if thread.name == "mlflow-writer")
         cpu = thread_clock(writer)
-        before = tracker.start_trial(trial)  # pays what a process pays once: imports, the first trace, the fonts
+        before = tracker.start_trial(
+            trial
+        )  # pays what a process pays once: imports, the first trace, the fonts
         before.started(started(clients, rng))
         before.round(record(1, clients, rng))
         before.finish(result())
@@ -132,4 +148,8 @@ if __name__ == "__main__":
     parser.add_argument("--round-s", type=float, default=2.0)
     parser.add_argument("--clients", type=int, default=1000)
     given = parser.parse_args()
-    print(json.dumps({k: round(v, 4) for k, v in measure(given.rounds, given.round_s, given.clients).items()}))
+    print(
+        json.dumps(
+            {k: round(v, 4) for k, v in measure(given.rounds, given.round_s, given.clients).items()}
+        )
+    )

@@ -52,15 +52,22 @@ def ours(program: Program, start: Tensor, examples: Examples, batch: int) -> Non
     """Train the same clients in the chunks that the engine makes of them."""
     hp = LocalTraining(lr=0.05, momentum=0.9, batch_size=batch)
     for chunk in make_chunks(["train"] * CLIENTS, [1.0] * CLIENTS, together=TOGETHER):
-        train_many(program, start, examples, [(client * IMAGES, IMAGES) for client in chunk], hp, chunk)
+        train_many(
+            program, start, examples, [(client * IMAGES, IMAGES) for client in chunk], hp, chunk
+        )
 
 
 def contestants(name: str, batch: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return the loop and our trainer, ready to run on the same clients."""
     torch.manual_seed(0)
     model = build_model(name, SHAPE, CLASSES)
-    images, y = torch.randint(256, (CLIENTS * IMAGES, *SHAPE)).byte(), torch.randint(CLASSES, (CLIENTS * IMAGES,))
-    examples = Examples(images, y, torch.full((1, 1, 1), 0.13), torch.full((1, 1, 1), 0.31))  # bytes, as in a trial
+    images, y = (
+        torch.randint(256, (CLIENTS * IMAGES, *SHAPE)).byte(),
+        torch.randint(CLASSES, (CLIENTS * IMAGES,)),
+    )
+    examples = Examples(
+        images, y, torch.full((1, 1, 1), 0.13), torch.full((1, 1, 1), 0.31)
+    )  # bytes, as in a trial
     x = examples.images(slice(None))
     state = {key: value.clone() for key, value in model.state_dict().items()}
     flat = torch.cat([value.flatten() for value in state.values()])

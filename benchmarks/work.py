@@ -29,7 +29,9 @@ class Work:
     rounds: int  # per turn of a contender
     data: str = "mnist"
     shape: tuple[int, int, int] = (1, 28, 28)
-    score_every: int = 0  # rounds between tests of the global model, outside of what is timed; 0: none
+    score_every: int = (
+        0  # rounds between tests of the global model, outside of what is timed; 0: none
+    )
 
 
 WORKS = {
@@ -43,7 +45,9 @@ PROCESSES = 2
 """Worker processes of every contender: the issue's figures are for two."""
 
 
-def save(folder: Path, name: str, images: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> None:
+def save(
+    folder: Path, name: str, images: np.ndarray, labels: np.ndarray, scale: np.ndarray
+) -> None:
     """Write the clients' images and labels, clients x examples x ..., where contenders find them.
 
     ``scale`` holds mean and deviation per channel of images in [0, 1], (2, channels).

@@ -62,9 +62,13 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
     try:
         model = factory(**arguments)
     except Exception as error:
-        raise ValueError(f"model '{name}' can't be built with {arguments}: {_first_line(error)}") from error
+        raise ValueError(
+            f"model '{name}' can't be built with {arguments}: {_first_line(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module; name a module class")
+        raise ValueError(
+            f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module; name a module class"
+        )
     _probe(model, name, input_shape, num_classes)
     return model
 
@@ -85,7 +89,9 @@ def _find(
             f"unknown model '{name}'.{hint} Valid: {', '.join(sorted(MODELS))}, or a torch.nn.Module's dotted path."
         )
     if twice := sorted(given.keys() & kwargs.keys()):
-        raise ValueError(f"model '{name}' takes {', '.join(twice)} from the data set; leave it out of model.kwargs")
+        raise ValueError(
+            f"model '{name}' takes {', '.join(twice)} from the data set; leave it out of model.kwargs"
+        )
     signature = inspect.signature(factory)
     try:
         signature.bind(**given, **kwargs)
@@ -103,7 +109,9 @@ def _import(path: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"model '{path}' can't be imported: {error}; give package.module.Class") from error
+        raise ValueError(
+            f"model '{path}' can't be imported: {error}; give package.module.Class"
+        ) from error
     if isinstance(found, type) and issubclass(found, nn.Module):
         return found
     if inspect.isfunction(found) and _returns_module(found):
@@ -137,7 +145,9 @@ def _probe(model: nn.Module, name: str, input_shape: Shape, num_classes: int) ->
         with torch.no_grad():
             output = model(torch.zeros(1, *input_shape))
     except Exception as error:
-        raise ValueError(f"model '{name}' can't take images of shape {shape}: {_first_line(error)}") from error
+        raise ValueError(
+            f"model '{name}' can't take images of shape {shape}: {_first_line(error)}"
+        ) from error
     model.train()
     actual = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if actual != (1, num_classes):

@@ -13,7 +13,9 @@ def lenet(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """
     channels, height, width = input_shape
     if min(height, width) < 4:
-        raise ValueError(f"images of {height}x{width} pixels are too small; lenet needs at least 4x4")
+        raise ValueError(
+            f"images of {height}x{width} pixels are too small; lenet needs at least 4x4"
+        )
     padding = 2 if min(height, width) < 28 else 0
 
     def shrunk(size: int) -> int:

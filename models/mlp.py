@@ -6,7 +6,9 @@ from math import prod
 from torch import nn
 
 
-def mlp(input_shape: tuple[int, int, int], num_classes: int, hidden: int = 200, layers: int = 1) -> nn.Module:
+def mlp(
+    input_shape: tuple[int, int, int], num_classes: int, hidden: int = 200, layers: int = 1
+) -> nn.Module:
     """Return pixels, ``layers`` times ``hidden`` ReLU units, classes: 159,010 parameters on MNIST, 199,210 the 2NN."""
     for name, value in (("hidden", hidden), ("layers", layers)):
         if value < 1:

@@ -7,7 +7,9 @@ from torch import nn
 from models.dropout import Dropout
 
 
-def simple_cnn(input_shape: tuple[int, int, int], num_classes: int, dropout: bool = True) -> nn.Module:
+def simple_cnn(
+    input_shape: tuple[int, int, int], num_classes: int, dropout: bool = True
+) -> nn.Module:
     """Return two 3x3 convolutions (32, 64), one 2x2 max pooling and 128 dense units, Glorot-initialised.
 
     1,626,442 parameters on CIFAR-10. Images need at least 6x6 pixels. ``dropout`` drops 25% of the pooled values and
@@ -15,7 +17,9 @@ def simple_cnn(input_shape: tuple[int, int, int], num_classes: int, dropout: boo
     """
     channels, height, width = input_shape
     if min(height, width) < 6:
-        raise ValueError(f"images of {height}x{width} pixels are too small; simple_cnn needs at least 6x6")
+        raise ValueError(
+            f"images of {height}x{width} pixels are too small; simple_cnn needs at least 6x6"
+        )
     model = nn.Sequential(
         # Pooling before ReLU gives the same numbers as after it, on a quarter of the elements.
         OrderedDict(

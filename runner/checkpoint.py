@@ -90,11 +90,15 @@ class CheckpointStore:
         try:
             self._fs.makedirs(self._root, exist_ok=True)
             self._write(f"{number:06d}.safetensors", data)
-            self._write(f"{number:06d}.json", json.dumps({"sha256": _sha256(text), "entry": text}).encode())
+            self._write(
+                f"{number:06d}.json", json.dumps({"sha256": _sha256(text), "entry": text}).encode()
+            )
             for name in sorted(name for name in self._names() if _STATE.fullmatch(name))[:-KEPT]:
                 self._fs.rm_file(f"{self._root}/{name}")
         except OSError as error:
-            raise CheckpointError(f"no checkpoint can be written to {self.url}: {error}; make room there") from error
+            raise CheckpointError(
+                f"no checkpoint can be written to {self.url}: {error}; make room there"
+            ) from error
 
     def load(self) -> Checkpoint | None:
         """Return the newest checkpoint that is whole, with every record up to it; None where there is none.
@@ -104,7 +108,9 @@ class CheckpointStore:
         CheckpointError
             It was made by another trial, or by another version of fedsweep.
         """
-        entries = {number: entry for number in self.rounds() if (entry := self._entry(number)) is not None}
+        entries = {
+            number: entry for number in self.rounds() if (entry := self._entry(number)) is not None
+        }
         for number in sorted(entries, reverse=True):
             data = self._read(f"{number:06d}.safetensors")
             if data is None or hashlib.sha256(data).hexdigest() != entries[number]["state_sha256"]:
@@ -149,7 +155,10 @@ class CheckpointStore:
 
     def _names(self) -> list[str]:
         try:
-            return [path.rsplit("/", 1)[-1] for path in self._fs.ls(self._root, detail=False, refresh=True)]
+            return [
+                path.rsplit("/", 1)[-1]
+                for path in self._fs.ls(self._root, detail=False, refresh=True)
+            ]
         except FileNotFoundError:
             return []
 
@@ -176,7 +185,11 @@ class CheckpointStore:
         try:
             records = [_record(values) for values in entry["records"]]
             return entry | {"records": records, "state_sha256": str(entry["state_sha256"])}
-        except (KeyError, TypeError, AttributeError):  # a field is missing, or not what it should be
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+        ):  # a field is missing, or not what it should be
             return None
 
     def _read(self, name: str) -> bytes | None:
@@ -235,7 +248,9 @@ def encode(state: Mapping[str, Any]) -> bytes:
 
     def walk(value: Any) -> Any:
         if isinstance(value, np.ndarray | np.generic):
-            return {"$scalar" if isinstance(value, np.generic) else "$array": keep(np.asarray(value))}
+            return {
+                "$scalar" if isinstance(value, np.generic) else "$array": keep(np.asarray(value))
+            }
         if isinstance(value, ArrayRecord):
             return {"$arrays": {name: keep(array.numpy()) for name, array in value.items()}}
         for tag, kind in _RECORDS.items():
@@ -263,7 +278,9 @@ def decode(data: bytes) -> dict[str, Any]:
         The data are no state.
     """
     try:
-        tensors = {key: np.array(array) for key, array in load_tensors(data).items()}  # ours to write to
+        tensors = {
+            key: np.array(array) for key, array in load_tensors(data).items()
+        }  # ours to write to
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         written = json.loads(header["__metadata__"]["state"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -294,7 +311,11 @@ def decode(data: bytes) -> dict[str, Any]:
     return state
 
 
-_RECORDS: dict[str, Any] = {"$records": RecordDict, "$config": ConfigRecord, "$metrics": MetricRecord}
+_RECORDS: dict[str, Any] = {
+    "$records": RecordDict,
+    "$config": ConfigRecord,
+    "$metrics": MetricRecord,
+}
 
 
 def _record(values: dict[str, Any]) -> RoundRecord:

@@ -95,7 +95,11 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, call: object, help_text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=help_text, description=help_text, epilog=parser.epilog, formatter_class=parser.formatter_class
+            name,
+            help=help_text,
+            description=help_text,
+            epilog=parser.epilog,
+            formatter_class=parser.formatter_class,
         )
         sub.set_defaults(call=call)
         return sub
@@ -103,53 +107,117 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run one trial")
     sweep = command("sweep", _sweep, "run a grid of trials")
     sweep.add_argument("name", help=f"a file of configs/sweep: {', '.join(options('sweep'))}")
-    reproduce = command("reproduce", _reproduce, "run an experiment and hold it against the paper's numbers")
-    reproduce.add_argument("name", nargs="?", default="", help="a file of configs/experiment that says what to expect")
-    reproduce.add_argument("--full", action="store_true", help="the paper's protocol, not the tier for two CPU cores")
+    reproduce = command(
+        "reproduce", _reproduce, "run an experiment and hold it against the paper's numbers"
+    )
+    reproduce.add_argument(
+        "name", nargs="?", default="", help="a file of configs/experiment that says what to expect"
+    )
+    reproduce.add_argument(
+        "--full", action="store_true", help="the paper's protocol, not the tier for two CPU cores"
+    )
     for sub in (sweep, reproduce):
-        sub.add_argument("--dry-run", action="store_true", help="list the trials and their count, run nothing")
-        sub.add_argument("--retry-failed", action="store_true", help="let failed trials go on from their checkpoint")
+        sub.add_argument(
+            "--dry-run", action="store_true", help="list the trials and their count, run nothing"
+        )
+        sub.add_argument(
+            "--retry-failed",
+            action="store_true",
+            help="let failed trials go on from their checkpoint",
+        )
     for sub in (run, sweep, reproduce):
-        _add_modes(sub, "only failures and interruptions, on stderr", "events and results as JSON, an object a line")
-        sub.add_argument("--fresh", action="store_true", help="start over: what was run before counts no longer")
-        sub.add_argument("--take-over", action="store_true", help="go on with what a driver of another machine left")
+        _add_modes(
+            sub,
+            "only failures and interruptions, on stderr",
+            "events and results as JSON, an object a line",
+        )
+        sub.add_argument(
+            "--fresh", action="store_true", help="start over: what was run before counts no longer"
+        )
+        sub.add_argument(
+            "--take-over",
+            action="store_true",
+            help="go on with what a driver of another machine left",
+        )
     config = command("config", _config, "print the resolved configuration of a trial")
     for sub in (run, sweep, reproduce):
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
     for sub in (run, sweep, config, reproduce):
-        sub.add_argument("words", nargs="*", metavar="GROUP=OPTION|key=value", help="settings; a=1,2 makes an axis")
-    report = command("report", _report, "tables and plots of a sweep, with intervals and tests over the seeds")
-    report.add_argument("sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run")
-    report.add_argument("--target", help="0.9, or METRIC=VALUE: adds rounds and megabytes until it was reached")
-    report.add_argument("--test", choices=("t", "wilcoxon"), default="t", help="paired test that marks the best row")
+        sub.add_argument(
+            "words",
+            nargs="*",
+            metavar="GROUP=OPTION|key=value",
+            help="settings; a=1,2 makes an axis",
+        )
+    report = command(
+        "report", _report, "tables and plots of a sweep, with intervals and tests over the seeds"
+    )
+    report.add_argument(
+        "sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run"
+    )
+    report.add_argument(
+        "--target", help="0.9, or METRIC=VALUE: adds rounds and megabytes until it was reached"
+    )
+    report.add_argument(
+        "--test", choices=("t", "wilcoxon"), default="t", help="paired test that marks the best row"
+    )
     _add_modes(report, "write the files, print nothing", "the table and the files' names as JSON")
-    report.add_argument("--out", type=Path, help="folder to write to; default: reports/ under tracking.output")
-    compare = command("compare", _compare, "trials side by side: where they differ, and how they ended")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="run id, the start of one, or a run's name")
-    best = command("best", _best, "the best cell of a sweep, and the command that runs its best trial again")
-    best.add_argument("sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run")
-    best.add_argument("--metric", default="client_acc", help="final metric: client_acc, acc, ari, client_acc_p10, ...")
+    report.add_argument(
+        "--out", type=Path, help="folder to write to; default: reports/ under tracking.output"
+    )
+    compare = command(
+        "compare", _compare, "trials side by side: where they differ, and how they ended"
+    )
+    compare.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run id, the start of one, or a run's name"
+    )
+    best = command(
+        "best", _best, "the best cell of a sweep, and the command that runs its best trial again"
+    )
+    best.add_argument(
+        "sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run"
+    )
+    best.add_argument(
+        "--metric",
+        default="client_acc",
+        help="final metric: client_acc, acc, ari, client_acc_p10, ...",
+    )
     best.add_argument("--lowest", action="store_true", help="lower is better")
     for sub in (report, compare, best):
         sub.set_defaults(words=[])
-    flush = command("flush", _flush, "send what waits on disk for a tracking store that did not answer")
-    flush.add_argument("words", nargs="*", metavar="key=value", help="tracking.uri and tracking.output, as for the run")
+    flush = command(
+        "flush", _flush, "send what waits on disk for a tracking store that did not answer"
+    )
+    flush.add_argument(
+        "words",
+        nargs="*",
+        metavar="key=value",
+        help="tracking.uri and tracking.output, as for the run",
+    )
     ui = command("ui", _ui, "open MLflow's UI on the local store")
     ui.add_argument("--host", default="127.0.0.1", help="address to listen on")
     ui.add_argument("--port", type=int, default=5000, help="port to listen on")
-    ui.add_argument("words", nargs="*", metavar="key=value", help="tracking.uri or tracking.output, as for run")
+    ui.add_argument(
+        "words", nargs="*", metavar="key=value", help="tracking.uri or tracking.output, as for run"
+    )
     return parser
 
 
 def _add_modes(parser: argparse.ArgumentParser, quiet: str, machine: str) -> None:
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--quiet", dest="mode", action="store_const", const="quiet", default="auto", help=quiet)
+    modes.add_argument(
+        "--quiet", dest="mode", action="store_const", const="quiet", default="auto", help=quiet
+    )
     modes.add_argument("--json", dest="mode", action="store_const", const="json", help=machine)
 
 
 def _groups_help() -> str:
     lines = [f"  {group:<11} {', '.join(options(group))}" for group in groups() if options(group)]
-    return "groups and their options:\n" + "\n".join(lines) + f"\nsweeps: {', '.join(options('sweep'))}"
+    return (
+        "groups and their options:\n"
+        + "\n".join(lines)
+        + f"\nsweeps: {', '.join(options('sweep'))}"
+    )
 
 
 def _with_address(words: list[str], address: str | None) -> list[str]:
@@ -161,7 +229,10 @@ def _run(args: argparse.Namespace, words: list[str]) -> int:
     from runner.sweep import SweepPlan
 
     [trial] = with_contents([compose_trial(_with_address(words, args.address))])
-    return _execute(SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)), args.mode)
+    return _execute(
+        SweepPlan(None, "", trial.command, [trial], Restart(args.fresh, False, args.take_over)),
+        args.mode,
+    )
 
 
 def _sweep(args: argparse.Namespace, words: list[str]) -> int:
@@ -184,7 +255,9 @@ def _list(trials: Sequence[Trial]) -> int:
     for remark in remarks(trials):
         say(remark, sys.stderr)
     say(f"{len(trials)} trials")
-    unknown = {trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None}
+    unknown = {
+        trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None
+    }
     if unknown:
         say(f"their keys will be others once the data are found: {', '.join(unknown)}")
     return 0
@@ -208,13 +281,18 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     full = ["--full"] if args.full else []
     command = escape.command(["python", "-m", "runner", "reproduce", args.name, *full, *words])
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
-    status = _execute(SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode)
+    status = _execute(
+        SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode
+    )
     if status == 130:
         return status
     outcome = conclude(experiment, trials)
     if args.mode == "json":
         headings, *rows = outcome.lines
-        event = {"event": "reproduction", "rows": [dict(zip(headings, row, strict=True)) for row in rows]}
+        event = {
+            "event": "reproduction",
+            "rows": [dict(zip(headings, row, strict=True)) for row in rows],
+        }
         view_of("json", new_console()).show(event | {"notes": outcome.notes}, "")
     if args.mode != "auto":
         return status
@@ -291,7 +369,9 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(escape.storable(content).encode() if isinstance(content, str) else content)
+            path.write_bytes(
+                escape.storable(content).encode() if isinstance(content, str) else content
+            )
     except OSError as error:
         raise RunnerError(
             f"the report can't be written to {folder} ({error}); name another folder with --out"
@@ -303,7 +383,12 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
             .astype(object)
         )
         cells = table.where(table.notna(), None).to_dict("records")
-        told = {"sweep": sweep.name, "run": sweep.run_id, "folder": str(folder.absolute()), "files": sorted(files)}
+        told = {
+            "sweep": sweep.name,
+            "run": sweep.run_id,
+            "folder": str(folder.absolute()),
+            "files": sorted(files),
+        }
         print(as_json({**told, "cells": cells}))
     if args.mode != "auto":
         return 0
@@ -355,5 +440,15 @@ def _ui(args: argparse.Namespace, words: list[str]) -> int:
     say(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    words = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--host", args.host, "--port", str(args.port)]
+    words = [
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        args.host,
+        "--port",
+        str(args.port),
+    ]
     os.execv(sys.executable, [sys.executable, *words, "--workers", "1"])

@@ -37,8 +37,12 @@ class SweepFile(BaseModel):
 
     description: str = Field("", description="one paragraph; the note of the sweep's run in MLflow")
     overrides: tuple[str, ...] = Field((), description="settings of every trial")
-    axes: dict[str, list[Any]] = Field(default_factory=dict, description="key or group -> its values")
-    halving: dict[str, Any] = Field(default_factory=dict, description="successive halving: axis, metric, ...")
+    axes: dict[str, list[Any]] = Field(
+        default_factory=dict, description="key or group -> its values"
+    )
+    halving: dict[str, Any] = Field(
+        default_factory=dict, description="successive halving: axis, metric, ..."
+    )
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,10 @@ class Trial:
     def label(self) -> str:
         """Its place on the axes, as people read it."""
         names = short_names(self.grid or self.axes)
-        return " ".join(f"{names[key]}={value}" for key, value in self.axes.items()) or self.config.strategy.name
+        return (
+            " ".join(f"{names[key]}={value}" for key, value in self.axes.items())
+            or self.config.strategy.name
+        )
 
 
 @cache
@@ -188,7 +195,9 @@ def remarks(trials: Sequence[Trial]) -> list[str]:
         told.append(f"{what} applies to {count} of {len(of_it)} trials" if count else none)
     if alone := _rivals(trials)[1]:
         axis = trials[0].config.halving.axis
-        told.append(f"halving over {axis}: {alone} of {len(trials)} trials have no rival and run in full")
+        told.append(
+            f"halving over {axis}: {alone} of {len(trials)} trials have no rival and run in full"
+        )
     return told
 
 
@@ -209,7 +218,9 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
             fixed.append(word.line)
     for key, values in axes.items():
         if not values:
-            raise ConfigError(f"the grid is empty: axis '{key}' has no value; give at least one, as {key}=a,b")
+            raise ConfigError(
+                f"the grid is empty: axis '{key}' has no value; give at least one, as {key}=a,b"
+            )
     cells = math.prod(map(len, axes.values()))
     if cells > MOST_CELLS:
         sizes = " x ".join(f"{len(values):,} of {key}" for key, values in axes.items())
@@ -230,13 +241,19 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         resolved = flat(config.canonical())
         applies = partial(_applies, config, config.idle())
         applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
-        place = {key: str(resolved.get(key, word.split("=", 1)[1])) for key, word in applying.items()}
+        place = {
+            key: str(resolved.get(key, word.split("=", 1)[1])) for key, word in applying.items()
+        }
         settings = [word for word in fixed if not word.startswith("halving.")]
         kept = (*(word for word in settings if applies(_key(word))), *applying.values())
         left_out = tuple(word for word in [*settings, *axes] if not applies(_key(word)))
         trials.append(replace(built, config=config, axes=place, overrides=kept, left_out=left_out))
-    for key in (key for key in axes if len(axes[key]) > 1 and key.split(".")[0] in TrialConfig.PLACE):
-        beside = {(tuple((k, v) for k, v in t.axes.items() if k != key), t.config.key) for t in trials}
+    for key in (
+        key for key in axes if len(axes[key]) > 1 and key.split(".")[0] in TrialConfig.PLACE
+    ):
+        beside = {
+            (tuple((k, v) for k, v in t.axes.items() if k != key), t.config.key) for t in trials
+        }
         if len(beside) == len({place for place, _ in beside}):  # other data would be other trials
             raise ConfigError(
                 f"'{key}' is no axis: it says where trials run and are logged and changes none of them; give one value"
@@ -252,7 +269,9 @@ def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
     if not any(key == _key(kept) for trial in trials for kept in trial.overrides):
         none = f"'{line}' applies to none of the {len(trials)} trials"
         if why := trials[0].config.idle().get(key):
-            raise ConfigError(f"{none}: it has no effect with {why}; leave it out, or change the other")
+            raise ConfigError(
+                f"{none}: it has no effect with {why}; leave it out, or change the other"
+            )
         top, _, field_ = key.partition(".")
         section = type(getattr(trials[0].config, top))
         belongs = "|".join(section.options_of(field_.split(".")[0]) or ())
@@ -273,7 +292,9 @@ def _rivals(trials: Sequence[Trial]) -> tuple[int, int]:
     axis = trials[0].config.halving.axis
     if not axis:
         return 0, 0
-    sizes = Counter(tuple(item for item in trial.axes.items() if item[0] != axis) for trial in trials)
+    sizes = Counter(
+        tuple(item for item in trial.axes.items() if item[0] != axis) for trial in trials
+    )
     alone = sum(size == 1 for size in sizes.values())
     if alone == len(trials):
         raise ConfigError(
@@ -296,7 +317,9 @@ def with_contents(trials: Sequence[Trial]) -> list[Trial]:
         It does not answer, or a data set can't be had.
     """
     contents: dict[str, str] = {}
-    return [replace(trial, config=_identified(trial.config, contents, ask=True)) for trial in trials]
+    return [
+        replace(trial, config=_identified(trial.config, contents, ask=True)) for trial in trials
+    ]
 
 
 def _identified(config: TrialConfig, contents: dict[str, str], ask: bool = False) -> TrialConfig:
@@ -350,7 +373,9 @@ def _hydra(choices: tuple[str, ...]) -> dict[str, Any]:
             found: Any = OmegaConf.to_container(hydra_compose("config", list(choices)))
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error.__cause__ or error)
-        raise ConfigError(f"the configuration can't be composed from {' '.join(choices)}: {reason}") from error
+        raise ConfigError(
+            f"the configuration can't be composed from {' '.join(choices)}: {reason}"
+        ) from error
     return dict(found)
 
 
@@ -373,7 +398,11 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
     values.pop("reproduction", None)  # what an experiment should give: see runner/reproduce.py
     for name, field_ in TrialConfig.model_fields.items():
         section = field_.annotation
-        if isinstance(section, type) and issubclass(section, Section) and isinstance(values.get(name), dict):
+        if (
+            isinstance(section, type)
+            and issubclass(section, Section)
+            and isinstance(values.get(name), dict)
+        ):
             values[name] = _drop_foreign(section, name, values[name], prune=prune)
     config = validated(TrialConfig, values, "")
     idle = config.idle()
@@ -463,9 +492,15 @@ def _unused(experiment: str, config: TrialConfig, parsed: Sequence[Word]) -> dic
     return found
 
 
-def _drop_foreign(section: type[Section], name: str, values: dict[str, Any], *, prune: bool) -> dict[str, Any]:
+def _drop_foreign(
+    section: type[Section], name: str, values: dict[str, Any], *, prune: bool
+) -> dict[str, Any]:
     """Refuse (or in a grid, leave out) the fields that belong to another option of the group."""
-    option = values.get("name", section.model_fields["name"].default) if "name" in section.model_fields else None
+    option = (
+        values.get("name", section.model_fields["name"].default)
+        if "name" in section.model_fields
+        else None
+    )
     kept = {}
     for key, value in values.items():
         allowed = section.options_of(key) if key in section.model_fields else None
@@ -502,12 +537,18 @@ def validated(model: type[M], values: Any, prefix: str) -> M:
 
 def _sentence(model: type[BaseModel], issue: Any, prefix: str) -> str:
     """Say one validation error as key, what was given and what is allowed."""
-    path = [str(part) for part in issue["loc"] if not str(part).startswith(("constrained-", "literal["))]
+    path = [
+        str(part) for part in issue["loc"] if not str(part).startswith(("constrained-", "literal["))
+    ]
     key = prefix + ".".join(path)
     if issue["type"] == "extra_forbidden":
         owner: Any = model
         for part in path[:-1]:  # a field of a section, or a name in a mapping of sections
-            owner = owner.model_fields[part].annotation if hasattr(owner, "model_fields") else get_args(owner)[-1]
+            owner = (
+                owner.model_fields[part].annotation
+                if hasattr(owner, "model_fields")
+                else get_args(owner)[-1]
+            )
         return unknown("key", key, [".".join([*path[:-1], field]) for field in owner.model_fields])
     message = issue["msg"].removeprefix("Value error, ")
     field_ = _field(model, issue["loc"])

@@ -16,7 +16,9 @@ def js_divergence(counts: np.ndarray) -> np.ndarray:
     """
     p, q = _distributions(counts)
     middle = (p + q) / 2
-    divergence: np.ndarray = (_relative_entropy(p, middle) + _relative_entropy(np.broadcast_to(q, p.shape), middle)) / 2
+    divergence: np.ndarray = (
+        _relative_entropy(p, middle) + _relative_entropy(np.broadcast_to(q, p.shape), middle)
+    ) / 2
     return divergence
 
 

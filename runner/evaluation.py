@@ -52,7 +52,10 @@ class TestScores:
         total = sum(counts.values())
         if not total:
             return nan
-        return sum(n * float(getattr(self.of[model, group], what)) for group, n in counts.items()) / total
+        return (
+            sum(n * float(getattr(self.of[model, group], what)) for group, n in counts.items())
+            / total
+        )
 
     def of_clients(self, what: str = "acc") -> np.ndarray:
         """Return the loss or accuracy of each client's own model, float (clients,), in no order."""
@@ -112,7 +115,9 @@ def ask_scores(
         Waits for the scores and returns them; it raises a TrialError where a host could not give them.
     """
     clients = {name: _counts(groups, users.get(name, ())) for name in models}
-    owners = clients if own is None else {name: _counts(groups, own.get(name, ())) for name in models}
+    owners = (
+        clients if own is None else {name: _counts(groups, own.get(name, ())) for name in models}
+    )
     asked: list[tuple[str, int]] = []
     messages: list[Message] = []
     nodes = grid.get_node_ids()
@@ -120,7 +125,12 @@ def ask_scores(
         for group in sorted(clients[name].keys() | owners[name].keys()):
             for start in range(0, num_test, SLICE):
                 config = ConfigRecord(
-                    {"group": group, "start": start, "stop": min(start + SLICE, num_test), "confusion": confusion}
+                    {
+                        "group": group,
+                        "start": start,
+                        "stop": min(start + SLICE, num_test),
+                        "confusion": confusion,
+                    }
                 )
                 content = RecordDict({"arrays": arrays, "config": config})
                 asked.append((name, group))
@@ -136,7 +146,9 @@ def ask_scores(
     return scores
 
 
-def _sums(asked: Sequence[tuple[str, int]], replies: Sequence[Message]) -> dict[tuple[str, int], Score]:
+def _sums(
+    asked: Sequence[tuple[str, int]], replies: Sequence[Message]
+) -> dict[tuple[str, int], Score]:
     """Return each pair's score from those of its slices."""
     sums: dict[tuple[str, int], list[float]] = {}
     matrices: dict[tuple[str, int], np.ndarray] = {}

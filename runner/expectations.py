@@ -27,30 +27,50 @@ class Row(BaseModel):
 
     what: str = Field(description="the row's heading")
     at: dict[str, str] = Field(
-        default_factory=dict, description="axis or setting, by full key -> value: the trials it is about"
+        default_factory=dict,
+        description="axis or setting, by full key -> value: the trials it is about",
     )
     metric: str = Field(description="logged metric")
     round: int | None = Field(None, ge=0, description="its round; null: the last")
-    reaches: float | None = Field(None, description="the share of seeds in which the metric is at least this")
-    rounds_to: float | None = Field(None, description="the rounds until the metric is at least this")
-    minus: dict[str, str] | None = Field(None, description="trials whose value is subtracted, seed by seed")
-    over: dict[str, str] | None = Field(None, description="trials by whose value it is divided, seed by seed")
-    seeds: Literal["all", "recovered", "missed"] = Field(
-        "all", description="only the seeds that recovered the known groups (ARI 1 in the last round), or missed them"
+    reaches: float | None = Field(
+        None, description="the share of seeds in which the metric is at least this"
     )
-    unit: Literal["%", "points", "rounds", "x", ""] = Field("%", description="unit of the values of this row")
+    rounds_to: float | None = Field(
+        None, description="the rounds until the metric is at least this"
+    )
+    minus: dict[str, str] | None = Field(
+        None, description="trials whose value is subtracted, seed by seed"
+    )
+    over: dict[str, str] | None = Field(
+        None, description="trials by whose value it is divided, seed by seed"
+    )
+    seeds: Literal["all", "recovered", "missed"] = Field(
+        "all",
+        description="only the seeds that recovered the known groups (ARI 1 in the last round), or missed them",
+    )
+    unit: Literal["%", "points", "rounds", "x", ""] = Field(
+        "%", description="unit of the values of this row"
+    )
     paper: float | None = Field(None, description="the paper's value; null where it says none")
-    within: float | None = Field(None, gt=0, description="holds where ours is this near to the paper's value")
+    within: float | None = Field(
+        None, gt=0, description="holds where ours is this near to the paper's value"
+    )
     at_least: float | None = Field(None, description="holds where ours is not less")
     at_most: float | None = Field(None, description="holds where ours is not more")
-    source: str = Field("", description="where the paper's value stands; empty: the experiment's source")
+    source: str = Field(
+        "", description="where the paper's value stands; empty: the experiment's source"
+    )
     tier: Tier | None = Field(None, description="the only protocol that has this row; null: both")
 
     @field_validator("at", "minus", "over", mode="before")
     @classmethod
     def _as_text(cls, values: object) -> object:
         """Take 1 and 0.5 as MLflow has them, as text."""
-        return {key: str(value) for key, value in values.items()} if isinstance(values, Mapping) else values
+        return (
+            {key: str(value) for key, value in values.items()}
+            if isinstance(values, Mapping)
+            else values
+        )
 
     @model_validator(mode="after")
     def _is_decidable(self) -> Self:
@@ -70,7 +90,9 @@ class Measured:
     """A trial that ended: where it stands in the grid, and its rounds."""
 
     params: Mapping[str, str]
-    history: Callable[[str], pd.DataFrame]  # a logged metric -> columns "round" and, where it has values, the metric
+    history: Callable[
+        [str], pd.DataFrame
+    ]  # a logged metric -> columns "round" and, where it has values, the metric
 
     @property
     def seed(self) -> str:
@@ -145,15 +167,21 @@ def judge(row: Row, trials: Sequence[Measured]) -> Verdict:
     The interval of a mean is Student's t over the seeds, that of a share of seeds Wilson's.
     """
     factor = 1.0 if row.rounds_to is not None or row.over is not None else _FACTOR[row.unit]
-    about = min(len(_matching(at, trials)) for at in (row.at, row.minus, row.over) if at is not None)
+    about = min(
+        len(_matching(at, trials)) for at in (row.at, row.minus, row.over) if at is not None
+    )
     values = _paired(row, trials)
     numbers = np.array([value.number for value in values]) * factor
     censored = sum(value.censored for value in values)
     if not len(numbers) or np.isnan(numbers).any():
-        return Verdict(row, nan, nan, nan, len(numbers), about, censored, False if len(numbers) else None)
+        return Verdict(
+            row, nan, nan, nan, len(numbers), about, censored, False if len(numbers) else None
+        )
     mean = float(numbers.mean())
     if row.reaches is not None:
-        low, high = (bound * factor for bound in share_interval(int((numbers > 0).sum()), len(numbers)))
+        low, high = (
+            bound * factor for bound in share_interval(int((numbers > 0).sum()), len(numbers))
+        )
     else:
         half = nan if censored else interval(numbers)
         low, high = mean - half, mean + half
@@ -187,7 +215,9 @@ def _paired(row: Row, trials: Sequence[Measured]) -> list[Value]:
     return [Value(nan if b.censored else a.number / b.number, a.censored) for a, b in pairs]
 
 
-def _by_seed(row: Row, at: Mapping[str, str], trials: Sequence[Measured], seeds: str) -> dict[str, Value]:
+def _by_seed(
+    row: Row, at: Mapping[str, str], trials: Sequence[Measured], seeds: str
+) -> dict[str, Value]:
     chosen = _matching(at, trials)
     if seeds != "all":
         chosen = [trial for trial in chosen if _recovered(trial) == (seeds == "recovered")]
@@ -195,7 +225,11 @@ def _by_seed(row: Row, at: Mapping[str, str], trials: Sequence[Measured], seeds:
 
 
 def _matching(at: Mapping[str, str], trials: Sequence[Measured]) -> list[Measured]:
-    return [trial for trial in trials if all(trial.params.get(key) == value for key, value in at.items())]
+    return [
+        trial
+        for trial in trials
+        if all(trial.params.get(key) == value for key, value in at.items())
+    ]
 
 
 def _recovered(trial: Measured) -> bool:

@@ -34,7 +34,9 @@ def promotable(
     """
     for number in reversed(range(len(rungs))):
         scores = rungs[number]
-        best = sorted(scores, key=scores.__getitem__, reverse=True)[: max(least, len(scores) // factor)]
+        best = sorted(scores, key=scores.__getitem__, reverse=True)[
+            : max(least, len(scores) // factor)
+        ]
         for trial in best:
             if waiting.get(trial) == number:
                 return trial
@@ -87,7 +89,9 @@ class Halving:
 
     def rungs(self, key: str) -> tuple[int, ...]:
         """Return the rounds at which a trial has yet to wait."""
-        return tuple(number for number in self._rungs.get(key, ()) if number > self._waiting.get(key, 0))
+        return tuple(
+            number for number in self._rungs.get(key, ()) if number > self._waiting.get(key, 0)
+        )
 
     def record(self, key: str, record: RoundRecord) -> None:
         """Take in a round."""
@@ -142,6 +146,10 @@ class Halving:
     def _promotable(self, bracket: Mapping[str, tuple[int, ...]]) -> str | None:
         levels = sorted({number for rungs in bracket.values() for number in rungs})
         scores = {key: self._scores.get(key, {}) for key in bracket}
-        reached = [{key: at[level] for key, at in scores.items() if level in at} for level in levels]
+        reached = [
+            {key: at[level] for key, at in scores.items() if level in at} for level in levels
+        ]
         waiting = {key: levels.index(self._waiting[key]) for key in bracket if key in self._waiting}
-        return promotable(reached, waiting, self._config.factor, least=0 if self._moving & bracket.keys() else 1)
+        return promotable(
+            reached, waiting, self._config.factor, least=0 if self._moving & bracket.keys() else 1
+        )

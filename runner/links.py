@@ -9,7 +9,10 @@ CLUSTERING_QUERIES = ("query.losses", "query.signature", "query.subspace", "quer
 
 
 def mb_by_link(
-    tasks: Sequence[TaskRecord], assignment: Mapping[int, int], servers: Mapping[int, int], read_centrally: bool
+    tasks: Sequence[TaskRecord],
+    assignment: Mapping[int, int],
+    servers: Mapping[int, int],
+    read_centrally: bool,
 ) -> dict[str, float]:
     """Return the mebibytes of a round's models by link, both ways. Here all bytes pass through the driver.
 
@@ -37,7 +40,9 @@ def mb_by_link(
             moved["server_global"] += task.bytes_out + (task.bytes_in if read_centrally else 0)
         elif task.message_type in CLUSTERING_QUERIES or not task.message_type.startswith("query"):
             server = servers.get(assignment.get(task.node_id, -1))
-            central = (read_centrally and task.message_type == "train") or task.message_type in CLUSTERING_QUERIES
+            central = (
+                read_centrally and task.message_type == "train"
+            ) or task.message_type in CLUSTERING_QUERIES
             link = "client_global" if server is None or central else "client_server"
             several = 0 < 2 * model <= task.bytes_in
             if link == "client_global" or server != task.node_id:

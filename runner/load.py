@@ -82,7 +82,10 @@ class TaskMeter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.cpu_s = time.process_time() - self._cpu
         self.wall_s = time.perf_counter() - self._wall
@@ -165,7 +168,9 @@ class _NodeMeter:
     def _cpu_times() -> tuple[float, float]:
         """Return busy and total CPU seconds of the node since it started."""
         t = psutil.cpu_times()
-        total = sum(t) - getattr(t, "guest", 0.0) - getattr(t, "guest_nice", 0.0)  # Linux counts guests twice
+        total = (
+            sum(t) - getattr(t, "guest", 0.0) - getattr(t, "guest_nice", 0.0)
+        )  # Linux counts guests twice
         return total - t.idle - getattr(t, "iowait", 0.0), total
 
 
@@ -209,7 +214,9 @@ class LoadSampler:
                 return
             cpu, mem = node_load()
             host_cpu, rss = self._process.cpu_percent(None), self._process.memory_info().rss
-            self._samples.append(LoadSample(time.time(), self._host, self._node, host_cpu, rss / _MB, cpu, mem))
+            self._samples.append(
+                LoadSample(time.time(), self._host, self._node, host_cpu, rss / _MB, cpu, mem)
+            )
 
     def drain(self, since_s: float) -> list[LoadSample]:
         """Return the samples taken after a Unix time, or one of now where that was too short ago for any.
@@ -228,7 +235,9 @@ class LoadSampler:
         self._thread.join()
 
 
-def load_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
+def load_mod(
+    message: Message, context: Context, call_next: Callable[[Message, Context], Message]
+) -> Message:
     """Flower mod that measures a client task and adds ``content["load"]`` to its reply.
 
     It holds cpu_s, wall_s and rss_mb (see :class:`TaskMeter`), node_cpu and node_mem (per cent, at the task's end).
@@ -238,6 +247,12 @@ def load_mod(message: Message, context: Context, call_next: Callable[[Message, C
     if reply.has_content():
         cpu, mem = node_load()
         reply.content["load"] = ConfigRecord(
-            {"cpu_s": meter.cpu_s, "wall_s": meter.wall_s, "rss_mb": meter.rss_mb, "node_cpu": cpu, "node_mem": mem}
+            {
+                "cpu_s": meter.cpu_s,
+                "wall_s": meter.wall_s,
+                "rss_mb": meter.rss_mb,
+                "node_cpu": cpu,
+                "node_mem": mem,
+            }
         )
     return reply

@@ -40,7 +40,9 @@ def client_rows(
         kind = task.message_type.split(".")[0]
         if kind not in ("train", "evaluate"):
             continue
-        row = rows.setdefault(task.node_id, {"cpu_s": 0.0, "wall_s": 0.0, "bytes_in": 0, "bytes_out": 0})
+        row = rows.setdefault(
+            task.node_id, {"cpu_s": 0.0, "wall_s": 0.0, "bytes_in": 0, "bytes_out": 0}
+        )
         prefix = "train" if kind == "train" else "eval"
         if task.error is None and (count := int(task.metrics.get("num-examples", 0))):
             row[f"{prefix}_examples"] = count
@@ -56,7 +58,11 @@ def client_rows(
     columns: dict[str, list[Any]] = {name: [] for name in CLIENT_COLUMNS}
     missing: dict[str, Any] = {"host": "", "train_examples": 0, "eval_examples": 0}
     for node_id in sorted(rows):
-        known: dict[str, Any] = {"round": done.number, "client": node_id - 1, "cluster": assignment.get(node_id, -1)}
+        known: dict[str, Any] = {
+            "round": done.number,
+            "client": node_id - 1,
+            "cluster": assignment.get(node_id, -1),
+        }
         known["group"] = int(groups[node_id - 1])
         model = f"cluster_{users[node_id]}" if node_id in users else "global"
         if done.scores and (own := done.scores.of_client(node_id, model, known["group"])):
@@ -73,8 +79,12 @@ def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
     """
     servers = {node_id: cluster for cluster, node_id in strategy.servers.items()}
     nodes = sorted(strategy.assignment)
-    plane: Mapping[int, tuple[float, float]] = getattr(strategy, "plane", {})  # where the clustering draws one
-    election: ClusterServers | None = getattr(strategy, "election", None)  # where servers are chosen
+    plane: Mapping[int, tuple[float, float]] = getattr(
+        strategy, "plane", {}
+    )  # where the clustering draws one
+    election: ClusterServers | None = getattr(
+        strategy, "election", None
+    )  # where servers are chosen
     loads = [(election.loads if election else {}).get(node_id, UNMEASURED) for node_id in nodes]
     return {
         "round": [number] * len(nodes),
@@ -125,7 +135,11 @@ class Ledger:
     """Running totals of a trial: mebibytes moved, seconds that the server spent clustering, and since when it rests."""
 
     def __init__(
-        self, mb_down: float = 0.0, mb_up: float = 0.0, clustering_s: float = 0.0, stable_since: int = 0
+        self,
+        mb_down: float = 0.0,
+        mb_up: float = 0.0,
+        clustering_s: float = 0.0,
+        stable_since: int = 0,
     ) -> None:
         self.mb_down, self.mb_up = mb_down, mb_up
         self.clustering_s, self.stable_since = clustering_s, stable_since
@@ -149,7 +163,9 @@ class Ledger:
         asked = [task for task in tasks if task.message_type in CLUSTERING_QUERIES]
         clients = asked + [task for task in tasks if not task.message_type.startswith("query")]
         servers = [task for task in tasks if task.message_type == "query.aggregate"]
-        down, up = (sum(getattr(t, side) for t in clients) / MB for side in ("bytes_in", "bytes_out"))
+        down, up = (
+            sum(getattr(t, side) for t in clients) / MB for side in ("bytes_in", "bytes_out")
+        )
         self.mb_down, self.mb_up = self.mb_down + down, self.mb_up + up
         counted = {
             "4_comm/mb_down": down,
@@ -157,12 +173,16 @@ class Ledger:
             "4_comm/mb_total": self.mb_down + self.mb_up,
         }
         if asked:
-            counted["4_comm/mb_clustering"] = sum(task.bytes_in + task.bytes_out for task in asked) / MB
+            counted["4_comm/mb_clustering"] = (
+                sum(task.bytes_in + task.bytes_out for task in asked) / MB
+            )
         if servers:
             counted["4_comm/mb_to_servers"] = sum(task.bytes_in for task in servers) / MB
         if clustered and clustered.assignment:
             central = bool(getattr(clustered, "clustering_round", False))
-            members = getattr(clustered, "members", clustered.assignment)  # where clients choose, those that trained
+            members = getattr(
+                clustered, "members", clustered.assignment
+            )  # where clients choose, those that trained
             links = mb_by_link(tasks, members, clustered.servers, central)
             counted |= {f"4_comm/mb_{link}": moved for link, moved in links.items()}
         return counted
@@ -224,7 +244,10 @@ def round_record(
     metrics |= _load_metrics(done)
     failed = [task for task in done.train.tasks + done.evaluate.tasks if task.error]
     metrics["6_load/failed_tasks"] = float(len(failed))
-    lines = [f"client {task.node_id - 1} failed: {str(task.error).strip().splitlines()[-1]}" for task in failed]
+    lines = [
+        f"client {task.node_id - 1} failed: {str(task.error).strip().splitlines()[-1]}"
+        for task in failed
+    ]
     return RoundRecord(
         round=done.number,
         metrics={key: float(value) for key, value in metrics.items()},
@@ -236,7 +259,10 @@ def round_record(
 
 
 def _cluster_metrics(
-    clustered: Clustered, assignment: Mapping[int, int], groups: np.ndarray, scores: TestScores | None
+    clustered: Clustered,
+    assignment: Mapping[int, int],
+    groups: np.ndarray,
+    scores: TestScores | None,
 ) -> dict[str, float]:
     clusters = sorted(clustered.cluster_arrays)
     sizes = {c: sum(1 for other in assignment.values() if other == c) for c in clusters}
@@ -248,7 +274,9 @@ def _cluster_metrics(
             metrics[f"2_clusters/c{c}_loss"] = scores.mean(f"cluster_{c}", "loss")
     metrics |= {f"2_clusters/{name}": value for name, value in clustered.diagnostics().items()}
     if len(set(groups.tolist())) > 1:
-        metrics |= {f"2_clusters/{name}": value for name, value in agreement(assignment, groups).items()}
+        metrics |= {
+            f"2_clusters/{name}": value for name, value in agreement(assignment, groups).items()
+        }
     return metrics
 
 
@@ -258,7 +286,9 @@ def _client_metrics(done: Round, clients: Mapping[str, list[Any]]) -> dict[str, 
         metrics["3_clients/nonfinite"] = float(len(_nonfinite(done)))
     trained, scored = (np.asarray(clients[f"{kind}_examples"]) > 0 for kind in ("train", "eval"))
     if trained.any():
-        metrics["3_clients/train_loss"] = float(np.asarray(clients["train_loss"], float)[trained].mean())
+        metrics["3_clients/train_loss"] = float(
+            np.asarray(clients["train_loss"], float)[trained].mean()
+        )
     without = sum(
         task.message_type == "evaluate" and not task.error and not task.metrics.get("num-examples")
         for task in done.evaluate.tasks
@@ -310,7 +340,9 @@ def own_test_metrics(scores: TestScores | None, online: int) -> dict[str, float]
         "3_clients/test_acc_min": float(acc.min()),
         "3_clients/test_loss": float(scores.of_clients("loss").mean()),
     }
-    return metrics | ({"3_clients/without_test": float(online - len(acc))} if len(acc) < online else {})
+    return metrics | (
+        {"3_clients/without_test": float(online - len(acc))} if len(acc) < online else {}
+    )
 
 
 def _load_metrics(done: Round) -> dict[str, float]:

@@ -105,22 +105,30 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
     for key, configs in by_images.items():
         first = next(iter(configs.values()))
         images[key] = _load.remote(first.dataset, first.data)
-        check, *refs = _split.options(num_returns=1 + len(configs)).remote(images[key], list(configs.values()))
+        check, *refs = _split.options(num_returns=1 + len(configs)).remote(
+            images[key], list(configs.values())
+        )
         splits.update(zip(configs, refs, strict=True))
         checks.append(check)
     try:
         sizes = dict(zip(by_images, ray.get(checks), strict=True))
-    except RunnerError as error:  # Ray raises a copy whose text is a traceback; the cause is the one-line original
+    except (
+        RunnerError
+    ) as error:  # Ray raises a copy whose text is a traceback; the cause is the one-line original
         raise getattr(error, "cause", error) from None
     return {
         t.config.key: Prepared(
-            (key := _images_key(t.config)) and images[key], splits[_split_key(t.config)], *sizes[key]
+            (key := _images_key(t.config)) and images[key],
+            splits[_split_key(t.config)],
+            *sizes[key],
         )
         for t in trials
     }
 
 
-def check_models(trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: list[Host] | None) -> dict[str, int]:
+def check_models(
+    trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: list[Host] | None
+) -> dict[str, int]:
     """Build each network once, before the first trial starts; return its number of parameters by trial key.
 
     Raises
@@ -138,7 +146,9 @@ def check_models(trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: 
         at = prepared[config.key]
         images, split = (at.images, at.split) if hosts is None else ray.get([at.images, at.split])
         try:
-            arrays, _ = initial_model(make_grid(config, split.on(images), hosts, at.images, at.split))
+            arrays, _ = initial_model(
+                make_grid(config, split.on(images), hosts, at.images, at.split)
+            )
         except TrialError as error:
             raise ConfigError(str(error)) from error
         found[config.key] = checked[key] = sum(prod(array.shape) for array in arrays.values())

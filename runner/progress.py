@@ -9,7 +9,12 @@ from typing import Self
 from runner.records import RoundRecord
 from runner.views import View
 
-_SHOWN = {"loss": "1_global/loss", "acc": "1_global/acc", "clients": "3_clients/acc", "ari": "2_clusters/ari"}
+_SHOWN = {
+    "loss": "1_global/loss",
+    "acc": "1_global/acc",
+    "clients": "3_clients/acc",
+    "ari": "2_clusters/ari",
+}
 
 
 @dataclass
@@ -47,7 +52,9 @@ class TrialProgress:
         self._view, self._clock = view, clock
         self._trials: dict[str, _Followed] = {}
         self._num_trials = self._ended = 0
-        self._hosts: dict[str, float] = {}  # CPU of each host when it was sampled last, per cent of one core
+        self._hosts: dict[
+            str, float
+        ] = {}  # CPU of each host when it was sampled last, per cent of one core
         self._began = clock()
         self._rounds_left = self._rounds_done = 0  # of all trials; done are those of this session
 
@@ -55,7 +62,10 @@ class TrialProgress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._view.close()
 
@@ -65,7 +75,9 @@ class TrialProgress:
         event = {
             "event": "begin", "sweep": sweep, "to_run": to_run, "rounds": rounds, "cluster": cluster, "store": store,
         }  # fmt: skip
-        self._view.show(event, f"{to_run} trial{'s' * (to_run != 1)}, {rounds} rounds in all, on {cluster}")
+        self._view.show(
+            event, f"{to_run} trial{'s' * (to_run != 1)}, {rounds} rounds in all, on {cluster}"
+        )
 
     def started(self, key: str, label: str, rounds: int) -> None:
         """Show a trial that begins."""
@@ -84,7 +96,9 @@ class TrialProgress:
         trial, now = self._trials[key], self._clock()
         for event in record.events:
             self.line(f"{trial.label}: round {record.round}: {event}", key=key)
-        self._hosts |= {sample.host: sample.host_cpu for sample in sorted(record.load, key=lambda s: s.time_s)}
+        self._hosts |= {
+            sample.host: sample.host_cpu for sample in sorted(record.load, key=lambda s: s.time_s)
+        }
         if record.round == 0:
             trial.began = now
         self._rounds_left -= record.round - trial.done
@@ -93,7 +107,9 @@ class TrialProgress:
         seconds, done = now - trial.began, record.round - trial.first
         speed = done / seconds if done and seconds > 0 else None
         left = (trial.rounds - record.round) / speed if speed else None
-        note = " ".join(f"{name} {record.metrics[k]:.3f}" for name, k in _SHOWN.items() if k in record.metrics)
+        note = " ".join(
+            f"{name} {record.metrics[k]:.3f}" for name, k in _SHOWN.items() if k in record.metrics
+        )
         note += f" {_rate(speed)}" if speed else ""
         shown = {
             "event": "round", "key": key, "trial": trial.label, "round": record.round, "rounds": trial.rounds,
@@ -102,10 +118,15 @@ class TrialProgress:
         }  # fmt: skip
         eta = f" eta {_duration(left)}" if left is not None else ""
         self._view.show(
-            shown, f"{trial.label}: round {record.round}/{trial.rounds} {note}{eta}" if record.round else ""
+            shown,
+            f"{trial.label}: round {record.round}/{trial.rounds} {note}{eta}"
+            if record.round
+            else "",
         )
 
-    def ended(self, key: str, status: str, reason: str = "", summary: Mapping[str, float] | None = None) -> None:
+    def ended(
+        self, key: str, status: str, reason: str = "", summary: Mapping[str, float] | None = None
+    ) -> None:
         """Show a trial that ended: FINISHED, with a reason where it ended early, or FAILED, whatever the view."""
         trial = self._trials.pop(key)
         self._ended += 1
@@ -117,7 +138,11 @@ class TrialProgress:
             "_loud": status == "FAILED",
         }  # fmt: skip
         notes = [self._busy(), f"eta {_duration(left)}" if left else ""]
-        end = f"{status}: {reason}" if reason else status + "".join(f", {note}" for note in notes if note)
+        end = (
+            f"{status}: {reason}"
+            if reason
+            else status + "".join(f", {note}" for note in notes if note)
+        )
         self._view.show(event, f"[{self._ended}/{self._num_trials}] {trial.label}: {end}")
 
     def line(self, text: str, loud: bool = False, key: str = "") -> None:
@@ -126,11 +151,19 @@ class TrialProgress:
 
     def _busy(self) -> str:
         """Return how busy the hosts are: the mean of the last sample of each."""
-        return f"hosts at {sum(self._hosts.values()) / len(self._hosts):.0f}% CPU" if self._hosts else ""
+        return (
+            f"hosts at {sum(self._hosts.values()) / len(self._hosts):.0f}% CPU"
+            if self._hosts
+            else ""
+        )
 
     def _eta(self) -> float | None:
         """Return how long all rounds that are left will take, if they take as long as those of this session."""
-        return (self._clock() - self._began) / self._rounds_done * self._rounds_left if self._rounds_done else None
+        return (
+            (self._clock() - self._began) / self._rounds_done * self._rounds_left
+            if self._rounds_done
+            else None
+        )
 
 
 def _rate(per_s: float) -> str:

@@ -38,7 +38,9 @@ class TaskRecord:
     bytes_in: int  # array bytes of the message
     bytes_out: int  # array bytes of the reply
     metrics: Mapping[str, float]  # the reply's scalar metrics
-    load: Mapping[str, float]  # cpu_s, wall_s, rss_mb, node_cpu, node_mem; empty where the app does not measure
+    load: Mapping[
+        str, float
+    ]  # cpu_s, wall_s, rss_mb, node_cpu, node_mem; empty where the app does not measure
     error: str | None = None  # traceback of a client that raised
 
 
@@ -54,7 +56,9 @@ class DataSummary:
     class_names: tuple[str, ...]
     label_counts: np.ndarray  # (clients, classes), training examples
     groups: np.ndarray  # (clients,), known group of each client; all 0 without a shift
-    examples: Mapping[int, tuple[np.ndarray, np.ndarray]]  # group -> images uint8 (n, C, H, W), labels (n,)
+    examples: Mapping[
+        int, tuple[np.ndarray, np.ndarray]
+    ]  # group -> images uint8 (n, C, H, W), labels (n,)
     num_train: int
     num_test: int
 
@@ -83,9 +87,8 @@ class RoundRecord:
     assignments: Columns = field(default_factory=dict)
     load: tuple[LoadSample, ...] = ()
     events: tuple[str, ...] = ()  # one line each: lost hosts, failed clients, why the trial stops
-    time_s: float = (
-        0.0  # Unix time of the round's end: what is logged again has the same timestamp, and so no second row
-    )
+    time_s: float = 0.0
+    """Unix time of the round's end: what is logged again has the same timestamp, and no second row."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ class TrialResult:
     models: Mapping[str, Mapping[str, np.ndarray]]  # "global", "cluster_0", ...: state dicts
     weights_sha256: str  # of all models, in order
     summary: Mapping[str, float]  # final metrics by bare name: acc, client_acc, ari, ...
-    confusion: np.ndarray | None  # (classes, classes): true x predicted, clients' models on the central test set
+    confusion: (
+        np.ndarray | None
+    )  # (classes, classes): true x predicted, clients' models on the central test set
     input_shape: tuple[int, int, int]  # C, H, W of what the models take, normalised float32
     stopped: str = ""  # why the trial ended before its last round
 

@@ -34,7 +34,9 @@ def redact_all(value: Any) -> Any:
 
 def redact_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return files with the credentials in those that are text made unreadable."""
-    return {name: _file(content) if name.endswith(_TEXT) else content for name, content in files.items()}
+    return {
+        name: _file(content) if name.endswith(_TEXT) else content for name, content in files.items()
+    }
 
 
 def _file(content: bytes) -> bytes:

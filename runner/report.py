@@ -149,7 +149,9 @@ def trials_table(rows: Sequence[TrialRow], axes: Sequence[str] | None = None) ->
     )
 
 
-def results_table(rows: Sequence[TrialRow], test: Test = "t", axes: Sequence[str] | None = None) -> Cells:
+def results_table(
+    rows: Sequence[TrialRow], test: Test = "t", axes: Sequence[str] | None = None
+) -> Cells:
     """Return one row per cell of the sweep's axes.
 
     Parameters
@@ -169,7 +171,9 @@ def results_table(rows: Sequence[TrialRow], test: Test = "t", axes: Sequence[str
     numbers = pd.DataFrame([_cell(part, metrics) for part in cells.values()])
     blocks: dict[tuple[str | None, ...], list[int]] = {}
     for i, place in enumerate(cells):
-        problem = (value for key, value in zip(keys, place, strict=True) if TrialConfig.is_problem(key))
+        problem = (
+            value for key, value in zip(keys, place, strict=True) if TrialConfig.is_problem(key)
+        )
         blocks.setdefault(tuple(problem), []).append(i)
     for metric in (metric for metric in _RANKED if metric in metrics):
         marks = [False] * len(cells)
@@ -179,7 +183,10 @@ def results_table(rows: Sequence[TrialRow], test: Test = "t", axes: Sequence[str
             if best is not None:
                 marks[block[best]] = True
         numbers[f"{metric}_best"] = marks
-    places = [{key: value for key, value in zip(keys, place, strict=True) if value is not None} for place in cells]
+    places = [
+        {key: value for key, value in zip(keys, place, strict=True) if value is not None}
+        for place in cells
+    ]
     return Cells(_places(places, keys), numbers)
 
 
@@ -223,8 +230,13 @@ def rich_lines(lines: Lines, title: str) -> "Table":
 
     def cells(line: Sequence[str | Marked]) -> list[Text]:
         """Keep rich from reading what it is to show."""
-        parts = [(cell.strong, cell.rest) if isinstance(cell, Marked) else ("", cell) for cell in line]
-        return [Text.assemble((escape.line(strong), "bold"), escape.line(rest)) for strong, rest in parts]
+        parts = [
+            (cell.strong, cell.rest) if isinstance(cell, Marked) else ("", cell) for cell in line
+        ]
+        return [
+            Text.assemble((escape.line(strong), "bold"), escape.line(rest))
+            for strong, rest in parts
+        ]
 
     shown = Table(title=Text(escape.line(title)) if title else None, title_justify="left")
     for heading in cells(lines[0]):
@@ -239,7 +251,9 @@ def markdown_table(cells: Cells) -> str:
     return report_text.markdown(texts(cells))
 
 
-def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t") -> dict[str, str | bytes]:
+def report(
+    sweep: "StoredSweep", target: Target | None = None, test: Test = "t"
+) -> dict[str, str | bytes]:
     """Return a sweep's report, by file name: tables as Markdown, CSV, LaTeX and HTML, and the figures as PNG.
 
     Raises
@@ -251,7 +265,9 @@ def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t")
 
     rows = sweep.rows()
     if not any(row.metrics for row in rows):
-        raise RunnerError(f"no trial of the sweep '{sweep.name}' has finished; run it first, then report it")
+        raise RunnerError(
+            f"no trial of the sweep '{sweep.name}' has finished; run it first, then report it"
+        )
     curves = trial_curves(sweep, target)
     if target is not None:
         rows = [
@@ -270,7 +286,9 @@ def report(sweep: "StoredSweep", target: Target | None = None, test: Test = "t")
     for told in extras.told():
         _log.warning("report of %s: %s", escape.line(sweep.name), told)
     return {
-        "report.md": report_text.document_markdown(sweep, lines, caption, list(figures), extras.told()),
+        "report.md": report_text.document_markdown(
+            sweep, lines, caption, list(figures), extras.told()
+        ),
         "report.csv": csv(cells),
         "trials.csv": csv(trials),
         **extras.files,
@@ -313,21 +331,29 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
         No trial has that metric.
     """
     known = sorted({name for trial in sweep.trials for name in trial.final})
-    trials = [trial for trial in sweep.trials if metric in trial.final and trial.status == "FINISHED"]
+    trials = [
+        trial for trial in sweep.trials if metric in trial.final and trial.status == "FINISHED"
+    ]
     if not trials:
-        raise RunnerError(f"--metric {metric} is none that '{sweep.name}' has; its final metrics: {', '.join(known)}")
+        raise RunnerError(
+            f"--metric {metric} is none that '{sweep.name}' has; its final metrics: {', '.join(known)}"
+        )
     sign = -1.0 if lowest else 1.0
     places = dict(zip((trial.run_id for trial in sweep.trials), sweep.places, strict=True))
     cells: dict[str, list[StoredTrial]] = {}
     for trial in trials:
-        place = " ".join(f"{axis}={value}" for axis, value in places[trial.run_id].items() if axis != _SEED)
+        place = " ".join(
+            f"{axis}={value}" for axis, value in places[trial.run_id].items() if axis != _SEED
+        )
         cells.setdefault(place or "all trials", []).append(trial)
 
     def rank(values: Sequence[float]) -> float:
         """Put what diverged last."""
         return -np.inf if np.isnan(values).any() else sign * float(np.mean(values))
 
-    place, chosen = max(cells.items(), key=lambda item: rank([trial.final[metric] for trial in item[1]]))
+    place, chosen = max(
+        cells.items(), key=lambda item: rank([trial.final[metric] for trial in item[1]])
+    )
     values = np.array([trial.final[metric] for trial in chosen])
     half = interval(values)
     if not isnan(half):
@@ -337,7 +363,9 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     else:
         of = "(one trial)"
     lost = sum(isnan(trial.final[metric]) for trial in trials)
-    last = f"{lost} of the sweep's trials diverged: their {metric} is nan, and their cells come last"
+    last = (
+        f"{lost} of the sweep's trials diverged: their {metric} is nan, and their cells come last"
+    )
     diverged = [last] * bool(lost)
     top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
     told = [
@@ -361,7 +389,9 @@ def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataF
         keys = [key for found in _CURVES.values() for key in found]
         wanted = {*keys, *([target.key] if target else [])}
         histories = {key: trial.history([key]) for key in wanted}
-        logged = {key: table.set_index("round")[key] for key, table in histories.items() if key in table}
+        logged = {
+            key: table.set_index("round")[key] for key, table in histories.items() if key in table
+        }
         rounds = sorted({number for values in logged.values() for number in values.index})
         part = pd.DataFrame({"trial": i, "round": rounds}, index=rounds)
         for name, options in _CURVES.items():
@@ -386,15 +416,25 @@ def to_target(curve: pd.DataFrame, target: Target) -> dict[str, float]:
 
 def with_labels(rows: pd.DataFrame, trials: Trials) -> pd.DataFrame:
     """Add ``panel`` (the problem) and ``line`` (the way to solve it) to rows that name their ``trial``."""
-    axes = [key for key in map(str, trials.axes) if key != _SEED and trials.axes[key].nunique(dropna=False) > 1]
+    axes = [
+        key
+        for key in map(str, trials.axes)
+        if key != _SEED and trials.axes[key].nunique(dropna=False) > 1
+    ]
 
     def label(kind: bool) -> list[str]:
         chosen = [key for key in axes if TrialConfig.is_problem(key) == kind]
         places = trials.axes[chosen].to_dict("records")
-        told = ([_label(trials.names[str(key)], value) for key, value in place.items()] for place in places)
+        told = (
+            [_label(trials.names[str(key)], value) for key, value in place.items()]
+            for place in places
+        )
         return [", ".join(filter(None, words)) or "all trials" for words in told]
 
-    return rows.join(pd.DataFrame({"panel": label(True), "line": label(False)}, index=trials.axes.index), on="trial")
+    return rows.join(
+        pd.DataFrame({"panel": label(True), "line": label(False)}, index=trials.axes.index),
+        on="trial",
+    )
 
 
 def _label(name: str, value: Any) -> str:
@@ -417,16 +457,24 @@ def _shown_metrics(rows: Sequence[TrialRow]) -> list[str]:
     """Return the metrics that some trial has; the servers' where their settings are compared."""
     servers = any(key.startswith(_SERVER) for row in rows for key in row.axes)
     there = {metric for row in rows for metric in row.metrics}
-    return [metric for metric in METRICS if metric in there and (servers or metric not in _OF_SERVERS)]
+    return [
+        metric for metric in METRICS if metric in there and (servers or metric not in _OF_SERVERS)
+    ]
 
 
 def _all_axes(rows: Sequence[TrialRow], axes: Sequence[str] | None) -> list[str]:
-    return list(axes) if axes is not None else list(dict.fromkeys(key for row in rows for key in row.axes))
+    return (
+        list(axes)
+        if axes is not None
+        else list(dict.fromkeys(key for row in rows for key in row.axes))
+    )
 
 
 def _places(places: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.DataFrame:
     """Return a row per place; a column is numbers where no two texts are one number."""
-    values = {key: [storable(place[key]) if key in place else None for place in places] for key in keys}
+    values = {
+        key: [storable(place[key]) if key in place else None for place in places] for key in keys
+    }
     frame = pd.DataFrame(values, index=range(len(places)))
     for key in keys:
         numbers = pd.to_numeric(frame[key], errors="coerce")
@@ -437,7 +485,9 @@ def _places(places: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.Data
 
 
 def _caption(cells: Cells, target: Target | None, test: Test, absent: int) -> str:
-    words = ["Mean ± standard deviation [95% confidence interval of the mean, Student's t] over the seeds."]
+    words = [
+        "Mean ± standard deviation [95% confidence interval of the mean, Student's t] over the seeds."
+    ]
     if (cells.numbers["trials"] == LEAST - 1).any():
         words.append(f"Of fewer than {LEAST} trials: (lowest to highest).")
     names = short_names([*cells.axes, _SEED])
@@ -445,16 +495,22 @@ def _caption(cells: Cells, target: Target | None, test: Test, absent: int) -> st
     same = f" of the same {', '.join(problem)}" if problem else ""
     rule = f"{TESTS[test]} over at least {LEAST} seeds, the sign test where all differences are the same"
     rule += f"; p < {LEVEL}, corrected for the number of rows by Holm"
-    if any(str(column).endswith("_best") and cells.numbers[column].any() for column in cells.numbers):
+    if any(
+        str(column).endswith("_best") and cells.numbers[column].any() for column in cells.numbers
+    ):
         words.append(f"Bold: better than each other row{same} ({rule}).")
     else:
         words.append(f"No row is better than each other row{same} ({rule}).")
-    if any(str(column).endswith("_nan") and cells.numbers[column].any() for column in cells.numbers):
+    if any(
+        str(column).endswith("_nan") and cells.numbers[column].any() for column in cells.numbers
+    ):
         words.append("nan (k of n): k of a cell's n trials diverged.")
     if "recovered" in cells.numbers:
         words.append("Recovered: trials whose clusters are the known groups (ARI = 1).")
     if target is not None:
-        words.append(f"Target: {target.key} >= {target.value:g}; means over the trials that reached it.")
+        words.append(
+            f"Target: {target.key} >= {target.value:g}; means over the trials that reached it."
+        )
     if absent:
         words.append(f"NOT WHOLE: {absent} trials of the sweep are not in the store.")
     return " ".join(words)
@@ -467,14 +523,17 @@ def texts(cells: Cells, full: bool = False) -> list[list[str | Marked]]:
     """
     names, numbers = short_names(map(str, cells.axes)), cells.numbers
     columns: list[tuple[str, Sequence[str | Marked]]] = [
-        (name, [_MISSING if pd.isna(value) else f"{value}" for value in cells.axes[key]]) for key, name in names.items()
+        (name, [_MISSING if pd.isna(value) else f"{value}" for value in cells.axes[key]])
+        for key, name in names.items()
     ]
     for column in map(str, numbers):
         metric = column.removesuffix("_mean")
         if column in ("trials", "reached") or (column == "failed" and numbers[column].any()):
             columns.append((column, [str(count) for count in numbers[column]]))
         elif column == "recovered" and full and numbers[column].notna().any():
-            shares = [_MISSING if isnan(share) else f"{share * 100:.0f}" for share in numbers[column]]
+            shares = [
+                _MISSING if isnan(share) else f"{share * 100:.0f}" for share in numbers[column]
+            ]
             columns.append(("recovered (%)", shares))
         elif column != metric and numbers[f"{metric}_n"].any() and (full or metric not in _MORE):
             lines = numbers.to_dict("records")

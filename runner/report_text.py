@@ -70,7 +70,11 @@ def markdown(lines: Lines) -> str:
 
 
 def document_markdown(
-    sweep: "StoredSweep", lines: Lines, caption: str, figures: Sequence[str], missing: Sequence[str] = ()
+    sweep: "StoredSweep",
+    lines: Lines,
+    caption: str,
+    figures: Sequence[str],
+    missing: Sequence[str] = (),
 ) -> str:
     """Return the report in Markdown; figures are links, ``missing`` says why others are not there."""
     shown = "\n".join(f"![{_title(path)}]({path})\n" for path in figures)
@@ -108,7 +112,11 @@ def latex(lines: Lines, caption: str, label: str) -> str:
 
 
 def html(
-    sweep: "StoredSweep", lines: Lines, caption: str, figures: Mapping[str, bytes], missing: Sequence[str] = ()
+    sweep: "StoredSweep",
+    lines: Lines,
+    caption: str,
+    figures: Mapping[str, bytes],
+    missing: Sequence[str] = (),
 ) -> str:
     """Return one page that needs no other file: style, tables and figures are in it."""
     drawn = [(_title(path), b64encode(png).decode()) for path, png in figures.items()]

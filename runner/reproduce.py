@@ -37,7 +37,9 @@ class Protocol(BaseModel):
     train_images: dict[str, int] = Field(
         default_factory=dict, description="data set -> training images that the protocol asks for"
     )
-    grids: tuple[SweepFile, ...] = Field(min_length=1, description="grids of trials, as in configs/sweep")
+    grids: tuple[SweepFile, ...] = Field(
+        min_length=1, description="grids of trials, as in configs/sweep"
+    )
 
 
 class Reproduction(BaseModel):
@@ -48,8 +50,12 @@ class Reproduction(BaseModel):
     about: str = Field(description="what is reproduced")
     source: str = Field(description="where the paper's values stand")
     cpu: Protocol = Field(description="under 30 minutes on 2 cores")
-    full: Protocol | None = Field(None, description="the paper's protocol, where there is more to it")
-    rows: tuple[Row, ...] = Field(min_length=1, description="what should come out; `each` repeats a row for values")
+    full: Protocol | None = Field(
+        None, description="the paper's protocol, where there is more to it"
+    )
+    rows: tuple[Row, ...] = Field(
+        min_length=1, description="what should come out; `each` repeats a row for values"
+    )
 
     @field_validator("rows", mode="before")
     @classmethod
@@ -85,7 +91,10 @@ class Experiment:
     def trials(self, words: Sequence[str]) -> list[Trial]:
         """Return the trials of all grids, without duplicates; ``words`` are settings or axes of each grid."""
         setting = f"experiment={self.name}"
-        grids = [grid.model_copy(update={"overrides": (setting, *grid.overrides)}) for grid in self.protocol.grids]
+        grids = [
+            grid.model_copy(update={"overrides": (setting, *grid.overrides)})
+            for grid in self.protocol.grids
+        ]
         return expand_grids(grids, words)
 
 
@@ -104,12 +113,20 @@ def load_experiment(name: str, full: bool = False) -> Experiment:
     """
     known = reproductions()
     if name not in options("experiment"):
-        raise ConfigError(unknown("experiment", name, known) if name else f"name an experiment: {', '.join(known)}")
+        raise ConfigError(
+            unknown("experiment", name, known)
+            if name
+            else f"name an experiment: {', '.join(known)}"
+        )
     if name not in known:
-        raise ConfigError(f"experiment '{name}' says nothing to reproduce; those that do: {', '.join(known)}")
+        raise ConfigError(
+            f"experiment '{name}' says nothing to reproduce; those that do: {', '.join(known)}"
+        )
     spec = validated(Reproduction, _file(name)["reproduction"], "reproduction.")
     if full and spec.full is None:
-        raise ConfigError(f"experiment '{name}' has no full protocol beside its only one; leave out --full")
+        raise ConfigError(
+            f"experiment '{name}' has no full protocol beside its only one; leave out --full"
+        )
     return Experiment(name, "full" if full else "cpu", spec)
 
 
@@ -136,15 +153,28 @@ class Outcome:
         """Each row of the tier, judged."""
         both = zip(self.trials, self.params, strict=True)
         trials = [
-            Measured(params, cache(partial(_history, trial))) for trial, params in both if trial.status == "FINISHED"
+            Measured(params, cache(partial(_history, trial)))
+            for trial, params in both
+            if trial.status == "FINISHED"
         ]
-        rows = [row for row in self.experiment.spec.rows if row.tier in (None, self.experiment.tier)]
+        rows = [
+            row for row in self.experiment.spec.rows if row.tier in (None, self.experiment.tier)
+        ]
         return [judge(row, trials) for row in rows]
 
     @property
     def lines(self) -> list[list[str]]:
         """The table as it is read, headings first."""
-        headings = ["what", "paper", "ours [95% interval]", "seeds", "unit", "tolerance", "verdict", "source"]
+        headings = [
+            "what",
+            "paper",
+            "ours [95% interval]",
+            "seeds",
+            "unit",
+            "tolerance",
+            "verdict",
+            "source",
+        ]
         lines = []
         for verdict in self.verdicts:
             row = verdict.row
@@ -158,7 +188,11 @@ class Outcome:
     def summary(self) -> str:
         """The verdicts in one line."""
         words = Counter(verdict.word for verdict in self.verdicts)
-        counts = [f"{words[word]} {word}" for word in ("holds", "missed", "not run", "no such seed") if words[word]]
+        counts = [
+            f"{words[word]} {word}"
+            for word in ("holds", "missed", "not run", "no such seed")
+            if words[word]
+        ]
         return f"{self.experiment.name}, {self.experiment.tier} tier: {', '.join(counts)}"
 
     @property
@@ -167,20 +201,29 @@ class Outcome:
         failed = len(self.trials) - len(self._ended)
         notes = [
             f"{self.experiment.spec.about}. {self.experiment.tier.upper()} tier: {self.experiment.protocol.note}",
-            f"Trials: {len(self._ended)} finished" + (f", {failed} did not" if failed else "") + ".",
+            f"Trials: {len(self._ended)} finished"
+            + (f", {failed} did not" if failed else "")
+            + ".",
         ]
         for name, asked in self.experiment.protocol.train_images.items():
             there = max(self._train_images(name), default=asked)
             if there < asked:
-                notes.append(f"NOT the full data: {there:,} training images of {name}, the protocol has {asked:,}.")
+                notes.append(
+                    f"NOT the full data: {there:,} training images of {name}, the protocol has {asked:,}."
+                )
         tags = [trial.run.data.tags for trial in self._ended]
         commits = sorted({tag.get("mlflow.source.git.commit", "unknown")[:10] for tag in tags})
         changed = any(tag.get("code.changed") == "true" for tag in tags)
-        return [*notes, f"Code: {', '.join(commits)}{' with uncommitted changes' if changed else ''}."]
+        return [
+            *notes,
+            f"Code: {', '.join(commits)}{' with uncommitted changes' if changed else ''}.",
+        ]
 
     def _train_images(self, dataset: str) -> set[int]:
         of_it = [trial for trial in self._ended if trial.params.get("dataset.name") == dataset]
-        profiles = [item.dataset.profile for trial in of_it for item in trial.run.inputs.dataset_inputs]
+        profiles = [
+            item.dataset.profile for trial in of_it for item in trial.run.inputs.dataset_inputs
+        ]
         return {json.loads(profile)["num_train"] for profile in profiles if profile}
 
     def files(self) -> dict[str, str]:
@@ -196,7 +239,9 @@ def conclude(experiment: Experiment, trials: Sequence[Trial]) -> Outcome:
     """Judge the trials as the tracking store has them, and keep the table with the sweep's run."""
     store = open_store(trials[0].config.tracking)
     runs = past_trials(store, experiment.sweep, [trial.config.key for trial in trials])
-    stored = {key: StoredTrial(store, store.client.get_run(run.run_id)) for key, run in runs.items()}
+    stored = {
+        key: StoredTrial(store, store.client.get_run(run.run_id)) for key, run in runs.items()
+    }
     there = {trial.config.key: trial_params(trial.config, trial.axes) for trial in trials}
     outcome = Outcome(experiment, list(stored.values()), [there[key] for key in stored])
     sweep = past_sweep(store, experiment.sweep, sweep_key(trials))

@@ -78,7 +78,9 @@ def sweep_key(trials: Sequence[Trial]) -> str:
     return hashlib.sha256(" ".join(trial.config.key for trial in trials).encode()).hexdigest()[:12]
 
 
-def look_back(name: str | None, trials: Sequence[Trial], restart: Restart, tracker: Tracker) -> Standing:
+def look_back(
+    name: str | None, trials: Sequence[Trial], restart: Restart, tracker: Tracker
+) -> Standing:
     """Find out where a sweep stands, close what a dead driver left RUNNING, and check the checkpoints.
 
     Parameters
@@ -102,7 +104,11 @@ def look_back(name: str | None, trials: Sequence[Trial], restart: Restart, track
     tracker.tags["driver"] = driver_name()
     keys = [trial.config.key for trial in trials]
     runs = past.past_trials(store, name, keys)
-    left = past.running(store, name) if name else [run for run in runs.values() if run.status == "RUNNING"]
+    left = (
+        past.running(store, name)
+        if name
+        else [run for run in runs.values() if run.status == "RUNNING"]
+    )
     for run in left:
         _refuse_alive(run, name, restart)
     past.close(store, left)
@@ -114,23 +120,41 @@ def look_back(name: str | None, trials: Sequence[Trial], restart: Restart, track
             everything.checkpoints(trial).remove()
         return everything
     notes = _check_contents(name, trials, runs, store)
-    ended = {run.key for run in runs.values() if run.status == "FINISHED" or (run.status == "FAILED" and not name)}
+    ended = {
+        run.key
+        for run in runs.values()
+        if run.status == "FINISHED" or (run.status == "FAILED" and not name)
+    }
     for trial in trials:
-        if trial.config.key in ended:  # its last driver may have been killed before it had tidied up
+        if (
+            trial.config.key in ended
+        ):  # its last driver may have been killed before it had tidied up
             everything.checkpoints(trial).remove()
     if not name:
-        return Standing(trials, (), (), {k: run for k, run in runs.items() if k not in ended}, None, storage, notes)
+        return Standing(
+            trials,
+            (),
+            (),
+            {k: run for k, run in runs.items() if k not in ended},
+            None,
+            storage,
+            notes,
+        )
     done = [(trial, runs[trial.config.key]) for trial in trials if trial.config.key in ended]
     failed = [
         (trial, runs[trial.config.key])
         for trial in trials
-        if not restart.retry_failed and trial.config.key in runs and runs[trial.config.key].status == "FAILED"
+        if not restart.retry_failed
+        and trial.config.key in runs
+        and runs[trial.config.key].status == "FAILED"
     ]
     settled = {trial.config.key for trial, _ in [*done, *failed]}
     todo = [trial for trial in trials if trial.config.key not in settled]
     for trial in todo:
         everything.checkpoints(trial).check()
-    return Standing(todo, done, failed, runs, past.past_sweep(store, name, sweep_key(trials)), storage, notes)
+    return Standing(
+        todo, done, failed, runs, past.past_sweep(store, name, sweep_key(trials)), storage, notes
+    )
 
 
 def _check_contents(
@@ -175,12 +199,17 @@ def _check_contents(
                 )
             told = f"run before on other content of {shown(place, 200)} ({changed})"
             notes[told] = notes.get(told, 0) + 1
-    return [f"{told}: {count}; with the data as they are now these are other trials" for told, count in notes.items()]
+    return [
+        f"{told}: {count}; with the data as they are now these are other trials"
+        for told, count in notes.items()
+    ]
 
 
 def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     """Return whether two trials agree in all settings that both have, the data set's place left out."""
-    shared = [key for key in ours if key in theirs and key not in ("dataset.path", "dataset.content")]
+    shared = [
+        key for key in ours if key in theirs and key not in ("dataset.path", "dataset.content")
+    ]
     return bool(shared) and all(ours[key] == theirs[key] for key in shared)
 
 
@@ -235,9 +264,9 @@ def check_nodes(storage: str) -> None:
         return
     with _probe(storage) as name:
         seen = {
-            host: _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                storage, name
-            )
+            host: _sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+            ).remote(storage, name)
             for node, host in nodes.items()
         }
         blind = [host for host, ref in seen.items() if not ray.get(ref)]
@@ -278,7 +307,9 @@ def _refuse_alive(run: PastRun, name: str | None, restart: Restart) -> None:
     host, pid, _ = run.driver.split(" ")
     what = f"sweep '{name}'" if name else "this trial"
     if alive:
-        raise RunnerError(f"{what} is being run by process {pid}; wait for it, or end it with Ctrl-C or kill {pid}")
+        raise RunnerError(
+            f"{what} is being run by process {pid}; wait for it, or end it with Ctrl-C or kill {pid}"
+        )
     raise RunnerError(
         f"{what} was left RUNNING by process {pid} of {host}, which can't be seen from {platform.node()}; "
         "wait for it, or add --take-over if it is gone"

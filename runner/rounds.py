@@ -39,7 +39,9 @@ class Loop:
     evaluate_every: int = 1
     timeout: float | None = 3600.0
     min_fit_fraction: float = 0.0
-    online: Callable[[int], int] | None = None  # how many clients there are in a round; None: all, always
+    online: Callable[[int], int] | None = (
+        None  # how many clients there are in a round; None: all, always
+    )
     held_out: bool = True  # whether any client has examples to be evaluated on
     evaluate_personal: Literal["last", "always"] = "last"
     partial_means: bool = True  # False: every reply reaches the strategy, as in Strategy.start
@@ -103,11 +105,16 @@ def run_rounds(
         clock = _Clock()
         if loop.online:
             grid.online = loop.online(number)
-        with seeded_globals(derive_seed(loop.seed, "round", number, "train")), _sampling_from_a_range():
+        with (
+            seeded_globals(derive_seed(loop.seed, "round", number, "train")),
+            _sampling_from_a_range(),
+        ):
             messages = list(strategy.configure_train(number, arrays, loop.train_config, grid))
         train = grid.drain()
         _answered(number, train, share)
-        grid.weight_key = "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None
+        grid.weight_key = (
+            "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None
+        )
         layout: Layout | None = getattr(strategy, "layout", None)
         grid.carried = frozenset(layout.carried if layout else ())
         try:
@@ -140,10 +147,21 @@ def run_rounds(
                 strategy, grid, arrays, loop, number, ask_scores, personal=personal
             )
         evaluate = grid.drain()
-        evaluate = replace(evaluate, tasks=[task for task in evaluate.tasks if task.message_type != QUERY])
+        evaluate = replace(
+            evaluate, tasks=[task for task in evaluate.tasks if task.message_type != QUERY]
+        )
         clock.lap("evaluate")
         yield Round(
-            number, arrays, train_metrics, evaluate_metrics, train, evaluate, clock.laps, scores, asked, len(used)
+            number,
+            arrays,
+            train_metrics,
+            evaluate_metrics,
+            train,
+            evaluate,
+            clock.laps,
+            scores,
+            asked,
+            len(used),
         )
 
 
@@ -174,7 +192,10 @@ def evaluate_round(
     """
     models = models_of(strategy)
     config = ConfigRecord({**loop.evaluate_config, **({"test-own": SLICE} if personal else {})})
-    with seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")), _sampling_from_a_range():
+    with (
+        seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")),
+        _sampling_from_a_range(),
+    ):
         asked = list(strategy.configure_evaluate(number, arrays, config, grid))
     if not (loop.held_out or personal):  # what is left to be said is which of several models fits
         asked = [message for message in asked if len(message.content.array_records) > 1]
@@ -218,7 +239,9 @@ class _Nodes(list[int]):
         return nodes if isinstance(nodes, range) else list(nodes)
 
 
-def _sample_nodes(grid: Grid, min_available_nodes: int, sample_size: int) -> tuple[Sequence[int], Sequence[int]]:
+def _sample_nodes(
+    grid: Grid, min_available_nodes: int, sample_size: int
+) -> tuple[Sequence[int], Sequence[int]]:
     """Do what Flower's ``sample_nodes`` does, but refuse at once where it would wait for ever."""
     nodes = grid.get_node_ids()
     assert isinstance(nodes, Sequence)

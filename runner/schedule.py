@@ -29,7 +29,9 @@ from runner.resume import Standing
 from runner.tracking import SweepRun, Tracker, TrialRun
 from runner.trial import TrialEvent, quiet_flower, run_trial
 
-_STAY_S = 1.0  # for a process that was just made ready, so that Ray starts another one for the next trial
+_STAY_S = (
+    1.0  # for a process that was just made ready, so that Ray starts another one for the next trial
+)
 WAIT_S = 0.5  # for an event: a signal is seen at least as often
 RETRY_WAIT_S = 120.0
 """Longest wait of a trial that died for a host that answers; a node that is started anew takes as long."""
@@ -40,7 +42,9 @@ class Outcome:
     """What became of the trials."""
 
     trials: Sequence[Trial] = ()  # all, in the grid's order
-    ended: dict[str, TrialRow] = field(default_factory=dict)  # by trial key, in the order of arrival
+    ended: dict[str, TrialRow] = field(
+        default_factory=dict
+    )  # by trial key, in the order of arrival
     failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
     report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
     missing: str = ""  # what could not be made at the end, why, and the command that makes it
@@ -105,7 +109,9 @@ def _trial_task(
     quiet_flower()
     gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
     images_ref, split_ref = refs
-    yield from run_trial(config, images, split, hosts, images_ref, split_ref, checkpoints, rungs, lost)
+    yield from run_trial(
+        config, images, split, hosts, images_ref, split_ref, checkpoints, rungs, lost
+    )
 
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
@@ -128,7 +134,9 @@ def warm_trials(count: int) -> None:
         _warm_task.remote()
 
 
-def longest_first(trials: Sequence[Trial], prepared: dict[str, Prepared], parameters: Mapping[str, int]) -> list[Trial]:
+def longest_first(
+    trials: Sequence[Trial], prepared: dict[str, Prepared], parameters: Mapping[str, int]
+) -> list[Trial]:
     """Return the trials in the order of their expected length: no long one is left to run alone at the end.
 
     The length is the examples that all rounds of a trial pass over, times the bytes of an example and of the network's
@@ -141,8 +149,15 @@ def longest_first(trials: Sequence[Trial], prepared: dict[str, Prepared], parame
         passes: float = config.training.epochs
         if config.training.steps is not None:
             batch = config.training.batch_size
-            passes = config.training.steps * (batch * config.num_clients / data.num_train if batch else 1.0)
-        return config.rounds * examples * passes * (data.train_bytes / data.num_train + 4 * parameters[config.key])
+            passes = config.training.steps * (
+                batch * config.num_clients / data.num_train if batch else 1.0
+            )
+        return (
+            config.rounds
+            * examples
+            * passes
+            * (data.train_bytes / data.num_train + 4 * parameters[config.key])
+        )
 
     return sorted(trials, key=length, reverse=True)
 
@@ -231,12 +246,24 @@ class Schedule:
         config, data = active.trial.config, self.prepared[active.trial.config.key]
         if self.hosts is None:
             events: Any = run_trial(
-                config, data.images, data.split, checkpoints=active.checkpoints, rungs=active.rungs, lost=active.lost
+                config,
+                data.images,
+                data.split,
+                checkpoints=active.checkpoints,
+                rungs=active.rungs,
+                lost=active.lost,
             )
         else:
             refs = [data.images, data.split]
             events = _trial_task.remote(
-                config, data.images, data.split, refs, self.hosts, active.checkpoints, active.rungs, active.lost
+                config,
+                data.images,
+                data.split,
+                refs,
+                self.hosts,
+                active.checkpoints,
+                active.rungs,
+                active.lost,
             )
         self.active[events] = active
 
@@ -303,7 +330,11 @@ class Schedule:
                 event = ray.get(event)
         except StopIteration:
             event = RunnerError("the trial ended without a result")
-        except (RunnerError, RayError, Exception) as error:  # whatever a trial raises ends this trial alone
+        except (
+            RunnerError,
+            RayError,
+            Exception,
+        ) as error:  # whatever a trial raises ends this trial alone
             event = error
         if isinstance(event, TrialStarted):
             self._started(active, event)
@@ -343,8 +374,14 @@ class Schedule:
         active.round = record.round
         self.progress.round(active.trial.config.key, record)
         config = active.trial.config
-        if self.interrupts.asked and record.round < config.rounds and record.round % config.checkpoint.every == 0:
-            self._interrupt(events)  # its checkpoint is written; what it has begun since is thrown away
+        if (
+            self.interrupts.asked
+            and record.round < config.rounds
+            and record.round % config.checkpoint.every == 0
+        ):
+            self._interrupt(
+                events
+            )  # its checkpoint is written; what it has begun since is thrown away
 
     def _interrupt(self, events: Any) -> None:
         active = self.active.pop(events)
@@ -368,7 +405,11 @@ class Schedule:
         """Have a trial that died go on from its last checkpoint, or fail."""
         active = self.active[events]
         cause = getattr(error, "cause", None) or error
-        reason = str(cause) if isinstance(cause, RunnerError) else f"{type(cause).__name__}: {_last_line(cause)}"
+        reason = (
+            str(cause)
+            if isinstance(cause, RunnerError)
+            else f"{type(cause).__name__}: {_last_line(cause)}"
+        )
         retries = active.trial.config.resources.max_retries
         if self.engine and self.engine.lost() and not self.interrupts.asked:
             return  # all trials died: they go on together
@@ -376,19 +417,27 @@ class Schedule:
             self._interrupt(events)
         elif active.deaths < retries and not isinstance(cause, CheckpointError):
             active.deaths += 1
-            self.progress.line(f"{active.label}: died, goes on (retry {active.deaths} of {retries}): {reason}")
+            self.progress.line(
+                f"{active.label}: died, goes on (retry {active.deaths} of {retries}): {reason}"
+            )
             self._retry(self.active.pop(events))
         else:
             notes = "\n".join(getattr(cause, "__notes__", ()))
-            trace = f"{error}\n{notes}" if self.hosts else "".join(traceback.format_exception(error))
-            if active.run is None:  # it died before its first word: the run is made all the same, to keep the reason
+            trace = (
+                f"{error}\n{notes}" if self.hosts else "".join(traceback.format_exception(error))
+            )
+            if (
+                active.run is None
+            ):  # it died before its first word: the run is made all the same, to keep the reason
                 active.run = self._open(active)
             active.run.fail(reason, trace)
             self.outcome.add(active.trial, {})
             self.outcome.failures.append((active.label, reason))
             self._end(events, "FAILED", reason)
 
-    def _end(self, events: Any, status: str, reason: str, summary: Mapping[str, float] | None = None) -> None:
+    def _end(
+        self, events: Any, status: str, reason: str, summary: Mapping[str, float] | None = None
+    ) -> None:
         key = self.active.pop(events).trial.config.key
         self.ended.add(key)
         self.halving.end(key, status == "FAILED")

@@ -25,7 +25,9 @@ def derive_seed(root: int, *path: str | int) -> int:
         What the seed is for, from the general to the particular: ``derive_seed(seed, "train", server_round, client)``.
         ``1`` and ``"1"`` are different paths.
     """
-    text = repr((int(root), *[int(p) if isinstance(p, (int, np.integer)) else str(p) for p in path]))
+    text = repr(
+        (int(root), *[int(p) if isinstance(p, (int, np.integer)) else str(p) for p in path])
+    )
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - _BITS)
 
 

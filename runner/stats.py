@@ -21,7 +21,11 @@ def interval(values: Sequence[float] | np.ndarray) -> float:
     from scipy.stats import t
 
     n = len(values)
-    return float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n >= LEAST else float("nan")
+    return (
+        float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+        if n >= LEAST
+        else float("nan")
+    )
 
 
 def share_interval(hits: int, n: int) -> tuple[float, float]:
@@ -32,7 +36,9 @@ def share_interval(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
-def p_different(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, test: Test) -> float:
+def p_different(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, test: Test
+) -> float:
     """Return the p-value of "first and second differ" over pairs (the seeds), two-sided.
 
     It is 1 for fewer than three pairs, and never 0. Differences that are all the same tell nothing
@@ -54,7 +60,9 @@ def p_different(first: Sequence[float] | np.ndarray, second: Sequence[float] | n
             return float(ttest_rel(ours, theirs).pvalue)
         tied = len(np.unique(np.abs(gains))) < len(gains) or not gains.all()
         every = PermutationMethod(n_resamples=2**_EXACT_PAIRS, rng=0)
-        return float(wilcoxon(gains, method=every if tied and len(gains) <= _EXACT_PAIRS else "auto").pvalue)
+        return float(
+            wilcoxon(gains, method=every if tied and len(gains) <= _EXACT_PAIRS else "auto").pvalue
+        )
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 

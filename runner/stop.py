@@ -68,11 +68,14 @@ class StopRules:
         if config.target is not None and sign * value >= sign * config.target:
             return f"{config.metric}={value:.4g} reached stop.target={config.target:g}"
         if config.patience is not None:
-            improved = sign * value > self._best + (config.min_delta if isfinite(self._best) else 0.0)
+            improved = sign * value > self._best + (
+                config.min_delta if isfinite(self._best) else 0.0
+            )
             self._waited = 0 if improved else self._waited + 1
             self._best = sign * value if improved else self._best
             if self._waited >= config.patience:
                 return (
-                    f"{config.metric} did not improve for {self._waited} evaluations, stop.patience={config.patience}"
+                    f"{config.metric} did not improve for {self._waited} evaluations, "
+                    f"stop.patience={config.patience}"
                 )
         return ""

@@ -19,7 +19,15 @@ from runner.prepare import Prepared, check_models, prepare, prepare_inline
 from runner.progress import TrialProgress
 from runner.redaction import redact
 from runner.report import markdown_table, report, results_table
-from runner.resume import Restart, Standing, check_nodes, look_back, only_driver, storage_of, sweep_key
+from runner.resume import (
+    Restart,
+    Standing,
+    check_nodes,
+    look_back,
+    only_driver,
+    storage_of,
+    sweep_key,
+)
 from runner.schedule import Outcome, Schedule, import_trial, warm_trials
 from runner.tracking import SweepRun, Tracker
 from runner.tracking.imports import import_all
@@ -65,7 +73,9 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
         engine = _start_engine(first.resources, trials, stack, progress) if trials else None
         tracker, standing = opened or _open(plan)  # while the hosts come up
         with tracker:
-            where = engine.pool.describe() if engine else "none: everything ran in the driver's process"
+            where = (
+                engine.pool.describe() if engine else "none: everything ran in the driver's process"
+            )
             tracker.tags["cluster"] = where
             tracker.writer.tell = progress.line
             for remark in remarks(plan.trials):
@@ -77,21 +87,40 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             for told in dict.fromkeys(data.told for data in prepared.values()):
                 progress.line(told)
             halving = Halving(
-                first.halving, plan.trials, {trial.config.key for trial in standing.todo}, _history(tracker, standing)
+                first.halving,
+                plan.trials,
+                {trial.config.key for trial in standing.todo},
+                _history(tracker, standing),
             )
             rounds = sum(trial.config.rounds for trial in standing.todo)
-            progress.begin(plan.name, len(standing.todo), rounds, tracker.tags["cluster"], tracker.uri)
+            progress.begin(
+                plan.name, len(standing.todo), rounds, tracker.tags["cluster"], tracker.uri
+            )
             parent = _start_sweep(plan, tracker, standing) if plan.name else None
 
             def tell() -> None:
-                progress.line("interrupted: running trials end after their round; once more ends them at once", True)
+                progress.line(
+                    "interrupted: running trials end after their round; once more ends them at once",
+                    True,
+                )
 
             with Interrupts(tell) as interrupts:
                 schedule = Schedule(
-                    standing, tracker, parent, progress, outcome, prepared, engine, interrupts, halving, parameters
+                    standing,
+                    tracker,
+                    parent,
+                    progress,
+                    outcome,
+                    prepared,
+                    engine,
+                    interrupts,
+                    halving,
+                    parameters,
                 )
                 try:
-                    schedule.run(_trials_at_once(first.resources, engine.pool.hosts if engine else None))
+                    schedule.run(
+                        _trials_at_once(first.resources, engine.pool.hosts if engine else None)
+                    )
                 except KeyboardInterrupt:
                     outcome.interrupted = True
                     schedule.kill()
@@ -128,7 +157,9 @@ def _was_run(plan: SweepPlan) -> bool:
     return bool(fs.exists(path))
 
 
-def _start_engine(resources: ResourcesConfig, trials: int, stack: ExitStack, progress: TrialProgress) -> Engine | None:
+def _start_engine(
+    resources: ResourcesConfig, trials: int, stack: ExitStack, progress: TrialProgress
+) -> Engine | None:
     if resources.engine != "ray":
         return None
 
@@ -171,7 +202,11 @@ def _history(tracker: Tracker, standing: Standing) -> dict[str, dict[int, float]
     if config is None or not config.axis:
         return {}
     runs = {**standing.runs, **{trial.config.key: run for trial, run in standing.done}}
-    return {key: history(tracker.store, run, config.metric) for key, run in runs.items() if run.status != "FAILED"}
+    return {
+        key: history(tracker.store, run, config.metric)
+        for key, run in runs.items()
+        if run.status != "FAILED"
+    }
 
 
 def _open(plan: SweepPlan) -> tuple[Tracker, Standing]:
@@ -190,7 +225,9 @@ def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> No
         outcome.add(trial, run.summary)
     for trial, run in standing.failed:
         outcome.add(trial, {})
-        outcome.failures.append((trial.label, f"{run.reason} (in an earlier session; --retry-failed tries it again)"))
+        outcome.failures.append(
+            (trial.label, f"{run.reason} (in an earlier session; --retry-failed tries it again)")
+        )
     for note in standing.notes:
         progress.line(note)
     if standing.done or standing.failed:
@@ -215,7 +252,9 @@ def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
         again = command(["python", "-m", "runner", "report", parent.name])
         if tracker.writer.waiting:
             again = f"python -m runner flush && {again}"
-        outcome.missing = f"the report of sweep '{parent.name}' is missing: {reason}; make it with: {again}"
+        outcome.missing = (
+            f"the report of sweep '{parent.name}' is missing: {reason}; make it with: {again}"
+        )
     try:
         return markdown_table(results_table(outcome.rows, axes=outcome.axes))
     except Exception:  # of the same cause as above, and told there
@@ -232,7 +271,13 @@ def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> Sweep
     params = {key: ",".join(dict.fromkeys(axes[key])) for key in plan.trials[0].grid}
     places = {trial.config.key: trial.axes for trial in plan.trials}
     parent = tracker.start_sweep(
-        plan.name, sweep_key(plan.trials), plan.description, params, plan.command, standing.sweep, places
+        plan.name,
+        sweep_key(plan.trials),
+        plan.description,
+        params,
+        plan.command,
+        standing.sweep,
+        places,
     )
     before = [run for _, run in chain(standing.done, standing.failed)]
     adopt(tracker.store, parent.run_id, [*before, *standing.runs.values()])
@@ -240,12 +285,17 @@ def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> Sweep
 
 
 def _end_sweep(
-    plan: SweepPlan, tracker: Tracker, parent: SweepRun | None, outcome: Outcome, progress: TrialProgress
+    plan: SweepPlan,
+    tracker: Tracker,
+    parent: SweepRun | None,
+    outcome: Outcome,
+    progress: TrialProgress,
 ) -> None:
     if outcome.interrupted:
         ended = len(outcome.rows)
         progress.line(
-            f"interrupted: {ended} of {len(plan.trials)} trials ended; to go on, run the same command again:", True
+            f"interrupted: {ended} of {len(plan.trials)} trials ended; to go on, run the same command again:",
+            True,
         )
         progress.line(f"  {plan.command}", True)
         if parent:

@@ -133,7 +133,9 @@ def run_trial(
     scores = None
     clock = time.perf_counter()
     goes_on = not rules.reason and record.round != rung
-    for done in run_rounds(strategy, grid, arrays, loop, record.round + 1, central.ask) if goes_on else ():
+    for done in (
+        run_rounds(strategy, grid, arrays, loop, record.round + 1, central.ask) if goes_on else ()
+    ):
         arrays, scores = done.arrays, done.scores
         groups = data.groups_in(data.phase(done.number))
         now = time.perf_counter()
@@ -145,7 +147,9 @@ def run_trial(
         record = replace(record, events=events, time_s=time.time())
         unsaved.append(record)
         if checkpoints and (
-            stopped or done.number in (config.rounds, rung) or done.number % config.checkpoint.every == 0
+            stopped
+            or done.number in (config.rounds, rung)
+            or done.number % config.checkpoint.every == 0
         ):
             checkpoints.save(done.number, _state(arrays, strategy, grid, ledger), unsaved)
             unsaved = []
@@ -156,7 +160,9 @@ def run_trial(
     if at_rung and not lost:
         yield TrialPaused(record.round)
         return
-    if scores is None or record.round < config.rounds:  # ended early, or just after its last checkpoint
+    if (
+        scores is None or record.round < config.rounds
+    ):  # ended early, or just after its last checkpoint
         scores = central.score(record.round, arrays, last=True)
         if has.personal_models and "3_clients/test_acc" not in record.metrics:
             grid.online = config.online(record.round)
@@ -165,7 +171,9 @@ def run_trial(
             grid.drain()
     models = _models(arrays, clustered, has)
     result = _result(config, data, models, record, scores, lost if at_rung else rules.reason)
-    yield replace(result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun})
+    yield replace(
+        result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun}
+    )
 
 
 def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
@@ -201,10 +209,17 @@ def make_strategy(config: TrialConfig, shift: Shift, layout: Layout) -> Strategy
     return with_layout(wrap_privacy(strategy, config.privacy.canonical()), layout)
 
 
-def _state(arrays: ArrayRecord, strategy: Strategy, grid: EngineGrid, ledger: Ledger) -> dict[str, Any]:
+def _state(
+    arrays: ArrayRecord, strategy: Strategy, grid: EngineGrid, ledger: Ledger
+) -> dict[str, Any]:
     """Return all that the next round depends on, besides the configuration."""
     clients = {str(node_id): state for node_id, state in grid.states.items()}
-    return {"arrays": arrays, "strategy": strategy_state(strategy), "clients": clients, "ledger": vars(ledger)}
+    return {
+        "arrays": arrays,
+        "strategy": strategy_state(strategy),
+        "clients": clients,
+        "ledger": vars(ledger),
+    }
 
 
 def _restore(saved: Checkpoint, strategy: Strategy, grid: EngineGrid) -> tuple[ArrayRecord, Ledger]:
@@ -263,7 +278,9 @@ def initial_model(grid: EngineGrid) -> tuple[ArrayRecord, Layout]:
     """
     [reply] = grid.send_and_receive([Message(RecordDict(), 1, "query.init")])
     if reply.has_error():
-        raise TrialError(f"the model can't be built: {str(reply.error.reason).removeprefix('ValueError: ')}")
+        raise TrialError(
+            f"the model can't be built: {str(reply.error.reason).removeprefix('ValueError: ')}"
+        )
     arrays = reply.content.array_records["arrays"]
     return arrays, Layout.from_config(reply.content.config_records["layout"])
 
@@ -287,7 +304,9 @@ def weights_sha256(models: Mapping[str, ArrayRecord]) -> str:
     return digest.hexdigest()
 
 
-def _models(arrays: ArrayRecord, clustered: Clustered | None, has: Models) -> dict[str, ArrayRecord]:
+def _models(
+    arrays: ArrayRecord, clustered: Clustered | None, has: Models
+) -> dict[str, ArrayRecord]:
     models = {"global": arrays} if has.has_global_model else {}
     if clustered:
         models |= {f"cluster_{c}": record for c, record in sorted(clustered.cluster_arrays.items())}
@@ -304,7 +323,9 @@ class _CentralTest:
     clustered: Clustered | None
     has: Models
 
-    def ask(self, number: int, arrays: ArrayRecord, last: bool = False) -> Callable[[], TestScores] | None:
+    def ask(
+        self, number: int, arrays: ArrayRecord, last: bool = False
+    ) -> Callable[[], TestScores] | None:
         """Send the models of a round to be scored, with a confusion matrix where it is the last."""
         models = _models(arrays, self.clustered, self.has)
         there = range(self.config.online(number))

@@ -128,7 +128,9 @@ class Bars:
             self._bars.start()
             self._tasks[""] = self._bars.add_task("trials", total=event["to_run"], note="")
         elif kind == "trial":
-            self._tasks[key] = self._bars.add_task(line(event["trial"]), total=event["rounds"], note="")
+            self._tasks[key] = self._bars.add_task(
+                line(event["trial"]), total=event["rounds"], note=""
+            )
         elif kind == "round" and key in self._tasks:
             self._bars.update(self._tasks[key], completed=event["round"], note=event["_note"])
             self._bars.update(self._tasks[""], completed=event["_ended"], note=event["_hosts"])

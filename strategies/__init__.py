@@ -183,18 +183,24 @@ def build_strategy(
     if name not in STRATEGIES:
         raise ValueError(f"unknown strategy '{name}'. Valid: {', '.join(sorted(STRATEGIES))}.")
     # The name is the registry's, and the least share of replies is the round loop's to watch.
-    kwargs = {key: value for key, value in params.items() if key not in ("name", "min_fit_fraction")}
+    kwargs = {
+        key: value for key, value in params.items() if key not in ("name", "min_fit_fraction")
+    }
     for share in ("fraction_train", "fraction_evaluate"):
         if share in kwargs:
             kwargs[share] = Share(kwargs[share])
     kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
     if name == "qfedavg":
         if client_learning_rate is None:
-            raise ValueError("strategy=qfedavg needs the clients' learning rate; give client_learning_rate")
+            raise ValueError(
+                "strategy=qfedavg needs the clients' learning rate; give client_learning_rate"
+            )
         kwargs["client_learning_rate"] = client_learning_rate
     wanted = kwargs.get("choose_k", "given") == "given" and kwargs.get("threshold") is None
     if wanted and kwargs.get("num_clusters", 0) > num_clients:
-        raise ValueError(f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}")
+        raise ValueError(
+            f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}"
+        )
     if "server" in kwargs:
         kwargs["server"] = ServerRule(**kwargs["server"])
     if name in _CLUSTER_TRAINING or "seed" in signature(STRATEGIES[name]).parameters:

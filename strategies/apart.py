@@ -46,12 +46,17 @@ class StateApart(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the strategy aggregate the trained arrays, and average the state beside them."""
         replies = list(replies)
-        arrays, metrics = self.strategy.aggregate_train(server_round, [self._reduced(r) for r in replies])
+        arrays, metrics = self.strategy.aggregate_train(
+            server_round, [self._reduced(r) for r in replies]
+        )
         valid = [reply for reply in replies if not reply.has_error()]
         if arrays is None or not valid:
             return arrays, metrics
         state = self.layout.mean(
-            [self.layout.state_of(reply.content.array_records[self._name(reply)]) for reply in valid],
+            [
+                self.layout.state_of(reply.content.array_records[self._name(reply)])
+                for reply in valid
+            ],
             [weight_of(reply, self._weight) for reply in valid],
             heaviest(valid, self._weight),
         )
@@ -65,7 +70,9 @@ class StateApart(Strategy):
         messages = self.strategy.configure_evaluate(server_round, trained, config, grid)
         return self._completed(messages, arrays)
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """Aggregate metrics as the strategy does."""
         return self.strategy.aggregate_evaluate(server_round, replies)
 
@@ -85,7 +92,9 @@ class StateApart(Strategy):
         """Add the state to each message's model: messages that share a content go on sharing one."""
         messages = list(messages)
         state = self.layout.state_of(arrays)
-        contents: dict[int, tuple[RecordDict, RecordDict]] = {}  # the first one is kept: its id must not be used anew
+        contents: dict[
+            int, tuple[RecordDict, RecordDict]
+        ] = {}  # the first one is kept: its id must not be used anew
         for message in messages:
             sent = message.content
             if id(sent) not in contents:
@@ -115,4 +124,6 @@ def keys_of(strategy: Strategy) -> tuple[str, str]:
     """Return where a strategy, or the one that it wraps, has a message's model and a reply's weight."""
     while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
         strategy = inner
-    return getattr(strategy, "arrayrecord_key", "arrays"), getattr(strategy, "weighted_by_key", "num-examples")
+    return getattr(strategy, "arrayrecord_key", "arrays"), getattr(
+        strategy, "weighted_by_key", "num-examples"
+    )

@@ -38,5 +38,7 @@ def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     """Return the header that ``np.save`` writes before the values of a C-ordered array."""
     file = BytesIO()
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
     return file.getvalue()

@@ -79,7 +79,9 @@ class Clustered(Protocol):
 
 def model_users(strategy: Clustered) -> dict[int, int]:
     """Return the cluster whose model each node uses; the others use the global model, where there is one."""
-    guests: Mapping[int, int] = getattr(strategy, "guests", {})  # evaluated under a choice of their own
+    guests: Mapping[int, int] = getattr(
+        strategy, "guests", {}
+    )  # evaluated under a choice of their own
     there = strategy.cluster_arrays.keys()
     return {node: c for node, c in {**guests, **strategy.assignment}.items() if c in there}
 
@@ -118,11 +120,15 @@ def sort_replies(
     valid, errors = strategy._check_and_log_replies(replies, is_train=True, validate=False)
     if valid:
         contents = [reply.content for reply in valid]
-        validate_message_reply_consistency(contents, strategy.weighted_by_key, check_arrayrecord=read_arrays)
+        validate_message_reply_consistency(
+            contents, strategy.weighted_by_key, check_arrayrecord=read_arrays
+        )
     return valid, errors
 
 
-def ask(grid: Grid, query: str, contents: Mapping[int, RecordDict], needed_by: str = "") -> dict[int, RecordDict]:
+def ask(
+    grid: Grid, query: str, contents: Mapping[int, RecordDict], needed_by: str = ""
+) -> dict[int, RecordDict]:
     """Send each node a query; return the answers by node, in order of ids. Errors are logged and left out.
 
     Raises
@@ -139,7 +145,9 @@ def ask(grid: Grid, query: str, contents: Mapping[int, RecordDict], needed_by: s
         else:
             answers[node] = reply.content
     if needed_by and messages and not answers:
-        raise RuntimeError(f"no client answered {query}: strategy={needed_by} needs clients that do")
+        raise RuntimeError(
+            f"no client answered {query}: strategy={needed_by} needs clients that do"
+        )
     return dict(sorted(answers.items()))
 
 
@@ -175,15 +183,21 @@ def heaviest(replies: Sequence[Message], weighted_by_key: str) -> int:
     return max(range(len(replies)), key=lambda i: largest(replies[i], weighted_by_key))
 
 
-def mean_of_replies(replies: Sequence[Message], weighted_by_key: str, layout: Layout) -> ArrayRecord:
+def mean_of_replies(
+    replies: Sequence[Message], weighted_by_key: str, layout: Layout
+) -> ArrayRecord:
     """Return the weighted mean of the models that replies carry; "" as a key is a plain mean."""
     weights = [weight_of(reply, weighted_by_key) for reply in replies]
-    return layout.mean([arrays_of(reply) for reply in replies], weights, heaviest(replies, weighted_by_key))
+    return layout.mean(
+        [arrays_of(reply) for reply in replies], weights, heaviest(replies, weighted_by_key)
+    )
 
 
 def mean_of_scored(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
     """Return the weighted mean of evaluation metrics; empty where nobody had examples, which Flower divides by."""
-    scored = [record for record in records if next(iter(record.metric_records.values()))[weighted_by_key]]
+    scored = [
+        record for record in records if next(iter(record.metric_records.values()))[weighted_by_key]
+    ]
     return aggregate_metricrecords(scored, weighted_by_key) if scored else MetricRecord()
 
 
@@ -208,7 +222,9 @@ def join_largest(assignment: dict[int, int], nodes: Iterable[int]) -> None:
     new = sorted(set(nodes) - assignment.keys())
     if new:
         sizes = Counter(assignment.values())
-        assignment.update(dict.fromkeys(new, min(sizes, key=lambda cluster: (-sizes[cluster], cluster))))
+        assignment.update(
+            dict.fromkeys(new, min(sizes, key=lambda cluster: (-sizes[cluster], cluster)))
+        )
 
 
 def string_keys(table: Mapping[int, V]) -> dict[str, V]:

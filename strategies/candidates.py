@@ -28,7 +28,9 @@ class Candidates(WithLayout, FedAvg):
         """Take in which model each of some clients chose in the evaluation, by node."""
         raise NotImplementedError
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """Read the choices, and average the metrics."""
         replies = list(replies)
         told = {
@@ -68,7 +70,9 @@ def best(losses: Sequence[float]) -> int:
     return int(np.where(np.isfinite(values), values, np.inf).argmin())
 
 
-def initial_models(arrays: ArrayRecord, num_models: int, seed: int, layout: Layout) -> dict[int, ArrayRecord]:
+def initial_models(
+    arrays: ArrayRecord, num_models: int, seed: int, layout: Layout
+) -> dict[int, ArrayRecord]:
     """Return K initial models: the given one, and others whose trained arrays are its own, shuffled.
 
     The entries of a freshly drawn layer are exchangeable, so a random order of them is another draw from the same
@@ -79,7 +83,10 @@ def initial_models(arrays: ArrayRecord, num_models: int, seed: int, layout: Layo
     for k in range(1, num_models):
         rng = np.random.default_rng([seed, k])
         models[k] = ArrayRecord(
-            {key: _shuffled(array, rng) if key in trained else array for key, array in arrays.items()}
+            {
+                key: _shuffled(array, rng) if key in trained else array
+                for key, array in arrays.items()
+            }
         )
     return models
 
@@ -89,7 +96,9 @@ def _shuffled(array: Array, rng: np.random.Generator) -> Array:
     return Array(rng.permutation(values.ravel()).reshape(values.shape))
 
 
-def all_models(models: Mapping[int, ArrayRecord], config: ConfigRecord, config_key: str = "config") -> RecordDict:
+def all_models(
+    models: Mapping[int, ArrayRecord], config: ConfigRecord, config_key: str = "config"
+) -> RecordDict:
     """Return the content that carries every model, ``model-0`` to ``model-<K-1>``."""
     content = RecordDict({f"model-{k}": models[k] for k in sorted(models)})
     content[config_key] = config

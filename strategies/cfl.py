@@ -42,7 +42,13 @@ class CFL(ClusterTraining):
     """
 
     def __init__(
-        self, *, eps1: float = 0.4, eps2: float = 1.6, relative: bool = False, min_size: int = 2, **common: Any
+        self,
+        *,
+        eps1: float = 0.4,
+        eps2: float = 1.6,
+        relative: bool = False,
+        min_size: int = 2,
+        **common: Any,
     ) -> None:
         super().__init__(**common)
         if self.fraction_train < 1:
@@ -51,12 +57,16 @@ class CFL(ClusterTraining):
             )
         self.eps1, self.eps2, self.relative, self.min_size = eps1, eps2, relative, min_size
         self.tests: dict[int, int] = {}  # cluster -> how often it asked the gate
-        self.longest: dict[int, float] = {}  # cluster -> longest mean update so far, of its ancestors too
+        self.longest: dict[
+            int, float
+        ] = {}  # cluster -> longest mean update so far, of its ancestors too
 
     def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
         """Begin with all clients in one cluster."""
         if not self.assignment:
-            self.set_clusters(dict.fromkeys(sorted(self._grid.get_node_ids()), 0), arrays={0: arrays})
+            self.set_clusters(
+                dict.fromkeys(sorted(self._grid.get_node_ids()), 0), arrays={0: arrays}
+            )
 
     def plan(self, server_round: int) -> Plan:
         """Read each update."""
@@ -86,7 +96,9 @@ class CFL(ClusterTraining):
             self.assignment.update(dict.fromkeys(second, new))
             self.longest[new] = self.longest[cluster]
             self.tests.pop(cluster, None)
-            self.cluster_arrays[new] = self.cluster_arrays[cluster]  # replaced by its members' mean in this very round
+            self.cluster_arrays[new] = self.cluster_arrays[
+                cluster
+            ]  # replaced by its members' mean in this very round
             self.election.forget()
 
     def _passes(self, cluster: int, points_CD: Points, server_round: int) -> bool:
@@ -98,7 +110,11 @@ class CFL(ClusterTraining):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on."""
-        return {**super().state_dict(), "longest": string_keys(self.longest), "tests": string_keys(self.tests)}
+        return {
+            **super().state_dict(),
+            "longest": string_keys(self.longest),
+            "tests": string_keys(self.tests),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
@@ -120,7 +136,9 @@ def groups_apart(points_CD: Points) -> float:
     other than two halves of one cloud of that shape would be.
     """
     seen, split = at_length_one(points_CD), tree_split("complete")
-    return silhouette(seen, split(seen, choose_k(seen, split, HowMany(choose_k="silhouette"), seed=0)))
+    return silhouette(
+        seen, split(seen, choose_k(seen, split, HowMany(choose_k="silhouette"), seed=0))
+    )
 
 
 def bipartition(nodes: Sequence[int], points_CD: Points) -> tuple[list[int], list[int]]:

@@ -12,7 +12,15 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from strategies.base import arrays_of, ask, int_keys, join_largest, mean_of_clusters, sort_replies, string_keys
+from strategies.base import (
+    arrays_of,
+    ask,
+    int_keys,
+    join_largest,
+    mean_of_clusters,
+    sort_replies,
+    string_keys,
+)
 from strategies.candidates import (
     Candidates,
     all_models,
@@ -72,14 +80,19 @@ class CLoVE(WithServers, Candidates):
         self.churn = 0
         self.clustering_s = 0.0  # of the last round, without the clients' answers
         self.election = ClusterServers(server or ServerRule(), seed)
-        self.guests: dict[int, int] = {}  # node -> model that a client without a cluster was evaluated under
+        self.guests: dict[
+            int, int
+        ] = {}  # node -> model that a client without a cluster was evaluated under
         self._grid: Grid
 
     def diagnostics(self) -> dict[str, float]:
         """Return the clusters that have members, the churn, the silhouette and whether the clusters are frozen."""
         if not self.assignment:
             return {}
-        numbers: dict[str, float] = {"clusters": len(set(self.assignment.values())), "churn": self.churn}
+        numbers: dict[str, float] = {
+            "clusters": len(set(self.assignment.values())),
+            "churn": self.churn,
+        }
         numbers |= {"frozen": self.frozen, **self.election.diagnostics(self.assignment)}
         numbers |= {} if np.isnan(self.silhouette) else {"silhouette": self.silhouette}
         return {name: float(value) for name, value in numbers.items()}
@@ -115,7 +128,9 @@ class CLoVE(WithServers, Candidates):
         self.cluster_arrays |= self.election.aggregate(
             self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key, layout
         )
-        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        metrics = self.train_metrics_aggr_fn(
+            [reply.content for reply in valid], self.weighted_by_key
+        )
         examples = self.election.examples
         return mean_of_clusters(self.cluster_arrays, self.assignment, examples, layout), metrics
 
@@ -152,7 +167,10 @@ class CLoVE(WithServers, Candidates):
         asked = [node for node in nodes if not self.frozen or node not in self.assignment]
         content = all_models(self.cluster_arrays, config, self.configrecord_key)
         answers = ask(self._grid, QUERY, dict.fromkeys(asked, content))
-        losses = {node: np.array(answer.metric_records["metrics"]["losses"]) for node, answer in answers.items()}
+        losses = {
+            node: np.array(answer.metric_records["metrics"]["losses"])
+            for node, answer in answers.items()
+        }
         vectors = {node: own for node, own in losses.items() if np.isfinite(own).all()}
         began = perf_counter()
         before = dict(self.assignment)
@@ -162,7 +180,9 @@ class CLoVE(WithServers, Candidates):
             if self.frozen:
                 matched = losses_CK.argmin(axis=1)
             else:
-                labels, self.silhouette = group_losses(losses_CK, self.num_clusters, self.seed, auto=self.auto_k)
+                labels, self.silhouette = group_losses(
+                    losses_CK, self.num_clusters, self.seed, auto=self.auto_k
+                )
                 matched = match_models(losses_CK, labels)
             for node, cluster in zip(known, matched.tolist(), strict=True):
                 self.same[node] = self.same.get(node, 0) + 1 if before.get(node) == cluster else 1

@@ -14,7 +14,15 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
@@ -113,7 +121,12 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
                 f"strategy.distance=cosine needs updates, but strategy.representation={representation}; "
                 "set strategy.distance=euclidean or strategy.representation=updates"
             )
-        self.num_clusters, self.choose_k, self.max_clusters, self.gate = num_clusters, choose_k, max_clusters, gate
+        self.num_clusters, self.choose_k, self.max_clusters, self.gate = (
+            num_clusters,
+            choose_k,
+            max_clusters,
+            gate,
+        )
         self.how = HowMany(num_clusters, choose_k, max_clusters, gate)
         self.warmup_rounds = warmup_rounds
         self.representation: Representation = representation
@@ -123,12 +136,20 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         self.cluster_arrays: dict[int, ArrayRecord] = {}
         self.election = ClusterServers(server or ServerRule(), seed)
         self.silhouette = self.p_value = float("nan")
-        self.anchor: ArrayRecord | None = None  # the model that the clients were grouped from; newcomers start there
-        self.plane: dict[int, tuple[float, float]] = {}  # of the last clustering: node id -> place in its picture
-        self.means_KP: NDArray[np.float32] | None = None  # of each cluster in the space of the representation
+        self.anchor: ArrayRecord | None = (
+            None  # the model that the clients were grouped from; newcomers start there
+        )
+        self.plane: dict[
+            int, tuple[float, float]
+        ] = {}  # of the last clustering: node id -> place in its picture
+        self.means_KP: NDArray[np.float32] | None = (
+            None  # of each cluster in the space of the representation
+        )
         self.clustering_round = False  # of the round that was configured last: each reply is read
         self.churn = 0  # clients that had a cluster and changed it in the last round
-        self.clustering_s = 0.0  # of the last round: what grouping took here, without the clients' answers
+        self.clustering_s = (
+            0.0  # of the last round: what grouping took here, without the clients' answers
+        )
         self._asked_s = 0.0  # of all rounds: waiting for answers
         self._before: dict[int, int] = {}
         self._newcomers: set[int] = set()
@@ -200,17 +221,24 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     # What all methods share
 
     def set_clusters(
-        self, assignment: dict[int, int], found: Found | None = None, arrays: Mapping[int, ArrayRecord] | None = None
+        self,
+        assignment: dict[int, int],
+        found: Found | None = None,
+        arrays: Mapping[int, ArrayRecord] | None = None,
     ) -> None:
         """Begin new clusters, each with a model of its own or one that its members' replies of this round will give."""
         self.assignment = assignment
         # A record of its own per cluster, even of equal models: hosts average the replies to one record, unasked whose.
-        self.cluster_arrays = {cluster: ArrayRecord(dict(model)) for cluster, model in (arrays or {}).items()}
+        self.cluster_arrays = {
+            cluster: ArrayRecord(dict(model)) for cluster, model in (arrays or {}).items()
+        }
         if found is not None:
             self.silhouette, self.p_value = found.silhouette, found.p_value
         self.election.forget()
 
-    def ask(self, query: str, contents: Mapping[int, RecordDict], needed: bool = True) -> dict[int, RecordDict]:
+    def ask(
+        self, query: str, contents: Mapping[int, RecordDict], needed: bool = True
+    ) -> dict[int, RecordDict]:
         """Send each node a query and return the answers, as :func:`~strategies.base.ask` does."""
         began = perf_counter()
         answers = ask(self._grid, query, contents, needed_by=type(self).__name__ if needed else "")
@@ -244,9 +272,13 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
             self.anchor = arrays
             _, nodes = sample_nodes(grid, self.min_available_nodes, sample_size=0)
             record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-            messages = list(self._construct_messages(record, self.pool(sorted(nodes)), MessageType.TRAIN))
+            messages = list(
+                self._construct_messages(record, self.pool(sorted(nodes)), MessageType.TRAIN)
+            )
         else:
-            messages = self._to_clusters(super().configure_train(server_round, arrays, config, grid), config)
+            messages = self._to_clusters(
+                super().configure_train(server_round, arrays, config, grid), config
+            )
             self._newcomers = self._unplaced(messages)
             self._readdress(messages, self._newcomers, self.anchor or arrays, config)
         self.clustering_round = self._plan is not Plan.APART or bool(self._newcomers)
@@ -258,7 +290,9 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Have each cluster's server average its members' models; return the mean of the clusters' models."""
         replies = list(replies)
-        valid, errors = sort_replies(self, replies, read_arrays=self.clustering_round or not self.assignment)
+        valid, errors = sort_replies(
+            self, replies, read_arrays=self.clustering_round or not self.assignment
+        )
         if not valid:
             return None, None
         contents = [reply.content for reply in valid]
@@ -289,7 +323,9 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send each sampled client its cluster's model, and a client that has none the global one."""
-        return self._to_clusters(super().configure_evaluate(server_round, arrays, config, grid), config)
+        return self._to_clusters(
+            super().configure_evaluate(server_round, arrays, config, grid), config
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
@@ -299,7 +335,9 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
             "numbers": {"silhouette": self.silhouette, "p_value": self.p_value},
             "election": self.election.state_dict(),
             "anchor": self.anchor,
-            "means": None if self.means_KP is None else ArrayRecord({"means": Array(self.means_KP)}),
+            "means": None
+            if self.means_KP is None
+            else ArrayRecord({"means": Array(self.means_KP)}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -321,7 +359,9 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     def _counts(self, node: int) -> bool:
         """Whether a reply is averaged: a newcomer's began elsewhere, and counts only where a cluster has no model."""
         cluster = self.assignment.get(node)
-        return cluster is not None and (node not in self._newcomers or cluster not in self.cluster_arrays)
+        return cluster is not None and (
+            node not in self._newcomers or cluster not in self.cluster_arrays
+        )
 
     def _unplaced(self, messages: Iterable[Message]) -> set[int]:
         if not self.assignment:
@@ -339,7 +379,11 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         return messages
 
     def _readdress(
-        self, messages: Iterable[Message], nodes: set[int], arrays: ArrayRecord, config: ConfigRecord
+        self,
+        messages: Iterable[Message],
+        nodes: set[int],
+        arrays: ArrayRecord,
+        config: ConfigRecord,
     ) -> None:
         content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         for message in messages:
@@ -347,7 +391,13 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
                 message.content = content
 
 
-def _usable(nodes: list[int], rows_CP: NDArray[np.float32]) -> tuple[list[int], NDArray[np.float32]]:
+def _usable(
+    nodes: list[int], rows_CP: NDArray[np.float32]
+) -> tuple[list[int], NDArray[np.float32]]:
     """Return the clients whose rows are finite."""
     finite = np.isfinite(rows_CP).all(axis=1)
-    return (nodes, rows_CP) if finite.all() else ([nodes[i] for i in np.flatnonzero(finite)], rows_CP[finite])
+    return (
+        (nodes, rows_CP)
+        if finite.all()
+        else ([nodes[i] for i in np.flatnonzero(finite)], rows_CP[finite])
+    )

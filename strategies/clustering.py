@@ -52,7 +52,9 @@ def represent(
 def unit_rows(rows_CP: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the rows at length 1: their squared Euclidean distance is then 2 (1 - cosine). A zero row stays zero."""
     norms = np.array([np.linalg.norm(row.astype(np.float64)) for row in rows_CP])
-    return np.divide(rows_CP, np.where(norms > 0, norms, 1.0)[:, None], dtype=np.float32, casting="same_kind")
+    return np.divide(
+        rows_CP, np.where(norms > 0, norms, 1.0)[:, None], dtype=np.float32, casting="same_kind"
+    )
 
 
 def coordinates(rows_CP: NDArray[np.float32], centred: bool = True) -> Points:
@@ -133,8 +135,12 @@ def kmeans_split(seed: int) -> Split:
 
     def split(points_CD: NDArray[np.float64], k: int) -> NDArray[np.int64]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: labels show it
-            found: NDArray[np.int32] = KMeans(k, n_init=10, random_state=seed % 2**32).fit_predict(points_CD)
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # fewer distinct points than clusters: labels show it
+            found: NDArray[np.int32] = KMeans(k, n_init=10, random_state=seed % 2**32).fit_predict(
+                points_CD
+            )
             return found.astype(np.int64)
 
     return split
@@ -147,19 +153,24 @@ def one_thread() -> AbstractContextManager[object]:
     return threadpool_limits(limits=1)  # type: ignore[no-any-return]
 
 
-def group_means(rows_CP: NDArray[np.float32], labels: NDArray[np.int64], distance: Distance) -> NDArray[np.float32]:
+def group_means(
+    rows_CP: NDArray[np.float32], labels: NDArray[np.int64], distance: Distance
+) -> NDArray[np.float32]:
     """Return the mean row of each group 0, 1, ... (K, P); for cosine of the rows at length 1."""
     rows_CP = unit_rows(rows_CP) if distance == "cosine" else rows_CP
     return np.stack([rows_CP[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
 
 
-def nearest(rows_NP: NDArray[np.float32], means_KP: NDArray[np.float32], distance: Distance) -> NDArray[np.int64]:
+def nearest(
+    rows_NP: NDArray[np.float32], means_KP: NDArray[np.float32], distance: Distance
+) -> NDArray[np.int64]:
     """Return the group whose mean is nearest to each row, the first of equals; for cosine by angle."""
     if distance == "cosine":
         rows_NP, means_KP = unit_rows(rows_NP), unit_rows(means_KP)
     order = 1 if distance == "manhattan" else 2
     labels = [
-        np.argmin([np.linalg.norm((row - mean).astype(np.float64), order) for mean in means_KP]) for row in rows_NP
+        np.argmin([np.linalg.norm((row - mean).astype(np.float64), order) for mean in means_KP])
+        for row in rows_NP
     ]
     return np.array(labels, np.int64)
 

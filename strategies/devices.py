@@ -44,7 +44,9 @@ def nominal(examples: float) -> Load:
     return Load(S_PER_EXAMPLE * examples, MB_AT_REST + MB_PER_EXAMPLE * examples, NODE_LOAD)
 
 
-def load_on_device(mode: Mode, seed: int, node: int, measured: Load | None, examples: float | None) -> Load | None:
+def load_on_device(
+    mode: Mode, seed: int, node: int, measured: Load | None, examples: float | None
+) -> Load | None:
     """Return a client's load in a round, or None where it is unknown.
 
     Parameters

@@ -30,7 +30,9 @@ class Ditto(FedAvg):
 
     personal_models = True
 
-    def __init__(self, *, ditto_lambda: float = 0.1, personal_epochs: int = 0, **fedavg: Any) -> None:
+    def __init__(
+        self, *, ditto_lambda: float = 0.1, personal_epochs: int = 0, **fedavg: Any
+    ) -> None:
         super().__init__(**fedavg)
         self.ditto_lambda = ditto_lambda
         self.personal_epochs = personal_epochs
@@ -40,13 +42,17 @@ class Ditto(FedAvg):
     ) -> Iterable[Message]:
         """Have the sampled clients train both models."""
         settings = {"lambda": self.ditto_lambda, "personal_epochs": self.personal_epochs}
-        return super().configure_train(server_round, arrays, with_method(config, DittoClients.method, **settings), grid)
+        return super().configure_train(
+            server_round, arrays, with_method(config, DittoClients.method, **settings), grid
+        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Have the sampled clients evaluate their own models; who never trained has the global one."""
-        return super().configure_evaluate(server_round, arrays, with_method(config, DittoClients.method), grid)
+        return super().configure_evaluate(
+            server_round, arrays, with_method(config, DittoClients.method), grid
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the personal models are the clients'."""

@@ -23,4 +23,11 @@ class FedClust(FLHC):
     """
 
     def __init__(self, **common: Any) -> None:
-        super().__init__(**{"representation": "last_layer", "distance": "euclidean", "warmup_rounds": 1, **common})
+        super().__init__(
+            **{
+                "representation": "last_layer",
+                "distance": "euclidean",
+                "warmup_rounds": 1,
+                **common,
+            }
+        )

@@ -39,7 +39,11 @@ class FedGroup(ClusterTraining):
         """Run K-means on the decomposed cosine similarities."""
         m = self.num_clusters if self.choose_k == "given" else self.max_clusters
         return find_groups(
-            points_of(rows_CP, "cosine"), kmeans_split(self.seed), self.how, self.seed, partial(decomposed_cosines, m=m)
+            points_of(rows_CP, "cosine"),
+            kmeans_split(self.seed),
+            self.how,
+            self.seed,
+            partial(decomposed_cosines, m=m),
         )
 
     def group_rows(self, nodes: list[int], rows_CP: NDArray[np.float32]) -> bool:

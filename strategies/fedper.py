@@ -54,7 +54,9 @@ class FedPer(WithLayout, FedAvg):
         if not valid:
             return None, None
         base = mean_of_replies(valid, self.weighted_by_key, self.laid_out(self._arrays))
-        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        metrics = self.train_metrics_aggr_fn(
+            [reply.content for reply in valid], self.weighted_by_key
+        )
         return joined(self._arrays, self._arrays, base), metrics
 
     def configure_evaluate(

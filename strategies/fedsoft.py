@@ -63,7 +63,9 @@ class FedSoft(Candidates):
         self.examples: dict[int, float] = {}
         self.churn = 0
         self._before: dict[int, int] = {}  # the assignment at the round's start
-        self.servers: dict[int, int] = {}  # a reply belongs to every cluster: nobody's server could have it alone
+        self.servers: dict[
+            int, int
+        ] = {}  # a reply belongs to every cluster: nobody's server could have it alone
         self.scores: dict[int, float] = {}
         self.tenure: dict[int, int] = {}
 
@@ -107,12 +109,20 @@ class FedSoft(Candidates):
         layout = self.laid_out(arrays_of(valid[0]))
         for s in self.cluster_arrays:
             weights = [self.shares[node][s] * self.examples[node] for node in nodes]
-            kept = [(arrays_of(reply), weight) for reply, weight in zip(valid, weights, strict=True) if weight > 0]
+            kept = [
+                (arrays_of(reply), weight)
+                for reply, weight in zip(valid, weights, strict=True)
+                if weight > 0
+            ]
             if kept:
                 models, kept_weights = zip(*kept, strict=True)
                 self.cluster_arrays[s] = layout.mean(models, kept_weights)
-        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
-        return mean_of_clusters(self.cluster_arrays, self.assignment, self.examples, layout), metrics
+        metrics = self.train_metrics_aggr_fn(
+            [reply.content for reply in valid], self.weighted_by_key
+        )
+        return mean_of_clusters(
+            self.cluster_arrays, self.assignment, self.examples, layout
+        ), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -130,7 +140,9 @@ class FedSoft(Candidates):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on; the clients keep their shares themselves."""
         names = ("assignment", "cluster_arrays", "shares", "examples")
-        return {name: base.string_keys(getattr(self, name)) for name in names} | {"churn": self.churn}
+        return {name: base.string_keys(getattr(self, name)) for name in names} | {
+            "churn": self.churn
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""

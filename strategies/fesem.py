@@ -35,7 +35,9 @@ class FeSEM(ClusterTraining):
     plain_mean = True
 
     def __init__(self, **common: Any) -> None:
-        super().__init__(**{"representation": "weights", "distance": "euclidean", "warmup_rounds": 1, **common})
+        super().__init__(
+            **{"representation": "weights", "distance": "euclidean", "warmup_rounds": 1, **common}
+        )
 
     def plan(self, server_round: int) -> Plan:
         """Seed in a common round; then read each solution."""
@@ -50,7 +52,9 @@ class FeSEM(ClusterTraining):
         """E-step: each client that replied joins the nearest centre."""
         if self._plan is Plan.TOGETHER:
             super().group(server_round, models)
-            self.anchor = self.means_KP = None  # newcomers start from the global model of their round
+            self.anchor = self.means_KP = (
+                None  # newcomers start from the global model of their round
+            )
             return
         centres = sorted(self.cluster_arrays)
         layout = self.laid_out(self.cluster_arrays[centres[0]])
@@ -58,7 +62,9 @@ class FeSEM(ClusterTraining):
         means_KP = layout.rows([self.cluster_arrays[c] for c in centres])
         joined = {
             node: centres[label]
-            for node, label, row in zip(models, nearest(rows_CP, means_KP, "euclidean"), rows_CP, strict=True)
+            for node, label, row in zip(
+                models, nearest(rows_CP, means_KP, "euclidean"), rows_CP, strict=True
+            )
             if np.isfinite(row).all()
         }
         self.assignment.update(joined)

@@ -30,7 +30,9 @@ class FLHC(ClusterTraining):
         Parameters of ClusterTraining.
     """
 
-    def __init__(self, *, linkage: Linkage = "average", threshold: float | None = None, **common: Any) -> None:
+    def __init__(
+        self, *, linkage: Linkage = "average", threshold: float | None = None, **common: Any
+    ) -> None:
         super().__init__(**common)
         if self.representation in ("losses", "data"):
             raise ValueError(

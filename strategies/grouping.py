@@ -52,7 +52,12 @@ def as_it_is(points_CD: Points) -> Points:
 
 
 def find_groups(
-    points_CD: Points, split: Split, how: HowMany, seed: int, view: View = as_it_is, labels: Labels | None = None
+    points_CD: Points,
+    split: Split,
+    how: HowMany,
+    seed: int,
+    view: View = as_it_is,
+    labels: Labels | None = None,
 ) -> Found:
     """Cut points into as many groups as ``how`` says, or leave them in one where the gate finds no clusters.
 
@@ -125,7 +130,9 @@ def choose_k(points_CD: Points, split: Split, how: HowMany, seed: int) -> int:
         labels = split(points_CD, k)
         if 1 < len(np.unique(labels)) < len(labels):
             good = silhouette(points_CD, labels)
-            scores[k] = good if how.choose_k == "silhouette" else -davies_bouldin_score(points_CD, labels)
+            scores[k] = (
+                good if how.choose_k == "silhouette" else -davies_bouldin_score(points_CD, labels)
+            )
     return max(scores, key=lambda k: (scores[k], -k)) if scores else 1
 
 
@@ -143,7 +150,9 @@ def gap_k(points_CD: Points, split: Split, most: int, seed: int) -> int:
 
     def gap(k: int) -> tuple[float, float]:
         logs = np.log([max(_within(p, _cut(p, split, k)), 1e-300) for p in (turned, *references)])
-        return float(logs[1:].mean() - logs[0]), float(logs[1:].std() * np.sqrt(1 + 1 / _GAP_REFERENCES))
+        return float(logs[1:].mean() - logs[0]), float(
+            logs[1:].std() * np.sqrt(1 + 1 / _GAP_REFERENCES)
+        )
 
     here = gap(1)
     for k in range(1, most):
@@ -154,7 +163,9 @@ def gap_k(points_CD: Points, split: Split, most: int, seed: int) -> int:
     return most
 
 
-def rotation_p_value(points_CD: Points, score: Callable[[Points], float], level: float, seed: int) -> float:
+def rotation_p_value(
+    points_CD: Points, score: Callable[[Points], float], level: float, seed: int
+) -> float:
     """Return how likely groups as good as these are among clients that do not differ: the gate.
 
     A rotation test (Langsrud 2005, Statistics and Computing 15). Were the clients draws of one normal distribution,
@@ -229,7 +240,11 @@ def euclidean(points_CD: Points) -> Points:
 
 
 def cut_tree(
-    distances_CC: Points, linkage: Linkage, *, num_clusters: int | None = None, threshold: float | None = None
+    distances_CC: Points,
+    linkage: Linkage,
+    *,
+    num_clusters: int | None = None,
+    threshold: float | None = None,
 ) -> Labels:
     """Cut a hierarchical clustering at a number of groups, or at a distance beyond which groups are not joined."""
     from scipy.cluster.hierarchy import fcluster

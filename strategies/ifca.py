@@ -37,13 +37,20 @@ class IFCA(WithServers, Candidates):
     """
 
     def __init__(
-        self, *, num_clusters: int = 4, server: ServerRule | None = None, seed: int = 0, **fedavg: Any
+        self,
+        *,
+        num_clusters: int = 4,
+        server: ServerRule | None = None,
+        seed: int = 0,
+        **fedavg: Any,
     ) -> None:
         super().__init__(**fedavg)
         self.num_clusters = num_clusters
         self.seed = seed
         self.assignment: dict[int, int] = {}
-        self.members: dict[int, int] = {}  # node -> cluster that it trained last: who can be a cluster's server
+        self.members: dict[
+            int, int
+        ] = {}  # node -> cluster that it trained last: who can be a cluster's server
         self.cluster_arrays: dict[int, ArrayRecord] = {}
         self.churn = 0  # clients that changed their cluster in the last round
         self._before: dict[int, int] = {}  # the assignment at the round's start
@@ -80,14 +87,21 @@ class IFCA(WithServers, Candidates):
             return None, None
         for reply in valid:
             self.members[reply.metadata.src_node_id] = int(reply.content["choice"]["cluster"])  # type: ignore[arg-type]
-        self.chosen({reply.metadata.src_node_id: self.members[reply.metadata.src_node_id] for reply in valid})
+        self.chosen(
+            {
+                reply.metadata.src_node_id: self.members[reply.metadata.src_node_id]
+                for reply in valid
+            }
+        )
         self.election.observe(valid, self.weighted_by_key, one_each=True)
         failed = {reply.metadata.src_node_id for reply in errors}
         layout = self.laid_out(arrays_of(valid[0]))
         self.cluster_arrays |= self.election.aggregate(
             self._grid, server_round, self.members, valid, failed, self.weighted_by_key, layout
         )
-        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        metrics = self.train_metrics_aggr_fn(
+            [reply.content for reply in valid], self.weighted_by_key
+        )
         examples = self.election.examples
         return mean_of_clusters(self.cluster_arrays, self.members, examples, layout), metrics
 

@@ -44,7 +44,9 @@ class KMeans(ClusterTraining):
         between weights depends on where the origin lies.
     """
 
-    def __init__(self, *, recluster_every: int = 0, stable_after: int = 0, sketch: int = 0, **common: Any) -> None:
+    def __init__(
+        self, *, recluster_every: int = 0, stable_after: int = 0, sketch: int = 0, **common: Any
+    ) -> None:
         super().__init__(**common)
         if sketch and self.representation not in ("updates", "last_layer"):
             raise ValueError(
@@ -52,7 +54,9 @@ class KMeans(ClusterTraining):
                 "set strategy.representation=updates or last_layer, or strategy.sketch=0"
             )
         if self.distance == "manhattan":
-            raise ValueError("strategy.distance=manhattan has no K-means; set strategy.distance=euclidean or cosine")
+            raise ValueError(
+                "strategy.distance=manhattan has no K-means; set strategy.distance=euclidean or cosine"
+            )
         self.recluster_every, self.stable_after, self.sketch = recluster_every, stable_after, sketch
         self.times_same = 1
         self.peers: dict[int, ArrayRecord] = {}  # whose models make up the vectors of losses
@@ -61,14 +65,21 @@ class KMeans(ClusterTraining):
         """Put all clients into the one cluster where one is wanted; group them by their sketches."""
         if self._one:
             if server_round >= self.warmup_rounds and not self.assignment:
-                self.assignment, self.cluster_arrays = dict.fromkeys(sorted(self._grid.get_node_ids()), 0), {0: arrays}
+                self.assignment, self.cluster_arrays = (
+                    dict.fromkeys(sorted(self._grid.get_node_ids()), 0),
+                    {0: arrays},
+                )
         elif self.sketch and self._due(server_round):
             self.anchor = arrays
             self._count(lambda: self._group_sketches(arrays))
 
     def plan(self, server_round: int) -> Plan:
         """Cluster after the warm-up, and again as often as wanted."""
-        return Plan.TOGETHER if self._due(server_round) and not self.sketch and not self._one else Plan.APART
+        return (
+            Plan.TOGETHER
+            if self._due(server_round) and not self.sketch and not self._one
+            else Plan.APART
+        )
 
     @property
     def _one(self) -> bool:
@@ -78,7 +89,9 @@ class KMeans(ClusterTraining):
         """Whether the clients are to be grouped in a round."""
         since = server_round - self.warmup_rounds
         settled = 0 < self.stable_after <= self.times_same
-        again = since > 0 and self.recluster_every and since % self.recluster_every == 0 and not settled
+        again = (
+            since > 0 and self.recluster_every and since % self.recluster_every == 0 and not settled
+        )
         return bool(again) or (since >= 0 and not self.assignment)
 
     def group(self, server_round: int, models: Mapping[int, ArrayRecord]) -> None:
@@ -94,10 +107,14 @@ class KMeans(ClusterTraining):
     def _group_sketches(self, arrays: ArrayRecord) -> None:
         nodes, rows_CS = self._sketches(self._grid.get_node_ids())
         if self.group_rows(nodes, rows_CS):
-            self.cluster_arrays = {c: ArrayRecord(dict(arrays)) for c in sorted(set(self.assignment.values()))}
+            self.cluster_arrays = {
+                c: ArrayRecord(dict(arrays)) for c in sorted(set(self.assignment.values()))
+            }
             self.welcome(sorted(set(self._grid.get_node_ids()) - self.assignment.keys()))
 
-    def _sketches(self, nodes: Iterable[int], needed: bool = True) -> tuple[list[int], NDArray[np.float32]]:
+    def _sketches(
+        self, nodes: Iterable[int], needed: bool = True
+    ) -> tuple[list[int], NDArray[np.float32]]:
         """Return the clients that answered, and the sketches of their updates from the anchor, (C, sketch)."""
         assert self.anchor is not None
         layout = self.laid_out(self.anchor)
@@ -107,7 +124,9 @@ class KMeans(ClusterTraining):
         config = ConfigRecord({**self._config, **asked})
         content = RecordDict({"arrays": self.anchor, "config": config})
         answers = self.ask("query.sketch", dict.fromkeys(nodes, content), needed)
-        sent = b"".join(cast(bytes, answer.config_records["sketch"]["float32"]) for answer in answers.values())
+        sent = b"".join(
+            cast(bytes, answer.config_records["sketch"]["float32"]) for answer in answers.values()
+        )
         return list(answers), np.frombuffer(sent, "<f4").reshape(len(answers), self.sketch)
 
     def welcome(self, nodes: Sequence[int]) -> None:
@@ -127,15 +146,23 @@ class KMeans(ClusterTraining):
         everybody = self._plan is Plan.TOGETHER
         if self.representation == "losses":
             if everybody:
-                wanted = MODELS_PER_CLUSTER * (self.num_clusters if self.choose_k == "given" else self.max_clusters)
+                wanted = MODELS_PER_CLUSTER * (
+                    self.num_clusters if self.choose_k == "given" else self.max_clusters
+                )
                 drawn = np.random.default_rng(self.seed).permutation(list(models))[:wanted]
                 self.peers = {int(node): models[int(node)] for node in sorted(drawn)}
             content = RecordDict({f"model-{node}": arrays for node, arrays in self.peers.items()})
             answers = self.ask("query.losses", dict.fromkeys(models, content), everybody)
-            vectors = {n: np.array(a.metric_records["metrics"]["losses"], np.float32) for n, a in answers.items()}
+            vectors = {
+                n: np.array(a.metric_records["metrics"]["losses"], np.float32)
+                for n, a in answers.items()
+            }
         elif self.representation == "data":
             answers = self.ask("query.signature", dict.fromkeys(models, RecordDict()), everybody)
-            vectors = {n: a.array_records["arrays"]["signature"].numpy().ravel() for n, a in answers.items()}
+            vectors = {
+                n: a.array_records["arrays"]["signature"].numpy().ravel()
+                for n, a in answers.items()
+            }
         else:
             return super().rows(models)
         missing = np.full_like(next(iter(vectors.values()), np.zeros(1, np.float32)), np.nan)
@@ -148,7 +175,11 @@ class KMeans(ClusterTraining):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on."""
-        return {**super().state_dict(), "times_same": self.times_same, "peers": string_keys(self.peers)}
+        return {
+            **super().state_dict(),
+            "times_same": self.times_same,
+            "peers": string_keys(self.peers),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""

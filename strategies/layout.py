@@ -100,7 +100,9 @@ class Layout:
         names = [name for name in records[0] if name not in carried]
         mean = weighted_mean([part(record, names) for record in records], weights)
         chosen = records[int(np.argmax(weights)) if heaviest is None else heaviest]
-        return ArrayRecord({name: chosen[name] if name in carried else mean[name] for name in records[0]})
+        return ArrayRecord(
+            {name: chosen[name] if name in carried else mean[name] for name in records[0]}
+        )
 
 
 _KINDS = ("trained", "averaged", "carried")
@@ -145,7 +147,9 @@ def last_layer_keys(keys: Sequence[str]) -> list[str]:
 
 def flatten(record: ArrayRecord, keys: Sequence[str]) -> NDArray[np.float32]:
     """Return the named arrays as one vector (P,)."""
-    return np.concatenate([record[key].numpy().ravel().astype(np.float32, copy=False) for key in keys])
+    return np.concatenate(
+        [record[key].numpy().ravel().astype(np.float32, copy=False) for key in keys]
+    )
 
 
 def weighted_mean(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:

@@ -30,7 +30,9 @@ class Local(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Have the sampled clients train their own models."""
-        return self._keep_local(super().configure_train(server_round, arrays, config, grid), arrays, config)
+        return self._keep_local(
+            super().configure_train(server_round, arrays, config, grid), arrays, config
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -40,13 +42,17 @@ class Local(FedAvg):
         if not valid:
             return None, None
         self.trained.update(reply.metadata.src_node_id for reply in valid)
-        return None, self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        return None, self.train_metrics_aggr_fn(
+            [reply.content for reply in valid], self.weighted_by_key
+        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Have the sampled clients evaluate their own models."""
-        return self._keep_local(super().configure_evaluate(server_round, arrays, config, grid), arrays, config)
+        return self._keep_local(
+            super().configure_evaluate(server_round, arrays, config, grid), arrays, config
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return which clients hold a model of their own."""
@@ -56,7 +62,9 @@ class Local(FedAvg):
         """Put back what ``state_dict`` returned."""
         self.trained = set(state["trained"])
 
-    def _keep_local(self, messages: Iterable[Message], arrays: ArrayRecord, config: ConfigRecord) -> list[Message]:
+    def _keep_local(
+        self, messages: Iterable[Message], arrays: ArrayRecord, config: ConfigRecord
+    ) -> list[Message]:
         config = with_method(config, KeepLocal.method)
         first = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         later = RecordDict({self.arrayrecord_key: ArrayRecord(), self.configrecord_key: config})

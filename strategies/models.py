@@ -30,7 +30,9 @@ class Models:
         Their trained parameters, where the records are not up to date.
     """
 
-    def __init__(self, layout: Layout, like: Sequence[ArrayRecord], rows: NDArray[Any] | None = None) -> None:
+    def __init__(
+        self, layout: Layout, like: Sequence[ArrayRecord], rows: NDArray[Any] | None = None
+    ) -> None:
         self._layout, self.like = layout, list(like)
         if rows is None:
             self.records = self.like
@@ -127,5 +129,6 @@ def all_same(records: Sequence[ArrayRecord]) -> bool:
     """Return whether records hold the very same arrays, as the copies of one message do."""
     first = records[0]
     return all(
-        record.keys() == first.keys() and all(record[name] is first[name] for name in first) for record in records[1:]
+        record.keys() == first.keys() and all(record[name] is first[name] for name in first)
+        for record in records[1:]
     )

@@ -51,7 +51,9 @@ class Oracle(ClusterTraining):
         nodes = [node for node in sorted(self._grid.get_node_ids()) if node in groups]
         if not self.cluster_of:
             if not nodes:
-                raise ValueError("strategy=oracle knows the group of no client; give it groups by node id")
+                raise ValueError(
+                    "strategy=oracle knows the group of no client; give it groups by node id"
+                )
             assignment = canonical(nodes, [groups[node] for node in nodes])
             self.cluster_of = {groups[node]: cluster for node, cluster in assignment.items()}
             self.set_clusters(assignment, arrays=dict.fromkeys(assignment.values(), arrays))

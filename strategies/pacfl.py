@@ -55,7 +55,9 @@ class PACFL(ClusterTraining):
         super().__init__(**common)
         self.vectors, self.linkage, self.threshold = vectors, linkage, threshold
         self.measure: Measure = measure
-        self.subspaces: dict[int, NDArray[np.float32]] = {}  # node -> orthonormal columns (pixels, rank)
+        self.subspaces: dict[
+            int, NDArray[np.float32]
+        ] = {}  # node -> orthonormal columns (pixels, rank)
 
     def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
         """Cluster all clients before the first round."""
@@ -69,7 +71,9 @@ class PACFL(ClusterTraining):
             labels = None
             if self.threshold is not None:
                 labels = cut_tree(angles_CC, self.linkage, threshold=self.threshold)
-            found = find_groups(points_at(angles_CC), tree_split(self.linkage), self.how, self.seed, labels=labels)
+            found = find_groups(
+                points_at(angles_CC), tree_split(self.linkage), self.how, self.seed, labels=labels
+            )
         assignment = canonical(nodes, found.labels.tolist())
         self.set_clusters(assignment, found, dict.fromkeys(assignment.values(), arrays))
         join_largest(self.assignment, self._grid.get_node_ids())
@@ -83,12 +87,16 @@ class PACFL(ClusterTraining):
                 angles: dict[int, list[float]] = {}
                 for other, cluster in known.items():
                     angles.setdefault(cluster, []).append(self._angle(node, other))
-                self.assignment[node] = min(angles, key=lambda cluster: (np.mean(angles[cluster]), cluster))
+                self.assignment[node] = min(
+                    angles, key=lambda cluster: (np.mean(angles[cluster]), cluster)
+                )
         join_largest(self.assignment, nodes)
 
     def _ask(self, nodes: Sequence[int], needed: bool = True) -> None:
         content = RecordDict({"config": ConfigRecord({"vectors": self.vectors})})
-        for node, answer in self.ask("query.subspace", dict.fromkeys(nodes, content), needed).items():
+        for node, answer in self.ask(
+            "query.subspace", dict.fromkeys(nodes, content), needed
+        ).items():
             self.subspaces[node] = answer.array_records["arrays"]["subspace"].numpy()
 
     def _angle(self, a: int, b: int) -> float:

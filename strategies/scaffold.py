@@ -65,7 +65,9 @@ class Scaffold(FedAvg):
         self._meet(grid)
         config = with_method(config, Corrected.method)
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        content = RecordDict({self.arrayrecord_key: arrays, CONTROL: self.control, self.configrecord_key: config})
+        content = RecordDict(
+            {self.arrayrecord_key: arrays, CONTROL: self.control, self.configrecord_key: config}
+        )
         for message in messages:
             message.content = content
         return messages
@@ -91,7 +93,9 @@ class Scaffold(FedAvg):
         mean = weighted_mean(models, weights)
         if (step := self.server_learning_rate) != 1.0:
             mean = ArrayRecord({key: _mixed(self._arrays[key], y, step) for key, y in mean.items()})
-        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        metrics = self.train_metrics_aggr_fn(
+            [reply.content for reply in valid], self.weighted_by_key
+        )
         return mean, metrics
 
     @property
@@ -143,7 +147,9 @@ class Corrected(ClientPart):
         """
         local = work.local
         if local.optimizer != "sgd":
-            raise ValueError(f"SCAFFOLD's correction needs training.optimizer=sgd, not {local.optimizer}; change it")
+            raise ValueError(
+                f"SCAFFOLD's correction needs training.optimizer=sgd, not {local.optimizer}; change it"
+            )
         x, c = work.sent(), work.sent(CONTROL)
         c_i = work.kept(self.method, otherwise=c.with_rows(np.zeros_like(c.rows)))
         correction = c.rows - c_i.rows
@@ -167,7 +173,9 @@ def gradient_weight(lr: float, momentum: float, steps: int) -> float:
     return lr * sum((1 - momentum**t) / (1 - momentum) for t in range(1, steps + 1))
 
 
-def renewed(x: NDArray[Any], y: NDArray[Any], correction: NDArray[Any], weight: NDArray[Any] | float) -> NDArray[Any]:
+def renewed(
+    x: NDArray[Any], y: NDArray[Any], correction: NDArray[Any], weight: NDArray[Any] | float
+) -> NDArray[Any]:
     """Return c_i+ = c_i - c + (x - y) / weight, where the correction is c - c_i.
 
     y moved by the corrected gradients, g + c - c_i, so this is the mean of g alone.

@@ -38,7 +38,11 @@ class ServerRule:
 
 def smooth(old: Load | None, new: Load, weight: float) -> Load:
     """Return the moving average: ``weight`` times the newest measurement, the rest the average before it."""
-    return new if old is None else Load(*(weight * n + (1 - weight) * o for o, n in zip(old, new, strict=True)))
+    return (
+        new
+        if old is None
+        else Load(*(weight * n + (1 - weight) * o for o, n in zip(old, new, strict=True)))
+    )
 
 
 def robust_scale(values_M: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,7 +120,9 @@ def rank(
         return sorted(ordered, key=lambda node: (-examples.get(node, 0.0), node))
     ranking = sorted(ordered, key=lambda node: (scores[node], node))
     if incumbent in ordered:
-        better = scores[ranking[0]] < rule.hysteresis * scores[incumbent] and tenure >= rule.min_tenure
+        better = (
+            scores[ranking[0]] < rule.hysteresis * scores[incumbent] and tenure >= rule.min_tenure
+        )
         if rule.rule == "load_once" or not better:
             ranking.remove(incumbent)
             ranking.insert(0, incumbent)
@@ -153,6 +159,8 @@ def regret(server: int, members: Sequence[int], scores: Mapping[int, float]) -> 
 
 def _ranks(values_N: Sequence[float]) -> NDArray[np.float64]:
     """Return ranks from 1, equal values at the mean of theirs."""
-    _, places_N, counts = np.unique(np.asarray(values_N, np.float64), return_inverse=True, return_counts=True)
+    _, places_N, counts = np.unique(
+        np.asarray(values_N, np.float64), return_inverse=True, return_counts=True
+    )
     ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[places_N]
     return ranks

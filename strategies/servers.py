@@ -7,7 +7,7 @@ is the server never changes what is computed: it averages with FedAvg's own arit
 import math
 from collections.abc import Collection, Mapping, Sequence
 from logging import WARNING
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -78,14 +78,17 @@ class ClusterServers:
             load = reply.content.config_records.get("load", ConfigRecord())
             if "node-ids" in load:
                 nodes = [int(node) for node in load["node-ids"]]  # type: ignore[union-attr]
-                self.examples.update(zip(nodes, map(float, load.get("num-examples", ())), strict=False))  # type: ignore[arg-type]
+                examples = cast(list[float], load.get("num-examples", []))
+                self.examples.update(zip(nodes, map(float, examples), strict=False))
             elif one_each:
                 nodes = [reply.metadata.src_node_id]
                 self.examples[nodes[0]] = weight_of(reply, weighted_by_key)
             else:
                 continue
             for node, measured in zip(nodes, _measured(load, len(nodes)), strict=True):
-                new = load_on_device(self.rule.mode, self.seed, node, measured, self.examples.get(node))
+                new = load_on_device(
+                    self.rule.mode, self.seed, node, measured, self.examples.get(node)
+                )
                 if new is not None:
                     self.loads[node] = smooth(self.loads.get(node), new, self.rule.ewma)
 
@@ -104,7 +107,10 @@ class ClusterServers:
         for node, cluster in assignment.items():
             if node in self.scores and node in self.examples:
                 members.setdefault(cluster, []).append(node)
-        found = [spearman([self.scores[n] for n in m], [self.examples[n] for n in m]) for m in members.values()]
+        found = [
+            spearman([self.scores[n] for n in m], [self.examples[n] for n in m])
+            for m in members.values()
+        ]
         defined = [value for value in found if not math.isnan(value)]
         numbers = {"handovers": float(self.handovers)}
         if total := sum(self.served.values()):
@@ -159,7 +165,9 @@ class ClusterServers:
             by_cluster.setdefault(assignment[reply.metadata.src_node_id], []).append(reply)
         gone = assignment.keys() - set(grid.get_node_ids())  # some methods remember who left
         rankings = self._elect(server_round, assignment, {*failed, *gone})
-        contents = {cluster: _query(by_cluster[cluster], weighted_by_key) for cluster in sorted(by_cluster)}
+        contents = {
+            cluster: _query(by_cluster[cluster], weighted_by_key) for cluster in sorted(by_cluster)
+        }
         models: dict[int, ArrayRecord] = {}
         for attempt in range(TRIES):
             messages = [
@@ -170,7 +178,13 @@ class ClusterServers:
             for answer in grid.send_and_receive(messages, timeout=TIMEOUT_S) if messages else ():
                 node = answer.metadata.src_node_id
                 if answer.has_error():
-                    log(WARNING, "server %d of cluster %d failed: %s", node, assignment[node], answer.error.reason)
+                    log(
+                        WARNING,
+                        "server %d of cluster %d failed: %s",
+                        node,
+                        assignment[node],
+                        answer.error.reason,
+                    )
                 else:
                     models[assignment[node]] = arrays_of(answer)
                     self._served(assignment[node], node, rankings[assignment[node]])
@@ -180,7 +194,9 @@ class ClusterServers:
             self.tenure.pop(cluster, None)
         return dict(sorted(models.items()))
 
-    def _elect(self, server_round: int, assignment: Mapping[int, int], failed: Collection[int]) -> dict[int, list[int]]:
+    def _elect(
+        self, server_round: int, assignment: Mapping[int, int], failed: Collection[int]
+    ) -> dict[int, list[int]]:
         """Score all members and return each cluster's candidates, the best first."""
         members: dict[int, list[int]] = {}
         for node, cluster in sorted(assignment.items()):
@@ -262,7 +278,9 @@ def _measured(load: ConfigRecord, count: int) -> list[Load | None]:
 def _query(replies: Sequence[Message], weighted_by_key: str) -> RecordDict:
     """Return the content of one cluster's query: its members' arrays as received, their weights, the heaviest."""
     names = [f"member-{reply.metadata.src_node_id}" for reply in replies]
-    content = RecordDict({name: arrays_of(reply) for name, reply in zip(names, replies, strict=True)})
+    content = RecordDict(
+        {name: arrays_of(reply) for name, reply in zip(names, replies, strict=True)}
+    )
     weights = [weight_of(reply, weighted_by_key) for reply in replies]
     content["weights"] = MetricRecord(dict(zip(names, weights, strict=True)))
     content["config"] = ConfigRecord({"heaviest": names[heaviest(replies, weighted_by_key)]})

@@ -50,4 +50,6 @@ def _is_data(value: Any) -> bool:
         return all(isinstance(key, str) and _is_data(item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return all(map(_is_data, value))
-    return value is None or isinstance(value, bool | int | float | str | np.generic | np.ndarray | ArrayRecord)
+    return value is None or isinstance(
+        value, bool | int | float | str | np.generic | np.ndarray | ArrayRecord
+    )

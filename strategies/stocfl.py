@@ -35,7 +35,9 @@ class StoCFL(ClusterTraining):
         Parameters of ClusterTraining.
     """
 
-    def __init__(self, *, merge_cosine: float = 0.45, proximal_mu: float = 0.05, **common: Any) -> None:
+    def __init__(
+        self, *, merge_cosine: float = 0.45, proximal_mu: float = 0.05, **common: Any
+    ) -> None:
         super().__init__(**common)
         self.merge_cosine, self.proximal_mu = merge_cosine, proximal_mu
         self.means: dict[int, NDArray[np.float32]] = {}  # cluster -> mean representation (P,)
@@ -73,11 +75,15 @@ class StoCFL(ClusterTraining):
         if any(old != kept for old, kept in renamed.items()):
             self.election.forget()
 
-    def aggregate_train(self, server_round: int, replies: Any) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(
+        self, server_round: int, replies: Any
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average as ever, then draw each cluster's model towards the global one."""
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is not None and self.proximal_mu and len(self.cluster_arrays) > 1:
-            self.cluster_arrays = {c: self._pulled(model, arrays) for c, model in self.cluster_arrays.items()}
+            self.cluster_arrays = {
+                c: self._pulled(model, arrays) for c, model in self.cluster_arrays.items()
+            }
         return arrays, metrics
 
     def _pulled(self, model: ArrayRecord, towards: ArrayRecord) -> ArrayRecord:
@@ -93,9 +99,13 @@ class StoCFL(ClusterTraining):
             parts.setdefault(renamed[old], []).append(old)
         assert self.anchor is not None
         layout = self.laid_out(self.anchor)
-        members = {old: sum(1 for c in self.assignment.values() if c == old) for old in self.cluster_arrays}
+        members = {
+            old: sum(1 for c in self.assignment.values() if c == old) for old in self.cluster_arrays
+        }
         return {
-            kept: layout.mean([self.cluster_arrays[o] for o in olds], [max(members[o], 1) for o in olds])
+            kept: layout.mean(
+                [self.cluster_arrays[o] for o in olds], [max(members[o], 1) for o in olds]
+            )
             if len(olds) > 1
             else self.cluster_arrays[olds[0]]
             for kept, olds in parts.items()
@@ -104,16 +114,24 @@ class StoCFL(ClusterTraining):
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next round depends on."""
         means = ArrayRecord({str(cluster): Array(row) for cluster, row in self.means.items()})
-        return {**super().state_dict(), "cluster_means": means, "sizes": {str(c): n for c, n in self.sizes.items()}}
+        return {
+            **super().state_dict(),
+            "cluster_means": means,
+            "sizes": {str(c): n for c, n in self.sizes.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
         super().load_state_dict(state)
-        self.means = {int(cluster): array.numpy() for cluster, array in state["cluster_means"].items()}
+        self.means = {
+            int(cluster): array.numpy() for cluster, array in state["cluster_means"].items()
+        }
         self.sizes = {int(cluster): n for cluster, n in state["sizes"].items()}
 
 
-def merge(means: dict[int, NDArray[np.float32]], sizes: dict[int, int], tau: float) -> dict[int, int]:
+def merge(
+    means: dict[int, NDArray[np.float32]], sizes: dict[int, int], tau: float
+) -> dict[int, int]:
     """Merge, in place, the two most similar clusters while their cosine is at least tau, the first of equals.
 
     Parameters
@@ -141,7 +159,9 @@ def merge(means: dict[int, NDArray[np.float32]], sizes: dict[int, int], tau: flo
             break
         kept, gone = clusters[i], clusters[j]
         total = sizes[kept] + sizes[gone]
-        means[kept] = ((sizes[kept] * means[kept] + sizes[gone] * means[gone]) / total).astype(np.float32)
+        means[kept] = ((sizes[kept] * means[kept] + sizes[gone] * means[gone]) / total).astype(
+            np.float32
+        )
         sizes[kept] = total
         del means[gone], sizes[gone]
         renamed = {old: kept if now == gone else now for old, now in renamed.items()}

@@ -32,7 +32,9 @@ def add_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
-        if partition in fail or (partition in fail_first and message.content["config"].get("server-round") == 1):
+        if partition in fail or (
+            partition in fail_first and message.content["config"].get("server-round") == 1
+        ):
             raise ValueError(f"client {partition} fails on purpose")
         if partition in kill_always:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -46,13 +48,21 @@ def add_app(
         record = context.state.get("count") or MetricRecord({"n": 0})
         context.state["count"] = MetricRecord({"n": int(record["n"]) + 1})
         arrays = message.content["arrays"]
-        new = ArrayRecord({k: Array(a.numpy() + np.float32(partition + 1)) for k, a in arrays.items()})
+        new = ArrayRecord(
+            {k: Array(a.numpy() + np.float32(partition + 1)) for k, a in arrays.items()}
+        )
         metrics = MetricRecord(
-            {"num-examples": 10 * (partition + 1), "train_loss": float(partition), "n": int(record["n"]) + 1}
+            {
+                "num-examples": 10 * (partition + 1),
+                "train_loss": float(partition),
+                "n": int(record["n"]) + 1,
+            }
         )
         if partition == 1 and replies:
             if replies == "memory":
-                resource.setrlimit(resource.RLIMIT_AS, (2**40, resource.getrlimit(resource.RLIMIT_AS)[1]))
+                resource.setrlimit(
+                    resource.RLIMIT_AS, (2**40, resource.getrlimit(resource.RLIMIT_AS)[1])
+                )
                 np.ones(2**42)  # 32 TiB: refused, as an allocation is that does not fit
             if replies == "corrupt":
                 new["w"] = Array("float32", (4,), "numpy.ndarray", b"these are no numbers")
@@ -64,12 +74,16 @@ def add_app(
     def evaluate(message: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
         total = float(sum(a.numpy().sum() for a in message.content["arrays"].values()))
-        metrics = MetricRecord({"num-examples": partition + 1, "eval_loss": total, "eval_acc": partition / 10})
+        metrics = MetricRecord(
+            {"num-examples": partition + 1, "eval_loss": total, "eval_acc": partition / 10}
+        )
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     @app.query("echo")
     def echo(message: Message, context: Context) -> Message:
-        return Message(RecordDict({"config": ConfigRecord({"node": context.node_id})}), reply_to=message)
+        return Message(
+            RecordDict({"config": ConfigRecord({"node": context.node_id})}), reply_to=message
+        )
 
     return app
 
@@ -80,7 +94,9 @@ def echo_app():
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        content = RecordDict({"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})})
+        content = RecordDict(
+            {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
+        )
         return Message(content, reply_to=message)
 
     return app
@@ -102,7 +118,11 @@ def server_app(kill_once: str = "", kill_always: tuple[int, ...] = ()):
 
     def run(message: Message, context: Context) -> Message:
         if message.metadata.message_type == "query.aggregate":
-            first = bool(kill_once) and context.node_id == 1 and not (Path(kill_once) / "killed").exists()
+            first = (
+                bool(kill_once)
+                and context.node_id == 1
+                and not (Path(kill_once) / "killed").exists()
+            )
             if first:
                 (Path(kill_once) / "killed").touch()
             if first or context.node_id in kill_always:

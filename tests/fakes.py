@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, aggregate_metricrecords
@@ -93,7 +102,9 @@ class FakeGrid(Grid):
         self.received: list[list[Message]] = []
         self._contexts: dict[int, Context] = {}
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
         """Run the app for each message; replies come in the order of node ids."""
         batch = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         nodes = [message.metadata.dst_node_id for message in batch]
@@ -125,7 +136,14 @@ class FakeGrid(Grid):
         if self.fails(message):
             return Message(Error(0, "the fake node failed"), reply_to=message)
         context = self._contexts.setdefault(
-            node, Context(1, node, {"partition-id": node - 1, "num-partitions": self.num_nodes}, RecordDict(), {})
+            node,
+            Context(
+                1,
+                node,
+                {"partition-id": node - 1, "num-partitions": self.num_nodes},
+                RecordDict(),
+                {},
+            ),
         )
         for arrays in message.content.array_records.values():
             opened(arrays)
@@ -227,25 +245,35 @@ def halfway_app(
             if method == "choose" or message.metadata.message_type == "evaluate":
                 return message.content[f"model-{nearest}"]["w"].numpy()
             shares = soft_shares(message, nearest, len(found))
-            return sum(u * message.content[f"model-{k}"]["w"].numpy() for k, u in enumerate(shares)) / sum(shares)
+            return sum(
+                u * message.content[f"model-{k}"]["w"].numpy() for k, u in enumerate(shares)
+            ) / sum(shares)
         if method == "local" and "model" in context.state:
             return context.state["model"]["w"].numpy()
         return message.content["arrays"]["w"].numpy()
 
     def soft_shares(message: Message, nearest: int, count: int) -> list[float]:
-        return [1.0 if k == nearest else float(message.content["config"]["sigma"]) for k in range(count)]
+        return [
+            1.0 if k == nearest else float(message.content["config"]["sigma"]) for k in range(count)
+        ]
 
     def choice(message: Message, context: Context) -> ConfigRecord:
         found = losses(message, context)
         nearest = int(np.argmin(found))
         if message.content["config"]["method"] == "soft":
-            return ConfigRecord({"cluster": nearest, "weights": soft_shares(message, nearest, len(found))})
+            return ConfigRecord(
+                {"cluster": nearest, "weights": soft_shares(message, nearest, len(found))}
+            )
         return ConfigRecord({"cluster": nearest, "losses": found})
 
     def metrics(context: Context, kind: str, weights: np.ndarray) -> MetricRecord:
         loss = float(np.sum((np.array(targets[context.node_id]) - weights) ** 2))
         return MetricRecord(
-            {f"{kind}_loss": loss, f"{kind}_acc": 0.5, "num-examples": (examples or {}).get(context.node_id, 1)}
+            {
+                f"{kind}_loss": loss,
+                f"{kind}_acc": 0.5,
+                "num-examples": (examples or {}).get(context.node_id, 1),
+            }
         )
 
     @app.train()
@@ -255,7 +283,11 @@ def halfway_app(
         method = message.content["config"].get("method")
         if method == "scaffold":
             c = message.content["control"]["w"].numpy()
-            c_i = context.state["scaffold"]["w"].numpy() if "scaffold" in context.state else np.zeros_like(c)
+            c_i = (
+                context.state["scaffold"]["w"].numpy()
+                if "scaffold" in context.state
+                else np.zeros_like(c)
+            )
             moved = moved - (c - c_i)
             context.state["scaffold"] = ArrayRecord({"w": Array(c_i - c + before - moved)})
         after = ArrayRecord({"w": Array(moved)})
@@ -276,7 +308,9 @@ def halfway_app(
         if method in ("choose", "soft"):
             content["choice"] = choice(message, context)
         if method == "scaffold":
-            content["control"] = ArrayRecord({"w": Array(context.state["scaffold"]["w"].numpy() - c_i)})
+            content["control"] = ArrayRecord(
+                {"w": Array(context.state["scaffold"]["w"].numpy() - c_i)}
+            )
         return Message(content, reply_to=message)
 
     @app.query("examples")
@@ -286,7 +320,9 @@ def halfway_app(
 
     @app.query("losses")
     def ask_losses(message: Message, context: Context) -> Message:
-        content = RecordDict({"metrics": MetricRecord({"losses": losses(message, context), "num-examples": 1})})
+        content = RecordDict(
+            {"metrics": MetricRecord({"losses": losses(message, context), "num-examples": 1})}
+        )
         return Message(content, reply_to=message)
 
     @app.evaluate()
@@ -302,7 +338,8 @@ def halfway_app(
         members = message.content.array_records
         assert list(weights) == list(members), "weights and members differ"
         contents = [
-            RecordDict({"a": arrays, "m": MetricRecord({"n": weights[key]})}) for key, arrays in members.items()
+            RecordDict({"a": arrays, "m": MetricRecord({"n": weights[key]})})
+            for key, arrays in members.items()
         ]
         total = MetricRecord({"num-examples": sum(weights.values())})
         content = RecordDict({"arrays": aggregate_arrayrecords(contents, "n"), "metrics": total})

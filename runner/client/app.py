@@ -132,7 +132,9 @@ class BuiltinApp(ClientApp):
         super().__init__(mods=mods)
         self._chunks = chunks
 
-    def run_chunk(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message] | None:
+    def run_chunk(
+        self, messages: Sequence[Message], contexts: Sequence[Context]
+    ) -> list[Message] | None:
         """Return one reply a message, or None where they are to be run one by one."""
         return self._chunks.run(messages, contexts)
 
@@ -145,7 +147,12 @@ class BuiltinClient:
     """Any client of the trial, one at a time: all that a client is beyond its data lives in messages and contexts."""
 
     def __init__(
-        self, data: FederatedData, model: ModelSpec, seed: int, device: Literal["cpu", "auto"], threads: int
+        self,
+        data: FederatedData,
+        model: ModelSpec,
+        seed: int,
+        device: Literal["cpu", "auto"],
+        threads: int,
     ) -> None:
         self._data, self.spec, self._seed, self.threads = data, model, seed, threads
         self._wanted_device = device
@@ -214,9 +221,13 @@ class BuiltinClient:
         del context
         weights, members = message.content.metric_records["weights"], message.content.array_records
         if weights.keys() != members.keys():
-            raise ValueError(f"query.aggregate has arrays of {sorted(members)}, but weights of {sorted(weights)}")
+            raise ValueError(
+                f"query.aggregate has arrays of {sorted(members)}, but weights of {sorted(weights)}"
+            )
         in_order = [cast(float, weights[key]) for key in members]
-        chosen = str(message_config(message).get("heaviest", max(weights, key=lambda name: weights[name])))
+        chosen = str(
+            message_config(message).get("heaviest", max(weights, key=lambda name: weights[name]))
+        )
         heaviest = list(members).index(chosen)
         mean = weighted_mean(list(members.values()), in_order, self.layout.carried, heaviest)
         return make_reply(message, {"num-examples": sum(in_order)}, mean)
@@ -230,24 +241,33 @@ class BuiltinClient:
         """Tell the moments of images and labels: feature shift, label skew and concept shift all move them."""
         x, y = self._data.client(partition_id(context), "train")
         found = signature(x, y, len(self._data.images.class_names))
-        return make_reply(message, {"num-examples": len(y)}, ArrayRecord({"signature": write_array(found)}))
+        return make_reply(
+            message, {"num-examples": len(y)}, ArrayRecord({"signature": write_array(found)})
+        )
 
     def subspace(self, message: Message, context: Context) -> Message:
         """Tell the directions that span the client's raw images (PACFL)."""
         x, y = self._data.client(partition_id(context), "train")
         found = subspace(x, y, cast(int, message_config(message)["vectors"]))
-        return make_reply(message, {"num-examples": len(y)}, ArrayRecord({"subspace": write_array(found)}))
+        return make_reply(
+            message, {"num-examples": len(y)}, ArrayRecord({"subspace": write_array(found)})
+        )
 
     def sketch(self, message: Message, context: Context) -> Message:
         """Train as in a round, and tell a sketch of the update: the model stays here."""
         config, start = message_config(message), message.content.array_records["arrays"]
         work = ChunkWork(self, self.one_by_one, [message], [context], "train")
         [trained] = work.train(work.sent()).models.records
-        update = [trained[key].numpy() - start[key].numpy() for key in cast(list[str], config["sketch-of"])]
+        update = [
+            trained[key].numpy() - start[key].numpy()
+            for key in cast(list[str], config["sketch-of"])
+        ]
         size, seed = (cast(int, config[key]) for key in ("sketch", "sketch-seed"))
         [(_, count)] = work.places
         reply = make_reply(message, {"num-examples": count})
-        reply.content["sketch"] = ConfigRecord({"float32": sketch(update, size, seed).astype("<f4").tobytes()})
+        reply.content["sketch"] = ConfigRecord(
+            {"float32": sketch(update, size, seed).astype("<f4").tobytes()}
+        )
         return reply
 
     def test(self, message: Message, context: Context) -> Message:
@@ -260,7 +280,10 @@ class BuiltinClient:
         if len(y) == 0:  # this group has none of the slice's labels
             empty: dict[str, Any] = {"num-examples": 0, "loss_sum": 0.0, "correct": 0}
             classes = len(self._data.images.class_names)
-            return make_reply(message, empty | ({"confusion": [0] * classes**2} if config.get("confusion") else {}))
+            return make_reply(
+                message,
+                empty | ({"confusion": [0] * classes**2} if config.get("confusion") else {}),
+            )
         logits = predict(model, x)
         result = score(logits, y)
         metrics: dict[str, Any] = {
@@ -297,7 +320,9 @@ class BuiltinClient:
     @cached_property
     def model(self) -> nn.Module:
         """The process's network; every task loads its weights anew."""
-        with torch.random.fork_rng(devices=[]):  # its weights are overwritten; the process's generator stays as it was
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # its weights are overwritten; the process's generator stays as it was
             # Channels last: convolutions of 3 and more channels are up to 1.4 times as fast on a CPU, none is slower.
             model = self._build().to(memory_format=torch.channels_last).to(self.device)
         self._as_built = AsBuilt(model)
@@ -320,7 +345,9 @@ class BuiltinClient:
 
     def load(self, arrays: ArrayRecord) -> nn.Module:
         """Return the network with these weights."""
-        torch.set_num_threads(self.threads)  # per task: trials with other settings share the process
+        torch.set_num_threads(
+            self.threads
+        )  # per task: trials with other settings share the process
         model = self.model
         self._as_built.restore()
         load_weights(model, arrays)
@@ -358,7 +385,10 @@ class BuiltinClient:
 
     def test_sets(self, config: Mapping[str, Any], client: int) -> list[tuple[Hashable, Read]]:
         """Return the central test set as a client's group sees it, in slices of ``test-own`` rows."""
-        group, size = int(self._data.groups_in(self._phase(config))[client]), int(config["test-own"])
+        group, size = (
+            int(self._data.groups_in(self._phase(config))[client]),
+            int(config["test-own"]),
+        )
         count = len(self._data.images.test_y)
         return [self.test_set(group, i, min(i + size, count)) for i in range(0, count, size)]
 

@@ -55,7 +55,10 @@ def load_weights(model: nn.Module, arrays: ArrayRecord) -> None:
     """
     state = _unique_state(model)
     if state.keys() != arrays.keys():
-        missing, unexpected = sorted(state.keys() - arrays.keys()), sorted(arrays.keys() - state.keys())
+        missing, unexpected = (
+            sorted(state.keys() - arrays.keys()),
+            sorted(arrays.keys() - state.keys()),
+        )
         raise ValueError(
             f"the arrays received do not fit the model: missing {missing}, unexpected {unexpected}; "
             "strategy and clients must use the same model"
@@ -63,9 +66,13 @@ def load_weights(model: nn.Module, arrays: ArrayRecord) -> None:
     for name, target in state.items():
         values = read_array(arrays[name])
         if values.shape != target.shape:
-            raise ValueError(f"array '{name}' has shape {values.shape}, but the model's is {tuple(target.shape)}")
+            raise ValueError(
+                f"array '{name}' has shape {values.shape}, but the model's is {tuple(target.shape)}"
+            )
         if values.dtype.kind == "f" and not target.is_floating_point():
-            values = np.rint(values)  # a weighted mean of BatchNorm's counters: 3 clients at 2 give 1.9999999
+            values = np.rint(
+                values
+            )  # a weighted mean of BatchNorm's counters: 3 clients at 2 give 1.9999999
         target.copy_(torch.from_numpy(np.array(values)))
 
 

@@ -70,7 +70,9 @@ class Program:
         The model is anything else, or faster one by one: one line names the layer.
     """
 
-    def __init__(self, model: nn.Module, input_shape: Sequence[int], device: torch.device = _CPU) -> None:
+    def __init__(
+        self, model: nn.Module, input_shape: Sequence[int], device: torch.device = _CPU
+    ) -> None:
         modules = list(_flat(model))
         self.layers: list[Any] = []
         features = tuple(input_shape)
@@ -82,23 +84,33 @@ class Program:
             make: _Make | None = _LAYERS.get(type(module))
             if make is None:
                 raise UnsupportedError(f"{type(module).__name__} has no batched form")
-            if isinstance(module, nn.Conv2d) and device.type == "cpu" and WinogradLayer.pays(module):
+            if (
+                isinstance(module, nn.Conv2d)
+                and device.type == "cpu"
+                and WinogradLayer.pays(module)
+            ):
                 make = cast(_Make, WinogradLayer)
             layer = make(module, features)
             self.layers.append(layer)
             features = layer.out
         for i, layer in enumerate(self.layers):
             if type(layer) is ConvLayer:
-                layer.channels_last = any(isinstance(later, WinogradLayer) for later in self.layers[i + 1 :])
+                layer.channels_last = any(
+                    isinstance(later, WinogradLayer) for later in self.layers[i + 1 :]
+                )
         if any(not p.requires_grad for p in model.parameters()):
             raise UnsupportedError("some parameters are frozen")
         self.shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        if len(list(model.parameters())) != len(self.shapes):  # a parameter is listed once, but has two names
+        if len(list(model.parameters())) != len(
+            self.shapes
+        ):  # a parameter is listed once, but has two names
             raise UnsupportedError("layers that share parameters")
         for layer in self.layers if device.type == "cpu" else []:
             if type(layer) is ConvLayer and prod(layer.shapes[0][:2]) >= WIDE:
                 outer, inner = layer.shapes[0][:2]
-                raise UnsupportedError(f"convolutions of {inner} to {outer} channels are faster one by one on a CPU")
+                raise UnsupportedError(
+                    f"convolutions of {inner} to {outer} channels are faster one by one on a CPU"
+                )
         self.num_params = sum(prod(shape) for shape in self.shapes.values())
         self.width = max(layer.width for layer in self.layers)
         self.draws = any(isinstance(layer, DropoutLayer) for layer in self.layers)
@@ -121,7 +133,11 @@ class Program:
             for shape in layer.shapes:
                 cuts.append((start, start + prod(shape), shape))
                 start = cuts[-1][1]
-            per_layer.append(Weights(*(tuple(t[:, a:b].view(-1, *s) for a, b, s in cuts) for t in (values, grads))))
+            per_layer.append(
+                Weights(
+                    *(tuple(t[:, a:b].view(-1, *s) for a, b, s in cuts) for t in (values, grads))
+                )
+            )
         return per_layer
 
     def forward(
@@ -138,7 +154,12 @@ class Program:
         return x, kept
 
     def backward(
-        self, weights: list[Weights], kept: list[Any], g: Tensor, beta: float, first: int | None = None
+        self,
+        weights: list[Weights],
+        kept: list[Any],
+        g: Tensor,
+        beta: float,
+        first: int | None = None,
     ) -> Tensor:
         """Set every layer's gradient to beta times itself plus that of logits' gradient g (C, b, classes).
 
@@ -150,7 +171,9 @@ class Program:
         skipped = len(self.layers) - len(weights)
         for i in reversed(range(self._first if first is None else first, len(self.layers))):
             needs_input = i > (self._first if first is None else first - 1)
-            g = self.layers[i].backward(weights[i - skipped], kept[i - skipped], g, beta, needs_input)
+            g = self.layers[i].backward(
+                weights[i - skipped], kept[i - skipped], g, beta, needs_input
+            )
         return g
 
     def logits_of_each(self, values: Tensor, x: Tensor) -> Tensor:
@@ -164,7 +187,9 @@ class Program:
                 x, _ = layer.forward(w, x, None)
                 continue
             joined = Weights(tuple(value.flatten(0, 1).unsqueeze(0) for value in w.values), ())
-            x, _ = layer.forward(joined, x, None)  # outputs, or channels, of all models side by side
+            x, _ = layer.forward(
+                joined, x, None
+            )  # outputs, or channels, of all models side by side
             if len(layer.out) == 1:
                 x = x.view(-1, len(values), *layer.out).transpose(0, 1)
             else:

@@ -52,12 +52,19 @@ class Block:
         penalties: Penalties | None,
         seeds: Sequence[int],
     ) -> None:
-        self._program, self._values, self._shared, self._examples = program, values, shared, examples
+        self._program, self._values, self._shared, self._examples = (
+            program,
+            values,
+            shared,
+            examples,
+        )
         self._tasks, self._hp, self._penalties = tasks, hp, penalties
         self._schedule = Schedule.make(tasks, values)
         self._columns = program.block(max(task.batch for task in tasks), values.device)[1]
         self._skip = self._layers = 0  # parameters and layers that are left out
-        self._generators = [torch.Generator(values.device).manual_seed(seed) for seed in seeds if program.draws]
+        self._generators = [
+            torch.Generator(values.device).manual_seed(seed) for seed in seeds if program.draws
+        ]
 
     @property
     def _in_place(self) -> bool:
@@ -72,10 +79,16 @@ class Block:
         grads = values if in_place else self._program.buffer("grads", values.shape, values)
         constant = self._constant(values)
         adam = hp.optimizer == "adam"
-        moments = [self._program.buffer(use, values.shape, values).zero_() for use in ("m", "v")] if adam else None
+        moments = (
+            [self._program.buffer(use, values.shape, values).zero_() for use in ("m", "v")]
+            if adam
+            else None
+        )
         momentum, last = 0.0 if moments else hp.momentum, 0
         scores = _Scores(schedule, self._examples.y)
-        for step, (active, longest) in enumerate(zip(schedule.active, schedule.longest, strict=True)):
+        for step, (active, longest) in enumerate(
+            zip(schedule.active, schedule.longest, strict=True)
+        ):
             if active != last:
                 w, g, last = values[:active], grads[:active], active
                 weights = self._program.views(w, g, self._layers)
@@ -120,7 +133,9 @@ class Block:
         """Return what the active clients draw from, where the model draws."""
         return Draws(self._generators, self._schedule.counts(step)) if self._generators else None
 
-    def _backward(self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float) -> None:
+    def _backward(
+        self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float
+    ) -> None:
         """Set the gradients to beta times themselves plus that of the logits."""
         del step
         self._program.backward(weights, kept, d_logits, beta)
@@ -143,7 +158,9 @@ class DualBlock(Block):
         push = None if penalties is None or penalties.push is None else self._first(penalties.push)
         self._dual = DualLayer(
             self._examples.images(rows.flatten()).view(*rows.shape, -1),
-            first if self._shared is None else [t[0] for t in self._first(self._shared.unsqueeze(0))],
+            first
+            if self._shared is None
+            else [t[0] for t in self._first(self._shared.unsqueeze(0))],
             push,
             lr=self._hp.lr,
             momentum=self._hp.momentum,
@@ -165,7 +182,9 @@ class DualBlock(Block):
         outputs = self._dual.outputs(self._schedule.active[step], self._at[step])
         return self._program.forward(weights, outputs, 1, self._draws(step))
 
-    def _backward(self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float) -> None:
+    def _backward(
+        self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float
+    ) -> None:
         g = self._program.backward(weights, kept, d_logits, beta, 1)
         self._dual.step(g, self._at[step])
 

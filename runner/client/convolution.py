@@ -39,7 +39,12 @@ class ConvLayer:
         height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in sides)
         self.out = (module.out_channels, height, width)
         self.width = height * width * max(prod(module.weight.shape[1:]), module.out_channels)
-        self._patches, self._d_patches, self._d_x, self._out = Buffer(), Buffer(), Buffer(), Buffer()
+        self._patches, self._d_patches, self._d_x, self._out = (
+            Buffer(),
+            Buffer(),
+            Buffer(),
+            Buffer(),
+        )
 
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map images."""
@@ -47,20 +52,28 @@ class ConvLayer:
         if ph or pw:
             x = F.pad(x, (0, 0, pw, pw, ph, ph))
         patches = x.unfold(2, kh, sh).unfold(3, kw, sw).permute(0, 1, 5, 6, 2, 3, 4)
-        columns = self._patches.get(patches.shape, x).copy_(patches).view(len(x), prod(self.shapes[0][1:]), -1)
+        columns = (
+            self._patches.get(patches.shape, x)
+            .copy_(patches)
+            .view(len(x), prod(self.shapes[0][1:]), -1)
+        )
         left, right = w.values[0].flatten(2), columns
         if self.channels_last:
             left, right = right.transpose(1, 2), left.transpose(1, 2)
         out = self._out.get((len(x), left.shape[1], right.shape[2]), x)
         if len(w.values) == 2:
-            torch.baddbmm(w.values[1].unsqueeze(1 if self.channels_last else 2), left, right, out=out)
+            torch.baddbmm(
+                w.values[1].unsqueeze(1 if self.channels_last else 2), left, right, out=out
+            )
         else:
             torch.bmm(left, right, out=out)
         if self.channels_last:
             out = out.transpose(1, 2)
         return out.view(len(x), -1, *self.out[1:], x.shape[-1]), (columns, x.shape)
 
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """See :class:`runner.client.layers.Layer`."""
         columns, shape = kept
         g = g.reshape(len(g), self.out[0], -1)
@@ -69,7 +82,9 @@ class ConvLayer:
         add_bias_gradient(w, g.sum(2), beta)
         return d_x
 
-    def _input_gradient(self, w: Weights, g: Tensor, columns: torch.Size, shape: torch.Size) -> Tensor:
+    def _input_gradient(
+        self, w: Weights, g: Tensor, columns: torch.Size, shape: torch.Size
+    ) -> Tensor:
         """Return the gradient of the input from g (C, out, positions), and the shapes of columns and padded input."""
         (ph, pw), (kh, kw), (sh, sw), (_, height, width) = self.p, self.k, self.s, self.out
         d_columns = self._d_patches.get(columns, g)
@@ -78,7 +93,9 @@ class ConvLayer:
         d_x = self._d_x.get(shape, g).zero_()
         for i in range(kh):
             for j in range(kw):
-                d_x[:, :, i : i + sh * height : sh, j : j + sw * width : sw] += d_columns[:, :, i, j]
+                d_x[:, :, i : i + sh * height : sh, j : j + sw * width : sw] += d_columns[
+                    :, :, i, j
+                ]
         return d_x[:, :, ph : shape[2] - ph, pw : shape[3] - pw]
 
 
@@ -94,7 +111,9 @@ class ImagesLayer:
         """Map rows (C, b, pixels)."""
         return x.transpose(1, 2).reshape(len(x), *self.out, x.shape[1]), None
 
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """See :class:`runner.client.layers.Layer`."""
         return g.flatten(1, -2).transpose(1, 2)
 
@@ -113,6 +132,8 @@ class FlattenLayer:
         """Map images."""
         return x.flatten(1, -2).transpose(1, 2).clone(memory_format=torch.contiguous_format), x
 
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """See :class:`runner.client.layers.Layer`."""
         return self._d_x.get_like(kept).copy_(g.transpose(1, 2).reshape(kept.shape))

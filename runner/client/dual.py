@@ -24,7 +24,9 @@ TOUCH = 16
 """What reading and writing a weight in a step costs, in operations of a product: it leaves the cache on the way."""
 
 
-def pays(features: int, outputs: int, examples: int, seen: float, steps: float, *, drift: bool) -> bool:
+def pays(
+    features: int, outputs: int, examples: int, seen: float, steps: float, *, drift: bool
+) -> bool:
     """Return whether the dual form is cheaper for a client, by counting operations.
 
     Parameters
@@ -86,7 +88,9 @@ class DualLayer:
         # One row more than there are examples: what fills up a short batch is added there.
         self._a_rows = x.new_zeros(clients * examples + 1, start[0].shape[-2])
         self._m_rows = torch.zeros_like(self._a_rows) if momentum else self._a_rows
-        self._a, self._m = (rows[:-1].view(clients, examples, -1) for rows in (self._a_rows, self._m_rows))
+        self._a, self._m = (
+            rows[:-1].view(clients, examples, -1) for rows in (self._a_rows, self._m_rows)
+        )
         self._touched = 0  # the rows beyond are 0 in A
         self._decay = None if decay is None else decay.unsqueeze(2)
         self._pull = None if pull is None else pull.unsqueeze(2)
@@ -103,7 +107,9 @@ class DualLayer:
         at : slice or Tensor
             The batch: the same slice of each client's rows, or row numbers (active, b) of x as (C n, F); C n fills up.
         """
-        batch = [None if t is None else _take(t, active, at) for t in (self._h_0, self._gram, self._h_k)]
+        batch = [
+            None if t is None else _take(t, active, at) for t in (self._h_0, self._gram, self._h_k)
+        ]
         h, gram, h_k = batch
         assert h is not None
         assert gram is not None
@@ -130,7 +136,9 @@ class DualLayer:
             self._m[:active, at].add_(g)
         else:
             flat = at.flatten()
-            self._m_rows.index_copy_(0, flat, self._m_rows.index_select(0, flat).add_(g.flatten(0, 1)))
+            self._m_rows.index_copy_(
+                0, flat, self._m_rows.index_select(0, flat).add_(g.flatten(0, 1))
+            )
         if self._momentum:
             a.add_(m)
         if self._decay is not None:
@@ -160,7 +168,9 @@ def _outputs(x: Tensor, layer: Sequence[Tensor]) -> Tensor:
     if layer[0].ndim == 2:
         return F.linear(x.flatten(0, 1), *layer).view(*x.shape[:2], -1)
     matrix = layer[0].transpose(1, 2)
-    return torch.baddbmm(layer[1].unsqueeze(1), x, matrix) if len(layer) == 2 else torch.bmm(x, matrix)
+    return (
+        torch.baddbmm(layer[1].unsqueeze(1), x, matrix) if len(layer) == 2 else torch.bmm(x, matrix)
+    )
 
 
 def _take(table: Tensor, active: int, at: slice | Tensor) -> Tensor:

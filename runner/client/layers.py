@@ -52,14 +52,21 @@ class Buffer:
     def get(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Return a tensor of this shape; what the last one held is lost."""
         old, size = self._memory, prod(shape)
-        if old is None or old.numel() < size or old.dtype != like.dtype or old.device != like.device:
+        if (
+            old is None
+            or old.numel() < size
+            or old.dtype != like.dtype
+            or old.device != like.device
+        ):
             self._memory = old = like.new_empty(size)
         return old[:size].view(*shape)
 
     def get_like(self, x: Tensor) -> Tensor:
         """Return a tensor of x's shape, in memory in the order of x's dimensions."""
         order = sorted(range(x.ndim), key=x.stride, reverse=True)
-        return self.get([x.shape[d] for d in order], x).permute([order.index(d) for d in range(x.ndim)])
+        return self.get([x.shape[d] for d in order], x).permute(
+            [order.index(d) for d in range(x.ndim)]
+        )
 
 
 class Layer(Protocol):
@@ -75,7 +82,9 @@ class Layer(Protocol):
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map vectors or images; ``draws`` while training."""
 
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """Set grads = beta grads + this batch's gradient; return the gradient of the input where it is needed."""
 
 
@@ -87,24 +96,38 @@ class LinearLayer:
         if module.bias is not None:
             self.shapes += ((module.out_features,),)
         if features != (module.in_features,):
-            raise UnsupportedError(f"Linear({module.in_features}, ...) on inputs of shape {features}")
+            raise UnsupportedError(
+                f"Linear({module.in_features}, ...) on inputs of shape {features}"
+            )
         self.width = max(module.in_features, module.out_features)
         self.out = (module.out_features,)
 
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map vectors."""
         matrix = w.values[0].transpose(1, 2)
-        return (torch.baddbmm(w.values[1].unsqueeze(1), x, matrix) if len(w.values) == 2 else torch.bmm(x, matrix)), x
+        return (
+            torch.baddbmm(w.values[1].unsqueeze(1), x, matrix)
+            if len(w.values) == 2
+            else torch.bmm(x, matrix)
+        ), x
 
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """See :class:`Layer`."""
         (matrix, grads), d_x = (w.values[0], w.grads[0]), None
         rows = max(1, NEAR_FLOATS // matrix.shape[2])
-        for first in range(0, matrix.shape[1], rows):  # what is read is still near when it is written
+        for first in range(
+            0, matrix.shape[1], rows
+        ):  # what is read is still near when it is written
             part = slice(first, first + rows)
             own = g[:, :, part]
             if needs_input:
-                d_x = torch.bmm(own, matrix[:, part]) if d_x is None else d_x.baddbmm_(own, matrix[:, part])
+                d_x = (
+                    torch.bmm(own, matrix[:, part])
+                    if d_x is None
+                    else d_x.baddbmm_(own, matrix[:, part])
+                )
             grads[:, part].baddbmm_(own.transpose(1, 2), kept, beta=beta)
         add_bias_gradient(w, g.sum(1), beta)
         return d_x
@@ -126,12 +149,17 @@ class MaxPoolLayer:
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map images."""
         _, height, width = self.out
-        left, right = x[:, :, : 2 * height, 0 : 2 * width : 2], x[:, :, : 2 * height, 1 : 2 * width : 2]
+        left, right = (
+            x[:, :, : 2 * height, 0 : 2 * width : 2],
+            x[:, :, : 2 * height, 1 : 2 * width : 2],
+        )
         rows = torch.maximum(left, right)
         top, bottom = rows[:, :, 0::2], rows[:, :, 1::2]
         return torch.maximum(top, bottom), (x, right - left, bottom - top)
 
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """See :class:`Layer`."""
         x, to_right, to_bottom = kept
         _, height, width = self.out
@@ -139,7 +167,10 @@ class MaxPoolLayer:
         _share(g, to_bottom, d_rows[:, :, 0::2], d_rows[:, :, 1::2])
         d_x = self._d_x.get_like(x)
         d_x[:, :, 2 * height :], d_x[:, :, :, 2 * width :] = 0, 0
-        left, right = d_x[:, :, : 2 * height, 0 : 2 * width : 2], d_x[:, :, : 2 * height, 1 : 2 * width : 2]
+        left, right = (
+            d_x[:, :, : 2 * height, 0 : 2 * width : 2],
+            d_x[:, :, : 2 * height, 1 : 2 * width : 2],
+        )
         _share(d_rows, to_right, left, right)
         return d_x
 
@@ -156,7 +187,9 @@ class ReLULayer:
         """Map anything."""
         return x.clamp_min_(0), x
 
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """See :class:`Layer`."""
         return _where_positive(g, kept, g)
 
@@ -168,7 +201,10 @@ class DropoutLayer:
 
     def __init__(self, module: Dropout, features: tuple[int, ...]) -> None:
         self.out, self.width, self._p, self._mask = features, prod(features), module.p, Buffer()
-        self._drawn = (*features[1:], features[0])  # the order of the draws: (F,) or (height, width, channels)
+        self._drawn = (
+            *features[1:],
+            features[0],
+        )  # the order of the draws: (F,) or (height, width, channels)
 
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map anything."""
@@ -183,7 +219,9 @@ class DropoutLayer:
             mask = mask.permute(0, 4, 2, 3, 1)
         return x * mask, mask
 
-    def backward(self, w: Weights, kept: Tensor, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Tensor, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """See :class:`Layer`."""
         return g * kept
 

@@ -15,7 +15,9 @@ def message_config(message: Message) -> ConfigRecord:
     return message.content.config_records.get("config", ConfigRecord())
 
 
-def make_reply(message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
+def make_reply(
+    message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None
+) -> Message:
     """Return the reply with these metrics and, where given, arrays."""
     content = RecordDict({"metrics": MetricRecord(metrics)})
     if arrays is not None:

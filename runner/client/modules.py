@@ -33,7 +33,9 @@ class AsBuilt:
 
     def __init__(self, model: nn.Module) -> None:
         self._known = [*model.modules(), *model.parameters(), *model.buffers()]
-        self._kept = [(module, _plain(module), _loose_buffers(module)) for module in model.modules()]
+        self._kept = [
+            (module, _plain(module), _loose_buffers(module)) for module in model.modules()
+        ]
         for module, plain, _ in self._kept:
             for name, value in plain.items():
                 plain[name] = self._copied(value, f"{type(module).__name__}.{name}")

@@ -98,14 +98,19 @@ class ExamplePool:
     def _append(self, new: dict[Hashable, tuple[np.ndarray, np.ndarray]]) -> None:
         # The copy owns its memory: the data set's is read-only.
         x = torch.from_numpy(np.concatenate([x for x, _ in new.values()])).to(self._device)
-        y = torch.from_numpy(np.concatenate([y for _, y in new.values()]).astype(np.int64)).to(self._device)
+        y = torch.from_numpy(np.concatenate([y for _, y in new.values()]).astype(np.int64)).to(
+            self._device
+        )
         end = self._used + len(y)
         if len(self._y) < end or self._x.shape[1:] != x.shape[1:]:
             room = min(max(end, 2 * len(self._y)), max(end, MAX_BYTES // prod(x.shape[1:])))
             # A new tensor: views of the old one, which a task may still hold, keep their values.
             grown_x, grown_y = x.new_empty(room, *x.shape[1:]), y.new_empty(room)
             if self._used:
-                grown_x[: self._used], grown_y[: self._used] = self._x[: self._used], self._y[: self._used]
+                grown_x[: self._used], grown_y[: self._used] = (
+                    self._x[: self._used],
+                    self._y[: self._used],
+                )
             self._x, self._y = grown_x, grown_y
         self._x[self._used : end], self._y[self._used : end] = x, y
         for key, (_, own) in new.items():

@@ -47,7 +47,9 @@ class Task:
         return sum(len(order) for order in self.orders)
 
 
-def tasks_of(examples: Examples, places: Sequence[Place], hp: LocalTraining, seeds: Sequence[int]) -> list[Task]:
+def tasks_of(
+    examples: Examples, places: Sequence[Place], hp: LocalTraining, seeds: Sequence[int]
+) -> list[Task]:
     """Return the clients' tasks.
 
     Raises
@@ -87,7 +89,9 @@ class Schedule:
             for number, order in enumerate(task.orders):
                 begin = step
                 full, rest = divmod(len(order), task.batch)
-                rows[step : step + full, c, : task.batch] = order[: len(order) - rest].reshape(full, -1) + task.first
+                rows[step : step + full, c, : task.batch] = (
+                    order[: len(order) - rest].reshape(full, -1) + task.first
+                )
                 sizes[step : step + full, c] = task.batch
                 step += full
                 if rest:
@@ -134,7 +138,9 @@ class Schedule:
         """
         used = [task.orders[0] for task in tasks]  # a first pass that was cut short is the only one
         n = max(map(len, used))
-        all_rows = np.stack([task.first + np.resize(own, n) for task, own in zip(tasks, used, strict=True)])
+        all_rows = np.stack(
+            [task.first + np.resize(own, n) for task, own in zip(tasks, used, strict=True)]
+        )
         rows, filled = self.rows.cpu().numpy(), self.weights.cpu().numpy() > 0
         at = np.empty_like(rows)
         for c, (task, own) in enumerate(zip(tasks, used, strict=True)):

@@ -66,7 +66,9 @@ class BatchedStepping:
         self.columns = max(1, program.columns(device) // len(tasks))
         if program.draws and max(self.schedule.longest) > self.columns:
             raise UnsupportedError(f"dropout in batches of more than {self.columns} examples")
-        self.generators = [torch.Generator(device).manual_seed(data.seeds[c]) for c in self.order if program.draws]
+        self.generators = [
+            torch.Generator(device).manual_seed(data.seeds[c]) for c in self.order if program.draws
+        ]
 
     def begin(self, start: Models, *, proximal: bool) -> "BatchedSteps":
         """Return C models to be trained by steps; with the proximal term, or without."""
@@ -115,7 +117,11 @@ class BatchedSteps:
 
     def gradient(self, batch: Batch, at: NDArray[Any] | None = None) -> Gradient:
         """Return the gradient of the models, or of others ``at`` (C, P) in their place."""
-        training, program, schedule = self._training, self._training.program, self._training.schedule
+        training, program, schedule = (
+            self._training,
+            self._training.program,
+            self._training.schedule,
+        )
         step: int = batch.examples
         active, clients = schedule.active[step], len(self._values)
         w = (self._values if at is None else training.values(at))[:active]
@@ -207,10 +213,14 @@ class ModuleStepping:
 class ModuleSteps:
     """C models under training by steps of a method's own: :class:`strategies.clients.Steps`."""
 
-    def __init__(self, training: ModuleStepping, start: Models, states: "list[_State]", mu: float) -> None:
+    def __init__(
+        self, training: ModuleStepping, start: Models, states: "list[_State]", mu: float
+    ) -> None:
         self._training, self._start, self._states, self._mu = training, start, states, mu
         self._rows: NDArray[Any] | None = None  # as they were asked for, until the next step
-        self._first = [{p: p.detach().clone() for p in state.params.values()} for state in states if mu]
+        self._first = [
+            {p: p.detach().clone() for p in state.params.values()} for state in states if mu
+        ]
 
     @property
     def rows(self) -> NDArray[Any]:
@@ -275,7 +285,11 @@ class _State:
 
     @classmethod
     def of(cls, network: nn.Module, hp: LocalTraining) -> "_State":
-        params = {name: nn.Parameter(p.detach().clone()) for name, p in network.named_parameters() if p.requires_grad}
+        params = {
+            name: nn.Parameter(p.detach().clone())
+            for name, p in network.named_parameters()
+            if p.requires_grad
+        }
         buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
         return cls(params, buffers, optimizer_of(list(params.values()), hp))
 

@@ -49,7 +49,9 @@ class ChunkRunner:
     def run(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message] | None:
         """Return one reply a message, with its client's share of the chunk's load; None: run them one by one."""
         kinds = {message.metadata.message_type for message in messages}
-        work = {"train": self._train, "evaluate": self._evaluate, "query.losses": self._losses}.get(next(iter(kinds)))
+        work = {"train": self._train, "evaluate": self._evaluate, "query.losses": self._losses}.get(
+            next(iter(kinds))
+        )
         if self._engine == "sequential" or len(kinds) > 1 or work is None:
             return None
         before = [RecordDict(dict(context.state)) for context in contexts]
@@ -90,7 +92,9 @@ class ChunkRunner:
         through = [self._through_mods(*pair) for pair in pairs]
         hp = LocalTraining.from_config(message_config(messages[0]))
         counts = [_num_examples(reply) for reply in replies]
-        seen = [hp.steps * min(hp.batch_size or n, n) if hp.steps else hp.epochs * n for n in counts]
+        seen = [
+            hp.steps * min(hp.batch_size or n, n) if hp.steps else hp.epochs * n for n in counts
+        ]
         return list(zip(through, seen, strict=True))
 
     def _evaluate(self, messages: Sequence[Message], contexts: Sequence[Context]) -> Replies:
@@ -130,7 +134,9 @@ def _num_examples(reply: Message) -> int:
     return int(cast(int, reply.content.metric_records["metrics"]["num-examples"]))
 
 
-def _call_mod(mod: Mod, call: Callable[[Message, Context], Message], message: Message, context: Context) -> Message:
+def _call_mod(
+    mod: Mod, call: Callable[[Message, Context], Message], message: Message, context: Context
+) -> Message:
     return mod(message, context, call)
 
 
@@ -164,7 +170,9 @@ def _halving(
             if size == 1:
                 raise
             size = (size + 1) // 2
-            say(f"the device's memory does not suffice for a chunk of {len(messages)} clients; {size} go together")
+            say(
+                f"the device's memory does not suffice for a chunk of {len(messages)} clients; {size} go together"
+            )
             continue
         done += replies
     return done

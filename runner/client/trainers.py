@@ -42,10 +42,14 @@ class Trainer(Protocol):
     def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
         """Train each of C models on its client's examples."""
 
-    def losses(self, models: Models, examples: Examples, places: Sequence[Place]) -> list[NDArray[np.float64]]:
+    def losses(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[NDArray[np.float64]]:
         """Return the cross-entropy of each client's examples under K models, (n, K)."""
 
-    def scores(self, models: Models, examples: Examples, places: Sequence[Place]) -> list[tuple[float, int]]:
+    def scores(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[tuple[float, int]]:
         """Return the summed loss, and the hits, of each of C models on examples of its own."""
 
     def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
@@ -80,7 +84,9 @@ class OneByOne:
     def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
         """Train each of C models on its client's examples."""
         records, results = [], []
-        for c, (record, place, seed) in enumerate(zip(start.records, data.places, data.seeds, strict=True)):
+        for c, (record, place, seed) in enumerate(
+            zip(start.records, data.places, data.seeds, strict=True)
+        ):
             model = self._load(record)
             hp = data.hp if penalty.mu is None else replace(data.hp, proximal_mu=penalty.mu[c])
             anchor = None if penalty.anchor is None else _split(penalty.anchor.rows[c], model)
@@ -90,7 +96,9 @@ class OneByOne:
             records.append(read_weights(model))
         return Trained(start.with_records(records), results)
 
-    def losses(self, models: Models, examples: Examples, places: Sequence[Place]) -> list[NDArray[np.float64]]:
+    def losses(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[NDArray[np.float64]]:
         """Return the cross-entropy of each client's examples under K models, (n, K)."""
         columns: list[list[Tensor]] = [[] for _ in places]
         for record in models.records:
@@ -102,7 +110,9 @@ class OneByOne:
                     own.append(F.cross_entropy(logits, y, reduction="none"))
         return [torch.stack(own, dim=1).cpu().numpy() for own in columns]
 
-    def scores(self, models: Models, examples: Examples, places: Sequence[Place]) -> list[tuple[float, int]]:
+    def scores(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[tuple[float, int]]:
         """Return the summed loss, and the hits, of each of C models on examples of its own."""
         sums = []
         for record, place in zip(models.records, places, strict=True):
@@ -163,17 +173,23 @@ class Batched:
         if penalty.correction is not None:
             more["correction"] = torch.from_numpy(np.array(penalty.correction)).to(device)
         values = self._values(start, device)
-        rows, results = train_many(self._program, values, data.examples, data.places, data.hp, data.seeds, **more)
+        rows, results = train_many(
+            self._program, values, data.examples, data.places, data.hp, data.seeds, **more
+        )
         # A copy: the program's memory is used again by the next training.
         return Trained(start.with_rows(torch.stack(rows).cpu().numpy()), results)
 
-    def losses(self, models: Models, examples: Examples, places: Sequence[Place]) -> list[NDArray[np.float64]]:
+    def losses(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[NDArray[np.float64]]:
         """Return the cross-entropy of each client's examples under K models, (n, K)."""
         values = self._all_values(models, examples.y.device)
         losses = losses_of_each(self._program, values, examples, places)
         return [own.cpu().numpy() for own in losses]
 
-    def scores(self, models: Models, examples: Examples, places: Sequence[Place]) -> list[tuple[float, int]]:
+    def scores(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[tuple[float, int]]:
         """Return the summed loss, and the hits, of each of C models on examples of its own."""
         if models.same:
             logits = self._one_by_one.logits_of_one(models, examples, places)
@@ -183,7 +199,9 @@ class Batched:
         labels, sizes = examples.labels(places), [count for _, count in places]
         losses = F.cross_entropy(logits.double(), labels, reduction="none").split(sizes)
         correct = (logits.argmax(1) == labels).split(sizes)
-        return [(float(loss.sum()), int(hits.sum())) for loss, hits in zip(losses, correct, strict=True)]
+        return [
+            (float(loss.sum()), int(hits.sum())) for loss, hits in zip(losses, correct, strict=True)
+        ]
 
     def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
         """Yield the logits (n, classes) of each of C models on the same examples."""

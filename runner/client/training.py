@@ -36,9 +36,15 @@ class LocalTraining:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for what, valid in (("optimizer", OPTIMIZERS), ("augment", AUGMENTATIONS), ("precision", PRECISIONS)):
+        for what, valid in (
+            ("optimizer", OPTIMIZERS),
+            ("augment", AUGMENTATIONS),
+            ("precision", PRECISIONS),
+        ):
             if getattr(self, what) not in valid:
-                raise ValueError(f"unknown {what} '{getattr(self, what)}'. Valid: {', '.join(valid)}.")
+                raise ValueError(
+                    f"unknown {what} '{getattr(self, what)}'. Valid: {', '.join(valid)}."
+                )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "LocalTraining":
@@ -47,7 +53,9 @@ class LocalTraining:
         Keys are the fields' names with dashes (``batch-size``). ``lr`` is that of round 1; the learning rate used is
         ``lr * lr-decay ** (server-round - 1)``. Keys meant for others are ignored.
         """
-        given = {f.name: config[key] for f in fields(cls) if (key := f.name.replace("_", "-")) in config}
+        given = {
+            f.name: config[key] for f in fields(cls) if (key := f.name.replace("_", "-")) in config
+        }
         rounds_done = int(config.get("server-round", 1)) - 1
         lr = float(given.pop("lr", cls.lr)) * float(config.get("lr-decay", 1.0)) ** rounds_done
         return cls(lr=lr, **given)
@@ -129,7 +137,11 @@ def distort(x: Tensor, how: Tensor) -> Tensor:
     down = _reflected(torch.arange(height, device=x.device) + how[:, :1], height)
     right = torch.arange(width, device=x.device).expand(len(x), -1)
     right = _reflected(torch.where(how[:, 2:] > 0, width - 1 - right, right) + how[:, 1:2], width)
-    cells = (down.unsqueeze(2) * width + right.unsqueeze(1)).view(len(x), 1, -1).expand(-1, channels, -1)
+    cells = (
+        (down.unsqueeze(2) * width + right.unsqueeze(1))
+        .view(len(x), 1, -1)
+        .expand(-1, channels, -1)
+    )
     return x.flatten(2).gather(2, cells).view(x.shape)
 
 
@@ -188,7 +200,9 @@ def train(
                     out = model(x_b)
                 loss = F.cross_entropy(out, y_b)
                 loss.backward()
-                for p, p_0 in zip(params, start, strict=False):  # start is empty without a proximal term
+                for p, p_0 in zip(
+                    params, start, strict=False
+                ):  # start is empty without a proximal term
                     if p.grad is not None:
                         p.grad.add_(p.detach() - p_0, alpha=hp.proximal_mu)
                 for p, more in zip(params, offset or [], strict=False):  # empty without an offset
@@ -253,7 +267,9 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 def precision_of(hp: LocalTraining, device: torch.device) -> Iterator[None]:
     """Have products in the precision that the hyperparameters name; the process's settings are put back afterwards."""
     if hp.precision == "tf32" and device.type != "cuda":
-        raise ValueError("training.precision=tf32 is a format of NVIDIA GPUs; this host trains on its CPU")
+        raise ValueError(
+            "training.precision=tf32 is a format of NVIDIA GPUs; this host trains on its CPU"
+        )
     if hp.precision == "float32":
         yield
         return
@@ -272,7 +288,9 @@ def optimizer_of(params: list[nn.Parameter], hp: LocalTraining) -> torch.optim.O
     """Return a new optimizer: clients of a round share nothing but the weights they start from."""
     if hp.optimizer == "adam":
         return torch.optim.Adam(params, lr=hp.lr, weight_decay=hp.weight_decay, fused=True)
-    return torch.optim.SGD(params, lr=hp.lr, momentum=hp.momentum, weight_decay=hp.weight_decay, fused=True)
+    return torch.optim.SGD(
+        params, lr=hp.lr, momentum=hp.momentum, weight_decay=hp.weight_decay, fused=True
+    )
 
 
 @torch.inference_mode()

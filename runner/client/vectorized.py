@@ -66,7 +66,9 @@ def train_many(
         What ``train`` returns, per client.
     """
     tasks = tasks_of(examples, places, hp, seeds)
-    if program.draws and max(task.batch for task in tasks) > (most := program.columns(start.device)):
+    if program.draws and max(task.batch for task in tasks) > (
+        most := program.columns(start.device)
+    ):
         raise UnsupportedError(f"dropout in batches of more than {most} examples")
     order = longest_first(tasks)
     out = program.buffer("values", (len(tasks), program.num_params), start)
@@ -75,7 +77,9 @@ def train_many(
     done = 0
     while done < len(order):
         left = [tasks[c] for c in order[done:]]
-        clients, in_dual = _block(program, left, hp, start.device, drift=correction is not None or anchor is not None)
+        clients, in_dual = _block(
+            program, left, hp, start.device, drift=correction is not None or anchor is not None
+        )
         own = order[done : done + clients]
         penalties = _penalties(start, own, hp, correction, anchor, mu)
         shared = start if start.ndim == 1 else None
@@ -87,7 +91,11 @@ def train_many(
                 program, values, shared, examples, left[:clients], hp, penalties, own_seeds
             ).train()
         for c, task, loss, hits in zip(own, left, loss_sum, correct, strict=False):
-            results[c] = {"loss": loss / task.seen, "accuracy": hits / task.seen, "steps": task.steps}
+            results[c] = {
+                "loss": loss / task.seen,
+                "accuracy": hits / task.seen,
+                "steps": task.steps,
+            }
         done += clients
     rows = {c: row for row, c in enumerate(order)}
     return [out[rows[c]] for c in range(len(tasks))], results
@@ -98,11 +106,21 @@ def _block(
 ) -> tuple[int, bool]:
     """Return how many of the tasks go together, and whether their first layer trains in its dual form."""
     clients, columns = program.block(tasks[0].batch, device)
-    if program.first_linear and hp.optimizer == "sgd" and hp.augment == "none" and tasks[0].batch <= columns:
+    if (
+        program.first_linear
+        and hp.optimizer == "sgd"
+        and hp.augment == "none"
+        and tasks[0].batch <= columns
+    ):
         outputs, inputs = program.first_linear
         n = max(task.count for task in tasks)
-        together = _even(len(tasks), max(1, min(MAX_BLOCK, DUAL_FLOATS // (n * (inputs + 4 * outputs + n)))))
-        seen, steps = (sum(getattr(task, what) for task in tasks[:together]) / together for what in ("seen", "steps"))
+        together = _even(
+            len(tasks), max(1, min(MAX_BLOCK, DUAL_FLOATS // (n * (inputs + 4 * outputs + n))))
+        )
+        seen, steps = (
+            sum(getattr(task, what) for task in tasks[:together]) / together
+            for what in ("seen", "steps")
+        )
         if pays(inputs, outputs, n, seen, steps, drift=drift):
             return together, True
     return _even(len(tasks), clients), False
@@ -134,7 +152,9 @@ def _penalties(
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training
-def predict_many(program: Program, values: Tensor, examples: Examples, places: Sequence[Place]) -> list[Tensor]:
+def predict_many(
+    program: Program, values: Tensor, examples: Examples, places: Sequence[Place]
+) -> list[Tensor]:
     """Return the logits (n, classes) of each model, values (C, P), on examples of its own, or of all on the same."""
     longest = max(count for _, count in places)
     clients, columns = program.block(longest, values.device)
@@ -148,31 +168,46 @@ def predict_many(program: Program, values: Tensor, examples: Examples, places: S
             program.forward(weights, examples.images(r.flatten()).view(*r.shape, -1))[0]
             for r in rows.to(values.device).split(columns, 1)
         ]
-        logits += [all_rows[:count] for all_rows, count in zip(torch.cat(parts, 1), own[:, 1].tolist(), strict=True)]
+        logits += [
+            all_rows[:count]
+            for all_rows, count in zip(torch.cat(parts, 1), own[:, 1].tolist(), strict=True)
+        ]
     return logits
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training
-def logits_of_each(program: Program, values: Tensor, examples: Examples, place: Place) -> Iterator[Tensor]:
+def logits_of_each(
+    program: Program, values: Tensor, examples: Examples, place: Place
+) -> Iterator[Tensor]:
     """Yield the logits (n, classes) of each model, values (C, P), on the same examples; some models at a time."""
     first, count = place
     clients, columns = program.block(count, values.device)
     for some in values.split(clients):
         parts = [
-            program.logits_of_each(some, examples.images(slice(i, min(i + columns, first + count))).flatten(1))
+            program.logits_of_each(
+                some, examples.images(slice(i, min(i + columns, first + count))).flatten(1)
+            )
             for i in range(first, first + count, columns)
         ]
         yield from torch.cat(parts, 1)
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training
-def losses_of_each(program: Program, values: Tensor, examples: Examples, places: Sequence[Place]) -> list[Tensor]:
+def losses_of_each(
+    program: Program, values: Tensor, examples: Examples, places: Sequence[Place]
+) -> list[Tensor]:
     """Return the cross-entropy float64 (n, K) of each client's examples under each of K models, values (K, P)."""
-    rows = torch.cat([torch.arange(first, first + count) for first, count in places]).to(values.device)
+    rows = torch.cat([torch.arange(first, first + count) for first, count in places]).to(
+        values.device
+    )
     at_once = max(1, program.columns(values.device) // len(values))
     parts = []
     for part in rows.split(at_once):
         logits = program.logits_of_each(values, examples.images(part).flatten(1)).double()
         y = examples.y.index_select(0, part).expand(len(values), -1)
-        parts.append(F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(len(values), -1).t())
+        parts.append(
+            F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+            .view(len(values), -1)
+            .t()
+        )
     return list(torch.cat(parts).split([count for _, count in places]))

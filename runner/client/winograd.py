@@ -34,7 +34,10 @@ def maps(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     m, last = TILE + 1 - kernel, len(POINTS)
     a, g, b = np.zeros((m, TILE)), np.zeros((TILE, kernel)), np.zeros((TILE, TILE))
-    a[:, :last], g[:last] = np.vander(POINTS, m, increasing=True).T, np.vander(POINTS, kernel, increasing=True)
+    a[:, :last], g[:last] = (
+        np.vander(POINTS, m, increasing=True).T,
+        np.vander(POINTS, kernel, increasing=True),
+    )
     for i, point in enumerate(POINTS):
         others = [other for other in POINTS if other != point]
         g[i] /= prod(point - other for other in others)
@@ -71,19 +74,27 @@ class WinogradLayer(ConvLayer):
         (clients, outer, inner), examples = w.values[0].shape[:3], x.shape[-1]
         a, g, b = used = [one.to(x) for one in self._maps]
         inputs = self._cut(x, TILE, self.p)
-        mapped = torch.mm(b, inputs, out=self._mapped.get(inputs.shape, x)).view(TILE**2 * clients, -1, inner)
+        mapped = torch.mm(b, inputs, out=self._mapped.get(inputs.shape, x)).view(
+            TILE**2 * clients, -1, inner
+        )
         kernels = torch.mm(g, w.values[0].reshape(-1, g.shape[1]).t()).view(-1, outer, inner)
         products = self._large.get((*mapped.shape[:2], outer), x)
         torch.bmm(mapped, kernels.transpose(1, 2), out=products)
         outputs = self._small.get((m**2, products.numel() // TILE**2), x)
-        tiles = torch.mm(a, products.view(TILE**2, -1), out=outputs).view(m, m, clients, th, tw, examples, outer)
+        tiles = torch.mm(a, products.view(TILE**2, -1), out=outputs).view(
+            m, m, clients, th, tw, examples, outer
+        )
         if len(w.values) == 2:
             tiles += w.values[1].view(clients, 1, 1, 1, outer)
-        out = self._large.get((clients, th, m, tw, m, examples, outer), x).copy_(tiles.permute(2, 3, 0, 4, 1, 5, 6))
+        out = self._large.get((clients, th, m, tw, m, examples, outer), x).copy_(
+            tiles.permute(2, 3, 0, 4, 1, 5, 6)
+        )
         whole = out.view(clients, th * m, tw * m, examples, outer)
         return whole[:, :height, :width].permute(0, 4, 1, 2, 3), (mapped, kernels, used)
 
-    def backward(self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+    ) -> Tensor | None:
         """See :class:`runner.client.layers.Layer`."""
         (mapped, kernels, used), m = kept, self._m
         clients, outer, _, _, examples = g.shape
@@ -96,8 +107,12 @@ class WinogradLayer(ConvLayer):
         add_gradient(w.grads[0], d_weights.view(w.grads[0].shape), beta)
         if not needs_input:
             return None
-        d_mapped = torch.bmm(d_products, kernels, out=self._small.get(mapped.shape, g)).view(TILE**2, -1)
-        d_inputs = torch.mm(used[2].t(), d_mapped, out=mapped.view(TILE**2, -1))  # which nobody needs any more
+        d_mapped = torch.bmm(d_products, kernels, out=self._small.get(mapped.shape, g)).view(
+            TILE**2, -1
+        )
+        d_inputs = torch.mm(
+            used[2].t(), d_mapped, out=mapped.view(TILE**2, -1)
+        )  # which nobody needs any more
         return self._put_together(d_inputs.view(TILE, TILE, clients, *self._tiles, examples, -1))
 
     def _cut(self, images: Tensor, size: int, before: tuple[int, ...] = (0, 0)) -> Tensor:

@@ -103,7 +103,9 @@ class ChunkWork:
         if all(own is None for own in states):
             return otherwise
         others = otherwise.records
-        return self._models([other if own is None else own for own, other in zip(states, others, strict=True)])
+        return self._models(
+            [other if own is None else own for own, other in zip(states, others, strict=True)]
+        )
 
     def keep(self, name: str, models: Models) -> None:
         """Have each client keep its own of C models under a name."""
@@ -291,6 +293,8 @@ def _test_own(
                 continue
             examples = client.pool.all
             labels = examples.y[first : first + count]
-            for c, logits in zip(group, trainer.logits_on_all(some, examples, (first, count)), strict=True):
+            for c, logits in zip(
+                group, trainer.logits_on_all(some, examples, (first, count)), strict=True
+            ):
                 sums[c].add(logits, labels)
     return [own.record() for own in sums]

@@ -4,7 +4,13 @@
 options of its group; it is left out of the trial key, and refused when it is set for another option.
 """
 
-from runner.config.learning import DatasetConfig, ModelConfig, PartitionConfig, ShiftConfig, TrainingConfig
+from runner.config.learning import (
+    DatasetConfig,
+    ModelConfig,
+    PartitionConfig,
+    ShiftConfig,
+    TrainingConfig,
+)
 from runner.config.running import (
     CheckpointConfig,
     DataConfig,

@@ -13,12 +13,19 @@ class DatasetConfig(Section):
 
     name: str = Field("digits", description="short name; the folder looked for under data.root")
     id: str | None = Field(None, description="Hugging Face Hub id, e.g. ylecun/mnist")
-    path: str | None = Field(None, description="a local folder: docs/data.md says what is read of it")
-    config: str | None = Field(None, description="its folder that holds the splits, as a Hub configuration has one")
-    train: str | None = Field(
-        None, description="the folder of classes or the table to train on, instead of the split; from the folder on"
+    path: str | None = Field(
+        None, description="a local folder: docs/data.md says what is read of it"
     )
-    test: str | None = Field(None, description="the folder of classes or the table to test on, likewise")
+    config: str | None = Field(
+        None, description="its folder that holds the splits, as a Hub configuration has one"
+    )
+    train: str | None = Field(
+        None,
+        description="the folder of classes or the table to train on, instead of the split; from the folder on",
+    )
+    test: str | None = Field(
+        None, description="the folder of classes or the table to test on, likewise"
+    )
     test_fraction: float | None = Field(
         None,
         ge=SHARE,
@@ -26,14 +33,16 @@ class DatasetConfig(Section):
         description="share of each class's images to test on, where no split is there for it",
     )
     content: str | None = Field(
-        None, description="digest of what is read, found by itself; one that is given must be that of the files"
+        None,
+        description="digest of what is read, found by itself; one that is given must be that of the files",
     )
     image: str = Field("image", description="column that holds the images")
     label: str = Field("label", description="column that holds the class labels")
     train_split: str = Field("train", description="split that the clients share")
     test_split: str = Field("test", description="split of the central test set")
     normalize: Literal["standard", "unit"] = Field(
-        "standard", description="pixels at mean 0 and deviation 1 per channel, or unit: divided by 255"
+        "standard",
+        description="pixels at mean 0 and deviation 1 per channel, or unit: divided by 255",
     )
     max_train: int | None = Field(
         None,
@@ -57,7 +66,9 @@ class DatasetConfig(Section):
         if self.test is not None and self.train is None:
             raise ValueError(f"test={self.test} without dataset.train; set both")
         if self.test is not None and self.test_fraction is not None:
-            raise ValueError(f"test={self.test} with test_fraction={self.test_fraction}; leave out one of them")
+            raise ValueError(
+                f"test={self.test} with test_fraction={self.test_fraction}; leave out one of them"
+            )
         return self
 
 
@@ -65,7 +76,15 @@ class PartitionConfig(Section):
     """How the training set is split among the clients."""
 
     name: Literal[
-        "iid", "dirichlet", "inner_dirichlet", "shard", "pathological", "linear", "square", "exponential", "centralized"
+        "iid",
+        "dirichlet",
+        "inner_dirichlet",
+        "shard",
+        "pathological",
+        "linear",
+        "square",
+        "exponential",
+        "centralized",
     ] = Field("iid", description="the rule; centralized gives one client everything")
     alpha: float = only(
         "dirichlet inner_dirichlet",
@@ -100,7 +119,9 @@ class PartitionConfig(Section):
         ge=1,
         le=EXAMPLES,
     )
-    eval_fraction: float = Field(0.2, ge=0, lt=1, description="share of each client's examples kept for its evaluation")
+    eval_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of each client's examples kept for its evaluation"
+    )
 
 
 _GROUPED = "rotation inversion noise morphology label_permutation label_groups"
@@ -137,7 +158,9 @@ class ShiftConfig(Section):
         "label_groups", None, "classes of each group, shared with others where they do not suffice; null deals out all",
         ge=1, le=EXAMPLES,
     )  # fmt: skip
-    replicate: bool = only(_SEEN, False, "the clients of each group together hold all training images (IFCA)")
+    replicate: bool = only(
+        _SEEN, False, "the clients of each group together hold all training images (IFCA)"
+    )
     drift_round: int = only(
         _SEEN,
         0,
@@ -145,25 +168,37 @@ class ShiftConfig(Section):
         ge=0,
         le=ROUNDS,
     )
-    drift_fraction: float = only(_SEEN, 0.5, "share of each group's clients that move to the next group", ge=0, le=1)
-    newcomers: float = Field(0.0, ge=0, lt=1, description="share of the clients, the last ones, that join later")
+    drift_fraction: float = only(
+        _SEEN, 0.5, "share of each group's clients that move to the next group", ge=0, le=1
+    )
+    newcomers: float = Field(
+        0.0, ge=0, lt=1, description="share of the clients, the last ones, that join later"
+    )
     join_round: int = Field(2, ge=2, le=ROUNDS, description="first round of the newcomers")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.angles is not None and len(self.angles) != self.groups:
-            raise ValueError(f"angles has {len(self.angles)} values for {self.groups} groups; give one angle per group")
+            raise ValueError(
+                f"angles has {len(self.angles)} values for {self.groups} groups; give one angle per group"
+            )
         most = {"inversion": 2, "morphology": 3}.get(self.name)
         if most and self.groups > most:
-            raise ValueError(f"groups={self.groups} with {self.name}: there are only {most} kinds; lower shift.groups")
+            raise ValueError(
+                f"groups={self.groups} with {self.name}: there are only {most} kinds; lower shift.groups"
+            )
         return self
 
 
 class ModelConfig(Section):
     """The network. Input shape and number of classes come from the data set."""
 
-    name: str = Field("mlp", description="a registered model, or the dotted path of a torch.nn.Module class")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model's constructor")
+    name: str = Field(
+        "mlp", description="a registered model, or the dotted path of a torch.nn.Module class"
+    )
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of the model's constructor"
+    )
 
 
 class TrainingConfig(Section):
@@ -215,10 +250,12 @@ class TrainingConfig(Section):
         description="torch threads per client task; part of what fixes the bits of a sum",
     )
     augment: Literal["none", "flip", "crop_flip"] = Field(
-        "none", description="training images mirrored at random, or also shifted by up to an eighth of their side"
+        "none",
+        description="training images mirrored at random, or also shifted by up to an eighth of their side",
     )
     precision: Literal["float32", "tf32", "bf16"] = Field(
-        "float32", description="of products while training: tf32 on GPUs only, bf16 by autocast, client by client"
+        "float32",
+        description="of products while training: tf32 on GPUs only, bf16 by autocast, client by client",
     )
 
     def canonical(self) -> dict[str, Any]:

@@ -48,10 +48,16 @@ class HostGroup(Section):
 class ResourcesConfig(Section):
     """Where client tasks run. Never changes a result."""
 
-    engine: Literal["ray", "inline"] = Field("ray", description="inline: one process without Ray, for debugging")
-    address: str | None = Field(None, description="address of a running Ray cluster; null starts Ray on this machine")
+    engine: Literal["ray", "inline"] = Field(
+        "ray", description="inline: one process without Ray, for debugging"
+    )
+    address: str | None = Field(
+        None, description="address of a running Ray cluster; null starts Ray on this machine"
+    )
     hosts: dict[str, HostGroup] = Field(
-        default_factory=lambda: {"cpu": HostGroup()}, min_length=1, description="groups of client hosts by name"
+        default_factory=lambda: {"cpu": HostGroup()},
+        min_length=1,
+        description="groups of client hosts by name",
     )
     trials: Annotated[int, Field(ge=1, le=10**4)] | Literal["auto"] = Field(
         "auto", description="trials that run at once"
@@ -84,7 +90,9 @@ class StopConfig(Section):
     """When a trial ends before its last round: as soon as one of these rules holds, at an evaluated round."""
 
     metric: str = Field("3_clients/acc", description="logged metric that target and patience watch")
-    mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better, or less")
+    mode: Literal["max", "min"] = Field(
+        "max", description="whether more of the metric is better, or less"
+    )
     target: float | None = Field(
         None,
         ge=-METRIC,
@@ -115,13 +123,20 @@ class StopConfig(Section):
         le=METRIC,
         description="stop after so many MiB moved to and from clients",
     )
-    divergence: bool = Field(False, description="stop where a loss is NaN or infinite, of one client too")
+    divergence: bool = Field(
+        False, description="stop where a loss is NaN or infinite, of one client too"
+    )
 
     def canonical(self) -> dict[str, Any]:
         """Return the rules that are set; what target and patience watch only where one of them is."""
-        rules = {key: value for key, value in super().canonical().items() if value not in (None, False)}
+        rules = {
+            key: value for key, value in super().canonical().items() if value not in (None, False)
+        }
         watched = () if self.target is None and self.patience is None else ("metric", "mode")
-        unused = {"metric", "mode", "min_delta"} - {*watched, *(("min_delta",) if self.patience else ())}
+        unused = {"metric", "mode", "min_delta"} - {
+            *watched,
+            *(("min_delta",) if self.patience else ()),
+        }
         return {key: value for key, value in rules.items() if key not in unused}
 
     @field_validator("metric")
@@ -133,9 +148,17 @@ class StopConfig(Section):
 class HalvingConfig(Section):
     """Successive halving: at each rung the best trials along an axis of the sweep go on, the others end."""
 
-    axis: str = Field("", description="axis whose values compete, such as training.lr; none: every trial runs in full")
-    metric: str = Field("3_clients/acc", description="logged metric that is compared; one that is missing is the worst")
-    mode: Literal["max", "min"] = Field("max", description="whether more of the metric is better, or less")
+    axis: str = Field(
+        "",
+        description="axis whose values compete, such as training.lr; none: every trial runs in full",
+    )
+    metric: str = Field(
+        "3_clients/acc",
+        description="logged metric that is compared; one that is missing is the worst",
+    )
+    mode: Literal["max", "min"] = Field(
+        "max", description="whether more of the metric is better, or less"
+    )
     min_rounds: int = Field(
         1,
         ge=1,
@@ -165,7 +188,8 @@ class CheckpointConfig(Section):
     """Where a trial keeps what it needs to go on after an interruption. Never changes a result."""
 
     storage_path: str | None = Field(
-        None, description="folder or fsspec URL that every node can write; null: a folder under tracking.output"
+        None,
+        description="folder or fsspec URL that every node can write; null: a folder under tracking.output",
     )
     every: int = Field(
         1,
@@ -183,11 +207,14 @@ class CheckpointConfig(Section):
 class TrackingConfig(Section):
     """Where results go. Never changes a result."""
 
-    uri: str | None = Field(None, description="MLflow tracking URI; null: an SQLite store under output")
+    uri: str | None = Field(
+        None, description="MLflow tracking URI; null: an SQLite store under output"
+    )
     experiment: str = Field("fedsweep", min_length=1, description="MLflow experiment")
     log_models: bool = Field(True, description="log the final models as MLflow models")
     figures: Literal["all", "data", "none"] = Field(
-        "all", description="pictures of each trial: all, those of its data alone, or none (reports draw their own)"
+        "all",
+        description="pictures of each trial: all, those of its data alone, or none (reports draw their own)",
     )
     patience_s: float = Field(
         60.0,

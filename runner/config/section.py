@@ -15,7 +15,12 @@ from runner.config.ranges import checked
 
 def only(options: str, default: Any, description: str, **limits: Any) -> Any:
     """Declare a field that applies to the named options of its group (space separated) and to no other."""
-    return Field(default, description=description, json_schema_extra={"options": [*options.split()]}, **limits)
+    return Field(
+        default,
+        description=description,
+        json_schema_extra={"options": [*options.split()]},
+        **limits,
+    )
 
 
 class Section(BaseModel):
@@ -105,8 +110,12 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     axes of a grid have the same one.
     """
     parts = {key: key.split(".") for key in keys}
-    ends = Counter(".".join(words[-n:]) for words in parts.values() for n in range(1, len(words) + 1))
+    ends = Counter(
+        ".".join(words[-n:]) for words in parts.values() for n in range(1, len(words) + 1)
+    )
     return {
-        key: next((end for n in range(1, len(words)) if ends[end := ".".join(words[-n:])] == 1), key)
+        key: next(
+            (end for n in range(1, len(words)) if ends[end := ".".join(words[-n:])] == 1), key
+        )
         for key, words in parts.items()
     }

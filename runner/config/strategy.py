@@ -13,7 +13,8 @@ class ServerConfig(Section):
     """Which member of a cluster is its server."""
 
     rule: Literal["load", "load_once", "random", "round_robin", "largest_data"] = Field(
-        "load", description="load: lowest score each round; load_once: chosen at the clustering round and kept"
+        "load",
+        description="load: lowest score each round; load_once: chosen at the clustering round and kept",
     )
     mode: Literal["measured", "simulated", "hybrid"] = Field(
         "measured",
@@ -72,7 +73,9 @@ class StrategyConfig(Section):
         le=1,
         description="share of the clients that train in a round",
     )
-    fraction_evaluate: float = Field(1.0, ge=0, le=1, description="share of the clients that evaluate")
+    fraction_evaluate: float = Field(
+        1.0, ge=0, le=1, description="share of the clients that evaluate"
+    )
     min_train_nodes: int = Field(1, ge=1, le=CLIENTS, description="train at least so many clients")
     min_evaluate_nodes: int = Field(
         1,
@@ -87,7 +90,10 @@ class StrategyConfig(Section):
         description="start only with so many clients",
     )
     min_fit_fraction: float = Field(
-        0.5, ge=0, le=1, description="below this share of usable replies, or answers to a query, a round fails"
+        0.5,
+        ge=0,
+        le=1,
+        description="below this share of usable replies, or answers to a query, a round fails",
     )
     server_learning_rate: float = only("fedavgm scaffold", 1.0, "server's step size", gt=0, le=1000)
     server_momentum: float = only("fedavgm", 0.9, "server's momentum", ge=0, lt=1)
@@ -160,7 +166,9 @@ class StrategyConfig(Section):
         "kmeans flhc", "updates", "what stands for a client (flhc: from its model)"
     )
     distance: Literal["cosine", "euclidean", "manhattan"] = only(
-        "kmeans flhc", "cosine", "how far apart two clients are; cosine needs updates, manhattan is flhc's"
+        "kmeans flhc",
+        "cosine",
+        "how far apart two clients are; cosine needs updates, manhattan is flhc's",
     )
     sketch: int = only(
         "kmeans", 0, "numbers that a client sends of its update in place of its model, to be grouped by; 0: the model",
@@ -183,7 +191,9 @@ class StrategyConfig(Section):
         ge=1,
         le=EXAMPLES,
     )
-    measure: Literal["mean", "smallest"] = only("pacfl", "mean", "principal angle that tells subspaces apart")
+    measure: Literal["mean", "smallest"] = only(
+        "pacfl", "mean", "principal angle that tells subspaces apart"
+    )
     eps1: float = only("cfl", 0.4, "split below this length of the mean update", gt=0, le=METRIC)
     eps2: float = only("cfl", 1.6, "and above this length of the longest update", ge=0, le=METRIC)
     relative: bool = only("cfl", False, "eps1, eps2 in units of the longest mean update so far")
@@ -194,7 +204,9 @@ class StrategyConfig(Section):
         ServerConfig(),
         "which member of a cluster is its server",
     )
-    auto_k: bool = only("clove", False, "choose the clusters' number, from 2 to num_clusters, by silhouette")
+    auto_k: bool = only(
+        "clove", False, "choose the clusters' number, from 2 to num_clusters, by silhouette"
+    )
     estimate_every: int = only(
         "fedsoft",
         2,
@@ -238,7 +250,9 @@ class StrategyConfig(Section):
         ge=1,
         le=10**4,
     )
-    alpha: float = only("apfl", 0.5, "share of the local model in the mixture, at first", ge=0, le=1)
+    alpha: float = only(
+        "apfl", 0.5, "share of the local model in the mixture, at first", ge=0, le=1
+    )
     adaptive: bool = only("apfl", True, "adapt each client's share by a gradient step per round")
 
     def trained(self, num_clients: int) -> int:
@@ -265,7 +279,10 @@ def check_distance(s: StrategyConfig) -> None:
             "set strategy.representation=updates, weights or last_layer"
         )
     if s.distance == "manhattan" and (
-        s.name == "kmeans" or s.linkage == "ward" or s.gate or (s.threshold is None and s.choose_k != "given")
+        s.name == "kmeans"
+        or s.linkage == "ward"
+        or s.gate
+        or (s.threshold is None and s.choose_k != "given")
     ):
         raise ConfigError(
             "strategy.distance=manhattan goes with strategy=flhc, a threshold or a given num_clusters, and without "
@@ -301,8 +318,8 @@ PRIVATE = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad")
 class PrivacyConfig(Section):
     """Clipping and noise around the strategy: user-level differential privacy."""
 
-    name: Literal["none", "fixed_server", "fixed_client", "adaptive_server", "adaptive_client"] = Field(
-        "none", description="where updates are clipped, and whether the clipping norm adapts"
+    name: Literal["none", "fixed_server", "fixed_client", "adaptive_server", "adaptive_client"] = (
+        Field("none", description="where updates are clipped, and whether the clipping norm adapts")
     )
     noise_multiplier: float = only(
         "fixed_server fixed_client adaptive_server adaptive_client",
@@ -321,7 +338,9 @@ class PrivacyConfig(Section):
     initial_clipping_norm: float = only(
         "adaptive_server adaptive_client", 0.1, "clipping norm of round 1", gt=0, le=METRIC
     )
-    target_clipped_quantile: float = only("adaptive_server adaptive_client", 0.5, "share left unclipped", gt=0, lt=1)
+    target_clipped_quantile: float = only(
+        "adaptive_server adaptive_client", 0.5, "share left unclipped", gt=0, lt=1
+    )
     clip_norm_lr: float = only(
         "adaptive_server adaptive_client", 0.2, "step size of the norm's adaptation", gt=0, le=1000
     )

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from runner.config.effects import idle_keys, never_happens
-from runner.config.learning import DatasetConfig, ModelConfig, PartitionConfig, ShiftConfig, TrainingConfig
+from runner.config.learning import (
+    DatasetConfig,
+    ModelConfig,
+    PartitionConfig,
+    ShiftConfig,
+    TrainingConfig,
+)
 from runner.config.ranges import CLIENTS, LONGEST, ROUNDS
 from runner.config.running import (
     HELD_OUT,
@@ -45,12 +51,18 @@ class TrialConfig(Section):
     """Where a trial runs and is logged: never part of its key."""
 
     dataset: DatasetConfig = Field(default_factory=DatasetConfig, description="images and labels")
-    partition: PartitionConfig = Field(default_factory=PartitionConfig, description="split among the clients")
+    partition: PartitionConfig = Field(
+        default_factory=PartitionConfig, description="split among the clients"
+    )
     shift: ShiftConfig = Field(default_factory=ShiftConfig, description="known groups of clients")
     model: ModelConfig = Field(default_factory=ModelConfig, description="network")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
-    strategy: StrategyConfig = Field(default_factory=StrategyConfig, description="federated strategy")
-    privacy: PrivacyConfig = Field(default_factory=PrivacyConfig, description="differential privacy")
+    strategy: StrategyConfig = Field(
+        default_factory=StrategyConfig, description="federated strategy"
+    )
+    privacy: PrivacyConfig = Field(
+        default_factory=PrivacyConfig, description="differential privacy"
+    )
     num_clients: int = Field(
         10,
         ge=1,
@@ -71,18 +83,26 @@ class TrialConfig(Section):
     )
     seed: int = Field(0, ge=0, le=LONGEST, description="root of every random choice")
     stop: StopConfig = Field(default_factory=StopConfig, description="rules that end a trial early")
-    halving: HalvingConfig = Field(default_factory=HalvingConfig, description="successive halving over an axis")
+    halving: HalvingConfig = Field(
+        default_factory=HalvingConfig, description="successive halving over an axis"
+    )
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="hosts")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
     data: DataConfig = Field(default_factory=DataConfig, description="data folders")
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="checkpoints")
+    checkpoint: CheckpointConfig = Field(
+        default_factory=CheckpointConfig, description="checkpoints"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _centralized_is_one_client(cls, values: Any) -> Any:
         """Let the centralized baseline stand in one grid with federated trials: it always has one client."""
         partition = values.get("partition") if isinstance(values, dict) else None
-        name = partition.get("name") if isinstance(partition, dict) else getattr(partition, "name", None)
+        name = (
+            partition.get("name")
+            if isinstance(partition, dict)
+            else getattr(partition, "name", None)
+        )
         return values | {"num_clients": 1} if name == "centralized" else values
 
     @model_validator(mode="after")
@@ -110,14 +130,18 @@ class TrialConfig(Section):
             )
         for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
             if getattr(s, key) > n:
-                raise ConfigError(f"strategy.{key}={getattr(s, key)} is more than num_clients={n}; lower it")
+                raise ConfigError(
+                    f"strategy.{key}={getattr(s, key)} is more than num_clients={n}; lower it"
+                )
             if getattr(s, key) > (first := self.online(1)):
                 raise ConfigError(
                     f"strategy.{key}={getattr(s, key)} is more than the {first} clients there are before "
                     f"shift.join_round={self.shift.join_round}; lower it or shift.newcomers"
                 )
         if self.shift.name != "none" and self.shift.groups > n:
-            raise ConfigError(f"shift.groups={self.shift.groups} is more than num_clients={n}; lower it")
+            raise ConfigError(
+                f"shift.groups={self.shift.groups} is more than num_clients={n}; lower it"
+            )
         if s.name in (s.options_of("distance") or ()):
             check_distance(s)
         if s.name == "cfl" and s.fraction_train < 1:
@@ -136,7 +160,9 @@ class TrialConfig(Section):
                 f"strategy=scaffold with training.optimizer={self.training.optimizer}: its control variates are mean "
                 "gradients of SGD; set training.optimizer=sgd"
             )
-        if self.training.precision == "tf32" and not any(group.num_gpus for group in self.resources.hosts.values()):
+        if self.training.precision == "tf32" and not any(
+            group.num_gpus for group in self.resources.hosts.values()
+        ):
             raise ConfigError(
                 "training.precision=tf32 is a format of NVIDIA GPUs, and no host has one; set resources=gpu or "
                 "training.precision=float32"
@@ -174,14 +200,20 @@ class TrialConfig(Section):
 
     def online(self, server_round: int) -> int:
         """Return how many clients there are in a round: all but the newcomers before they join, at least one."""
-        late = round(self.num_clients * self.shift.newcomers) if server_round < self.shift.join_round else 0
+        late = (
+            round(self.num_clients * self.shift.newcomers)
+            if server_round < self.shift.join_round
+            else 0
+        )
         return max(1, self.num_clients - late)
 
     def _never_logged(self, metric: str) -> str:
         """Return why trials of these settings never have a metric, and what to change; or nothing."""
         has, s = self._models, self.strategy
         if metric.startswith("1_global/") and not has.has_global_model:
-            return f"strategy={s.name} has no global model; take 3_clients/acc or 3_clients/test_acc"
+            return (
+                f"strategy={s.name} has no global model; take 3_clients/acc or 3_clients/test_acc"
+            )
         if metric.startswith("2_clusters/") and not has.clusters_clients:
             return f"strategy={s.name} has no clusters; take another metric or strategy"
         known = self.shift.name != "none" and self.shift.groups > 1
@@ -196,7 +228,9 @@ class TrialConfig(Section):
         if (personal or metric in HELD_OUT) and s.fraction_evaluate == 0:
             return "no client evaluates with strategy.fraction_evaluate=0; raise it"
         if personal and self.evaluate_personal == "last":
-            return f"not before the last round under strategy={s.name}; set evaluate_personal=always"
+            return (
+                f"not before the last round under strategy={s.name}; set evaluate_personal=always"
+            )
         return ""
 
     @property
@@ -212,7 +246,11 @@ class TrialConfig(Section):
         left_out = set(self.PLACE)
         if self.evaluate_personal == "last" or not self._models.personal_models:
             left_out.add("evaluate_personal")
-        return {k: value for k, value in super().canonical().items() if k not in left_out and value != {}}
+        return {
+            k: value
+            for k, value in super().canonical().items()
+            if k not in left_out and value != {}
+        }
 
     @classmethod
     def is_problem(cls, key: str) -> bool:

@@ -60,7 +60,10 @@ def changed_files(cache: Path, before: str, after: str) -> str:
         *(f"{shown(name)} (gone)" for name in old if name not in new),
         *(f"{shown(name)} (new)" for name in new if name not in old),
     ]
-    return ", ".join(told[:3]) + (f" and {len(told) - 3:,} more" if len(told) > 3 else "") or "the order of its files"
+    return (
+        ", ".join(told[:3]) + (f" and {len(told) - 3:,} more" if len(told) > 3 else "")
+        or "the order of its files"
+    )
 
 
 def _hashes(names: Iterable[str], tree: Tree, kept_in: Path) -> dict[str, str]:
@@ -78,7 +81,9 @@ def _hashes(names: Iterable[str], tree: Tree, kept_in: Path) -> dict[str, str]:
                 with path.open("rb") as file:
                     hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise DataError(f"{shown(str(path), 200)} can't be read: {error.strerror}; mend or remove it") from error
+            raise DataError(
+                f"{shown(str(path), 200)} can't be read: {error.strerror}; mend or remove it"
+            ) from error
         if now - stat.st_mtime_ns > _FRESH_NS:
             entries[name] = [stat.st_size, stat.st_mtime_ns, hashes[name]]
     if entries != kept:

@@ -112,7 +112,13 @@ def drawn_test(labels: np.ndarray, fraction: float) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
-def _told(cfg: DatasetConfig, layout: Layout, names: Sequence[str], train_y: np.ndarray, test_y: np.ndarray) -> str:
+def _told(
+    cfg: DatasetConfig,
+    layout: Layout,
+    names: Sequence[str],
+    train_y: np.ndarray,
+    test_y: np.ndarray,
+) -> str:
     """Say in a line what was read and what was not."""
 
     def part(what: str, count: int, files: Part) -> str:
@@ -153,7 +159,9 @@ class _Images:
         """Yield the images of some rows, in order, some at a time."""
         for start in range(0, len(rows), _CHUNK):
             yield [
-                _Encoded(int(row), self.files[row], shown(str(self.files[row]), 200), self.names[row])
+                _Encoded(
+                    int(row), self.files[row], shown(str(self.files[row]), 200), self.names[row]
+                )
                 for row in rows[start : start + _CHUNK]
             ]
 
@@ -186,7 +194,9 @@ class _Tables:
 _Reader = _Images | _Tables
 
 
-def _opened(layout: Layout, tree: Tree, cfg: DatasetConfig) -> tuple[tuple[str, ...], list[np.ndarray], list[_Reader]]:
+def _opened(
+    layout: Layout, tree: Tree, cfg: DatasetConfig
+) -> tuple[tuple[str, ...], list[np.ndarray], list[_Reader]]:
     """Return class names, and per part the labels 0..K-1 and what reads its images."""
     labels, readers = [], list[_Reader]()
     if layout.train.kind == "images":
@@ -196,9 +206,14 @@ def _opened(layout: Layout, tree: Tree, cfg: DatasetConfig) -> tuple[tuple[str, 
             labels.append(np.array([order[name] for name in part.classes], np.int64))
             readers.append(_Images([tree.local(file) for file in part.files], part.files))
         # A file system's names are bytes, which need not be text.
-        return tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes), labels, readers
+        return (
+            tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes),
+            labels,
+            readers,
+        )
     tables = [
-        [Table(tree.local(file), part.kind, cfg.image, cfg.label) for file in part.files] for part in layout.parts
+        [Table(tree.local(file), part.kind, cfg.image, cfg.label) for file in part.files]
+        for part in layout.parts
     ]
     names, numbers = class_numbers([table for own in tables for table in own])
     for own in tables:
@@ -240,7 +255,10 @@ def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, 
         return decoded
 
     workers = min(8, os.cpu_count() or 1)
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:  # PIL decodes outside the interpreter lock
+    with (
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(workers) as pool,
+    ):  # PIL decodes outside the interpreter lock
         warnings.simplefilter("ignore")  # about sizes that are refused, and about damaged metadata
         for decoded in _ahead(pool, decode_chunk, reader.chunks(rows), workers + 1):
             for encoded, image in decoded:
@@ -256,7 +274,9 @@ def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, 
                     )
                 images[place_of[encoded.row]] = image
     if images is None:
-        raise DataError(f"{place}: none of {len(rows):,} images can be read: {listed(e.name for e in broken)}")
+        raise DataError(
+            f"{place}: none of {len(rows):,} images can be read: {listed(e.name for e in broken)}"
+        )
     return images, broken
 
 
@@ -285,14 +305,18 @@ def _pixel(data: bytes | Path | None, where: str) -> np.ndarray:
     from PIL import Image, ImageOps
 
     if not data:
-        raise DataError(f"{where}: the image is missing (only embedded images are read); remove the row first")
+        raise DataError(
+            f"{where}: the image is missing (only embedded images are read); remove the row first"
+        )
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             width, height = image.size
             if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
                 raise _too_large(where, f"{width} x {height} pixels")
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                raise DataError(f"{where}: pixels of more than 8 bits; convert the images to 8 bits first")
+                raise DataError(
+                    f"{where}: pixels of more than 8 bits; convert the images to 8 bits first"
+                )
             grey = image.mode in ("1", "L", "LA")
             mode = "L" if grey else "RGB"
             turned = ImageOps.exif_transpose(image)
@@ -307,7 +331,9 @@ def _pixel(data: bytes | Path | None, where: str) -> np.ndarray:
 
 
 def _too_large(where: str, size: str) -> DataError:
-    return DataError(f"{where}: the image is too large to be one to learn from ({size}); scale it down or remove it")
+    return DataError(
+        f"{where}: the image is too large to be one to learn from ({size}); scale it down or remove it"
+    )
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -37,7 +37,9 @@ class Rows(Sequence[np.ndarray]):
         if isinstance(rows, Rows):
             return rows
         flat = np.concatenate(rows) if len(rows) else np.empty(0, np.int64)
-        return cls(flat.astype(np.int64, copy=False), np.cumsum([len(own) for own in rows], dtype=np.int64))
+        return cls(
+            flat.astype(np.int64, copy=False), np.cumsum([len(own) for own in rows], dtype=np.int64)
+        )
 
     @property
     def sizes(self) -> np.ndarray:
@@ -78,12 +80,16 @@ class FederatedData:
         """
         cache = Path(cfg.data.cache).expanduser()
         shift = make_shift(cfg.shift, cfg.num_clients, images.num_classes, cfg.seed)
-        rows = group_partition(cfg.partition, images.train_y, shift, cfg.seed, cache, replicate=cfg.shift.replicate)
+        rows = group_partition(
+            cfg.partition, images.train_y, shift, cfg.seed, cache, replicate=cfg.shift.replicate
+        )
         splits = [
             split_rows(own, cfg.partition.eval_fraction, derive_seed(cfg.seed, "split", client))
             for client, own in enumerate(rows)
         ]
-        return cls(images, tuple(train for train, _ in splits), tuple(held for _, held in splits), shift)
+        return cls(
+            images, tuple(train for train, _ in splits), tuple(held for _, held in splits), shift
+        )
 
     def client(
         self, partition_id: int, split: Literal["train", "eval"], phase: int = 0
@@ -101,7 +107,9 @@ class FederatedData:
         """Return the known group of each client in a phase, int64 (clients,)."""
         return self.shift.drifted if phase else self.shift.groups
 
-    def test(self, group: int, start: int | None = None, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def test(
+        self, group: int, start: int | None = None, stop: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return a slice of the central test set as a group sees it, without the classes that the group does not have.
 
         The arrays may be read-only views; they are empty where the slice holds none of the group's classes.
@@ -143,10 +151,14 @@ class FederatedData:
         """Return what the pictures show. A group's examples are drawn by chance from its clients' training rows."""
         examples = {}
         for group in range(self.shift.num_groups):
-            rows = np.concatenate([own for own, g in zip(self.train_rows, self.groups, strict=True) if g == group])
+            rows = np.concatenate(
+                [own for own, g in zip(self.train_rows, self.groups, strict=True) if g == group]
+            )
             rng = np.random.default_rng(derive_seed(cfg.seed, "examples", group))
             drawn = rng.choice(rows, min(_EXAMPLES, len(rows)), replace=False)
-            examples[group] = self.shift.apply(self.images.train_x[drawn], self.images.train_y[drawn], group)
+            examples[group] = self.shift.apply(
+                self.images.train_x[drawn], self.images.train_y[drawn], group
+            )
         return DataSummary(
             dataset=self.images.name,
             partition=cfg.partition.name,

@@ -48,11 +48,17 @@ def commit_of(repo: str, revision: str, cache: Path, ask: bool) -> str:
         if constants.HF_HUB_OFFLINE:
             # The Hub's own cache keeps each commit's files in a folder of its name.
             where = "the Hugging Face Hub's own cache (HF_HUB_OFFLINE is set)"
-            commit = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True)).name
+            commit = Path(
+                snapshot_download(
+                    repo, repo_type="dataset", revision=revision, local_files_only=True
+                )
+            ).name
         else:
             # load_dataset would retry for half a minute where there is no network.
             where = "Hugging Face Hub"
-            commit = str(HfApi().dataset_info(repo, revision=revision, timeout=_TIMEOUT_S).sha or revision)
+            commit = str(
+                HfApi().dataset_info(repo, revision=revision, timeout=_TIMEOUT_S).sha or revision
+            )
     except Exception as error:  # whatever it is, the data set can't be had
         raise DataError(f"{where}, {repo}@{revision}: {reason(error)}") from error
     draft = kept.with_name(f".{kept.name}.{uuid.uuid4().hex[:8]}")
@@ -87,12 +93,22 @@ class HubTree:
 
         try:
             if not constants.HF_HUB_OFFLINE:
-                siblings = HfApi().dataset_info(self.repo, revision=self.commit, timeout=_TIMEOUT_S).siblings
+                siblings = (
+                    HfApi()
+                    .dataset_info(self.repo, revision=self.commit, timeout=_TIMEOUT_S)
+                    .siblings
+                )
                 return [sibling.rfilename for sibling in siblings or ()]
-            folder = snapshot_download(self.repo, repo_type="dataset", revision=self.commit, local_files_only=True)
-            return [str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()]
+            folder = snapshot_download(
+                self.repo, repo_type="dataset", revision=self.commit, local_files_only=True
+            )
+            return [
+                str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()
+            ]
         except Exception as error:
-            raise DataError(f"Hugging Face Hub, {self.repo}@{self.commit}: {reason(error)}") from error
+            raise DataError(
+                f"Hugging Face Hub, {self.repo}@{self.commit}: {reason(error)}"
+            ) from error
 
     def entries(self, path: str) -> dict[str, Kind]:
         """Return what a folder holds, sorted by name.
@@ -103,7 +119,9 @@ class HubTree:
             There is no such folder, or the Hub does not answer.
         """
         if path not in self._folders:
-            raise DataError(f"Hugging Face Hub, {self.repo}@{self.commit}: there is no folder {shown(path)}")
+            raise DataError(
+                f"Hugging Face Hub, {self.repo}@{self.commit}: there is no folder {shown(path)}"
+            )
         return self._folders[path]
 
     def identity(self, path: str) -> object:
@@ -123,4 +141,6 @@ class HubTree:
         try:
             return Path(hf_hub_download(self.repo, path, repo_type="dataset", revision=self.commit))
         except Exception as error:
-            raise DataError(f"Hugging Face Hub, {self.repo}@{self.commit}, {shown(path)}: {reason(error)}") from error
+            raise DataError(
+                f"Hugging Face Hub, {self.repo}@{self.commit}, {shown(path)}: {reason(error)}"
+            ) from error

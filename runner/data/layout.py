@@ -71,9 +71,14 @@ class LocalTree:
         """
         try:
             with os.scandir(self.root / path) as found:
-                return {entry.name: _kind(entry) for entry in sorted(found, key=lambda entry: entry.name)}
+                return {
+                    entry.name: _kind(entry)
+                    for entry in sorted(found, key=lambda entry: entry.name)
+                }
         except OSError as error:
-            raise DataError(f"{shown(str(self.root / path))} can't be read: {error.strerror}") from error
+            raise DataError(
+                f"{shown(str(self.root / path))} can't be read: {error.strerror}"
+            ) from error
 
     def identity(self, path: str) -> object:
         """Return device and number of the folder."""
@@ -113,7 +118,9 @@ class Layout:
 
     train: Part
     test: Part | None
-    left_out: Mapping[str, tuple[str, ...]]  # reason -> paths; each of them would have been an image
+    left_out: Mapping[
+        str, tuple[str, ...]
+    ]  # reason -> paths; each of them would have been an image
     ignored: tuple[str, ...]  # what lies beside the layout
 
     @property
@@ -149,7 +156,9 @@ class _Finder:
         base, entries = self._base()
         train = self._split(base, entries, cfg.train_split, "train")
         test = self._split(base, entries, cfg.test_split, "test")
-        folders = [name for name, kind in entries.items() if kind == "folder" and not name.startswith(".")]
+        folders = [
+            name for name, kind in entries.items() if kind == "folder" and not name.startswith(".")
+        ]
         if cfg.test_fraction is None:
             if train is None or test is None:
                 raise DataError(self._missing(base, entries, folders, train, test))
@@ -161,7 +170,9 @@ class _Finder:
                 "folders are the classes (dataset.train=. for the whole)"
             )
         one = train or test
-        own = one.files[0][len(base) :].lstrip(os.sep).split(os.sep)[0] if one and one.files else None
+        own = (
+            one.files[0][len(base) :].lstrip(os.sep).split(os.sep)[0] if one and one.files else None
+        )
         others = [name for name in folders if name != own]
         if one and (others or one is test):
             raise DataError(
@@ -180,7 +191,9 @@ class _Finder:
             if part is None or part.kind != "images":
                 continue
             if not part.files:
-                raise DataError(f"{self.where}: {part.name} holds no image of a class; {_how(self.cfg)}")
+                raise DataError(
+                    f"{self.where}: {part.name} holds no image of a class; {_how(self.cfg)}"
+                )
         if test is not None and (train.kind == "images") != (test.kind == "images"):
             raise DataError(
                 f"{self.where}: {train.name} and {test.name} are not of one kind: images in folders have "
@@ -206,7 +219,9 @@ class _Finder:
         if self.cfg.config is not None:
             if entries.get(self.cfg.config) != "folder":
                 folders = [name for name, kind in entries.items() if kind == "folder"]
-                raise DataError(f"{self.where}: {unknown('folder', self.cfg.config, folders)} Set dataset.config")
+                raise DataError(
+                    f"{self.where}: {unknown('folder', self.cfg.config, folders)} Set dataset.config"
+                )
             return self.cfg.config, self.tree.entries(self.cfg.config)
         names = (self.cfg.train_split, self.cfg.test_split)
         if any(self._candidates("", entries, name) for name in names):
@@ -236,11 +251,16 @@ class _Finder:
             return self._of_tables(place, files)
         return None
 
-    def _candidates(self, base: str, entries: Mapping[str, Kind], name: str) -> dict[str, list[str] | None]:
+    def _candidates(
+        self, base: str, entries: Mapping[str, Kind], name: str
+    ) -> dict[str, list[str] | None]:
         """Return the places that a split can be read from: table files, or None for a folder."""
         found: dict[str, list[str] | None] = {}
         inside = [base]
-        if entries.get("data") == "folder" and "data" not in (self.cfg.train_split, self.cfg.test_split):
+        if entries.get("data") == "folder" and "data" not in (
+            self.cfg.train_split,
+            self.cfg.test_split,
+        ):
             inside.append(_join(base, "data"))
         for folder in inside:
             listing = entries if folder == base else self.tree.entries(folder)
@@ -249,7 +269,9 @@ class _Finder:
             found[_join(base, name)] = None
         return found
 
-    def _tables(self, folder: str, entries: Mapping[str, Kind], split: str) -> dict[str, list[str] | None]:
+    def _tables(
+        self, folder: str, entries: Mapping[str, Kind], split: str
+    ) -> dict[str, list[str] | None]:
         """Return the tables of a folder that are named for a split: first file -> files.
 
         Raises
@@ -257,7 +279,9 @@ class _Finder:
         DataError
             A shard is missing.
         """
-        pattern = re.compile(rf"{re.escape(split)}(?:-(\d+)-of-(\d+)(?:-[0-9a-f]+)?)?\.({'|'.join(_TABLES)})")
+        pattern = re.compile(
+            rf"{re.escape(split)}(?:-(\d+)-of-(\d+)(?:-[0-9a-f]+)?)?\.({'|'.join(_TABLES)})"
+        )
         groups: dict[tuple[str, str], dict[int, str]] = {}
         for name, kind in entries.items():
             match = pattern.fullmatch(name)
@@ -284,7 +308,11 @@ class _Finder:
 
     def _holds(self, folder: str) -> Literal["images", "folders", "tables", "nothing"]:
         """Return what a folder holds directly: images alone, folders, tables, or nothing of these."""
-        entries = {name: kind for name, kind in self.tree.entries(folder).items() if not name.startswith(".")}
+        entries = {
+            name: kind
+            for name, kind in self.tree.entries(folder).items()
+            if not name.startswith(".")
+        }
         if "folder" in entries.values():
             return "folders"
         if any(is_image(name) for name in entries):
@@ -308,8 +336,14 @@ class _Finder:
             return self._folder(place)
         if kind == "file" and _suffix(name) in _TABLES:
             return self._of_tables(place, [place])
-        what = "is there no such file or folder" if kind is None else "it is no Parquet, Arrow or CSV file"
-        raise DataError(f"{self.where}: {key}={shown(place, 200)}: {what}; name a folder of classes or a table")
+        what = (
+            "is there no such file or folder"
+            if kind is None
+            else "it is no Parquet, Arrow or CSV file"
+        )
+        raise DataError(
+            f"{self.where}: {key}={shown(place, 200)}: {what}; name a folder of classes or a table"
+        )
 
     def _folder(self, place: str) -> Part:
         """Return a folder as the tables or the classes that it holds."""
@@ -318,7 +352,9 @@ class _Finder:
                 f"{self.where}: {shown(place) or 'it'} holds images but no folder per class; {_how(self.cfg)}"
             )
         entries = self.tree.entries(place)
-        tables = [name for name, kind in entries.items() if kind == "file" and _suffix(name) in _TABLES]
+        tables = [
+            name for name, kind in entries.items() if kind == "file" and _suffix(name) in _TABLES
+        ]
         if not tables:
             return self._classes(place)
         suffixes = {_suffix(name) for name in tables}
@@ -333,7 +369,9 @@ class _Finder:
         suffix = _suffix(files[0])
         if suffix == "csv":
             rows = [row for file in files for row in self._csv(file)]
-            return Part(place, "images", tuple(path for path, _ in rows), tuple(label for _, label in rows))
+            return Part(
+                place, "images", tuple(path for path, _ in rows), tuple(label for _, label in rows)
+            )
         return Part(place, "parquet" if suffix == "parquet" else "arrow", tuple(files))
 
     def _classes(self, place: str) -> Part:
@@ -396,12 +434,16 @@ class _Finder:
                 name = getattr(self.cfg, key)
                 if name not in (reader.fieldnames or ()):
                     given = [shown(column) for column in reader.fieldnames or ()]
-                    raise DataError(f"{shown_file}: {unknown('column', name, given)} Set dataset.{key}")
+                    raise DataError(
+                        f"{shown_file}: {unknown('column', name, given)} Set dataset.{key}"
+                    )
             for row in reader:
                 image, label = row[self.cfg.image], row[self.cfg.label]
                 where = f"{shown_file}, line {reader.line_num}"
                 if not image or not label:
-                    raise DataError(f"{where}: the image or the label is missing; remove the row first")
+                    raise DataError(
+                        f"{where}: the image or the label is missing; remove the row first"
+                    )
                 path = os.path.normpath(_join(folder, image))
                 if os.path.isabs(image) or path.split(os.sep)[0] == "..":
                     raise DataError(
@@ -414,12 +456,16 @@ class _Finder:
                     except DataError:
                         known[inside] = {}
                 if known[inside].get(name) != "file":
-                    raise DataError(f"{where}: there is no file {shown(image)}; correct or remove the row")
+                    raise DataError(
+                        f"{where}: there is no file {shown(image)}; correct or remove the row"
+                    )
                 rows.append((path, label))
         except csv.Error as error:
             raise DataError(f"{shown_file}, line {reader.line_num}: {error}") from error
         if not rows:
-            raise DataError(f"{shown_file} has no row; set dataset.train_split and dataset.test_split to others")
+            raise DataError(
+                f"{shown_file} has no row; set dataset.train_split and dataset.test_split to others"
+            )
         return rows
 
     def _leave(self, reason: str, path: str) -> None:
@@ -430,29 +476,49 @@ class _Finder:
     def _beside(self, base: str, entries: Mapping[str, Kind], parts: Iterable[Part]) -> list[str]:
         """Return what lies beside the layout, and in it without being read."""
         start = len(base) + 1 if base else 0
-        used = {path[start:].split(os.sep)[0] for part in parts for path in (part.place, *part.files)}
+        used = {
+            path[start:].split(os.sep)[0] for part in parts for path in (part.place, *part.files)
+        }
         beside = {
-            _join(base, name) + ("/" if kind == "folder" else "") for name, kind in entries.items() if name not in used
+            _join(base, name) + ("/" if kind == "folder" else "")
+            for name, kind in entries.items()
+            if name not in used
         }
         left = {path for paths in self.left_out.values() for path in paths}
         return sorted((beside | set(self.unread)) - left)
 
     def _missing(
-        self, base: str, entries: Mapping[str, Kind], folders: list[str], train: Part | None, test: Part | None
+        self,
+        base: str,
+        entries: Mapping[str, Kind],
+        folders: list[str],
+        train: Part | None,
+        test: Part | None,
     ) -> str:
         """Say which split is not there, what is there, and how each reading is asked for."""
         role, name = ("test", self.cfg.test_split) if train else ("train", self.cfg.train_split)
-        splits = {match[1] for entry in entries if (match := re.fullmatch(_NAMED, entry))} | {*folders}
+        splits = {match[1] for entry in entries if (match := re.fullmatch(_NAMED, entry))} | {
+            *folders
+        }
         if entries.get("data") == "folder":
             inside = self.tree.entries(_join(base, "data"))
             splits |= {match[1] for entry in inside if (match := re.fullmatch(_NAMED, entry))}
         if entries.get(name) == "folder":
             return f"{self.where}: {shown(name)}/ holds images but no folder per class; {_how(self.cfg)}"
-        lacking = unknown("split", name, map(shown, sorted(splits)[:20])) if splits else f"no split '{name}' is there."
-        classes = "" if train or test else " If its folders are the classes, set dataset.test_fraction=0.2."
+        lacking = (
+            unknown("split", name, map(shown, sorted(splits)[:20]))
+            if splits
+            else f"no split '{name}' is there."
+        )
+        classes = (
+            ""
+            if train or test
+            else " If its folders are the classes, set dataset.test_fraction=0.2."
+        )
         return (
             f"{self.where}: {lacking}{classes} Set dataset.{role}_split to the split's name, dataset.{role} to its "
-            "folder or file" + (", or dataset.test_fraction=0.2 to draw a test set" if train else "")
+            "folder or file"
+            + (", or dataset.test_fraction=0.2 to draw a test set" if train else "")
         )
 
 
@@ -495,7 +561,9 @@ def check_share(left_out: Mapping[str, tuple[str, ...]], read: int, where: str) 
 
 def reasons(left_out: Mapping[str, tuple[str, ...]]) -> str:
     """Return what was left out, by reason."""
-    return ", ".join(f"{len(paths):,} {reason} ({listed(paths, 3)})" for reason, paths in left_out.items())
+    return ", ".join(
+        f"{len(paths):,} {reason} ({listed(paths, 3)})" for reason, paths in left_out.items()
+    )
 
 
 def is_image(name: str) -> bool:

@@ -33,7 +33,9 @@ _REMEDIES = {
 }
 
 
-def partition_rows(cfg: PartitionConfig, labels: np.ndarray, num_clients: int, seed: int) -> list[np.ndarray]:
+def partition_rows(
+    cfg: PartitionConfig, labels: np.ndarray, num_clients: int, seed: int
+) -> list[np.ndarray]:
     """Return the training rows of each client: disjoint, never empty, in an order fixed by the seed.
 
     Parameters
@@ -67,17 +69,27 @@ def partition_rows(cfg: PartitionConfig, labels: np.ndarray, num_clients: int, s
         )
     order = np.random.default_rng(derive_seed(seed, "partition", "order")).permutation(total)
     if cfg.name in ("iid", "centralized"):
-        return np.array_split(order, num_clients)  # as IidPartitioner does it, without importing anything
-    classes, codes = np.unique(labels, return_inverse=True)  # InnerDirichlet expects classes 0..K-1 without a gap
+        return np.array_split(
+            order, num_clients
+        )  # as IidPartitioner does it, without importing anything
+    classes, codes = np.unique(
+        labels, return_inverse=True
+    )  # InnerDirichlet expects classes 0..K-1 without a gap
     try:
         # Repeated draws, unused classes and divisions by zero are warned of; what matters of it ends in a ValueError.
         with warnings.catch_warnings(action="ignore"):
-            partitioner = _partitioner(cfg, total, num_clients, derive_seed(seed, "partition", "draw"))
+            partitioner = _partitioner(
+                cfg, total, num_clients, derive_seed(seed, "partition", "draw")
+            )
             rows = _rows(partitioner, codes[order], order)
         if not all(map(len, rows)):
             raise ValueError("a client without examples")
     except (ValueError, ZeroDivisionError) as error:
-        settings = {key: value for key, value in cfg.canonical().items() if key not in ("name", "eval_fraction")}
+        settings = {
+            key: value
+            for key, value in cfg.canonical().items()
+            if key not in ("name", "eval_fraction")
+        }
         given = "".join(f", partition.{key}={value}" for key, value in settings.items())
         raise DataError(
             f"partition={cfg.name}{given} can't split {total} examples of {len(classes)} classes among "
@@ -149,9 +161,13 @@ def _rows(partitioner: "Partitioner", labels: np.ndarray, rows: np.ndarray) -> l
     """
     import datasets
 
-    partitioner.dataset = datasets.Dataset.from_dict({"label": labels, "row": rows}).with_format("arrow")
+    partitioner.dataset = datasets.Dataset.from_dict({"label": labels, "row": rows}).with_format(
+        "arrow"
+    )
     num_parts = partitioner.num_partitions  # makes the split
-    rows = partitioner.dataset[:]["row"].to_numpy()  # in the partitioner's order: ShardPartitioner sorts
+    rows = partitioner.dataset[:][
+        "row"
+    ].to_numpy()  # in the partitioner's order: ShardPartitioner sorts
     parts = partitioner._partition_id_to_indices
     return [rows[np.asarray(parts[part], np.int64)] for part in range(num_parts)]
 
@@ -166,7 +182,9 @@ def cached_partition(
     rule = {key: value for key, value in cfg.canonical().items() if key != "eval_fraction"}
     made_by = [_FORMAT, version("flwr-datasets"), np.__version__]
     covered = json.dumps([rule, num_clients, seed, *made_by], sort_keys=True)
-    key = hashlib.sha256(covered.encode() + np.ascontiguousarray(labels, np.int64).tobytes()).hexdigest()[:16]
+    key = hashlib.sha256(
+        covered.encode() + np.ascontiguousarray(labels, np.int64).tobytes()
+    ).hexdigest()[:16]
     path = cache / "partitions" / f"{cfg.name}-{num_clients}-{key}.npz"
     try:
         with np.load(path) as stored:
@@ -179,7 +197,9 @@ def cached_partition(
             np.savez(file, rows=np.concatenate(rows), sizes=[len(r) for r in rows])
         os.replace(file.name, path)
     except OSError as error:
-        raise DataError(f"data.cache={cache} can't be written: {error}; set data.cache to another") from error
+        raise DataError(
+            f"data.cache={cache} can't be written: {error}; set data.cache to another"
+        ) from error
     return rows
 
 

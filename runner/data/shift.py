@@ -33,7 +33,9 @@ class Shift:
     seed: int
     angles: tuple[float, ...]  # degrees counter-clockwise per group; empty without a rotation
     noise: tuple[float, ...]  # standard deviation per group in grey levels; empty without noise
-    permutations: np.ndarray  # int64 (groups, classes), the class that each class becomes; empty without one
+    permutations: (
+        np.ndarray
+    )  # int64 (groups, classes), the class that each class becomes; empty without one
     class_sets: tuple[tuple[int, ...], ...]  # classes per group; empty where every group has all
     drift_round: int  # from this round on, ``drifted`` holds in place of ``groups``; 0: never
     drifted: np.ndarray  # int64 (clients,)
@@ -50,7 +52,9 @@ class Shift:
             case "inversion":
                 return 255 - x if group else x
             case "noise":
-                return add_noise(x, self.noise[group], derive_seed(self.seed, "shift", "noise", group))
+                return add_noise(
+                    x, self.noise[group], derive_seed(self.seed, "shift", "noise", group)
+                )
             case "morphology":
                 return (x, erode(x), dilate(x))[group] if group else x
         return x
@@ -83,9 +87,13 @@ def make_shift(cfg: ShiftConfig, num_clients: int, num_classes: int, seed: int) 
     elif cfg.name == "noise":
         noise = tuple(cfg.noise_std * group / max(1, num_groups - 1) for group in range(num_groups))
     elif cfg.name == "label_permutation":
-        permutations = _distinct_permutations(num_groups, num_classes, derive_seed(seed, "shift", "permutations"))
+        permutations = _distinct_permutations(
+            num_groups, num_classes, derive_seed(seed, "shift", "permutations")
+        )
     elif cfg.name == "label_groups":
-        order = np.random.default_rng(derive_seed(seed, "shift", "classes")).permutation(num_classes)
+        order = np.random.default_rng(derive_seed(seed, "shift", "classes")).permutation(
+            num_classes
+        )
         class_sets = _class_sets(order, num_groups, cfg.classes_per_group)
     return Shift(
         name=cfg.name,
@@ -115,7 +123,9 @@ def _drift(groups: np.ndarray, num_groups: int, fraction: float, seed: int) -> n
     return drifted
 
 
-def _class_sets(order: np.ndarray, num_groups: int, per_group: int | None) -> tuple[tuple[int, ...], ...]:
+def _class_sets(
+    order: np.ndarray, num_groups: int, per_group: int | None
+) -> tuple[tuple[int, ...], ...]:
     """Return the classes of each group: equal shares of the order, or so many from evenly spaced places on a ring."""
     num_classes = len(order)
     if num_groups > num_classes or (per_group or 1) > num_classes:

@@ -93,7 +93,11 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
     folder = cache / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', cfg.name)[:60]}-{fingerprint}"
     with _writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".decoding-", dir=cache) if not _complete(folder) else None
+        scratch = (
+            tempfile.TemporaryDirectory(prefix=".decoding-", dir=cache)
+            if not _complete(folder)
+            else None
+        )
     if scratch:
         with scratch:
             decoded = source.decode()
@@ -115,7 +119,9 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
     )
 
 
-def identified(config: TrialConfig, ask: bool = False, known: dict[str, str] | None = None) -> TrialConfig:
+def identified(
+    config: TrialConfig, ask: bool = False, known: dict[str, str] | None = None
+) -> TrialConfig:
     """Return a trial with the content of its data, which its key covers.
 
     A data set that can't be had, or that only the Hub can tell, leaves the trial as it is, unless
@@ -166,7 +172,13 @@ def place_of(config: TrialConfig) -> str:
 
 def _place(cfg: DatasetConfig, data: DataConfig) -> str:
     folder = _folder(cfg, data)
-    return str(folder) if folder is not None else "scikit-learn (load_digits)" if _is_digits(cfg) else f"{cfg.id}"
+    return (
+        str(folder)
+        if folder is not None
+        else "scikit-learn (load_digits)"
+        if _is_digits(cfg)
+        else f"{cfg.id}"
+    )
 
 
 def _is_digits(cfg: DatasetConfig) -> bool:
@@ -184,12 +196,16 @@ def _folder(cfg: DatasetConfig, data: DataConfig) -> Path | None:
     if cfg.path is not None:
         folder = Path(cfg.path)
         if not _is_folder(folder):
-            raise DataError(f"dataset.path={shown(cfg.path, 200)} is not a folder; set it to one that holds images")
+            raise DataError(
+                f"dataset.path={shown(cfg.path, 200)} is not a folder; set it to one that holds images"
+            )
         return folder.resolve()
     if _is_digits(cfg) or data.root is None:
         return None
     if cfg.name in ("", ".", "..") or os.sep in cfg.name or "\0" in cfg.name:
-        raise DataError(f"dataset.name={shown(cfg.name, 200)} is no name of a folder in data.root; set dataset.path")
+        raise DataError(
+            f"dataset.name={shown(cfg.name, 200)} is no name of a folder in data.root; set dataset.path"
+        )
     folder = Path(data.root).expanduser() / cfg.name
     return folder.resolve() if _is_folder(folder) else None
 
@@ -246,12 +262,16 @@ def _digits_source(cfg: DatasetConfig) -> _Source:
     """Return scikit-learn's digits, known by the file that the package ships; the package is not imported."""
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise DataError("data set 'digits' can't be had: scikit-learn is not installed; run make setup")
+        raise DataError(
+            "data set 'digits' can't be had: scikit-learn is not installed; run make setup"
+        )
     file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     try:
         content = digest_of(hashlib.sha256(file.read_bytes()).hexdigest())
     except OSError as error:
-        raise DataError(f"data set 'digits' can't be had: {file} can't be read: {error.strerror}") from error
+        raise DataError(
+            f"data set 'digits' can't be had: {file} can't be read: {error.strerror}"
+        ) from error
     return _Source("scikit-learn (load_digits)", content, lambda: _decode_digits(cfg))
 
 
@@ -287,7 +307,9 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         share = counts / counts.sum()
         mean = float(share @ levels)
         means.append(mean)
-        stds.append(float(np.sqrt(share @ (levels - mean) ** 2)) if np.count_nonzero(counts) > 1 else 1.0)
+        stds.append(
+            float(np.sqrt(share @ (levels - mean) ** 2)) if np.count_nonzero(counts) > 1 else 1.0
+        )
     return tuple(means), tuple(stds)
 
 
@@ -312,7 +334,9 @@ def _store(decoded: Decoded, staging: Path, folder: Path) -> None:
 
 
 def _complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in ("meta.json", *(f"{key}.npy" for key in _ARRAYS)))
+    return all(
+        (folder / name).is_file() for name in ("meta.json", *(f"{key}.npy" for key in _ARRAYS))
+    )
 
 
 @contextmanager
@@ -320,4 +344,6 @@ def _writing(cache: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"data.cache={cache} can't be written: {reason(error)}; set data.cache to another") from error
+        raise DataError(
+            f"data.cache={cache} can't be written: {reason(error)}; set data.cache to another"
+        ) from error

@@ -90,11 +90,17 @@ class Table:
             name = getattr(self, key)
             count = schema.names.count(name)
             if count != 1:
-                what = unknown("column", name, map(shown, schema.names)) if not count else f"two columns '{name}'."
+                what = (
+                    unknown("column", name, map(shown, schema.names))
+                    if not count
+                    else f"two columns '{name}'."
+                )
                 raise DataError(f"{self.where}: {what} Set dataset.{key}")
         image, label = schema.field(self.image).type, schema.field(self.label).type
         encoded = image.field("bytes").type if _is_feature(image) else image
-        if not (_is_bytes(encoded) or pa.types.is_null(encoded)):  # missing ones are named with their row
+        if not (
+            _is_bytes(encoded) or pa.types.is_null(encoded)
+        ):  # missing ones are named with their row
             raise DataError(
                 f"{self.where}: column '{shown(self.image)}' holds {_named(image)}, not images (encoded, as "
                 "bytes or as the Hub's struct of bytes and path); set dataset.image"
@@ -130,7 +136,9 @@ class Table:
             row += len(batch)
         values = np.concatenate(columns)
         if not len(values):
-            raise DataError(f"{self.where}: a split is empty; set dataset.train_split and dataset.test_split to others")
+            raise DataError(
+                f"{self.where}: a split is empty; set dataset.train_split and dataset.test_split to others"
+            )
         if names is not None and not isinstance(values[0], str):
             numbers = values.astype(np.int64)
             wrong = (numbers < 0) | (numbers >= len(names))
@@ -145,7 +153,9 @@ class Table:
 
     def _damaged(self, error: Exception) -> DataError:
         lines = str(error).strip().splitlines()
-        return DataError(f"{self.where} can't be read as {self.kind}: {lines[0] if lines else type(error).__name__}")
+        return DataError(
+            f"{self.where} can't be read as {self.kind}: {lines[0] if lines else type(error).__name__}"
+        )
 
 
 def cells(batch: "pa.Array", rows: Sequence[int]) -> list[bytes | None]:
@@ -181,7 +191,9 @@ def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.nda
             if isinstance(values[0], str):
                 strange = sorted(set(values) - set(names or ()))
                 if strange:
-                    raise DataError(f"{table.where}: labels that it does not declare: {listed(strange)}")
+                    raise DataError(
+                        f"{table.where}: labels that it does not declare: {listed(strange)}"
+                    )
                 numbers.append(np.array([place[value] for value in values], np.int64))
             else:
                 own = np.array([place[name] for name in names or ()], np.int64)
@@ -201,7 +213,9 @@ def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.nda
             f"rows ({listed(map(str, found), 3)}): these are no classes; set dataset.label to another column"
         )
     order = {value: number for number, value in enumerate(found)}
-    return tuple(map(str, found)), [np.array([order[value] for value in values], np.int64) for _, values in read]
+    return tuple(map(str, found)), [
+        np.array([order[value] for value in values], np.int64) for _, values in read
+    ]
 
 
 def _open_arrow(path: Path) -> Any:
@@ -252,13 +266,17 @@ def _is_feature(kind: "pa.DataType") -> bool:
 def _is_bytes(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
 
 
 def _is_text(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def _named(kind: "pa.DataType") -> str:

@@ -26,7 +26,11 @@ class LearnedSeconds:
     def expect(self, node_id: int, message_type: str) -> float:
         """Return the expected seconds; 0.0 while nothing is known of such tasks."""
         known = self._clients.get((message_type, node_id))
-        return self._rates.get(message_type, 0.0) * self._cost(node_id, message_type) if known is None else known
+        return (
+            self._rates.get(message_type, 0.0) * self._cost(node_id, message_type)
+            if known is None
+            else known
+        )
 
     def learn(self, tasks: Sequence[TaskRecord]) -> None:
         """Take what tasks took; those that failed say nothing."""
@@ -38,7 +42,10 @@ class LearnedSeconds:
             self._clients[key] = _mix(self._clients.get(key), task.wall_s)
             self._clients.move_to_end(key)
             took, cost = seconds.get(task.message_type, (0.0, 0.0))
-            seconds[task.message_type] = took + task.wall_s, cost + self._cost(task.node_id, task.message_type)
+            seconds[task.message_type] = (
+                took + task.wall_s,
+                cost + self._cost(task.node_id, task.message_type),
+            )
         for kind, (took, cost) in seconds.items():
             self._rates[kind] = _mix(self._rates.get(kind), took / max(cost, 1e-9))
         while len(self._clients) > CLIENTS:

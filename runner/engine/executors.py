@@ -61,9 +61,13 @@ class InlineExecutor:
             return []
         chunk, started = self._waiting.popleft(), time.time()
         states = [task.state if task.state is not None else RecordDict() for task in chunk.tasks]
-        replies, kept, after = run_chunk(self._app, self._spec, chunk, chunk.arrays, states, "inline")
+        replies, kept, after = run_chunk(
+            self._app, self._spec, chunk, chunk.arrays, states, "inline"
+        )
         replies = replace(replies, samples=tuple(self._sampler.drain(started)))
-        return [ChunkResult(chunk, replies, tuple(kept), tuple(s if len(s) else None for s in after))]
+        return [
+            ChunkResult(chunk, replies, tuple(kept), tuple(s if len(s) else None for s in after))
+        ]
 
     def abandon(self) -> None:
         """Forget the queue."""

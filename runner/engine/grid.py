@@ -21,7 +21,17 @@ from runner.engine.costs import CostFn, LearnedSeconds
 from runner.engine.executors import Executor, Host, InlineExecutor
 from runner.engine.host import AppSpec
 from runner.engine.ray_executor import LOSSES_PER_CHUNK, RayExecutor
-from runner.engine.wire import Chunk, ChunkResult, Records, Reply, Slot, Task, empty, reference_of, remote_record
+from runner.engine.wire import (
+    Chunk,
+    ChunkResult,
+    Records,
+    Reply,
+    Slot,
+    Task,
+    empty,
+    reference_of,
+    remote_record,
+)
 from runner.errors import TrialError
 from runner.records import LoadSample, TaskRecord
 
@@ -33,10 +43,14 @@ class Trace:
     tasks: list[TaskRecord] = field(default_factory=list)
     samples: list[LoadSample] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
-    asked: Counter[str] = field(default_factory=Counter)  # messages sent, by type: some get no reply
+    asked: Counter[str] = field(
+        default_factory=Counter
+    )  # messages sent, by type: some get no reply
 
     def __add__(self, other: "Trace") -> "Trace":
-        return Trace(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+        return Trace(
+            *(getattr(self, part.name) + getattr(other, part.name) for part in fields(self))
+        )
 
 
 class EngineGrid(Grid):
@@ -87,7 +101,9 @@ class EngineGrid(Grid):
         self._noted: set[str] = set()
         self._states: dict[int, Any] = {}
         self._replies: dict[str, list[Message]] = {}
-        self._again: dict[tuple[int, int], Any] = {}  # (chunk, index) -> arrays that took the place of lost ones
+        self._again: dict[
+            tuple[int, int], Any
+        ] = {}  # (chunk, index) -> arrays that took the place of lost ones
         self._unanswered: set[str] = set()
         self._message_ids, self._chunk_numbers = count(1), count()
         self._trace = Trace()
@@ -105,7 +121,12 @@ class EngineGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Create a message, as Flower's deprecated method does."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -122,7 +143,9 @@ class EngineGrid(Grid):
         """
         messages = list(messages)
         self._again.clear()
-        stored: dict[int, tuple[ArrayRecord, Any]] = {}  # the records themselves are kept: an id must not be used anew
+        stored: dict[
+            int, tuple[ArrayRecord, Any]
+        ] = {}  # the records themselves are kept: an id must not be used anew
 
         def store(record: ArrayRecord) -> int:
             if id(record) not in stored:
@@ -131,10 +154,14 @@ class EngineGrid(Grid):
             return id(record)
 
         contents: list[Records] = []
-        emptied: dict[int, tuple[Records, tuple[int, ...]]] = {}  # FedAvg sends one content to all: build it once
+        emptied: dict[
+            int, tuple[Records, tuple[int, ...]]
+        ] = {}  # FedAvg sends one content to all: build it once
         for message in messages:
             self._check(message)
-            message.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._message_ids)}"
+            message.metadata.__dict__["_message_id"] = (
+                f"{self._run.run_id}-{next(self._message_ids)}"
+            )
             if id(message.content) not in emptied:
                 records = empty(message.content, store)
                 emptied[id(message.content)] = records, _slots(records)
@@ -144,23 +171,35 @@ class EngineGrid(Grid):
         target = _target_chunks(contents) if self.weight_key else TARGET_CHUNKS
         states = {} if stateless else self._states
         chunks = []
-        clients = all(m.metadata.message_type.split(".")[0] in ("train", "evaluate") for m in messages)
-        for indices in make_chunks(groups, costs, self._chunk_size, self._together if clients else 1, target):
+        clients = all(
+            m.metadata.message_type.split(".")[0] in ("train", "evaluate") for m in messages
+        )
+        for indices in make_chunks(
+            groups, costs, self._chunk_size, self._together if clients else 1, target
+        ):
             slots = {key: i for i, key in enumerate(dict.fromkeys(_slots(contents[indices[0]])))}
             local: dict[int, Records] = {}  # a content shared by tasks is pickled once per chunk
             for i in indices:
                 if id(contents[i]) not in local:
                     local[id(contents[i])] = {
-                        k: Slot(slots[r.index], r.nbytes) if isinstance(r, Slot) else r for k, r in contents[i].items()
+                        k: Slot(slots[r.index], r.nbytes) if isinstance(r, Slot) else r
+                        for k, r in contents[i].items()
                     }
             tasks = tuple(
-                Task(m.metadata, local[id(contents[i])], states.get(m.metadata.dst_node_id), stateless)
+                Task(
+                    m.metadata,
+                    local[id(contents[i])],
+                    states.get(m.metadata.dst_node_id),
+                    stateless,
+                )
                 for i in indices
                 for m in [messages[i]]
             )
             arrays = tuple(stored[key][1] for key in slots)
             cost = sum(costs[i] for i in indices)
-            seconds = sum(self._learned.expect(t.metadata.dst_node_id, t.metadata.message_type) for t in tasks)
+            seconds = sum(
+                self._learned.expect(t.metadata.dst_node_id, t.metadata.message_type) for t in tasks
+            )
             number = next(self._chunk_numbers)
             mean = self.weight_key, self.carried
             chunks.append(Chunk(number, tasks, arrays, *mean, cost, seconds))
@@ -175,7 +214,9 @@ class EngineGrid(Grid):
         self._collect(timeout=0)
         return [reply for message_id in message_ids for reply in self._replies.pop(message_id, [])]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
         """Send messages and wait for their replies, at most ``timeout`` seconds.
 
         Returns
@@ -195,7 +236,9 @@ class EngineGrid(Grid):
         while missing := missing & self._unanswered:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                self._trace.events.append(f"{len(missing)} of {len(ids)} replies were missing after {timeout:g} s")
+                self._trace.events.append(
+                    f"{len(missing)} of {len(ids)} replies were missing after {timeout:g} s"
+                )
                 self._unanswered.clear()
                 self._executor.abandon()
                 break
@@ -210,7 +253,9 @@ class EngineGrid(Grid):
     @property
     def states(self) -> dict[int, RecordDict]:
         """Every client's ``Context.state`` that is not empty, by node id; for checkpoints."""
-        return {node_id: self._executor.get(state) for node_id, state in sorted(self._states.items())}
+        return {
+            node_id: self._executor.get(state) for node_id, state in sorted(self._states.items())
+        }
 
     @states.setter
     def states(self, states: dict[int, RecordDict]) -> None:
@@ -219,7 +264,9 @@ class EngineGrid(Grid):
     def _check(self, message: Message) -> None:
         node_id = message.metadata.dst_node_id
         if not 1 <= node_id <= self._num_nodes:
-            raise ValueError(f"a message goes to node {node_id}; node ids are 1 to {self._num_nodes}")
+            raise ValueError(
+                f"a message goes to node {node_id}; node ids are 1 to {self._num_nodes}"
+            )
         if message.metadata.reply_to_message_id:
             raise ValueError(f"a reply was sent to node {node_id}; a Grid sends instructions")
 
@@ -245,7 +292,9 @@ class EngineGrid(Grid):
         self._trace.tasks += result.replies.tasks
         self._trace.samples += result.replies.samples
         self._trace.events += result.events
-        new = [note for note in result.replies.notes if note not in self._noted]  # each host may say it
+        new = [
+            note for note in result.replies.notes if note not in self._noted
+        ]  # each host may say it
         self._noted.update(new)
         self._trace.events += new
 
@@ -253,15 +302,21 @@ class EngineGrid(Grid):
         """Read a reply's arrays; where they were lost with their node, run their chunk again for them."""
         for _ in range(LOSSES_PER_CHUNK):
             try:
-                record: ArrayRecord = self._executor.get(self._again.get((chunk.number, index), ref))
+                record: ArrayRecord = self._executor.get(
+                    self._again.get((chunk.number, index), ref)
+                )
                 return record
             except ObjectLostError:
                 self._repeat(chunk)
-        raise TrialError(f"results of {len(chunk.tasks)} clients were lost {LOSSES_PER_CHUNK} times with their nodes")
+        raise TrialError(
+            f"results of {len(chunk.tasks)} clients were lost {LOSSES_PER_CHUNK} times with their nodes"
+        )
 
     def _repeat(self, chunk: Chunk) -> None:
         """Run a chunk again for its arrays alone: its replies and states were taken the first time."""
-        self._trace.events.append(f"results of {len(chunk.tasks)} client tasks were lost with a node; they run again")
+        self._trace.events.append(
+            f"results of {len(chunk.tasks)} client tasks were lost with a node; they run again"
+        )
         waiting = {task.metadata.message_id for task in chunk.tasks}
         self._executor.submit([chunk])
         while waiting:
@@ -270,7 +325,9 @@ class EngineGrid(Grid):
                 if not ids & waiting:
                     self._accept(result)
                 elif len(result.chunk.tasks) == len(chunk.tasks):
-                    self._again |= {(chunk.number, index): arrays for index, arrays in enumerate(result.arrays)}
+                    self._again |= {
+                        (chunk.number, index): arrays for index, arrays in enumerate(result.arrays)
+                    }
                 waiting -= ids
 
     def _message(self, reply: Reply, result: ChunkResult) -> Message:
@@ -282,7 +339,9 @@ class EngineGrid(Grid):
             if isinstance(record, Slot):
                 arrays = result.arrays[record.index]
                 if not isinstance(arrays, ArrayRecord):
-                    arrays = remote_record(arrays, partial(self._fetch, result.chunk, record.index), record.nbytes)
+                    arrays = remote_record(
+                        arrays, partial(self._fetch, result.chunk, record.index), record.nbytes
+                    )
                 content[name] = arrays
             else:
                 content[name] = record
@@ -290,7 +349,11 @@ class EngineGrid(Grid):
 
 
 def ray_grid(
-    spec: AppSpec, hosts: list[Host], cost: CostFn | None = None, chunk_size: int | None = None, together: int = 1
+    spec: AppSpec,
+    hosts: list[Host],
+    cost: CostFn | None = None,
+    chunk_size: int | None = None,
+    together: int = 1,
 ) -> EngineGrid:
     """Return RayGrid: the Grid whose clients run on Ray actors."""
     return EngineGrid(RayExecutor(spec, hosts), spec.num_partitions, cost, chunk_size, together)
@@ -306,7 +369,12 @@ def inline_grid(
 def _target_chunks(contents: Sequence[Records]) -> int:
     """Return the chunks of a round of partial means: so many that the means together stay within MEANS_BYTES."""
     distinct = {id(records): records for records in contents}.values()
-    sizes = [record.nbytes for records in distinct for record in records.values() if isinstance(record, Slot)]
+    sizes = [
+        record.nbytes
+        for records in distinct
+        for record in records.values()
+        if isinstance(record, Slot)
+    ]
     return min(TARGET_CHUNKS, max(MIN_CHUNKS, MEANS_BYTES // max(sizes, default=1)))
 
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.app.message.message import make_message
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
@@ -51,7 +60,9 @@ class AppSpec:
 class ChunkApp(Protocol):
     """A ClientApp that can also run a chunk's messages together."""
 
-    def run_chunk(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message] | None:
+    def run_chunk(
+        self, messages: Sequence[Message], contexts: Sequence[Context]
+    ) -> list[Message] | None:
         """Return one reply a message, client states left in the contexts; None: call the app for each instead."""
 
     def notes(self) -> list[str]:
@@ -59,14 +70,21 @@ class ChunkApp(Protocol):
 
 
 def run_chunk(
-    app: ClientApp, spec: AppSpec, chunk: Chunk, arrays: tuple[ArrayRecord, ...], states: list[RecordDict], host: str
+    app: ClientApp,
+    spec: AppSpec,
+    chunk: Chunk,
+    arrays: tuple[ArrayRecord, ...],
+    states: list[RecordDict],
+    host: str,
 ) -> tuple[ChunkReplies, list[ArrayRecord], list[RecordDict]]:
     """Run every task of a chunk, together where the app can, else in order.
 
     A client that raises becomes an error reply with its traceback kept.
     """
     started = time.perf_counter()
-    together = _run_together(app, spec, chunk, arrays, states) if isinstance(app, ChunkApp) else None
+    together = (
+        _run_together(app, spec, chunk, arrays, states) if isinstance(app, ChunkApp) else None
+    )
     share = (time.perf_counter() - started) / len(chunk.tasks)
     replies: list[tuple[Reply, RecordDict | None]] = []
     mean = _PartialMean(chunk.weight_key, chunk.carried) if chunk.weight_key else None
@@ -78,7 +96,9 @@ def run_chunk(
         if together is not None:
             reply, new_state = together[i]
         else:
-            reply, new_state, failure = _run_task(app, spec, task, fill(task.records, arrays), state)
+            reply, new_state, failure = _run_task(
+                app, spec, task, fill(task.records, arrays), state
+            )
         sent = reply.content if reply.has_content() else None
         after.append(new_state)
         records.append(
@@ -86,7 +106,9 @@ def run_chunk(
                 node_id=task.metadata.dst_node_id,
                 message_type=task.metadata.message_type,
                 host=host,
-                wall_s=time.perf_counter() - started if together is None else _load(sent).get("wall_s", share),
+                wall_s=time.perf_counter() - started
+                if together is None
+                else _load(sent).get("wall_s", share),
                 bytes_in=bytes_of(task.records),
                 bytes_out=count_bytes(sent) if sent is not None else 0,
                 metrics=_scalars(sent),
@@ -106,11 +128,19 @@ def run_chunk(
 
 
 def _run_together(
-    app: ChunkApp, spec: AppSpec, chunk: Chunk, arrays: tuple[ArrayRecord, ...], states: list[RecordDict]
+    app: ChunkApp,
+    spec: AppSpec,
+    chunk: Chunk,
+    arrays: tuple[ArrayRecord, ...],
+    states: list[RecordDict],
 ) -> list[tuple[Message, RecordDict]] | None:
     """Return each task's reply and its client's state after it, or None where the app wants them one by one."""
-    messages = [make_message(copy(task.metadata), fill(task.records, arrays)) for task in chunk.tasks]
-    contexts = [_context(spec, task, state) for task, state in zip(chunk.tasks, states, strict=True)]
+    messages = [
+        make_message(copy(task.metadata), fill(task.records, arrays)) for task in chunk.tasks
+    ]
+    contexts = [
+        _context(spec, task, state) for task, state in zip(chunk.tasks, states, strict=True)
+    ]
     replies = app.run_chunk(messages, contexts)
     if replies is None:
         return None
@@ -121,7 +151,10 @@ def _context(spec: AppSpec, task: Task, state: RecordDict) -> Context:
     return Context(
         run_id=task.metadata.run_id,
         node_id=task.metadata.dst_node_id,
-        node_config={PARTITION_ID_KEY: task.metadata.dst_node_id - 1, NUM_PARTITIONS_KEY: spec.num_partitions},
+        node_config={
+            PARTITION_ID_KEY: task.metadata.dst_node_id - 1,
+            NUM_PARTITIONS_KEY: spec.num_partitions,
+        },
         state=deepcopy(state) if len(state) else RecordDict(),
         run_config=dict(spec.run_config),
     )
@@ -136,11 +169,15 @@ def _run_task(
     try:
         reply = app(message, context)
         if not isinstance(reply, Message):
-            raise TypeError(f"the ClientApp returned {type(reply).__name__}; it must return a Message")
+            raise TypeError(
+                f"the ClientApp returned {type(reply).__name__}; it must return a Message"
+            )
         if reply.has_content():
             _check_arrays(reply.content)
         return reply, context.state, None
-    except Exception as exception:  # the client's own code: whatever it raises is its reply, and the round goes on
+    except (
+        Exception
+    ) as exception:  # the client's own code: whatever it raises is its reply, and the round goes on
         reason = f"{type(exception).__name__}: {exception}"
         original = make_message(task.metadata, RecordDict())
         error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
@@ -164,7 +201,10 @@ def _each(replies: list[tuple[Reply, RecordDict | None]], kept: list[ArrayRecord
         kept.append(record)
         return len(kept) - 1
 
-    return [reply if content is None else Reply(reply.metadata, empty(content, store)) for reply, content in replies]
+    return [
+        reply if content is None else Reply(reply.metadata, empty(content, store))
+        for reply, content in replies
+    ]
 
 
 class _PartialMean:
@@ -173,7 +213,10 @@ class _PartialMean:
     def __init__(self, weight_key: str, carried: frozenset[str]) -> None:
         self._weight_key, self._not_averaged = weight_key, carried
         self._carried: dict[str, Array] = {}
-        self._heaviest = (-math.inf, 0)  # weight, and minus the node id, of the reply they come from
+        self._heaviest = (
+            -math.inf,
+            0,
+        )  # weight, and minus the node id, of the reply they come from
         self._good: list[tuple[Reply, RecordDict]] = []  # without their arrays
         self._failed: list[Reply] = []
         self._name, self._only = "", ArrayRecord()
@@ -186,15 +229,22 @@ class _PartialMean:
             self._failed.append(reply)
             return
         arrays, metrics = content.array_records, content.metric_records
-        if len(arrays) != 1 or not metrics or not all(self._weight_key in record for record in metrics.values()):
+        if (
+            len(arrays) != 1
+            or not metrics
+            or not all(self._weight_key in record for record in metrics.values())
+        ):
             self._fail(
-                reply, f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its MetricRecord"
+                reply,
+                f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its MetricRecord",
             )
             return
         [(self._name, record)] = arrays.items()
         shapes = {key: tuple(array.shape) for key, array in record.items()}
         if self._good and shapes != self._shapes:
-            self._fail(reply, f"a reply to be averaged has arrays {shapes}, those before it {self._shapes}")
+            self._fail(
+                reply, f"a reply to be averaged has arrays {shapes}, those before it {self._shapes}"
+            )
             return
         self._shapes = shapes
         weight = float(next(iter(metrics.values()))[self._weight_key])  # type: ignore[arg-type]
@@ -211,10 +261,14 @@ class _PartialMean:
                 self._sums[key] += scaled
             else:
                 self._sums[key] = np.asarray(scaled)
-        self._good.append((reply, RecordDict({k: v for k, v in content.items() if k != self._name})))
+        self._good.append(
+            (reply, RecordDict({k: v for k, v in content.items() if k != self._name}))
+        )
 
     def _fail(self, reply: Reply, reason: str) -> None:
-        self._failed.append(Reply(reply.metadata, None, Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)))
+        self._failed.append(
+            Reply(reply.metadata, None, Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason))
+        )
 
     def replies(self, kept: list[ArrayRecord]) -> list[Reply]:
         """Return one reply that holds the mean and the summed weight, and those that failed; keep the mean."""
@@ -223,24 +277,34 @@ class _PartialMean:
         metrics = [next(iter(content.metric_records.items())) for _, content in self._good]
         weights = [float(record[self._weight_key]) for _, record in metrics]  # type: ignore[arg-type]
         total = sum(weights)
-        if len(self._good) == 1 or not total:  # one client's arrays as they are; of clients without examples, the last
+        if (
+            len(self._good) == 1 or not total
+        ):  # one client's arrays as they are; of clients without examples, the last
             kept.append(self._only)
         else:
             means = {k: write_array(np.asarray(v / total)) for k, v in self._sums.items()}
             kept.append(ArrayRecord({key: (means | self._carried)[key] for key in self._shapes}))
-        factors = [weight / total for weight in weights] if total else [1.0 / len(weights)] * len(weights)
+        factors = (
+            [weight / total for weight in weights] if total else [1.0 / len(weights)] * len(weights)
+        )
         mean = MetricRecord()
         for key in metrics[0][1]:
             values = [record[key] for _, record in metrics]
             mean[key] = total if key == self._weight_key else _mean_value(values, factors)
         slot = Slot(0, size_of(kept[0]))
-        records: Records = {self._name: slot, metrics[0][0]: mean, "load": _loads(self._good, weights)}
+        records: Records = {
+            self._name: slot,
+            metrics[0][0]: mean,
+            "load": _loads(self._good, weights),
+        }
         return [Reply(self._good[0][0].metadata, records), *self._failed]
 
 
 def _loads(good: list[tuple[Reply, RecordDict]], weights: list[float]) -> ConfigRecord:
     """Return what a partial mean still says about each client it stands for: its id, weight and load, in lists."""
-    loads = ConfigRecord({"node-ids": [reply.metadata.src_node_id for reply, _ in good], "num-examples": weights})
+    loads = ConfigRecord(
+        {"node-ids": [reply.metadata.src_node_id for reply, _ in good], "num-examples": weights}
+    )
     single = [_load(content) for _, content in good]
     for key in single[0]:
         loads[key] = [load.get(key, 0.0) for load in single]
@@ -249,7 +313,10 @@ def _loads(good: list[tuple[Reply, RecordDict]], weights: list[float]) -> Config
 
 def _mean_value(values: list[Any], factors: list[float]) -> Any:
     if isinstance(values[0], list):
-        return [sum(f * v for f, v in zip(factors, column, strict=True)) for column in zip(*values, strict=True)]
+        return [
+            sum(f * v for f, v in zip(factors, column, strict=True))
+            for column in zip(*values, strict=True)
+        ]
     return sum(f * v for f, v in zip(factors, values, strict=True))
 
 
@@ -266,7 +333,9 @@ def _scalars(content: RecordDict | None) -> dict[str, float]:
 
 def _load(content: RecordDict | None) -> dict[str, float]:
     record = content.get("load") if content is not None else None
-    return {key: float(value) for key, value in record.items()} if isinstance(record, ConfigRecord) else {}  # type: ignore[arg-type]
+    if not isinstance(record, ConfigRecord):
+        return {}
+    return {key: float(value) for key, value in record.items()}  # type: ignore[arg-type]
 
 
 class ClientHost:
@@ -293,7 +362,9 @@ class ClientHost:
         """Return the host's process id."""
         return os.getpid()
 
-    def run(self, spec_key: str, spec: list[Any], chunk: Chunk, num_arrays: int, num_states: int) -> tuple[Any, ...]:
+    def run(
+        self, spec_key: str, spec: list[Any], chunk: Chunk, num_arrays: int, num_states: int
+    ) -> tuple[Any, ...]:
         """Run a chunk for Ray: the replies, then ``num_arrays`` arrays and ``num_states`` client states.
 
         Where the caller did not know that its app keeps state (``num_states`` 0), states travel with the replies. So do
@@ -321,7 +392,9 @@ class ClientHost:
             try:
                 app = app_spec.factory(**dict(zip(names, values, strict=True)))
             except Exception as error:  # the user's own code
-                raise AppError(f"the ClientApp can't be built: {type(error).__name__}: {error}") from error
+                raise AppError(
+                    f"the ClientApp can't be built: {type(error).__name__}: {error}"
+                ) from error
             self._apps[key] = app, app_spec
             while len(self._apps) > self.APPS:
                 self._apps.popitem(last=False)
@@ -333,7 +406,10 @@ class ClientHost:
         if key not in self._records:
             record = self._get([ref])[0]
             self._records[key] = record, sum(len(array.data) for array in record.values())
-            while len(self._records) > 1 and sum(size for _, size in self._records.values()) > self.RECORD_BYTES:
+            while (
+                len(self._records) > 1
+                and sum(size for _, size in self._records.values()) > self.RECORD_BYTES
+            ):
                 self._records.popitem(last=False)
         self._records.move_to_end(key)
         return self._records[key][0]

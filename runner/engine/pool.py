@@ -127,7 +127,9 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
         return
     named = "resources.address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    warnings.filterwarnings("ignore", message="Tip: In future versions of Ray", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message="Tip: In future versions of Ray", category=FutureWarning
+    )
     with _here(num_cpus) if address == "local" else _cluster(address, named):
         yield
 
@@ -291,7 +293,9 @@ class HostPool:
 
     def _watch(self) -> None:
         while not self._closed.wait(NODES_S):
-            with suppress(RayError):  # the cluster's head does not answer: the next look may find it again
+            with suppress(
+                RayError
+            ):  # the cluster's head does not answer: the next look may find it again
                 self.follow()
 
     def follow(self) -> None:
@@ -304,11 +308,15 @@ class HostPool:
             self.hosts.remove(host)  # its actor ended with its node
         try:
             wanted = plan(self._config.hosts, nodes)
-        except ResourceError:  # no room at present for a group: trials say so, where nobody is left to run them
+        except (
+            ResourceError
+        ):  # no room at present for a group: trials say so, where nobody is left to run them
             return
         for group, places in wanted.items():
             if self._config.hosts[group].count == "auto":
-                have = Counter(host.node for host in self.hosts if host.name.rpartition("-")[0] == group)
+                have = Counter(
+                    host.node for host in self.hosts if host.name.rpartition("-")[0] == group
+                )
                 for node in (Counter(places) - have).elements():
                     self._add(group, node)
                     self.hosts[-1].actor.warm.remote()
@@ -322,7 +330,9 @@ class HostPool:
 
     def warm(self) -> None:
         """Have every host make ready for the built-in ClientApp, and do not wait for it."""
-        self._warming = [host.actor.warm.options(max_task_retries=-1).remote() for host in self.hosts]
+        self._warming = [
+            host.actor.warm.options(max_task_retries=-1).remote() for host in self.hosts
+        ]
 
     def wait(self) -> None:
         """Return when every host is up, and warm where that was asked for.
@@ -358,7 +368,9 @@ def _nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
 
 
-def plan(groups: Mapping[str, HostGroup], nodes: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
+def plan(
+    groups: Mapping[str, HostGroup], nodes: Mapping[str, Mapping[str, float]]
+) -> dict[str, list[str]]:
     """Return the node of each host of each group: ``auto`` fills the nodes, a given count is spread over them.
 
     Raises
@@ -385,7 +397,9 @@ def plan(groups: Mapping[str, HostGroup], nodes: Mapping[str, Mapping[str, float
             used = Counter(places[name])
             kinds = {node: sum(not key.startswith("node:") for key in nodes[node]) for node in fits}
             # what a host does not need, such as a GPU, is left to those that do
-            node = min(fits, key=lambda node: (used[node] if wanted or not need else 0, kinds[node]))
+            node = min(
+                fits, key=lambda node: (used[node] if wanted or not need else 0, kinds[node])
+            )
             for key, amount in need.items():
                 free[node][key] -= amount
             places[name].append(node)

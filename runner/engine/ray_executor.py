@@ -62,7 +62,10 @@ class RayExecutor:
 
     def __init__(self, spec: AppSpec, hosts: list[Host]) -> None:
         out_of_band()
-        kwargs = {name: v if isinstance(v, ray.ObjectRef) else ray.put(v) for name, v in spec.kwargs.items()}
+        kwargs = {
+            name: v if isinstance(v, ray.ObjectRef) else ray.put(v)
+            for name, v in spec.kwargs.items()
+        }
         self._spec = AppSpec(spec.key, spec.factory, kwargs, spec.num_partitions, spec.run_config)
         self._spec_ref = ray.put(self._spec)
         self._hosts = {host.name: host for host in hosts}
@@ -80,7 +83,9 @@ class RayExecutor:
 
     def submit(self, chunks: Iterable[Chunk]) -> None:
         """Queue chunks and start as many as hosts take."""
-        self._waiting = sorted([*self._waiting, *chunks], key=lambda c: (-c.seconds, -c.cost, c.number))
+        self._waiting = sorted(
+            [*self._waiting, *chunks], key=lambda c: (-c.seconds, -c.cost, c.number)
+        )
         self._follow()
         self._start()
 
@@ -112,7 +117,9 @@ class RayExecutor:
         pending = [*self._running, *self._healing]
         if not pending:
             if self._waiting:
-                raise ResourceError("no client host is left to run on; check that the cluster's nodes are alive")
+                raise ResourceError(
+                    "no client host is left to run on; check that the cluster's nodes are alive"
+                )
             return []
         ready, _ = ray.wait(pending, num_returns=1, timeout=timeout, fetch_local=False)
         if ready:  # take all that are ready by now: one wake-up for many short chunks
@@ -162,7 +169,10 @@ class RayExecutor:
             return
         now, queues = time.perf_counter(), self._queues()
         sent = {name: len(refs) for name, refs in queues.items()}
-        left = {name: sum(self._running[ref].left_s(now) for ref in refs) for name, refs in queues.items()}
+        left = {
+            name: sum(self._running[ref].left_s(now) for ref in refs)
+            for name, refs in queues.items()
+        }
         while self._waiting:
             depth = 2 if 0 < self._waiting[0].seconds < QUICK_S else 1
             free = [name for name in sent if sent[name] < depth]
@@ -183,7 +193,9 @@ class RayExecutor:
         for first, *others in behind if idle else ():
             front = self._running[first]
             if abs(now - front.started - front.chunk.seconds) > NEAR_S:
-                ray.cancel(others[-1])  # it may still run where it was sent; that result is not looked at
+                ray.cancel(
+                    others[-1]
+                )  # it may still run where it was sent; that result is not looked at
                 self.submit([self._running.pop(others[-1]).chunk])
                 if not (idle := idle - 1):
                     break
@@ -211,7 +223,10 @@ class RayExecutor:
             return self._redo(chunk, host, error)
         if chunk.number in self._probes:
             return self._probe_ended(chunk, ())
-        arrays, states = running.refs[1 : 1 + running.num_arrays], running.refs[1 + running.num_arrays :]
+        arrays, states = (
+            running.refs[1 : 1 + running.num_arrays],
+            running.refs[1 + running.num_arrays :],
+        )
         if any(state is not None for state in in_band):
             self._stateful = True
             states = [state if state is None else ray.put(state) for state in in_band]
@@ -233,12 +248,17 @@ class RayExecutor:
 
     def _redo(self, chunk: Chunk, host: Host, error: Exception) -> list[ChunkResult]:
         """Run a lost chunk again elsewhere, so many times."""
-        self._lost(host, f"lost ({type(error).__name__}) with {len(chunk.tasks)} client tasks; they run again")
+        self._lost(
+            host,
+            f"lost ({type(error).__name__}) with {len(chunk.tasks)} client tasks; they run again",
+        )
         self._losses[chunk.number] = losses = self._losses.get(chunk.number, 0) + 1
         if losses < LOSSES_PER_CHUNK:
             self.submit([chunk])
             return []
-        return self._apart(chunk, host, f"the host running this client died {losses} times", str(error))
+        return self._apart(
+            chunk, host, f"the host running this client died {losses} times", str(error)
+        )
 
     def _apart(self, chunk: Chunk, host: Host, reason: str, trace: str) -> list[ChunkResult]:
         """Run each client of a chunk alone, to see which of them can't be run; the others run together after that.
@@ -272,7 +292,9 @@ class RayExecutor:
         if not failed:
             probing.good.add(probe.tasks[0].metadata.message_id)
         if not probing.left and probing.good:
-            good = tuple(task for task in probing.chunk.tasks if task.metadata.message_id in probing.good)
+            good = tuple(
+                task for task in probing.chunk.tasks if task.metadata.message_id in probing.good
+            )
             self._losses.pop(probing.chunk.number, None)
             self._probed.add(probing.chunk.number)
             self.submit([replace(probing.chunk, tasks=good)])
@@ -292,7 +314,9 @@ class RayExecutor:
         host = self._healing.pop(ref)
         try:
             ray.get(ref)
-            self._events.append(f"host {host.name} {'is back' if host.name in self._hosts else 'joined'}")
+            self._events.append(
+                f"host {host.name} {'is back' if host.name in self._hosts else 'joined'}"
+            )
             self._hosts[host.name] = host
         except RayError:  # gone for good: its node left, or it was killed without a restart
             self._events.append(f"host {host.name} is gone")
@@ -303,9 +327,12 @@ def _failed(chunk: Chunk, host: str, reason: str, trace: str) -> ChunkResult:
     """Answer every task of a chunk with an error reply."""
     replies = tuple(_error_reply(task, reason) for task in chunk.tasks)
     tasks = tuple(
-        TaskRecord(t.metadata.dst_node_id, t.metadata.message_type, host, 0.0, 0, 0, {}, {}, trace) for t in chunk.tasks
+        TaskRecord(t.metadata.dst_node_id, t.metadata.message_type, host, 0.0, 0, 0, {}, {}, trace)
+        for t in chunk.tasks
     )
-    return ChunkResult(chunk, ChunkReplies(replies, tasks), (), tuple(task.state for task in chunk.tasks))
+    return ChunkResult(
+        chunk, ChunkReplies(replies, tasks), (), tuple(task.state for task in chunk.tasks)
+    )
 
 
 def _error_reply(task: Task, reason: str) -> Reply:

@@ -159,7 +159,10 @@ def fill(records: Records, arrays: tuple[ArrayRecord, ...]) -> RecordDict:
         if isinstance(record, Slot):
             content[name] = arrays[record.index].copy()
         else:
-            values: Any = {key: list(value) if isinstance(value, list) else value for key, value in record.items()}
+            values: Any = {
+                key: list(value) if isinstance(value, list) else value
+                for key, value in record.items()
+            }
             content[name] = type(record)(values)
     return content
 
@@ -184,4 +187,6 @@ def _take_apart(array: Array) -> tuple[Any, ...]:
 
 def _put_together(parts: tuple[Any, ...]) -> Array:
     dtype, shape, stype, data = parts
-    return Array(dtype, shape, stype, bytes(data))  # bytes, as Flower asks: what is read is a copy, as before
+    return Array(
+        dtype, shape, stype, bytes(data)
+    )  # bytes, as Flower asks: what is read is a copy, as before

@@ -86,7 +86,9 @@ def strategy_colour(name: str) -> str:
     # Past the palette its colours come again, mixed with black or white: each still its own.
     share, to = (0.55, 0) if darker == 1 else (0.45, 255)
     channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(share * c + (1 - share) * to) + (index if to == 0 else 0):02X}" for c in channels)
+    return "#" + "".join(
+        f"{round(share * c + (1 - share) * to) + (index if to == 0 else 0):02X}" for c in channels
+    )
 
 
 def to_png(figure: "Figure", dpi: int = 110) -> bytes:
@@ -98,7 +100,12 @@ def to_png(figure: "Figure", dpi: int = 110) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     _as_it_is(figure)
-    kind = (dpi, *figure.get_size_inches(), figure.get_suptitle().count("\n"), *map(_room, figure.axes))
+    kind = (
+        dpi,
+        *figure.get_size_inches(),
+        figure.get_suptitle().count("\n"),
+        *map(_room, figure.axes),
+    )
     if kind in _places:
         figure.set_layout_engine("none")
         for axes, place in zip(figure.axes, _places[kind], strict=True):
@@ -109,7 +116,9 @@ def to_png(figure: "Figure", dpi: int = 110) -> bytes:
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
     FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 3})
     if len(_places) < _PLACES:
-        _places.setdefault(kind, [axes.get_position(original=True).frozen() for axes in figure.axes])
+        _places.setdefault(
+            kind, [axes.get_position(original=True).frozen() for axes in figure.axes]
+        )
     return buffer.getvalue()
 
 
@@ -136,7 +145,9 @@ def _tick(named: "Formatter", x: float, place: int | None = None) -> str:
     return shortened(line(named(x, place)), _LONG_TICK)
 
 
-def legend(axes: "Axes", entries: "Mapping[str, Artist]", outside: bool = True, **style: Any) -> None:
+def legend(
+    axes: "Axes", entries: "Mapping[str, Artist]", outside: bool = True, **style: Any
+) -> None:
     """Add a legend of these names and what they stand for, beside the axes or where there is room."""
     for name, artist in entries.items():
         artist.set_label(name)
@@ -150,7 +161,9 @@ def legend(axes: "Axes", entries: "Mapping[str, Artist]", outside: bool = True, 
 def _room(axes: "Axes") -> tuple[Any, ...]:
     """Return what takes room around axes, but for numbers at their ticks: those differ by a digit at most."""
     legend = axes.get_legend()
-    named = [[tick.label1.get_text() for tick in axis.majorTicks] for axis in (axes.xaxis, axes.yaxis)]
+    named = [
+        [tick.label1.get_text() for tick in axis.majorTicks] for axis in (axes.xaxis, axes.yaxis)
+    ]
     return (
         axes.get_xlabel(),
         axes.get_ylabel(),
@@ -231,7 +244,9 @@ def _group_lines(axes: "Axes", groups: np.ndarray, horizontal: bool) -> None:
 def cell(axes: "Axes", x: int, y: int, value: float, dark: bool) -> None:
     """Write a number into a cell of an image; out of the layout's sight, which would measure each of them."""
     colour = "black" if dark else "white"
-    axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour, in_layout=False)
+    axes.text(
+        x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour, in_layout=False
+    )
 
 
 def colorbar(figure: "Figure", axes: "Axes | list[Axes]", image: Any, label: str) -> None:

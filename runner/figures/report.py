@@ -78,7 +78,9 @@ def sweep_figures(sweep: "StoredSweep", rows: "Trials", curves: pd.DataFrame) ->
 def cluster_effect(rows: "Trials", metric: str) -> "Figure":
     """Return a metric against the number of clusters, a line per partitioning."""
     axes = map(str, rows.axes)
-    others = [key for key in axes if key not in ("seed", _CLUSTERS) and rows.axes[key].nunique() > 1]
+    others = [
+        key for key in axes if key not in ("seed", _CLUSTERS) and rows.axes[key].nunique() > 1
+    ]
     line = next((key for key in ("partition", *others) if key in others), None)
     rest = [key for key in others if key != line]
     frame = rows.frame()[rows.axes[_CLUSTERS].notna() & rows.finished].copy()
@@ -104,7 +106,9 @@ def _splits(sweep: "StoredSweep", rows: "Trials", table: "_Read") -> dict[str, p
     for i, row in rows.axes[problem].drop_duplicates().iterrows():
         split = table(sweep.trials[int(str(i))], "split")
         if split is not None and len(found) < 6:
-            found[", ".join(str(value) for value in row if not pd.isna(value)) or "all trials"] = split
+            found[", ".join(str(value) for value in row if not pd.isna(value)) or "all trials"] = (
+                split
+            )
     return found
 
 
@@ -117,16 +121,29 @@ def _shown(rows: "Trials") -> int | None:
     return int(there.index[0]) if len(there) else None
 
 
-def _draw_one(trial: "StoredTrial", clients: pd.DataFrame | None, draw: Callable[..., None], table: "_Read") -> None:
+def _draw_one(
+    trial: "StoredTrial", clients: pd.DataFrame | None, draw: Callable[..., None], table: "_Read"
+) -> None:
     """Draw the figures of one trial: its clusters, its servers, its load."""
     assigned, split, load = (table(trial, name) for name in ("assignments", "split", "load"))
     groups = dict(zip(split["client"], split["group"], strict=True)) if split is not None else {}
     if assigned is not None:
-        draw("cluster_map", trials.cluster_map, assigned, groups, f"Clusters over rounds: {trial.name}")
+        draw(
+            "cluster_map",
+            trials.cluster_map,
+            assigned,
+            groups,
+            f"Clusters over rounds: {trial.name}",
+        )
         draw("servers", sweeps.server_traces, assigned, clients, f"Servers: {trial.name}")
         if "x" in assigned and assigned["x"].notna().any():
             last = assigned[assigned["round"] == assigned["round"].max()].dropna(subset=["x"])
             points = last.assign(group=last["client"].map(groups).fillna(0).astype(int))
-            draw("embedding", sweeps.embedding, points, f"Clients as the clustering saw them: {trial.name}")
+            draw(
+                "embedding",
+                sweeps.embedding,
+                points,
+                f"Clients as the clustering saw them: {trial.name}",
+            )
     if load is not None:
         draw("load", trials.load_plot, load, f"Load: {trial.name}")

@@ -32,14 +32,20 @@ if TYPE_CHECKING:
 _CAPTION = 14  # characters that have room below an example
 
 
-def label_heatmap(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str], title: str = "") -> "Figure":
+def label_heatmap(
+    counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str], title: str = ""
+) -> "Figure":
     """Show how many examples of each class each client holds; counts is (clients, classes), groups (clients,)."""
     order = client_order(groups, counts.argmax(axis=1))
     clients, classes = counts.shape
     figure, (axes,) = new_figure(
-        client_width(clients), 1.6 + 0.22 * min(classes, 30), title or "Examples per client and class"
+        client_width(clients),
+        1.6 + 0.22 * min(classes, 30),
+        title or "Examples per client and class",
     )
-    image = axes.imshow(counts[order].T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0)
+    image = axes.imshow(
+        counts[order].T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0
+    )
     if clients * classes <= 240:
         dark = counts.max() / 2
         for x, client in enumerate(order):
@@ -53,17 +59,23 @@ def label_heatmap(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[
     return figure
 
 
-def label_bars(counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str], title: str = "") -> "Figure":
+def label_bars(
+    counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str], title: str = ""
+) -> "Figure":
     """Show each client's examples as one bar stacked by class; counts is (clients, classes), groups (clients,)."""
     order = client_order(groups, counts.argmax(axis=1))
     clients, classes = counts.shape
     figure, (axes,) = new_figure(
-        client_width(clients) + 1 + room_for(class_names), 3.4, title or "Examples per client, stacked by class"
+        client_width(clients) + 1 + room_for(class_names),
+        3.4,
+        title or "Examples per client, stacked by class",
     )
     # One outline per class with nan between the bars: a patch per client and class would take seconds to draw.
     gap = 0.4 if clients <= FEW else 0.5
     place = np.arange(clients)
-    corners = np.stack([place - gap, place + gap, np.full(clients, np.nan)], axis=1)[:, : 3 if clients <= FEW else 2]
+    corners = np.stack([place - gap, place + gap, np.full(clients, np.nan)], axis=1)[
+        :, : 3 if clients <= FEW else 2
+    ]
     tops = np.cumsum(counts[order], axis=1)
     entries = {}
     for label, colour in enumerate(distinct_colours(classes)):
@@ -106,7 +118,12 @@ def divergences(counts: np.ndarray, groups: np.ndarray, title: str) -> "Figure":
         (upper, js_divergence(counts), "Jensen-Shannon (bits)"),
         (lower, earth_movers(counts), "earth mover's"),
     ):
-        axes.bar(np.arange(len(order)), values[order], color=colours, width=0.8 if len(order) <= FEW else 1.0)
+        axes.bar(
+            np.arange(len(order)),
+            values[order],
+            color=colours,
+            width=0.8 if len(order) <= FEW else 1.0,
+        )
         axes.axhline(float(np.nanmean(values)), color="black", lw=0.8, ls="--")
         axes.set_ylabel(label)
         axes.set_ylim(0, 1)
@@ -117,7 +134,9 @@ def divergences(counts: np.ndarray, groups: np.ndarray, title: str) -> "Figure":
     return figure
 
 
-def example_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], title: str = "") -> "Figure":
+def example_grid(
+    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], title: str = ""
+) -> "Figure":
     """Show images with their classes; images is uint8 (n, channels, height, width), labels (n,)."""
     count, _, height, width = images.shape
     columns = min(8, count)
@@ -126,7 +145,9 @@ def example_grid(images: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     # One composed picture: an axes object per example would take ten times as long to draw.
     canvas = np.full((rows * (height + caption), columns * (width + pad) - pad, 3), 255, np.uint8)
     wide = max(0.95 * columns, 3.0)
-    figure, (axes,) = new_figure(wide, 0.4 + wide * canvas.shape[0] / canvas.shape[1], title or "Examples")
+    figure, (axes,) = new_figure(
+        wide, 0.4 + wide * canvas.shape[0] / canvas.shape[1], title or "Examples"
+    )
     for i in range(count):
         top, left = i // columns * (height + caption), i % columns * (width + pad)
         canvas[top : top + height, left : left + width] = np.moveaxis(images[i], 0, -1)[..., :3]

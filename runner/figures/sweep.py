@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.figures.canvas import colorbar, distinct_colours, legend, new_figure, ticks, whole_rounds
+from runner.figures.canvas import (
+    colorbar,
+    distinct_colours,
+    legend,
+    new_figure,
+    ticks,
+    whole_rounds,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +35,9 @@ def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = ""
     the line has a gap, and the legend says how many diverged, and how many ended before others.
     """
     curves = curves[(curves[value].notna() | curves[f"{value}_nan"]) & curves[x].notna()]
-    figure, axes, panels, lines = _panels(curves, title or f"{label.capitalize()} over {_TITLES[x]}")
+    figure, axes, panels, lines = _panels(
+        curves, title or f"{label.capitalize()} over {_TITLES[x]}"
+    )
     scale = 100 if value.endswith("acc") else 1
     entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
@@ -41,9 +50,13 @@ def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = ""
             middle, spread = whole.mean(), whole.std(ddof=1 if len(rows) > 1 else 0).fillna(0)
             marker = "o" if len(middle) == 1 else None
             style = _STYLES[i % 4]
-            [drawn] = ax.plot(rows.columns, middle, style, color=colour, lw=1.5, marker=marker, ms=4)
+            [drawn] = ax.plot(
+                rows.columns, middle, style, color=colour, lw=1.5, marker=marker, ms=4
+            )
             entries.setdefault(line + _lacking(curves[curves["line"] == line], value), drawn)
-            ax.fill_between(rows.columns, middle - spread, middle + spread, color=colour, alpha=0.18, lw=0)
+            ax.fill_between(
+                rows.columns, middle - spread, middle + spread, color=colour, alpha=0.18, lw=0
+            )
         ax.set_xlabel(_AXES[x])
         if x == "round":
             whole_rounds(ax)
@@ -52,12 +65,17 @@ def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = ""
 
 
 _AXES = {"round": "round", "mb": "client traffic (MB)"}
-_TITLES = {"round": "rounds: mean and deviation over seeds", "mb": "client traffic: mean and deviation over seeds"}
+_TITLES = {
+    "round": "rounds: mean and deviation over seeds",
+    "mb": "client traffic: mean and deviation over seeds",
+}
 
 
 def client_distributions(clients: "pd.DataFrame", title: str = "") -> "Figure":
     """Show how the clients' final accuracies are spread; rows: ``line``, ``panel``, ``acc`` of a client and seed."""
-    figure, axes, panels, lines = _panels(clients, title or "Accuracy of the single clients, last round, all seeds")
+    figure, axes, panels, lines = _panels(
+        clients, title or "Accuracy of the single clients, last round, all seeds"
+    )
     entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
         for i, (line, colour) in enumerate(lines.items()):
@@ -65,7 +83,9 @@ def client_distributions(clients: "pd.DataFrame", title: str = "") -> "Figure":
             if len(part):
                 shares = np.arange(1, len(part) + 1) / len(part) * 100
                 style = _STYLES[i % 4]
-                [entries[line]] = ax.step(np.sort(part) * 100, shares, style, where="post", color=colour, lw=1.5)
+                [entries[line]] = ax.step(
+                    np.sort(part) * 100, shares, style, where="post", color=colour, lw=1.5
+                )
         ax.set_xlabel("client accuracy (%)")
         ax.set_ylim(0, 101)
     _finish(axes, panels, entries, "clients at or below (%)")
@@ -80,10 +100,14 @@ def embedding(points: "pd.DataFrame", title: str = "") -> "Figure":
     figure, axes = new_figure(
         8, 3.8, title or "Clients as the clustering saw them", columns=2, sharex=True, sharey=True
     )
-    for ax, kind, name in zip(axes, ("cluster", "group"), ("cluster found", "true group"), strict=True):
+    for ax, kind, name in zip(
+        axes, ("cluster", "group"), ("cluster found", "true group"), strict=True
+    ):
         numbers = sorted(points[kind].unique())
         entries: dict[str, Artist] = {}
-        for i, (number, colour) in enumerate(zip(numbers, distinct_colours(len(numbers)), strict=True)):
+        for i, (number, colour) in enumerate(
+            zip(numbers, distinct_colours(len(numbers)), strict=True)
+        ):
             part = points[points[kind] == number]
             [entries[str(number)]] = ax.plot(
                 part["x"], part["y"], "osD^v<>P"[i % 8], color=colour, ms=6, alpha=0.8, mec="black", mew=0.4,
@@ -97,15 +121,25 @@ def embedding(points: "pd.DataFrame", title: str = "") -> "Figure":
     return figure
 
 
-def server_traces(assignments: "pd.DataFrame", clients: "pd.DataFrame | None", title: str = "") -> "Figure":
+def server_traces(
+    assignments: "pd.DataFrame", clients: "pd.DataFrame | None", title: str = ""
+) -> "Figure":
     """Show who served each cluster, for how long in a row, and what the servers' tasks cost, round by round."""
     served = assignments[assignments["server"]]
     figure, axes = new_figure(7.5, 6, title or "Servers of the clusters", rows=3, sharex=True)
     clusters = sorted(served["cluster"].unique())
     entries: dict[str, Artist] = {}
-    for i, (cluster, colour) in enumerate(zip(clusters, distinct_colours(len(clusters)), strict=True)):
+    for i, (cluster, colour) in enumerate(
+        zip(clusters, distinct_colours(len(clusters)), strict=True)
+    ):
         part = served[served["cluster"] == cluster].sort_values("round")
-        style: dict[str, Any] = {"color": colour, "ls": _STYLES[i % 4], "marker": "os^D"[i % 4], "ms": 4, "lw": 1.2}
+        style: dict[str, Any] = {
+            "color": colour,
+            "ls": _STYLES[i % 4],
+            "marker": "os^D"[i % 4],
+            "ms": 4,
+            "lw": 1.2,
+        }
         [drawn] = axes[0].plot(part["round"], part["client"], drawstyle="steps-post", **style)
         entries[f"cluster {cluster}"] = drawn
         axes[1].plot(part["round"], part["tenure"], **style)
@@ -116,7 +150,9 @@ def server_traces(assignments: "pd.DataFrame", clients: "pd.DataFrame | None", t
         everyone = clients.groupby("round")["cpu_s"].mean()
         [mean] = axes[2].plot(everyone.index, everyone, color="black", lw=1, ls=":")
         legend(axes[2], {"mean of all clients": mean}, outside=False, frameon=False)
-    for ax, label in zip(axes, ("server (client)", "tenure (rounds)", "CPU time (s a round)"), strict=True):
+    for ax, label in zip(
+        axes, ("server (client)", "tenure (rounds)", "CPU time (s a round)"), strict=True
+    ):
         ax.set_ylabel(label)
         ax.grid(alpha=0.25)
     legend(axes[0], entries)
@@ -136,7 +172,9 @@ def label_distributions(splits: "Mapping[str, pd.DataFrame]", title: str = "") -
         shares[name] = counts.div(counts.sum(axis=1).clip(lower=1), axis=0) * 100
     top = max(float(share.to_numpy().max()) for share in shares.values())
     for ax, (name, share) in zip(axes, shares.items(), strict=True):
-        image = ax.imshow(share.T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=top)
+        image = ax.imshow(
+            share.T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=top
+        )
         ax.set_title(name, fontsize=9)
         ax.set_xlabel("clients" + (", sorted by group" if splits[name]["group"].any() else ""))
         ax.set_xticks([])
@@ -177,7 +215,9 @@ def axis_effect(
     lines = [None] if line is None else list(rows[line].unique())
     figure, axes = new_figure(1.2 + 3.2 * len(panels), 3.6, title, columns=len(panels), sharey=True)
     percent = metric.endswith("acc")
-    values = list(pd.unique(rows[x].sort_values()))  # evenly spaced: the values of an axis are often powers of two
+    values = list(
+        pd.unique(rows[x].sort_values())
+    )  # evenly spaced: the values of an axis are often powers of two
     entries: dict[str, Artist] = {}
     for ax, value in zip(axes, panels, strict=True):
         for i, (name, colour) in enumerate(zip(lines, distinct_colours(len(lines)), strict=True)):
@@ -188,12 +228,22 @@ def axis_effect(
                 continue
             scores = part[metric] * (100 if percent else 1)
             groups = scores.groupby(part[x])
-            mean, spread = groups.agg(lambda of: of.mean(skipna=False)).sort_index(), groups.std().fillna(0)
+            mean, spread = (
+                groups.agg(lambda of: of.mean(skipna=False)).sort_index(),
+                groups.std().fillna(0),
+            )
             at = np.array([values.index(there) for there in mean.index]) + dodge
             [drawn] = ax.plot(at, mean, "o-", color=colour, ms=4)
             entries.setdefault(str(name), drawn)
             ax.fill_between(at, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
-            ax.plot([values.index(there) + dodge for there in part[x]], scores, ".", color=colour, ms=3, alpha=0.6)
+            ax.plot(
+                [values.index(there) + dodge for there in part[x]],
+                scores,
+                ".",
+                color=colour,
+                ms=3,
+                alpha=0.6,
+            )
         ticks(ax.xaxis, values)
         ax.set_xlabel(names.get(x, x).replace("num_", "number of ").replace("_", " "))
         ax.grid(alpha=0.25)
@@ -213,19 +263,25 @@ _METRICS = {
 }
 
 
-def _panels(rows: "pd.DataFrame", title: str) -> "tuple[Figure, list[Axes], list[str], dict[str, Any]]":
+def _panels(
+    rows: "pd.DataFrame", title: str
+) -> "tuple[Figure, list[Axes], list[str], dict[str, Any]]":
     """Return a figure with an axes per panel, at most four side by side, and the colour of each line."""
     panels, names = list(rows["panel"].unique()), list(rows["line"].unique())
     columns = min(4, len(panels))
     height = -(-len(panels) // columns)
     share: dict[str, Any] = {"sharex": True, "sharey": True}
-    figure, axes = new_figure(1.8 + 2.7 * columns, 0.9 + 2.4 * height, title, height, columns, **share)
+    figure, axes = new_figure(
+        1.8 + 2.7 * columns, 0.9 + 2.4 * height, title, height, columns, **share
+    )
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     return figure, axes, panels, dict(zip(names, distinct_colours(len(names)), strict=True))
 
 
-def _finish(axes: "list[Axes]", panels: Sequence[str], entries: "Mapping[str, Artist]", label: str) -> None:
+def _finish(
+    axes: "list[Axes]", panels: Sequence[str], entries: "Mapping[str, Artist]", label: str
+) -> None:
     columns = min(4, len(panels))
     for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
         ax.set_title(panel, fontsize=9)

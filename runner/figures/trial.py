@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 
-def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = None, title: str = "") -> "Figure":
+def cluster_map(
+    assignments: "pd.DataFrame", groups: Mapping[int, int] | None = None, title: str = ""
+) -> "Figure":
     """Show which cluster each client was in, round by round, and which member was its server.
 
     Parameters
@@ -54,7 +56,9 @@ def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = 
     grid[y, x] = assignments["cluster"].to_numpy()
     clusters = int(np.nanmax(grid)) + 1
     figure, (axes,) = new_figure(
-        min(11.0, 4.2 + 0.18 * len(rounds)), client_width(len(clients)) * 0.55 + 1.2, title or "Clusters"
+        min(11.0, 4.2 + 0.18 * len(rounds)),
+        client_width(len(clients)) * 0.55 + 1.2,
+        title or "Clusters",
     )
     from matplotlib.colors import ListedColormap
     from matplotlib.lines import Line2D
@@ -69,13 +73,24 @@ def cluster_map(assignments: "pd.DataFrame", groups: Mapping[int, int] | None = 
     )  # fmt: skip
     server = assignments["server"].to_numpy(dtype=bool)
     size = np.clip(260 / len(clients), 2.0, 5.0)
-    axes.plot(rounds[0] + x[server], y[server], "o", ms=size, mfc="white", mec="black", mew=0.6, linestyle="none")
+    axes.plot(
+        rounds[0] + x[server],
+        y[server],
+        "o",
+        ms=size,
+        mfc="white",
+        mec="black",
+        mew=0.6,
+        linestyle="none",
+    )
     client_axis(axes.yaxis, order, known, "last cluster")
     whole_rounds(axes)
     axes.set_xlabel("round")
     sizes = np.bincount(grid[:, -1][~np.isnan(grid[:, -1])].astype(int), minlength=clusters)
     shown = range(clusters) if clusters <= 20 else (0, clusters - 1)
-    entries: dict[str, Any] = {f"cluster {k} ({sizes[k]} clients)": Patch(color=colours[k]) for k in shown}
+    entries: dict[str, Any] = {
+        f"cluster {k} ({sizes[k]} clients)": Patch(color=colours[k]) for k in shown
+    }
     entries["its server"] = Line2D([], [], marker="o", mfc="white", mec="black", linestyle="none")
     legend(axes, entries)
     return figure
@@ -88,13 +103,17 @@ def cluster_squares(assignments: Mapping[str, Sequence[Any]], groups: np.ndarray
     """
     from matplotlib.colors import to_rgb
 
-    client, cluster, server = (np.asarray(assignments[name]) for name in ("client", "cluster", "server"))
+    client, cluster, server = (
+        np.asarray(assignments[name]) for name in ("client", "cluster", "server")
+    )
     rows = [np.flatnonzero(groups[client] == group) for group in np.unique(groups[client])]
     if len(rows) == 1:  # no groups are known: a block as wide as high
         rows = np.array_split(rows[0], int(np.ceil(np.sqrt(len(client)))))
     side = max(4, min(32, 640 // max(map(len, rows))))
     canvas = np.full((len(rows) * side + 1, max(map(len, rows)) * side + 1, 3), 255, np.uint8)
-    colours = (np.array([to_rgb(colour) for colour in distinct_colours(int(cluster.max()) + 1)]) * 255).astype(np.uint8)
+    colours = (
+        np.array([to_rgb(colour) for colour in distinct_colours(int(cluster.max()) + 1)]) * 255
+    ).astype(np.uint8)
     for y, row in enumerate(rows):
         for x, i in enumerate(row):
             square = canvas[y * side + 1 : (y + 1) * side, x * side + 1 : (x + 1) * side]
@@ -106,7 +125,9 @@ def cluster_squares(assignments: Mapping[str, Sequence[Any]], groups: np.ndarray
 
 def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
     """Show CPU and memory of hosts and nodes over time; columns as in :class:`runner.records.LoadSample`."""
-    figure, axes = new_figure(8, 5.2, title or "Load of client hosts and nodes", rows=2, columns=2, sharex=True)
+    figure, axes = new_figure(
+        8, 5.2, title or "Load of client hosts and nodes", rows=2, columns=2, sharex=True
+    )
     seconds = load["time_s"] - load["time_s"].min()
     panels = (
         ("host", "host_cpu", "host CPU (% of one core)"),
@@ -127,7 +148,9 @@ def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
     return figure
 
 
-def curves(metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title: str = "") -> "Figure":
+def curves(
+    metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title: str = ""
+) -> "Figure":
     """Show accuracy and loss over rounds: global model, clusters, and the clients' median with its 10-90% band.
 
     Parameters
@@ -146,16 +169,33 @@ def curves(metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title
     for ax, (kind, label, scale) in zip(axes, panels, strict=True):
         if clients is not None and f"eval_{kind}" in clients:
             scored = clients[clients["eval_acc"].notna()]
-            band = scored.groupby("round")[f"eval_{kind}"].quantile(np.array([0.1, 0.5, 0.9])).unstack()
+            band = (
+                scored.groupby("round")[f"eval_{kind}"]
+                .quantile(np.array([0.1, 0.5, 0.9]))
+                .unstack()
+            )
             lost = scored[f"eval_{kind}"].isna().groupby(scored["round"]).any()
             band.loc[lost[lost].index] = np.nan  # a gap: quantiles would leave out what diverged
             if len(band):
-                ax.fill_between(band.index, scale(band[0.1]), scale(band[0.9]), color="#888888", alpha=0.25, lw=0)
+                ax.fill_between(
+                    band.index,
+                    scale(band[0.1]),
+                    scale(band[0.9]),
+                    color="#888888",
+                    alpha=0.25,
+                    lw=0,
+                )
                 [middle] = ax.plot(band.index, scale(band[0.5]), color="#666666", lw=1.2, ls="--")
                 entries.setdefault("clients: median, 10-90%", middle)
-        found = {int(m[1]): c for c in metrics if (m := re.fullmatch(rf"2_clusters/c(\d+)_{kind}", str(c)))}
+        found = {
+            int(m[1]): c
+            for c in metrics
+            if (m := re.fullmatch(rf"2_clusters/c(\d+)_{kind}", str(c)))
+        }
         for cluster, colour in zip(sorted(found), distinct_colours(len(found)), strict=True):
-            drawn = _line(ax, metrics["round"], scale(metrics[found[cluster]]), color=colour, lw=1.3)
+            drawn = _line(
+                ax, metrics["round"], scale(metrics[found[cluster]]), color=colour, lw=1.3
+            )
             if len(found) <= 12 or cluster in (min(found), max(found)):
                 entries.setdefault(f"cluster {cluster}", drawn)
         if f"1_global/{kind}" in metrics:
@@ -170,7 +210,9 @@ def curves(metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title
     return figure
 
 
-def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: str = "") -> "Figure":
+def confusion_matrix(
+    confusion: np.ndarray, class_names: Sequence[str], title: str = ""
+) -> "Figure":
     """Show which classes are taken for which; confusion is (true, predicted) in examples."""
     classes = len(confusion)
     share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -195,7 +237,9 @@ def _line(axes: "Axes", x: "pd.Series", y: "pd.Series", **style: Any) -> "Line2D
     return drawn
 
 
-def _traces(axes: "Axes", seconds: "pd.Series", values: "pd.Series", who: "pd.Series") -> "dict[str, Artist]":
+def _traces(
+    axes: "Axes", seconds: "pd.Series", values: "pd.Series", who: "pd.Series"
+) -> "dict[str, Artist]":
     """Draw one line per host or node, and return them by name; of more than eight, the median and the range.
 
     Samples are averaged over short steps of time: the hosts of one node sample it at different moments.

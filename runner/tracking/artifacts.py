@@ -52,7 +52,9 @@ def parts(record: RoundRecord) -> dict[str, bytes]:
     tables = {
         "clients": record.clients,
         "assignments": record.assignments,
-        "load": {name: [getattr(row, name) for row in record.load] for name in _LOAD} if record.load else {},
+        "load": {name: [getattr(row, name) for row in record.load] for name in _LOAD}
+        if record.load
+        else {},
     }
     return {
         f"{name}.parquet/part-{record.round:05d}.parquet": to_parquet(columns)
@@ -67,17 +69,23 @@ def to_parquet(columns: Columns) -> bytes:
     from pyarrow import parquet
 
     sink = pa.BufferOutputStream()
-    parquet.write_table(pa.table({storable(name): list(values) for name, values in columns.items()}), sink)
+    parquet.write_table(
+        pa.table({storable(name): list(values) for name, values in columns.items()}), sink
+    )
     return bytes(sink.getvalue())
 
 
 def split_table(data: DataSummary) -> bytes:
     """Return who holds what, for reports: a row per client with its known group and its examples of each class."""
-    counts = {f"class_{name}": data.label_counts[:, i].tolist() for i, name in enumerate(data.class_names)}
+    counts = {
+        f"class_{name}": data.label_counts[:, i].tolist() for i, name in enumerate(data.class_names)
+    }
     return to_parquet({"client": range(len(data.groups)), "group": data.groups.tolist(), **counts})
 
 
-def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: int, first: bool) -> Extras:
+def cluster_image(
+    record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: int, first: bool
+) -> Extras:
     """Return a picture of a round's clusters for the UI's step slider, in some ten rounds of a trial.
 
     A row per known group, a square per client in the colour of its cluster, the server's with a white dot. Drawn as
@@ -89,7 +97,16 @@ def cluster_image(record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: 
     shown = [(record.round, record.assignments)]
     if first:  # the slider starts at step 0: there it shows the known groups, which is what should be found
         client = record.assignments["client"]
-        shown.append((0, {"client": client, "cluster": groups[np.asarray(client)], "server": [False] * len(client)}))
+        shown.append(
+            (
+                0,
+                {
+                    "client": client,
+                    "cluster": groups[np.asarray(client)],
+                    "server": [False] * len(client),
+                },
+            )
+        )
 
     def image(step: int, rows: Columns) -> dict[str, bytes]:
         from PIL import Image
@@ -108,7 +125,10 @@ def ui_image(key: str, step: int, now_ms: int, image: "Image.Image") -> dict[str
     small = image.copy()
     small.thumbnail((256, 256))
     files = {}
-    for path, shown, kind in ((f"{name}.png", image, "PNG"), (f"{name}+compressed.webp", small, "WEBP")):
+    for path, shown, kind in (
+        (f"{name}.png", image, "PNG"),
+        (f"{name}+compressed.webp", small, "WEBP"),
+    ):
         buffer = io.BytesIO()
         shown.save(buffer, format=kind)
         files[path] = buffer.getvalue()
@@ -118,13 +138,19 @@ def ui_image(key: str, step: int, now_ms: int, image: "Image.Image") -> dict[str
 def dataset_fields(data: DataSummary) -> dict[str, str]:
     """Return what fills the UI's Dataset column: the data set, its split and its size."""
     split = " ".join(name for name in (data.dataset, data.partition, data.shift) if name != "none")
-    profile = {"num_train": data.num_train, "num_test": data.num_test, "num_clients": len(data.label_counts)}
+    profile = {
+        "num_train": data.num_train,
+        "num_test": data.num_test,
+        "num_clients": len(data.label_counts),
+    }
     return {
         "name": split,
         "digest": data.fingerprint[:36],
         "source_type": "local",
         "source": json.dumps({"uri": redact(data.source)}),
-        "profile": json.dumps(profile | {"classes": [shortened(name, 100) for name in data.class_names[:100]]}),
+        "profile": json.dumps(
+            profile | {"classes": [shortened(name, 100) for name in data.class_names[:100]]}
+        ),
     }
 
 
@@ -133,9 +159,20 @@ def data_figures(data: DataSummary) -> Extras:
 
     The trials of a sweep share their splits, and drawing costs far more than logging, so drawn pictures are kept.
     """
-    told = (data.fingerprint, data.dataset, data.partition, data.shift, data.class_names, sorted(data.examples))
+    told = (
+        data.fingerprint,
+        data.dataset,
+        data.partition,
+        data.shift,
+        data.class_names,
+        sorted(data.examples),
+    )
     key = sha256(repr(told).encode())
-    for array in (data.label_counts, data.groups, *(part for pair in data.examples.values() for part in pair)):
+    for array in (
+        data.label_counts,
+        data.groups,
+        *(part for pair in data.examples.values() for part in pair),
+    ):
         key.update(np.ascontiguousarray(array).tobytes())
     name = key.hexdigest()
     if name not in _drawn:
@@ -148,10 +185,17 @@ def data_figures(data: DataSummary) -> Extras:
 def _draw(data: DataSummary) -> Extras:
     split = ", ".join(part for part in (data.dataset, data.partition, data.shift) if part != "none")
     counts, groups, names = data.label_counts, data.groups, data.class_names
-    per_client, per_class = f"Labels per client: {split}", f"Examples per class, all clients: {split}"
+    per_client, per_class = (
+        f"Labels per client: {split}",
+        f"Examples per class, all clients: {split}",
+    )
     pictures = Extras()
-    pictures.draw("plots/label_heatmap.png", lambda: splits.label_heatmap(counts, groups, names, per_client))
-    pictures.draw("plots/label_bars.png", lambda: splits.label_bars(counts, groups, names, per_client))
+    pictures.draw(
+        "plots/label_heatmap.png", lambda: splits.label_heatmap(counts, groups, names, per_client)
+    )
+    pictures.draw(
+        "plots/label_bars.png", lambda: splits.label_bars(counts, groups, names, per_client)
+    )
     pictures.draw("plots/class_counts.png", lambda: splits.class_counts(counts, names, per_class))
     against = f"Clients' labels against the global distribution: {split}"
     pictures.draw("plots/divergence.png", lambda: splits.divergences(counts, groups, against))

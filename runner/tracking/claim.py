@@ -45,10 +45,14 @@ def claim(folder: Path, what: str, driver: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _take(path)
     except OSError as error:
-        raise RunnerError(f"{folder} can't be written: {error.strerror}; name another folder") from error
+        raise RunnerError(
+            f"{folder} can't be written: {error.strerror}; name another folder"
+        ) from error
     if handle is None:
         who = _who(path)
-        raise RunnerError(f"{what} is being run by {who}; wait for it, or end it there with Ctrl-C or kill")
+        raise RunnerError(
+            f"{what} is being run by {who}; wait for it, or end it there with Ctrl-C or kill"
+        )
     try:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         os.ftruncate(handle, 0)
@@ -87,7 +91,9 @@ def _take(path: Path) -> int | None:
             time.sleep(_WAIT_S)
             continue
         except OSError as error:
-            _log.warning("%s has no locks (%s): nothing else may run this meanwhile", path.parent, error)
+            _log.warning(
+                "%s has no locks (%s): nothing else may run this meanwhile", path.parent, error
+            )
         if os.path.exists(path) and os.path.samestat(os.fstat(handle), path.stat()):
             return handle
         os.close(handle)  # who held it removed it in between

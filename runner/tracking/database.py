@@ -130,7 +130,10 @@ def settle_in(database: Path) -> str:
                     f"WHERE experiment_id = ? AND substr({column}, 1, ?) = ?",
                     (there, len(location) + 1, experiment, len(location) + 1, f"{location}/"),
                 )
-            opened.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (there, experiment))
+            opened.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                (there, experiment),
+            )
             runs += count
             left = str(old.parent) if count else left
         opened.execute("COMMIT")
@@ -146,7 +149,10 @@ def _locations(opened: sqlite3.Connection) -> list[tuple[int, str]]:
         "JOIN experiment_tags ON experiments.experiment_id = experiment_tags.experiment_id "
         "WHERE (key = ? AND value = ?) OR (key = 'mlflow.note.content' AND value LIKE ?)"
     )
-    return [(experiment, location or "") for experiment, location in opened.execute(query, (*BESIDE, _OURS))]
+    return [
+        (experiment, location or "")
+        for experiment, location in opened.execute(query, (*BESIDE, _OURS))
+    ]
 
 
 def _moved(database: Path, location: str) -> bool:

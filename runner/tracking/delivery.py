@@ -43,7 +43,9 @@ class Delivery:
         Says why the run of an operation that has waited is not ours to write any more, or nothing.
     """
 
-    def __init__(self, send: Callable[[Op], None], overtaken: Callable[[Op], str] = lambda op: "") -> None:
+    def __init__(
+        self, send: Callable[[Op], None], overtaken: Callable[[Op], str] = lambda op: ""
+    ) -> None:
         self._send, self._overtaken = send, overtaken
         self.lost: dict[str, str] = {}
         """Token -> why what is missing of its run could not be written."""
@@ -69,7 +71,9 @@ class Delivery:
             if op.kind != "end" or op.run in self._gone:
                 raise LeftOut(reason)
             status = op.data["status"]
-            op = ops.end(op.run, "KILLED" if status == "FINISHED" else status, op.data["end_ms"], reason)
+            op = ops.end(
+                op.run, "KILLED" if status == "FINISHED" else status, op.data["end_ms"], reason
+            )
         try:
             self._send(op)
         except Exception as error:
@@ -156,7 +160,9 @@ def send_spilled(store: Store, spill: Path, tell: Callable[[str], None]) -> Flus
             one = _send_all(outbox, store, tell)
         finally:
             outbox.unlock()
-        total = Flushed(total.sent + one.sent, total.aside + one.aside, total.damaged or one.damaged)
+        total = Flushed(
+            total.sent + one.sent, total.aside + one.aside, total.damaged or one.damaged
+        )
     return total
 
 
@@ -174,7 +180,9 @@ def _send_all(outbox: Outbox, store: Store, tell: Callable[[str], None]) -> Flus
     delivery = Delivery(lambda op: ops.apply(op, store, runs), look_up)
     aside: Counter[tuple[str, str]] = Counter()  # by token and reason
     if outbox.strangers:
-        aside["", f"{', '.join(outbox.strangers[:3])}: no operation of this version"] = len(outbox.strangers)
+        aside["", f"{', '.join(outbox.strangers[:3])}: no operation of this version"] = len(
+            outbox.strangers
+        )
         outbox.put_strangers_aside()
     if outbox.gap:
         for token in outbox.tokens:

@@ -21,7 +21,17 @@ from runner.redaction import redact
 from runner.report_text import fence
 
 _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}
-_PACKAGES = ("fedsweep", "flwr", "flwr-datasets", "ray", "torch", "torchvision", "numpy", "scikit-learn", "mlflow")
+_PACKAGES = (
+    "fedsweep",
+    "flwr",
+    "flwr-datasets",
+    "ray",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "mlflow",
+)
 _SWEEP_COLOUR = "#888888"
 LAYOUT, LAYOUT_NOW = "layout", "2"
 """Tag and version of how a sweep's run tells its trials; version 1 had no tag, and short names."""
@@ -39,7 +49,9 @@ def run_name(trial: TrialConfig, axes: Mapping[str, str], grid: Iterable[str] = 
         sections = [trial.dataset.name, trial.partition.name, trial.shift.name, trial.strategy.name]
         return " ".join([name for name in sections if name != "none"] + [f"seed={trial.seed}"])
     names = short_names([*grid, *axes])
-    return " ".join(value if key in _GROUPS else f"{names[key]}={value}" for key, value in axes.items())
+    return " ".join(
+        value if key in _GROUPS else f"{names[key]}={value}" for key, value in axes.items()
+    )
 
 
 def trial_params(trial: TrialConfig, axes: Mapping[str, str]) -> dict[str, str]:
@@ -108,7 +120,9 @@ def environment() -> dict[str, str]:
     commit = _git("rev-parse", "HEAD")
     if commit:
         tags["mlflow.source.git.commit"] = commit
-        tags["code.changed"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+        tags["code.changed"] = str(
+            bool(_git("status", "--porcelain", "--untracked-files=no"))
+        ).lower()
     return tags
 
 
@@ -119,7 +133,9 @@ def _git(*args: str) -> str:
         return ""
     try:
         command = ["git", "-C", str(repository), *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 

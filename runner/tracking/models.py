@@ -59,7 +59,9 @@ def model_op(
 
         weights = save({key: np.ascontiguousarray(value) for key, value in state.items()})
         yield ops.files(run, {f"models/{name}.safetensors": weights})
-        yield ops.tags(run, {"models.not_traced": shortened(f"{type(error).__name__}: {error}", 500)})
+        yield ops.tags(
+            run, {"models.not_traced": shortened(f"{type(error).__name__}: {error}", 500)}
+        )
 
 
 def _with_weights(program: Any, state: Mapping[str, np.ndarray]) -> bytes:
@@ -99,7 +101,8 @@ def _template(
     example = np.zeros((2, *input_shape), np.float32)
     single = np.dtype(np.float32)
     signature = ModelSignature(
-        Schema([TensorSpec(single, (-1, *input_shape))]), Schema([TensorSpec(single, (-1, num_classes))])
+        Schema([TensorSpec(single, (-1, *input_shape))]),
+        Schema([TensorSpec(single, (-1, num_classes))]),
     )
     with tempfile.TemporaryDirectory(prefix="fedsweep-") as parent, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,8 +113,14 @@ def _template(
             signature=signature,
             input_example=example,
             serialization_format="pt2",
-            pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "numpy")],
+            pip_requirements=[
+                f"{package}=={version(package)}" for package in ("mlflow", "torch", "numpy")
+            ],
         )
-        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        files = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
         program = torch.export.load(BytesIO(files.pop(_PROGRAM)))
     return files, program, first_names(model)

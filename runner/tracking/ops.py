@@ -56,7 +56,9 @@ class Op:
 
 def create(run: str, name: str, start_ms: int, tags: Mapping[str, str], parent: str | None) -> Op:
     """Make a run, nested in the one whose token is ``parent``, if any."""
-    return Op("create", run, {"name": name, "start_ms": start_ms, "tags": dict(tags), "parent": parent})
+    return Op(
+        "create", run, {"name": name, "start_ms": start_ms, "tags": dict(tags), "parent": parent}
+    )
 
 
 def reopen(run: str, run_id: str, was: str, tags: Mapping[str, str], parent: str | None) -> Op:
@@ -70,7 +72,11 @@ def reopen(run: str, run_id: str, was: str, tags: Mapping[str, str], parent: str
 
 def metrics(run: str, values: Mapping[str, float], step: int, now_ms: int) -> Op:
     """Log the metrics of one step in one batch with one timestamp."""
-    return Op("batch", run, {"metrics": [[key, float(value), now_ms, step] for key, value in values.items()]})
+    return Op(
+        "batch",
+        run,
+        {"metrics": [[key, float(value), now_ms, step] for key, value in values.items()]},
+    )
 
 
 def tags(run: str, values: Mapping[str, str]) -> Op:
@@ -86,7 +92,8 @@ def params(run: str, values: Mapping[str, str]) -> Op:
 def files(run: str, content: Mapping[str, str | bytes]) -> Op:
     """Write artifacts; texts in UTF-8."""
     encoded = {
-        path: escape.storable(part).encode() if isinstance(part, str) else part for path, part in content.items()
+        path: escape.storable(part).encode() if isinstance(part, str) else part
+        for path, part in content.items()
     }
     return Op("files", run, {}, encoded)
 
@@ -117,7 +124,9 @@ def apply(op: Op, store: Store, runs: dict[str, str]) -> None:
     elif op.kind == "dataset":
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        client.log_inputs(run_id, [DatasetInput(Dataset(**data), [InputTag("mlflow.data.context", "training")])])
+        client.log_inputs(
+            run_id, [DatasetInput(Dataset(**data), [InputTag("mlflow.data.context", "training")])]
+        )
     elif op.kind == "model":
         _log_model(store, run_id, op)
     elif op.kind == "end":
@@ -156,11 +165,15 @@ def _acceptable(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(data)
     for what in _VALUE.keys() & data.keys():
         data[what] = {
-            escape.key(name): _cut(escape.storable(str(value)), _VALUE[what]) for name, value in data[what].items()
+            escape.key(name): _cut(escape.storable(str(value)), _VALUE[what])
+            for name, value in data[what].items()
         }
     if "metrics" in data:
         data["metrics"] = [[escape.key(name), *rest] for name, *rest in data["metrics"]]
-    data = {name: escape.storable(value) if isinstance(value, str) else value for name, value in data.items()}
+    data = {
+        name: escape.storable(value) if isinstance(value, str) else value
+        for name, value in data.items()
+    }
     return data | ({"name": escape.shortened(data["name"], _NAME[kind])} if kind in _NAME else {})
 
 
@@ -177,7 +190,9 @@ def _nested(op: Op, runs: Mapping[str, str]) -> dict[str, str]:
 def _create(store: Store, op: Op, runs: Mapping[str, str]) -> str:
     tags = op.data["tags"] | _nested(op, runs) | {TOKEN: op.run}
     with environ(_ONCE):
-        created = store.client.create_run(store.experiment_id, op.data["start_ms"], tags, op.data["name"])
+        created = store.client.create_run(
+            store.experiment_id, op.data["start_ms"], tags, op.data["name"]
+        )
     return str(created.info.run_id)
 
 

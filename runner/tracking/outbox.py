@@ -201,7 +201,11 @@ def left_behind(store: Store, spill: Path) -> Iterator[Outbox]:
     OSError
         One of them can't be opened.
     """
-    folders = [path for path in spill.glob(f"{_store_id(store)}-*") if path.is_dir() and not path.is_symlink()]
+    folders = [
+        path
+        for path in spill.glob(f"{_store_id(store)}-*")
+        if path.is_dir() and not path.is_symlink()
+    ]
     for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
         outbox = Outbox(folder)
         if not outbox.lock():

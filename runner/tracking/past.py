@@ -41,7 +41,9 @@ class PastRun:
     summary: Mapping[str, float]  # final metrics by bare name; empty where they were not logged
     reported: bool = False  # a sweep's report was made, and what it tells of its trials can be read
     settings: str = ""  # of a trial: its key but for the content of its data
-    content: str | None = None  # of its data; None where a version of fedsweep ran it that did not know
+    content: str | None = (
+        None  # of its data; None where a version of fedsweep ran it that did not know
+    )
     place: str = ""  # where they lay
     token: str = ""  # of the session that wrote it last
 
@@ -63,12 +65,18 @@ def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[st
 def past_contents(store: Store, sweep: str | None) -> list[PastRun]:
     """Return the trials that were run in this sweep (None: on their own), whatever their keys."""
     tags = {"kind": "trial", **({"sweep": sweep} if sweep else {})}
-    return [_past(run, "trial.key") for run in _search(store, tags) if run.data.tags.get("sweep") == sweep]
+    return [
+        _past(run, "trial.key")
+        for run in _search(store, tags)
+        if run.data.tags.get("sweep") == sweep
+    ]
 
 
 def history(store: Store, run: PastRun, metric: str) -> dict[int, float]:
     """Return the values of a run's metric by step."""
-    return {point.step: point.value for point in store.client.get_metric_history(run.run_id, metric)}
+    return {
+        point.step: point.value for point in store.client.get_metric_history(run.run_id, metric)
+    }
 
 
 def past_sweep(store: Store, name: str, key: str) -> PastRun | None:
@@ -158,7 +166,11 @@ def _search(store: Store, tags: Mapping[str, str], also: str = "") -> "list[Run]
     token = None
     while True:
         page = store.client.search_runs(
-            [store.experiment_id], query, max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
+            [store.experiment_id],
+            query,
+            max_results=_PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
         )
         same = [run for run in page if tags.items() <= run.data.tags.items()]
         found += [run for run in same if _SUPERSEDED not in run.data.tags]
@@ -178,7 +190,11 @@ def _past(run: "Run", key: str) -> PastRun:
         reason=tags.get("reason", ""),
         params=dict(run.data.params),
         round=int(metrics.get(ROUND, -1)),
-        summary={name.removeprefix(FINAL): value for name, value in metrics.items() if name.startswith(FINAL)},
+        summary={
+            name.removeprefix(FINAL): value
+            for name, value in metrics.items()
+            if name.startswith(FINAL)
+        },
         reported=tags.get(REPORT) == "made" and tags.get(LAYOUT) == LAYOUT_NOW,
         settings=tags.get("trial.settings", ""),
         content=tags.get("data.content"),

@@ -57,7 +57,11 @@ class StoredTrial:
     @property
     def final(self) -> dict[str, float]:
         """Final metrics by bare name."""
-        return {k.removeprefix(FINAL): v for k, v in self.run.data.metrics.items() if k.startswith(FINAL)}
+        return {
+            k.removeprefix(FINAL): v
+            for k, v in self.run.data.metrics.items()
+            if k.startswith(FINAL)
+        }
 
     @property
     def command(self) -> str:
@@ -135,7 +139,9 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
     run = _by_id(store, word) or _latest(_of_sweep(store, "sweep", word))
     if run is None or run.data.tags.get("kind") != "sweep":
         names = {run.data.tags["sweep"] for run in _search(store, "tags.kind = 'sweep'")}
-        raise TrackingError(f"there is no sweep '{word}' in {redact(store.uri)}{_nearest(word, names, 'its sweeps')}")
+        raise TrackingError(
+            f"there is no sweep '{word}' in {redact(store.uri)}{_nearest(word, names, 'its sweeps')}"
+        )
     name, command = run.data.tags["sweep"], StoredTrial(store, run).command
     grid = _grid(store, run, command)
     runs = _trials_of(store, run)
@@ -153,7 +159,10 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
 
 def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:
     """Return a sweep's axes and the places of its trials."""
-    name, again = sweep.data.tags["sweep"], f"run its command again, which keeps what is finished: {command}"
+    name, again = (
+        sweep.data.tags["sweep"],
+        f"run its command again, which keeps what is finished: {command}",
+    )
     if sweep.data.tags.get(LAYOUT) != LAYOUT_NOW:
         raise TrackingError(
             f"sweep '{name}' (run {sweep.info.run_id}) was logged by another version of fedsweep, which told its axes "
@@ -219,7 +228,11 @@ def _search(store: Store, which: str) -> "list[Run]":
     token: str | None = None
     while True:
         page = store.client.search_runs(
-            [store.experiment_id], which, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+            [store.experiment_id],
+            which,
+            max_results=1000,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
         )
         runs += page
         token = page.token
@@ -252,4 +265,6 @@ def _nearest(word: str, names: set[str], what: str) -> str:
     if not names:
         return "; it has none yet"
     near = difflib.get_close_matches(word, names, 1)
-    return (f"; did you mean '{near[0]}'?" if near else "") + f" {what}: {', '.join(sorted(names)[:10])}"
+    return (
+        f"; did you mean '{near[0]}'?" if near else ""
+    ) + f" {what}: {', '.join(sorted(names)[:10])}"

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from runner.figures.canvas import Extras
     from runner.tracking.tracker import Tracker
 
-_DRAWN = ("round", "client", "eval_acc", "eval_loss")  # columns of the clients' rows that figures need
+_DRAWN = (
+    "round",
+    "client",
+    "eval_acc",
+    "eval_loss",
+)  # columns of the clients' rows that figures need
 
 
 class OpenRun:
@@ -45,7 +50,8 @@ class OpenRun:
                 yield ops.reopen(self.token, past.run_id, past.token, tags, above)
             there = past.params if past else {}
             yield ops.params(
-                self.token, {name: value for name, value in params.items() if escape.key(name) not in there}
+                self.token,
+                {name: value for name, value in params.items() if escape.key(name) not in there},
             )
             yield ops.files(self.token, files)
 
@@ -126,7 +132,9 @@ class SweepRun(OpenRun):
         self.axes = tuple(params)
         self._note = tags["mlflow.note.content"]
 
-    def start_trial(self, trial: TrialConfig, axes: Mapping[str, str], command: str = "") -> "TrialRun":
+    def start_trial(
+        self, trial: TrialConfig, axes: Mapping[str, str], command: str = ""
+    ) -> "TrialRun":
         """Open the run of a trial, nested in this one."""
         return self._tracker.start_trial(trial, axes, command, self)
 
@@ -157,7 +165,9 @@ class SweepRun(OpenRun):
 
             tags = {"mlflow.note.content": f"{self._note}\n\n{summary}"}
             if files:
-                pngs = {path: content for path, content in files.items() if isinstance(content, bytes)}
+                pngs = {
+                    path: content for path, content in files.items() if isinstance(content, bytes)
+                }
                 images = self._tracker.kept(ui_images(pngs, now))
                 yield ops.files(self.token, {**files, **images})
                 if images:
@@ -187,10 +197,14 @@ class TrialRun(OpenRun):
         if parent is not None:
             tags |= {"sweep": parent.name}
         files = {"config.yaml": describe.config_yaml(trial)}
-        super().__init__(tracker, name, describe.trial_params(trial, axes), tags, files, parent, past)
+        super().__init__(
+            tracker, name, describe.trial_params(trial, axes), tags, files, parent, past
+        )
         self._trial = trial
         self._taken = -1  # last round that was given
-        self._logged = past.round if past else -1  # last round that the store had when the run was opened
+        self._logged = (
+            past.round if past else -1
+        )  # last round that the store had when the run was opened
         self._has_final = bool(past and past.summary)
         self._figures = tracker.cfg.figures
         self._first: TrialStarted | None = None
@@ -227,7 +241,9 @@ class TrialRun(OpenRun):
         now = int(record.time_s * 1000) or self._now_ms()
         self._rounds.append({"round": record.round, **record.metrics})
         if self._figures == "all":
-            self._clients.append({key: record.clients[key] for key in _DRAWN if key in record.clients})
+            self._clients.append(
+                {key: record.clients[key] for key in _DRAWN if key in record.clients}
+            )
             self._assignments.append(record.assignments)
             self._load.extend(record.load)
         self._events.extend(f"round {record.round}: {event}" for event in record.events)
@@ -243,7 +259,9 @@ class TrialRun(OpenRun):
                 content |= images
             if content:
                 yield ops.files(self.token, content)
-            yield ops.metrics(self.token, {**record.metrics, ROUND: record.round}, record.round, now)
+            yield ops.metrics(
+                self.token, {**record.metrics, ROUND: record.round}, record.round, now
+            )
 
         if record.round > self._logged:
             self._put(f"round {record.round}", job)
@@ -254,15 +272,21 @@ class TrialRun(OpenRun):
 
         def job() -> Iterator[Op]:
             if not self._has_final:
-                yield ops.metrics(self.token, {f"{FINAL}{key}": v for key, v in result.summary.items()}, 0, now)
+                yield ops.metrics(
+                    self.token, {f"{FINAL}{key}": v for key, v in result.summary.items()}, 0, now
+                )
             tags = {"weights_sha256": result.weights_sha256, "mlflow.loggedImages": "True"}
-            yield ops.tags(self.token, tags | ({"stopped": result.stopped} if result.stopped else {}))
+            yield ops.tags(
+                self.token, tags | ({"stopped": result.stopped} if result.stopped else {})
+            )
             if self._tracker.cfg.log_models and self._first is not None:
                 from runner.tracking.models import model_op
 
                 classes = len(self._first.data.class_names)
                 for name, state in result.models.items():
-                    yield from model_op(self.token, name, self._trial.model, state, result.input_shape, classes)
+                    yield from model_op(
+                        self.token, name, self._trial.model, state, result.input_shape, classes
+                    )
             yield from self._figures_and_events(result)
 
         self._close("FINISHED", job)

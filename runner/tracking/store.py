@@ -121,7 +121,9 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
             elif not uri.startswith(("http", "databricks")):
                 _connect_once(uri)
             client = MlflowClient(uri)
-            experiment = client.get_experiment_by_name(cfg.experiment) or _create_experiment(client, uri, cfg)
+            experiment = client.get_experiment_by_name(cfg.experiment) or _create_experiment(
+                client, uri, cfg
+            )
     except TrackingError:
         raise
     except Exception as error:  # whatever the driver, the server or the file system said: the user gets it as one line
@@ -134,7 +136,9 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
             f"tracking.experiment={cfg.experiment} is deleted in {redact(uri)}; restore it (mlflow experiments restore "
             f"-x {experiment.experiment_id}) or name another"
         )
-    if (experiment.artifact_location or "").startswith("mlflow-artifacts:") and not uri.startswith("http"):
+    if (experiment.artifact_location or "").startswith("mlflow-artifacts:") and not uri.startswith(
+        "http"
+    ):
         raise TrackingError(
             f"tracking.experiment={cfg.experiment} was made through an MLflow server, so only through it can it be "
             "written; set tracking.uri to the server's http:// address or name another experiment"
@@ -180,7 +184,9 @@ def _create_experiment(client: "MlflowClient", uri: str, cfg: TrackingConfig) ->
         tags |= dict([local.BESIDE])
     elif not uri.startswith(("http", "databricks")):
         artifacts = (_output(cfg) / "artifacts").as_uri()
-    return client.get_experiment(client.create_experiment(cfg.experiment, artifact_location=artifacts, tags=tags))
+    return client.get_experiment(
+        client.create_experiment(cfg.experiment, artifact_location=artifacts, tags=tags)
+    )
 
 
 def _output(cfg: TrackingConfig) -> Path:

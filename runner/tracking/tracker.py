@@ -60,7 +60,9 @@ class Tracker:
         self.store = open_store(cfg)
         try:
             flush(cfg, self.store)
-        except TrackingError as error:  # what an earlier session left must not keep this one from its work
+        except (
+            TrackingError
+        ) as error:  # what an earlier session left must not keep this one from its work
             _log.warning("%s", error)
         self.runs: dict[str, str] = {}
         """MLflow's id of each run that has been made, by its token."""
@@ -143,7 +145,12 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         try:
             self.close()
         except Exception:
@@ -151,7 +158,9 @@ class Tracker:
                 raise
 
 
-def flush(cfg: TrackingConfig, store: Store | None = None, tell: Callable[[str], None] = _log.warning) -> Flushed:
+def flush(
+    cfg: TrackingConfig, store: Store | None = None, tell: Callable[[str], None] = _log.warning
+) -> Flushed:
     """Send what waits on disk for a store; say what can't be sent, or must not be any more.
 
     Raises
@@ -164,7 +173,9 @@ def flush(cfg: TrackingConfig, store: Store | None = None, tell: Callable[[str],
     except TrackingError:
         raise
     except Exception as error:  # whatever the store said: the user gets it as one line
-        raise TrackingError(f"not all that waits in {spill_folder(cfg)} could be sent: {one_line(error)}") from error
+        raise TrackingError(
+            f"not all that waits in {spill_folder(cfg)} could be sent: {one_line(error)}"
+        ) from error
 
 
 def spill_folder(cfg: TrackingConfig) -> Path:

@@ -125,7 +125,9 @@ def load(text: bytes) -> tuple[Op, list[str]]:
             _Row.model_validate(dict(zip(_Row.model_fields, row, strict=True)))
         for name in head.files:
             relative(name, "the name of a file")
-        if len(set(head.files)) < len(head.files) or (head.kind == "model" and "MLmodel" not in head.files):
+        if len(set(head.files)) < len(head.files) or (
+            head.kind == "model" and "MLmodel" not in head.files
+        ):
             raise Damaged("its files are not those of such an operation")
     except ValidationError as error:
         first = error.errors()[0]

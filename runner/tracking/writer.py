@@ -80,7 +80,9 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def put(self, what: str, token: str, work: Callable[[], Iterable[Op]], closing: bool = False) -> None:
+    def put(
+        self, what: str, token: str, work: Callable[[], Iterable[Op]], closing: bool = False
+    ) -> None:
         """Queue a job that writes to the run with this token."""
         if not self._thread.is_alive():
             raise TrackingError(f"{what} came after the tracker was closed")
@@ -153,7 +155,11 @@ class Writer:
         if now < due or not self.waiting:
             return due
         quiet = now - self._patience_from()
-        silent = f", no answer for {quiet:.0f} of {self._patience_s:.0f} s" if quiet > 1.0 and self._sending else ""
+        silent = (
+            f", no answer for {quiet:.0f} of {self._patience_s:.0f} s"
+            if quiet > 1.0 and self._sending
+            else ""
+        )
         self.tell(f"waiting for MLflow to take {self.waiting} events{silent}")
         return now + _TELL_S
 
@@ -194,7 +200,9 @@ class Writer:
                     return
             except Exception as error:  # anything: the thread must live, and other runs with it
                 reason = one_line(error)
-                self._tell_lost(job.what, LeftOut(reason, self._delivery.lose(job.token, reason)), error)
+                self._tell_lost(
+                    job.what, LeftOut(reason, self._delivery.lose(job.token, reason)), error
+                )
                 if not job.closing:
                     return
 
@@ -212,7 +220,9 @@ class Writer:
         """Return the next job; while there is none, send what waits on disk."""
         while True:
             try:
-                return self._jobs.get(timeout=0.0 if self._due() else self._until_retry() if self._outbox else None)
+                return self._jobs.get(
+                    timeout=0.0 if self._due() else self._until_retry() if self._outbox else None
+                )
             except (queue.Empty, ValueError):
                 self._send_waiting()
 
@@ -220,7 +230,11 @@ class Writer:
         return bool(self._outbox) and time.monotonic() >= self._retry_at
 
     def _until_retry(self) -> float:
-        until = min(self._retry_at, self._patience_from() + self._patience_s) if self._stopping else self._retry_at
+        until = (
+            min(self._retry_at, self._patience_from() + self._patience_s)
+            if self._stopping
+            else self._retry_at
+        )
         return max(0.0, until - time.monotonic())
 
     def _deliver(self, op: Op) -> None:
@@ -236,7 +250,9 @@ class Writer:
                 self._no_answer(error)
             try:
                 return self._outbox.append(op, self._runs)
-            except OSError as error:  # no store and no disk either: wait here until one of them is back
+            except (
+                OSError
+            ) as error:  # no store and no disk either: wait here until one of them is back
                 if self._stopping and self._lost_patience():
                     raise
                 self._no_answer(error)
@@ -280,7 +296,9 @@ class Writer:
             return
         else:
             if self._wait_s > _FIRST_WAIT_S:
-                _log.warning("MLflow answers again; %d waiting events are being sent", len(self._outbox))
+                _log.warning(
+                    "MLflow answers again; %d waiting events are being sent", len(self._outbox)
+                )
             self._outbox.done(self._runs, op.kind == "create")
         self._retry_at, self._wait_s = 0.0, _FIRST_WAIT_S
         self._go_on()
@@ -289,7 +307,9 @@ class Writer:
         """Wait twice as long as the last time before the next try."""
         if self._wait_s == _FIRST_WAIT_S:
             _log.warning(
-                "MLflow does not answer (%s); training goes on, events wait on disk%s", one_line(error), noise.told()
+                "MLflow does not answer (%s); training goes on, events wait on disk%s",
+                one_line(error),
+                noise.told(),
             )
         self._delivery.doubt()
         self._retry_at = time.monotonic() + self._wait_s
@@ -299,4 +319,6 @@ class Writer:
         """Say once of a run that it is not whole."""
         _log.debug("tracking job failed: %s", what, exc_info=error or left.__cause__)
         if left.news:
-            self.tell(f"MLflow: {what} could not be written: {left}; nothing more of this run is, others go on")
+            self.tell(
+                f"MLflow: {what} could not be written: {left}; nothing more of this run is, others go on"
+            )

@@ -23,7 +23,9 @@ CHOOSING = ["ifca", "clove", "fedsoft"]
 
 
 def _build(name: str, **changes: Any) -> Any:
-    return build_strategy(name, StrategyConfig(name=name, **changes).canonical(), seed=1, num_clients=8)
+    return build_strategy(
+        name, StrategyConfig(name=name, **changes).canonical(), seed=1, num_clients=8
+    )
 
 
 def _from(models: dict[int, tuple[float, ...]], name: str, **changes: Any) -> Any:
@@ -38,10 +40,14 @@ def _grid(targets: Any = None, **options: Any) -> FakeGrid:
     return FakeGrid(halfway_app(targets, EXAMPLES), len(targets), **options)
 
 
-def _rounds(strategy: Any, grid: FakeGrid, last: int, arrays: ArrayRecord | None = None, first: int = 1) -> ArrayRecord:
+def _rounds(
+    strategy: Any, grid: FakeGrid, last: int, arrays: ArrayRecord | None = None, first: int = 1
+) -> ArrayRecord:
     arrays = arrays or record(0, 0)
     for number in range(first, last + 1):
-        replies = grid.send_and_receive(strategy.configure_train(number, arrays, ConfigRecord(), grid))
+        replies = grid.send_and_receive(
+            strategy.configure_train(number, arrays, ConfigRecord(), grid)
+        )
         new, _ = strategy.aggregate_train(number, replies)
         arrays = arrays if new is None else new
     return arrays
@@ -59,7 +65,9 @@ def _models(strategy: Any) -> dict[int, list[float]]:
 
 
 def test_initial_models_are_the_first_one_shuffled() -> None:
-    arrays = ArrayRecord({"w": Array(np.arange(24.0).reshape(4, 6)), "count": Array(np.array([3, 1, 2]))})
+    arrays = ArrayRecord(
+        {"w": Array(np.arange(24.0).reshape(4, 6)), "count": Array(np.array([3, 1, 2]))}
+    )
     models = initial_models(arrays, 3, 5, Layout.by_dtype(arrays))
     assert models[0] is arrays
     for k in (1, 2):
@@ -309,7 +317,9 @@ def test_groups_are_matched_to_models_one_to_one() -> None:
     """Both groups like model 0 best; together 1 + 3 = 4 is less than 5 + 2 = 7."""
     losses = np.array([[1.0, 5.0], [2.0, 3.0]])
     assert match_models(losses, np.array([0, 1])).tolist() == [0, 1]
-    assert match_models(np.array([[9.0, 5.0, 1.0], [2.0, 3.0, 4.0]]), np.array([1, 0])).tolist() == [2, 0]
+    assert match_models(
+        np.array([[9.0, 5.0, 1.0], [2.0, 3.0, 4.0]]), np.array([1, 0])
+    ).tolist() == [2, 0]
 
 
 @pytest.mark.parametrize(
@@ -349,7 +359,10 @@ def test_the_number_of_groups_is_that_of_the_authors_code() -> None:
 
 
 def test_the_number_of_groups_by_silhouette() -> None:
-    losses = np.array([[0, 9, 9, 9], [0.1, 9, 9, 9], [9, 0, 9, 9], [9, 0.1, 9, 9], [9, 9, 0, 9], [9, 9, 0.1, 9]], float)
+    losses = np.array(
+        [[0, 9, 9, 9], [0.1, 9, 9, 9], [9, 0, 9, 9], [9, 0.1, 9, 9], [9, 9, 0, 9], [9, 9, 0.1, 9]],
+        float,
+    )
     labels, silhouette = group_losses(losses, 4, seed=0, auto=True)
     assert len(set(labels.tolist())) == 3
     assert silhouette > 0.9
@@ -368,7 +381,11 @@ def test_fedsoft_by_hand() -> None:
     assert _models(strategy)[0] == pytest.approx((w_1 + 0.5 * w_2) / 1.5)
     assert _models(strategy)[1] == pytest.approx((0.5 * w_1 + w_2) / 1.5)
     assert strategy.assignment == {1: 0, 2: 1}
-    assert strategy.diagnostics() == {"clusters": 2.0, "churn": 0.0, "largest_share": pytest.approx(2 / 3)}
+    assert strategy.diagnostics() == {
+        "clusters": 2.0,
+        "churn": 0.0,
+        "largest_share": pytest.approx(2 / 3),
+    }
 
 
 def test_fedsoft_shares_are_estimated_every_so_many_rounds() -> None:
@@ -418,15 +435,29 @@ def test_scaffold_counts_the_clients_that_did_not_take_part() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "train", "evaluate"),
     [
-        ("ditto", {"ditto_lambda": 0.3, "personal_epochs": 2}, {"lambda": 0.3, "personal-epochs": 2}, {}),
-        ("apfl", {"alpha": 0.2, "adaptive": False}, {"alpha": 0.2, "adaptive": False}, {"alpha": 0.2}),
+        (
+            "ditto",
+            {"ditto_lambda": 0.3, "personal_epochs": 2},
+            {"lambda": 0.3, "personal-epochs": 2},
+            {},
+        ),
+        (
+            "apfl",
+            {"alpha": 0.2, "adaptive": False},
+            {"alpha": 0.2, "adaptive": False},
+            {"alpha": 0.2},
+        ),
         ("fedavg_ft", {"finetune_epochs": 3}, None, {"finetune-epochs": 3, "lr": 0.7}),
     ],
 )
 def test_what_clients_are_told(name: str, changes: Any, train: Any, evaluate: Any) -> None:
     strategy, grid = _build(name, **changes), _grid()
-    told = next(iter(strategy.configure_train(1, record(0, 0), ConfigRecord({"lr": 0.7}), grid))).content["config"]
-    asked = next(iter(strategy.configure_evaluate(1, record(0, 0), ConfigRecord(), grid))).content["config"]
+    told = next(
+        iter(strategy.configure_train(1, record(0, 0), ConfigRecord({"lr": 0.7}), grid))
+    ).content["config"]
+    asked = next(iter(strategy.configure_evaluate(1, record(0, 0), ConfigRecord(), grid))).content[
+        "config"
+    ]
     assert told["lr"] == 0.7
     assert told.get("method") == (None if train is None else name)
     assert {key: told[key] for key in train or {}} == (train or {})
@@ -436,14 +467,19 @@ def test_what_clients_are_told(name: str, changes: Any, train: Any, evaluate: An
 
 def test_fedper_sends_the_base_and_keeps_the_initial_head() -> None:
     strategy, grid = _build("fedper"), _grid()
-    start = ArrayRecord({**record(0, 0), "head.weight": record(5)["w"], "head.bias": record(6)["w"]})
+    start = ArrayRecord(
+        {**record(0, 0), "head.weight": record(5)["w"], "head.bias": record(6)["w"]}
+    )
     arrays = _rounds(strategy, grid, 1, start)
     assert all(list(m.content["arrays"]) == ["w"] for m in grid.sent[0])
     assert grid.sent[0][0].content["config"]["head"] == ["head.weight", "head.bias"]
     assert list(arrays) == ["w", "head.weight", "head.bias"]
     assert values(arrays) == pytest.approx([(4 + 3 * 2) / 6, (4 + 2) / 6])
     assert arrays["head.weight"].numpy().tolist() == [5]
-    assert all(list(m.content["arrays"]) == ["w"] for m in strategy.configure_evaluate(1, arrays, ConfigRecord(), grid))
+    assert all(
+        list(m.content["arrays"]) == ["w"]
+        for m in strategy.configure_evaluate(1, arrays, ConfigRecord(), grid)
+    )
 
 
 def test_a_head_that_is_the_whole_model_is_refused() -> None:

@@ -8,16 +8,37 @@ from flwr.app import ArrayRecord, ConfigRecord
 
 from strategies import build_strategy
 from strategies.cfl import CFL
-from tests.contract.test_strategies_flower import CPU_S, EXAMPLES, TARGETS, _build, _fails, _grid, _rounds, stored
+from tests.contract.test_strategies_flower import (
+    CPU_S,
+    EXAMPLES,
+    TARGETS,
+    _build,
+    _fails,
+    _grid,
+    _rounds,
+    stored,
+)
 from tests.fakes import FakeGrid, halfway_app, record, values
 
-CFL_HERE = {"eps1": 0.5, "eps2": 0.5}  # updates halve each round: the mean's length is 2.1, 1.1, .5 in rounds 1 to 3
+CFL_HERE = {
+    "eps1": 0.5,
+    "eps2": 0.5,
+}  # updates halve each round: the mean's length is 2.1, 1.1, .5 in rounds 1 to 3
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "kmeans updates": ("kmeans", {"num_clusters": 2}),
-    "kmeans weights": ("kmeans", {"num_clusters": 2, "representation": "weights", "distance": "euclidean"}),
+    "kmeans weights": (
+        "kmeans",
+        {"num_clusters": 2, "representation": "weights", "distance": "euclidean"},
+    ),
     "kmeans last_layer": ("kmeans", {"num_clusters": 2, "representation": "last_layer"}),
-    "kmeans losses": ("kmeans", {"num_clusters": 2, "representation": "losses", "distance": "euclidean"}),
-    "kmeans data": ("kmeans", {"num_clusters": 2, "representation": "data", "distance": "euclidean"}),
+    "kmeans losses": (
+        "kmeans",
+        {"num_clusters": 2, "representation": "losses", "distance": "euclidean"},
+    ),
+    "kmeans data": (
+        "kmeans",
+        {"num_clusters": 2, "representation": "data", "distance": "euclidean"},
+    ),
     "kmeans sketch": ("kmeans", {"num_clusters": 2, "sketch": 2}),
     "kmeans silhouette": ("kmeans", {"choose_k": "silhouette"}),
     "flhc": ("flhc", {"num_clusters": 2}),
@@ -124,7 +145,12 @@ def test_the_gate_keeps_equal_clients_together(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "query"),
-    [("kmeans losses", "losses"), ("kmeans data", "signature"), ("kmeans sketch", "sketch"), ("pacfl", "subspace")],
+    [
+        ("kmeans losses", "losses"),
+        ("kmeans data", "signature"),
+        ("kmeans sketch", "sketch"),
+        ("pacfl", "subspace"),
+    ],
 )
 def test_a_newcomer_that_gives_no_answer_stops_nobody(name: str, query: str) -> None:
     strategy, grid = _method(name), _grid()
@@ -211,7 +237,9 @@ def test_fesem_clients_change_over_and_an_empty_centre_stays() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_fesem_centres_do_not_collapse(seed: int) -> None:
     """Known bug: centres drawn at random among nine and three clients are of one group in 13 of 22 cases, for good."""
-    targets = {node: (0, 8 + node / 10) if node > 9 else (8 + node / 10, 0) for node in range(1, 13)}
+    targets = {
+        node: (0, 8 + node / 10) if node > 9 else (8 + node / 10, 0) for node in range(1, 13)
+    }
     strategy = build_strategy("fesem", {"num_clusters": 2}, seed=seed, num_clients=12)
     _rounds(strategy, FakeGrid(halfway_app(targets), 12), 4)
     assert strategy.assignment == {node: int(node > 9) for node in targets}

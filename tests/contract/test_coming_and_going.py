@@ -37,7 +37,11 @@ def _strategy(name: str, fraction: float) -> Any:
 
 
 def _start(name: str) -> ArrayRecord:
-    return ArrayRecord({**record(0, 0), "head.weight": record(5)["w"]}) if name == "fedper" else record(0, 0)
+    return (
+        ArrayRecord({**record(0, 0), "head.weight": record(5)["w"]})
+        if name == "fedper"
+        else record(0, 0)
+    )
 
 
 def _asked(strategy: Any, grid: Any, arrays: ArrayRecord) -> list[int]:
@@ -72,11 +76,18 @@ def test_half_the_clients_then_a_newcomer_then_two_leave(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_partial_participation_is_refused_with_a_reason(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"fraction_train=0.5 .*every member in every round; set .*fraction_train=1"):
+    with pytest.raises(
+        ConfigError,
+        match=r"fraction_train=0.5 .*every member in every round; set .*fraction_train=1",
+    ):
         compose([f"strategy={name}", "strategy.fraction_train=0.5"])
 
 
 def test_the_page_names_every_method() -> None:
     _, table = README.read_text().split("\n## Who takes part")
-    rows = [line.split("|")[1] for line in table.split("\n## ")[0].splitlines() if line.startswith("| `")]
+    rows = [
+        line.split("|")[1]
+        for line in table.split("\n## ")[0].splitlines()
+        if line.startswith("| `")
+    ]
     assert {name.strip(" `") for row in rows for name in row.split(",")} == set(OURS)

@@ -33,7 +33,9 @@ def make(request: pytest.FixtureRequest):
 
 
 def train_message(node_id: int) -> Message:
-    return Message(RecordDict({"arrays": model(), "config": ConfigRecord({"x": 1})}), node_id, "train")
+    return Message(
+        RecordDict({"arrays": model(), "config": ConfigRecord({"x": 1})}), node_id, "train"
+    )
 
 
 def test_replies_pair_and_keep_the_order_of_their_messages(make) -> None:
@@ -41,7 +43,9 @@ def test_replies_pair_and_keep_the_order_of_their_messages(make) -> None:
     messages = [train_message(node) for node in (4, 1, 3)]
     replies = grid.send_and_receive(messages)
     assert [reply.metadata.src_node_id for reply in replies] == [4, 1, 3]
-    assert [r.metadata.reply_to_message_id for r in replies] == [m.metadata.message_id for m in messages]
+    assert [r.metadata.reply_to_message_id for r in replies] == [
+        m.metadata.message_id for m in messages
+    ]
     assert len({m.metadata.message_id for m in [*messages, *replies]}) == 6
     assert [float(reply.content["arrays"]["w"].numpy()[0]) for reply in replies] == [4.0, 1.0, 3.0]
 
@@ -78,10 +82,17 @@ def test_a_client_that_fails_sometimes_is_there_again_in_the_next_round(make) ->
     grid = make(spec(fail_first=(1,)))
     trained = []
     for server_round in (1, 2):
-        content = RecordDict({"arrays": model(), "config": ConfigRecord({"server-round": server_round})})
+        content = RecordDict(
+            {"arrays": model(), "config": ConfigRecord({"server-round": server_round})}
+        )
         replies = grid.send_and_receive([Message(content, node, "train") for node in (1, 2)])
-        trained.append([reply.content["metrics"]["n"] if reply.has_content() else None for reply in replies])
-    assert trained == [[1, None], [2, 1]]  # its state is that from before the round in which it failed
+        trained.append(
+            [reply.content["metrics"]["n"] if reply.has_content() else None for reply in replies]
+        )
+    assert trained == [
+        [1, None],
+        [2, 1],
+    ]  # its state is that from before the round in which it failed
 
 
 def test_a_message_to_nobody_is_refused(make) -> None:
@@ -123,14 +134,18 @@ def test_partial_means_give_the_weighted_mean(make) -> None:
 
 def results_of(start) -> tuple[list[float], dict]:
     result = start
-    return result.arrays["w"].numpy().tolist(), {k: dict(v) for k, v in result.evaluate_metrics_clientapp.items()}
+    return result.arrays["w"].numpy().tolist(), {
+        k: dict(v) for k, v in result.evaluate_metrics_clientapp.items()
+    }
 
 
 def test_start_gives_what_it_gives_on_flowers_engine(make) -> None:
     """Worked out by hand: each round adds 55 / 15; float32 leaves some last digits."""
     result = FedAvg().start(make(spec()), model(), num_rounds=2)
     assert np.allclose(result.arrays["w"].numpy(), 2 * 55 / 15, rtol=1e-6)
-    assert result.evaluate_metrics_clientapp[2]["eval_loss"] == pytest.approx(4 * 2 * 55 / 15, rel=1e-6)
+    assert result.evaluate_metrics_clientapp[2]["eval_loss"] == pytest.approx(
+        4 * 2 * 55 / 15, rel=1e-6
+    )
     assert result.train_metrics_clientapp[1]["n"] == pytest.approx(1)
     assert result.train_metrics_clientapp[2]["n"] == pytest.approx(2)
 
@@ -207,11 +222,15 @@ def test_a_server_app_runs_unmodified(make) -> None:
             initial_arrays=model(),
             train_config=ConfigRecord({"lr": 0.01}),
             num_rounds=2,
-            evaluate_fn=lambda server_round, arrays: MetricRecord({"w": float(arrays["w"].numpy()[0])}),
+            evaluate_fn=lambda server_round, arrays: MetricRecord(
+                {"w": float(arrays["w"].numpy()[0])}
+            ),
         )
         seen["result"] = result
 
-    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={"lr": 0.01})
+    context = Context(
+        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={"lr": 0.01}
+    )
     app(make(spec()), context)
     assert seen["result"].evaluate_metrics_serverapp[2]["w"] == pytest.approx(2 * 55 / 15, rel=1e-6)
 

@@ -25,7 +25,9 @@ CPU_S = {1: 0.2, 2: 0.6, 3: 0.9, 4: 0.1}
 def _build(name: str, **changes: Any) -> Any:
     params = StrategyConfig(name=name, **changes).canonical()
     groups = {node: (node - 1) // 2 for node in range(1, 9)}
-    return build_strategy(name, params, seed=1, num_clients=8, client_learning_rate=0.05, groups=groups)
+    return build_strategy(
+        name, params, seed=1, num_clients=8, client_learning_rate=0.05, groups=groups
+    )
 
 
 def _kmeans(**changes: Any) -> Any:
@@ -36,14 +38,18 @@ def _grid(**options: Any) -> FakeGrid:
     return FakeGrid(halfway_app(TARGETS, EXAMPLES, CPU_S), 4, **options)
 
 
-def _round(strategy: Any, grid: FakeGrid, number: int, arrays: ArrayRecord) -> tuple[ArrayRecord, MetricRecord | None]:
+def _round(
+    strategy: Any, grid: FakeGrid, number: int, arrays: ArrayRecord
+) -> tuple[ArrayRecord, MetricRecord | None]:
     """Train one round as Flower does; return the global model and the training metrics."""
     replies = grid.send_and_receive(strategy.configure_train(number, arrays, ConfigRecord(), grid))
     new, metrics = strategy.aggregate_train(number, replies)
     return (arrays if new is None else new), metrics
 
 
-def _rounds(strategy: Any, grid: FakeGrid, last: int, arrays: ArrayRecord | None = None, first: int = 1) -> ArrayRecord:
+def _rounds(
+    strategy: Any, grid: FakeGrid, last: int, arrays: ArrayRecord | None = None, first: int = 1
+) -> ArrayRecord:
     arrays = arrays or record(0, 0)
     for number in range(first, last + 1):
         arrays, _ = _round(strategy, grid, number, arrays)
@@ -76,7 +82,11 @@ def test_two_rounds_under_flowers_own_loop(name: str) -> None:
     if name == "fedper":
         start["head.w"] = record(5)["w"]
     result = _build(name).start(FakeGrid(halfway_app(targets), 7), start, num_rounds=2)
-    assert sorted(result.train_metrics_clientapp) == sorted(result.evaluate_metrics_clientapp) == [1, 2]
+    assert (
+        sorted(result.train_metrics_clientapp)
+        == sorted(result.evaluate_metrics_clientapp)
+        == [1, 2]
+    )
     if name == "local":
         assert len(result.arrays) == 0
     else:
@@ -92,7 +102,11 @@ def test_two_rounds_under_flowers_own_loop(name: str) -> None:
         ("fedprox", {}, 2.0),
         ("fedmedian", {}, 1.5),
         ("fedtrimmedavg", {"beta": 0.2}, 1.5),  # .5 and 5 are cut
-        ("krum", {"num_malicious_nodes": 1}, 1.0),  # 1 is the closest to its two nearest, as 1.5 is; the first wins
+        (
+            "krum",
+            {"num_malicious_nodes": 1},
+            1.0,
+        ),  # 1 is the closest to its two nearest, as 1.5 is; the first wins
         ("kmeans", {"num_clusters": 1}, 2.0),
     ],
 )
@@ -125,7 +139,10 @@ def test_kmeans_by_hand() -> None:
     assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 1}
     assert {c: values(a) for c, a in strategy.cluster_arrays.items()} == {0: [2.5, 0], 1: [0, 3]}
     assert values(arrays) == pytest.approx([2.5 * 4 / 6, 3 * 2 / 6])
-    assert metrics == {"train_loss": pytest.approx((64 + 3 * 16 + 64 + 16) / 6), "train_acc": pytest.approx(0.5)}
+    assert metrics == {
+        "train_loss": pytest.approx((64 + 3 * 16 + 64 + 16) / 6),
+        "train_acc": pytest.approx(0.5),
+    }
     arrays, _ = _round(strategy, grid, 2, arrays)
     assert {c: values(a) for c, a in strategy.cluster_arrays.items()} == {0: [3.75, 0], 1: [0, 4.5]}
     assert values(arrays) == pytest.approx([2.5, 1.5])
@@ -165,7 +182,9 @@ def test_one_content_per_cluster() -> None:
     """The engine sends each distinct content once, and forms partial means inside it."""
     strategy, grid = _kmeans(), _grid()
     arrays = _rounds(strategy, grid, 1)
-    messages = {m.metadata.dst_node_id: m for m in strategy.configure_train(2, arrays, ConfigRecord(), grid)}
+    messages = {
+        m.metadata.dst_node_id: m for m in strategy.configure_train(2, arrays, ConfigRecord(), grid)
+    }
     assert messages[1].content is messages[2].content
     assert messages[3].content is messages[4].content
     assert messages[1].content is not messages[3].content
@@ -184,7 +203,9 @@ def test_one_cluster_is_fedavg_bit_for_bit(fraction: float, warmup: int) -> None
         random.seed(7)
         grid = FakeGrid(halfway_app(targets, examples), 6)
         start = record(*rng.permuted(np.zeros(5)))
-        bits.append(_rounds(_build(name, fraction_train=fraction, **changes), grid, 4, start)["w"].data)
+        bits.append(
+            _rounds(_build(name, fraction_train=fraction, **changes), grid, 4, start)["w"].data
+        )
     assert bits[0] == bits[1]
 
 
@@ -209,7 +230,10 @@ def test_all_clients_take_part_in_the_clustering_round_from_one_model() -> None:
 def test_clusters_follow_clients_that_change() -> None:
     """Client 2 moves over to the other direction; the next clustering finds it there."""
     targets: dict[int, tuple[float, ...]] = dict(TARGETS)
-    strategy, grid = _kmeans(recluster_every=2, representation="updates", distance="cosine"), _grid()
+    strategy, grid = (
+        _kmeans(recluster_every=2, representation="updates", distance="cosine"),
+        _grid(),
+    )
     arrays = _rounds(strategy, grid, 2)
     targets[2] = (0, 40)
     grid.app = halfway_app(targets, EXAMPLES, CPU_S)
@@ -222,7 +246,9 @@ def test_arrays_stay_references_outside_clustering_rounds() -> None:
     strategy = _kmeans()
     grid = _grid(seals=lambda: not strategy.clustering_round)
     arrays = _rounds(strategy, grid, 3)
-    sent = {name: a for message in grid.sent[-1] for name, a in message.content.array_records.items()}
+    sent = {
+        name: a for message in grid.sent[-1] for name, a in message.content.array_records.items()
+    }
     received = {f"member-{r.metadata.src_node_id}": r.content["arrays"] for r in grid.received[-2]}
     assert sent.keys() == received.keys()
     assert all(sent[name] is received[name] for name in sent)
@@ -285,9 +311,13 @@ def test_a_server_lost_in_a_later_round_hands_over() -> None:
     assert strategy.servers == {0: 2, 1: 4}
     found = strategy.diagnostics()
     assert found["handovers"] == 1
-    assert found["server_tenure"] == 6 / 3  # six aggregations in three terms: client 1's, 2's and 4's
+    assert (
+        found["server_tenure"] == 6 / 3
+    )  # six aggregations in three terms: client 1's, 2's and 4's
     assert found["server_regret"] == pytest.approx((0.3 - 0.1) / 0.56 / 6)
-    assert found["server_gini"] == pytest.approx(5 / 12)  # (0, 1, 2, 3): 2 (2 + 6 + 12) / (4 x 6) - 5 / 4
+    assert found["server_gini"] == pytest.approx(
+        5 / 12
+    )  # (0, 1, 2, 3): 2 (2 + 6 + 12) / (4 x 6) - 5 / 4
 
 
 def test_simulated_servers_depend_on_the_seed_alone() -> None:
@@ -336,7 +366,9 @@ def test_a_round_without_replies_changes_nothing() -> None:
     assert values(strategy.cluster_arrays[0]) == [2.5, 0]
 
 
-def test_a_client_missed_by_the_clustering_trains_once_from_the_anchor_and_joins_the_nearest() -> None:
+def test_a_client_missed_by_the_clustering_trains_once_from_the_anchor_and_joins_the_nearest() -> (
+    None
+):
     """Client 1 failed in the clustering round, client 5 came later; both start from the anchor (0, 0), uncounted."""
     targets = {**TARGETS, 5: (0, 2)}
     strategy, grid = _kmeans(), FakeGrid(halfway_app(targets), 4, fails=_fails(1, "train"))
@@ -352,7 +384,10 @@ def test_a_client_missed_by_the_clustering_trains_once_from_the_anchor_and_joins
     assert {c: values(a) for c, a in strategy.cluster_arrays.items()} == {0: [3, 0], 1: [0, 4.5]}
     _rounds(strategy, grid, 3, first=3)
     assert strategy.clustering_round is False
-    assert values(strategy.cluster_arrays[0]) == [4.5, 0]  # (8 + 3) / 2 and (4 + 3) / 2, equal weights: 4.5
+    assert values(strategy.cluster_arrays[0]) == [
+        4.5,
+        0,
+    ]  # (8 + 3) / 2 and (4 + 3) / 2, equal weights: 4.5
 
 
 def test_clients_that_left_are_neither_asked_nor_elected() -> None:
@@ -406,15 +441,21 @@ def test_local_clients_keep_their_models() -> None:
     strategy, grid = _build("local"), _grid()
     config = ConfigRecord()
     for number in (1, 2):
-        replies = grid.send_and_receive(strategy.configure_train(number, record(0, 0), config, grid))
+        replies = grid.send_and_receive(
+            strategy.configure_train(number, record(0, 0), config, grid)
+        )
         arrays, metrics = strategy.aggregate_train(number, replies)
         assert arrays is None
     assert [len(m.content["arrays"]) for m in grid.sent[0]] == [1, 1, 1, 1]
     assert [len(m.content["arrays"]) for m in grid.sent[1]] == [0, 0, 0, 0]
     assert metrics is not None
     assert metrics["train_loss"] == pytest.approx((16 + 3 * 4 + 16 + 4) / 6)
-    replies = grid.send_and_receive(strategy.configure_evaluate(2, record(0, 0), ConfigRecord(), grid))
-    losses = {reply.metadata.src_node_id: reply.content["metrics"]["eval_loss"] for reply in replies}
+    replies = grid.send_and_receive(
+        strategy.configure_evaluate(2, record(0, 0), ConfigRecord(), grid)
+    )
+    losses = {
+        reply.metadata.src_node_id: reply.content["metrics"]["eval_loss"] for reply in replies
+    }
     assert losses == {1: 4.0, 2: 1.0, 3: 4.0, 4: 1.0}
 
 
@@ -425,7 +466,12 @@ def test_local_sends_the_initial_model_until_a_client_has_trained() -> None:
     resumed = _build("local")
     resumed.load_state_dict(json.loads(json.dumps(strategy.state_dict())))
     messages = resumed.configure_evaluate(1, record(0, 0), ConfigRecord(), grid)
-    assert {m.metadata.dst_node_id: len(m.content["arrays"]) for m in messages} == {1: 0, 2: 1, 3: 0, 4: 0}
+    assert {m.metadata.dst_node_id: len(m.content["arrays"]) for m in messages} == {
+        1: 0,
+        2: 1,
+        3: 0,
+        4: 0,
+    }
 
 
 def test_a_reply_with_two_models_is_refused_as_flower_does() -> None:

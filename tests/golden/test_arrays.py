@@ -27,12 +27,16 @@ def sha256(*arrays: np.ndarray) -> str:
 
 def test_digits(tmp_path: Path) -> None:
     images = load_images(DatasetConfig(), DataConfig(cache=str(tmp_path)))
-    assert sha256(images.train_x, images.train_y, images.test_x, images.test_y) == "a36a012feb2950cf"
+    assert (
+        sha256(images.train_x, images.train_y, images.test_x, images.test_y) == "a36a012feb2950cf"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in TEST_SETS if (ROOT / name).is_dir()])
 def test_test_sets(name: str, tmp_path: Path) -> None:
     column = "img" if name == "cifar10" else "image"
-    cfg = DatasetConfig(name=name, image=column, train="test.parquet", test="test.parquet", max_train=10)
+    cfg = DatasetConfig(
+        name=name, image=column, train="test.parquet", test="test.parquet", max_train=10
+    )
     images = load_images(cfg, DataConfig(root=str(ROOT), cache=str(tmp_path)))
     assert sha256(images.test_x, images.test_y) == TEST_SETS[name]

@@ -15,7 +15,12 @@ HERE = Path(os.environ.get("FEDSWEEP_DATA", "/nowhere"), "fashion_mnist")
 
 @pytest.mark.skipif(not HERE.is_dir(), reason="$FEDSWEEP_DATA has no fashion_mnist")
 def test_kmeans_finds_plain_eroded_and_dilated_clothes() -> None:
-    words = ["experiment=fashion_golden", "strategy=kmeans", "strategy.num_clusters=3", "resources=inline"]
+    words = [
+        "experiment=fashion_golden",
+        "strategy=kmeans",
+        "strategy.num_clusters=3",
+        "resources=inline",
+    ]
     config = compose([*words, "dataset.max_train=2400", "rounds=2", "evaluate_every=2"])
     images = load_images(config.dataset, config.data)
     *_, result = run_trial(config, images, make_split(images, config))

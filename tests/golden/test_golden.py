@@ -36,4 +36,6 @@ def test_losses_are_those_of_the_file(name: str) -> None:
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({name: losses(words) for name, words in CASES.items()}, indent=2) + "\n")
+    FILE.write_text(
+        json.dumps({name: losses(words) for name, words in CASES.items()}, indent=2) + "\n"
+    )

@@ -76,7 +76,11 @@ finally:
 
 def test_two_nodes_and_a_node_lost_in_a_sweep_change_no_bit(tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
     assert "CLUSTER OK" in run.stdout

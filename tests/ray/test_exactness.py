@@ -23,7 +23,12 @@ CASES = {
     "kmeans": ["strategy=kmeans", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
     "stateful": ["strategy=local"],
     "two records and a state": ["strategy=scaffold", "training.momentum=0"],
-    "several models and a state": ["strategy=fedsoft", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
+    "several models and a state": [
+        "strategy=fedsoft",
+        "strategy.num_clusters=2",
+        "shift=rotation",
+        "shift.groups=2",
+    ],
     "wide convolutions": ["model=simple_cnn", "strategy=fedavg"],
     "noise": ["privacy=adaptive_client", "privacy.noise_multiplier=0.1"],
     "queries": ["strategy=clove", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
@@ -58,18 +63,27 @@ def test_killed_hosts_change_no_bit(ray_runtime: None, expected: dict) -> None:
             for event in run_trial(config, digits(), make_split(digits(), config), pool.hosts):
                 events.append(event)
                 if isinstance(event, RoundRecord) and event.round < config.rounds:
-                    pid = ray.get(pool.hosts[event.round % 2].actor.pid.options(max_task_retries=-1).remote())
+                    pid = ray.get(
+                        pool.hosts[event.round % 2].actor.pid.options(max_task_retries=-1).remote()
+                    )
                     if event.round == 0:  # at once: the round's first chunk finds the host dead
                         os.kill(pid, signal.SIGKILL)
                     else:
                         threading.Timer(0.03, os.kill, (pid, signal.SIGKILL)).start()
             assert outcome(events) == expected[name], name
-            assert any("run again" in line for e in events if isinstance(e, RoundRecord) for line in e.events), name
+            assert any(
+                "run again" in line
+                for e in events
+                if isinstance(e, RoundRecord)
+                for line in e.events
+            ), name
     finally:
         pool.close()
 
 
-def test_the_order_of_chunks_changes_no_bit(ray_hosts: list, expected: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_chunks_changes_no_bit(
+    ray_hosts: list, expected: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Chunks go out in a random order instead of the largest first."""
     chance = random.Random(0)
 

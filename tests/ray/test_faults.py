@@ -34,7 +34,9 @@ def messages() -> list[Message]:
 
 
 def grid_of(pool: HostPool, **kwargs: object):
-    return ray_grid(AppSpec(f"app-{sorted(kwargs.items())}", add_app, dict(kwargs), NODES, {}), pool.hosts)
+    return ray_grid(
+        AppSpec(f"app-{sorted(kwargs.items())}", add_app, dict(kwargs), NODES, {}), pool.hosts
+    )
 
 
 def test_a_killed_host_loses_nothing(pool: HostPool, tmp_path: Path) -> None:
@@ -67,18 +69,28 @@ def test_a_client_that_kills_its_host_takes_nobody_out_of_a_mean(pool: HostPool)
 
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("what", ["unpicklable", "corrupt", "memory"])
-def test_a_reply_that_cannot_be_read_or_made_costs_its_client_alone(pool: HostPool, what: str, mean: bool) -> None:
+def test_a_reply_that_cannot_be_read_or_made_costs_its_client_alone(
+    pool: HostPool, what: str, mean: bool
+) -> None:
     grid = grid_of(pool, replies=what)
     grid.weight_key, grid._chunk_size = "num-examples" if mean else None, NODES
     replies = grid.send_and_receive(messages())
     found = {reply.metadata.src_node_id: reply for reply in replies}
-    if what == "unpicklable" and mean:  # what can't be pickled does not travel: a mean holds numbers alone
+    if (
+        what == "unpicklable" and mean
+    ):  # what can't be pickled does not travel: a mean holds numbers alone
         assert found[1].content["metrics"]["num-examples"] == 100
         return
-    reason = {"unpicklable": "cannot pickle", "corrupt": "the reply's array 'w' can't be read", "memory": "MemoryError"}
+    reason = {
+        "unpicklable": "cannot pickle",
+        "corrupt": "the reply's array 'w' can't be read",
+        "memory": "MemoryError",
+    }
     assert reason[what] in found[2].error.reason
     expected = {1: 3.25} if mean else {1: 1.0, 3: 3.0, 4: 4.0}
-    assert {n: float(r.content["arrays"]["w"].numpy()[0]) for n, r in found.items() if n != 2} == expected
+    assert {
+        n: float(r.content["arrays"]["w"].numpy()[0]) for n, r in found.items() if n != 2
+    } == expected
 
 
 def test_a_client_that_hangs_gets_no_reply_and_its_host_is_restarted(pool: HostPool) -> None:
@@ -115,29 +127,46 @@ def test_too_few_replies_fail_the_trial_with_the_tracebacks(pool: HostPool) -> N
 
 def test_the_round_goes_on_without_a_failed_client(pool: HostPool) -> None:
     """Without client 1 the weights are 10, 30, 40: (1 + 9 + 16) / 8 = 3.25."""
-    rounds = list(run_rounds(FedAvg(), grid_of(pool, fail=(1,)), model(), Loop(1, 0, ConfigRecord())))
+    rounds = list(
+        run_rounds(FedAvg(), grid_of(pool, fail=(1,)), model(), Loop(1, 0, ConfigRecord()))
+    )
     assert rounds[0].arrays["w"].numpy().tolist() == [3.25] * 4
 
 
 def test_a_server_killed_while_it_aggregates_changes_no_bit(pool: HostPool, tmp_path: Path) -> None:
     """Killed once, it aggregates on another host; killed each time, the next best member takes over (1 -> 2)."""
     found = {}
-    for name, kwargs in {"none": {}, "once": {"kill_once": str(tmp_path)}, "always": {"kill_always": (1,)}}.items():
+    for name, kwargs in {
+        "none": {},
+        "once": {"kill_once": str(tmp_path)},
+        "always": {"kill_always": (1,)},
+    }.items():
         grid = ray_grid(AppSpec(f"servers-{name}", server_app, kwargs, NODES, {}), pool.hosts)
         strategy = KMeans(num_clusters=2)
         rounds = list(run_rounds(strategy, grid, record(0, 0), Loop(2, 0, ConfigRecord())))
         events = [event for done in rounds for event in done.train.events]
-        found[name] = rounds[-1].arrays["w"].data, strategy.servers[0], any("lost" in event for event in events)
+        found[name] = (
+            rounds[-1].arrays["w"].data,
+            strategy.servers[0],
+            any("lost" in event for event in events),
+        )
     bits = found["none"][0]
     assert found == {"none": (bits, 1, False), "once": (bits, 1, True), "always": (bits, 2, True)}
 
 
 def test_hosts_must_fit_the_cluster() -> None:
     nodes = {"a": {"CPU": 4.0, "GPU": 1.0}, "b": {"CPU": 2.0}}
-    groups = {"gpu": HostGroup(count="auto", num_cpus=1, num_gpus=0.5), "cpu": HostGroup(num_cpus=1)}
+    groups = {
+        "gpu": HostGroup(count="auto", num_cpus=1, num_gpus=0.5),
+        "cpu": HostGroup(num_cpus=1),
+    }
     assert plan(groups, nodes) == {"gpu": ["a", "a"], "cpu": ["b", "b", "a", "a"]}
-    assert plan({"two": HostGroup(count=2)}, nodes) == {"two": ["b", "a"]}  # a given count is spread
-    with pytest.raises(ResourceError, match=r"asks for 9 host\(s\) with CPU=1 each, but the cluster has CPU=6"):
+    assert plan({"two": HostGroup(count=2)}, nodes) == {
+        "two": ["b", "a"]
+    }  # a given count is spread
+    with pytest.raises(
+        ResourceError, match=r"asks for 9 host\(s\) with CPU=1 each, but the cluster has CPU=6"
+    ):
         plan({"cpu": HostGroup(count=9)}, nodes)
     with pytest.raises(ResourceError, match="GPU=0"):
         plan({"gpu": HostGroup(num_gpus=1)}, {"a": {"CPU": 2.0}})

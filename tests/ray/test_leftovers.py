@@ -12,7 +12,12 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = ["num_clients=4", "training.epochs=1", "tracking.log_models=false", "resources.hosts.cpu.count=1"]
+WORDS = [
+    "num_clients=4",
+    "training.epochs=1",
+    "tracking.log_models=false",
+    "resources.hosts.cpu.count=1",
+]
 
 
 def marked(mark: str) -> list[str]:
@@ -20,7 +25,10 @@ def marked(mark: str) -> list[str]:
     found = []
     for process in psutil.process_iter(["pid", "name", "status"]):
         try:
-            if process.info["status"] != psutil.STATUS_ZOMBIE and process.environ().get("FEDSWEEP_TEST_MARK") == mark:
+            if (
+                process.info["status"] != psutil.STATUS_ZOMBIE
+                and process.environ().get("FEDSWEEP_TEST_MARK") == mark
+            ):
                 found.append(f"{process.info['pid']} {process.info['name']}")
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -33,7 +41,8 @@ def store_files(processes: list[str]) -> set[str]:
     for line in processes:
         try:
             held |= {
-                os.readlink(f"/proc/{line.split()[0]}/fd/{fd}") for fd in os.listdir(f"/proc/{line.split()[0]}/fd")
+                os.readlink(f"/proc/{line.split()[0]}/fd/{fd}")
+                for fd in os.listdir(f"/proc/{line.split()[0]}/fd")
             }
         except OSError:
             continue
@@ -43,7 +52,11 @@ def store_files(processes: list[str]) -> set[str]:
 def listening(processes: list[str]) -> set[tuple[str, int]]:
     """Return the addresses that these processes listen on."""
     pids = {int(line.split()[0]) for line in processes}
-    return {tuple(c.laddr) for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in pids}
+    return {
+        tuple(c.laddr)
+        for c in psutil.net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN and c.pid in pids
+    }
 
 
 def kill(processes: list[str]) -> None:
@@ -58,12 +71,22 @@ def kill(processes: list[str]) -> None:
 def test_nothing_is_left_behind(tmp_path: Path, end: str, request: pytest.FixtureRequest) -> None:
     mark = f"{end}-{os.getpid()}"
     rounds = 2 if end == "success" else 100_000
-    command = [sys.executable, "-m", "runner", "run", *WORDS, f"rounds={rounds}", f"tracking.output={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "run",
+        *WORDS,
+        f"rounds={rounds}",
+        f"tracking.output={tmp_path}",
+    ]
     if end == "failure":  # no client can reply in time
         command += ["resources.round_timeout_s=0.001", "resources.max_retries=0"]
     env = os.environ | {"FEDSWEEP_TEST_MARK": mark, "PYTHONPATH": str(ROOT)}
     log = (tmp_path / "log").open("w+")
-    run = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+    run = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True
+    )
     request.addfinalizer(lambda: kill(marked(mark)))
     deadline = time.monotonic() + 150
     held: set[str] = set()
@@ -72,7 +95,11 @@ def test_nothing_is_left_behind(tmp_path: Path, end: str, request: pytest.Fixtur
         status = run.wait(150)
         assert status == (0 if end == "success" else 1), (tmp_path / "log").read_text()[-2000:]
     else:
-        while "round " not in (tmp_path / "log").read_text() and run.poll() is None and time.monotonic() < deadline:
+        while (
+            "round " not in (tmp_path / "log").read_text()
+            and run.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.2)
         assert run.poll() is None, (tmp_path / "log").read_text()[-2000:]
         held, ports = store_files(marked(mark)), listening(marked(mark))
@@ -85,4 +112,8 @@ def test_nothing_is_left_behind(tmp_path: Path, end: str, request: pytest.Fixtur
         time.sleep(0.2)
     assert left == []
     assert [path for path in held if Path(path).exists()] == []
-    assert ports & {tuple(c.laddr) for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN} == set()
+    assert (
+        ports
+        & {tuple(c.laddr) for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        == set()
+    )

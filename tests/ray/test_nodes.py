@@ -134,7 +134,11 @@ def test_nodes_come_and_go_and_change_no_bit(what: str) -> None:
     script = {"leaves": LEAVES, "joins": JOINS, "lost state": LOST_STATE}[what]
     end = "cluster.shutdown()\nprint('CLUSTER OK')\n"
     run = subprocess.run(
-        [sys.executable, "-c", BEGIN + script + end], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", BEGIN + script + end],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-3000:]
     assert "CLUSTER OK" in run.stdout

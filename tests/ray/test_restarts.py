@@ -127,7 +127,10 @@ def test_a_driver_killed_while_ray_starts_leaves_nothing_to_the_next_start(
     driver.child("raylet")
     os.kill(driver.process.pid, signal.SIGKILL)
     driver.process.wait()
-    left = [Path(psutil.Process(int(line.split()[0])).environ()[SESSION]) for line in marked(driver.mark)]
+    left = [
+        Path(psutil.Process(int(line.split()[0])).environ()[SESSION])
+        for line in marked(driver.mark)
+    ]
     with session_folder():
         pass
     assert marked(driver.mark) == []

@@ -34,7 +34,12 @@ class Session:
             env = {**os.environ, "PYTHONUNBUFFERED": "1"}
             env.pop("RAY_ADDRESS", None)
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
+                command,
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
             )
 
     @property
@@ -63,13 +68,19 @@ def stored(out: Path) -> dict[str, tuple[str, str, dict]]:
     for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
         learning = {}
         for key in run.data.metrics:
-            history = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
+            history = sorted(
+                (m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)
+            )
             steps = [step for step, _ in history]
             assert len(steps) == len(set(steps)), f"{run.info.run_name} {key}: steps {steps}"
             if not key.startswith(MEASURED):
                 learning[key] = history
         assert run.info.run_name not in found, "a trial has two runs"
-        found[run.info.run_name] = run.info.status, run.data.tags.get("weights_sha256", ""), learning
+        found[run.info.run_name] = (
+            run.info.status,
+            run.data.tags.get("weights_sha256", ""),
+            learning,
+        )
     return found
 
 
@@ -113,7 +124,8 @@ def test_halving_goes_on_after_its_driver_is_killed(tmp_path: Path) -> None:
     assert again.end() == 0, "\n".join(again.lines)
     found = stored(tmp_path)
     last = {
-        re.findall(r"lr=(\S+)", name)[0]: learning["1_global/acc"][-1][0] for name, (_, _, learning) in found.items()
+        re.findall(r"lr=(\S+)", name)[0]: learning["1_global/acc"][-1][0]
+        for name, (_, _, learning) in found.items()
     }
     assert last == {"0.0001": 2, "0.1": ROUNDS, "0.001": 2}
     assert {status for status, _, _ in found.values()} == {"FINISHED"}
@@ -129,7 +141,10 @@ def left_behind(group: int) -> list[str]:
         alive = []
         for process in psutil.process_iter(["pid", "cmdline", "status"]):
             try:
-                if os.getsid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                if (
+                    os.getsid(process.pid) == group
+                    and process.info["status"] != psutil.STATUS_ZOMBIE
+                ):
                     alive.append(" ".join(process.info["cmdline"] or [])[:80])
             except ProcessLookupError:
                 continue

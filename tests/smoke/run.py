@@ -27,7 +27,9 @@ def check(output: Path) -> str:
     runs = client.search_runs([experiment.experiment_id])
     [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     [trial] = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert [run.info.status for run in (parent, trial)] == ["FINISHED", "FINISHED"], "both runs must be FINISHED"
+    assert [run.info.status for run in (parent, trial)] == ["FINISHED", "FINISHED"], (
+        "both runs must be FINISHED"
+    )
 
     for run in (parent, trial):
         assert run.data.tags["cluster"].startswith("1 nodes, "), run.data.tags.get("cluster")
@@ -43,20 +45,35 @@ def check(output: Path) -> str:
     assert trial.data.metrics["0_final/client_acc"] == trial.data.metrics["3_clients/acc"]
 
     root = Path(client.download_artifacts(trial.info.run_id, ""))
-    lost = {name for name in ARTIFACTS if not (root / name).exists()}  # a table is a folder, one part file a round
+    lost = {
+        name for name in ARTIFACTS if not (root / name).exists()
+    }  # a table is a folder, one part file a round
     assert not lost, f"artifacts are missing: {sorted(lost)}"
     clients = pd.read_parquet(root / "clients.parquet")
-    assert sorted(zip(clients["round"], clients["client"], strict=True)) == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    assert (clients[["cpu_s", "wall_s", "bytes_in", "bytes_out", "train_examples"]] > 0).all(axis=None)
-    assert set(clients["host"]) <= {f"cpu-{i}" for i in range(64)}, "clients must have run on Ray hosts"
+    assert sorted(zip(clients["round"], clients["client"], strict=True)) == [
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
+    assert (clients[["cpu_s", "wall_s", "bytes_in", "bytes_out", "train_examples"]] > 0).all(
+        axis=None
+    )
+    assert set(clients["host"]) <= {f"cpu-{i}" for i in range(64)}, (
+        "clients must have run on Ray hosts"
+    )
     assignments = pd.read_parquet(root / "assignments.parquet")
-    assert assignments[assignments["round"] == 2]["server"].sum() == 2, "each cluster must have one server"
+    assert assignments[assignments["round"] == 2]["server"].sum() == 2, (
+        "each cluster must have one server"
+    )
     assert (assignments[["load_cpu_s", "load_rss_mb", "load_node"]] >= 0).all(axis=None), (
         "the servers were chosen by load"
     )
     assert len(pd.read_parquet(root / "load.parquet")) >= 1
     report = {f.path for f in client.list_artifacts(parent.info.run_id)}
-    assert {"report.md", "report.csv", "report.tex", "report.html"} <= report, f"the sweep's run holds only {report}"
+    assert {"report.md", "report.csv", "report.tex", "report.html"} <= report, (
+        f"the sweep's run holds only {report}"
+    )
     return str(trial.info.run_id)
 
 
@@ -70,7 +87,9 @@ def main() -> int:
         if status == 0:
             assert not late, f"imported while threads work side by side: {late}"
             check(Path(folder))
-            print(f"smoke: every stage ran and what it logged is there ({time.monotonic() - started:.0f} s)")
+            print(
+                f"smoke: every stage ran and what it logged is there ({time.monotonic() - started:.0f} s)"
+            )
     return status
 
 

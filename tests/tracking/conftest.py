@@ -26,13 +26,32 @@ def free_port() -> int:
 def mlflow_server(folder: Path, backend: str) -> Iterator[str]:
     """Run ``mlflow server`` on a free port; yield its address."""
     port = free_port()
-    words = ["-m", "mlflow", "server", "--backend-store-uri", backend, "--workers", "1", "--port", str(port)]
+    words = [
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        backend,
+        "--workers",
+        "1",
+        "--port",
+        str(port),
+    ]
     words += ["--host", "127.0.0.1", "--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     environment.pop("MLFLOW_TRACKING_URI", None)
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, *words], stdout=log, stderr=log, env=environment, start_new_session=True, cwd=folder
+            [sys.executable, *words],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            cwd=folder,
         )
     try:
         deadline = time.monotonic() + 90

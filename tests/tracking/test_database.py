@@ -16,7 +16,20 @@ from runner.errors import TrackingError
 from runner.tracking.database import BESIDE, database_of, sqlite_uri
 from runner.tracking.store import open_store, store_name, tracking_uri
 
-ODD = ["a?b", "a%20b", "a b", "a#b", "a%", "a&b=c", "a'b", "a;b", "ä", "a@b:c", "?mode=ro", "file:a"]
+ODD = [
+    "a?b",
+    "a%20b",
+    "a b",
+    "a#b",
+    "a%",
+    "a&b=c",
+    "a'b",
+    "a;b",
+    "ä",
+    "a@b:c",
+    "?mode=ro",
+    "file:a",
+]
 
 
 def cfg(folder: Path) -> TrackingConfig:
@@ -42,7 +55,9 @@ def test_options_of_a_uri_are_refused(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_folder_that_cannot_be_written_is_refused_at_once(template, tmp_path, monkeypatch, number, exists):
+def test_a_folder_that_cannot_be_written_is_refused_at_once(
+    template, tmp_path, monkeypatch, number, exists
+):
     """MLflow would try again for minutes."""
     if exists:
         shutil.copy(template, tmp_path / "mlflow.db")

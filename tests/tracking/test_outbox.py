@@ -51,7 +51,9 @@ class Place:
         found = {}
         for run in client.search_runs([experiment.experiment_id], order_by=["start_time"]):
             points = client.get_metric_history(run.info.run_id, "1_global/acc")
-            models = client.search_logged_models([experiment.experiment_id], f"source_run_id = '{run.info.run_id}'")
+            models = client.search_logged_models(
+                [experiment.experiment_id], f"source_run_id = '{run.info.run_id}'"
+            )
             found[run.info.run_id] = (
                 run.info.run_name,
                 run.info.status,
@@ -219,7 +221,9 @@ def elsewhere(path: Path) -> None:
 
 
 DAMAGES = {
-    "a line that was cut off": lambda op: (op / "op.json").write_text('{"version": 1, "kind": "fil'),
+    "a line that was cut off": lambda op: (op / "op.json").write_text(
+        '{"version": 1, "kind": "fil'
+    ),
     "an empty file": lambda op: (op / "op.json").write_bytes(b""),
     "no text": lambda op: (op / "op.json").write_bytes(b"\xff\x00\x80"),
     "nested without end": lambda op: (op / "op.json").write_text("[" * 100_000),
@@ -228,13 +232,19 @@ DAMAGES = {
     "a kind that is no text": lambda op: rewritten(op, kind=3),
     "data that are no mapping": lambda op: rewritten(op, data="x"),
     "data of another kind": lambda op: rewritten(op, data={"status": "FINISHED"}),
-    "a batch of wrong types": lambda op: rewritten(op, kind="batch", data={"metrics": [["a", "b", 1, 2]]}),
+    "a batch of wrong types": lambda op: rewritten(
+        op, kind="batch", data={"metrics": [["a", "b", 1, 2]]}
+    ),
     "a batch of short rows": lambda op: rewritten(op, kind="batch", data={"metrics": [["a"]]}),
-    "a model without its description": lambda op: rewritten(op, kind="model", data={"name": "global"}),
+    "a model without its description": lambda op: rewritten(
+        op, kind="model", data={"name": "global"}
+    ),
     "files that are no list": lambda op: rewritten(op, files={"a": 1}),
     "an unknown operation": lambda op: rewritten(op, kind="drop"),
     "another version": lambda op: rewritten(op, version=99),
-    "no version": lambda op: (op / "op.json").write_text('{"kind": "files", "run": "x", "data": {}}'),
+    "no version": lambda op: (op / "op.json").write_text(
+        '{"kind": "files", "run": "x", "data": {}}'
+    ),
     "another run's": lambda op: rewritten(op, run="f" * 32),
     "a token with quotes": lambda op: rewritten(op, run="x' or 'a' = 'a"),
     "a file that is missing": lambda op: (op / "file0").unlink(),
@@ -262,11 +272,16 @@ def boxes(template, tmp_path_factory):
     folder = tmp_path_factory.mktemp("boxes")
     shutil.copy(template, folder / "mlflow.db")
     cfg = TrackingConfig(output=str(folder), figures="none", log_models=False, patience_s=0.0)
-    trackers = Tracker(cfg), Tracker(cfg)  # before anything waits: the second sends nothing of the first
+    trackers = (
+        Tracker(cfg),
+        Tracker(cfg),
+    )  # before anything waits: the second sends nothing of the first
     for tracker, seeds in zip(trackers, ("01", "2"), strict=True):
         cut_off(tracker)
         for seed in seeds:
-            trial = tracker.start_trial(TRIAL.model_copy(update={"seed": int(seed)}), {"seed": seed})
+            trial = tracker.start_trial(
+                TRIAL.model_copy(update={"seed": int(seed)}), {"seed": seed}
+            )
             rounds(trial, 0, 2)
             trial.finish(TrialResult("key", {}, "hash", {"acc": 0.5}, None, (1, 8, 8)))
         tracker.close()
@@ -281,13 +296,19 @@ def test_a_damaged_event_costs_its_run_alone(boxes, tmp_path, capsys, damage):
     spill = tmp_path / "out" / "spill"
     box, other = sorted(spill.iterdir(), key=lambda path: -len(list(path.iterdir())))
     os.utime(other, (2**31, 2**31))  # comes last
-    op = next(path for path in sorted(box.iterdir()) if (path / "file0").exists())  # config.yaml of seed=0
+    op = next(
+        path for path in sorted(box.iterdir()) if (path / "file0").exists()
+    )  # config.yaml of seed=0
     DAMAGES[damage](op)
     assert main(["flush", f"tracking.output={place.folder}"]) == 1
     out, err = capsys.readouterr()
     state = {run[0]: run[1:3] for run in place.state().values()}
     whole = [(number, 1000 * (1000 + number)) for number in range(3)]
-    assert state == {"seed=0": ("KILLED", []), "seed=1": ("FINISHED", whole), "seed=2": ("FINISHED", whole)}
+    assert state == {
+        "seed=0": ("KILLED", []),
+        "seed=1": ("FINISHED", whole),
+        "seed=2": ("FINISHED", whole),
+    }
     assert "Traceback" not in err
     assert err.count("\n") == 1
     [aside] = spill.iterdir()

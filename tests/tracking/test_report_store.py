@@ -27,7 +27,11 @@ def round_of(number, accuracy):
         "round": [number] * 4, "client": range(4), "cluster": [0, 1, 0, 1], "server": [True, True, False, False],
         "score": [0.1] * 4, "tenure": [number] * 4, "x": [0.0, 1.0, 0.1, 1.1], "y": [0.0, 1.0, 0.1, 0.9],
     }  # fmt: skip
-    metrics = {"3_clients/acc": accuracy, "3_clients/loss": 1 - accuracy, "4_comm/mb_total": 2.0 * number}
+    metrics = {
+        "3_clients/acc": accuracy,
+        "3_clients/loss": 1 - accuracy,
+        "4_comm/mb_total": 2.0 * number,
+    }
     return RoundRecord(number, metrics, clients if number else {}, assigned if number else {})
 
 
@@ -41,21 +45,32 @@ def cell(clusters, seed):
 def output(tmp_path_factory):
     """A sweep of two cells and three seeds; with 4 clusters the accuracy grows twice as fast. One more trial failed."""
     folder = tmp_path_factory.mktemp("store")
-    with Tracker(TrackingConfig(output=str(folder), uri=f"sqlite:///{folder}/mlflow.db", log_models=False)) as tracker:
+    with Tracker(
+        TrackingConfig(output=str(folder), uri=f"sqlite:///{folder}/mlflow.db", log_models=False)
+    ) as tracker:
         places = [(1, 0), (1, 1), (1, 2), (4, 0), (4, 1), (4, 2), (4, 3)]
-        axes = {place: {"strategy.num_clusters": str(place[0]), "seed": str(place[1])} for place in places}
+        axes = {
+            place: {"strategy.num_clusters": str(place[0]), "seed": str(place[1])}
+            for place in places
+        }
         trials = {cell(*place).key: axes[place] for place in places}
         values = {"strategy.num_clusters": "1,4", "seed": "0,1,2,3"}
         sweep = tracker.start_sweep("grid", "key", "why", values, "make sweep", trials=trials)
         for clusters in (4, 1):  # not in the grid's order
             for seed in range(3):
-                trial = sweep.start_trial(cell(clusters, seed), axes[clusters, seed], f"run {clusters} {seed}")
+                trial = sweep.start_trial(
+                    cell(clusters, seed), axes[clusters, seed], f"run {clusters} {seed}"
+                )
                 trial.started(started())
                 for number in range(4):
-                    trial.round(round_of(number, (0.2 if clusters == 4 else 0.1) * number + seed / 100))
+                    trial.round(
+                        round_of(number, (0.2 if clusters == 4 else 0.1) * number + seed / 100)
+                    )
                 reached = 0.6 + seed / 100 if clusters == 4 else (0.3, 0.315, 0.315)[seed]
                 final = {"client_acc": reached, "ari": 1.0, "wall_s": 2.0}
-                trial.finish(TrialResult("key", {}, "hash", final, np.eye(10, dtype=int), (1, 8, 8)))
+                trial.finish(
+                    TrialResult("key", {}, "hash", final, np.eye(10, dtype=int), (1, 8, 8))
+                )
         sweep.start_trial(cell(4, 3), axes[4, 3], "run 4 3").fail("it broke")
         sweep.finish()
     return folder
@@ -64,7 +79,9 @@ def output(tmp_path_factory):
 @pytest.fixture
 def call(output, capsys):
     def run(*words):
-        status = main([*words, f"tracking.output={output}", f"tracking.uri=sqlite:///{output}/mlflow.db"])
+        status = main(
+            [*words, f"tracking.output={output}", f"tracking.uri=sqlite:///{output}/mlflow.db"]
+        )
         return status, *capsys.readouterr()
 
     return run
@@ -80,7 +97,10 @@ def test_report(call, output, tmp_path):
     assert "paired t-test over at least 3 seeds" in out
     table = pd.read_csv(tmp_path / "report.csv").set_index("strategy.num_clusters")
     assert table.loc[4, ["trials", "failed", "reached"]].tolist() == [3, 1, 3]
-    assert table["rounds_to_target_mean"].isna().tolist() == [True, False]  # with 1 cluster 0.32 is the end
+    assert table["rounds_to_target_mean"].isna().tolist() == [
+        True,
+        False,
+    ]  # with 1 cluster 0.32 is the end
     assert table.loc[4, "rounds_to_target_mean"] == 2
     assert table.loc[4, "mb_to_target_mean"] == 4
     page = (tmp_path / "report.html").read_text()
@@ -101,8 +121,14 @@ def test_a_report_for_machines_and_one_without_words(call, tmp_path):
     assert (status, told["sweep"], told["folder"]) == (0, "grid", str(tmp_path))
     cells = {cell["strategy.num_clusters"]: cell for cell in told["cells"]}
     assert cells[4]["client_acc_mean"] == pytest.approx(0.61)
-    assert (cells[4]["client_acc_best"], cells[1]["client_acc_best"], cells[4]["failed"]) == (True, False, 1)
-    assert set(told["files"]) == {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert (cells[4]["client_acc_best"], cells[1]["client_acc_best"], cells[4]["failed"]) == (
+        True,
+        False,
+        1,
+    )
+    assert set(told["files"]) == {
+        str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()
+    }
     assert call("report", "grid", "--out", str(tmp_path), "--quiet") == (0, "", "")
 
 
@@ -118,16 +144,28 @@ def test_a_table_that_is_damaged_costs_its_figures_alone(call, tmp_path, monkeyp
     assert call("report", "grid", "--out", str(tmp_path))[0] == 0
     assert not (tmp_path / "plots" / "client_accuracy.png").exists()
     assert (tmp_path / "plots" / "servers.png").exists()
-    said = {record.getMessage() for record in caplog.records if " is missing: " in record.getMessage()}
+    said = {
+        record.getMessage() for record in caplog.records if " is missing: " in record.getMessage()
+    }
     assert len(said) == 6  # a line for each trial's table
-    assert "report of grid: clients.parquet of num_clusters=1 seed=0 is missing: OSError: not a Parquet file" in said
-    assert "clients.parquet of num_clusters=1 seed=0 is missing" in (tmp_path / "report.html").read_text()
+    assert (
+        "report of grid: clients.parquet of num_clusters=1 seed=0 is missing: OSError: not a Parquet file"
+        in said
+    )
+    assert (
+        "clients.parquet of num_clusters=1 seed=0 is missing"
+        in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_compare_shows_where_runs_differ(call):
     status, out, _ = call("compare", "num_clusters=1 seed=0", "num_clusters=4 seed=0")
     assert status == 0
-    rows = {words[0]: words[1:] for line in out.splitlines() if len(words := re.findall(r"[^│\s]+", line)) == 3}
+    rows = {
+        words[0]: words[1:]
+        for line in out.splitlines()
+        if len(words := re.findall(r"[^│\s]+", line)) == 3
+    }
     assert rows["strategy.num_clusters"] == ["1", "4"]
     assert rows["client_acc"] == ["0.3", "0.6"]
     assert "training.lr" not in rows
@@ -145,7 +183,9 @@ def test_best_where_a_trial_diverged(tmp_path, template):
     shutil.copy(template, tmp_path / "mlflow.db")
     cfg = TrackingConfig(output=str(tmp_path), log_models=False, figures="none")
     values = {(1, 0): math.nan, (1, 1): 0.9, (4, 0): 0.5, (4, 1): 0.6}
-    axes = {place: {"strategy.num_clusters": str(place[0]), "seed": str(place[1])} for place in values}
+    axes = {
+        place: {"strategy.num_clusters": str(place[0]), "seed": str(place[1])} for place in values
+    }
     trials = {cell(*place).key: axes[place] for place in values}
     with Tracker(cfg) as tracker:
         both = {"strategy.num_clusters": "1,4", "seed": "0,1"}
@@ -171,8 +211,14 @@ def test_best_where_a_trial_diverged(tmp_path, template):
     [
         (("report", "gird"), "there is no sweep 'gird' in .* did you mean 'grid'"),
         (("report", "grid", "--target", "high"), "--target high is no target"),
-        (("compare", "num_clusters=9 seed=0"), "'num_clusters=9 seed=0' is no run in .* did you mean"),
-        (("best", "grid", "--metric", "accuracy"), "--metric accuracy is none that 'grid' has; .*: ari, client_acc"),
+        (
+            ("compare", "num_clusters=9 seed=0"),
+            "'num_clusters=9 seed=0' is no run in .* did you mean",
+        ),
+        (
+            ("best", "grid", "--metric", "accuracy"),
+            "--metric accuracy is none that 'grid' has; .*: ari, client_acc",
+        ),
         (("best", "0" * 32), "there is no sweep '0"),
     ],
 )
@@ -187,7 +233,9 @@ def test_curves_tell_what_was_not_evaluated_from_what_diverged(tmp_path, templat
     shutil.copy(template, tmp_path / "mlflow.db")
     cfg = TrackingConfig(output=str(tmp_path), log_models=False, figures="none")
     with Tracker(cfg) as tracker:
-        sweep = tracker.start_sweep("grid", "key", "why", {"seed": "0"}, "", trials={cell(1, 0).key: {"seed": "0"}})
+        sweep = tracker.start_sweep(
+            "grid", "key", "why", {"seed": "0"}, "", trials={cell(1, 0).key: {"seed": "0"}}
+        )
         trial = sweep.start_trial(cell(1, 0), {"seed": "0"}, "")
         for number, loss in enumerate([1.0, None, math.nan, 4.0]):
             values = {} if loss is None else {"3_clients/loss": loss, "3_clients/acc": 0.5}
@@ -216,7 +264,9 @@ def test_what_others_wrote_to_a_shared_store_is_text(tmp_path, template, capsys)
         trial = sweep.start_trial(TRIAL, axes, HOSTILE)
         trial.started(started())
         trial.round(round_of(1, 0.5))
-        trial.finish(TrialResult("key", {}, "hash", {"client_acc": 0.5}, np.eye(10, dtype=int), (1, 8, 8)))
+        trial.finish(
+            TrialResult("key", {}, "hash", {"client_acc": 0.5}, np.eye(10, dtype=int), (1, 8, 8))
+        )
         sweep.finish()
     here = f"tracking.output={tmp_path}"
     assert main(["report", sweep.run_id, here]) == 2  # its name is no folder

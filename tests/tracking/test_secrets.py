@@ -24,7 +24,9 @@ def leaked(*places: Path) -> list[str]:
     """Return the files that hold the password, or the part of it that a URI parser leaves."""
     files = [path for place in places for path in place.rglob("*") if path.is_file()]
     assert files
-    return [str(p) for p in files if any(part.encode() in p.read_bytes() for part in SECRET.split("@"))]
+    return [
+        str(p) for p in files if any(part.encode() in p.read_bytes() for part in SECRET.split("@"))
+    ]
 
 
 def run(tmp_path: Path, name: str, *words: str, interrupt: str = "") -> tuple[int, str]:
@@ -33,7 +35,11 @@ def run(tmp_path: Path, name: str, *words: str, interrupt: str = "") -> tuple[in
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runner", *words], cwd=tmp_path, env=env, stdout=file, stderr=file
+            [sys.executable, "-m", "runner", *words],
+            cwd=tmp_path,
+            env=env,
+            stdout=file,
+            stderr=file,
         )
     while interrupt and interrupt not in log.read_text() and process.poll() is None:
         time.sleep(0.05)
@@ -45,7 +51,14 @@ def run(tmp_path: Path, name: str, *words: str, interrupt: str = "") -> tuple[in
 def test_a_planted_password_is_nowhere_in_what_a_run_leaves(server, tmp_path, tmp_path_factory):
     address = server.replace("//", f"//user:{SECRET.replace('@', '%40')}@")
     store = [f"tracking.uri='{address}'", "tracking.output=out"]
-    grid = [*SMALL, "strategy=fedavg", "partition=iid", "shift=none", "resources=inline", "seed=0,1"]
+    grid = [
+        *SMALL,
+        "strategy=fedavg",
+        "partition=iid",
+        "shift=none",
+        "resources=inline",
+        "seed=0,1",
+    ]
     words = ["sweep", "default", *grid, "tracking.experiment=secrets", *store]
     status, text = run(tmp_path, "cut", *words, "rounds=2000", interrupt="round 2/")
     assert status == 130, text

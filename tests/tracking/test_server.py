@@ -18,7 +18,9 @@ ROUNDS = 6
 
 
 def cfg(uri, tmp_path, **changes):
-    return TrackingConfig(uri=uri, output=str(tmp_path / "out"), experiment=tmp_path.name, patience_s=60, **changes)
+    return TrackingConfig(
+        uri=uri, output=str(tmp_path / "out"), experiment=tmp_path.name, patience_s=60, **changes
+    )
 
 
 def train(tracker, at_round=lambda number: None):
@@ -49,7 +51,9 @@ def check_all_there(store, tmp_path):
     history = client.get_metric_history(trial.info.run_id, "1_global/acc")
     assert [(m.step, m.value) for m in history] == [(i, i / 10) for i in range(ROUNDS)]
     folder = Path(client.download_artifacts(trial.info.run_id, "", str(tmp_path)))
-    assert pd.read_parquet(folder / "clients.parquet")["round"].tolist() == [i for i in range(ROUNDS) for _ in range(4)]
+    assert pd.read_parquet(folder / "clients.parquet")["round"].tolist() == [
+        i for i in range(ROUNDS) for _ in range(4)
+    ]
     assert (folder / "plots" / "curves.png").exists()
     [model] = client.search_logged_models([store.experiment_id])
     assert (model.name, model.status, model.source_run_id) == ("global", "READY", trial.info.run_id)
@@ -115,7 +119,9 @@ def test_a_run_that_never_reached_the_server_is_made_by_the_next_tracker(proxy, 
 
 
 def test_a_password_in_the_address_shows_nowhere(proxy, tmp_path, caplog):
-    settings = cfg(proxy.address.replace("//", "//me:hunter2@"), tmp_path).model_copy(update={"patience_s": 0.0})
+    settings = cfg(proxy.address.replace("//", "//me:hunter2@"), tmp_path).model_copy(
+        update={"patience_s": 0.0}
+    )
     with Tracker(settings) as tracker:
         proxy.mode = "down"
         train(tracker)
@@ -127,18 +133,24 @@ def test_a_password_in_the_address_shows_nowhere(proxy, tmp_path, caplog):
 
 
 def postgres_folder():
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [
+        Path(shutil.which("initdb") or "")
+    ]
     return found[-1].parent if found[-1].name else None
 
 
-@pytest.mark.skipif(postgres_folder() is None, reason="no PostgreSQL server is installed (Debian: postgresql)")
+@pytest.mark.skipif(
+    postgres_folder() is None, reason="no PostgreSQL server is installed (Debian: postgresql)"
+)
 def test_a_sweep_through_a_server_with_postgresql_behind_it(tmp_path):
     import os
     import pwd
 
     tools, port, data = postgres_folder(), free_port(), tmp_path / "data"
     try:
-        other = pwd.getpwnam("postgres") if os.getuid() == 0 else None  # PostgreSQL does not run as root
+        other = (
+            pwd.getpwnam("postgres") if os.getuid() == 0 else None
+        )  # PostgreSQL does not run as root
     except KeyError:
         pytest.skip("PostgreSQL refuses to run as root, and there is no user postgres")
     who = {"user": other.pw_uid, "group": other.pw_gid, "extra_groups": []} if other else {}
@@ -151,14 +163,20 @@ def test_a_sweep_through_a_server_with_postgresql_behind_it(tmp_path):
     words = [tools / "initdb", "-D", data, "-U", "me", "--auth=trust", "--no-sync"]
     subprocess.run(words, check=True, capture_output=True, cwd="/", **who)
     words = [tools / "postgres", "-D", data, "-p", str(port), "-k", data, "-h", "127.0.0.1", "-F"]
-    database = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **who)
+    database = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **who
+    )
     try:
         for _ in range(100):
-            ready = subprocess.run([tools / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True)
+            ready = subprocess.run(
+                [tools / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True
+            )
             if ready.returncode == 0:
                 break
             time.sleep(0.1)
-        with mlflow_server(tmp_path, f"postgresql://me:secret@127.0.0.1:{port}/postgres") as address:
+        with mlflow_server(
+            tmp_path, f"postgresql://me:secret@127.0.0.1:{port}/postgres"
+        ) as address:
             with Tracker(cfg(address, tmp_path)) as tracker:
                 train(tracker)
             check_all_there(tracker.store, tmp_path / "got")

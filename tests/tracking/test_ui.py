@@ -13,13 +13,19 @@ from tests.tracking.conftest import mlflow_server
 from tests.tracking.test_report_store import cell
 from tests.unit.test_tracking import record, result, started
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: chromium)")]
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (dependency group dev)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: chromium)")
+]
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="Playwright is not installed (dependency group dev)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +36,27 @@ def finished(tmp_path_factory):
     with Tracker(cfg) as tracker:
         axes = {"strategy.num_clusters": "2,4", "seed": "0,1"}
         trials = {
-            cell(int(k), int(seed)).key: dict(zip(axes, (k, seed), strict=True)) for k, seed in product("24", "01")
+            cell(int(k), int(seed)).key: dict(zip(axes, (k, seed), strict=True))
+            for k, seed in product("24", "01")
         }
         sweep = tracker.start_sweep("grid", "key", "why", axes, "make sweep", trials=trials)
         for clusters, seed in product("24", "01"):
             config = cell(int(clusters), int(seed))
-            trial = sweep.start_trial(config, trials[config.key], f"python -m runner run seed={seed}")
+            trial = sweep.start_trial(
+                config, trials[config.key], f"python -m runner run seed={seed}"
+            )
             trial.started(started())
             for number in range(4):
                 trial.round(record(number))
-            done = result()  # of 2 clusters the seeds reach 0.25 and 0.35, of 4 clusters 0.45 and 0.55
-            trial.finish(replace(done, summary={**done.summary, "acc": int(clusters) / 10 + int(seed) / 10 + 0.05}))
+            done = (
+                result()
+            )  # of 2 clusters the seeds reach 0.25 and 0.35, of 4 clusters 0.45 and 0.55
+            trial.finish(
+                replace(
+                    done,
+                    summary={**done.summary, "acc": int(clusters) / 10 + int(seed) / 10 + 0.05},
+                )
+            )
         sweep.finish("| a table |")
     with mlflow_server(folder, cfg.uri) as address:
         yield address, read_sweep(tracker.store, "grid")
@@ -61,7 +77,9 @@ def test_the_run_table_has_the_trials_and_their_data_set(page, finished):
     experiment = sweep.trials[0].run.info.experiment_id
     page.goto(f"{address}/#/experiments/{experiment}/runs")
     page.get_by_text("grid", exact=True).first.wait_for()
-    page.locator("div[role=row]", has_text="grid").first.locator("button").first.click()  # opens its trials
+    page.locator("div[role=row]", has_text="grid").first.locator(
+        "button"
+    ).first.click()  # opens its trials
     page.get_by_text("digits iid rotation").first.wait_for()
 
 
@@ -82,7 +100,9 @@ def test_group_by_averages_over_the_seeds(page, finished):
 def test_the_charts_of_a_trial_stand_in_their_sections(page, finished):
     address, sweep = finished
     trial = sweep.trials[0]
-    page.goto(f"{address}/#/experiments/{trial.run.info.experiment_id}/runs/{trial.run_id}/model-metrics")
+    page.goto(
+        f"{address}/#/experiments/{trial.run.info.experiment_id}/runs/{trial.run_id}/model-metrics"
+    )
     for section in ("0_final", "1_global", "2_clusters"):
         page.get_by_text(section).first.wait_for()
     page.locator(".js-plotly-plot .main-svg").first.wait_for()
@@ -91,10 +111,16 @@ def test_the_charts_of_a_trial_stand_in_their_sections(page, finished):
 def test_the_picture_of_the_clusters_appears_with_its_steps(page, finished):
     address, sweep = finished
     trial = sweep.trials[0]
-    page.goto(f"{address}/#/experiments/{trial.run.info.experiment_id}/runs/{trial.run_id}/model-metrics")
-    page.get_by_placeholder("Search metric charts").fill("mage")  # of all charts only an image's key holds it
+    page.goto(
+        f"{address}/#/experiments/{trial.run.info.experiment_id}/runs/{trial.run_id}/model-metrics"
+    )
+    page.get_by_placeholder("Search metric charts").fill(
+        "mage"
+    )  # of all charts only an image's key holds it
     page.get_by_role("slider").first.wait_for()
-    picture = page.locator("img[src*='clusters'], img[src*='get-artifact'], img[src^='blob:']").first
+    picture = page.locator(
+        "img[src*='clusters'], img[src*='get-artifact'], img[src^='blob:']"
+    ).first
     picture.wait_for()
     assert picture.evaluate("image => image.complete && image.naturalWidth") > 0
 

@@ -35,7 +35,9 @@ class FakeStore:
 
 def job(*numbers, wrong=False, run="run"):
     more = {"wrong": ""} if wrong else {}
-    return lambda: [Op("batch", run, {"tags": {"i": str(i), **more}}, {"a/b": b"%d" % i}) for i in numbers]
+    return lambda: [
+        Op("batch", run, {"tags": {"i": str(i), **more}}, {"a/b": b"%d" % i}) for i in numbers
+    ]
 
 
 def expected(count):
@@ -138,7 +140,10 @@ def test_what_the_store_refuses_costs_its_run_alone(store, tmp_path, waits):
     store.down.clear()
     writer.stop()
     assert [number for number, _ in store.taken] == [0, 3]
-    assert store.ended == {"run": ("KILLED", "ValueError: no such thing"), "other": ("FINISHED", "")}
+    assert store.ended == {
+        "run": ("KILLED", "ValueError: no such thing"),
+        "other": ("FINISHED", ""),
+    }
     assert writer.lost == {"run": "ValueError: no such thing"}
     assert stored == ["other"]
     [line] = [line for line in told if "could not be written" in line]
@@ -169,7 +174,9 @@ def test_an_outbox_that_somebody_tidied_costs_its_run_alone(store, tmp_path, van
     while writer.spilled < 2:
         time.sleep(0.01)
     first = tmp_path / "box" / "00000001-run"
-    shutil.rmtree({"the event": first, "the outbox": first.parent}.get(vanishes, tmp_path / "none"), True)
+    shutil.rmtree(
+        {"the event": first, "the outbox": first.parent}.get(vanishes, tmp_path / "none"), True
+    )
     if vanishes == "its file":
         (first / "file0").unlink()
     store.down.clear()

@@ -21,7 +21,9 @@ from tests.trials import events_of, small
         (3, 1, 2, [1, 1, 1]),
     ],
 )
-def test_what_is_left_joins_the_batch_before_it(examples: int, size: int, least: int, sizes: list[int]) -> None:
+def test_what_is_left_joins_the_batch_before_it(
+    examples: int, size: int, least: int, sizes: list[int]
+) -> None:
     assert batch_sizes(examples, size, least) == sizes
     hp = LocalTraining(batch_size=size, epochs=2)
     orders = list(passes(examples, hp, 0, least))
@@ -30,7 +32,10 @@ def test_what_is_left_joins_the_batch_before_it(examples: int, size: int, least:
         assert sorted(order.tolist()) == list(range(examples))
     assert len(orders) == 2
     steps = LocalTraining(batch_size=size, steps=len(sizes) + 1)
-    assert sum(len(cut(order, examples, size, least)) for order in passes(examples, steps, 0, least)) == steps.steps
+    assert (
+        sum(len(cut(order, examples, size, least)) for order in passes(examples, steps, 0, least))
+        == steps.steps
+    )
 
 
 @pytest.mark.parametrize("examples", [1, 2, 10, 11, 12, 21])
@@ -52,6 +57,11 @@ def test_no_client_is_lost_by_its_size(examples: int) -> None:
 
 def test_apfl_loses_no_client_by_its_size() -> None:
     """Eight clients of which some leave one example for the last batch of 2."""
-    words = ["strategy=apfl", "model.name=tests.networks.Normed", "training.batch_size=2", "partition=linear"]
+    words = [
+        "strategy=apfl",
+        "model.name=tests.networks.Normed",
+        "training.batch_size=2",
+        "partition=linear",
+    ]
     _, *rounds, _ = events_of(small(*words, "rounds=2"))
     assert all(record.metrics["6_load/failed_tasks"] == 0 for record in rounds[1:])

@@ -16,9 +16,15 @@ from tests.trials import digits, events_of, outcome, small
 
 
 def state(value: float = 1.0) -> dict:
-    arrays = ArrayRecord({"w": Array(np.array([[value, 2.0]], np.float32)), "n": Array(np.array(7))})
+    arrays = ArrayRecord(
+        {"w": Array(np.array([[value, 2.0]], np.float32)), "n": Array(np.array(7))}
+    )
     client = RecordDict(
-        {"c": ConfigRecord({"b": b"\x00\xff", "l": [1, 2]}), "m": MetricRecord({"x": 0.1}), "a": arrays}
+        {
+            "c": ConfigRecord({"b": b"\x00\xff", "l": [1, 2]}),
+            "m": MetricRecord({"x": 0.1}),
+            "a": arrays,
+        }
     )
     return {
         "arrays": arrays, "clients": {"3": client}, "nan": float("nan"), "none": None, "pair": (1, 2.5),
@@ -28,14 +34,18 @@ def state(value: float = 1.0) -> dict:
 
 def record(number: int) -> RoundRecord:
     load = (LoadSample(1.0, "h", "n", 2.0, 3.0, 4.0, 5.0),)
-    return RoundRecord(number, {"acc": 0.1 * number}, {"round": [number]}, {}, load, ("lost",), 12.5)
+    return RoundRecord(
+        number, {"acc": 0.1 * number}, {"round": [number]}, {}, load, ("lost",), 12.5
+    )
 
 
 @pytest.fixture
 def store(tmp_path) -> CheckpointStore:
     store = CheckpointStore(str(tmp_path / "sub" / "key"), "key")
     for number in (1, 2, 3):
-        store.save(number, state(number), [record(n) for n in ((0, 1) if number == 1 else (number,))])
+        store.save(
+            number, state(number), [record(n) for n in ((0, 1) if number == 1 else (number,))]
+        )
     return store
 
 
@@ -58,7 +68,10 @@ def test_the_last_two_states_and_all_records_are_kept(store: CheckpointStore) ->
     assert saved is not None
     assert saved.round == 3
     assert saved.records == tuple(map(record, range(4)))
-    assert {name for name in store._names() if "json" not in name} == {"000002.safetensors", "000003.safetensors"}
+    assert {name for name in store._names() if "json" not in name} == {
+        "000002.safetensors",
+        "000003.safetensors",
+    }
     store.remove()
     assert store.load() is None
 
@@ -78,9 +91,19 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert saved.state["arrays"]["w"].numpy().tolist() == [[2.0, 2.0]]
 
 
-def test_files_that_are_no_checkpoint_of_ours_are_left_alone(store: CheckpointStore, tmp_path) -> None:
+def test_files_that_are_no_checkpoint_of_ours_are_left_alone(
+    store: CheckpointStore, tmp_path
+) -> None:
     folder = tmp_path / "sub" / "key"
-    strays = ["foo.json", ".json", "12.json", "000004.json.1f2e", "-00004.json", "notes.safetensors", "a b.json"]
+    strays = [
+        "foo.json",
+        ".json",
+        "12.json",
+        "000004.json.1f2e",
+        "-00004.json",
+        "notes.safetensors",
+        "a b.json",
+    ]
     for name in strays:
         (folder / name).write_text("{}")
     for name in ("000099.json", "000098.safetensors", "sub.json"):
@@ -111,7 +134,9 @@ def test_a_field_that_is_missing_or_wrong_gives_way_to_the_checkpoint_before(
     if value == "missing":
         del entry[field]
     text = json.dumps(entry)
-    path.write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "entry": text}))
+    path.write_text(
+        json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "entry": text})
+    )
     if field in ("version", "trial") and value != "missing":
         for call in (store.check, store.load):
             with pytest.raises(CheckpointError, match="start over with --fresh"):
@@ -138,7 +163,9 @@ def test_with_a_record_lost_the_trial_starts_over(store: CheckpointStore, tmp_pa
 
 
 def test_another_trial_or_version_is_refused(store: CheckpointStore, monkeypatch) -> None:
-    with pytest.raises(CheckpointError, match="is a checkpoint of trial key, but this is trial other; start over"):
+    with pytest.raises(
+        CheckpointError, match="is a checkpoint of trial key, but this is trial other; start over"
+    ):
         CheckpointStore(store.url, "other").check()
     monkeypatch.setattr("runner.checkpoint.VERSION", 2)
     with pytest.raises(CheckpointError, match="of version 1, but this is version 2"):
@@ -188,7 +215,11 @@ def test_an_interrupted_trial_goes_on_to_the_bit(name: str, tmp_path) -> None:
     assert outcome(resumed) == expected
     again = list(events())  # after the last checkpoint only the result is left
     assert (again[0].first_round, outcome(again)) == (4, expected)
-    assert again[-1].confusion.sum() == resumed[-1].confusion.sum() if again[-1].confusion is not None else True
+    assert (
+        again[-1].confusion.sum() == resumed[-1].confusion.sum()
+        if again[-1].confusion is not None
+        else True
+    )
 
 
 def test_losses_that_are_no_numbers_come_back(tmp_path) -> None:

@@ -79,7 +79,9 @@ def test_measured_seconds_change_the_order_of_chunks_and_not_the_chunks() -> Non
     for _ in range(2):
         content = RecordDict({"arrays": model(), "config": ConfigRecord()})
         grid.send_and_receive([Message(content, node, "train") for node in range(1, 5)])
-    first, second = ([[t.metadata.dst_node_id for t in c.tasks] for c in chunks] for chunks in submitted)
+    first, second = (
+        [[t.metadata.dst_node_id for t in c.tasks] for c in chunks] for chunks in submitted
+    )
     assert first == second == [[1], [2], [3], [4]]
     assert [chunk.seconds for chunk in submitted[0]] == [0.0] * 4
     assert max(submitted[1], key=lambda chunk: chunk.seconds).tasks[0].metadata.dst_node_id == 2
@@ -87,7 +89,13 @@ def test_measured_seconds_change_the_order_of_chunks_and_not_the_chunks() -> Non
 
 def test_seeds_depend_on_the_whole_path() -> None:
     assert derive_seed(0, "train", 1, 2) == derive_seed(0, "train", 1, np.int64(2))
-    seeds = {derive_seed(0), derive_seed(1), derive_seed(0, "a"), derive_seed(0, 1), derive_seed(0, "1")}
+    seeds = {
+        derive_seed(0),
+        derive_seed(1),
+        derive_seed(0, "a"),
+        derive_seed(0, 1),
+        derive_seed(0, "1"),
+    }
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(0, "train", 1, 2) == 7003730994133233933
@@ -129,5 +137,6 @@ def test_seeded_globals_lets_one_thread_in_at_a_time() -> None:
 def test_errors_are_one_line_and_name_the_nearest() -> None:
     assert str(RunnerError("two\n  lines")) == "two lines"
     assert (
-        unknown("model", "lent", ["lenet", "cnn"]) == "unknown model 'lent'. Did you mean 'lenet'? Valid: cnn, lenet."
+        unknown("model", "lent", ["lenet", "cnn"])
+        == "unknown model 'lent'. Did you mean 'lenet'? Valid: cnn, lenet."
     )

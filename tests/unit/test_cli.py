@@ -32,7 +32,9 @@ def test_dry_run_lists_the_trials_and_their_count(capsys: pytest.CaptureFixture[
 
 
 def test_help_shows_groups_options_and_examples() -> None:
-    done = subprocess.run([sys.executable, "-m", "runner", "--help"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0
     for part in ("examples:", "groups and their options:", "dirichlet", "kmeans", "sweeps:"):
         assert part in done.stdout

@@ -33,10 +33,17 @@ class FakeData:
         pixels.flags.writeable = False  # as in the object store
         labels = np.arange(40) % CLASSES
         self.images = SimpleNamespace(
-            train_x=pixels, mean=(0.5,), std=(0.25,), class_names=("a", "b", "c"), test_y=labels[30:]
+            train_x=pixels,
+            mean=(0.5,),
+            std=(0.25,),
+            class_names=("a", "b", "c"),
+            test_y=labels[30:],
         )
         self._pixels, self._labels = pixels, labels
-        self._rows = {"train": (range(12), range(12, 19), [19]), "eval": (range(20, 24), range(24, 26), [])}
+        self._rows = {
+            "train": (range(12), range(12, 19), [19]),
+            "eval": (range(20, 24), range(24, 26), []),
+        }
         self.train_rows, self.eval_rows = self._rows["train"], self._rows["eval"]
         self.reads: list[tuple] = []
 
@@ -46,12 +53,16 @@ class FakeData:
     def groups_in(self, phase: int) -> np.ndarray:
         return np.array([0, 1, 0])
 
-    def client(self, partition_id: int, split: str, phase: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def client(
+        self, partition_id: int, split: str, phase: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         self.reads.append((partition_id, split))
         rows = np.array(self._rows[split][partition_id], int)
         return self._pixels[rows], self._labels[rows]
 
-    def test(self, group: int, start: int | None = None, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def test(
+        self, group: int, start: int | None = None, stop: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         x = self._pixels[30:][start:stop]
         return (255 - x if group else x), self._labels[30:][start:stop]
 
@@ -96,13 +107,19 @@ def same(a: ArrayRecord, b: ArrayRecord) -> bool:
     return list(a) == list(b) and all(a[k].data == b[k].data for k in a)
 
 
-def test_train_is_local_training_on_the_clients_own_examples(app: ClientApp, data: FakeData) -> None:
+def test_train_is_local_training_on_the_clients_own_examples(
+    app: ClientApp, data: FakeData
+) -> None:
     config = {"server-round": 3, "lr": 0.4, "lr-decay": 0.5, "batch-size": 5, "epochs": 2}
-    reply = send(app, "train", {"arrays": read_weights(fresh()), "config": ConfigRecord(config)}, context(0))
+    reply = send(
+        app, "train", {"arrays": read_weights(fresh()), "config": ConfigRecord(config)}, context(0)
+    )
 
     expected, (x, y) = fresh(), data.client(0, "train")
     hp = LocalTraining(lr=0.1, batch_size=5, epochs=2)
-    result = train(expected, normalised(x), torch.from_numpy(y), hp, derive_seed(SEED, "train", 3, 0))
+    result = train(
+        expected, normalised(x), torch.from_numpy(y), hp, derive_seed(SEED, "train", 3, 0)
+    )
     assert same(reply["arrays"], read_weights(expected))
     assert dict(reply["metrics"]) == {
         "num-examples": 12,
@@ -116,26 +133,47 @@ def test_train_is_local_training_on_the_clients_own_examples(app: ClientApp, dat
 
 def test_a_strategy_that_sends_only_the_round(app: ClientApp) -> None:
     arrays = read_weights(fresh())
-    bare = send(app, "train", {"arrays": arrays, "config": ConfigRecord({"server-round": 1})}, context(0))
-    full = ConfigRecord(
-        {"server-round": 1, "lr": 0.02, "momentum": 0.9, "batch-size": 10, "optimizer": "sgd", "steps": 0}
+    bare = send(
+        app, "train", {"arrays": arrays, "config": ConfigRecord({"server-round": 1})}, context(0)
     )
-    assert same(bare["arrays"], send(app, "train", {"arrays": arrays, "config": full}, context(0))["arrays"])
+    full = ConfigRecord(
+        {
+            "server-round": 1,
+            "lr": 0.02,
+            "momentum": 0.9,
+            "batch-size": 10,
+            "optimizer": "sgd",
+            "steps": 0,
+        }
+    )
+    assert same(
+        bare["arrays"], send(app, "train", {"arrays": arrays, "config": full}, context(0))["arrays"]
+    )
     assert same(bare["arrays"], send(app, "train", {"arrays": arrays}, context(0))["arrays"])
 
 
 def test_a_clients_result_does_not_depend_on_who_ran_before(data: FakeData) -> None:
-    model, config = ModelConfig(name="mlp", kwargs={"hidden": 4}), ConfigRecord({"server-round": 2, "batch-size": 4})
+    model, config = (
+        ModelConfig(name="mlp", kwargs={"hidden": 4}),
+        ConfigRecord({"server-round": 2, "batch-size": 4}),
+    )
     torch.manual_seed(5)
     arrays = read_weights(build_model("mlp", SHAPE, CLASSES, hidden=4))
     used = make_client_app(data, model, SEED)
     for client in (1, 0, 2):
         last = send(used, "train", {"arrays": arrays, "config": config}, context(client))
-    alone = send(make_client_app(data, model, SEED), "train", {"arrays": arrays, "config": config}, context(2))
+    alone = send(
+        make_client_app(data, model, SEED),
+        "train",
+        {"arrays": arrays, "config": config},
+        context(2),
+    )
     assert same(last["arrays"], alone["arrays"])
 
 
-def test_evaluate_uses_what_a_client_holds_out_and_nothing_else(app: ClientApp, data: FakeData) -> None:
+def test_evaluate_uses_what_a_client_holds_out_and_nothing_else(
+    app: ClientApp, data: FakeData
+) -> None:
     model = fresh()
     content = {"arrays": read_weights(model), "config": ConfigRecord()}
     x, y = data.client(0, "eval")
@@ -145,7 +183,9 @@ def test_evaluate_uses_what_a_client_holds_out_and_nothing_else(app: ClientApp, 
         "eval_loss": expected["loss"],
         "eval_acc": expected["correct"] / len(y),
     }
-    nothing = send(app, "evaluate", content, context(2))["metrics"]  # it has one example, of training
+    nothing = send(app, "evaluate", content, context(2))[
+        "metrics"
+    ]  # it has one example, of training
     assert dict(nothing) == {"num-examples": 0, "eval_loss": 0.0, "eval_acc": 0.0}
 
 
@@ -184,11 +224,17 @@ def test_local_models_stay(app: ClientApp) -> None:
     # The second round goes on from the client's own model and needs no arrays; other methods ignore it.
     config["server-round"] = 2
     send(app, "train", {"arrays": ArrayRecord(), "config": ConfigRecord(config)}, ctx)
-    shared = send(app, "train", {"arrays": own, "config": ConfigRecord({"server-round": 2})}, context(0))
+    shared = send(
+        app, "train", {"arrays": own, "config": ConfigRecord({"server-round": 2})}, context(0)
+    )
     assert same(ctx.state["model"], shared["arrays"])
 
-    local = send(app, "evaluate", {"arrays": ArrayRecord(), "config": ConfigRecord({"method": "local"})}, ctx)
-    sent = send(app, "evaluate", {"arrays": ctx.state["model"], "config": ConfigRecord()}, context(0))
+    local = send(
+        app, "evaluate", {"arrays": ArrayRecord(), "config": ConfigRecord({"method": "local"})}, ctx
+    )
+    sent = send(
+        app, "evaluate", {"arrays": ctx.state["model"], "config": ConfigRecord()}, context(0)
+    )
     assert dict(local["metrics"]) == dict(sent["metrics"])
 
 
@@ -211,7 +257,9 @@ def test_aggregate_is_flowers_aggregate_bit_for_bit(app: ClientApp) -> None:
         for r, n in zip(records, counts, strict=True)
     ]
     expected = aggregate_arrayrecords(replies, "num-examples")
-    members = {f"member-{10 - i}": r for i, r in enumerate(records)}  # the order of sending counts, not that of names
+    members = {
+        f"member-{10 - i}": r for i, r in enumerate(records)
+    }  # the order of sending counts, not that of names
     weights = MetricRecord(dict(zip(members, counts, strict=True)))
     reply = send(app, "query.aggregate", {**members, "weights": weights}, context(0))
     assert reply["arrays"]["w"].data == expected["w"].data
@@ -223,27 +271,39 @@ def test_aggregate_is_flowers_aggregate_bit_for_bit(app: ClientApp) -> None:
 
 
 def test_weighted_mean_by_hand() -> None:
-    records = [ArrayRecord({"w": Array(np.array(v, np.float32))}) for v in ([1.0, 2.0], [5.0, -2.0])]
+    records = [
+        ArrayRecord({"w": Array(np.array(v, np.float32))}) for v in ([1.0, 2.0], [5.0, -2.0])
+    ]
     assert weighted_mean(records, [3, 1])["w"].numpy().tolist() == [2.0, 1.0]
 
 
 def test_aggregate_refuses_members_without_weights(app: ClientApp) -> None:
     content = {"member-1": read_weights(fresh()), "weights": MetricRecord({"member-2": 1})}
-    with pytest.raises(ValueError, match=r"arrays of \['member-1'\], but weights of \['member-2'\]"):
+    with pytest.raises(
+        ValueError, match=r"arrays of \['member-1'\], but weights of \['member-2'\]"
+    ):
         send(app, "query.aggregate", content, context(0))
 
 
-def test_test_scores_a_slice_of_the_central_test_set_as_a_group_sees_it(app: ClientApp, data: FakeData) -> None:
+def test_test_scores_a_slice_of_the_central_test_set_as_a_group_sees_it(
+    app: ClientApp, data: FakeData
+) -> None:
     model, total = fresh(), np.zeros((CLASSES, CLASSES), int)
     for start, stop in ((0, 6), (6, 10)):
         config = ConfigRecord({"group": 1, "start": start, "stop": stop, "confusion": True})
-        reply = send(app, "query.test", {"arrays": read_weights(model), "config": config}, context(0))
+        reply = send(
+            app, "query.test", {"arrays": read_weights(model), "config": config}, context(0)
+        )
         x, y = data.test(1, start, stop)
         expected = evaluate(model, normalised(x), torch.from_numpy(y))
         metrics = dict(reply["metrics"])
         cells = np.array(metrics.pop("confusion")).reshape(CLASSES, CLASSES)
         correct = int(expected["correct"])
-        assert metrics == {"num-examples": stop - start, "loss_sum": expected["loss_sum"], "correct": correct}
+        assert metrics == {
+            "num-examples": stop - start,
+            "loss_sum": expected["loss_sum"],
+            "correct": correct,
+        }
         assert (np.trace(cells), cells.sum()) == (correct, stop - start)
         total += cells
     assert total.sum(axis=1).tolist() == np.bincount(data.test(1)[1]).tolist()
@@ -265,15 +325,23 @@ def test_examples_are_staged_once_while_there_is_room(
     assert visit(0, 1, 0, 1) == [(0, "train"), (1, "train")]
     monkeypatch.setattr(pool_module, "MAX_BYTES", 12 * 16)  # as much as client 0 has
     assert visit(2) == [(2, "train")]  # pushes out both
-    assert visit(1, 2, 1, 0, 1) == [(1, "train"), (0, "train"), (1, "train")]  # clients 0 and 1 push each other out
+    assert visit(1, 2, 1, 0, 1) == [
+        (1, "train"),
+        (0, "train"),
+        (1, "train"),
+    ]  # clients 0 and 1 push each other out
 
 
 def test_arrays_of_another_model_are_refused(app: ClientApp) -> None:
-    with pytest.raises(ValueError, match=r"missing \[\], unexpected \['hidden.bias', 'hidden.weight'\]"):
+    with pytest.raises(
+        ValueError, match=r"missing \[\], unexpected \['hidden.bias', 'hidden.weight'\]"
+    ):
         send(app, "train", {"arrays": read_weights(fresh("mlp"))}, context(0))
     wrong = read_weights(fresh())
     wrong["output.bias"] = Array(np.zeros(1, np.float32))  # would broadcast
-    with pytest.raises(ValueError, match=r"'output.bias' has shape \(1,\), but the model's is \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"'output.bias' has shape \(1,\), but the model's is \(3,\)"
+    ):
         send(app, "train", {"arrays": wrong}, context(0))
 
 
@@ -317,7 +385,10 @@ def test_arrays_in_other_layouts_are_read() -> None:
 def test_the_app_can_be_sent_to_another_process(app: ClientApp) -> None:
     content = {"arrays": read_weights(fresh())}
     copy = cloudpickle.loads(cloudpickle.dumps(app))
-    assert same(send(copy, "train", content, context(1))["arrays"], send(app, "train", content, context(1))["arrays"])
+    assert same(
+        send(copy, "train", content, context(1))["arrays"],
+        send(app, "train", content, context(1))["arrays"],
+    )
 
 
 def test_threads_hold_for_the_task(data: FakeData) -> None:

@@ -35,7 +35,12 @@ from tests.unit.test_client_app import (
 )
 
 LR = 0.1
-STEP = {"server-round": 1, "lr": LR, "momentum": 0.0, "batch-size": 0}  # one full batch: one gradient step
+STEP = {
+    "server-round": 1,
+    "lr": LR,
+    "momentum": 0.0,
+    "batch-size": 0,
+}  # one full batch: one gradient step
 
 
 @pytest.fixture
@@ -57,12 +62,16 @@ def arrays(seed: int) -> ArrayRecord:
     return read_weights(model(seed))
 
 
-def of_client(data: FakeData, client: int, split: str = "train") -> tuple[torch.Tensor, torch.Tensor]:
+def of_client(
+    data: FakeData, client: int, split: str = "train"
+) -> tuple[torch.Tensor, torch.Tensor]:
     x, y = data.client(client, split)
     return normalised(x), torch.from_numpy(y)
 
 
-def gradient(weights: dict[str, np.ndarray], data: FakeData, client: int = 0) -> dict[str, np.ndarray]:
+def gradient(
+    weights: dict[str, np.ndarray], data: FakeData, client: int = 0
+) -> dict[str, np.ndarray]:
     """Return the gradient of the client's training loss, by its definition."""
     net = model(0)
     load_weights(net, record(weights))
@@ -72,7 +81,9 @@ def gradient(weights: dict[str, np.ndarray], data: FakeData, client: int = 0) ->
 
 
 def record(weights: dict[str, np.ndarray]) -> ArrayRecord:
-    return ArrayRecord({key: Array(np.asarray(value, np.float32)) for key, value in weights.items()})
+    return ArrayRecord(
+        {key: Array(np.asarray(value, np.float32)) for key, value in weights.items()}
+    )
 
 
 def numbers(sent: ArrayRecord) -> dict[str, np.ndarray]:
@@ -80,7 +91,9 @@ def numbers(sent: ArrayRecord) -> dict[str, np.ndarray]:
 
 
 def close(actual: ArrayRecord, expected: dict[str, np.ndarray]) -> bool:
-    return all(np.allclose(numbers(actual)[key], value, atol=1e-6) for key, value in expected.items())
+    return all(
+        np.allclose(numbers(actual)[key], value, atol=1e-6) for key, value in expected.items()
+    )
 
 
 def fitted(data: FakeData, client: int, split: str) -> ArrayRecord:
@@ -94,7 +107,9 @@ def fitted(data: FakeData, client: int, split: str) -> ArrayRecord:
 # Choosing
 
 
-def test_choose_trains_the_model_with_the_lowest_loss_before_training(app: ClientApp, data: FakeData) -> None:
+def test_choose_trains_the_model_with_the_lowest_loss_before_training(
+    app: ClientApp, data: FakeData
+) -> None:
     sent = {"model-0": arrays(1), "model-1": fitted(data, 0, "train"), "model-2": arrays(2)}
     config = ConfigRecord({**STEP, "method": "choose"})
     reply = send(app, "train", {**sent, "config": config}, context(0))
@@ -138,7 +153,9 @@ def test_an_evaluation_chooses_by_training_examples_never_by_the_labels_it_is_sc
 def test_losses_alone(app: ClientApp, data: FakeData) -> None:
     sent = {"model-0": arrays(1), "model-1": arrays(2)}
     reply = send(app, "query.losses", {**sent, "config": ConfigRecord({})}, context(1))
-    both = send(app, "train", {**sent, "config": ConfigRecord({**STEP, "method": "choose"})}, context(1))
+    both = send(
+        app, "train", {**sent, "config": ConfigRecord({**STEP, "method": "choose"})}, context(1)
+    )
     assert reply["metrics"]["losses"] == both["choice"]["losses"]
     assert not reply.array_records
 
@@ -156,16 +173,23 @@ def test_importance_by_hand() -> None:
 def test_soft_is_pulled_to_all_centres(app: ClientApp, data: FakeData) -> None:
     """Two steps: w <- w - lr (grad + lambda sum_s u_s (w - c_s)), from the mean of the centres."""
     centres, lam = [arrays(1), arrays(2)], 0.7
-    config = ConfigRecord({**STEP, "steps": 2, "method": "soft", "estimate": True, "sigma": 0.2, "lambda": lam})
+    config = ConfigRecord(
+        {**STEP, "steps": 2, "method": "soft", "estimate": True, "sigma": 0.2, "lambda": lam}
+    )
     ctx = context(0)
-    reply = send(app, "train", {"model-0": centres[0], "model-1": centres[1], "config": config}, ctx)
+    reply = send(
+        app, "train", {"model-0": centres[0], "model-1": centres[1], "config": config}, ctx
+    )
     u = reply["choice"]["weights"]
     assert min(u) >= 0.2
     c = [numbers(centre) for centre in centres]
     w = {key: (u[0] * c[0][key] + u[1] * c[1][key]) / sum(u) for key in c[0]}
     for _ in range(2):
         slope = gradient(w, data)
-        pull = {key: sum(share * (w[key] - centre[key]) for share, centre in zip(u, c, strict=True)) for key in w}
+        pull = {
+            key: sum(share * (w[key] - centre[key]) for share, centre in zip(u, c, strict=True))
+            for key in w
+        }
         w = {key: w[key] - LR * (slope[key] + lam * pull[key]) for key in w}
     assert close(reply["arrays"], w)
     assert reply["choice"]["cluster"] == int(np.argmax(u))
@@ -178,10 +202,15 @@ def test_soft_is_pulled_to_all_centres(app: ClientApp, data: FakeData) -> None:
 # Ditto, APFL, FedPer, fine-tuning
 
 
-def test_ditto_pulls_the_personal_model_to_the_global_one_as_sent(app: ClientApp, data: FakeData) -> None:
+def test_ditto_pulls_the_personal_model_to_the_global_one_as_sent(
+    app: ClientApp, data: FakeData
+) -> None:
     config, ctx = ConfigRecord({**STEP, "method": "ditto", "lambda": 2.0}), context(0)
     v = w = numbers(arrays(1))
-    for seed in (1, 2):  # the second global model is another one: the personal model goes on from its own weights
+    for seed in (
+        1,
+        2,
+    ):  # the second global model is another one: the personal model goes on from its own weights
         w = numbers(arrays(seed))
         reply = send(app, "train", {"arrays": record(w), "config": config}, ctx)
         slope_v, slope_w = gradient(v, data), gradient(w, data)
@@ -232,7 +261,9 @@ HYPERPARAMETERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", HYPERPARAMETERS)
-def test_apfl_trains_as_the_hyperparameters_say(app: ClientApp, data: FakeData, changes: dict[str, Any]) -> None:
+def test_apfl_trains_as_the_hyperparameters_say(
+    app: ClientApp, data: FakeData, changes: dict[str, Any]
+) -> None:
     """w is what FedAvg trains; with alpha 1, where m is v, so is v, without the proximal term."""
     x, y = of_client(data, 0)
     given = {key.replace("-", "_"): value for key, value in changes.items()}
@@ -259,7 +290,9 @@ def test_apfl_leaves_the_draws_of_the_process_alone(data: FakeData) -> None:
     spec = type(LOGREG)(name="tests.networks.Dropping", kwargs={"features": 16, "classes": CLASSES})
     app = make_client_app(data, spec, SEED)
     initial = send(app, "query.init", {}, context(0))["arrays"]
-    config = ConfigRecord({**STEP, "batch-size": 2, "method": "apfl", "alpha": 0.5, "adaptive": True})
+    config = ConfigRecord(
+        {**STEP, "batch-size": 2, "method": "apfl", "alpha": 0.5, "adaptive": True}
+    )
     ends = []
     for before in (1, 2):
         torch.manual_seed(before)
@@ -267,7 +300,9 @@ def test_apfl_leaves_the_draws_of_the_process_alone(data: FakeData) -> None:
         ends.append(send(app, "train", {"arrays": initial, "config": config}, context(0))["arrays"])
         assert torch.equal(state, torch.get_rng_state())
     assert same(*ends)
-    undrawn = send(app, "train", {"arrays": initial, "config": ConfigRecord({**config, "lr": 0.0})}, context(0))
+    undrawn = send(
+        app, "train", {"arrays": initial, "config": ConfigRecord({**config, "lr": 0.0})}, context(0)
+    )
     assert same(undrawn["arrays"], initial)
 
 
@@ -281,21 +316,29 @@ def test_fedper_heads_stay_and_begin_as_the_trials_initial_one(data: FakeData) -
     before = send(app, "evaluate", asked, ctx)["metrics"]
     assert before == send(app, "evaluate", {"arrays": initial}, context(0))["metrics"]
     reply = send(app, "train", asked, ctx)
-    whole = send(app, "train", {"arrays": initial, "config": ConfigRecord(STEP)}, context(0))["arrays"]
+    whole = send(app, "train", {"arrays": initial, "config": ConfigRecord(STEP)}, context(0))[
+        "arrays"
+    ]
     assert same(reply["arrays"], ArrayRecord({key: whole[key] for key in base}))
     assert same(ctx.state["fedper"], ArrayRecord({key: whole[key] for key in head}))
     after = send(app, "evaluate", {"arrays": reply["arrays"], "config": config}, ctx)["metrics"]
     assert after == send(app, "evaluate", {"arrays": whole}, context(0))["metrics"]
 
 
-def test_fine_tuning_comes_before_the_evaluation_and_is_forgotten(app: ClientApp, data: FakeData) -> None:
+def test_fine_tuning_comes_before_the_evaluation_and_is_forgotten(
+    app: ClientApp, data: FakeData
+) -> None:
     ctx = context(0)
-    config = ConfigRecord({"server-round": 4, "lr": 0.3, "batch-size": 5, "method": "finetune", "finetune-epochs": 2})
+    config = ConfigRecord(
+        {"server-round": 4, "lr": 0.3, "batch-size": 5, "method": "finetune", "finetune-epochs": 2}
+    )
     reply = send(app, "evaluate", {"arrays": arrays(1), "config": config}, ctx)
     tuned = model(1)
     hp = LocalTraining(lr=0.3, batch_size=5, epochs=2)
     train(tuned, *of_client(data, 0), hp, derive_seed(SEED, "prepare", 4, 0))
-    assert reply["metrics"]["eval_loss"] == pytest.approx(evaluate(tuned, *of_client(data, 0, "eval"))["loss"])
+    assert reply["metrics"]["eval_loss"] == pytest.approx(
+        evaluate(tuned, *of_client(data, 0, "eval"))["loss"]
+    )
     assert not ctx.state
 
 
@@ -308,10 +351,16 @@ def test_scaffold_corrects_the_gradient_and_renews_c_i(app: ClientApp, data: Fak
     c_i = {key: np.zeros_like(value) for key, value in x.items()}
     for seed in (2, 3):
         c = {key: 0.1 * value for key, value in numbers(arrays(seed)).items()}
-        content = {"arrays": record(x), "control": record(c), "config": ConfigRecord({**STEP, "method": "scaffold"})}
+        content = {
+            "arrays": record(x),
+            "control": record(c),
+            "config": ConfigRecord({**STEP, "method": "scaffold"}),
+        }
         reply = send(app, "train", content, ctx)
         g = gradient(x, data)
-        assert close(reply["arrays"], {key: x[key] - LR * (g[key] + c[key] - c_i[key]) for key in x})
+        assert close(
+            reply["arrays"], {key: x[key] - LR * (g[key] + c[key] - c_i[key]) for key in x}
+        )
         assert close(reply["control"], {key: g[key] - c_i[key] for key in x})
         assert close(ctx.state["scaffold"], g)
         c_i = g
@@ -364,12 +413,22 @@ def test_scaffold_finds_the_optimum_of_all_examples(app: ClientApp, data: FakeDa
     ("kind", "config", "sentence"),
     [
         ("train", {"method": "scafold"}, "unknown method 'scafold'. Valid: apfl, choose, ditto"),
-        ("train", {"method": "scaffold", "optimizer": "adam"}, "needs training.optimizer=sgd, not adam"),
+        (
+            "train",
+            {"method": "scaffold", "optimizer": "adam"},
+            "needs training.optimizer=sgd, not adam",
+        ),
         ("evaluate", {"method": "scafold"}, "unknown method 'scafold'"),
     ],
 )
-def test_what_a_client_can_not_do_is_said(app: ClientApp, kind: str, config: dict[str, Any], sentence: str) -> None:
-    content: dict[str, Any] = {"arrays": arrays(1), "control": arrays(1), "config": ConfigRecord(config)}
+def test_what_a_client_can_not_do_is_said(
+    app: ClientApp, kind: str, config: dict[str, Any], sentence: str
+) -> None:
+    content: dict[str, Any] = {
+        "arrays": arrays(1),
+        "control": arrays(1),
+        "config": ConfigRecord(config),
+    }
     with pytest.raises(ValueError, match=sentence):
         send(app, kind, content, context(0))
 

@@ -37,7 +37,9 @@ def test_losses_by_hand() -> None:
     app = make_client_app(data, LOGREG, SEED)
     sent = {"model-0": _constant([0, 0, 0]), "model-1": _constant([np.log(2), 0, 0])}
     reply = send(app, "query.losses", {**sent, "config": ConfigRecord({})}, context(1))
-    assert reply["metrics"]["losses"] == pytest.approx([np.log(3), (3 * np.log(2) + 4 * np.log(4)) / 7], rel=1e-6)
+    assert reply["metrics"]["losses"] == pytest.approx(
+        [np.log(3), (3 * np.log(2) + 4 * np.log(4)) / 7], rel=1e-6
+    )
     assert reply["metrics"]["num-examples"] == 7
 
 
@@ -70,7 +72,9 @@ def test_subspace_by_hand() -> None:
 def test_a_subspace_keeps_the_main_directions_and_no_empty_ones() -> None:
     """(3, 0) three times and (0, 1): uncentred, the first axis is the main one. Equal images have one direction."""
     x = np.array([[3, 0], [3, 0], [3, 0], [0, 1]], np.uint8).reshape(4, 1, 1, 2)
-    assert np.abs(subspace(x, np.zeros(4, int), vectors=1)) == pytest.approx(np.array([[1.0], [0.0]]), abs=1e-6)
+    assert np.abs(subspace(x, np.zeros(4, int), vectors=1)) == pytest.approx(
+        np.array([[1.0], [0.0]]), abs=1e-6
+    )
     assert subspace(x[:3], np.zeros(3, int), vectors=3).shape == (2, 1)
     overlapping = subspace(np.concatenate([x[:1], x[:1]]), np.array([0, 1]), vectors=1)
     assert overlapping.shape == (2, 1)
@@ -100,7 +104,9 @@ def test_sketch_by_hand() -> None:
     for row in one_each:
         assert sorted(np.abs(row)) == [0, 0, 0, 1]
     expected = sum(value * row for value, row in zip([5, -1, 2, 0, 3, 7], one_each, strict=True))
-    assert sketch([np.array([[5, -1], [2, 0]]), np.array([3, 7])], 4, seed=3) == pytest.approx(expected)
+    assert sketch([np.array([[5, -1], [2, 0]]), np.array([3, 7])], 4, seed=3) == pytest.approx(
+        expected
+    )
     assert (sketch([np.arange(9.0)], 4, seed=4) != sketch([np.arange(9.0)], 4, seed=5)).any()
 
 
@@ -120,7 +126,9 @@ def test_a_sketch_keeps_angles() -> None:
 def test_a_client_sketches_the_update_that_training_would_send() -> None:
     app, start = make_client_app(FakeData(), LOGREG, SEED), read_weights(fresh())
     [_, bias] = list(start)
-    trained = send(app, "train", {"arrays": start, "config": ConfigRecord(TRAINING)}, context(0))["arrays"]
+    trained = send(app, "train", {"arrays": start, "config": ConfigRecord(TRAINING)}, context(0))[
+        "arrays"
+    ]
     for keys in (list(start), [bias]):
         asked = ConfigRecord({**TRAINING, "sketch": 8, "sketch-seed": 5, "sketch-of": keys})
         reply = send(app, "query.sketch", {"arrays": start, "config": asked}, context(0))

@@ -45,7 +45,9 @@ def check(value: Any, fields: Any, place: str) -> None:
     if fields == "pod":
         fields = POD
     if fields is None:
-        assert all(isinstance(item, str) for item in value.values()), f"{place} takes texts only: {value}"
+        assert all(isinstance(item, str) for item in value.values()), (
+            f"{place} takes texts only: {value}"
+        )
     elif isinstance(fields, dict):
         assert set(value) <= set(fields), f"{place} has no {set(value) - set(fields)}"
         for key, item in value.items():
@@ -87,10 +89,16 @@ def test_kuberays_file_fits_its_api(kubernetes: dict[str, dict[str, Any]]) -> No
     spec = cluster["spec"]
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         assert group.keys() >= REQUIRED
-    assert all({"groupName", "minReplicas", "maxReplicas"} <= group.keys() for group in spec["workerGroupSpecs"])
+    assert all(
+        {"groupName", "minReplicas", "maxReplicas"} <= group.keys()
+        for group in spec["workerGroupSpecs"]
+    )
     assert spec["rayVersion"] == ray.__version__
     assert spec["authOptions"] == {"mode": "token"}
-    pods = [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
+    pods = [
+        spec["headGroupSpec"]["template"],
+        *(group["template"] for group in spec["workerGroupSpecs"]),
+    ]
     assert len({container["image"] for pod in pods for container in pod["spec"]["containers"]}) == 1
     for pod in pods:  # every node sees the folder of the checkpoints
         [container] = pod["spec"]["containers"]

@@ -5,7 +5,17 @@ from itertools import combinations
 
 import pytest
 
-from runner.compose import CONFIGS, SweepFile, compose, expand, expand_grids, groups, options, remarks, to_yaml
+from runner.compose import (
+    CONFIGS,
+    SweepFile,
+    compose,
+    expand,
+    expand_grids,
+    groups,
+    options,
+    remarks,
+    to_yaml,
+)
 from runner.config import TrialConfig
 from runner.config.section import flat, short_names
 from runner.errors import ConfigError
@@ -21,7 +31,11 @@ def test_every_option_composes(group: str, option: str) -> None:
     assert isinstance(config, TrialConfig)
     section = getattr(config, group, None)
     if hasattr(section, "name"):
-        assert section.name == option or group == "training" or (group == "dataset" and option in ("hub", "folder"))
+        assert (
+            section.name == option
+            or group == "training"
+            or (group == "dataset" and option in ("hub", "folder"))
+        )
 
 
 @pytest.mark.parametrize("name", options("sweep"))
@@ -38,7 +52,12 @@ def test_every_experiment_names_its_command() -> None:
 def test_default_sweep_is_the_one_of_the_mission() -> None:
     _, trials = expand("default", [])
     assert len(trials) == 2 * 2 * 3 * 3
-    assert trials[0].axes == {"shift": "none", "partition": "iid", "strategy.num_clusters": "1", "seed": "0"}
+    assert trials[0].axes == {
+        "shift": "none",
+        "partition": "iid",
+        "strategy.num_clusters": "1",
+        "seed": "0",
+    }
 
 
 @pytest.mark.parametrize(
@@ -50,7 +69,10 @@ def test_default_sweep_is_the_one_of_the_mission() -> None:
         (["training.lr=-1"], "training.lr=-1: it has to be a number above 0 and at most 1000"),
         (["training.optimizer=sgdd"], "training.optimizer='sgdd': input should be 'sgd' or 'adam'"),
         (["rounds=0"], "rounds=0: it has to be a whole number from 1 to 1000000"),
-        (["strategy=kmeans", "strategy.num_clusters=40"], "strategy.num_clusters=40 is more than num_clients=10"),
+        (
+            ["strategy=kmeans", "strategy.num_clusters=40"],
+            "strategy.num_clusters=40 is more than num_clients=10",
+        ),
         (["strategy.num_clusters=3"], "strategy.num_clusters does not apply to strategy=fedavg"),
         (["strategy=kmeans", "strategy.server.rulee=x"], "Did you mean 'strategy.server.rule'?"),
         (["resources.hosts.cpu.cont=2"], "Did you mean 'resources.hosts.cpu.count'?"),
@@ -59,7 +81,10 @@ def test_default_sweep_is_the_one_of_the_mission() -> None:
         (["seed=[1"], "can't be read"),
         (["shift=rotation", "shift.angles=[1,2]"], "angles has 2 values for 4 groups"),
         (["shift=rotation", "shift.groups=20"], "shift.groups=20 is more than num_clients=10"),
-        (["strategy=krum", "num_clients=4"], "needs at least 5 training clients a round, but there are 4"),
+        (
+            ["strategy=krum", "num_clients=4"],
+            "needs at least 5 training clients a round, but there are 4",
+        ),
         (["strategy=kmeans", "privacy=fixed_server"], "strategy=kmeans takes none; set"),
     ],
 )
@@ -73,7 +98,10 @@ def test_bad_input_is_one_line(words: list[str], sentence: str) -> None:
 def test_key_is_stable_and_ignores_where_a_trial_runs() -> None:
     base = compose([])
     assert base.key == compose([]).key
-    assert base.key == compose(["resources.hosts.cpu.count=7", "tracking.output=/x", "data.root=/y"]).key
+    assert (
+        base.key
+        == compose(["resources.hosts.cpu.count=7", "tracking.output=/x", "data.root=/y"]).key
+    )
     assert base.key != compose(["seed=1"]).key
     assert base.key != compose(["training.lr=0.1"]).key
 
@@ -84,23 +112,38 @@ def test_an_axis_that_does_not_apply_collapses() -> None:
     assert [trial.axes for trial in trials] == [
         {"shift": "none", "partition": "iid", "seed": "0", "strategy": "fedavg"},
         *(
-            {"shift": "none", "partition": "iid", "strategy.num_clusters": k, "seed": "0", "strategy": "kmeans"}
+            {
+                "shift": "none",
+                "partition": "iid",
+                "strategy.num_clusters": k,
+                "seed": "0",
+                "strategy": "kmeans",
+            }
             for k in ("1", "2", "4")
         ),
     ]
 
 
 def test_axes_from_the_command_line_replace_those_of_the_file() -> None:
-    _, trials = expand("default", ["seed=range(0,2)", "strategy.num_clusters=4", "shift=rotation", "partition=iid"])
+    _, trials = expand(
+        "default", ["seed=range(0,2)", "strategy.num_clusters=4", "shift=rotation", "partition=iid"]
+    )
     assert [trial.config.seed for trial in trials] == [0, 1]
     assert {trial.config.strategy.num_clusters for trial in trials} == {4}
 
 
 def test_an_axis_is_its_full_key() -> None:
-    _, trials = expand("servers", ["strategy=fedavg,oracle", "strategy.server.mode=simulated,hybrid", "seed=0"])
+    _, trials = expand(
+        "servers", ["strategy=fedavg,oracle", "strategy.server.mode=simulated,hybrid", "seed=0"]
+    )
     rules = ["load", "load_once", "random", "round_robin", "largest_data"]
     assert [trial.axes for trial in trials] == [{"seed": "0", "strategy": "fedavg"}] + [
-        {"strategy.server.rule": rule, "seed": "0", "strategy": "oracle", "strategy.server.mode": mode}
+        {
+            "strategy.server.rule": rule,
+            "seed": "0",
+            "strategy": "oracle",
+            "strategy.server.mode": mode,
+        }
         for rule in rules
         for mode in ("simulated", "hybrid")
     ]
@@ -122,10 +165,18 @@ def test_short_names_are_unique_and_ends_of_their_keys() -> None:
         "strategy.num_clusters": "num_clusters", "partition.alpha": "partition.alpha",
         "strategy.alpha": "strategy.alpha", "seed": "seed",
     }  # fmt: skip
-    assert short_names(["seed", "model.kwargs.seed"]) == {"seed": "seed", "model.kwargs.seed": "kwargs.seed"}
+    assert short_names(["seed", "model.kwargs.seed"]) == {
+        "seed": "seed",
+        "model.kwargs.seed": "kwargs.seed",
+    }
 
 
-EVERY_KEY = [*flat(TrialConfig().model_dump()), *groups(), "model.kwargs.seed", "model.kwargs.server.ewma"]
+EVERY_KEY = [
+    *flat(TrialConfig().model_dump()),
+    *groups(),
+    "model.kwargs.seed",
+    "model.kwargs.server.ewma",
+]
 
 
 def test_no_two_axes_have_one_name() -> None:
@@ -173,7 +224,9 @@ def test_different_settings_stand_in_different_cells(one: str, two: str) -> None
     """A cell's trials differ in nothing but the seed, and no two cells are alike."""
     (values, needs), (others, more) = SETTINGS[one], SETTINGS[two]
     file = SweepFile(axes={"seed": [0, 1]})
-    trials = expand_grids([file], [*dict.fromkeys((*needs, *more)), f"{one}={values}", f"{two}={others}"])
+    trials = expand_grids(
+        [file], [*dict.fromkeys((*needs, *more)), f"{one}={values}", f"{two}={others}"]
+    )
     assert len(trials) == 8
     rows = [TrialRow(trial.axes, {"client_acc": 0.5}) for trial in trials]
     cells = results_table(rows, axes=trials[0].grid)
@@ -214,14 +267,18 @@ def test_what_does_nothing_in_a_grid_is_refused(words: list[str], sentence: str)
 
 def test_of_two_words_for_one_key_the_last_counts() -> None:
     trials = expand(
-        "default", [*ONE, "strategy.server.rule=random,load", "strategy=kmeans", "strategy.server.rule=load"]
+        "default",
+        [*ONE, "strategy.server.rule=random,load", "strategy=kmeans", "strategy.server.rule=load"],
     )[1]
     assert {trial.config.strategy.server.rule for trial in trials} == {"load"}
     assert expand("default", [*ONE, "seed=0,1", "seed=1"])[1][0].config.seed == 1
 
 
 def test_what_applies_to_some_trials_is_said_once() -> None:
-    _, trials = expand("default", ["shift=none", "partition=iid", "strategy=fedavg,kmeans", "strategy.distance=cosine"])
+    _, trials = expand(
+        "default",
+        ["shift=none", "partition=iid", "strategy=fedavg,kmeans", "strategy.distance=cosine"],
+    )
     assert remarks(trials) == [
         "strategy.warmup_rounds=3 applies to 9 of 12 trials",
         "strategy.distance=cosine applies to 6 of 12 trials",  # nor to one cluster
@@ -271,7 +328,9 @@ def test_a_trials_command_gives_the_trial_again() -> None:
 def test_an_empty_axis_and_a_bad_cell_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown sweep 'defalt'. Did you mean 'default'"):
         expand("defalt", [])
-    with pytest.raises(ConfigError, match=r"num_clusters=40 is more than num_clients=20.*num_clusters=40"):
+    with pytest.raises(
+        ConfigError, match=r"num_clusters=40 is more than num_clients=20.*num_clusters=40"
+    ):
         expand("default", ["strategy.num_clusters=1,40"])
 
 

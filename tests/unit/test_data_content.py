@@ -66,7 +66,11 @@ def test_equal_content_is_one_trial_wherever_it_lies(tmp_path: Path) -> None:
     shutil.copytree(a, copy)
     keys = [compose(pets(root)).key for root in (a, b, copy)]
     assert keys[0] == keys[2] != keys[1]
-    by_path = [f"dataset.path={copy / 'pets'}", "dataset.name=pets", f"data.cache={tmp_path / 'cache'}"]
+    by_path = [
+        f"dataset.path={copy / 'pets'}",
+        "dataset.name=pets",
+        f"data.cache={tmp_path / 'cache'}",
+    ]
     assert compose(["dataset=folder", *by_path]).key == keys[0]
     assert compose(pets(a)).settings_key == compose(pets(b)).settings_key
     assert compose(pets(a, "seed=1")).settings_key != compose(pets(a)).settings_key
@@ -144,7 +148,10 @@ def test_a_damaged_cache_of_hashes_is_made_again(tmp_path: Path, damage: bytes) 
 def test_equal_content_is_decoded_once(tmp_path: Path) -> None:
     a, copy, cache = pictures(tmp_path / "a"), tmp_path / "copy", tmp_path / "cache"
     shutil.copytree(a, copy)
-    sets = [load_images(DatasetConfig(name="pets"), DataConfig(root=str(root), cache=str(cache))) for root in (a, copy)]
+    sets = [
+        load_images(DatasetConfig(name="pets"), DataConfig(root=str(root), cache=str(cache)))
+        for root in (a, copy)
+    ]
     assert len([path for path in cache.iterdir() if path.name.startswith("pets-")]) == 1
     assert sets[0].fingerprint == sets[1].fingerprint
     assert [images.source for images in sets] == [str(a / "pets"), str(copy / "pets")]
@@ -183,7 +190,9 @@ def test_digits_are_known_by_their_file_without_the_package() -> None:
     assert config.dataset.content == load_images(config.dataset, config.data).content
 
 
-def test_the_hub_is_asked_before_a_trial_runs_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_asked_before_a_trial_runs_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def dataset_info(_: Any, repo: str, *, revision: str, timeout: float) -> SimpleNamespace:
@@ -199,15 +208,22 @@ def test_the_hub_is_asked_before_a_trial_runs_and_not_before(tmp_path: Path, mon
     assert compose(words).key == trial.config.key != config.key  # it is remembered
     other = compose([*words, "dataset.train=data/a.parquet", "dataset.test=data/b.parquet"])
     assert other.key != trial.config.key  # a commit holds all files
-    [pinned] = with_contents([Trial(compose([*words[:1], "dataset.id=me/pets@v2", words[2]]), {}, ())])
+    [pinned] = with_contents(
+        [Trial(compose([*words[:1], "dataset.id=me/pets@v2", words[2]]), {}, ())]
+    )
     assert asked == ["me/pets@main", "me/pets@v2"]
     assert pinned.config.dataset.content != trial.config.dataset.content
 
 
-def test_a_dry_run_says_where_a_key_is_not_the_last_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_where_a_key_is_not_the_last_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["dataset=hub", "dataset.id=me/pets", f"data.cache={tmp_path}"]
     assert main(["sweep", "default", "seed=0", "--dry-run", *words]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "their keys will be others once the data are found: hub"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "their keys will be others once the data are found: hub"
+    )
 
 
 # Sweeps
@@ -246,7 +262,9 @@ def test_another_content_is_another_trial(place: Place, tmp_path: Path, alone: b
     first, text = place.run(*pets(a), *words, alone=alone)
     said = text.splitlines()
     [told] = [
-        number for number, line in enumerate(said) if line.startswith(f"data set 'pets', {a / 'pets'}: 40 images")
+        number
+        for number, line in enumerate(said)
+        if line.startswith(f"data set 'pets', {a / 'pets'}: 40 images")
     ]
     assert "8 images to test on (test, 8 files); 2 classes (cat: 20, dog: 20)" in said[told]
     assert told < min(number for number, line in enumerate(said) if "rounds in all" in line)
@@ -280,7 +298,9 @@ def test_data_that_changed_since_an_interruption_are_refused(
         place.run(*words, alone=alone)
     message = str(refused.value)
     assert "changed since it was interrupted" in message
-    assert f"in {root / 'pets'}: train/dog/03.png (changed); put them back, or add --fresh" in message
+    assert (
+        f"in {root / 'pets'}: train/dog/03.png (changed); put them back, or add --fresh" in message
+    )
     assert "\n" not in message
     path.write_bytes(was)
     outcome, text = place.run(*words, alone=alone)
@@ -300,7 +320,9 @@ def test_trials_of_an_earlier_version_are_refused_in_one_line(place: Place) -> N
     for tag in ("data.content", "data.place", "trial.settings"):
         place.client.delete_tag(run.info.run_id, tag)
     place.client.set_tag(run.info.run_id, "trial.key", "0123456789ab")
-    with pytest.raises(RunnerError, match=r"of sweep 'default' was made by an earlier version.*add --fresh"):
+    with pytest.raises(
+        RunnerError, match=r"of sweep 'default' was made by an earlier version.*add --fresh"
+    ):
         place.run("seed=0")
     place.run("seed=1")  # what it has not run is free
     outcome, _ = place.run("seed=0", restart=Restart(fresh=True))

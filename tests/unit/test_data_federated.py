@@ -30,7 +30,11 @@ IMAGES = ImageData(
 
 def trial(cache: Path, **settings: Any) -> TrialConfig:
     """Four clients with three examples each, one of them held out."""
-    defaults = {"num_clients": 4, "partition": {"eval_fraction": 0.34}, "data": {"cache": str(cache)}}
+    defaults = {
+        "num_clients": 4,
+        "partition": {"eval_fraction": 0.34},
+        "data": {"cache": str(cache)},
+    }
     return TrialConfig.model_validate(defaults | settings)
 
 
@@ -52,7 +56,9 @@ def test_rotated_groups_see_rotated_images(tmp_path: Path) -> None:
     """Client 3 is in group 1, turned by 180 degrees: its images begin with their last number."""
     data = FederatedData.build(IMAGES, trial(tmp_path, shift={"name": "rotation", "groups": 2}))
     assert data.groups.tolist() == [0, 1, 0, 1]
-    assert data.client(3, "train")[0][:, 0, 0, 0].tolist() == [4 * row + 3 for row in data.train_rows[3]]
+    assert data.client(3, "train")[0][:, 0, 0, 0].tolist() == [
+        4 * row + 3 for row in data.train_rows[3]
+    ]
     assert data.test(1, 1, 3)[0][:, 0, 0, 0].tolist() == [7, 11]
     assert data.test(0)[0].tolist() == NUMBERS[:4].tolist()
     assert data.test(1)[1].tolist() == [0, 1, 2, 0]
@@ -67,14 +73,26 @@ def test_a_permutation_renames_labels_and_their_counts(tmp_path: Path) -> None:
     counts = data.summary(cfg).label_counts
     assert counts.shape == (4, 3)
     for client in range(4):
-        assert counts[client].tolist() == np.bincount(data.client(client, "train")[1], minlength=3).tolist()
+        assert (
+            counts[client].tolist()
+            == np.bincount(data.client(client, "train")[1], minlength=3).tolist()
+        )
 
 
 def test_the_summary_shows_examples_of_each_group(tmp_path: Path) -> None:
-    cfg = trial(tmp_path, shift={"name": "rotation", "groups": 2}, partition={"name": "shard", "shards_per_client": 1})
+    cfg = trial(
+        tmp_path,
+        shift={"name": "rotation", "groups": 2},
+        partition={"name": "shard", "shards_per_client": 1},
+    )
     summary = FederatedData.build(IMAGES, cfg).summary(cfg)
     assert (summary.dataset, summary.partition, summary.shift) == ("numbers", "shard", "rotation")
-    assert (summary.num_train, summary.num_test, summary.fingerprint, summary.source) == (12, 4, "f", "made here")
+    assert (summary.num_train, summary.num_test, summary.fingerprint, summary.source) == (
+        12,
+        4,
+        "f",
+        "made here",
+    )
     assert set(summary.examples) == {0, 1}
     x, y = summary.examples[1]
     assert x.shape == (4, 1, 2, 2)  # all that its two clients train on
@@ -84,16 +102,24 @@ def test_the_summary_shows_examples_of_each_group(tmp_path: Path) -> None:
 
 def test_the_seed_fixes_everything(tmp_path: Path) -> None:
     first, again, other = (
-        FederatedData.build(IMAGES, trial(tmp_path / str(i), seed=seed)) for i, seed in enumerate((0, 0, 1))
+        FederatedData.build(IMAGES, trial(tmp_path / str(i), seed=seed))
+        for i, seed in enumerate((0, 0, 1))
     )
-    rows = [np.concatenate([*data.train_rows, *data.eval_rows]).tolist() for data in (first, again, other)]
+    rows = [
+        np.concatenate([*data.train_rows, *data.eval_rows]).tolist()
+        for data in (first, again, other)
+    ]
     assert rows[0] == rows[1] != rows[2]
 
 
 def test_strategies_and_shifts_share_a_partition(tmp_path: Path) -> None:
     plain = FederatedData.build(IMAGES, trial(tmp_path))
-    turned = FederatedData.build(IMAGES, trial(tmp_path, shift={"name": "rotation", "groups": 2}, rounds=3))
-    assert [rows.tolist() for rows in plain.train_rows] == [rows.tolist() for rows in turned.train_rows]
+    turned = FederatedData.build(
+        IMAGES, trial(tmp_path, shift={"name": "rotation", "groups": 2}, rounds=3)
+    )
+    assert [rows.tolist() for rows in plain.train_rows] == [
+        rows.tolist() for rows in turned.train_rows
+    ]
 
 
 @pytest.mark.parametrize("eval_fraction", [0.34, 0.0])
@@ -105,12 +131,16 @@ def test_it_pickles_as_a_few_buffers(tmp_path: Path, eval_fraction: float) -> No
     # Four of images, two per set of rows, two of the shift, however many clients there are.
     assert len(buffers) <= 10
     for field in ("train_rows", "eval_rows"):
-        assert [rows.tolist() for rows in getattr(back, field)] == [rows.tolist() for rows in getattr(data, field)]
+        assert [rows.tolist() for rows in getattr(back, field)] == [
+            rows.tolist() for rows in getattr(data, field)
+        ]
     assert np.shares_memory(back.images.train_x, NUMBERS)
 
 
 def test_hosts_import_little() -> None:
     heavy = {"torch", "ray", "flwr", "mlflow", "datasets", "sklearn"}
     program = f"import sys, runner.data.federated; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"

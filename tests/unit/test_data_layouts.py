@@ -29,13 +29,19 @@ def png(value: int) -> bytes:
     return file.getvalue()
 
 
-def table(labels: Sequence[Any], values: Sequence[int], names: Sequence[str] | None = None) -> pa.Table:
+def table(
+    labels: Sequence[Any], values: Sequence[int], names: Sequence[str] | None = None
+) -> pa.Table:
     """A table as the Hub has it."""
-    made = pa.table({"image": [{"bytes": png(value), "path": None} for value in values], "label": labels})
+    made = pa.table(
+        {"image": [{"bytes": png(value), "path": None} for value in values], "label": labels}
+    )
     if names is None:
         return made
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    return made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    return made.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
 
 
 def make(folder: Path, files: dict[str, Any]) -> Path:
@@ -47,7 +53,10 @@ def make(folder: Path, files: dict[str, Any]) -> Path:
         if isinstance(content, int):
             path.write_bytes(png(content))
         elif isinstance(content, pa.Table) and path.suffix == ".arrow":
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, content.schema) as writer:
+            with (
+                pa.OSFile(str(path), "wb") as file,
+                pa.ipc.new_stream(file, content.schema) as writer,
+            ):
                 writer.write_table(content)
         elif isinstance(content, pa.Table):
             pq.write_table(content, path)
@@ -98,7 +107,10 @@ def split(*classes: str, start: int = 0, test: str = "test") -> dict[str, int]:
     """Two training images and one test image of each class."""
     files = {}
     for number, name in enumerate(classes):
-        files |= {f"train/{name}/a.png": start + 10 * number + 1, f"train/{name}/b.png": start + 10 * number + 2}
+        files |= {
+            f"train/{name}/a.png": start + 10 * number + 1,
+            f"train/{name}/b.png": start + 10 * number + 2,
+        }
         files |= {f"{test}/{name}/a.png": start + 10 * number + 3}
     return files
 
@@ -111,7 +123,9 @@ MANY = {f"train/cat/{number:03}.png": number % 200 for number in range(199)} | {
 
 
 def flat(*classes: str) -> dict[str, int]:
-    return {f"{name}/{n}.png": 10 * number + n for number, name in enumerate(classes) for n in (1, 2)}
+    return {
+        f"{name}/{n}.png": 10 * number + n for number, name in enumerate(classes) for n in (1, 2)
+    }
 
 
 HALF = {"test_fraction": 0.5}
@@ -371,19 +385,37 @@ def test_what_is_read_of_a_layout(name: str, tmp_path: Path) -> None:
         assert (train, test) == (case.train, case.test)
     assert [words for words in case.said if words not in images.told] == [], images.told
     assert case.said or "left out" not in images.told
-    for count, verb in ((len(images.train_y), "images to train on"), (len(images.test_y), "to test on")):
+    for count, verb in (
+        (len(images.train_y), "images to train on"),
+        (len(images.test_y), "to test on"),
+    ):
         assert f"{count:,} " in images.told.split(verb)[0]
 
 
 @pytest.mark.parametrize(
-    "name", ["data [v2]", "data *", "a::b", "{x}", "a?b", "$HOME", "~", "a%20b", "hf:", "x" * 200, "día\n\\n<b>|"]
+    "name",
+    [
+        "data [v2]",
+        "data *",
+        "a::b",
+        "{x}",
+        "a?b",
+        "$HOME",
+        "~",
+        "a%20b",
+        "hf:",
+        "x" * 200,
+        "día\n\\n<b>|",
+    ],
 )
 def test_a_folder_of_any_name_is_read_and_no_other(name: str, tmp_path: Path) -> None:
     make(tmp_path / "data v", split("wrong", start=100))
     make(tmp_path / "data x", split("wrong", start=100))
     make(tmp_path / name, CATS)
     assert read(load(tmp_path / name)) == CATS_READ
-    by_name = load_images(DatasetConfig(name=name), DataConfig(root=str(tmp_path), cache=str(tmp_path / "the cache")))
+    by_name = load_images(
+        DatasetConfig(name=name), DataConfig(root=str(tmp_path), cache=str(tmp_path / "the cache"))
+    )
     assert read(by_name) == CATS_READ
     assert "\n" not in by_name.told
 
@@ -444,7 +476,9 @@ class Column:
     refused: tuple[str, ...] = ()
 
 
-def labelled(labels: Any, values: Sequence[int] = (1, 2, 3), names: Sequence[str] | None = None) -> pa.Table:
+def labelled(
+    labels: Any, values: Sequence[int] = (1, 2, 3), names: Sequence[str] | None = None
+) -> pa.Table:
     return table(labels, values[: len(labels)], names)
 
 
@@ -538,7 +572,9 @@ def test_what_is_read_of_a_table(name: str, tmp_path: Path) -> None:
     if case.refused:
         with pytest.raises(DataError) as caught:
             load(folder, **case.settings)
-        assert [words for words in case.refused if words not in str(caught.value)] == [], caught.value
+        assert [words for words in case.refused if words not in str(caught.value)] == [], (
+            caught.value
+        )
         assert "\n" not in str(caught.value)
         return
     images = load(folder, **case.settings)
@@ -554,15 +590,22 @@ def test_a_row_is_named_with_its_own_file(tmp_path: Path) -> None:
         f"train-0000{n}-of-00002.parquet": pa.table({"image": images, "label": [0] * len(images)})
         for n, images in enumerate([good, bad])
     }
-    with pytest.raises(DataError, match=r"train-00001-of-00002\.parquet, row 2400: the image can't be decoded"):
+    with pytest.raises(
+        DataError, match=r"train-00001-of-00002\.parquet, row 2400: the image can't be decoded"
+    ):
         load(make(tmp_path / "data", shards | {"test.parquet": labelled([0])}))
 
 
 def test_rows_of_many_batches_keep_their_order_and_labels(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, 4500)
-    files = {"train.parquet": table((values % 7).tolist(), values.tolist()), "test.parquet": labelled([0])}
+    files = {
+        "train.parquet": table((values % 7).tolist(), values.tolist()),
+        "test.parquet": labelled([0]),
+    }
     for name in ("train.parquet", "train.arrow"):
-        folder = make(tmp_path / name, {name: files["train.parquet"], "test.parquet": files["test.parquet"]})
+        folder = make(
+            tmp_path / name, {name: files["train.parquet"], "test.parquet": files["test.parquet"]}
+        )
         images = load(folder)
         assert images.train_x[:, 0, 0, 0].tolist() == values.tolist()
         assert images.train_y.tolist() == (values % 7).tolist()
@@ -570,7 +613,10 @@ def test_rows_of_many_batches_keep_their_order_and_labels(tmp_path: Path) -> Non
 
 def test_arrow_of_the_file_format_is_read_too(tmp_path: Path) -> None:
     folder = make(tmp_path / "data", {"test.parquet": TEST})
-    with pa.OSFile(str(folder / "train.arrow"), "wb") as file, pa.ipc.new_file(file, TRAIN.schema) as writer:
+    with (
+        pa.OSFile(str(folder / "train.arrow"), "wb") as file,
+        pa.ipc.new_file(file, TRAIN.schema) as writer,
+    ):
         writer.write_table(TRAIN)
     assert read(load(folder)) == TABLES_READ
 
@@ -603,17 +649,23 @@ def turned(orientation: int) -> bytes:
         (8, [[200, 200], [200, 200], [10, 10], [10, 10]]),
     ],
 )
-def test_images_are_turned_as_their_exif_says(orientation: int, expected: list[list[int]], tmp_path: Path) -> None:
+def test_images_are_turned_as_their_exif_says(
+    orientation: int, expected: list[list[int]], tmp_path: Path
+) -> None:
     files = {f"{name}/cat/a.png": turned(orientation) for name in ("train", "test")}
     assert load(make(tmp_path / "data", files)).train_x[0, 0].tolist() == expected
 
 
-def test_a_decompression_bomb_is_refused_in_one_line(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_decompression_bomb_is_refused_in_one_line(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     """A header that asks for gigabytes: below PIL's error and above its warning, and above its error."""
     header = "P5 {0} {0} 255\n"
     for name, side in (("a", 12_000), ("b", 60_000)):
         files = CATS | {"train/cat/a.pgm": header.format(side)}
-        with pytest.raises(DataError, match=r"train/cat/a\.pgm: the image is too large to be one to learn from"):
+        with pytest.raises(
+            DataError, match=r"train/cat/a\.pgm: the image is too large to be one to learn from"
+        ):
             load(make(tmp_path / name, files))
     assert list(recwarn) == []
 
@@ -632,7 +684,8 @@ def test_every_test_image_is_drawn_once_and_by_class() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"test": "x"}, {"train": "x", "test": "y", "test_fraction": 0.2}, {"test_fraction": 1.0}]
+    "settings",
+    [{"test": "x"}, {"train": "x", "test": "y", "test_fraction": 0.2}, {"test_fraction": 1.0}],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="dataset.train|leave out one|less than 1"):

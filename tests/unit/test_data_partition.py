@@ -14,7 +14,15 @@ from runner.data.shift import make_shift
 from runner.errors import DataError
 from runner.seeding import derive_seed
 
-FLOWER = ["dirichlet", "inner_dirichlet", "shard", "pathological", "linear", "square", "exponential"]
+FLOWER = [
+    "dirichlet",
+    "inner_dirichlet",
+    "shard",
+    "pathological",
+    "linear",
+    "square",
+    "exponential",
+]
 LABELS = np.repeat(np.arange(5), 20)  # 100 examples, sorted by class
 RULES = [
     *({"name": name} for name in get_args(PartitionConfig.model_fields["name"].annotation)),
@@ -48,7 +56,12 @@ def test_rows_are_disjoint_in_range_and_fixed_by_the_seed(name: str) -> None:
         ("centralized", 10, 1, [10]),
         ("linear", 10, 4, [1, 2, 3, 4]),
         ("square", 30, 4, [1, 4, 9, 16]),
-        ("exponential", 100, 3, [9, 24, 67]),  # .0900, .2447, .6652 of 100; the largest takes the rest
+        (
+            "exponential",
+            100,
+            3,
+            [9, 24, 67],
+        ),  # .0900, .2447, .6652 of 100; the largest takes the rest
         ("inner_dirichlet", 10, 3, [4, 3, 3]),
         ("shard", 11, 2, [4, 4]),  # four shards of two; three rows fill none
     ],
@@ -68,7 +81,9 @@ def test_the_seed_deals_out_the_sizes(settings: dict[str, Any]) -> None:
 
 def test_every_row_is_given_out_but_by_shards() -> None:
     for name in set(FLOWER) - {"shard"} | {"iid"}:
-        assert sorted(np.concatenate(partition_rows(rule(name), LABELS, 5, seed=3)).tolist()) == list(range(100)), name
+        assert sorted(
+            np.concatenate(partition_rows(rule(name), LABELS, 5, seed=3)).tolist()
+        ) == list(range(100)), name
 
 
 def test_shards_hold_few_classes() -> None:
@@ -136,7 +151,12 @@ def test_alpha_skews_the_classes() -> None:
     """The share of a client's largest class: near one fifth for a large alpha, far above it for a small one."""
     for name in ("dirichlet", "inner_dirichlet"):
         even, skewed = (
-            np.mean([np.bincount(LABELS[own]).max() / len(own) for own in partition_rows(cfg, LABELS, 4, seed=0)])
+            np.mean(
+                [
+                    np.bincount(LABELS[own]).max() / len(own)
+                    for own in partition_rows(cfg, LABELS, 4, seed=0)
+                ]
+            )
             for cfg in (rule(name, alpha=1000.0), rule(name, alpha=0.1))
         )
         assert even < 0.3 < 0.45 < skewed, name
@@ -169,7 +189,9 @@ def test_iid_is_what_the_iid_partitioner_gives() -> None:
     rows = partition_rows(rule("iid"), LABELS, 7, seed=5)
     flower = IidPartitioner(7)
     flower.dataset = datasets.Dataset.from_dict({"row": np.concatenate(rows)})
-    assert [list(flower.load_partition(client)["row"]) for client in range(7)] == [own.tolist() for own in rows]
+    assert [list(flower.load_partition(client)["row"]) for client in range(7)] == [
+        own.tolist() for own in rows
+    ]
 
 
 def test_classes_may_have_gaps() -> None:
@@ -182,17 +204,35 @@ def test_classes_may_have_gaps() -> None:
     ("cfg", "clients", "named"),
     [
         (rule("iid"), 101, ["num_clients=101", "100 training examples", "dataset.max_train"]),
-        (rule("dirichlet", alpha=0.01, min_size=10), 8, ["partition.alpha=0.01", "partition.min_size=10", "raise"]),
+        (
+            rule("dirichlet", alpha=0.01, min_size=10),
+            8,
+            ["partition.alpha=0.01", "partition.min_size=10", "raise"],
+        ),
         (rule("dirichlet", min_size=30), 4, ["partition.min_size=30", "num_clients=4"]),
-        (rule("inner_dirichlet", alpha=1e-5), 10, ["partition.alpha=1e-05", "raise partition.alpha"]),
+        (
+            rule("inner_dirichlet", alpha=1e-5),
+            10,
+            ["partition.alpha=1e-05", "raise partition.alpha"],
+        ),
         (rule("shard", shards_per_client=30), 4, ["lower partition.shards_per_client"]),
-        (rule("pathological", classes_per_client=6), 4, ["5 classes", "lower partition.classes_per_client"]),
-        (rule("pathological", classes_per_client=5), 30, ["partition.classes_per_client=5", "num_clients=30"]),
+        (
+            rule("pathological", classes_per_client=6),
+            4,
+            ["5 classes", "lower partition.classes_per_client"],
+        ),
+        (
+            rule("pathological", classes_per_client=5),
+            30,
+            ["partition.classes_per_client=5", "num_clients=30"],
+        ),
         (rule("exponential"), 20, ["partition=exponential", "lower num_clients"]),
         (rule("square"), 30, ["partition=square", "lower num_clients"]),
     ],
 )
-def test_what_cant_be_met_is_refused_in_one_line(cfg: PartitionConfig, clients: int, named: list[str]) -> None:
+def test_what_cant_be_met_is_refused_in_one_line(
+    cfg: PartitionConfig, clients: int, named: list[str]
+) -> None:
     with warnings.catch_warnings(action="error"), pytest.raises(DataError) as refused:
         partition_rows(cfg, LABELS, clients, seed=0)
     message = str(refused.value)
@@ -209,7 +249,9 @@ def test_a_stored_partition_is_read_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert [own.dtype for own in again] == [np.int64] * 4
     (file,) = tmp_path.rglob("*.npz")
     file.write_bytes(b"broken")
-    assert [o.tolist() for o in cached_partition(rule("linear"), LABELS, 4, 0, tmp_path)] == [o.tolist() for o in first]
+    assert [o.tolist() for o in cached_partition(rule("linear"), LABELS, 4, 0, tmp_path)] == [
+        o.tolist() for o in first
+    ]
     assert file.read_bytes() != b"broken"
 
 
@@ -230,7 +272,14 @@ def test_another_question_is_another_partition(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("total", "fraction", "sizes"),
-    [(10, 0.2, (8, 2)), (10, 0.0, (10, 0)), (1, 0.5, (1, 0)), (2, 0.9, (1, 1)), (3, 0.2, (2, 1)), (2, 0.2, (2, 0))],
+    [
+        (10, 0.2, (8, 2)),
+        (10, 0.0, (10, 0)),
+        (1, 0.5, (1, 0)),
+        (2, 0.9, (1, 1)),
+        (3, 0.2, (2, 1)),
+        (2, 0.2, (2, 0)),
+    ],
 )
 def test_split_keeps_one_for_training(total: int, fraction: float, sizes: tuple[int, int]) -> None:
     rows = np.arange(100, 100 + total)

@@ -90,7 +90,9 @@ def test_the_seed_draws_the_permutations() -> None:
 
 
 def test_more_groups_than_permutations_are_refused() -> None:
-    with pytest.raises(DataError, match=r"shift\.groups=3 is more than the 2 permutations of 2 classes"):
+    with pytest.raises(
+        DataError, match=r"shift\.groups=3 is more than the 2 permutations of 2 classes"
+    ):
         make_shift(ShiftConfig(name="label_permutation", groups=3), 3, 2, seed=0)
 
 
@@ -104,7 +106,12 @@ def test_erosion_and_dilation_by_hand() -> None:
     image = np.array([[[[0, 0, 0, 0], [0, 9, 9, 9], [0, 9, 9, 9], [0, 9, 9, 5]]]], np.uint8)
     shift = make_shift(ShiftConfig(name="morphology", groups=3), 3, 2, seed=0)
     assert shift.view(image, 0) is image
-    assert shift.view(image, 1)[0, 0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 5, 5], [0, 0, 5, 5]]
+    assert shift.view(image, 1)[0, 0].tolist() == [
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 5, 5],
+        [0, 0, 5, 5],
+    ]
     assert shift.view(image, 2)[0, 0].tolist() == [[9, 9, 9, 9]] * 4
     assert shift.view(255 - image, 1).tolist() == (255 - shift.view(image, 2)).tolist()
 
@@ -130,7 +137,9 @@ def test_label_groups_deal_out_the_classes() -> None:
     shift = make_shift(ShiftConfig(name="label_groups", groups=3), 6, 10, seed=0)
     assert [len(classes) for classes in shift.class_sets] == [4, 3, 3]
     assert sorted(sum(shift.class_sets, ())) == list(range(10))
-    wide = make_shift(ShiftConfig(name="label_groups", groups=3, classes_per_group=6), 6, 10, seed=0)
+    wide = make_shift(
+        ShiftConfig(name="label_groups", groups=3, classes_per_group=6), 6, 10, seed=0
+    )
     a, b, c = (set(classes) for classes in wide.class_sets)
     assert [len(a & b), len(b & c), len(a & c)] == [3, 3, 2]
     assert wide.has(np.arange(10), 0).nonzero()[0].tolist() == sorted(a)
@@ -139,7 +148,9 @@ def test_label_groups_deal_out_the_classes() -> None:
 
 
 def test_a_drift_moves_the_same_share_of_each_group_to_the_next() -> None:
-    shift = make_shift(ShiftConfig(name="rotation", groups=3, drift_round=5, drift_fraction=0.5), 12, 2, seed=0)
+    shift = make_shift(
+        ShiftConfig(name="rotation", groups=3, drift_round=5, drift_fraction=0.5), 12, 2, seed=0
+    )
     moved = shift.drifted != shift.groups
     assert [int(moved[shift.groups == group].sum()) for group in range(3)] == [2, 2, 2]
     assert (shift.drifted[moved] == (shift.groups[moved] + 1) % 3).all()

@@ -30,16 +30,23 @@ def png(pixels: np.ndarray, mode: str | None = None) -> bytes:
     return file.getvalue()
 
 
-def write(path: Path, images: Sequence[Any], labels: Sequence[Any], classes: list[str] | None = None) -> None:
+def write(
+    path: Path, images: Sequence[Any], labels: Sequence[Any], classes: list[str] | None = None
+) -> None:
     """Write a split as the Hub has it: encoded images, labels with class names if there are any."""
-    cells = [{"bytes": image if isinstance(image, bytes | None) else png(image), "path": None} for image in images]
+    cells = [
+        {"bytes": image if isinstance(image, bytes | None) else png(image), "path": None}
+        for image in images
+    ]
     table = pa.table({"image": cells, "label": labels})
     if classes:
         features = {
             "image": {"_type": "Image"},
             "label": {"names": classes, "_type": "ClassLabel"},
         }
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        table = table.replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": features}})}
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
 
@@ -59,7 +66,9 @@ def folders(root: Path) -> DataConfig:
 
 def decoded(root: Path) -> list[str]:
     """What the cache holds of decoded data sets, drafts too."""
-    return sorted(path.name for path in (root.parent / "cache").iterdir() if path.name != "contents")
+    return sorted(
+        path.name for path in (root.parent / "cache").iterdir() if path.name != "contents"
+    )
 
 
 TINY = DatasetConfig(name="tiny")
@@ -71,7 +80,10 @@ def test_digits_are_scaled_and_split(tmp_path: Path) -> None:
     assert images.train_x.shape == (1437, 1, 8, 8)
     assert images.test_x.shape == (360, 1, 8, 8)
     assert images.class_names == tuple("0123456789")
-    x, y = np.concatenate([images.train_x, images.test_x]), np.concatenate([images.train_y, images.test_y])
+    x, y = (
+        np.concatenate([images.train_x, images.test_x]),
+        np.concatenate([images.train_y, images.test_y]),
+    )
     assert x.max() == 255
     assert np.count_nonzero(y == 0) == 178
     first = (x[:, 0, 0] == [0, 0, 80, 207, 143, 16, 0, 0]).all(axis=1)
@@ -116,12 +128,20 @@ def test_palettes_and_transparency_become_rgb(root: Path) -> None:
     ],
 )
 def test_labels_without_class_names_are_numbered_in_order(
-    tmp_path: Path, given: list[list[Any]], names: tuple[str, ...], train: list[int], test: list[int]
+    tmp_path: Path,
+    given: list[list[Any]],
+    names: tuple[str, ...],
+    train: list[int],
+    test: list[int],
 ) -> None:
     write(tmp_path / "sets/plain/train.parquet", list(GREY), given[0])
     write(tmp_path / "sets/plain/test.parquet", list(GREY[:2]), given[1])
     images = load_images(DatasetConfig(name="plain"), folders(tmp_path / "sets"))
-    assert (images.class_names, images.train_y.tolist(), images.test_y.tolist()) == (names, train, test)
+    assert (images.class_names, images.train_y.tolist(), images.test_y.tolist()) == (
+        names,
+        train,
+        test,
+    )
 
 
 def test_any_folder_that_datasets_opens_will_do(tmp_path: Path) -> None:
@@ -170,7 +190,9 @@ def test_the_cache_is_read_without_any_data_set_library(root: Path) -> None:
         images = [load_images(DatasetConfig(name=name), data) for name in ("tiny", "digits")]
         print(images[0].train_x.sum(), {{"datasets", "flwr_datasets", "sklearn", "pandas", "torch"}} & set(sys.modules))
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split(maxsplit=1) == [str(GREY.sum()), "set()\n"]
 
 
@@ -202,16 +224,27 @@ def test_statistics_by_hand() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"image": "imag"}, ["unknown column 'imag'", "Did you mean 'image'?", "Set dataset.image"]),
+        (
+            {"image": "imag"},
+            ["unknown column 'imag'", "Did you mean 'image'?", "Set dataset.image"],
+        ),
         ({"label": "labels"}, ["Did you mean 'label'?", "Set dataset.label"]),
-        ({"test_split": "validation"}, ["unknown split 'validation'", "Valid: test, train", "Set dataset.test_split"]),
+        (
+            {"test_split": "validation"},
+            ["unknown split 'validation'", "Valid: test, train", "Set dataset.test_split"],
+        ),
         ({"image": "label"}, ["column 'label' holds", "not images"]),
         ({"label": "image"}, ["column 'image' holds", "not class labels"]),
         ({"path": "/nowhere"}, ["dataset.path=/nowhere is not a folder"]),
-        ({"name": "other"}, ["'other' can't be had", "/sets/other (from data.root)", "dataset.path", "dataset.id"]),
+        (
+            {"name": "other"},
+            ["'other' can't be had", "/sets/other (from data.root)", "dataset.path", "dataset.id"],
+        ),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(root: Path, settings: dict[str, str], named: list[str]) -> None:
+def test_wrong_settings_are_refused_in_one_line(
+    root: Path, settings: dict[str, str], named: list[str]
+) -> None:
     with pytest.raises(DataError) as refused:
         load_images(TINY.model_copy(update=settings), folders(root))
     assert [word for word in named if word not in str(refused.value)] == []
@@ -236,7 +269,9 @@ def test_wrong_settings_are_refused_in_one_line(root: Path, settings: dict[str, 
         ([GREY[0], GREY[1]], [0, None], ["train.parquet, row 1", "missing labels"]),
     ],
 )  # fmt: skip
-def test_wrong_data_are_refused_in_one_line(root: Path, images: list[Any], labels: list[Any], named: list[str]) -> None:
+def test_wrong_data_are_refused_in_one_line(
+    root: Path, images: list[Any], labels: list[Any], named: list[str]
+) -> None:
     write(root / "tiny/train.parquet", images, labels, ["cat", "dog"])
     with pytest.raises(DataError) as refused:
         load_images(TINY, folders(root))
@@ -255,14 +290,19 @@ def test_files_that_cant_be_read_are_refused_in_one_line(
         path.write_bytes(b"PAR1 and then nothing")
     else:
         pq.write_table(pq.read_table(path)[:0], path)
-    said = {"corrupt": r"train\.parquet can't be read as parquet", "empty": r"train\.parquet: a split is empty"}
+    said = {
+        "corrupt": r"train\.parquet can't be read as parquet",
+        "empty": r"train\.parquet: a split is empty",
+    }
     with pytest.raises(DataError, match=said[broken]):
         load_images(TINY, folders(root))
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_cache_that_cant_be_written_is_refused(root: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.cache=.*train\.parquet can't be written.*set data\.cache"):
+    with pytest.raises(
+        DataError, match=r"data\.cache=.*train\.parquet can't be written.*set data\.cache"
+    ):
         load_images(TINY, DataConfig(root=str(root), cache=str(root / "tiny/train.parquet")))
 
 
@@ -302,7 +342,9 @@ class Hub:
         return str(self.folder / path)
 
 
-def test_the_hub_is_read_at_the_commit_that_a_revision_stands_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_read_at_the_commit_that_a_revision_stands_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From then on the cache serves, without a network. A pinned revision is another data set."""
     hub = Hub(root / "tiny", monkeypatch)
     data = DataConfig(cache=str(root.parent / "cache"))
@@ -333,7 +375,9 @@ def test_a_configuration_of_the_hub_is_named_where_there_are_several(
     (root / "two/README.md").write_text("two configurations")
     Hub(root / "two", monkeypatch)
     data = DataConfig(cache=str(root.parent / "cache"))
-    with pytest.raises(DataError, match=r"several configurations: large, small; set dataset\.config"):
+    with pytest.raises(
+        DataError, match=r"several configurations: large, small; set dataset\.config"
+    ):
         load_images(DatasetConfig(name="hub", id="me/two"), data)
     images = load_images(DatasetConfig(name="hub", id="me/two", config="large"), data)
     assert images.train_x.tolist() == GREY[:0:-1, None].tolist()
@@ -345,7 +389,11 @@ def test_the_hub_offline_reads_its_own_cache(root: Path, monkeypatch: pytest.Mon
     (root / "tiny").rename(snapshot)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, path, **__: str(snapshot / path))
-    images = load_images(DatasetConfig(name="hub", id="me/tiny"), DataConfig(cache=str(root.parent / "cache")))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda _, path, **__: str(snapshot / path)
+    )
+    images = load_images(
+        DatasetConfig(name="hub", id="me/tiny"), DataConfig(cache=str(root.parent / "cache"))
+    )
     assert images.source == "Hugging Face Hub, me/tiny@abc"
     assert images.train_y.tolist() == [0, 1, 0]

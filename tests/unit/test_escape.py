@@ -127,7 +127,9 @@ class _Page(HTMLParser):
 
 def test_a_page_shows_names_and_takes_none_for_its_own() -> None:
     plain = _Page()
-    plain.feed(report_text.html(stored("x"), [["a"], [report_text.Marked("a")]], "", PICTURE, ["missing"]))
+    plain.feed(
+        report_text.html(stored("x"), [["a"], [report_text.Marked("a")]], "", PICTURE, ["missing"])
+    )
     for name in NAMES:
         page = _Page()
         lines = table(name)
@@ -277,7 +279,9 @@ def test_the_command_of_a_trial_runs_it_again() -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_console_shows_names_and_obeys_none(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_console_shows_names_and_obeys_none(
+    terminal: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     def console(file: io.StringIO) -> Console:
         return new_console(file=file, width=9000, force_terminal=terminal, color_system=None)
 
@@ -318,7 +322,10 @@ def test_each_view_tells_names(mode: str, capsys: pytest.CaptureFixture[str]) ->
         whole = [json.loads(json.dumps(name)) for name in NAMES]  # two surrogates may be one letter
         assert [event["trial"] for event in events if event["event"] == "end"] == whole
         return
-    told = [f"[{i}/{len(NAMES)}] {told}: FAILED: about {told}." for i, told in enumerate(map(escape.line, NAMES), 1)]
+    told = [
+        f"[{i}/{len(NAMES)}] {told}: FAILED: about {told}."
+        for i, told in enumerate(map(escape.line, NAMES), 1)
+    ]
     assert [line for line in lines if ": FAILED: " in line] == told
 
 
@@ -376,7 +383,15 @@ def test_figures_draw_names_as_they_are(first: int) -> None:
 def test_figures_draw_names_of_hosts_and_of_classes_on_two_axes() -> None:
     names = ["_a", r"$\frac$", "b\nc", "\udcff", "x" * 300]
     rows = [
-        (float(t), escape.storable(name), name.encode("utf-8", "replace").decode(), 1.0, 1.0, 1.0, 1.0)
+        (
+            float(t),
+            escape.storable(name),
+            name.encode("utf-8", "replace").decode(),
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+        )
         for t in range(2)
         for name in names
     ]
@@ -418,7 +433,11 @@ DOCUMENTS = {
 
 
 def test_what_the_commands_print_is_a_line_or_a_document() -> None:
-    calls = [node for node in ast.walk(ast.parse(Path(cli.__file__).read_text())) if isinstance(node, ast.Call)]
+    calls = [
+        node
+        for node in ast.walk(ast.parse(Path(cli.__file__).read_text()))
+        if isinstance(node, ast.Call)
+    ]
     printed = {ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "print"}
     assert printed == DOCUMENTS
 
@@ -443,9 +462,13 @@ def test_a_run_with_hostile_names_is_stored_and_read_back(template: Path, tmp_pa
     with Tracker(cfg) as tracker:
         tracker.tags.update({"all": many, **{name: name for name in NAMES[:60]}})
         parent = tracker.start_sweep("grid", "key", many, {name: name for name in NAMES}, many)
-        run = parent.start_trial(TrialConfig(), {"model.kwargs." + name: name for name in NAMES}, many)
+        run = parent.start_trial(
+            TrialConfig(), {"model.kwargs." + name: name for name in NAMES}, many
+        )
         counts, groups = np.ones((1, len(NAMES)), int), np.zeros(1, int)
-        data = DataSummary(many, "iid", many, "f" * 64, many, tuple(NAMES), counts, groups, {}, 1, 1)
+        data = DataSummary(
+            many, "iid", many, "f" * 64, many, tuple(NAMES), counts, groups, {}, 1, 1
+        )
         run.started(TrialStarted("key", data))
         run.round(RoundRecord(1, {f"2_clusters/{name}": 1.0 for name in NAMES}, events=(many,)))
         run.finish(TrialResult("key", {}, "hash", {"acc": 0.5, "a?": 0.25}, None, (1, 8, 8), many))
@@ -464,7 +487,9 @@ def test_a_run_with_hostile_names_is_stored_and_read_back(template: Path, tmp_pa
     assert events == escape.line(f"round 1: {many}") + "\n"
 
 
-def test_mlflows_filters_find_the_sweep_of_a_name_and_no_other(template: Path, tmp_path: Path) -> None:
+def test_mlflows_filters_find_the_sweep_of_a_name_and_no_other(
+    template: Path, tmp_path: Path
+) -> None:
     shutil.copy(template, tmp_path / "mlflow.db")
     names = ["it's", '"quoted"', "a' or tags.sweep != 'x", "a", "b\\", "`", "%", "é 🦊", "a\nb"]
     cfg = TrackingConfig(output=str(tmp_path), log_models=False, figures="none")

@@ -20,12 +20,19 @@ def trial(strategy: str, seed: int, acc: list[float], ari: float = 1.0) -> Measu
     return Measured({"strategy": strategy, "seed": str(seed)}, lambda metric: table)
 
 
-IFCA = [trial("ifca", 0, [0.5, 0.8]), trial("ifca", 1, [0.6, 0.9]), trial("ifca", 2, [0.4, 0.5], ari=0.7)]
+IFCA = [
+    trial("ifca", 0, [0.5, 0.8]),
+    trial("ifca", 1, [0.6, 0.9]),
+    trial("ifca", 2, [0.4, 0.5], ari=0.7),
+]
 FEDAVG = [trial("fedavg", 0, [0.4, 0.6]), trial("fedavg", 1, [0.4, 0.8])]
 
 
 def verdict(**fields: Any) -> Verdict:
-    return judge(Row(**{"what": "a row", "metric": ACC, "at": {"strategy": "ifca"}, **fields}), [*IFCA, *FEDAVG])
+    return judge(
+        Row(**{"what": "a row", "metric": ACC, "at": {"strategy": "ifca"}, **fields}),
+        [*IFCA, *FEDAVG],
+    )
 
 
 def test_a_mean_over_the_seeds_and_its_interval() -> None:
@@ -57,7 +64,9 @@ def test_differences_and_ratios_are_taken_seed_by_seed() -> None:
     """80 - 60 and 90 - 80; seed 2 has no partner."""
     got = verdict(minus={"strategy": "fedavg"}, unit="points", at_least=15)
     assert (got.mean, got.seeds, got.word) == (pytest.approx(15), 2, "holds")
-    assert verdict(over={"strategy": "fedavg"}, unit="x", at_most=1).mean == pytest.approx((0.8 / 0.6 + 0.9 / 0.8) / 2)
+    assert verdict(over={"strategy": "fedavg"}, unit="x", at_most=1).mean == pytest.approx(
+        (0.8 / 0.6 + 0.9 / 0.8) / 2
+    )
 
 
 def test_rounds_to_a_target() -> None:
@@ -72,7 +81,9 @@ def test_a_target_that_was_not_reached_is_a_lower_bound() -> None:
     got = verdict(rounds_to=0.75, unit="rounds", at_least=1.5)
     assert got.mean == pytest.approx((11 / 6 + 1.5 + 2) / 3)
     assert (got.ours, got.censored, got.word) == (">= 1.8", 1, "holds")
-    assert verdict(rounds_to=0.75, unit="rounds", at_most=5).word == "missed"  # it may be any number
+    assert (
+        verdict(rounds_to=0.75, unit="rounds", at_most=5).word == "missed"
+    )  # it may be any number
     none = verdict(rounds_to=0.75, over={"strategy": "fedavg"}, unit="x", at_least=0)
     assert none.word == "missed"
     assert isnan(none.mean)

@@ -17,7 +17,11 @@ def drawn(figure: Figure) -> Figure:
 
 
 def assignments(clients: int, rounds: int, clusters: int) -> pd.DataFrame:
-    rows = [(r, i, i % clusters, i == i % clusters) for r in range(1, rounds + 1) for i in range(clients)]
+    rows = [
+        (r, i, i % clusters, i == i % clusters)
+        for r in range(1, rounds + 1)
+        for i in range(clients)
+    ]
     return pd.DataFrame(rows, columns=["round", "client", "cluster", "server"])
 
 
@@ -27,7 +31,9 @@ def test_every_strategy_has_its_own_colour():
     assert canvas.strategy_colour("my.module.Strategy") == canvas.PALETTE[-1]
 
 
-@pytest.mark.parametrize(("clients", "groups", "classes"), [(1, 1, 10), (20, 4, 10), (1000, 1, 10), (50, 4, 30)])
+@pytest.mark.parametrize(
+    ("clients", "groups", "classes"), [(1, 1, 10), (20, 4, 10), (1000, 1, 10), (50, 4, 30)]
+)
 def test_pictures_of_a_split_are_drawn_for_few_and_many_clients(clients, groups, classes):
     counts = np.random.default_rng(0).integers(0, 50, (clients, classes))
     group, names = np.arange(clients) % groups, [f"class {i}" for i in range(classes)]
@@ -64,7 +70,14 @@ def test_cluster_map_holds_each_clients_cluster_and_marks_servers():
     axes = drawn(trial.cluster_map(assignments(4, 3, 2), {0: 0, 1: 1, 2: 0, 3: 1})).axes[0]
     assert axes.images[0].get_array().tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
     assert axes.lines[0].get_xdata().tolist() == [1, 1, 2, 2, 3, 3]
-    assert axes.lines[0].get_ydata().tolist() == [0, 2, 0, 2, 0, 2]  # clients 0 and 1, in rows 0 and 2
+    assert axes.lines[0].get_ydata().tolist() == [
+        0,
+        2,
+        0,
+        2,
+        0,
+        2,
+    ]  # clients 0 and 1, in rows 0 and 2
 
 
 def test_cluster_map_leaves_a_gap_where_nothing_is_known():
@@ -79,7 +92,11 @@ def test_cluster_map_of_a_thousand_clients():
 
 @pytest.mark.parametrize("hosts", [1, 9])
 def test_load_plot_averages_what_several_hosts_say_about_one_node(hosts):
-    rows = [(100.0 + t, f"h{h}", "n", 50.0, 10.0, 20.0 * h, 40.0) for t in range(3) for h in range(hosts)]
+    rows = [
+        (100.0 + t, f"h{h}", "n", 50.0, 10.0, 20.0 * h, 40.0)
+        for t in range(3)
+        for h in range(hosts)
+    ]
     columns = ["time_s", "host", "node", "host_cpu", "host_rss_mb", "node_cpu", "node_mem"]
     figure = drawn(trial.load_plot(pd.DataFrame(rows, columns=columns)))
     assert figure.axes[1].lines[0].get_ydata().tolist() == [10.0 * (hosts - 1)] * 3
@@ -87,9 +104,15 @@ def test_load_plot_averages_what_several_hosts_say_about_one_node(hosts):
 
 def test_curves_skip_rounds_without_evaluation_and_scale_to_per_cent():
     metrics = pd.DataFrame(
-        {"round": [0, 1, 2], "1_global/acc": [0.1, np.nan, 0.5], "2_clusters/c0_acc": [np.nan, 0.2, 0.3]}
+        {
+            "round": [0, 1, 2],
+            "1_global/acc": [0.1, np.nan, 0.5],
+            "2_clusters/c0_acc": [np.nan, 0.2, 0.3],
+        }
     )
-    clients = pd.DataFrame({"round": [2, 2, 2], "eval_acc": [0.1, 0.2, 0.3], "eval_loss": [1.0, 2.0, 3.0]})
+    clients = pd.DataFrame(
+        {"round": [2, 2, 2], "eval_acc": [0.1, 0.2, 0.3], "eval_loss": [1.0, 2.0, 3.0]}
+    )
     lines = {line.get_label(): line for line in drawn(trial.curves(metrics, clients)).axes[0].lines}
     assert lines["global model"].get_ydata().tolist() == [10.0, 50.0]
     assert lines["cluster 0"].get_xdata().tolist() == [1, 2]
@@ -128,7 +151,15 @@ def test_axis_effect_draws_means_over_seeds_at_even_steps():
 def curve_table(losses: dict[int, list[float]]) -> pd.DataFrame:
     """Rows of one line, by trial: nan is a value that was logged."""
     rows = [
-        {"trial": i, "panel": "p", "line": "a", "round": r, "mb": 2.0 * r, "loss": loss, "loss_nan": np.isnan(loss)}
+        {
+            "trial": i,
+            "panel": "p",
+            "line": "a",
+            "round": r,
+            "mb": 2.0 * r,
+            "loss": loss,
+            "loss_nan": np.isnan(loss),
+        }
         for i, values in losses.items()
         for r, loss in enumerate(values)
     ]
@@ -138,7 +169,9 @@ def curve_table(losses: dict[int, list[float]]) -> pd.DataFrame:
 def test_a_seed_that_diverged_breaks_the_curve_of_its_line():
     """As in the tables, where the mean is nan; the mean of the others would look like that of all."""
     nan = float("nan")
-    axes = drawn(sweep.over(curve_table({0: [1, 2, nan, 4], 1: [3, 4, 5, 6]}), "round", "loss", "loss")).axes[0]
+    axes = drawn(
+        sweep.over(curve_table({0: [1, 2, nan, 4], 1: [3, 4, 5, 6]}), "round", "loss", "loss")
+    ).axes[0]
     assert axes.lines[0].get_xdata().tolist() == [0, 1, 2, 3]
     assert axes.lines[0].get_ydata().tolist() == pytest.approx([2, 3, nan, 5], nan_ok=True)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a (1 diverged of 2)"]
@@ -158,7 +191,9 @@ def test_a_seed_that_diverged_and_ended_takes_no_part_in_what_follows():
 
 
 def test_a_seed_that_ended_early_is_told():
-    axes = drawn(sweep.over(curve_table({0: [1, 2], 1: [3, 4, 5]}), "round", "loss", "loss")).axes[0]
+    axes = drawn(sweep.over(curve_table({0: [1, 2], 1: [3, 4, 5]}), "round", "loss", "loss")).axes[
+        0
+    ]
     assert axes.lines[0].get_ydata().tolist() == [2, 3, 5]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a (1 ended early of 2)"]
 
@@ -175,14 +210,20 @@ def test_figures_of_one_kind_share_their_layout_and_others_do_not():
         canvas.to_png(figure)
         return [axes.get_position().bounds for axes in figure.axes]
 
-    short, again, long = places("a", ["x", "y"]), places("b", ["z", "w"]), places("a", ["aeroplane", "automobile"])
+    short, again, long = (
+        places("a", ["x", "y"]),
+        places("b", ["z", "w"]),
+        places("a", ["aeroplane", "automobile"]),
+    )
     assert short == again
     assert long[0][1] > short[0][1] + 0.05  # names that are turned take more room below
 
 
 def test_a_picture_is_that_of_savefig_where_its_layout_is_its_own():
     counts = np.arange(30).reshape(3, 10)
-    ours, theirs = (split.label_heatmap(counts, np.zeros(3, int), NAMES, "only here") for _ in range(2))
+    ours, theirs = (
+        split.label_heatmap(counts, np.zeros(3, int), NAMES, "only here") for _ in range(2)
+    )
     canvas._places.clear()
     buffer = io.BytesIO()
     theirs.savefig(buffer, format="png", dpi=110, pil_kwargs={"compress_level": 3})
@@ -190,8 +231,12 @@ def test_a_picture_is_that_of_savefig_where_its_layout_is_its_own():
 
 
 def test_long_titles_are_wrapped_and_flat_lines_stay_below_the_frame():
-    figure, _ = canvas.new_figure(4.5, 3, "mean client accuracy (%) over client traffic: mean and deviation over seeds")
+    figure, _ = canvas.new_figure(
+        4.5, 3, "mean client accuracy (%) over client traffic: mean and deviation over seeds"
+    )
     assert figure.get_suptitle().count("\n") == 1
     columns = ["time_s", "host", "node", "host_cpu", "host_rss_mb", "node_cpu", "node_mem"]
-    load = pd.DataFrame([(t, "cpu-0", "n", 9.0, 650.0, 90.0, 50.0) for t in range(5)], columns=columns)
+    load = pd.DataFrame(
+        [(t, "cpu-0", "n", 9.0, 650.0, 90.0, 50.0) for t in range(5)], columns=columns
+    )
     assert trial.load_plot(load).axes[2].get_ylim() == (0.0, pytest.approx(715.0))

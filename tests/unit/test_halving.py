@@ -17,14 +17,28 @@ NINE = {f"t{i}": i / 10 for i in range(9)}
         ([{"a": 0.5, "b": 0.4}, {}], {"a": 0, "b": 0}, None),  # 2 // 3 = 0 go on
         ([{"a": 0.5, "b": 0.4, "c": 0.6}, {}], {"a": 0, "b": 0, "c": 0}, "c"),  # 3 // 3 = 1
         ([{"a": 0.5, "b": 0.4, "c": 0.6}, {}], {"a": 0, "b": 0}, None),  # c went on already
-        ([{"a": 0.5, "b": 0.5, "c": 0.1}, {}], {"a": 0, "b": 0, "c": 0}, "a"),  # of equals, the first
+        (
+            [{"a": 0.5, "b": 0.5, "c": 0.1}, {}],
+            {"a": 0, "b": 0, "c": 0},
+            "a",
+        ),  # of equals, the first
         ([NINE, {}], dict.fromkeys(NINE, 0), "t8"),
-        ([NINE, {"t8": 0.9, "t7": 0.8}], dict.fromkeys([*NINE][:7], 0), "t6"),  # 9 // 3 = 3: t8, t7, t6
-        ([NINE, {"t8": 0.7, "t7": 0.8, "t6": 0.6}], {"t5": 0, "t8": 1, "t7": 1, "t6": 1}, "t7"),  # highest rung first
+        (
+            [NINE, {"t8": 0.9, "t7": 0.8}],
+            dict.fromkeys([*NINE][:7], 0),
+            "t6",
+        ),  # 9 // 3 = 3: t8, t7, t6
+        (
+            [NINE, {"t8": 0.7, "t7": 0.8, "t6": 0.6}],
+            {"t5": 0, "t8": 1, "t7": 1, "t6": 1},
+            "t7",
+        ),  # highest rung first
         ([NINE, {"t8": 0.7, "t7": 0.8, "t6": 0.6}], {"t5": 0, "t8": 1, "t6": 1}, None),
     ],
 )
-def test_who_goes_on(rungs: list[dict[str, float]], waiting: dict[str, int], expected: str | None) -> None:
+def test_who_goes_on(
+    rungs: list[dict[str, float]], waiting: dict[str, int], expected: str | None
+) -> None:
     assert promotable(rungs, waiting, 3) == expected
 
 
@@ -78,17 +92,34 @@ def test_a_bracket_from_start_to_end() -> None:
 
 @pytest.mark.parametrize(
     ("axis", "values"),
-    [("strategy.server.ewma", ".1,.2,.3"), ("strategy.num_clusters", "1,2"), ("training", "sgd,adam")],
+    [
+        ("strategy.server.ewma", ".1,.2,.3"),
+        ("strategy.num_clusters", "1,2"),
+        ("training", "sgd,adam"),
+    ],
 )
 def test_each_axis_makes_brackets(axis: str, values: str) -> None:
     """All values of an axis compete, at each place of the other axes for itself."""
-    words = [*HALVED, "strategy=kmeans", "seed=0,1", "training.epochs=1,2", "strategy.server.hysteresis=.5,.6"]
-    words += ["strategy.num_clusters=1,2", f"{axis}={values}", f"halving.axis={axis}", "halving.factor=2"]
+    words = [
+        *HALVED,
+        "strategy=kmeans",
+        "seed=0,1",
+        "training.epochs=1,2",
+        "strategy.server.hysteresis=.5,.6",
+    ]
+    words += [
+        "strategy.num_clusters=1,2",
+        f"{axis}={values}",
+        f"halving.axis={axis}",
+        "halving.factor=2",
+    ]
     _, trials = expand("default", words)
     halving = Halving(trials[0].config.halving, trials, {trial.config.key for trial in trials}, {})
     assert all(halving.rungs(trial.config.key) for trial in trials)
     for trial in trials:  # all trials of a bracket wait; the best of each goes on, and it alone
-        halving.record(trial.config.key, RoundRecord(1, {"3_clients/acc": float(trial.config.seed)}))
+        halving.record(
+            trial.config.key, RoundRecord(1, {"3_clients/acc": float(trial.config.seed)})
+        )
         halving.wait(trial.config.key, 1)
     went_on = []
     while chosen := halving.promote():
@@ -100,7 +131,9 @@ def test_each_axis_makes_brackets(axis: str, values: str) -> None:
 
 def test_what_diverged_is_the_worst_and_said_to_be() -> None:
     for mode in ("max", "min"):
-        _, trials = expand("default", [*HALVED, *RUNGS, "training.lr=.1,.2", f"halving.mode={mode}"])
+        _, trials = expand(
+            "default", [*HALVED, *RUNGS, "training.lr=.1,.2", f"halving.mode={mode}"]
+        )
         a, b = keys = [trial.config.key for trial in trials]
         halving = Halving(trials[0].config.halving, trials, keys, {})
         for key, value in ((a, float("nan")), (b, 0.1)):
@@ -111,7 +144,10 @@ def test_what_diverged_is_the_worst_and_said_to_be() -> None:
         lost = halving.stop()
         assert lost is not None
         assert lost[0] == a
-        assert "3_clients/acc is missing or not finite after round 1 is not among the best 1 of 2" in lost[2]
+        assert (
+            "3_clients/acc is missing or not finite after round 1 is not among the best 1 of 2"
+            in lost[2]
+        )
 
 
 def test_trials_compete_within_a_bracket_and_with_earlier_sessions() -> None:
@@ -119,7 +155,9 @@ def test_trials_compete_within_a_bracket_and_with_earlier_sessions() -> None:
     _, trials = expand("default", words)
     key = {(t.config.seed, t.config.training.lr): t.config.key for t in trials}
     done, left = key[0, 0.1], key[0, 0.2]
-    halving = Halving(trials[0].config.halving, trials, {left, key[1, 0.1]}, {done: {1: 0.9, 2: 0.9, 3: 0.9}})
+    halving = Halving(
+        trials[0].config.halving, trials, {left, key[1, 0.1]}, {done: {1: 0.9, 2: 0.9, 3: 0.9}}
+    )
     halving.record(left, RoundRecord(1, {"3_clients/acc": 0.5}))
     halving.wait(left, 1)
     assert halving.promote() is None
@@ -134,10 +172,22 @@ def test_halving_is_part_of_the_key_only_where_it_is_set() -> None:
     ("words", "sentence"),
     [
         (["halving.axis=training.momentum"], "unknown axis 'training.momentum'"),
-        (["halving.axis=training.lr", "halving.min_rounds=4"], "halving.min_rounds=4 is not less than rounds=4"),
-        (["halving.axis=training.lr", "evaluate_every=2"], "halving.min_rounds=1 is no multiple of evaluate_every=2"),
-        (["halving.axis=training.lr", "halving.metric=3_clients/ac"], "Did you mean '3_clients/acc'"),
-        (["halving.axis=training.lr", "halving.factor=2,3"], "'halving.factor=2,3' has several values"),
+        (
+            ["halving.axis=training.lr", "halving.min_rounds=4"],
+            "halving.min_rounds=4 is not less than rounds=4",
+        ),
+        (
+            ["halving.axis=training.lr", "evaluate_every=2"],
+            "halving.min_rounds=1 is no multiple of evaluate_every=2",
+        ),
+        (
+            ["halving.axis=training.lr", "halving.metric=3_clients/ac"],
+            "Did you mean '3_clients/acc'",
+        ),
+        (
+            ["halving.axis=training.lr", "halving.factor=2,3"],
+            "'halving.factor=2,3' has several values",
+        ),
     ],
 )
 def test_bad_input(words: list[str], sentence: str) -> None:
@@ -150,5 +200,7 @@ def test_one_trial_has_nobody_to_compete_with() -> None:
     from runner.cli import main
 
     assert main(["run", *RUNGS]) == 2
-    with pytest.raises(RunnerError, match=r"halving\.axis=training\.lr compares the trials of a sweep"):
+    with pytest.raises(
+        RunnerError, match=r"halving\.axis=training\.lr compares the trials of a sweep"
+    ):
         compose(RUNGS)

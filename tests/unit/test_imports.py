@@ -64,11 +64,16 @@ ORDER = ["cli", "sweep", "trial", "rounds", "engine"]
 @pytest.mark.parametrize("module", ORDER)
 def test_imports_point_down(module: str) -> None:
     above = ORDER[: ORDER.index(module)]
-    paths = [ROOT / "runner" / f"{module}.py"] if module != "engine" else (ROOT / "runner/engine").glob("*.py")
+    paths = (
+        [ROOT / "runner" / f"{module}.py"]
+        if module != "engine"
+        else (ROOT / "runner/engine").glob("*.py")
+    )
     for path in paths:
         for upper in above:
             assert not any(
-                name == f"runner.{upper}" or name.startswith(f"runner.{upper}.") for name in imported(path)
+                name == f"runner.{upper}" or name.startswith(f"runner.{upper}.")
+                for name in imported(path)
             ), (path, upper)
 
 
@@ -77,5 +82,7 @@ def test_a_trial_process_does_without_torch_mlflow_and_datasets() -> None:
         "import sys, runner.trial; "
         "print([m for m in ('torch', 'mlflow', 'datasets', 'sklearn', 'pandas') if m in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert out.stdout.strip() == "[]"

@@ -25,7 +25,9 @@ from tests.fakes import FakeGrid
 from tests.networks import Laden, Normed, Plain, Shared
 from tests.trials import digits, events_of, small
 
-PRIVACY = [f"privacy={kind}_{side}" for kind in ("fixed", "adaptive") for side in ("server", "client")]
+PRIVACY = [
+    f"privacy={kind}_{side}" for kind in ("fixed", "adaptive") for side in ("server", "client")
+]
 EVERY = [[f"strategy={name}"] for name in sorted(STRATEGIES)] + [[word] for word in PRIVACY]
 NOISE = ["privacy.noise_multiplier=0.5"]
 LAYOUT = Layout(("body.w", "out.w"), averaged=("mean",), carried=("count", "frozen"))
@@ -79,7 +81,13 @@ def test_mean_by_hand() -> None:
     """Weights 1 and 3: (0 + 3 * 4) / 4 = 3; counters are those of the heaviest."""
     models = [model(0, 8, 1.0, 5), model(4, 0, 2.0, 9)]
     mean = LAYOUT.mean(models, [1, 3])
-    assert plain(mean) == {"body.w": [3.0], "mean": 1.75, "count": 9, "frozen": [7.0], "out.w": [2.0]}
+    assert plain(mean) == {
+        "body.w": [3.0],
+        "mean": 1.75,
+        "count": 9,
+        "frozen": [7.0],
+        "out.w": [2.0],
+    }
     assert mean["count"].dtype == "int64"
     assert LAYOUT.mean(models, [1, 3], heaviest=0)["count"].numpy() == 5
     assert LAYOUT.mean(models, [2, 2])["count"].numpy() == 5
@@ -88,7 +96,9 @@ def test_mean_by_hand() -> None:
 def test_vectors_hold_what_is_trained() -> None:
     assert LAYOUT.vector(model(1, 2, 30, 40)).tolist() == [1.0, 2.0]
     assert LAYOUT.last_layer() == ["out.w"]
-    shuffled = initial_models(ArrayRecord({**model(1, 2, 30, 40), "body.w": Array(np.arange(9.0))}), 2, 0, LAYOUT)[1]
+    shuffled = initial_models(
+        ArrayRecord({**model(1, 2, 30, 40), "body.w": Array(np.arange(9.0))}), 2, 0, LAYOUT
+    )[1]
     assert sorted(shuffled["body.w"].numpy()) == list(range(9)) != list(shuffled["body.w"].numpy())
     assert plain(shuffled) | {"body.w": 0} == plain(model(1, 2, 30, 40)) | {"body.w": 0}
 
@@ -102,7 +112,9 @@ def clients(examples: dict[int, int]) -> ClientApp:
         node = context.node_id
         sent = message.content["arrays"]
         steps = {"body.w": node, "out.w": node, "mean": 10 * node, "count": node}
-        arrays = ArrayRecord({k: Array(np.asarray(a.numpy() + steps.get(k, 0), a.dtype)) for k, a in sent.items()})
+        arrays = ArrayRecord(
+            {k: Array(np.asarray(a.numpy() + steps.get(k, 0), a.dtype)) for k, a in sent.items()}
+        )
         metrics = MetricRecord({"num-examples": examples[node], "train_loss": 1.0})
         return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
@@ -114,7 +126,9 @@ def one_round(strategy, examples: dict[int, int], chunk: int = 1) -> ArrayRecord
     messages = strategy.configure_train(1, model(0, 0, 0, 100), ConfigRecord(), grid)
     arrays, _ = strategy.aggregate_train(1, grid.send_and_receive(messages))
     for message in grid.sent[0]:
-        assert list(message.content["arrays"]) == list(model(0, 0, 0, 0))  # a client gets whole models
+        assert list(message.content["arrays"]) == list(
+            model(0, 0, 0, 0)
+        )  # a client gets whole models
     return arrays
 
 
@@ -124,7 +138,13 @@ def test_a_server_optimizer_steps_what_is_trained_alone() -> None:
     strategy = with_layout(inner, LAYOUT)
     assert isinstance(strategy, StateApart)
     arrays = one_round(strategy, {1: 10, 2: 30})
-    assert plain(arrays) == {"body.w": [3.5], "mean": 17.5, "count": 102, "frozen": [7.0], "out.w": [3.5]}
+    assert plain(arrays) == {
+        "body.w": [3.5],
+        "mean": 17.5,
+        "count": 102,
+        "frozen": [7.0],
+        "out.w": [3.5],
+    }
 
 
 def test_krum_is_told_nothing_of_counters() -> None:
@@ -196,7 +216,9 @@ def test_batch_norms_statistics_are_averaged_by_examples_and_counters_carried() 
 
 def test_layouts_are_read_off_the_dtypes_where_nobody_tells() -> None:
     layout = Layout.by_dtype(read_weights(nn.BatchNorm1d(2)))
-    assert layout == Layout(("weight", "bias", "running_mean", "running_var"), carried=("num_batches_tracked",))
+    assert layout == Layout(
+        ("weight", "bias", "running_mean", "running_var"), carried=("num_batches_tracked",)
+    )
 
 
 def test_complex_parameters_are_refused() -> None:

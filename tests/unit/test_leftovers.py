@@ -42,7 +42,9 @@ def test_a_dead_drivers_folder_and_processes_go_and_a_living_ones_stay(root: Pat
     lock = os.open(alive, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-    left, kept = (subprocess.Popen(sleep, env=os.environ | {SESSION: str(folder)}) for folder in (dead, alive))
+    left, kept = (
+        subprocess.Popen(sleep, env=os.environ | {SESSION: str(folder)}) for folder in (dead, alive)
+    )
     # as a worker of Ray's: it has written its title over its environment
     worker = (
         f"import time; from ray._raylet import setproctitle; log = open('{dead}/log');"
@@ -87,7 +89,9 @@ def test_no_folder_at_all_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch
         raise AssertionError
 
 
-def test_a_draft_of_a_database_that_a_killed_driver_left_is_removed(template: Path, tmp_path: Path) -> None:
+def test_a_draft_of_a_database_that_a_killed_driver_left_is_removed(
+    template: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mlflow.db").write_bytes(template.read_bytes())
     left = [".mlflow.db.0a1b2c3d", ".mlflow.db.0a1b2c3d-journal"]
     kept = [".mlflow.db.backup", ".other.db.0a1b2c3d"]

@@ -96,10 +96,15 @@ def test_node_load_by_hand_and_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "psutil", fake)
     clock = [100.0]
     monkeypatch.setattr(load.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(load.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(
+        load.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds)
+    )
     meter = load._NodeMeter()
     fake.now = 10.0
-    assert meter.read() == (pytest.approx(30.0), 60.0)  # waits for its first window; never the 0.0 of a first call
+    assert meter.read() == (
+        pytest.approx(30.0),
+        60.0,
+    )  # waits for its first window; never the 0.0 of a first call
     assert clock[0] == pytest.approx(100.1)
     fake.now = 20.0
     fake.virtual_memory = lambda: pytest.fail("read again within the period")

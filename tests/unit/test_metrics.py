@@ -40,10 +40,14 @@ def test_the_round_of_stability_is_the_last_in_which_a_client_changed() -> None:
 def test_agreement_by_hand() -> None:
     """Groups 0 0 1 1: exact under other names; one of four astray is .75 matched; one cluster has ARI 0 and AMI 0."""
     groups = np.array([0, 0, 1, 1])
-    assert agreement({1: 7, 2: 7, 3: 2, 4: 2}, groups) == pytest.approx({"ari": 1.0, "ami": 1.0, "matched": 1.0})
+    assert agreement({1: 7, 2: 7, 3: 2, 4: 2}, groups) == pytest.approx(
+        {"ari": 1.0, "ami": 1.0, "matched": 1.0}
+    )
     astray = agreement({1: 0, 2: 0, 3: 1, 4: 0}, groups)
     assert astray["matched"] == 0.75
-    assert astray["ari"] == pytest.approx(0.0)  # pairs together: 1 in both, (2 x 3) / 6 = 1 by chance
+    assert astray["ari"] == pytest.approx(
+        0.0
+    )  # pairs together: 1 in both, (2 x 3) / 6 = 1 by chance
     together = agreement(dict.fromkeys(range(1, 5), 0), groups)
     assert together == pytest.approx({"ari": 0.0, "ami": 0.0, "matched": 0.5}, abs=1e-12)
 
@@ -63,11 +67,32 @@ def recorded(train: list[TaskRecord], evaluate: list[TaskRecord], **more: Any) -
 def test_figures_by_hand() -> None:
     """Client 2 holds out nothing: its zeros are nobody's accuracy."""
     train = [task(c, "train", 10, loss, 0.5) for c, loss in enumerate((1.0, 2.0, 6.0))]
-    evaluate = [task(0, "evaluate", 4, 1.0, 0.5), task(1, "evaluate", 2, 3.0, 1.0), task(2, "evaluate", 0, 0.0, 0.0)]
+    evaluate = [
+        task(0, "evaluate", 4, 1.0, 0.5),
+        task(1, "evaluate", 2, 3.0, 1.0),
+        task(2, "evaluate", 0, 0.0, 0.0),
+    ]
     record = recorded(train, evaluate)
-    expected = {"train_loss": 3.0, "acc": 0.75, "acc_std": 0.25, "acc_p10": 0.55, "acc_min": 0.5, "loss": 2.0}
-    expected |= {"acc_jain": 0.9, "nonfinite": 0.0, "without_eval": 1.0, "asked": 9.0, "trained": 3.0}
-    found = {key.removeprefix("3_clients/"): v for key, v in record.metrics.items() if key.startswith("3_clients/")}
+    expected = {
+        "train_loss": 3.0,
+        "acc": 0.75,
+        "acc_std": 0.25,
+        "acc_p10": 0.55,
+        "acc_min": 0.5,
+        "loss": 2.0,
+    }
+    expected |= {
+        "acc_jain": 0.9,
+        "nonfinite": 0.0,
+        "without_eval": 1.0,
+        "asked": 9.0,
+        "trained": 3.0,
+    }
+    found = {
+        key.removeprefix("3_clients/"): v
+        for key, v in record.metrics.items()
+        if key.startswith("3_clients/")
+    }
     assert found == pytest.approx(expected)
     assert isnan(record.clients["eval_acc"][2])
     assert record.clients["eval_examples"] == [4, 2, 0]
@@ -91,27 +116,43 @@ def test_one_clients_loss_that_is_no_number_is_not_left_out(lost: float) -> None
 def test_an_accuracy_that_is_no_number_is_shown_as_one() -> None:
     evaluate = [task(0, "evaluate", 4, 1.0, nan), task(1, "evaluate", 4, 1.0, 0.9)]
     metrics = recorded([], evaluate).metrics
-    assert all(isnan(metrics[f"3_clients/acc{what}"]) for what in ("", "_std", "_p10", "_min", "_jain"))
+    assert all(
+        isnan(metrics[f"3_clients/acc{what}"]) for what in ("", "_std", "_p10", "_min", "_jain")
+    )
 
 
 def test_a_personal_models_loss_counts_too() -> None:
     """Ditto's global model may be sound while a client's own is lost."""
-    record = recorded([task(0, "train", 10, 1.0, 0.5, personal_loss=nan), task(1, "train", 10, 1.0, 0.5)], [])
+    record = recorded(
+        [task(0, "train", 10, 1.0, 0.5, personal_loss=nan), task(1, "train", 10, 1.0, 0.5)], []
+    )
     assert record.metrics["3_clients/train_loss"] == 1.0
     assert record.metrics["3_clients/nonfinite"] == 1
-    assert StopRules(StopConfig(divergence=True)).update(record) == "diverged: 3_clients/nonfinite is 1"
+    assert (
+        StopRules(StopConfig(divergence=True)).update(record)
+        == "diverged: 3_clients/nonfinite is 1"
+    )
     assert StopRules(StopConfig()).update(record) == ""
 
 
 def test_a_clusters_loss_that_is_no_number_ends_the_trial() -> None:
-    record = RoundRecord(3, {"2_clusters/c1_loss": nan, "3_clients/loss": 1.0, "3_clients/nonfinite": 0.0})
-    assert StopRules(StopConfig(divergence=True)).update(record) == "diverged: 2_clusters/c1_loss is nan"
+    record = RoundRecord(
+        3, {"2_clusters/c1_loss": nan, "3_clients/loss": 1.0, "3_clients/nonfinite": 0.0}
+    )
+    assert (
+        StopRules(StopConfig(divergence=True)).update(record)
+        == "diverged: 2_clusters/c1_loss is nan"
+    )
 
 
 def test_own_models_by_hand() -> None:
     """Two clients use cluster 0 (.5 and .7 on their groups), one is without a cluster, one has a model alone."""
     scores = TestScores(
-        of={("cluster_0", 0): Score(1.0, 0.5), ("cluster_0", 1): Score(2.0, 0.7), ("global", 0): Score(3.0, 0.2)},
+        of={
+            ("cluster_0", 0): Score(1.0, 0.5),
+            ("cluster_0", 1): Score(2.0, 0.7),
+            ("global", 0): Score(3.0, 0.2),
+        },
         clients={"cluster_0": {0: 1, 1: 1}, "global": {0: 5}},
         own={"cluster_0": {0: 1, 1: 1}, "global": {0: 1}},
         alone={7: Score(4.0, 1.0)},

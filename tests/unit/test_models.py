@@ -71,7 +71,9 @@ def test_the_global_generator_fixes_the_weights() -> None:
 
 def build(seed: int) -> torch.Tensor:
     torch.manual_seed(seed)
-    return torch.cat([p.detach().ravel() for p in build_model("mlp", DIGITS, 10, hidden=3).parameters()])
+    return torch.cat(
+        [p.detach().ravel() for p in build_model("mlp", DIGITS, 10, hidden=3).parameters()]
+    )
 
 
 class Custom(nn.Module):
@@ -167,22 +169,59 @@ def test_what_is_no_network_is_refused_before_it_is_called(
         ),
         ("lenet", (1, 3, 28), {}, "images of 3x28 pixels are too small; lenet needs at least 4x4"),
         ("cnn", (1, 28, 3), {}, "images of 28x3 pixels are too small; cnn needs at least 4x4"),
-        ("mlp", DIGITS, {"width": 3}, "unexpected keyword argument 'width'. It takes: hidden, layers."),
+        (
+            "mlp",
+            DIGITS,
+            {"width": 3},
+            "unexpected keyword argument 'width'. It takes: hidden, layers.",
+        ),
         ("mlp", DIGITS, {"hidden": 0}, "hidden=0; it must be at least 1"),
         ("mlp", DIGITS, {"num_classes": 3}, "takes num_classes from the data set; leave it out"),
-        ("no.such.Module", DIGITS, {}, "model 'no.such.Module' can't be imported: No module named 'no'; give"),
-        ("torch.nn.Liner", DIGITS, {}, "'torch.nn.Liner' can't be imported: .*has no attribute 'Liner'"),
+        (
+            "no.such.Module",
+            DIGITS,
+            {},
+            "model 'no.such.Module' can't be imported: No module named 'no'; give",
+        ),
+        (
+            "torch.nn.Liner",
+            DIGITS,
+            {},
+            "'torch.nn.Liner' can't be imported: .*has no attribute 'Liner'",
+        ),
         (".Net", DIGITS, {}, "'.Net' can't be imported"),
         ("torch.pi", DIGITS, {}, "model 'torch.pi' is a float, not a torch.nn.Module class"),
-        ("torch.Generator", DIGITS, {}, "'torch.Generator' is a class, not a torch.nn.Module class, nor"),
+        (
+            "torch.Generator",
+            DIGITS,
+            {},
+            "'torch.Generator' is a class, not a torch.nn.Module class, nor",
+        ),
         ("my_models.lies", DIGITS, {}, "gives a int, not a torch.nn.Module"),
-        ("my_models.Custom", DIGITS, {}, "missing a required argument: 'width'. It takes: width, outputs."),
-        ("my_models.Custom", MNIST, {"width": 3}, "can't take images of shape 1x28x28: mat1 and mat2"),
-        ("my_models.Custom", DIGITS, {"width": 3, "outputs": 4}, r"gives \(1, 4\) .* needs \(1, 10\)"),
+        (
+            "my_models.Custom",
+            DIGITS,
+            {},
+            "missing a required argument: 'width'. It takes: width, outputs.",
+        ),
+        (
+            "my_models.Custom",
+            MNIST,
+            {"width": 3},
+            "can't take images of shape 1x28x28: mat1 and mat2",
+        ),
+        (
+            "my_models.Custom",
+            DIGITS,
+            {"width": 3, "outputs": 4},
+            r"gives \(1, 4\) .* needs \(1, 10\)",
+        ),
         ("my_models.Custom", DIGITS, {"width": "x"}, "can't be built with {'width': 'x'}"),
     ],
 )
-def test_refusals(custom: str, name: str, shape: tuple[int, int, int], kwargs: dict, message: str) -> None:
+def test_refusals(
+    custom: str, name: str, shape: tuple[int, int, int], kwargs: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         build_model(name, shape, 10, **kwargs)
     assert "\n" not in str(caught.value)
@@ -190,7 +229,9 @@ def test_refusals(custom: str, name: str, shape: tuple[int, int, int], kwargs: d
 
 def test_dropout_drops_by_one_byte_a_value_features_last() -> None:
     torch.manual_seed(1)
-    words = torch.empty(9, dtype=torch.int64).random_(-(2**63), None)  # 72 bytes for 2 x 5 x 7 values
+    words = torch.empty(9, dtype=torch.int64).random_(
+        -(2**63), None
+    )  # 72 bytes for 2 x 5 x 7 values
     keeps = (words.view(torch.uint8)[:70] >= 64).float().view(2, 5, 7) / 0.75
     torch.manual_seed(1)
     images = torch.ones(2, 7, 5, 1)
@@ -211,10 +252,14 @@ def test_dropout_refuses_what_a_byte_can_not_decide() -> None:
 
 
 def test_configs_compose() -> None:
-    models = {p.stem: ModelConfig(**yaml.safe_load(p.read_text())) for p in (ROOT / "configs/model").glob("*.yaml")}
+    models = {
+        p.stem: ModelConfig(**yaml.safe_load(p.read_text()))
+        for p in (ROOT / "configs/model").glob("*.yaml")
+    }
     assert {stem: config.name for stem, config in models.items()} == {name: name for name in MODELS}
     training = {
-        p.stem: TrainingConfig(**yaml.safe_load(p.read_text())) for p in (ROOT / "configs/training").glob("*.yaml")
+        p.stem: TrainingConfig(**yaml.safe_load(p.read_text()))
+        for p in (ROOT / "configs/training").glob("*.yaml")
     }
     assert training["sgd"] == TrainingConfig()
     assert (training["adam"].optimizer, training["adam"].lr) == ("adam", 0.001)
@@ -226,5 +271,7 @@ def test_models_and_training_import_neither_flower_nor_ray() -> None:
         "import sys, models, runner.client.training\n"
         "print([m for m in ('ray', 'flwr', 'mlflow', 'torchvision', 'psutil', 'pydantic') if m in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert out.stdout.strip() == "[]"

@@ -35,8 +35,12 @@ def test_rows_are_the_trained_parameters_in_the_layouts_order() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_other_rows_leave_the_rest_of_a_model_and_its_types(dtype: type) -> None:
-    moved = Models(LAYOUT, [record(0, dtype, 3), record(10, dtype, 4)]).with_rows(np.full((2, 5), 0.1))
-    for before, after in zip([record(0, dtype, 3), record(10, dtype, 4)], moved.records, strict=True):
+    moved = Models(LAYOUT, [record(0, dtype, 3), record(10, dtype, 4)]).with_rows(
+        np.full((2, 5), 0.1)
+    )
+    for before, after in zip(
+        [record(0, dtype, 3), record(10, dtype, 4)], moved.records, strict=True
+    ):
         assert list(after) == list(before)
         assert [after[name].dtype for name in after] == [before[name].dtype for name in before]
         assert [after[name].shape for name in after] == [before[name].shape for name in before]

@@ -11,7 +11,21 @@ from runner.paths import component, relative
 from runner.tracking import ops
 from runner.tracking.read import StoredSweep, report_folder
 
-OUTSIDE = ["../../..", "..", ".", "", "/etc", "a/b", "a\\b", "..\\a", "C:", "C:a", "a/", "a\0b", "a\nb"]
+OUTSIDE = [
+    "../../..",
+    "..",
+    ".",
+    "",
+    "/etc",
+    "a/b",
+    "a\\b",
+    "..\\a",
+    "C:",
+    "C:a",
+    "a/",
+    "a\0b",
+    "a\nb",
+]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -21,7 +35,9 @@ def test_what_is_no_single_part_of_a_path_is_refused(name: str, tmp_path: Path) 
     sweep = StoredSweep(name, "0" * 32, (), "", (), ())
     with pytest.raises(RunnerError, match="the tag sweep="):
         report_folder(TrackingConfig(output=str(tmp_path)), sweep)
-    if "/" in name or "\0" in name or name in ("", ".", ".."):  # else a folder of this system may have it
+    if (
+        "/" in name or "\0" in name or name in ("", ".", "..")
+    ):  # else a folder of this system may have it
         data = DataConfig(root=str(tmp_path), cache=str(tmp_path / "cache"))
         with pytest.raises(RunnerError, match="dataset.name="):
             load_images(DatasetConfig().model_copy(update={"name": name}), data)
@@ -36,7 +52,9 @@ def test_other_names_are_kept(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x" * 256, "é" * 128])
 def test_a_name_that_no_file_may_have_is_refused(name: str) -> None:
-    with pytest.raises(RunnerError, match="x='.*….*' has 256 bytes; the name of a file has 255 at most"):
+    with pytest.raises(
+        RunnerError, match="x='.*….*' has 256 bytes; the name of a file has 255 at most"
+    ):
         component(name, "x")
     assert component(name[:-1], "x") == name[:-1]
 

@@ -78,7 +78,8 @@ def makers() -> list[tuple[object, str]]:
         (module, name)
         for module in (split, trial, sweep)
         for name, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__ and function.__annotations__.get("return") in ("Figure", Figure)
+        if function.__module__ == module.__name__
+        and function.__annotations__.get("return") in ("Figure", Figure)
     ]
 
 
@@ -116,7 +117,13 @@ def test_no_picture_costs_a_result(
     experiment = trials[0].info.experiment_id
     models = place.client.search_logged_models([experiment])
     assert len(models) == 5  # two global ones; those of one and of two clusters
-    assert place.files(parent) >= {"report.md", "report.html", "report.csv", "report.tex", "trials.csv"}
+    assert place.files(parent) >= {
+        "report.md",
+        "report.html",
+        "report.csv",
+        "report.tex",
+        "trials.csv",
+    }
     page = place.read(parent, "report.html")
     assert "acc_over_rounds" in page
     assert "over broke on purpose" in page
@@ -129,10 +136,16 @@ def test_no_picture_costs_a_result(
     assert all("\n" not in line and "on purpose" in line for line in said)
 
 
-def test_names_of_classes_are_drawn_as_they_are(place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_of_classes_are_drawn_as_they_are(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A class called as mathtext that can't be read: the run trained, and then kept no metric."""
     images(tmp_path / "data", [r"$\frac$", "_hidden", "<b>&|[red]"])
-    words = [f"dataset.path={tmp_path}/data", "strategy.num_clusters=2", "tracking.log_models=false"]
+    words = [
+        f"dataset.path={tmp_path}/data",
+        "strategy.num_clusters=2",
+        "tracking.log_models=false",
+    ]
     with caplog.at_level(logging.WARNING):
         assert place.sweep("dataset=folder", *words) == 0
     assert not [record for record in caplog.records if " is missing: " in record.getMessage()]

@@ -74,7 +74,9 @@ def test_a_store_elsewhere_is_whole_and_leaves_the_old_place_alone(
     there = Place(new)
     assert main(["report", "default", f"tracking.output='{new}'", "--quiet"]) == 0
     [line] = [record.message for record in caplog.records if "moved or copied" in record.message]
-    assert line.startswith(f"the store was moved or copied from {old}: its 4 runs have their files in {new}")
+    assert line.startswith(
+        f"the store was moved or copied from {old}: its 4 runs have their files in {new}"
+    )
     outcome, text = there.run("seed=0,1,2", *words)
     assert outcome.exit_status == 0
     assert "goes on after round 1" in text
@@ -91,12 +93,17 @@ def test_a_store_elsewhere_is_whole_and_leaves_the_old_place_alone(
     assert model.artifact_location.startswith((new / "artifacts").as_uri())
 
 
-def test_a_database_without_its_files_is_refused(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:  # noqa: F811
+def test_a_database_without_its_files_is_refused(
+    place: Place,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     place.run("seed=0", "tracking.figures=none")
     new = tmp_path_factory.mktemp("new")
     shutil.copy(place.out / "mlflow.db", new)
     before = files_of(new)
-    with pytest.raises(TrackingError, match=f"from {place.out} without the files of its runs; move or copy"):
+    with pytest.raises(
+        TrackingError, match=f"from {place.out} without the files of its runs; move or copy"
+    ):
         open_store(TrackingConfig(output=str(new)))
     assert files_of(new) == before
     shutil.copytree(place.out / "artifacts", new / "artifacts")
@@ -115,7 +122,10 @@ def test_another_name_of_the_same_folder_is_no_move(
     assert (place.out / "mlflow.db").read_bytes() == before
 
 
-def test_experiments_of_others_keep_their_files_where_they_are(place: Place, tmp_path: Path) -> None:  # noqa: F811
+def test_experiments_of_others_keep_their_files_where_they_are(
+    place: Place,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     location = (tmp_path / "elsewhere" / "artifacts").as_uri()
     place.client.create_experiment("theirs", artifact_location=location)
     open_store(TrackingConfig(output=str(place.out)))
@@ -127,11 +137,15 @@ def test_a_store_that_is_written_elsewhere_does_not_move(place: Place, tmp_path:
     place.run("seed=0", "tracking.figures=none")
     with sqlite3.connect(place.out / "mlflow.db") as database:  # as the first machine knows it
         there = "file:///mnt/other/artifacts"
-        database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'fedsweep'", (there,))
+        database.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE name = 'fedsweep'", (there,)
+        )
     database.close()
     holder = hold(place.out, "sweep 'x'")
     try:
-        with pytest.raises(TrackingError, match=f"is being written by process {holder.pid} of .* by another name"):
+        with pytest.raises(
+            TrackingError, match=f"is being written by process {holder.pid} of .* by another name"
+        ):
             open_store(TrackingConfig(output=str(place.out)))
     finally:
         holder.kill()
@@ -160,12 +174,21 @@ def test_of_two_drivers_that_start_at_once_one_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The second starts when the first has not made a run yet; a dead one is in nobody's way."""
-    words = ["sweep", "default", *WORDS, f"tracking.output={place.out}", "tracking.figures=none", "seed=0"]
+    words = [
+        "sweep",
+        "default",
+        *WORDS,
+        f"tracking.output={place.out}",
+        "tracking.figures=none",
+        "seed=0",
+    ]
     holder = hold(place.out, "sweep 'default' of experiment fedsweep")
     try:
         assert main(words) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: sweep 'default' of experiment fedsweep is being run by process ")
+        assert error.startswith(
+            "error: sweep 'default' of experiment fedsweep is being run by process "
+        )
         assert f"process {holder.pid} of {os.uname().nodename} since 20" in error
         assert error.count("\n") == 1
         assert place.runs() == []
@@ -186,7 +209,10 @@ def test_a_sweep_holds_its_claim_to_its_end(
 
     def look() -> None:
         what = "sweep 'default' of experiment fedsweep"
-        with pytest.raises(RunnerError, match=f"is being run by process {os.getpid()} "), claim(place.out, what, "x"):
+        with (
+            pytest.raises(RunnerError, match=f"is being run by process {os.getpid()} "),
+            claim(place.out, what, "x"),
+        ):
             pass
         with claim(place.out, "sweep 'other' of experiment fedsweep", resume.driver_name()):
             seen.append(writer_of(place.out))
@@ -197,7 +223,23 @@ def test_a_sweep_holds_its_claim_to_its_end(
     assert not list(place.out.glob(".claim*"))
 
 
-NAMES = ["a?b", "a%20b", "a#b", "a b", "ä ☃", "a'b", 'a"b', "a;b", "a::b", "a[b]", "a*b", "a&b=c", "a@b:c", "a\\b", "~"]
+NAMES = [
+    "a?b",
+    "a%20b",
+    "a#b",
+    "a b",
+    "ä ☃",
+    "a'b",
+    'a"b',
+    "a;b",
+    "a::b",
+    "a[b]",
+    "a*b",
+    "a&b=c",
+    "a@b:c",
+    "a\\b",
+    "~",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,9 +30,15 @@ def a_sweep(progress: TrialProgress, clock: Clock) -> None:
     progress.round("a", RoundRecord(0, {"1_global/acc": 0.1}, time_s=2e9))
     for number in range(1, 5):
         clock.now += 2
-        samples = (load("cpu-0", 100.0, number), load("cpu-0", 20.0, number - 0.5), load("cpu-1", 80.0, number))
+        samples = (
+            load("cpu-0", 100.0, number),
+            load("cpu-0", 20.0, number - 0.5),
+            load("cpu-1", 80.0, number),
+        )
         lost = ("host cpu-1 lost; 1 chunk run again",) if number == 2 else ()
-        progress.round("a", RoundRecord(number, {"1_global/acc": number / 10}, {}, {}, samples, lost, 2e9))
+        progress.round(
+            "a", RoundRecord(number, {"1_global/acc": number / 10}, {}, {}, samples, lost, 2e9)
+        )
     progress.ended("a", "FINISHED", summary={"acc": 0.4, "ari": float("nan")})
     progress.started("b", "seed=1", 4)
     progress.goes_on("b", 3)
@@ -64,14 +70,39 @@ def test_lines_tell_rates_times_left_and_how_busy_the_hosts_are() -> None:
 
 def test_json_is_an_object_a_line_without_nan() -> None:
     events = [json.loads(line) for line in shown("json").splitlines()]
-    kinds = ["begin", "trial", "round", "round", "line", "round", "round", "round", "end", "trial", "line", "end"]
+    kinds = [
+        "begin",
+        "trial",
+        "round",
+        "round",
+        "line",
+        "round",
+        "round",
+        "round",
+        "end",
+        "trial",
+        "line",
+        "end",
+    ]
     assert [event["event"] for event in events] == kinds
-    assert all(event["time"] > 1e9 and not any(key.startswith("_") for key in event) for event in events)
+    assert all(
+        event["time"] > 1e9 and not any(key.startswith("_") for key in event) for event in events
+    )
     first = events[3]
-    assert (first["key"], first["round"], first["rounds"], first["rounds_per_s"], first["eta_s"]) == ("a", 1, 4, 0.5, 6)
+    assert (
+        first["key"],
+        first["round"],
+        first["rounds"],
+        first["rounds_per_s"],
+        first["eta_s"],
+    ) == ("a", 1, 4, 0.5, 6)
     assert first["hosts_cpu"] == {"cpu-0": 100.0, "cpu-1": 80.0}
     assert events[8]["metrics"] == {"acc": 0.4, "ari": None}
-    assert (events[-1]["status"], events[-1]["reason"], events[-1]["ended"]) == ("FAILED", "on purpose", 2)
+    assert (events[-1]["status"], events[-1]["reason"], events[-1]["ended"]) == (
+        "FAILED",
+        "on purpose",
+        2,
+    )
 
 
 def test_quiet_tells_failures_alone_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

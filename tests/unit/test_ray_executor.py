@@ -60,7 +60,9 @@ class FakeRay:
     def cancel(self, ref: Any) -> None:
         self.values[ref] = TaskCancelledError()
 
-    def wait(self, refs: list, num_returns: int, timeout: float | None, fetch_local: bool) -> tuple[list, list]:
+    def wait(
+        self, refs: list, num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> tuple[list, list]:
         ready = [ref for ref in refs if ref in self.values][:num_returns]
         return ready, [ref for ref in refs if ref not in ready]
 
@@ -73,7 +75,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     )  # a grid makes this process the server, so that it may make messages
     monkeypatch.setattr(ray_executor, "ray", fake)
     monkeypatch.setattr(ray_executor, "out_of_band", lambda: None)
-    monkeypatch.setattr(ray_executor, "NEAR_S", -1.0)  # whatever is behind another chunk is called back
+    monkeypatch.setattr(
+        ray_executor, "NEAR_S", -1.0
+    )  # whatever is behind another chunk is called back
     return fake
 
 
@@ -102,7 +106,9 @@ def test_a_chunk_that_was_called_back_is_waited_for_where_it_went(fake: FakeRay)
 
 def test_chunks_go_out_by_expected_seconds_then_by_cost(fake: FakeRay) -> None:
     runs = executor(fake, "a")
-    runs.submit([chunk(1, 1.0, cost=9.0), chunk(2, 3.0), chunk(3, 0.0, cost=5.0), chunk(4, 0.0, cost=7.0)])
+    runs.submit(
+        [chunk(1, 1.0, cost=9.0), chunk(2, 3.0), chunk(3, 0.0, cost=5.0), chunk(4, 0.0, cost=7.0)]
+    )
     for number in (2, 1, 4, 3):
         assert fake.sent[-1] == ("a", number)
         fake.end(number)

@@ -63,7 +63,11 @@ def test_a_diverged_trial_shows_in_its_cell():
 
 
 def test_a_metric_that_some_trials_of_a_cell_lack_says_so():
-    rows = [row("seed=0", acc=0.5, ari=1.0), row("seed=1", acc=0.7), row("seed=2", acc=0.6, ari=0.5)]
+    rows = [
+        row("seed=0", acc=0.5, ari=1.0),
+        row("seed=1", acc=0.7),
+        row("seed=2", acc=0.6, ari=0.5),
+    ]
     table = report.results_table(rows)
     assert report.texts(table)[1] == ["3", "60.0 ± 10.0", "0.75 ± 0.35 (2 of 3)"]
     assert table.numbers["recovered"].tolist() == [0.5]
@@ -76,7 +80,13 @@ def test_what_diverged_is_never_the_best(order: tuple[int, int]) -> None:
 
     values = [math.nan, 0.4]
     trials = [
-        SimpleNamespace(final={"client_acc": values[i]}, status="FINISHED", params={}, run_id=f"run{i}", command="make")
+        SimpleNamespace(
+            final={"client_acc": values[i]},
+            status="FINISHED",
+            params={},
+            run_id=f"run{i}",
+            command="make",
+        )
         for i in order
     ]
     places = [{"training.lr": str(i), "seed": "0"} for i in order]
@@ -93,10 +103,16 @@ def test_the_clients_own_models_on_the_test_set_have_a_column() -> None:
 
 
 def test_an_axis_that_some_trials_lack_makes_cells_of_its_own():
-    rows = [row("strategy=fedavg", acc=0.1), row("strategy=kmeans strategy.num_clusters=2", acc=0.2)]
+    rows = [
+        row("strategy=fedavg", acc=0.1),
+        row("strategy=kmeans strategy.num_clusters=2", acc=0.2),
+    ]
     cells = report.results_table(rows)
     assert len(cells.axes) == 2
-    assert report.markdown_table(cells).splitlines()[2:] == ["| fedavg | - | 1 | 10.0 |", "| kmeans | 2 | 1 | 20.0 |"]
+    assert report.markdown_table(cells).splitlines()[2:] == [
+        "| fedavg | - | 1 | 10.0 |",
+        "| kmeans | 2 | 1 | 20.0 |",
+    ]
 
 
 def test_all_trials_failed():
@@ -125,7 +141,12 @@ def test_an_axis_called_like_a_metric_stands_beside_it():
     lines = report.texts(table)
     assert lines[0] == ["wall_s", "rounds", "trials", "time (s)"]
     assert [line[:2] for line in lines[1:]] == [["10", "5"], ["10", "9"], ["20", "5"], ["20", "9"]]
-    assert [line[-1] for line in lines[1:]] == ["5.0 ± 0.0", "5.0 ± 0.0", "10.0 ± 0.0", "10.0 ± 0.0"]
+    assert [line[-1] for line in lines[1:]] == [
+        "5.0 ± 0.0",
+        "5.0 ± 0.0",
+        "10.0 ± 0.0",
+        "10.0 ± 0.0",
+    ]
 
 
 def test_no_metric_has_the_name_of_a_setting():
@@ -145,14 +166,27 @@ def test_whole_numbers_stay_whole_where_some_trials_lack_them():
     rows += [row(f"strategy=kmeans strategy.num_clusters={k} seed=0", acc=0.2) for k in (1, 2, 10)]
     trials = report.trials_table(rows)
     labels = report.with_labels(pd.DataFrame({"trial": range(4)}), trials)
-    assert labels["line"].tolist() == ["fedavg", "kmeans, 1 cluster", "kmeans, 2 clusters", "kmeans, 10 clusters"]
-    assert [line[1] for line in report.texts(report.results_table(rows))[1:]] == ["-", "1", "2", "10"]
+    assert labels["line"].tolist() == [
+        "fedavg",
+        "kmeans, 1 cluster",
+        "kmeans, 2 clusters",
+        "kmeans, 10 clusters",
+    ]
+    assert [line[1] for line in report.texts(report.results_table(rows))[1:]] == [
+        "-",
+        "1",
+        "2",
+        "10",
+    ]
     assert "2.0" not in trials.frame().to_csv()
 
 
 def test_panels_are_problems_and_lines_are_ways_to_solve_them():
     rows = [
-        row(f"shift=noise shift.noise_std={s} dataset.normalize={n} partition.alpha=0.1 strategy.alpha={a}", acc=0.1)
+        row(
+            f"shift=noise shift.noise_std={s} dataset.normalize={n} partition.alpha=0.1 strategy.alpha={a}",
+            acc=0.1,
+        )
         for s in (1, 2)
         for n in ("unit", "standard")
         for a in (0.1, 0.2)
@@ -176,7 +210,10 @@ def test_several_other_axes_become_panels():
 
 
 def test_figures_of_a_crossed_grid_have_no_panel_of_nothing():
-    rows = [row("strategy=fedavg seed=0", acc=0.1), row("strategy=flhc strategy.num_clusters=2 seed=0", acc=0.1)]
+    rows = [
+        row("strategy=fedavg seed=0", acc=0.1),
+        row("strategy=flhc strategy.num_clusters=2 seed=0", acc=0.1),
+    ]
     rows += [
         row(f"strategy=kmeans strategy.num_clusters={k} strategy.sketch={s} seed=0", acc=0.2)
         for k in (1, 2)
@@ -191,7 +228,11 @@ def test_figures_of_a_crossed_grid_have_no_panel_of_nothing():
 def grid(values):
     """Rows of one problem: number of clusters -> client accuracies of the seeds 0, 1, ..."""
     return [
-        row(f"partition=iid strategy.num_clusters={k} seed={seed}", client_acc=value, ari=1.0 if k == 4 else 0.5)
+        row(
+            f"partition=iid strategy.num_clusters={k} seed={seed}",
+            client_acc=value,
+            ari=1.0 if k == 4 else 0.5,
+        )
         for k, accuracies in values.items()
         for seed, value in enumerate(accuracies)
     ]
@@ -203,7 +244,9 @@ def marks(rows, metric="client_acc", test="t"):
 
 def test_the_interval_is_students_over_the_seeds():
     table = report.results_table(grid({1: [0.5, 0.6, 0.7]}))
-    assert table.numbers["client_acc_ci"][0] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # t(0.975, 2)
+    assert table.numbers["client_acc_ci"][0] == pytest.approx(
+        4.302653 * 0.1 / math.sqrt(3), rel=1e-6
+    )  # t(0.975, 2)
     assert "60.0 ± 10.0 [35.2, 84.8]" in report.texts(table, full=True)[1]
 
 
@@ -211,7 +254,10 @@ def test_two_seeds_have_a_range_and_no_interval():
     """Student's interval of .2 and .25 would be [-9.3, 54.3]."""
     table = report.results_table(grid({1: [0.2, 0.25], 2: [0.5]}))
     assert table.numbers["client_acc_ci"].isna().all()
-    assert [line[3] for line in report.texts(table, full=True)[1:]] == ["22.5 ± 3.5 (20.0 to 25.0)", "50.0"]
+    assert [line[3] for line in report.texts(table, full=True)[1:]] == [
+        "22.5 ± 3.5 (20.0 to 25.0)",
+        "50.0",
+    ]
 
 
 CLEAR = {1: [0.50, 0.52, 0.51], 2: [0.60, 0.61, 0.60], 4: [0.90, 0.92, 0.93]}
@@ -261,12 +307,19 @@ def test_a_row_that_diverged_is_never_the_best_and_loses_by_its_signs():
 def test_only_ways_to_solve_the_same_problem_are_compared(axis):
     rows = grid({1: [0.5, 0.51, 0.52], 4: [0.9, 0.92, 0.93]})
     first = [TrialRow({axis.strip("="): "0.1", **r.axes}, r.metrics) for r in rows]
-    easier = [TrialRow({**r.axes, axis.strip("="): "0.2"}, {**r.metrics, "client_acc": 0.99}) for r in first]
+    easier = [
+        TrialRow({**r.axes, axis.strip("="): "0.2"}, {**r.metrics, "client_acc": 0.99})
+        for r in first
+    ]
     assert marks(first + easier) == [False, True, False, False]
 
 
 def test_a_methods_own_settings_are_no_problem():
-    rows = [row(f"strategy.alpha={a} seed={i}", acc=a + i / 100 + a * i / 1000) for a in (0.1, 0.9) for i in range(3)]
+    rows = [
+        row(f"strategy.alpha={a} seed={i}", acc=a + i / 100 + a * i / 1000)
+        for a in (0.1, 0.9)
+        for i in range(3)
+    ]
     assert marks(rows, "acc") == [False, True]
 
 
@@ -277,8 +330,13 @@ def test_the_recovery_rate_is_the_share_of_trials_that_found_the_groups():
 
 
 def test_rounds_and_megabytes_to_a_target():
-    curve = pd.DataFrame({"round": [0, 1, 2, 3], "mb": [0.0, 2.0, 4.0, 6.0], "target": [0.1, math.nan, 0.8, 0.7]})
-    assert report.to_target(curve, report.Target.parse("0.8")) == {"rounds_to_target": 2.0, "mb_to_target": 4.0}
+    curve = pd.DataFrame(
+        {"round": [0, 1, 2, 3], "mb": [0.0, 2.0, 4.0, 6.0], "target": [0.1, math.nan, 0.8, 0.7]}
+    )
+    assert report.to_target(curve, report.Target.parse("0.8")) == {
+        "rounds_to_target": 2.0,
+        "mb_to_target": 4.0,
+    }
     missed = report.to_target(curve, report.Target("x", 0.9))
     assert math.isnan(missed["rounds_to_target"])
     rows = [row("seed=0", rounds_to_target=2.0, acc=0.1), row("seed=1", **missed, acc=0.1)]
@@ -308,7 +366,12 @@ def test_targets_are_read_or_refused():
         ([1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),
         ([1, 1, 2, 2, 3, 3], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),  # exact with ties too
         ([1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),
-        ([1, 2, 3, 4, -5], [0, 0, 0, 0, 0], "wilcoxon", 20 / 32),  # ranks 10 to 5: 20 of 32 sums are as far from 7.5
+        (
+            [1, 2, 3, 4, -5],
+            [0, 0, 0, 0, 0],
+            "wilcoxon",
+            20 / 32,
+        ),  # ranks 10 to 5: 20 of 32 sums are as far from 7.5
     ],
 )
 def test_paired_tests(first, second, test, p):
@@ -333,7 +396,9 @@ def test_rows_that_do_not_differ_are_marked_at_the_level_at_most(test, rows, see
 
 def test_latex_is_escaped_and_ruled_by_booktabs():
     text = report_text.latex(
-        [["a_b", "acc (%)"], ["x", report_text.Marked("91.0", " ± 1.0")]], "p < 0.05 & more", "my sweep"
+        [["a_b", "acc (%)"], ["x", report_text.Marked("91.0", " ± 1.0")]],
+        "p < 0.05 & more",
+        "my sweep",
     )
     assert r"a\_b & acc (\%) \\" in text
     assert r"x & \textbf{91.0} $\pm$ 1.0 \\" in text

@@ -12,7 +12,10 @@ from runner.tracking.describe import trial_params
 from runner.tracking.read import read_sweep
 
 TIERS = [
-    (name, full) for name in reproductions() for full in (False, True) if load_experiment(name).spec.full or not full
+    (name, full)
+    for name in reproductions()
+    for full in (False, True)
+    if load_experiment(name).spec.full or not full
 ]
 
 
@@ -53,12 +56,17 @@ def test_niid_bench_augments_cifar_as_the_baseline_does(full: bool) -> None:
 
 def test_an_experiments_trials_can_be_run_alone() -> None:
     trial = load_experiment("ifca_rotated_mnist").trials(["seed=0"])[0]
-    assert trial.command.startswith("python -m runner run experiment=ifca_rotated_mnist strategy.num_clusters=4")
+    assert trial.command.startswith(
+        "python -m runner run experiment=ifca_rotated_mnist strategy.num_clusters=4"
+    )
     assert compose([word.strip("'") for word in trial.command.split()[4:]]).key == trial.config.key
 
 
 def test_a_reproduction_from_the_command_to_the_table(
-    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    template: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("outputs").mkdir()
@@ -84,7 +92,9 @@ def test_a_reproduction_from_the_command_to_the_table(
     plan = load_experiment("gate")
     larger = plan.protocol.model_copy(update={"train_images": {"digits": 60000, "mnist": 60000}})
     plan = Experiment("gate", "cpu", plan.spec.model_copy(update={"cpu": larger}))
-    [note] = [note for note in conclude(plan, plan.trials(command[2:])).notes if note.startswith("NOT")]
+    [note] = [
+        note for note in conclude(plan, plan.trials(command[2:])).notes if note.startswith("NOT")
+    ]
     assert note == "NOT the full data: 1,437 training images of digits, the protocol has 60,000."
 
 
@@ -94,11 +104,16 @@ def test_a_reproduction_from_the_command_to_the_table(
         (["gat"], "unknown experiment 'gat'. Did you mean 'gate'?"),
         ([], "name an experiment: cfl, "),
         (["drift"], "experiment 'drift' says nothing to reproduce; those that do: cfl, "),
-        (["gate", "--full"], "experiment 'gate' has no full protocol beside its only one; leave out --full"),
+        (
+            ["gate", "--full"],
+            "experiment 'gate' has no full protocol beside its only one; leave out --full",
+        ),
         (["gate", "rounds=0"], "rounds=0: it has to be a whole number from 1 to 1000000"),
     ],
 )
-def test_bad_input_is_one_line(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["reproduce", *words]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -23,7 +23,9 @@ NODES = range(1, 10**12 + 1)
 
 def test_flowers_sampling_never_lists_the_nodes():
     grid = inline_grid(AppSpec("key", ClientApp, {}, len(NODES), {}))
-    strategy = FedAvg(fraction_train=1e-11, fraction_evaluate=2e-11, min_train_nodes=1, min_evaluate_nodes=1)
+    strategy = FedAvg(
+        fraction_train=1e-11, fraction_evaluate=2e-11, min_train_nodes=1, min_evaluate_nodes=1
+    )
     record = ArrayRecord()
     with _sampling_from_a_range():
         train = list(strategy.configure_train(1, record, ConfigRecord(), grid))
@@ -50,7 +52,10 @@ def rounds_with_a_central_test(
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        content = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
+        content = {
+            "arrays": message.content["arrays"],
+            "metrics": MetricRecord({"num-examples": 1}),
+        }
         return Message(RecordDict(content), reply_to=message)
 
     @app.evaluate()
@@ -59,14 +64,19 @@ def rounds_with_a_central_test(
         did.append("evaluate")
         before = context.state.metric_records.get("count", {"n": 0})["n"]
         context.state["count"] = MetricRecord({"n": before + 1})
-        return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1, "seen": before})}), reply_to=message)
+        return Message(
+            RecordDict({"metrics": MetricRecord({"num-examples": 1, "seen": before})}),
+            reply_to=message,
+        )
 
     @app.query("test")
     def test(message: Message, context: Context) -> Message:
         did.append("test")
         assert not len(context.state)
         size = message.content["config"]["stop"] - message.content["config"]["start"]
-        metrics = MetricRecord({"loss_sum": 2.0 * size, "correct": 0.25 * size, "num-examples": size})
+        metrics = MetricRecord(
+            {"loss_sum": 2.0 * size, "correct": 0.25 * size, "num-examples": size}
+        )
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     grid = inline_grid(AppSpec("key", lambda: app, {}, 3, {}), chunk_size=1)
@@ -77,7 +87,11 @@ def rounds_with_a_central_test(
         did.append(f"ask {number}")
         return ask_scores(grid, {"global": arrays}, {"global": range(3)}, np.zeros(3, int), 4000)
 
-    rounds = list(run_rounds(FedAvg(min_train_nodes=3, min_evaluate_nodes=3), grid, start, loop, ask_scores=ask))
+    rounds = list(
+        run_rounds(
+            FedAvg(min_train_nodes=3, min_evaluate_nodes=3), grid, start, loop, ask_scores=ask
+        )
+    )
     return rounds, grid.states
 
 
@@ -111,7 +125,9 @@ def test_scores_come_although_clients_missed_the_deadline():
 MIN = {"min_train_nodes": 4, "min_evaluate_nodes": 4}
 
 
-def train_once(strategy: FedAvg, share: float = 0.0, together: bool = False, **loop: object) -> Round:
+def train_once(
+    strategy: FedAvg, share: float = 0.0, together: bool = False, **loop: object
+) -> Round:
     """One round of four clients. Client 3 has arrays of another shape; only client 0 answers the sketch query."""
     app = ClientApp()
 
@@ -154,7 +170,11 @@ class Sketches(FedAvg):
 
     def aggregate_train(self, server_round, replies):
         if self.after:
-            ask(self._grid, "query.sketch", {node: RecordDict() for node in self._grid.get_node_ids()})
+            ask(
+                self._grid,
+                "query.sketch",
+                {node: RecordDict() for node in self._grid.get_node_ids()},
+            )
         return super().aggregate_train(server_round, replies)
 
 
@@ -169,7 +189,9 @@ def test_replies_are_counted_one_by_one_and_in_partial_means() -> None:
 
 
 def test_a_reply_that_no_mean_can_take_is_none_that_trained() -> None:
-    with pytest.raises(TrialError, match="3 of 4 clients trained, fewer than .*=0.9; first error: client 3"):
+    with pytest.raises(
+        TrialError, match="3 of 4 clients trained, fewer than .*=0.9; first error: client 3"
+    ):
         train_once(FedAvg(**MIN), share=0.9, together=True)
 
 

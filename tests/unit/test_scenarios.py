@@ -20,9 +20,13 @@ from tests.trials import digits, events_of, small
 LABELS = np.arange(120) % 6
 
 
-def _rows(tmp_path: Path, shift: ShiftConfig, partition: PartitionConfig | None = None, clients: int = 8) -> list:
+def _rows(
+    tmp_path: Path, shift: ShiftConfig, partition: PartitionConfig | None = None, clients: int = 8
+) -> list:
     made = make_shift(shift, clients, 6, seed=3)
-    rows = group_partition(partition or PartitionConfig(), LABELS, made, 3, tmp_path, replicate=shift.replicate)
+    rows = group_partition(
+        partition or PartitionConfig(), LABELS, made, 3, tmp_path, replicate=shift.replicate
+    )
     return [made, rows]
 
 
@@ -31,7 +35,9 @@ def test_replication_gives_each_group_all_images(tmp_path: Path) -> None:
     shift, rows = _rows(tmp_path, ShiftConfig(name="rotation", groups=4, replicate=True))
     assert [len(own) for own in rows] == [60] * 8
     for group in range(4):
-        together = np.concatenate([rows[client] for client in np.flatnonzero(shift.groups == group)])
+        together = np.concatenate(
+            [rows[client] for client in np.flatnonzero(shift.groups == group)]
+        )
         assert sorted(together) == list(range(120))
     assert sorted(rows[0]) != sorted(rows[1])  # groups are split each in its own way
 
@@ -82,7 +88,9 @@ def test_a_groups_test_set_holds_its_classes_alone() -> None:
 
 
 def test_a_drift_changes_what_a_client_sees_from_its_round_on() -> None:
-    data = FederatedData.build(digits(), small("shift=inversion", "shift.drift_round=2", "shift.drift_fraction=1"))
+    data = FederatedData.build(
+        digits(), small("shift=inversion", "shift.drift_round=2", "shift.drift_fraction=1")
+    )
     assert [data.phase(number) for number in (0, 1, 2, 3)] == [0, 0, 1, 1]
     assert data.groups_in(1).tolist() == [1, 0] * 4
     for client in (0, 1):
@@ -109,7 +117,9 @@ def test_every_scenario_on_images_of_every_kind(scenario: str, shape: tuple[int,
     y = np.arange(400) % 10
     x = rng.integers(0, 256, (400, *shape), np.uint8)
     names = tuple("abcdefghij")
-    images = ImageData("any", "0", "", names, x, y, x[:50], y[:50], (0.0,) * shape[0], (1.0,) * shape[0])
+    images = ImageData(
+        "any", "0", "", names, x, y, x[:50], y[:50], (0.0,) * shape[0], (1.0,) * shape[0]
+    )
     config = compose([f"shift={scenario.split()[0]}", *SHIFTS[scenario]])
     data = FederatedData.build(images, config)
     groups = data.summary(config).groups
@@ -169,8 +179,16 @@ def test_newcomers_join_in_their_round(strategy: str) -> None:
 
 def test_a_drift_is_scored_against_the_groups_of_its_time() -> None:
     """IFCA chooses anew each round, and follows; the agreement is that with the groups of the round."""
-    words = ["shift=inversion", "shift.drift_round=5", "strategy=ifca", "strategy.num_clusters=2", "rounds=6"]
-    config = small("resources=inline", *words, "num_clients=12", "training.lr=0.1", "training.epochs=3")
+    words = [
+        "shift=inversion",
+        "shift.drift_round=5",
+        "strategy=ifca",
+        "strategy.num_clusters=2",
+        "rounds=6",
+    ]
+    config = small(
+        "resources=inline", *words, "num_clients=12", "training.lr=0.1", "training.epochs=3"
+    )
     _, _, *rounds, _ = events_of(config)
     groups = [tuple(record.clients["group"]) for record in rounds]
     assert groups[0] == groups[3] == tuple([0, 1] * 6)
@@ -205,7 +223,9 @@ def test_the_oracle_follows_the_groups_of_the_round(words: list[str]) -> None:
 
 
 def test_clustering_traffic_is_counted() -> None:
-    _, _, *rounds, _ = events_of(small("resources=inline", "strategy=clove", "strategy.num_clusters=2", "rounds=2"))
+    _, _, *rounds, _ = events_of(
+        small("resources=inline", "strategy=clove", "strategy.num_clusters=2", "rounds=2")
+    )
     metrics = rounds[0].metrics
     # Two models down to be chosen from, one to be trained, one to be evaluated.
     assert metrics["4_comm/mb_down"] == pytest.approx(4 * metrics["4_comm/mb_up"])
@@ -214,7 +234,13 @@ def test_clustering_traffic_is_counted() -> None:
 
 @pytest.mark.parametrize("shift", ["label_groups", "noise", "morphology", "inversion"])
 def test_every_shift_runs(shift: str) -> None:
-    words = ["strategy=ifca", "strategy.num_clusters=2", "rounds=1", f"shift={shift}", "shift.groups=2"]
+    words = [
+        "strategy=ifca",
+        "strategy.num_clusters=2",
+        "rounds=1",
+        f"shift={shift}",
+        "shift.groups=2",
+    ]
     _, _, record, _ = events_of(small("resources=inline", *words))
     assert 0 <= record.metrics["3_clients/test_acc"] <= 1
 
@@ -223,14 +249,20 @@ def test_every_shift_runs(shift: str) -> None:
     ("words", "sentence"),
     [
         (["shift=inversion", "shift.groups=3"], "there are only 2 kinds; lower shift.groups"),
-        (["shift=label_groups", "shift.drift_round=3"], "shift.drift_round does not apply to shift=label_groups"),
+        (
+            ["shift=label_groups", "shift.drift_round=3"],
+            "shift.drift_round does not apply to shift=label_groups",
+        ),
         (
             ["shift.newcomers=0.5", "strategy.min_available_nodes=6"],
             "the 5 clients there are before shift.join_round=2",
         ),
         (["strategy=fedper", "model=logreg"], "the head would be the whole model"),
         (["strategy=scaffold", "training=adam"], "set training.optimizer=sgd"),
-        (["strategy=ifca", "strategy.num_clusters=11"], "num_clusters=11 is more than num_clients=10"),
+        (
+            ["strategy=ifca", "strategy.num_clusters=11"],
+            "num_clusters=11 is more than num_clients=10",
+        ),
         (["strategy=ditto", "privacy=fixed_server"], "strategy=ditto takes none; set"),
     ],
 )

@@ -16,11 +16,17 @@ from runner.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 
 
-def stops_at(config: StopConfig, values: list[float], name: str = "3_clients/acc") -> tuple[int | None, str]:
+def stops_at(
+    config: StopConfig, values: list[float], name: str = "3_clients/acc"
+) -> tuple[int | None, str]:
     """Return the round in which the rules end a trial whose rounds take 2 s and move 3 MiB each."""
     rules = StopRules(config)
     for number, value in enumerate(values):
-        metrics = {name: value, "5_time/round_s": 2.0 if number else 0.0, "4_comm/mb_total": 3.0 * number}
+        metrics = {
+            name: value,
+            "5_time/round_s": 2.0 if number else 0.0,
+            "4_comm/mb_total": 3.0 * number,
+        }
         if reason := rules.update(RoundRecord(number, metrics)):
             return number, reason
     return None, ""
@@ -61,12 +67,20 @@ def test_only_rules_that_are_set_are_part_of_the_key() -> None:
 
 
 def test_a_metric_that_nobody_logs_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown metric '3_clients/ac'. Did you mean '3_clients/acc'"):
+    with pytest.raises(
+        ConfigError, match="unknown metric '3_clients/ac'. Did you mean '3_clients/acc'"
+    ):
         compose(["stop.metric=3_clients/ac"])
 
 
 def test_a_trial_stops_alike_when_it_was_interrupted(tmp_path) -> None:
-    config = small("rounds=9", "stop.metric=1_global/loss", "stop.mode=min", "stop.min_delta=0.3", "stop.patience=1")
+    config = small(
+        "rounds=9",
+        "stop.metric=1_global/loss",
+        "stop.mode=min",
+        "stop.min_delta=0.3",
+        "stop.patience=1",
+    )
     whole = events_of(config)
     last = whole[-2]
     assert 1 < last.round < 9

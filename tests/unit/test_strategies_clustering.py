@@ -22,14 +22,25 @@ from tests.fakes import record
 
 
 def _net(body: float, head: float, count: int = 0) -> ArrayRecord:
-    arrays = {"body.weight": [[body]], "body.steps": [[count]], "fc.weight": [[head, 0.0]], "fc.bias": [head]}
+    arrays = {
+        "body.weight": [[body]],
+        "body.steps": [[count]],
+        "fc.weight": [[head, 0.0]],
+        "fc.bias": [head],
+    }
     kinds = {"body.steps": np.int64}
-    return ArrayRecord({key: Array(np.array(v, kinds.get(key, np.float32))) for key, v in arrays.items()})
+    return ArrayRecord(
+        {key: Array(np.array(v, kinds.get(key, np.float32))) for key, v in arrays.items()}
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("updates", [2.0, 3.0, 0.0, 3.0]), ("weights", [3.0, 5.0, 0.0, 5.0]), ("last_layer", [3.0, 0.0, 3.0])],
+    [
+        ("updates", [2.0, 3.0, 0.0, 3.0]),
+        ("weights", [3.0, 5.0, 0.0, 5.0]),
+        ("last_layer", [3.0, 0.0, 3.0]),
+    ],
 )
 def test_representation_of_a_client(kind: str, expected: list[float]) -> None:
     """Updates are model - common; counters are left out; the last layer is the last module's arrays."""
@@ -102,7 +113,9 @@ def test_silhouette_of_singletons_is_not_defined() -> None:
     assert np.isnan(silhouette)
 
 
-def test_fewer_different_rows_than_clusters_give_fewer_clusters(recwarn: pytest.WarningsRecorder) -> None:
+def test_fewer_different_rows_than_clusters_give_fewer_clusters(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     labels, _ = kmeans(np.ones((3, 2), np.float32), 2, "euclidean", seed=0)
     assert set(labels.tolist()) == {0}
     assert not recwarn.list
@@ -113,7 +126,9 @@ def test_weights_and_updates_agree_only_from_a_common_start() -> None:
     common = record(100.0, -100.0)
     models = [record(104, -100), record(100, -96), record(103, -100), record(100, -97)]
     for kind in ("weights", "updates"):
-        labels, _ = kmeans(represent(models, common, kind, Layout.by_dtype(common)), 2, "euclidean", seed=0)
+        labels, _ = kmeans(
+            represent(models, common, kind, Layout.by_dtype(common)), 2, "euclidean", seed=0
+        )
         assert canonical(range(4), labels.tolist()) == {0: 0, 1: 1, 2: 0, 3: 1}
 
 

@@ -18,7 +18,11 @@ COMMON: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 AXES: dict[str, dict[str, tuple[Any, ...]]] = {
     "kmeans": {**COMMON, "recluster_every": (0, 2), "stable_after": (0, 2), "sketch": (0, 64)},
-    "flhc": {**COMMON, "linkage": ("average", "complete", "single", "ward"), "threshold": (None, 0.5)},
+    "flhc": {
+        **COMMON,
+        "linkage": ("average", "complete", "single", "ward"),
+        "threshold": (None, 0.5),
+    },
 }
 
 
@@ -29,8 +33,12 @@ def _allowed(name: str, s: dict[str, Any]) -> bool:
         return False
     if name == "kmeans":
         return s["distance"] != "manhattan" and (update or not s["sketch"])
-    euclidean = s["linkage"] == "ward" or s["gate"] or (s["threshold"] is None and s["choose_k"] != "given")
-    return s["representation"] not in ("losses", "data") and not (s["distance"] == "manhattan" and euclidean)
+    euclidean = (
+        s["linkage"] == "ward" or s["gate"] or (s["threshold"] is None and s["choose_k"] != "given")
+    )
+    return s["representation"] not in ("losses", "data") and not (
+        s["distance"] == "manhattan" and euclidean
+    )
 
 
 @pytest.mark.parametrize("name", AXES)

@@ -9,14 +9,24 @@ from sklearn.metrics.pairwise import cosine_similarity
 from strategies.cfl import bipartition, groups_apart, update_norms
 from strategies.clustering import at_length_one, kmeans_split
 from strategies.fedgroup import decomposed_cosines
-from strategies.grouping import HowMany, between, choose_k, cut_tree, find_groups, rotation_p_value, tree_split
+from strategies.grouping import (
+    HowMany,
+    between,
+    choose_k,
+    cut_tree,
+    find_groups,
+    rotation_p_value,
+    tree_split,
+)
 from strategies.pacfl import principal_angles
 from strategies.stocfl import merge
 
 
 def _blobs(centres: int, each: int, spread: float, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return np.concatenate([10 * np.eye(8)[c] + spread * rng.normal(size=(each, 8)) for c in range(centres)])
+    return np.concatenate(
+        [10 * np.eye(8)[c] + spread * rng.normal(size=(each, 8)) for c in range(centres)]
+    )
 
 
 def test_cut_tree_by_hand() -> None:
@@ -40,7 +50,9 @@ def test_each_rule_counts_clear_groups(rule: str, wanted: int) -> None:
 
 def test_the_gap_counts_clear_groups_in_the_plane() -> None:
     rng = np.random.default_rng(0)
-    points = np.concatenate([np.array(c) + 0.5 * rng.normal(size=(20, 2)) for c in ((0, 0), (0, 10), (10, 3))])
+    points = np.concatenate(
+        [np.array(c) + 0.5 * rng.normal(size=(20, 2)) for c in ((0, 0), (0, 10), (10, 3))]
+    )
     assert choose_k(points, tree_split("ward"), HowMany(choose_k="gap"), seed=0) == 3
 
 
@@ -50,14 +62,21 @@ def test_the_gap_says_one_where_there_is_no_group() -> None:
 
 
 def test_no_more_groups_than_allowed() -> None:
-    assert choose_k(_blobs(4, 6, 0.5, 1), kmeans_split(0), HowMany(choose_k="silhouette", max_clusters=3), 0) <= 3
+    assert (
+        choose_k(
+            _blobs(4, 6, 0.5, 1), kmeans_split(0), HowMany(choose_k="silhouette", max_clusters=3), 0
+        )
+        <= 3
+    )
 
 
 def test_equal_clients_are_one_group() -> None:
     same = np.ones((6, 3))
     assert rotation_p_value(same, groups_apart, 0.05, seed=0) == 1.0
     for rule in ("given", "silhouette"):
-        found = find_groups(same, kmeans_split(0), HowMany(num_clusters=2, choose_k=rule, gate=0.05), seed=0)
+        found = find_groups(
+            same, kmeans_split(0), HowMany(num_clusters=2, choose_k=rule, gate=0.05), seed=0
+        )
         assert found.labels.tolist() == [0] * 6
         assert np.isnan(found.silhouette)
 
@@ -93,8 +112,12 @@ def test_rotations_are_of_the_clients_before_the_method_saw_them() -> None:
         assert not np.allclose(rotated, points)
 
 
-@pytest.mark.parametrize(("level", "drawn", "p_value"), [(0.01, 1, 1.0), (0.05, 5, 1.0), (0.0005, 1, 1.0)])
-def test_the_gate_ends_when_its_level_is_out_of_reach(level: float, drawn: int, p_value: float) -> None:
+@pytest.mark.parametrize(
+    ("level", "drawn", "p_value"), [(0.01, 1, 1.0), (0.05, 5, 1.0), (0.0005, 1, 1.0)]
+)
+def test_the_gate_ends_when_its_level_is_out_of_reach(
+    level: float, drawn: int, p_value: float
+) -> None:
     """At .05 five of 99 rotations may be as good as the clients, less one: the fifth ends it (Besag and Clifford)."""
     scores = []
 
@@ -106,7 +129,9 @@ def test_the_gate_ends_when_its_level_is_out_of_reach(level: float, drawn: int, 
     assert len(scores) == 1 + drawn
 
 
-@pytest.mark.parametrize(("rule", "dimensions"), [("given", 3), ("given", 200), ("silhouette", 200)])
+@pytest.mark.parametrize(
+    ("rule", "dimensions"), [("given", 3), ("given", 200), ("silhouette", 200)]
+)
 def test_the_gates_level_on_normal_clients(dimensions: int, rule: str) -> None:
     """40 draws of 12 equal clients seen by angle, with few and many parameters of unequal variance: about 2 splits.
 
@@ -127,7 +152,10 @@ def test_the_gates_level_on_normal_clients(dimensions: int, rule: str) -> None:
 def test_a_cut_by_threshold_only_asks_the_gate() -> None:
     labels = np.array([0, 1, 0, 1])
     points = np.array([[0.0], [10.0], [0.1], [10.1]])
-    assert find_groups(points, tree_split("average"), HowMany(num_clusters=3), 0, labels=labels).labels is labels
+    assert (
+        find_groups(points, tree_split("average"), HowMany(num_clusters=3), 0, labels=labels).labels
+        is labels
+    )
 
 
 def test_update_norms_by_hand() -> None:
@@ -191,7 +219,10 @@ def test_a_cluster_is_cut_as_in_the_authors_code(seed: int) -> None:
 )
 def test_stocfl_merges_by_hand(tau: float, renamed: dict[int, int], sizes: dict[int, int]) -> None:
     rows = [(1, 0), (0.8, 0.6), (0, 1)]
-    means, counts = {c: np.array(row, np.float32) for c, row in enumerate(rows)}, dict.fromkeys(range(3), 1)
+    means, counts = (
+        {c: np.array(row, np.float32) for c, row in enumerate(rows)},
+        dict.fromkeys(range(3), 1),
+    )
     assert merge(means, counts, tau) == renamed
     assert counts == sizes
     if tau == 0.65:

@@ -10,7 +10,14 @@ from flwr.serverapp import strategy as flower
 
 from runner.config import PrivacyConfig, StrategyConfig, TrialConfig
 from runner.errors import ConfigError
-from strategies import STRATEGIES, Clustered, Resumable, build_strategy, is_weighted_mean, wrap_privacy
+from strategies import (
+    STRATEGIES,
+    Clustered,
+    Resumable,
+    build_strategy,
+    is_weighted_mean,
+    wrap_privacy,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLUSTERED = {"kmeans", "flhc", "cfl", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust", "oracle"}
@@ -23,7 +30,9 @@ def _params(name: str, **changes: Any) -> dict[str, Any]:
 
 def _build(name: str, **changes: Any) -> flower.Strategy:
     params, groups = _params(name, **changes), {node: node % 2 for node in range(1, 9)}
-    return build_strategy(name, params, seed=1, num_clients=8, client_learning_rate=0.05, groups=groups)
+    return build_strategy(
+        name, params, seed=1, num_clients=8, client_learning_rate=0.05, groups=groups
+    )
 
 
 def test_every_name_of_the_configuration_has_a_strategy_and_a_file() -> None:
@@ -92,7 +101,11 @@ def test_each_setting_reaches_the_strategy(name: str, key: str, value: Any) -> N
 
 def test_server_settings_reach_the_election() -> None:
     strategy: Any = _build("kmeans", server={"rule": "random", "ewma": 0.25})
-    assert (strategy.election.rule.rule, strategy.election.rule.ewma, strategy.election.seed) == ("random", 0.25, 1)
+    assert (strategy.election.rule.rule, strategy.election.rule.ewma, strategy.election.seed) == (
+        "random",
+        0.25,
+        1,
+    )
 
 
 def test_qfedavg_takes_the_clients_learning_rate() -> None:
@@ -141,7 +154,10 @@ def test_what_can_not_work_is_refused() -> None:
     ("strategy", "reason"),
     [
         ({"name": "kmeans", "representation": "data"}, "only updates have an angle"),
-        ({"name": "flhc", "representation": "losses", "distance": "euclidean"}, "belongs to strategy=kmeans"),
+        (
+            {"name": "flhc", "representation": "losses", "distance": "euclidean"},
+            "belongs to strategy=kmeans",
+        ),
         ({"name": "kmeans", "distance": "manhattan"}, "goes with strategy=flhc"),
         ({"name": "cfl", "fraction_train": 0.5}, "every member in every round"),
         ({"name": "fesem", "num_clusters": 11}, "more than num_clients=10"),
@@ -164,7 +180,9 @@ def test_a_strategy_of_somebody_else_is_no_weighted_mean() -> None:
         pass
 
     assert not is_weighted_mean(Mine())
-    assert not is_weighted_mean(flower.FedAvg(train_metrics_aggr_fn=lambda _replies, _key: flower.FedAvg))
+    assert not is_weighted_mean(
+        flower.FedAvg(train_metrics_aggr_fn=lambda _replies, _key: flower.FedAvg)
+    )
 
 
 @pytest.mark.parametrize("where", ["server", "client"])
@@ -210,7 +228,10 @@ def test_no_privacy_is_no_wrapper() -> None:
 
 def test_protocols() -> None:
     assert isinstance(_build("kmeans"), Clustered)
-    assert all(isinstance(_build(name), Clustered) and isinstance(_build(name), Resumable) for name in CLUSTERED)
+    assert all(
+        isinstance(_build(name), Clustered) and isinstance(_build(name), Resumable)
+        for name in CLUSTERED
+    )
     assert not isinstance(_build("local"), Clustered)
     assert isinstance(_build("kmeans"), Resumable)
     assert isinstance(_build("local"), Resumable)

@@ -11,7 +11,9 @@ from strategies.selection import Load, ServerRule, load_scores, rank, robust_sca
 RULE = ServerRule()
 
 
-def _rank(rule: ServerRule = RULE, scores: dict[int, float] | None = None, **kwargs: Any) -> list[int]:
+def _rank(
+    rule: ServerRule = RULE, scores: dict[int, float] | None = None, **kwargs: Any
+) -> list[int]:
     scores = scores or {1: 0.5, 2: 0.4, 3: 0.2}
     defaults: dict[str, Any] = {"incumbent": None, "tenure": 0, "turn": 0, "seed": (0, 1, 0)}
     examples = kwargs.pop("examples", {})
@@ -120,7 +122,9 @@ def test_lowest_score_serves_and_ties_go_to_the_lower_id() -> None:
         (2, 0.10, [2, 3, 1]),  # far better, but the incumbent has served two rounds only
     ],
 )
-def test_hysteresis_and_tenure_keep_the_incumbent(tenure: int, score: float, expected: list[int]) -> None:
+def test_hysteresis_and_tenure_keep_the_incumbent(
+    tenure: int, score: float, expected: list[int]
+) -> None:
     assert _rank(scores={1: 0.5, 2: 0.4, 3: score}, incumbent=2, tenure=tenure) == expected
 
 

@@ -24,7 +24,9 @@ def test_spearman_by_hand() -> None:
     """Ranks (1, 2, 3, 4) and (1, 3, 2, 4): 1 - 6 x 2 / (4 x 15) = .8. Ties have their mean rank."""
     assert spearman([1, 2, 3, 40], [1, 9, 5, 10]) == pytest.approx(0.8)
     assert spearman([1, 2, 3], [9, 4, 1]) == pytest.approx(-1)
-    assert spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(0.75**0.5)  # ranks 1.5, 1.5, 3: 1.5 / sqrt(1.5 x 2)
+    assert spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(
+        0.75**0.5
+    )  # ranks 1.5, 1.5, 3: 1.5 / sqrt(1.5 x 2)
     assert isnan(spearman([1, 1], [1, 2]))
     assert isnan(spearman([1], [1]))
 
@@ -46,7 +48,11 @@ def test_the_modes() -> None:
     assert load_on_device("hybrid", 3, 7, measured, 5) == device.scaled(measured)
     assert load_on_device("simulated", 3, 7, measured, 5) == device.scaled(nominal(5))
     assert load_on_device("simulated", 3, 7, None, 5) is not None
-    assert load_on_device("simulated", 3, 7, measured, None) is load_on_device("hybrid", 3, 7, None, 5) is None
+    assert (
+        load_on_device("simulated", 3, 7, measured, None)
+        is load_on_device("hybrid", 3, 7, None, 5)
+        is None
+    )
 
 
 def test_devices_are_drawn_per_client_from_the_seed() -> None:
@@ -55,7 +61,9 @@ def test_devices_are_drawn_per_client_from_the_seed() -> None:
     assert device_of(0, 5) == devices[4] != device_of(1, 5)
     for column in zip(*devices, strict=True):
         assert 1 / SPREAD <= min(column) < 0.3 < 3 < max(column) <= SPREAD
-        assert sum(value < 1 for value in column) == pytest.approx(200, abs=50)  # 5 deviations of a fair coin
+        assert sum(value < 1 for value in column) == pytest.approx(
+            200, abs=50
+        )  # 5 deviations of a fair coin
 
 
 def _task(node: int, kind: str, down: float, up: float) -> TaskRecord:
@@ -86,8 +94,12 @@ def test_several_models_in_a_message_are_a_broadcast() -> None:
 
 def test_the_servers_numbers_are_in_tables_that_compare_servers() -> None:
     final = {"client_acc": 0.9, "handovers": 3.0, "server_regret": 0.25, "wall_s": 1.0}
-    rules = [TrialRow({"strategy.server.rule": rule, "seed": "0"}, final) for rule in ("load", "random")]
+    rules = [
+        TrialRow({"strategy.server.rule": rule, "seed": "0"}, final) for rule in ("load", "random")
+    ]
     table = markdown_table(results_table(rules))
     assert "regret" in table
     assert "0.250" in table
-    assert "regret" not in markdown_table(results_table([TrialRow({"strategy": "kmeans", "seed": "0"}, final)]))
+    assert "regret" not in markdown_table(
+        results_table([TrialRow({"strategy": "kmeans", "seed": "0"}, final)])
+    )

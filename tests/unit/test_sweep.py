@@ -42,11 +42,15 @@ class Place:
 
     out: Path
 
-    def run(self, *words: str, restart: Restart | None = None, alone: bool = False) -> tuple[Outcome, str]:
+    def run(
+        self, *words: str, restart: Restart | None = None, alone: bool = False
+    ) -> tuple[Outcome, str]:
         """Run the small sweep (or one trial) and return what became of it, and what it said."""
         words = (*WORDS, f"tracking.output={self.out}", *words)
         trials = [Trial(compose(words), {}, words)] if alone else expand("default", words)[1]
-        plan = SweepPlan(None if alone else "default", "", "the command", trials, restart or Restart())
+        plan = SweepPlan(
+            None if alone else "default", "", "the command", trials, restart or Restart()
+        )
         text = io.StringIO()
         outcome, _ = run_sweep(plan, Lines(Console(file=text, width=200)))
         return outcome, text.getvalue()
@@ -54,14 +58,20 @@ class Place:
     def runs(self, kind: str = "trial") -> list[Run]:
         client = self.client
         experiment = client.get_experiment_by_name("fedsweep").experiment_id
-        return list(client.search_runs([experiment], f"tags.kind = '{kind}'", order_by=["attributes.start_time"]))
+        return list(
+            client.search_runs(
+                [experiment], f"tags.kind = '{kind}'", order_by=["attributes.start_time"]
+            )
+        )
 
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.out}/mlflow.db")
 
     def steps(self, run: Run, key: str = "1_global/acc") -> list[int]:
-        return sorted(metric.step for metric in self.client.get_metric_history(run.info.run_id, key))
+        return sorted(
+            metric.step for metric in self.client.get_metric_history(run.info.run_id, key)
+        )
 
 
 @pytest.fixture
@@ -80,7 +90,12 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
         def dying(config: object, *args: object, **kwargs: object) -> Iterator[object]:
             for event in run_trial(config, *args, **kwargs):  # type: ignore[arg-type]
                 yield event
-                if isinstance(event, RoundRecord) and event.round == after and left[0] and config.seed == 0:  # type: ignore[attr-defined]
+                if (
+                    isinstance(event, RoundRecord)
+                    and event.round == after
+                    and left[0]
+                    and config.seed == 0
+                ):  # type: ignore[attr-defined]
                     left[0] -= 1
                     raise TrialError("on purpose")
 
@@ -106,7 +121,9 @@ def test_only_what_is_new_is_run(place: Place) -> None:
     assert fresh.rows[0].metrics["acc"] == first.rows[0].metrics["acc"]
 
 
-def test_a_trial_that_dies_goes_on_from_its_checkpoint(place: Place, dies: Callable[[int, int], None]) -> None:
+def test_a_trial_that_dies_goes_on_from_its_checkpoint(
+    place: Place, dies: Callable[[int, int], None]
+) -> None:
     dies(1, 2)
     outcome, text = place.run("seed=0,1")
     assert outcome.exit_status == 0
@@ -120,7 +137,10 @@ def test_a_trial_that_dies_too_often_fails_alone_and_can_be_tried_again(
 ) -> None:
     dies(1, 3)
     outcome, text = place.run("seed=0,1", "resources.max_retries=2")
-    assert (outcome.exit_status, outcome.failures) == (1, [("shift=none partition=iid seed=0", "on purpose")])
+    assert (outcome.exit_status, outcome.failures) == (
+        1,
+        [("shift=none partition=iid seed=0", "on purpose")],
+    )
     assert "FAILED: on purpose" in text
     assert {run.info.status for run in place.runs()} == {"FAILED", "FINISHED"}
     outcome, text = place.run("seed=0,1")
@@ -129,7 +149,9 @@ def test_a_trial_that_dies_too_often_fails_alone_and_can_be_tried_again(
     outcome, text = place.run("seed=0,1", restart=Restart(retry_failed=True))
     assert outcome.exit_status == 0
     assert "goes on after round 1" in text
-    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [
+        ("FINISHED", [0, 1, 2])
+    ] * 2
     assert all("reason" not in run.data.tags for run in [*place.runs(), *place.runs("sweep")])
     assert [run.info.status for run in place.runs("sweep")] == ["FINISHED"]
 
@@ -144,13 +166,19 @@ def test_a_trial_with_too_few_replies_keeps_its_clients_tracebacks(
     outcome, _ = place.run("seed=0", "training.engine=sequential", "resources.max_retries=0")
     assert outcome.exit_status == 1
     [[_, reason]] = outcome.failures
-    assert reason.startswith("round 1: 0 of 2 clients trained, fewer than strategy.min_fit_fraction=0.5")
+    assert reason.startswith(
+        "round 1: 0 of 2 clients trained, fewer than strategy.min_fit_fraction=0.5"
+    )
     [run] = place.runs()
     kept = Path(place.client.download_artifacts(run.info.run_id, "traceback.txt")).read_text()
-    assert kept.count("in broken") == kept.count('raise ZeroDivisionError("no images of cats")') == 2, kept
+    assert (
+        kept.count("in broken") == kept.count('raise ZeroDivisionError("no images of cats")') == 2
+    ), kept
 
 
-def test_a_round_whose_log_was_lost_is_logged_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_whose_log_was_lost_is_logged_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The driver dies when rounds 1 and 2 are computed, but only round 0 is in the store."""
     from runner.tracking.runs import TrialRun
 
@@ -190,10 +218,15 @@ def leave_running(place: Place, driver: str) -> None:
 
 
 def test_runs_of_a_dead_driver_are_closed_and_gone_on_with(place: Place) -> None:
-    leave_running(place, f"{platform.node()} {os.getpid()} 1.00")  # this process id, started at another time
+    leave_running(
+        place, f"{platform.node()} {os.getpid()} 1.00"
+    )  # this process id, started at another time
     outcome, _ = place.run("seed=0")
     assert outcome.exit_status == 0
-    assert [run.info.status for run in [*place.runs(), *place.runs("sweep")]] == ["FINISHED", "FINISHED"]
+    assert [run.info.status for run in [*place.runs(), *place.runs("sweep")]] == [
+        "FINISHED",
+        "FINISHED",
+    ]
 
 
 def test_a_living_driver_is_left_alone(place: Place) -> None:
@@ -202,14 +235,21 @@ def test_a_living_driver_is_left_alone(place: Place) -> None:
     from runner.load import process_started
 
     for run in [*place.runs(), *place.runs("sweep")]:
-        place.client.set_tag(run.info.run_id, "driver", f"{platform.node()} {parent} {process_started(parent):.2f}")
-    with pytest.raises(RunnerError, match=rf"sweep 'default' is being run by process {parent}; wait for it"):
+        place.client.set_tag(
+            run.info.run_id, "driver", f"{platform.node()} {parent} {process_started(parent):.2f}"
+        )
+    with pytest.raises(
+        RunnerError, match=rf"sweep 'default' is being run by process {parent}; wait for it"
+    ):
         place.run("seed=0")
 
 
 def test_a_driver_of_another_machine_is_asked_about(place: Place) -> None:
     leave_running(place, "elsewhere 12 3.00")
-    with pytest.raises(RunnerError, match="left RUNNING by process 12 of elsewhere, .* add --take-over if it is gone"):
+    with pytest.raises(
+        RunnerError,
+        match="left RUNNING by process 12 of elsewhere, .* add --take-over if it is gone",
+    ):
         place.run("seed=0")
     outcome, _ = place.run("seed=0", restart=Restart(take_over=True))
     assert outcome.exit_status == 0
@@ -223,7 +263,9 @@ def test_who_is_alive() -> None:
 
 def test_storage_that_cannot_be_written_is_refused(place: Place) -> None:
     (place.out / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"storage_path: .*/file/x.* can't be written .*; name another folder"):
+    with pytest.raises(
+        CheckpointError, match=r"storage_path: .*/file/x.* can't be written .*; name another folder"
+    ):
         place.run("seed=0", f"checkpoint.storage_path={place.out}/file/x")
     assert place.runs("sweep") == []
 
@@ -232,7 +274,12 @@ def test_long_trials_come_first() -> None:
     def trial(*words: str) -> Trial:
         return Trial(compose(words), {}, words)
 
-    trials = [trial("rounds=2"), trial("rounds=4"), trial("rounds=2", "training.epochs=3"), trial("rounds=2", "seed=1")]
+    trials = [
+        trial("rounds=2"),
+        trial("rounds=4"),
+        trial("rounds=2", "training.epochs=3"),
+        trial("rounds=2", "seed=1"),
+    ]
     prepared = {t.config.key: Prepared(None, None, 100, 1000, "") for t in trials}
     same = {t.config.key: 650 for t in trials}
     assert longest_first(trials, prepared, same) == [trials[2], trials[1], trials[0], trials[3]]
@@ -240,7 +287,9 @@ def test_long_trials_come_first() -> None:
     assert longest_first(trials, prepared, larger) == [trials[3], trials[2], trials[1], trials[0]]
 
 
-def test_halving_ends_the_losers_and_goes_on_after_an_interrupt(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halving_ends_the_losers_and_goes_on_after_an_interrupt(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rungs at rounds 1 and 2 of 4; one of three goes on. The driver ends while the first trial waits."""
     words = ["seed=0", "rounds=4", "training.lr=.0001,.1,.001", "halving.axis=training.lr"]
 
@@ -264,7 +313,9 @@ def test_halving_ends_the_losers_and_goes_on_after_an_interrupt(place: Place, mo
     assert "3 finished, 0 failed; 0 to run" in text
 
 
-def test_a_sweep_with_nothing_left_does_not_start_ray(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_with_nothing_left_does_not_start_ray(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place.run("seed=0")
 
     def no_ray(*args: object) -> None:
@@ -285,7 +336,9 @@ def report_of(place: Place) -> tuple[str, bool]:
     return run.data.tags["report"], "report.md" in files
 
 
-def test_a_lost_report_is_told_and_made_by_the_same_command(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_report_is_told_and_made_by_the_same_command(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("runner.tracking.writer.Writer.settle", lambda self: False)
         outcome, _ = place.run("seed=0")
@@ -299,15 +352,23 @@ def test_a_lost_report_is_told_and_made_by_the_same_command(place: Place, monkey
     assert (outcome.exit_status, outcome.missing, report_of(place)) == (0, "", ("made", True))
 
 
-def test_a_report_that_cannot_be_made_ends_no_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_cannot_be_made_ends_no_sweep(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*args: object) -> None:
         raise ValueError("no axes")
 
     monkeypatch.setattr("runner.sweep.report", broken)
     outcome, _ = place.run("seed=0")
     assert outcome.exit_status == 1
-    assert "is missing: ValueError: no axes; make it with: python -m runner report default" in outcome.missing
-    assert [run.info.status for run in [*place.runs(), *place.runs("sweep")]] == ["FINISHED", "FINISHED"]
+    assert (
+        "is missing: ValueError: no axes; make it with: python -m runner report default"
+        in outcome.missing
+    )
+    assert [run.info.status for run in [*place.runs(), *place.runs("sweep")]] == [
+        "FINISHED",
+        "FINISHED",
+    ]
 
 
 def test_rows_have_the_grids_order_and_a_trial_its_own_rounds(place: Place) -> None:
@@ -339,11 +400,20 @@ def test_rows_have_the_grids_order_and_a_trial_its_own_rounds(place: Place) -> N
     assert [row.metrics["acc"] for row in old.rows()] == [row.metrics["acc"] for row in first.rows]
 
 
-def test_a_sweep_of_an_earlier_version_is_refused_and_told_anew_by_its_command(place: Place) -> None:
+def test_a_sweep_of_an_earlier_version_is_refused_and_told_anew_by_its_command(
+    place: Place,
+) -> None:
     place.run("seed=0")
     [run] = place.runs("sweep")
     place.client.delete_tag(run.info.run_id, "layout")
-    report = ["report", "default", f"tracking.output={place.out}", "--out", str(place.out / "report"), "--quiet"]
+    report = [
+        "report",
+        "default",
+        f"tracking.output={place.out}",
+        "--out",
+        str(place.out / "report"),
+        "--quiet",
+    ]
     assert main(report) == 2
     place.run("seed=0")
     assert main(report) == 0

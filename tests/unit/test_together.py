@@ -24,7 +24,9 @@ def grid_of(config: TrialConfig) -> EngineGrid:
     return make_grid(config, split.on(digits()), None, digits(), split)
 
 
-def exchange(grid: EngineGrid, arrays: ArrayRecord, kind: str, nodes: range, **config: Any) -> list[Message]:
+def exchange(
+    grid: EngineGrid, arrays: ArrayRecord, kind: str, nodes: range, **config: Any
+) -> list[Message]:
     content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1, **config})})
     return grid.send_and_receive([Message(content, node, kind) for node in nodes])
 
@@ -37,7 +39,9 @@ def test_replies_are_those_of_the_sequential_trainer(words: list[str]) -> None:
         arrays = initial_model(grid)[0]
         grid.drain()
         nodes = range(1, 9)
-        replies[engine] = exchange(grid, arrays, "train", nodes) + exchange(grid, arrays, "evaluate", nodes)
+        replies[engine] = exchange(grid, arrays, "train", nodes) + exchange(
+            grid, arrays, "evaluate", nodes
+        )
         trace = grid.drain()
         assert trace.events == []
         tasks[engine] = trace.tasks
@@ -46,10 +50,14 @@ def test_replies_are_those_of_the_sequential_trainer(words: list[str]) -> None:
         assert list(a.content) == list(b.content)
         for name, values in a.content.array_records.items():
             for key, array in values.items():
-                np.testing.assert_allclose(b.content[name][key].numpy(), array.numpy(), rtol=0, atol=TOLERANCE)
+                np.testing.assert_allclose(
+                    b.content[name][key].numpy(), array.numpy(), rtol=0, atol=TOLERANCE
+                )
         for key, value in a.content["metrics"].items():
             assert b.content["metrics"][key] == pytest.approx(value, rel=1e-4)
-    in_order = [sorted(own, key=lambda task: (task.message_type, task.node_id)) for own in tasks.values()]
+    in_order = [
+        sorted(own, key=lambda task: (task.message_type, task.node_id)) for own in tasks.values()
+    ]
     for a, b in zip(*in_order, strict=True):
         assert (a.node_id, a.message_type, a.bytes_in, a.bytes_out) == (
             b.node_id,
@@ -92,7 +100,8 @@ def test_load_is_shared_by_the_examples_seen() -> None:
 def test_a_trial_is_the_same_up_to_rounding() -> None:
     for words in (["strategy=fedavg"], ["strategy=local"]):
         (_, one), (_, many) = (
-            outcome(events_of(small(f"training.engine={engine}", *words))) for engine in ("sequential", "vectorized")
+            outcome(events_of(small(f"training.engine={engine}", *words)))
+            for engine in ("sequential", "vectorized")
         )
         for a, b in zip(one, many, strict=True):
             assert b == pytest.approx(a, rel=1e-3, abs=1e-3, nan_ok=True)
@@ -117,18 +126,24 @@ def test_what_can_not_run_together_runs_one_by_one_and_says_why_once() -> None:
     assert notes(*words) == [why + "Small has no batched form"]
 
 
-@pytest.mark.parametrize("words", [["privacy=fixed_client", "privacy.clipping_norm=0.1"], ["privacy=adaptive_client"]])
+@pytest.mark.parametrize(
+    "words", [["privacy=fixed_client", "privacy.clipping_norm=0.1"], ["privacy=adaptive_client"]]
+)
 def test_clipping_on_the_clients_goes_through_the_mod(words: list[str]) -> None:
     assert notes(*words) == []
     (_, one), (_, many) = (
-        outcome(events_of(small(f"training.engine={engine}", *words))) for engine in ("sequential", "vectorized")
+        outcome(events_of(small(f"training.engine={engine}", *words)))
+        for engine in ("sequential", "vectorized")
     )
     for a, b in zip(one, many, strict=True):
         assert b == pytest.approx(a, rel=1e-3, abs=1e-3, nan_ok=True)
 
 
 METHODS = {
-    "ifca": ["strategy.num_clusters=3", "strategy.fraction_train=0.5"],  # some are evaluated before they ever trained
+    "ifca": [
+        "strategy.num_clusters=3",
+        "strategy.fraction_train=0.5",
+    ],  # some are evaluated before they ever trained
     "clove": ["strategy.num_clusters=3"],
     "fedsoft": ["strategy.num_clusters=3"],
     "scaffold": ["training.momentum=0.5"],
@@ -142,14 +157,19 @@ METHODS = {
 @pytest.mark.parametrize("strategy", METHODS)
 def test_methods_together_are_methods_one_by_one(strategy: str) -> None:
     words = [f"strategy={strategy}", "shift=rotation", "shift.groups=2", *METHODS[strategy]]
-    events = {engine: events_of(small(f"training.engine={engine}", *words)) for engine in ("sequential", "vectorized")}
+    events = {
+        engine: events_of(small(f"training.engine={engine}", *words))
+        for engine in ("sequential", "vectorized")
+    }
     assert not [event for record in events["vectorized"] for event in getattr(record, "events", ())]
     (_, one), (_, many) = (outcome(own) for own in events.values())
     for a, b in zip(one, many, strict=True):
         assert b == pytest.approx(a, rel=1e-3, abs=1e-3, nan_ok=True)
 
 
-def test_a_failing_program_leaves_each_client_its_own_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_program_leaves_each_client_its_own_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("no luck")
 
@@ -161,7 +181,9 @@ def test_a_failing_program_leaves_each_client_its_own_reply(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("method", ["ditto", "local", "scaffold"])
-def test_a_chunk_that_fails_late_leaves_no_state_behind(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+def test_a_chunk_that_fails_late_leaves_no_state_behind(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     """Its clients had trained, and kept what they keep, when it failed: alone, each begins anew."""
     grids = [grid_of(small("resources.chunk_size=8")) for _ in range(2)]
     arrays = initial_model(grids[0])[0]
@@ -173,7 +195,9 @@ def test_a_chunk_that_fails_late_leaves_no_state_behind(monkeypatch: pytest.Monk
         with monkeypatch.context() as patched:
             if fails:
                 patched.setattr(together, "_num_examples", lambda reply: 1 / 0)
-            replies = grid.send_and_receive([Message(content, node, "train") for node in range(1, 9)])
+            replies = grid.send_and_receive(
+                [Message(content, node, "train") for node in range(1, 9)]
+            )
         assert not [reply for reply in replies if reply.has_error()]
         states.append([grid.states[node] for node in range(1, 9)])
     assert "a chunk runs client by client after ZeroDivisionError" in grids[1].drain().events[0]
@@ -189,7 +213,8 @@ def test_one_clients_fault_is_not_its_neighbours() -> None:
     arrays = initial_model(grid)[0]
     del arrays["hidden.bias"]
     assert all(
-        "missing ['hidden.bias']" in reply.error.reason for reply in exchange(grid, arrays, "train", range(1, 9))
+        "missing ['hidden.bias']" in reply.error.reason
+        for reply in exchange(grid, arrays, "train", range(1, 9))
     )
 
 
@@ -211,23 +236,36 @@ def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     assert sizes == [8, 4, 2, 2, 2, 2]
     for a, b in zip(expected, actual, strict=True):
         for key, array in a.content["arrays"].items():
-            np.testing.assert_allclose(b.content["arrays"][key].numpy(), array.numpy(), rtol=0, atol=TOLERANCE)
+            np.testing.assert_allclose(
+                b.content["arrays"][key].numpy(), array.numpy(), rtol=0, atol=TOLERANCE
+            )
     assert "4 go together" in grids[1].drain().events[0]
 
 
 @pytest.mark.parametrize(
-    ("clients", "sizes"), [(1, [1]), (2, [1, 1]), (5, [2, 3]), (8, [4, 4]), (10, [5, 5]), (512, [8] * 64)]
+    ("clients", "sizes"),
+    [(1, [1]), (2, [1, 1]), (5, [2, 3]), (8, [4, 4]), (10, [5, 5]), (512, [8] * 64)],
 )
 def test_chunks_that_run_together(clients: int, sizes: list[int]) -> None:
-    assert [len(chunk) for chunk in make_chunks(["train"] * clients, [1.0] * clients, together=4)] == sizes
+    assert [
+        len(chunk) for chunk in make_chunks(["train"] * clients, [1.0] * clients, together=4)
+    ] == sizes
 
 
 def test_options_that_are_off_leave_the_key_alone() -> None:
-    keys = [small(*words).key for words in ([], ["training.augment=none"], ["training.augment=flip"])]
+    keys = [
+        small(*words).key for words in ([], ["training.augment=none"], ["training.augment=flip"])
+    ]
     assert keys[0] == keys[1] != keys[2]
-    assert small().training.canonical().keys() == TrainingConfig.model_fields.keys() - {"augment", "precision"}
+    assert small().training.canonical().keys() == TrainingConfig.model_fields.keys() - {
+        "augment",
+        "precision",
+    }
     assert small("training.precision=bf16").key not in keys
 
 
 def test_the_engine_is_part_of_the_key() -> None:
-    assert len({small(f"training.engine={engine}").key for engine in ("sequential", "vectorized")}) == 2
+    assert (
+        len({small(f"training.engine={engine}").key for engine in ("sequential", "vectorized")})
+        == 2
+    )

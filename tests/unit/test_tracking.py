@@ -40,7 +40,12 @@ def started(classes=10):
 
 
 def record(number):
-    clients = {"round": [number] * 4, "client": range(4), "eval_acc": [0.1, 0.2, 0.3, 0.4], "eval_loss": [1.0] * 4}
+    clients = {
+        "round": [number] * 4,
+        "client": range(4),
+        "eval_acc": [0.1, 0.2, 0.3, 0.4],
+        "eval_loss": [1.0] * 4,
+    }
     assigned = {
         "round": [number] * 4, "client": range(4), "cluster": [0, 1, 0, 1], "server": [True, True, False, False],
         "score": [0.1] * 4, "tenure": [1] * 4,
@@ -48,7 +53,12 @@ def record(number):
     load = (LoadSample(100.0 + number, "host-0", "node-0", 90.0, 300.0, 50.0, 40.0),)
     metrics = {"1_global/acc": number / 10, "1_global/loss": 1.0, "2_clusters/c0_acc": 0.5}
     return RoundRecord(
-        number, metrics, clients, assigned if number else {}, load, ("host-0 was lost",) if number else ()
+        number,
+        metrics,
+        clients,
+        assigned if number else {},
+        load,
+        ("host-0 was lost",) if number else (),
     )
 
 
@@ -56,11 +66,16 @@ def result():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         state = {k: v.numpy() for k, v in build_model("logreg", (1, 8, 8), 10).state_dict().items()}
-    return TrialResult("key", {"global": state}, "abc", {"acc": 0.9, "ari": 1.0}, np.eye(10, dtype=int), (1, 8, 8))
+    return TrialResult(
+        "key", {"global": state}, "abc", {"acc": 0.9, "ari": 1.0}, np.eye(10, dtype=int), (1, 8, 8)
+    )
 
 
 def runs(tracker):
-    return {run.info.run_name: run for run in tracker.store.client.search_runs([tracker.store.experiment_id])}
+    return {
+        run.info.run_name: run
+        for run in tracker.store.client.search_runs([tracker.store.experiment_id])
+    }
 
 
 def artifacts(tracker, run_id, path=None):
@@ -77,7 +92,9 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     with Tracker(cfg, clock=lambda: 1000.0) as tracker:
         tracker.tags["cluster"] = "2 CPUs on 1 node"
         sweep = tracker.start_sweep("grid", "sweepkey", "why", {"seed": "0,1"}, "make sweep")
-        trial = sweep.start_trial(TRIAL, {"partition": "iid", "strategy.num_clusters": "4", "seed": "0"}, command)
+        trial = sweep.start_trial(
+            TRIAL, {"partition": "iid", "strategy.num_clusters": "4", "seed": "0"}, command
+        )
         trial.started(started())
         for number in range(3):
             trial.round(record(number))
@@ -100,14 +117,22 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     assert "why" in parent.data.tags["mlflow.note.content"]
 
     params = child.data.params
-    assert (params["partition"], params["strategy.num_clusters"], params["seed"]) == ("iid", "4", "0")
+    assert (params["partition"], params["strategy.num_clusters"], params["seed"]) == (
+        "iid",
+        "4",
+        "0",
+    )
     assert params["training.lr"] == "0.02"
     assert params["strategy.server.rule"] == "load"
     assert "partition.alpha" not in params  # does not apply to iid
     assert not any(key.startswith("tracking") for key in params)
 
     history = client.get_metric_history(child.info.run_id, "1_global/acc")
-    assert [(m.step, m.value, m.timestamp) for m in history] == [(0, 0.0, 10**6), (1, 0.1, 10**6), (2, 0.2, 10**6)]
+    assert [(m.step, m.value, m.timestamp) for m in history] == [
+        (0, 0.0, 10**6),
+        (1, 0.1, 10**6),
+        (2, 0.2, 10**6),
+    ]
     assert client.get_metric_history(child.info.run_id, "0_final/ari")[0].step == 0
 
     dataset = child.inputs.dataset_inputs[0].dataset
@@ -143,7 +168,9 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
 
 
 def test_config_artifact_is_the_resolved_config_without_secrets(cfg, tmp_path):
-    secret = TRIAL.model_copy(update={"tracking": TrackingConfig(uri="https://me:hunter2@host/x?token=abc")})
+    secret = TRIAL.model_copy(
+        update={"tracking": TrackingConfig(uri="https://me:hunter2@host/x?token=abc")}
+    )
     with Tracker(cfg) as tracker:
         trial = tracker.start_trial(secret)
         assert trial.name == "digits iid kmeans seed=0"
@@ -188,7 +215,9 @@ def test_more_metrics_than_a_batch_holds(cfg):
     with Tracker(cfg) as tracker:
         trial = tracker.start_trial(TRIAL)
         trial.round(RoundRecord(1, {f"2_clusters/c{i}_acc": 0.5 for i in range(1500)}))
-    assert len(tracker.store.client.get_run(trial.run_id).data.metrics) == 1501  # and the number of the round
+    assert (
+        len(tracker.store.client.get_run(trial.run_id).data.metrics) == 1501
+    )  # and the number of the round
 
 
 def test_log_models_off(cfg):
@@ -202,7 +231,9 @@ def test_log_models_off(cfg):
 def test_a_model_that_cannot_be_traced_is_kept_as_weights(cfg, tmp_path):
     from safetensors.numpy import load_file
 
-    trial = TRIAL.model_copy(update={"model": TRIAL.model.model_copy(update={"name": "no.such.Module"})})
+    trial = TRIAL.model_copy(
+        update={"model": TRIAL.model.model_copy(update={"name": "no.such.Module"})}
+    )
     with Tracker(cfg) as tracker:
         run = tracker.start_trial(trial)
         run.started(started())
@@ -210,8 +241,14 @@ def test_a_model_that_cannot_be_traced_is_kept_as_weights(cfg, tmp_path):
     stored = tracker.store.client.get_run(run.run_id)
     assert stored.info.status == "FINISHED"
     assert "models.not_traced" in stored.data.tags
-    weights = load_file(tracker.store.client.download_artifacts(run.run_id, "models/global.safetensors", str(tmp_path)))
-    assert all(np.array_equal(weights[key], value) for key, value in result().models["global"].items())
+    weights = load_file(
+        tracker.store.client.download_artifacts(
+            run.run_id, "models/global.safetensors", str(tmp_path)
+        )
+    )
+    assert all(
+        np.array_equal(weights[key], value) for key, value in result().models["global"].items()
+    )
 
 
 def test_an_event_that_is_refused_costs_its_run_alone(cfg):
@@ -317,7 +354,9 @@ def test_a_run_whose_driver_died_when_it_was_made_is_completed(cfg):
         tracker.writer.flush()
         [whole] = runs(tracker).values()
         tags = {"trial.key": TRIAL.key, "kind": "trial"}
-        bare = tracker.store.client.create_run(tracker.store.experiment_id, tags=tags, run_name="bare").info.run_id
+        bare = tracker.store.client.create_run(
+            tracker.store.experiment_id, tags=tags, run_name="bare"
+        ).info.run_id
         [past] = past_trials(tracker.store, None, [TRIAL.key]).values()
         assert (past.run_id, past.params) == (bare, {})
         tracker.start_trial(TRIAL, {"seed": "0"}, past=past).finish(result())
@@ -336,8 +375,16 @@ def test_a_loss_that_is_no_number_is_read_back_as_one(cfg):
         trial = sweep.start_trial(TRIAL, {"seed": "0"}, "command")
         trial.started(started())
         for number in (0, 1):
-            rows = {"round": [number] * 2, "client": [0, 1], "eval_acc": [0.1, 0.5], "eval_loss": [lost, 1.0]}
-            metrics = {"3_clients/loss": lost if number else 1.0, "3_clients/nonfinite": float(number)}
+            rows = {
+                "round": [number] * 2,
+                "client": [0, 1],
+                "eval_acc": [0.1, 0.5],
+                "eval_loss": [lost, 1.0],
+            }
+            metrics = {
+                "3_clients/loss": lost if number else 1.0,
+                "3_clients/nonfinite": float(number),
+            }
             trial.round(RoundRecord(number, metrics, rows))
         trial.finish(TrialResult("key", {}, "abc", {"client_test_acc": lost}, None, (1, 8, 8)))
         sweep.finish()

@@ -109,7 +109,10 @@ def test_steps_and_epochs(hp: dict, sizes: list[int]) -> None:
 
 
 def test_steps_are_counted() -> None:
-    assert train(linear(1), *zeros(*[0] * 10), LocalTraining(batch_size=4, steps=5), seed=0)["steps"] == 5
+    assert (
+        train(linear(1), *zeros(*[0] * 10), LocalTraining(batch_size=4, steps=5), seed=0)["steps"]
+        == 5
+    )
 
 
 def test_no_examples_is_an_error() -> None:
@@ -203,7 +206,9 @@ def test_defaults_are_those_of_the_configuration() -> None:
     assert {k: getattr(config, k) for k in shared} == {k: getattr(hp, k) for k in shared}
     assert (config.steps, hp.steps) == (None, 0)
     # Everything that the configuration can say is read: decay goes into lr, threads is the app's.
-    assert set(TrainingConfig.model_fields) - {"lr_decay", "threads", "engine"} == shared | {"steps"}
+    assert set(TrainingConfig.model_fields) - {"lr_decay", "threads", "engine"} == shared | {
+        "steps"
+    }
 
 
 def test_config_record_keys() -> None:
@@ -225,8 +230,14 @@ def test_unknown_optimizer() -> None:
     ("how", "expected"),
     [
         ((0, 0, 1), [[2, 1, 0], [5, 4, 3]]),
-        ((0, 1, 0), [[1, 2, 1], [4, 5, 4]]),  # what comes into view is reflected: column 3 is column 1
-        ((0, -1, 1), [[1, 0, 1], [4, 3, 4]]),  # mirrored: 2 1 0, moved the other way, and column -1 is column 1
+        (
+            (0, 1, 0),
+            [[1, 2, 1], [4, 5, 4]],
+        ),  # what comes into view is reflected: column 3 is column 1
+        (
+            (0, -1, 1),
+            [[1, 0, 1], [4, 3, 4]],
+        ),  # mirrored: 2 1 0, moved the other way, and column -1 is column 1
         ((1, 0, 0), [[3, 4, 5], [0, 1, 2]]),
     ],
 )

@@ -18,7 +18,9 @@ QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
 @pytest.mark.parametrize("name", options("strategy"))
 def test_every_strategy_runs_and_learns(name: str) -> None:
     words = ["model=mlp"] if name == "fedper" else []  # its head would be all of a linear model
-    started, first, *rounds, result = events_of(small(*QUICK, f"strategy={name}", "rounds=3", *words))
+    started, first, *rounds, result = events_of(
+        small(*QUICK, f"strategy={name}", "rounds=3", *words)
+    )
     assert isinstance(started, TrialStarted)
     assert isinstance(result, TrialResult)
     assert [record.round for record in rounds] == [1, 2, 3]
@@ -69,7 +71,9 @@ def test_rotated_groups_are_found_and_pay_off() -> None:
     """The answer is known: four rotations, four clusters; and clustered clients beat one global model."""
     words = ["num_clients=20", "model=logreg", "training.epochs=5", "rounds=6", "shift=rotation"]
     for seed in (0, 1, 2):
-        *_, clustered = events_of(small(*words, f"seed={seed}", "strategy=kmeans", "strategy.warmup_rounds=2"))
+        *_, clustered = events_of(
+            small(*words, f"seed={seed}", "strategy=kmeans", "strategy.warmup_rounds=2")
+        )
         *_, plain = events_of(small(*words, f"seed={seed}", "strategy=fedavg"))
         assert clustered.summary["ari"] == 1.0
         assert clustered.summary["client_acc"] > plain.summary["client_acc"] + 0.15
@@ -84,13 +88,20 @@ def test_one_cluster_is_fedavg_to_the_bit() -> None:
 def test_the_server_rule_changes_no_weight() -> None:
     rules = ("load", "load_once", "random", "round_robin", "largest_data")
     words = [*QUICK, "strategy=kmeans", "strategy.num_clusters=2"]
-    results = {rule: outcome(events_of(small(*words, f"strategy.server.rule={rule}"))) for rule in rules}
+    results = {
+        rule: outcome(events_of(small(*words, f"strategy.server.rule={rule}"))) for rule in rules
+    }
     assert len({result[0] for result in results.values()}) == 1
 
 
 def test_sampling_takes_a_fraction_and_is_seeded() -> None:
     def clients(seed: int) -> list[list[int]]:
-        words = [*QUICK, "strategy.fraction_train=0.25", "strategy.fraction_evaluate=0", f"seed={seed}"]
+        words = [
+            *QUICK,
+            "strategy.fraction_train=0.25",
+            "strategy.fraction_evaluate=0",
+            f"seed={seed}",
+        ]
         return [list(r.clients["client"]) for r in events_of(small(*words))[2:-1]]
 
     assert [len(chosen) for chosen in clients(0)] == [3, 3]
@@ -109,7 +120,9 @@ def test_a_dotted_model_trains() -> None:
 
 
 def test_the_choice_of_servers_is_kept_with_its_inputs() -> None:
-    _, _, _, last, _ = events_of(small(*QUICK, "shift=rotation", "strategy=kmeans", "strategy.warmup_rounds=1"))
+    _, _, _, last, _ = events_of(
+        small(*QUICK, "shift=rotation", "strategy=kmeans", "strategy.warmup_rounds=1")
+    )
     rows = last.assignments
     assert len(rows["client"]) == 12
     assert sum(rows["server"]) == len(set(rows["cluster"]))

@@ -51,14 +51,20 @@ def test_a_disk_without_room_for_checkpoints_fails_trials_alone_and_loses_nothin
     monkeypatch.setattr(checkpoint, "write_atomically", no_room)
     outcome, text = place.run("seed=0,1")
     [(label, reason)] = outcome.failures
-    assert (label, outcome.exit_status, len(outcome.rows)) == ("shift=none partition=iid seed=0", 1, 2)
+    assert (label, outcome.exit_status, len(outcome.rows)) == (
+        "shift=none partition=iid seed=0",
+        1,
+        2,
+    )
     assert "No space left on device; make room there" in reason
     assert "\n" not in reason
     assert "retry" not in text  # another try would find the same disk
     outcome, text = place.run("seed=0,1", restart=Restart(retry_failed=True))
     assert outcome.exit_status == 0
     assert "goes on after round 1" in text
-    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [
+        ("FINISHED", [0, 1, 2])
+    ] * 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
@@ -126,14 +132,24 @@ def test_a_database_that_cannot_grow_delays_and_loses_nothing(
     outcome, _ = place.run("seed=0", "tracking.patience_s=0.1", "tracking.figures=none")
     limits[0].__exit__(None, None, None)  # type: ignore[attr-defined]
     assert (outcome.exit_status, outcome.failures) == (1, [])
-    assert outcome.missing.startswith("the report of sweep 'default' is missing: MLflow did not answer, ")
-    assert outcome.missing.endswith("make it with: python -m runner flush && python -m runner report default")
+    assert outcome.missing.startswith(
+        "the report of sweep 'default' is missing: MLflow did not answer, "
+    )
+    assert outcome.missing.endswith(
+        "make it with: python -m runner flush && python -m runner report default"
+    )
     assert list((place.out / "spill").iterdir())
     assert main(["flush", f"tracking.output={place.out}"]) == 0
     [run] = place.runs()
     assert (run.info.status, place.steps(run)) == ("FINISHED", [0, 1, 2])
     assert not list((place.out / "spill").iterdir())
-    report = ["report", "default", f"tracking.output={place.out}", "--out", str(place.out / "report")]
+    report = [
+        "report",
+        "default",
+        f"tracking.output={place.out}",
+        "--out",
+        str(place.out / "report"),
+    ]
     assert main(report) == 0
     assert (place.out / "report" / "report.md").exists()
 
@@ -184,12 +200,18 @@ def test_a_run_that_is_deleted_while_it_is_written_costs_that_run_alone(
     assert (outcome.exit_status, outcome.failures, len(outcome.rows)) == (1, [], 2)
     assert "not whole in the store: 'none iid seed=0' (" in outcome.missing
     assert text.count("could not be written") == 1
-    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])]
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [
+        ("FINISHED", [0, 1, 2])
+    ]
     again, text = place.run(*words)
     assert "run before: 1 finished, 0 failed; 1 to run" in text
     assert again.exit_status == 0
-    assert [row.metrics["acc"] for row in again.rows] == [row.metrics["acc"] for row in outcome.rows]
-    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+    assert [row.metrics["acc"] for row in again.rows] == [
+        row.metrics["acc"] for row in outcome.rows
+    ]
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [
+        ("FINISHED", [0, 1, 2])
+    ] * 2
 
 
 def test_an_entry_that_is_refused_is_made_good_by_the_next_session(
@@ -214,8 +236,12 @@ def test_an_entry_that_is_refused_is_made_good_by_the_next_session(
     ]  # fmt: skip
     again, _ = place.run(*words)
     assert again.exit_status == 0
-    assert [row.metrics["acc"] for row in again.rows] == [row.metrics["acc"] for row in outcome.rows]
-    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [("FINISHED", [0, 1, 2])] * 2
+    assert [row.metrics["acc"] for row in again.rows] == [
+        row.metrics["acc"] for row in outcome.rows
+    ]
+    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [
+        ("FINISHED", [0, 1, 2])
+    ] * 2
 
 
 def test_a_database_that_is_held_from_the_start_is_refused_in_one_line(
@@ -266,7 +292,10 @@ def test_a_report_that_cannot_be_written_is_refused_in_one_line(
 ) -> None:
     place.run("seed=0")
     (place.out / "file").write_text("")
-    assert main(["report", "default", f"tracking.output={place.out}", "--out", f"{place.out}/file/x"]) == 2
+    assert (
+        main(["report", "default", f"tracking.output={place.out}", "--out", f"{place.out}/file/x"])
+        == 2
+    )
     error = capsys.readouterr().err
     assert "can't be written" in error
     assert error.count("\n") == 1

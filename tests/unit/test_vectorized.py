@@ -29,9 +29,16 @@ TOLERANCE = 1e-5
 
 def padded_net() -> nn.Module:
     """Strides, padding, no biases, nesting, linear outputs of pooling without ReLU."""
-    stem = nn.Sequential(nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), bias=False), nn.ReLU(), nn.Identity())
+    stem = nn.Sequential(
+        nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), bias=False), nn.ReLU(), nn.Identity()
+    )
     return nn.Sequential(
-        stem, nn.Conv2d(4, 3, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 6, bias=False), nn.Linear(6, CLASSES)
+        stem,
+        nn.Conv2d(4, 3, 3),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(18, 6, bias=False),
+        nn.Linear(6, CLASSES),
     )
 
 
@@ -69,7 +76,9 @@ def examples() -> tuple[Examples, list[tuple[int, int]]]:
     return Examples(x, torch.randint(CLASSES, (total,), generator=generator)), places
 
 
-def reference(model: nn.Module, hp: LocalTraining, seeds: list[int]) -> tuple[torch.Tensor, list[dict[str, float]]]:
+def reference(
+    model: nn.Module, hp: LocalTraining, seeds: list[int]
+) -> tuple[torch.Tensor, list[dict[str, float]]]:
     own_examples, places = examples()
     weights, results = [], []
     for (first, count), seed in zip(places, seeds, strict=True):
@@ -100,12 +109,20 @@ SETTINGS: dict[str, dict] = {
 def cases() -> list:
     """Each model under all settings, and in dual form where it has one."""
     direct = [
-        (name, what, "direct") for name in ("logreg", "mlp", "lenet", "cnn", "simple_cnn", *NETS) for what in SETTINGS
+        (name, what, "direct")
+        for name in ("logreg", "mlp", "lenet", "cnn", "simple_cnn", *NETS)
+        for what in SETTINGS
     ]
     dual = [
-        (name, what, "dual") for name in ("logreg", "mlp") for what in SETTINGS if what not in ("adam", "augmented")
+        (name, what, "dual")
+        for name in ("logreg", "mlp")
+        for what in SETTINGS
+        if what not in ("adam", "augmented")
     ]
-    return [pytest.param(name, SETTINGS[what], form, id=f"{name}-{what}-{form}") for name, what, form in direct + dual]
+    return [
+        pytest.param(name, SETTINGS[what], form, id=f"{name}-{what}-{form}")
+        for name, what, form in direct + dual
+    ]
 
 
 @pytest.mark.parametrize(("name", "hp", "form"), cases(), indirect=["form"])
@@ -115,7 +132,9 @@ def test_every_client_gets_what_the_reference_gives_it(name: str, hp: dict, form
     expected, expected_results = reference(model, training, seeds)
     actual, results = train_many(Program(model, SHAPE), flat(model), *examples(), training, seeds)
     for c in range(len(SIZES)):
-        if training.optimizer == "adam":  # where a gradient is nothing but rounding, Adam steps by its sign
+        if (
+            training.optimizer == "adam"
+        ):  # where a gradient is nothing but rounding, Adam steps by its sign
             assert (actual[c] - expected[c]).abs().mean() < TOLERANCE
         else:
             assert (actual[c] - expected[c]).abs().max() < TOLERANCE
@@ -124,19 +143,34 @@ def test_every_client_gets_what_the_reference_gives_it(name: str, hp: dict, form
         assert results[c]["steps"] == expected_results[c]["steps"]
 
 
-def test_blocks_and_slices_of_batches_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_slices_of_batches_change_nothing_but_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, hp, seeds = make("lenet"), LocalTraining(batch_size=8), [1, 2, 3, 4]
-    whole = [row.clone() for row in train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)[0]]
-    monkeypatch.setattr(Program, "block", lambda *_: (2, 3))  # two clients at a time, three examples of a batch
+    whole = [
+        row.clone()
+        for row in train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)[0]
+    ]
+    monkeypatch.setattr(
+        Program, "block", lambda *_: (2, 3)
+    )  # two clients at a time, three examples of a batch
     parts, results = train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
     assert [r["steps"] for r in results] == [2, 1, 4, 1]
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])  # without, gradients go into the weights that are still read
-def test_a_large_dense_layer_is_updated_in_parts(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, hp, seeds = make("simple_cnn"), LocalTraining(batch_size=8, momentum=momentum), [1, 2, 3, 4]
+@pytest.mark.parametrize(
+    "momentum", [0.0, 0.9]
+)  # without, gradients go into the weights that are still read
+def test_a_large_dense_layer_is_updated_in_parts(
+    momentum: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, hp, seeds = (
+        make("simple_cnn"),
+        LocalTraining(batch_size=8, momentum=momentum),
+        [1, 2, 3, 4],
+    )
     monkeypatch.setattr(layers, "NEAR_FLOATS", 3000)  # 5 of 128 rows at a time
     actual, _ = train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)
     for own, expected in zip(actual, reference(model, hp, seeds)[0], strict=True):
@@ -151,7 +185,9 @@ def test_each_client_may_start_elsewhere(form: str) -> None:
     start = torch.stack([flat(model) for model in models])
     actual, _ = train_many(Program(models[0], SHAPE), start, *examples(), hp, seeds)
     for c, model in enumerate(models):
-        torch.testing.assert_close(actual[c].double(), reference(model, hp, seeds)[0][c], rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(
+            actual[c].double(), reference(model, hp, seeds)[0][c], rtol=0, atol=TOLERANCE
+        )
 
 
 def test_correction_is_added_to_each_steps_gradient(form: str) -> None:
@@ -160,18 +196,30 @@ def test_correction_is_added_to_each_steps_gradient(form: str) -> None:
     hp = LocalTraining(lr=0.1, momentum=0.0, steps=4)
     blank = Examples(torch.zeros(2, 1, 1, 3), torch.tensor([0, 1])), [(0, 1), (1, 1)]
     correction = torch.tensor([[2.0] * 6, [0.0] * 6])
-    rows, _ = train_many(Program(model, (1, 1, 3)), torch.ones(6), *blank, hp, [0, 0], correction=correction)
+    rows, _ = train_many(
+        Program(model, (1, 1, 3)), torch.ones(6), *blank, hp, [0, 0], correction=correction
+    )
     torch.testing.assert_close(rows[0], torch.full((6,), 1 - 0.8))
     assert rows[1].tolist() == [1.0] * 6
 
 
-def test_correction_anchor_and_own_weights_of_the_pull_are_those_of_the_reference(form: str) -> None:
-    model, hp, seeds = make("mlp"), LocalTraining(batch_size=8, weight_decay=0.05, epochs=2), [1, 2, 3, 4]
+def test_correction_anchor_and_own_weights_of_the_pull_are_those_of_the_reference(
+    form: str,
+) -> None:
+    model, hp, seeds = (
+        make("mlp"),
+        LocalTraining(batch_size=8, weight_decay=0.05, epochs=2),
+        [1, 2, 3, 4],
+    )
     generator = torch.Generator().manual_seed(9)
     correction, anchor = 0.1 * torch.randn(2, 4, len(flat(model)), generator=generator)
     mu = torch.tensor([0.3, 0.0, 0.2, 0.1])
     own_examples, places = examples()
-    for given in ({"correction": correction}, {"anchor": anchor, "mu": mu}, {"correction": correction, "mu": mu}):
+    for given in (
+        {"correction": correction},
+        {"anchor": anchor, "mu": mu},
+        {"correction": correction, "mu": mu},
+    ):
         actual, _ = train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds, **given)
         for c, (first, count) in enumerate(places):
             own, rows = deepcopy(model).double(), slice(first, first + count)
@@ -179,7 +227,9 @@ def test_correction_anchor_and_own_weights_of_the_pull_are_those_of_the_referenc
             pieces = {
                 name: [
                     part.double().view(shape)
-                    for part, shape in zip(t[c].split([s.numel() for s in shapes]), shapes, strict=True)
+                    for part, shape in zip(
+                        t[c].split([s.numel() for s in shapes]), shapes, strict=True
+                    )
                 ]
                 for name, t in given.items()
                 if name != "mu"
@@ -219,16 +269,22 @@ def test_bytes_become_floats_when_they_are_taken() -> None:
     x = torch.tensor([[[[0, 51]], [[102, 255]]]], dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(2, 1, 1) for values in ([0.0, 0.2], [1.0, 0.4]))
     taken = Examples(x, torch.zeros(1, dtype=torch.int64), mean, std).images(torch.tensor([0, 0]))
-    torch.testing.assert_close(taken, torch.tensor([[[[0.0, 0.2]], [[0.5, 2.0]]]]).expand(2, -1, -1, -1))
+    torch.testing.assert_close(
+        taken, torch.tensor([[[[0.0, 0.2]], [[0.5, 2.0]]]]).expand(2, -1, -1, -1)
+    )
 
 
 def ends_with_images() -> nn.Module:
     """A wide convolution, whose memory is used again, gives the logits."""
-    return nn.Sequential(nn.Conv2d(2, 32, (4, 3), stride=(3, 3)), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten())
+    return nn.Sequential(
+        nn.Conv2d(2, 32, (4, 3), stride=(3, 3)), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten()
+    )
 
 
 @pytest.mark.parametrize("block", [(2, 30), (2, 4), (1, 1)])  # clients and examples at a time
-@pytest.mark.parametrize("make_model", [lambda: make("lenet"), lambda: make("simple_cnn"), ends_with_images])
+@pytest.mark.parametrize(
+    "make_model", [lambda: make("lenet"), lambda: make("simple_cnn"), ends_with_images]
+)
 def test_predict_many_is_predict(
     make_model: Callable[[], nn.Module], block: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,10 +293,15 @@ def test_predict_many_is_predict(
     next(models[1].parameters()).data += 0.1
     own_examples, places = examples()
     program, values = Program(models[0], SHAPE), torch.stack([flat(model) for model in models])
-    for sets in (places[:2], [places[2]] * 2):  # own examples of different number, the same for both
+    for sets in (
+        places[:2],
+        [places[2]] * 2,
+    ):  # own examples of different number, the same for both
         logits = predict_many(program, values, own_examples, sets)
         for model, actual, (first, count) in zip(models, logits, sets, strict=True):
-            torch.testing.assert_close(actual, predict(model, own_examples.x[first : first + count]))
+            torch.testing.assert_close(
+                actual, predict(model, own_examples.x[first : first + count])
+            )
 
 
 class Custom(nn.Module):
@@ -290,26 +351,43 @@ def test_what_has_no_batched_program_says_why(model: nn.Module, why: str) -> Non
         (nn.Conv2d(2, 512, 3, stride=2), (2, 512)),
     ],
 )
-def test_other_wide_convolutions_are_left_to_the_library(convolution: nn.Conv2d, left: tuple[int, int] | None) -> None:
-    model, why = nn.Sequential(convolution), "^convolutions of {} to {} channels are faster one by one on a CPU$"
-    with nullcontext() if left is None else pytest.raises(UnsupportedError, match=why.format(*left)):
+def test_other_wide_convolutions_are_left_to_the_library(
+    convolution: nn.Conv2d, left: tuple[int, int] | None
+) -> None:
+    model, why = (
+        nn.Sequential(convolution),
+        "^convolutions of {} to {} channels are faster one by one on a CPU$",
+    )
+    with (
+        nullcontext() if left is None else pytest.raises(UnsupportedError, match=why.format(*left))
+    ):
         Program(model, SHAPE)
     Program(model, SHAPE, torch.device("cuda"))
 
 
 def test_minimal_filtering_is_for_cpus() -> None:
     on = {name: Program(make("cnn"), SHAPE, torch.device(name)).layers for name in ("cpu", "cuda")}
-    assert [any(isinstance(layer, WinogradLayer) for layer in layers) for layers in on.values()] == [True, False]
+    assert [
+        any(isinstance(layer, WinogradLayer) for layer in layers) for layers in on.values()
+    ] == [True, False]
 
 
 def test_dropout_needs_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Program, "columns", lambda *_: 3)
     with pytest.raises(UnsupportedError, match="dropout in batches of more than 3 examples"):
-        train_many(Program(make("dropping"), SHAPE), flat(make("dropping")), *examples(), LocalTraining(), [1, 2, 3, 4])
+        train_many(
+            Program(make("dropping"), SHAPE),
+            flat(make("dropping")),
+            *examples(),
+            LocalTraining(),
+            [1, 2, 3, 4],
+        )
 
 
 def test_a_gpus_memory_decides_how_much_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = SimpleNamespace(total_memory=4 * 64 * 220 * 50)  # a 64th of its floats: 50 examples of 220 pixels
+    card = SimpleNamespace(
+        total_memory=4 * 64 * 220 * 50
+    )  # a 64th of its floats: 50 examples of 220 pixels
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert Program(make("logreg"), SHAPE).block(10, torch.device("cuda")) == (5, 10)
 
@@ -324,4 +402,11 @@ def test_a_client_without_examples_is_an_error() -> None:
     own_examples, _ = examples()
     places = [(0, 2), (2, 0)]
     with pytest.raises(ValueError, match="without examples"):
-        train_many(Program(make("mlp"), SHAPE), flat(make("mlp")), own_examples, places, LocalTraining(), [1, 2])
+        train_many(
+            Program(make("mlp"), SHAPE),
+            flat(make("mlp")),
+            own_examples,
+            places,
+            LocalTraining(),
+            [1, 2],
+        )

@@ -28,7 +28,11 @@ HELD_OUT = ["acc", "acc_std", "acc_p10", "acc_min", "acc_jain", "loss"]
 
 def words_of(strategy: str) -> list[str]:
     """A head of FedPer's would be all of a linear model."""
-    return [*QUICK, f"strategy={strategy}", "model=" + ("mlp" if strategy == "fedper" else "logreg")]
+    return [
+        *QUICK,
+        f"strategy={strategy}",
+        "model=" + ("mlp" if strategy == "fedper" else "logreg"),
+    ]
 
 
 def rounds_of(*words: str) -> list[RoundRecord]:
@@ -60,7 +64,9 @@ def test_a_loss_that_is_no_number_is_shown_and_counted_and_ends_the_trial() -> N
     assert math.isnan(last.metrics["3_clients/loss"])
     assert last.metrics["3_clients/nonfinite"] == 12
     assert [line for line in last.events if line.startswith("stopped: diverged")]
-    assert math.isfinite(rounds_of(*words, "rounds=1", "training.lr=0.1")[-1].metrics["3_clients/loss"])
+    assert math.isfinite(
+        rounds_of(*words, "rounds=1", "training.lr=0.1")[-1].metrics["3_clients/loss"]
+    )
 
 
 # Held out
@@ -86,26 +92,42 @@ def test_a_client_that_holds_out_nothing_is_left_out_and_counted(engine: str) ->
     held = [client for client, rows in enumerate(sizes) if len(rows)]
     assert 0 < len(held) < 20
     assert last.metrics["3_clients/without_eval"] == 20 - len(held)
-    shown = [c for c, n in zip(last.clients["client"], last.clients["eval_examples"], strict=True) if n]
+    shown = [
+        c for c, n in zip(last.clients["client"], last.clients["eval_examples"], strict=True) if n
+    ]
     assert shown == held
     acc = np.array(last.clients["eval_acc"])[held]
     assert last.metrics["3_clients/acc"] == pytest.approx(acc.mean())
     assert last.metrics["3_clients/acc_min"] == acc.min()
-    assert last.metrics["3_clients/loss"] == pytest.approx(np.array(last.clients["eval_loss"])[held].mean())
+    assert last.metrics["3_clients/loss"] == pytest.approx(
+        np.array(last.clients["eval_loss"])[held].mean()
+    )
     assert np.isnan(np.delete(np.array(last.clients["eval_acc"]), held)).all()
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["stop.target=0.9", "partition.eval_fraction=0"], "no client holds out .*eval_fraction=0; raise"),
+        (
+            ["stop.target=0.9", "partition.eval_fraction=0"],
+            "no client holds out .*eval_fraction=0; raise",
+        ),
         (["stop.patience=3", "strategy.fraction_evaluate=0"], "fraction_evaluate=0; raise it"),
-        (["stop.target=0.9", "stop.metric=1_global/acc", "strategy=ifca"], "ifca has no global model"),
+        (
+            ["stop.target=0.9", "stop.metric=1_global/acc", "strategy=ifca"],
+            "ifca has no global model",
+        ),
         (["stop.target=0.9", "stop.metric=1_global/loss", "strategy=local"], "local has no global"),
         (["stop.target=0.9", "stop.metric=2_clusters/ari"], "strategy=fedavg has no clusters"),
         (["stop.target=0.9", "stop.metric=2_clusters/ari", "strategy=kmeans"], "no known groups"),
-        (["stop.target=0.9", "stop.metric=3_clients/test_acc", "strategy=ditto"], "evaluate_personal"),
-        (["halving.axis=training.lr", "partition.eval_fraction=0"], r"halving.metric=3_clients/acc is nev"),
+        (
+            ["stop.target=0.9", "stop.metric=3_clients/test_acc", "strategy=ditto"],
+            "evaluate_personal",
+        ),
+        (
+            ["halving.axis=training.lr", "partition.eval_fraction=0"],
+            r"halving.metric=3_clients/acc is nev",
+        ),
     ],
 )
 def test_watching_a_metric_that_there_is_not_is_refused(words: list[str], why: str) -> None:
@@ -120,7 +142,12 @@ def test_watching_a_metric_that_there_is_not_is_refused(words: list[str], why: s
         ["partition.eval_fraction=0"],  # nothing watches it
         ["stop.target=0.9", "stop.metric=3_clients/test_acc", "partition.eval_fraction=0"],
         ["stop.target=0.9", "stop.metric=2_clusters/ari", "strategy=ifca", "shift=rotation"],
-        ["stop.target=1", "stop.metric=3_clients/test_acc", "strategy=ditto", "evaluate_personal=always"],
+        [
+            "stop.target=1",
+            "stop.metric=3_clients/test_acc",
+            "strategy=ditto",
+            "evaluate_personal=always",
+        ],
     ],
 )
 def test_watching_a_metric_that_there_is_goes(words: list[str]) -> None:
@@ -143,7 +170,10 @@ def test_every_methods_clients_are_scored_on_the_central_test_set(name: str) -> 
     assert last.metrics["3_clients/test_loss"] == pytest.approx(np.mean(last.clients["test_loss"]))
     assert "3_clients/without_test" not in last.metrics
     assert result.summary["client_test_acc"] == last.metrics["3_clients/test_acc"]
-    examples = sum(len(data_of(*words_of(name), "shift=rotation", "shift.groups=2").test(c % 2)[1]) for c in range(12))
+    examples = sum(
+        len(data_of(*words_of(name), "shift=rotation", "shift.groups=2").test(c % 2)[1])
+        for c in range(12)
+    )
     assert result.confusion is not None
     assert result.confusion.sum() == examples
     assert np.trace(result.confusion) / examples == pytest.approx(acc.mean())
@@ -156,7 +186,9 @@ def test_own_scores_are_those_of_the_final_models(name: str) -> None:
     words += [] if name == "fedavg" else ["strategy.num_clusters=2"]
     *_, last, result = events_of(small(*words))
     data, rows = data_of(*words), last.clients
-    for client, cluster, shown in zip(rows["client"], rows["cluster"], rows["test_acc"], strict=True):
+    for client, cluster, shown in zip(
+        rows["client"], rows["cluster"], rows["test_acc"], strict=True
+    ):
         model = result.models["global" if cluster < 0 else f"cluster_{cluster}"]
         assert shown == pytest.approx(accuracy(model, "logreg", data, client % 2))
 
@@ -164,40 +196,71 @@ def test_own_scores_are_those_of_the_final_models(name: str) -> None:
 @pytest.mark.parametrize("name", PERSONAL)
 def test_personal_models_are_scored_alike_alone_and_together(name: str) -> None:
     """And they are not the global model: after a few rounds of two rotations a personal model does better."""
-    words = [*words_of(name), "shift=rotation", "shift.groups=2", "rounds=3", "evaluate_personal=always"]
-    one, many = (rounds_of(*words, f"training.engine={e}")[1:] for e in ("sequential", "vectorized"))
+    words = [
+        *words_of(name),
+        "shift=rotation",
+        "shift.groups=2",
+        "rounds=3",
+        "evaluate_personal=always",
+    ]
+    one, many = (
+        rounds_of(*words, f"training.engine={e}")[1:] for e in ("sequential", "vectorized")
+    )
     for a, b in zip(one, many, strict=True):
         np.testing.assert_allclose(b.clients["test_acc"], a.clients["test_acc"], atol=0.02)
         np.testing.assert_allclose(b.clients["test_loss"], a.clients["test_loss"], rtol=2e-2)
-        np.testing.assert_allclose(np.mean(b.clients["test_acc"]), np.mean(a.clients["test_acc"]), atol=2e-3)
+        np.testing.assert_allclose(
+            np.mean(b.clients["test_acc"]), np.mean(a.clients["test_acc"]), atol=2e-3
+        )
 
 
 def test_a_method_without_personal_part_gives_the_global_models_figure() -> None:
     """APFL with alpha 0 uses the global model: clients score it as the server has it scored."""
-    words = [*words_of("apfl"), "strategy.alpha=0", "strategy.adaptive=false", "shift=rotation", "shift.groups=2"]
+    words = [
+        *words_of("apfl"),
+        "strategy.alpha=0",
+        "strategy.adaptive=false",
+        "shift=rotation",
+        "shift.groups=2",
+    ]
     *_, last = rounds_of(*words)
     assert last.metrics["3_clients/test_acc"] == pytest.approx(last.metrics["1_global/acc"])
-    assert last.metrics["3_clients/test_loss"] == pytest.approx(last.metrics["1_global/loss"], rel=1e-4)
+    assert last.metrics["3_clients/test_loss"] == pytest.approx(
+        last.metrics["1_global/loss"], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_personal_models_are_scored_in_the_last_round_or_always(name: str) -> None:
     there = {
-        when: ["3_clients/test_acc" in r.metrics for r in rounds_of(*words_of(name), f"evaluate_personal={when}")]
+        when: [
+            "3_clients/test_acc" in r.metrics
+            for r in rounds_of(*words_of(name), f"evaluate_personal={when}")
+        ]
         for when in ("last", "always")
     }
     assert there == {"last": [False, False, True], "always": [False, True, True]}
 
 
 def test_when_personal_models_are_scored_is_in_the_key_only_where_it_says_something() -> None:
-    keys = [compose(words).key for words in ([], ["evaluate_personal=last"], ["evaluate_personal=always"])]
+    keys = [
+        compose(words).key
+        for words in ([], ["evaluate_personal=last"], ["evaluate_personal=always"])
+    ]
     assert len(set(keys)) == 1
-    assert compose(["strategy=ditto"]).key == compose(["strategy=ditto", "evaluate_personal=last"]).key
-    assert compose(["strategy=ditto"]).key != compose(["strategy=ditto", "evaluate_personal=always"]).key
+    assert (
+        compose(["strategy=ditto"]).key == compose(["strategy=ditto", "evaluate_personal=last"]).key
+    )
+    assert (
+        compose(["strategy=ditto"]).key
+        != compose(["strategy=ditto", "evaluate_personal=always"]).key
+    )
 
 
 @pytest.mark.parametrize("name", PERSONAL)
-def test_a_trial_that_ends_early_scores_its_personal_models_in_the_end(name: str, tmp_path: Any) -> None:
+def test_a_trial_that_ends_early_scores_its_personal_models_in_the_end(
+    name: str, tmp_path: Any
+) -> None:
     """Also where it was interrupted after the round that ended it; as a trial that was meant to be so long."""
     from runner.checkpoint import CheckpointStore
 
@@ -232,12 +295,18 @@ def test_newcomers_that_have_not_joined_do_not_count() -> None:
 
 def test_clients_without_a_cluster_count_with_the_global_model() -> None:
     """StoCFL: who was not sampled yet has no cluster."""
-    words = [*words_of("stocfl"), "rounds=1", "strategy.fraction_train=0.25", "strategy.merge_cosine=1"]
+    words = [
+        *words_of("stocfl"),
+        "rounds=1",
+        "strategy.fraction_train=0.25",
+        "strategy.merge_cosine=1",
+    ]
     *_, last, result = events_of(small(*words))
     data, rows = data_of(*words), last.clients
     assert sum(cluster < 0 for cluster in rows["cluster"]) == 9
     expected = [
-        accuracy(result.models["global" if c < 0 else f"cluster_{c}"], "logreg", data, 0) for c in rows["cluster"]
+        accuracy(result.models["global" if c < 0 else f"cluster_{c}"], "logreg", data, 0)
+        for c in rows["cluster"]
     ]
     assert last.metrics["3_clients/test_acc"] == pytest.approx(np.mean(expected))
     assert len(set(np.round(expected, 9))) > 1
@@ -245,9 +314,16 @@ def test_clients_without_a_cluster_count_with_the_global_model() -> None:
 
 @pytest.mark.parametrize("name", [*APART, "ditto"])
 def test_who_was_not_evaluated_has_no_score_and_is_counted(name: str) -> None:
-    words = [*words_of(name), "rounds=1", "strategy.fraction_train=0.25", "strategy.fraction_evaluate=0.25"]
+    words = [
+        *words_of(name),
+        "rounds=1",
+        "strategy.fraction_train=0.25",
+        "strategy.fraction_evaluate=0.25",
+    ]
     *_, last = rounds_of(*words)
-    known = len({c for c, a in zip(last.clients["client"], last.clients["test_acc"], strict=True) if a == a})
+    known = len(
+        {c for c, a in zip(last.clients["client"], last.clients["test_acc"], strict=True) if a == a}
+    )
     assert 3 <= known < 12
     assert last.metrics["3_clients/without_test"] == 12 - known
 
@@ -259,7 +335,9 @@ def test_who_was_not_evaluated_has_no_score_and_is_counted(name: str) -> None:
 def test_only_methods_that_have_a_global_model_print_its_accuracy(name: str) -> None:
     _, *rounds, result = events_of(small(*words_of(name)))
     has = name not in (*APART, "local", "fedper")
-    assert [("1_global/acc" in r.metrics, "1_global/loss" in r.metrics) for r in rounds] == [(has, has)] * 3
+    assert [("1_global/acc" in r.metrics, "1_global/loss" in r.metrics) for r in rounds] == [
+        (has, has)
+    ] * 3
     assert ("acc" in result.summary) == ("global" in result.models) == has
     assert models_of(STRATEGIES[name]).has_global_model == has
 
@@ -269,20 +347,35 @@ def test_only_methods_that_have_a_global_model_print_its_accuracy(name: str) -> 
 
 @pytest.mark.parametrize("name", ["ifca", "fedsoft"])
 def test_a_rounds_clusters_are_chosen_by_training_loss_under_its_models(name: str) -> None:
-    words = [*words_of(name), "rounds=1", "shift=rotation", "shift.groups=2", "strategy.num_clusters=3"]
+    words = [
+        *words_of(name),
+        "rounds=1",
+        "shift=rotation",
+        "shift.groups=2",
+        "strategy.num_clusters=3",
+    ]
     *_, last, result = events_of(small(*words))
     data = data_of(*words)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.images.mean, data.images.std))
     nets = []
     for k in range(3):
         nets.append(build_model("logreg", digits().train_x.shape[1:], 10))
-        nets[k].load_state_dict({key: torch.from_numpy(v) for key, v in result.models[f"cluster_{k}"].items()})
+        nets[k].load_state_dict(
+            {key: torch.from_numpy(v) for key, v in result.models[f"cluster_{k}"].items()}
+        )
     for client, cluster in zip(last.clients["client"], last.clients["cluster"], strict=True):
         x, y = data.client(client, "train")
-        images, labels = (torch.from_numpy(x.copy()).float() / 255 - mean) / std, torch.from_numpy(y.copy())
+        images, labels = (
+            (torch.from_numpy(x.copy()).float() / 255 - mean) / std,
+            torch.from_numpy(y.copy()),
+        )
         with torch.no_grad():
             losses = torch.stack(
-                [torch.nn.functional.cross_entropy(net(images), labels, reduction="none") for net in nets], 1
+                [
+                    torch.nn.functional.cross_entropy(net(images), labels, reduction="none")
+                    for net in nets
+                ],
+                1,
             )
         if name == "ifca":
             assert cluster == int(losses.mean(0).argmin())
@@ -316,5 +409,7 @@ def test_a_failing_client_is_asked_but_not_used(name: str, monkeypatch: pytest.M
     *_, last = rounds_of(*words)
     assert (last.metrics["3_clients/asked"], last.metrics["3_clients/trained"]) == (12, 11)
     assert last.metrics["6_load/failed_tasks"] == 1
-    with pytest.raises(TrialError, match="11 of 12 clients trained, fewer than strategy.min_fit_fraction=0.95"):
+    with pytest.raises(
+        TrialError, match="11 of 12 clients trained, fewer than strategy.min_fit_fraction=0.95"
+    ):
         rounds_of(*words, "strategy.min_fit_fraction=0.95")

@@ -15,11 +15,18 @@ INNER, OUTER = 16, 64
 def test_a_tile_of_outputs_by_hand(kernel: int) -> None:
     a, g, b = maps(kernel)
     w, x = torch.arange(1.0, kernel + 1).double(), torch.tensor([3.0, 1, 4, 1, 5, 9]).double()
-    by_hand = {3: [3 + 2 + 12, 1 + 8 + 3, 4 + 2 + 15, 1 + 10 + 27], 5: [3 + 2 + 12 + 4 + 25, 1 + 8 + 3 + 20 + 45]}
-    torch.testing.assert_close(a @ ((g @ w) * (b @ x)), torch.tensor(by_hand[kernel]).double(), rtol=1e-13, atol=0)
+    by_hand = {
+        3: [3 + 2 + 12, 1 + 8 + 3, 4 + 2 + 15, 1 + 10 + 27],
+        5: [3 + 2 + 12 + 4 + 25, 1 + 8 + 3 + 20 + 45],
+    }
+    torch.testing.assert_close(
+        a @ ((g @ w) * (b @ x)), torch.tensor(by_hand[kernel]).double(), rtol=1e-13, atol=0
+    )
 
 
-def reference(w: Tensor, bias: Tensor, x: Tensor, g: Tensor, padding: tuple[int, int]) -> list[Tensor]:
+def reference(
+    w: Tensor, bias: Tensor, x: Tensor, g: Tensor, padding: tuple[int, int]
+) -> list[Tensor]:
     """Return the output of a convolution and the gradients of input, weights and bias, of one client in float64."""
     x, w, bias = (t.double().requires_grad_() for t in (x.permute(3, 0, 1, 2), w, bias))
     y = F.conv2d(x, w, bias, padding=padding)
@@ -54,13 +61,18 @@ def test_it_is_the_convolution(
     x = draw(clients, INNER, height, width, examples)
     before = draw(*w.shape), draw(*bias.shape)
     for beta in (0.5, 0.0):  # its memory is used twice
-        weights = Weights((w, bias), tuple(t.clone() if beta else torch.full_like(t, torch.nan) for t in before))
+        weights = Weights(
+            (w, bias), tuple(t.clone() if beta else torch.full_like(t, torch.nan) for t in before)
+        )
         y, kept = layer.forward(weights, x, None)
         y, g = y.clone(), draw(*y.shape)
         d_x = layer.backward(weights, kept, g, beta, True)
         assert d_x is not None
         for c in range(clients):
-            d_w, d_b = (new[c] - (beta * old[c] if beta else 0) for new, old in zip(weights.grads, before, strict=True))
+            d_w, d_b = (
+                new[c] - (beta * old[c] if beta else 0)
+                for new, old in zip(weights.grads, before, strict=True)
+            )
             expected = reference(w[c], bias[c], x[c], g[c], padding)
             for actual, exact in zip((y[c], d_x[c], d_w, d_b), expected, strict=True):
                 assert actual.shape == exact.shape
