@@ -228,7 +228,8 @@ def run_lap(
             status = -signal.SIGKILL
     found, twice = stored(out)
     if status:
-        lap.faults.append(f"status {status}, {session.log}")
+        said = " / ".join(text.strip().splitlines()[-3:])
+        lap.faults.append(f"status {status}, {session.log}: {said}")
     else:
         lap.faults += differences(found, expected)
         left = [path for path in (out / "checkpoints").rglob("*") if path.is_file()]

@@ -1,5 +1,6 @@
 """The client hosts of a sweep: long-lived Ray actors with resource specifications, shared by every trial."""
 
+import gc
 import logging
 import os
 import secrets
@@ -147,7 +148,7 @@ def _here(num_cpus: int | None) -> Iterator[None]:
                 _start(num_cpus, folder)
             yield
         finally:
-            ray.shutdown()
+            _leave()
             _read_token()  # what this process may connect to next has another one, or none
             end_processes(SESSION, str(folder))
 
@@ -186,7 +187,7 @@ def _cluster(address: str, named: str) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        _leave()
 
 
 def _init(address: str, **options: Any) -> None:
@@ -198,6 +199,23 @@ def _init(address: str, **options: Any) -> None:
         namespace="fedsweep",
         **options,
     )
+
+
+def _leave() -> None:
+    """Shut Ray down while nobody collects garbage.
+
+    A stream of a trial's events that is garbage tells Ray's worker so when it is collected, by
+    whatever thread that happens in. Between the worker's end and the moment at which Ray forgets
+    it, Ray's code ends this process for that: "The core worker has already been shutdown".
+    """
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _read_token() -> None:
