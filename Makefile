@@ -27,24 +27,27 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 sweep: $(STAMP) ## run a sweep: make sweep SWEEP=mnist_cifar10 ARGS="data.root=DATA seed=0,1"
-	@$(BIN)/python -m runner sweep $(SWEEP) $(ARGS)
+	@$(BIN)/fedsweep sweep $(SWEEP) $(ARGS)
 
 reproduce: $(STAMP) ## hold an experiment against its paper: make reproduce EXPERIMENT=cfl ARGS="--full data.root=DATA"
-	@$(BIN)/python -m runner reproduce $(EXPERIMENT) $(ARGS)
+	@$(BIN)/fedsweep reproduce $(EXPERIMENT) $(ARGS)
 
 smoke: $(STAMP) ## two clients through every stage on Ray, and check what was logged
 	@$(BIN)/python -m tests.smoke.run
 
 ui: $(STAMP) ## MLflow's UI on the local store, on 127.0.0.1:5000
-	@$(BIN)/python -m runner ui $(ARGS)
+	@$(BIN)/fedsweep ui $(ARGS)
 
 test: $(STAMP) ## the test suite, in two processes: make test ARGS="-n 0 tests/unit" for one
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: $(STAMP) ## lint, format and types
+check: $(STAMP) ## lint, format, types, arrows between rooms, dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/python runner/places.py .venv/laid-out
+	@MYPYPATH=.venv/laid-out $(BIN)/mypy
+	@PYTHONPATH=.venv/laid-out $(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/deptry --no-ansi .
 
 bench: $(STAMP) $(PEERS) ## benchmarks against peers: make bench ARGS="lenet_vs_flower"; one table and bench.json
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -329,9 +329,9 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
 
 def lay_down(folder: Path, data: str = "mnist") -> str:
     """Write a data set as all contenders read it; return what it is: its images, or noise of their shape."""
-    from runner.compose import compose
-    from runner.data.sources import load_images
-    from runner.errors import DataError
+    from fedsweep.data.sources import load_images
+    from fedsweep.errors import DataError
+    from fedsweep.sweep.compose import compose
 
     config = compose([f"dataset={data}"])
     try:

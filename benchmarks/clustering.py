@@ -7,10 +7,10 @@ import ray
 
 from benchmarks.contender import say
 from benchmarks.ours import hosts, images_of, memory
-from runner.compose import compose
-from runner.metrics import agreement
-from runner.prepare import make_split
-from runner.trial import initial_model, make_grid, make_strategy, quiet_flower, train_config
+from fedsweep.sweep.compose import compose
+from fedsweep.sweep.prepare import make_split
+from fedsweep.trial.metrics import agreement
+from fedsweep.trial.trial import initial_model, make_grid, make_strategy, quiet_flower, train_config
 
 
 def cluster(clients: int, folder: str) -> None:

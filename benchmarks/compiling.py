@@ -17,11 +17,11 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from benchmarks.training import take_turns
-from models import build_model
-from runner.client.batched import Program
-from runner.client.pool import Examples
-from runner.client.training import LocalTraining, train
-from runner.client.vectorized import train_many
+from fedsweep.models import build_model
+from fedsweep.training.batched import Program
+from fedsweep.training.local import LocalTraining, train
+from fedsweep.training.pool import Examples
+from fedsweep.training.vectorized import train_many
 
 CLIENTS, STEPS, TURNS = 8, 6, 12
 SHAPES = {"simple_cnn": (3, 32, 32)}

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.training import take_turns
-from models import build_model
-from runner.client.batched import Program
-from runner.client.layers import Weights
-from runner.client.pool import Examples
-from runner.client.training import LocalTraining, train
-from runner.client.vectorized import train_many
+from fedsweep.models import build_model
+from fedsweep.training.batched import Program
+from fedsweep.training.layers import Weights
+from fedsweep.training.local import LocalTraining, train
+from fedsweep.training.pool import Examples
+from fedsweep.training.vectorized import train_many
 
 BATCH, TURNS, IMAGES, CLIENTS, SHAPE = 10, 40, 50, 4, (3, 32, 32)
 LAYERS = {"simple_cnn, CIFAR-10": (30, 3, 0), "cnn, MNIST": (14, 5, 2), "cnn, CIFAR-10": (16, 5, 2)}

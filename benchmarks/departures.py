@@ -16,15 +16,15 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
-from runner.compose import compose
-from runner.data.federated import FederatedData
-from runner.data.sources import load_images
-from runner.prepare import make_split
-from runner.trial import quiet_flower, run_trial
-from strategies.cfl import update_norms
-from strategies.clustering import coordinates, represent, unit_rows
-from strategies.pacfl import principal_angles
-from strategies.stocfl import StoCFL, merge
+from fedsweep.data.federated import FederatedData
+from fedsweep.data.sources import load_images
+from fedsweep.strategies.cfl import update_norms
+from fedsweep.strategies.clustering import coordinates, represent, unit_rows
+from fedsweep.strategies.pacfl import principal_angles
+from fedsweep.strategies.stocfl import StoCFL, merge
+from fedsweep.sweep.compose import compose
+from fedsweep.sweep.prepare import make_split
+from fedsweep.trial.trial import quiet_flower, run_trial
 
 Rows = NDArray[np.float64]
 SEEDS, CLIENTS, GROUPS = range(5), range(20), 4

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.compose import compose
-from runner.data.sources import ImageData, load_images
-from runner.prepare import make_split
-from runner.records import RoundRecord
-from runner.stats import EXACT
-from runner.trial import quiet_flower, run_trial
+from fedsweep.data.sources import ImageData, load_images
+from fedsweep.records import RoundRecord
+from fedsweep.report.stats import EXACT
+from fedsweep.sweep.compose import compose
+from fedsweep.sweep.prepare import make_split
+from fedsweep.trial.trial import quiet_flower, run_trial
 
 METHODS: dict[str, tuple[str, ...]] = {
     "kmeans, k given": ("strategy=kmeans", "strategy.gate=0.01"),

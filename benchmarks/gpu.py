@@ -28,11 +28,11 @@ from typing import Any
 
 import torch
 
-from models import build_model
-from runner.client.batched import Program
-from runner.client.pool import Examples
-from runner.client.training import LocalTraining, train
-from runner.client.vectorized import train_many
+from fedsweep.models import build_model
+from fedsweep.training.batched import Program
+from fedsweep.training.local import LocalTraining, train
+from fedsweep.training.pool import Examples
+from fedsweep.training.vectorized import train_many
 
 IMAGES = 50
 CIFAR = (3, 32, 32)

@@ -41,17 +41,18 @@ from xml.etree import ElementTree
 
 from benchmarks.contender import ROOT
 from benchmarks.mutants_trace import ELSEWHERE, EVERYBODY, test_of
+from fedsweep.places import lay_out, module
 
 TARGETS = (
     "strategies/*.py",
-    "runner/report*.py",
-    "runner/stats.py",
-    "runner/metrics.py",
-    "runner/halving.py",
-    "runner/stop.py",
+    "runner/report/*.py",
+    "runner/trial/metrics.py",
+    "runner/sweep/halving.py",
+    "runner/trial/stop.py",
     "runner/data/partition.py",
     "runner/data/shift.py",
     "runner/client/*.py",
+    "runner/training/*.py",
 )
 """The code whose numbers a user takes on trust."""
 
@@ -367,10 +368,6 @@ def sample(mutants: Iterable[Mutant], count: int, seed: int) -> list[Mutant]:
 # Which tests are near
 
 
-def _module(path: str) -> str:
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
 class Nearness:
     """How far test files are from a module, by who imports what; imports inside functions count.
 
@@ -386,7 +383,7 @@ class Nearness:
     """
 
     def __init__(self, texts: Mapping[str, str]) -> None:
-        modules = {_module(path): path for path in texts}
+        modules = {module(path): path for path in texts}
         self._trees = {path: ast.parse(text) for path, text in texts.items()}
         self._imports = {path: {modules[name] for name in _imported(tree) & modules.keys()}
                          for path, tree in self._trees.items()}  # fmt: skip
@@ -400,7 +397,7 @@ class Nearness:
         if it is a strategy (``strategy=ifca``); else those with the fewest imports in between. The
         other ones are those that reach it by imports, or start processes, which may.
         """
-        stem = Path(_module(file).replace(".", "/")).name
+        stem = Path(module(file).replace(".", "/")).name
         steps = self._steps(file)
         called = [path for path in self.tests if f"_{stem}_" in f"{Path(path).stem}_"]
         direct = [path for path in self.tests if steps.get(path) == 1]
@@ -484,6 +481,9 @@ class Copy:
             path = self._tree / file
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / file, path)
+        self._path = [self._tree, Path(__file__).parents[1]]  # the copy may lack our plugin
+        if (runner := self._tree / "runner").is_dir():
+            self._path.insert(0, lay_out(folder / "laid-out", runner).parent)
 
     def write(self, file: str, text: str) -> None:
         """Change a file. Its bytecode goes: edits of one size within a second fool Python."""
@@ -499,7 +499,8 @@ class Copy:
         # An editable install points at the user's checkout; the copy comes before it. Plugins that
         # nobody asks for cost seconds a run.
         env = {
-            **os.environ, "PYTHONPATH": str(self._tree), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            **os.environ, "PYTHONPATH": os.pathsep.join(map(str, self._path)),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "MUTANTS_TRACE": str(self._trace),
         }  # fmt: skip
         start = time.monotonic()
@@ -534,8 +535,8 @@ class Copy:
             raise MutantsError(f"{again.by} fails on the code as it is; mend that first")
         seconds: Counter[str] = Counter()
         for case in ElementTree.parse(said).iter("testcase"):
-            path, module = case.get("file", ""), _module(case.get("file", ""))
-            inside = case.get("classname", "").removeprefix(module).replace(".", "::")
+            path = case.get("file", "")
+            inside = case.get("classname", "").removeprefix(module(path)).replace(".", "::")
             test = test_of(f"{path}{inside}::{case.get('name')}")
             seconds[test] += float(case.get("time", 0))
         functions = json.loads(self._trace.read_text())
@@ -740,8 +741,8 @@ def _place(mutant: Mutant) -> tuple[str, str, str, str]:
 
 def table(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """Return a line per mutant in Markdown, and the share that was noticed."""
-    from runner.report_text import Marked, markdown
-    from runner.stats import share_interval
+    from fedsweep.report.stats import share_interval
+    from fedsweep.report.text import Marked, markdown
 
     lines: list[list[str | Marked]] = [["where", "in", "was", "is", "noticed by"]]
     for v in sorted(verdicts, key=lambda v: (v["file"], v["line"])):

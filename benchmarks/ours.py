@@ -1,4 +1,4 @@
-"""fedsweep's engine, driven as ``runner.trial`` drives it: its pool, its grid, its round loop, its ClientApp."""
+"""fedsweep's engine, driven as a trial drives it: its pool, its grid, its round loop, its ClientApp."""
 
 import logging
 import sys
@@ -15,17 +15,17 @@ from torch import nn
 from benchmarks.apps import echo_app
 from benchmarks.contender import say, serve
 from benchmarks.work import PROCESSES, WORKS, Work, make_model, rows_of, score
-from runner.compose import compose
-from runner.config import HostGroup, ResourcesConfig, ShiftConfig, TrialConfig
-from runner.data.federated import Rows
-from runner.data.shift import Shift, make_shift
-from runner.data.sources import ImageData
-from runner.engine.executors import Host
-from runner.engine.grid import EngineGrid, ray_grid
-from runner.engine.host import AppSpec
-from runner.engine.pool import HostPool, ray_session
-from runner.rounds import Loop, Round, run_rounds
-from runner.trial import Split, initial_model, make_grid, train_config
+from fedsweep.config import HostGroup, ResourcesConfig, ShiftConfig, TrialConfig
+from fedsweep.data.federated import Rows
+from fedsweep.data.shift import Shift, make_shift
+from fedsweep.data.sources import ImageData
+from fedsweep.engine.executors import Host
+from fedsweep.engine.grid import EngineGrid, ray_grid
+from fedsweep.engine.host import AppSpec
+from fedsweep.engine.pool import HostPool, ray_session
+from fedsweep.sweep.compose import compose
+from fedsweep.trial.rounds import Loop, Round, run_rounds
+from fedsweep.trial.trial import Split, initial_model, make_grid, train_config
 
 logging.getLogger("flwr").setLevel(logging.WARNING)
 ENDLESS = 10**6
@@ -36,7 +36,7 @@ def hosts() -> Iterator[list[Host]]:
     """Start Ray and the hosts for as long as the context lasts."""
     with ray_session(None, num_cpus=PROCESSES):
         pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=PROCESSES)}))
-        pool.warm()
+        pool.warm("fedsweep.client.app")
         try:
             yield pool.hosts
         finally:

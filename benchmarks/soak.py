@@ -76,7 +76,7 @@ class Session:
         out.mkdir(parents=True, exist_ok=True)
         self.log = out / f"session-{time.time_ns()}.log"
         env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-        command = [sys.executable, "-u", "-m", "runner", "sweep", "default", *words]
+        command = [sys.executable, "-u", "-m", "fedsweep", "sweep", "default", *words]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 [*command, f"tracking.output={out}"],

@@ -1,4 +1,4 @@
-"""Whole sweeps, run and followed as a user does: ``python -m runner sweep ... --json``.
+"""Whole sweeps, run and followed as a user does: ``fedsweep sweep ... --json``.
 
     python -m benchmarks.sweeps efficiency|warm_start [key=value ...]
 

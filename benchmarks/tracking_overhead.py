@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from models import build_model
-from runner.config import TrackingConfig, TrialConfig
-from runner.metrics import CLIENT_COLUMNS
-from runner.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
-from runner.tracking import Tracker
+from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.models import build_model
+from fedsweep.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
+from fedsweep.tracking import Tracker
+from fedsweep.trial.metrics import CLIENT_COLUMNS
 
 
 def work(units: int) -> None:

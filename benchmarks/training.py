@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.contender import serve
-from models import build_model
-from runner.client.batched import Program
-from runner.client.pool import Examples
-from runner.client.training import LocalTraining
-from runner.client.vectorized import train_many
-from runner.engine.chunks import TOGETHER, make_chunks
+from fedsweep.engine.chunks import TOGETHER, make_chunks
+from fedsweep.models import build_model
+from fedsweep.training.batched import Program
+from fedsweep.training.local import LocalTraining
+from fedsweep.training.pool import Examples
+from fedsweep.training.vectorized import train_many
 
 CLIENTS, IMAGES, SHAPE, CLASSES = 100, 60, (1, 28, 28), 10
 ROWS = {
@@ -116,12 +116,12 @@ def flute_trials() -> Iterator[Callable[[], float]]:
     """Start Ray and the hosts; yield what runs FLUTE's trial on MNIST and returns its wall seconds."""
     import ray
 
-    import runner.client.app  # noqa: F401  what is imported counts for nobody
-    from runner.compose import compose
-    from runner.data.sources import load_images
-    from runner.engine.pool import HostPool, ray_session
-    from runner.prepare import make_split
-    from runner.trial import run_trial
+    import fedsweep.client.app  # noqa: F401  what is imported counts for nobody
+    from fedsweep.data.sources import load_images
+    from fedsweep.engine.pool import HostPool, ray_session
+    from fedsweep.sweep.compose import compose
+    from fedsweep.sweep.prepare import make_split
+    from fedsweep.trial.trial import run_trial
 
     config = compose(
         ["dataset=mnist", "model=logreg", "num_clients=1000", "rounds=100", "strategy.fraction_train=0.01",
@@ -130,7 +130,7 @@ def flute_trials() -> Iterator[Callable[[], float]]:
     )  # fmt: skip
     with ray_session(None, 2):
         pool = HostPool(config.resources)
-        pool.warm()
+        pool.warm("fedsweep.client.app")
         pool.wait()
 
         def trial() -> float:

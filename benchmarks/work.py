@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import build_model
-from runner.client.training import evaluate
+from fedsweep.models import build_model
+from fedsweep.training.local import evaluate
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any, get_type_hints
 import torch
 from torch import nn
 
-from models.cnn import cnn
-from models.lenet import lenet
-from models.linear import logreg
-from models.mlp import mlp
-from models.resnet import resnet18
-from models.simple_cnn import simple_cnn
+from fedsweep.models.cnn import cnn
+from fedsweep.models.lenet import lenet
+from fedsweep.models.linear import logreg
+from fedsweep.models.mlp import mlp
+from fedsweep.models.resnet import resnet18
+from fedsweep.models.simple_cnn import simple_cnn
 
 Shape = tuple[int, int, int]
 

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.dropout import Dropout
+from fedsweep.models.dropout import Dropout
 
 
 def simple_cnn(

@@ -1,1 +1,6 @@
-"""fedsweep: sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow, reproducible to the bit."""
+"""fedsweep: sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow.
+
+They are reproducible to the bit.
+"""
+
+__version__ = "0.1.0"

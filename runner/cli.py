@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from runner import escape
-from runner.compose import (
+from fedsweep import __version__, escape
+from fedsweep.errors import ConfigError, RunnerError, no_room, shown
+from fedsweep.output import guarded_output
+from fedsweep.sweep.compose import (
     Trial,
     compose,
     compose_trial,
@@ -20,23 +22,21 @@ from runner.compose import (
     to_yaml,
     with_contents,
 )
-from runner.errors import ConfigError, RunnerError, no_room, shown
-from runner.interrupts import hang_up
-from runner.output import guarded_output
-from runner.views import new_console, say
-from runner.words import literal
+from fedsweep.sweep.interrupts import hang_up
+from fedsweep.sweep.views import new_console, say
+from fedsweep.sweep.words import literal
 
 if TYPE_CHECKING:
-    from runner.sweep import SweepPlan
-    from runner.views import Mode
+    from fedsweep.sweep.sweep import SweepPlan
+    from fedsweep.sweep.views import Mode
 
 EXAMPLES = """\
 examples:
-  python -m runner run dataset=mnist partition=dirichlet partition.alpha=0.1 strategy=kmeans strategy.num_clusters=4
-  python -m runner sweep default seed=0,1,2
-  python -m runner sweep mnist_cifar10 data.root=DATA --address auto
-  python -m runner sweep default strategy=fedavg,kmeans --dry-run
-  python -m runner config dataset=cifar10 model=lenet
+  fedsweep run dataset=mnist partition=dirichlet partition.alpha=0.1 strategy=kmeans strategy.num_clusters=4
+  fedsweep sweep default seed=0,1,2
+  fedsweep sweep mnist_cifar10 data.root=DATA --address auto
+  fedsweep sweep default strategy=fedavg,kmeans --dry-run
+  fedsweep config dataset=cifar10 model=lenet
 """
 
 
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input), 3 (a full disk) or 130 (interrupted).
     """
+    if "" not in sys.path:  # networks of the user's own are named by their dotted paths
+        sys.path.append("")
     with guarded_output() as (out, err):
         try:
             status = _main(argv)
@@ -61,7 +63,7 @@ def _main(argv: Sequence[str] | None) -> int:
         args, words = _parser().parse_known_args(argv)
         unknown_flags = [word for word in (*words, *args.words) if word.startswith("-")]
         if unknown_flags:
-            see = f"see `python -m runner {args.command} --help`"
+            see = f"see `fedsweep {args.command} --help`"
             raise RunnerError(f"unknown option '{shown(unknown_flags[0])}'; {see}")
         with hang_up():
             return int(args.call(args, [*args.words, *words]))
@@ -86,11 +88,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m runner",
+        prog="fedsweep",
         description="Sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow.",
         epilog=EXAMPLES + "\n" + _groups_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"fedsweep {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, call: object, help_text: str) -> argparse.ArgumentParser:
@@ -225,8 +228,8 @@ def _with_address(words: list[str], address: str | None) -> list[str]:
 
 
 def _run(args: argparse.Namespace, words: list[str]) -> int:
-    from runner.resume import Restart
-    from runner.sweep import SweepPlan
+    from fedsweep.sweep.resume import Restart
+    from fedsweep.sweep.sweep import SweepPlan
 
     [trial] = with_contents([compose_trial(_with_address(words, args.address))])
     return _execute(
@@ -240,11 +243,11 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     file, trials = expand(args.name, words)
     if args.dry_run:
         return _list(trials)
-    from runner.resume import Restart
-    from runner.sweep import SweepPlan
+    from fedsweep.sweep.resume import Restart
+    from fedsweep.sweep.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
-    command = escape.command(["python", "-m", "runner", "sweep", args.name, *words])
+    command = escape.command(["fedsweep", "sweep", args.name, *words])
     plan = SweepPlan(args.name, file.description, command, with_contents(trials), restart)
     return _execute(plan, args.mode)
 
@@ -264,7 +267,7 @@ def _list(trials: Sequence[Trial]) -> int:
 
 
 def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
-    from runner.reproduce import load_experiment
+    from fedsweep.reproduce.reproduce import load_experiment
 
     words = _with_address(words, args.address)
     experiment = load_experiment(args.name, args.full)
@@ -272,14 +275,14 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     if args.dry_run:
         return _list(trials)
     trials = with_contents(trials)
-    from runner.report import rich_lines
-    from runner.reproduce import conclude
-    from runner.resume import Restart
-    from runner.sweep import SweepPlan
-    from runner.views import view_of
+    from fedsweep.report.report import rich_lines
+    from fedsweep.reproduce.reproduce import conclude
+    from fedsweep.sweep.resume import Restart
+    from fedsweep.sweep.sweep import SweepPlan
+    from fedsweep.sweep.views import view_of
 
     full = ["--full"] if args.full else []
-    command = escape.command(["python", "-m", "runner", "reproduce", args.name, *full, *words])
+    command = escape.command(["fedsweep", "reproduce", args.name, *full, *words])
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     status = _execute(
         SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode
@@ -304,14 +307,14 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _execute(plan: "SweepPlan", mode: "Mode") -> int:
-    from runner.report import results_table, rich_table
-    from runner.sweep import run_sweep
-    from runner.views import view_of
+    from fedsweep.report.report import results_table, rich_table
+    from fedsweep.sweep.sweep import run_sweep
+    from fedsweep.sweep.views import view_of
 
     console = new_console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
     view = view_of(mode, console)
     outcome, tracker = run_sweep(plan, view)
-    waits = f"{tracker.spilled} events wait on disk: the store does not answer; send them with: python -m runner flush"
+    waits = f"{tracker.spilled} events wait on disk: the store does not answer; send them with: fedsweep flush"
     if mode == "json":
         result = {
             "event": "result", "exit_status": outcome.exit_status, "interrupted": outcome.interrupted,
@@ -332,7 +335,7 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     if tracker.spilled:
         say(waits, sys.stderr)
     if tracker.uri.startswith("sqlite"):
-        console.print("see it with: make ui   (python -m runner ui)")
+        console.print("see it with: make ui   (fedsweep ui)")
     return outcome.exit_status
 
 
@@ -356,9 +359,9 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
 
     from pandas import read_csv
 
-    from runner.report import Target, report
-    from runner.tracking.read import read_sweep, report_folder
-    from runner.views import as_json
+    from fedsweep.report.report import Target, report
+    from fedsweep.sweep.views import as_json
+    from fedsweep.tracking.read import read_sweep, report_folder
 
     cfg = compose(words).tracking
     target = Target.parse(args.target) if args.target else None
@@ -399,8 +402,8 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _compare(args: argparse.Namespace, words: list[str]) -> int:
-    from runner.report import comparison
-    from runner.tracking.read import read_runs
+    from fedsweep.report.report import comparison
+    from fedsweep.tracking.read import read_runs
 
     names, settings = _split_words([*args.runs, *words])
     new_console().print(comparison(read_runs(compose(settings).tracking, names)))
@@ -408,8 +411,8 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _best(args: argparse.Namespace, words: list[str]) -> int:
-    from runner.report import best_cell
-    from runner.tracking.read import read_sweep
+    from fedsweep.report.report import best_cell
+    from fedsweep.tracking.read import read_sweep
 
     sweep = read_sweep(compose(words).tracking, args.sweep)
     print(best_cell(sweep, args.metric, args.lowest))
@@ -417,7 +420,7 @@ def _best(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _flush(args: argparse.Namespace, words: list[str]) -> int:
-    from runner.tracking import flush
+    from fedsweep.tracking import flush
 
     done = flush(compose(words).tracking, tell=partial(say, file=sys.stderr))
     say(f"sent {done.sent} events" + (f", put {done.aside} aside" if done.aside else ""))
@@ -425,8 +428,8 @@ def _flush(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _ui(args: argparse.Namespace, words: list[str]) -> int:
-    from runner.tracking.database import database_of, settle_in
-    from runner.tracking.store import tracking_uri
+    from fedsweep.tracking.database import database_of, settle_in
+    from fedsweep.tracking.store import tracking_uri
 
     config = compose(words)
     uri = tracking_uri(config.tracking)

@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from runner.escape import line
-from runner.redaction import redact
+from fedsweep.escape import line
+from fedsweep.redaction import redact
 
 _LONGEST = 2000
 """Characters of a message: what it quotes from outside may be longer than anybody reads."""

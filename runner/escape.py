@@ -66,6 +66,11 @@ def bold(text: str) -> str:
     return f"**{told}**" if told else ""
 
 
+def fence(command: str) -> str:
+    """Return a command as a block of Markdown; it is one line, so it can't end the block."""
+    return f"```bash\n{line(command)}\n```"
+
+
 def shortened(text: str, most: int) -> str:
     """Return a text of at most so many characters: its beginning and its end."""
     if len(text) <= most:

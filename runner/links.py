@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from runner.records import TaskRecord
+from fedsweep.records import TaskRecord
 
 MB = 2.0**20
 CLUSTERING_QUERIES = ("query.losses", "query.signature", "query.subspace", "query.sketch")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from runner.redaction import redact
+from fedsweep.redaction import redact
 
 _ENOUGH = (errno.EPIPE, errno.EBADF)
 """Nobody reads on: the reader of a pipe has gone. Nobody misses anything."""

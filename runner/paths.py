@@ -2,8 +2,8 @@
 
 from pathlib import PurePosixPath, PureWindowsPath
 
-from runner.errors import RunnerError
-from runner.escape import shortened
+from fedsweep.errors import RunnerError
+from fedsweep.escape import shortened
 
 _LONGEST = 255  # bytes that file systems take
 

@@ -11,35 +11,35 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from strategies.apart import StateApart
-from strategies.apfl import APFL, Mixing
-from strategies.base import Clustered, Resumable, mean_of_scored
-from strategies.candidates import Choosing
-from strategies.cfl import CFL
-from strategies.clients import ClientPart
-from strategies.clove import CLoVE
-from strategies.clustered import ClusterTraining
-from strategies.ditto import Ditto, DittoClients
-from strategies.fedadam import FedAdam
-from strategies.fedavg_ft import FedAvgFT, Finetuning
-from strategies.fedclust import FedClust
-from strategies.fedgroup import FedGroup
-from strategies.fedper import FedPer, OwnHeads
-from strategies.fedsoft import FedSoft, SoftMembers
-from strategies.fesem import FeSEM
-from strategies.flhc import FLHC
-from strategies.ifca import IFCA
-from strategies.kmeans import KMeans
-from strategies.layout import Layout, WithLayout
-from strategies.local import KeepLocal, Local
-from strategies.oracle import Oracle
-from strategies.pacfl import PACFL
-from strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
-from strategies.qfedavg import QFedAvg, TellingLoss
-from strategies.robust import Bulyan, Krum, MultiKrum, TrimmedMean
-from strategies.scaffold import Corrected, Scaffold
-from strategies.selection import ServerRule
-from strategies.stocfl import StoCFL
+from fedsweep.strategies.apart import StateApart
+from fedsweep.strategies.apfl import APFL, Mixing
+from fedsweep.strategies.base import Clustered, Resumable, mean_of_scored
+from fedsweep.strategies.candidates import Choosing
+from fedsweep.strategies.cfl import CFL
+from fedsweep.strategies.clients import ClientPart
+from fedsweep.strategies.clove import CLoVE
+from fedsweep.strategies.clustered import ClusterTraining
+from fedsweep.strategies.ditto import Ditto, DittoClients
+from fedsweep.strategies.fedadam import FedAdam
+from fedsweep.strategies.fedavg_ft import FedAvgFT, Finetuning
+from fedsweep.strategies.fedclust import FedClust
+from fedsweep.strategies.fedgroup import FedGroup
+from fedsweep.strategies.fedper import FedPer, OwnHeads
+from fedsweep.strategies.fedsoft import FedSoft, SoftMembers
+from fedsweep.strategies.fesem import FeSEM
+from fedsweep.strategies.flhc import FLHC
+from fedsweep.strategies.ifca import IFCA
+from fedsweep.strategies.kmeans import KMeans
+from fedsweep.strategies.layout import Layout, WithLayout
+from fedsweep.strategies.local import KeepLocal, Local
+from fedsweep.strategies.oracle import Oracle
+from fedsweep.strategies.pacfl import PACFL
+from fedsweep.strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
+from fedsweep.strategies.qfedavg import QFedAvg, TellingLoss
+from fedsweep.strategies.robust import Bulyan, Krum, MultiKrum, TrimmedMean
+from fedsweep.strategies.scaffold import Corrected, Scaffold
+from fedsweep.strategies.selection import ServerRule
+from fedsweep.strategies.stocfl import StoCFL
 
 __all__ = [
     "STRATEGIES",
@@ -263,7 +263,7 @@ def with_layout(strategy: Strategy, layout: Layout) -> Strategy:
     """Tell a strategy what the arrays of its model are.
 
     One that does its own maths on models takes the layout; any other sees the trained arrays alone, by
-    :class:`~strategies.apart.StateApart`, where the model has anything else.
+    :class:`~fedsweep.strategies.apart.StateApart`, where the model has anything else.
 
     Parameters
     ----------

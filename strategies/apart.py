@@ -8,16 +8,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from strategies.base import heaviest, weight_of
-from strategies.layout import Layout, joined, part
-from strategies.state import load_strategy_state, strategy_state
+from fedsweep.strategies.base import heaviest, weight_of
+from fedsweep.strategies.layout import Layout, joined, part
+from fedsweep.strategies.state import load_strategy_state, strategy_state
 
 
 class StateApart(Strategy):
     """Have a strategy see trained arrays only: its optimizer, distances and noise know of no running statistics.
 
-    Clients are sent whole models and reply whole models. What the strategy does not see is put back here: floating
-    buffers are averaged by examples over all replies, the rest is carried as :class:`~strategies.layout.Layout` says.
+    Clients are sent whole models and reply whole models. What the strategy does not see is put back
+    here: floating buffers are averaged by examples over all replies, the rest is carried as
+    :class:`~fedsweep.strategies.layout.Layout` says.
 
     Parameters
     ----------

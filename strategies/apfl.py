@@ -13,8 +13,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from strategies.clients import ClientPart, Update, Work, with_method
-from strategies.models import Models
+from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.models import Models
 
 
 class APFL(FedAvg):

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy.strategy_utils import (
 )
 from flwr.supercore import log
 
-from strategies.layout import Layout
+from fedsweep.strategies.layout import Layout
 
 V = TypeVar("V")
 TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a client that never answers is a lost one
@@ -169,7 +169,7 @@ def weight_of(reply: Message, weighted_by_key: str) -> float:
 def largest(reply: Message, weighted_by_key: str) -> tuple[float, int]:
     """Return the largest weight of a client that a reply stands for, and minus its node id.
 
-    A partial mean says what its clients weigh: see :meth:`~strategies.servers.ClusterServers.observe`.
+    A partial mean says what its clients weigh: see :meth:`~fedsweep.strategies.servers.ClusterServers.observe`.
     """
     load = reply.content.config_records.get("load", ConfigRecord())
     if "num-examples" in load and "node-ids" in load:

@@ -7,11 +7,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from strategies.clients import ClientPart, Update, Work, with_method
-from strategies.clustering import kmeans
-from strategies.grouping import silhouette, tree_split
-from strategies.layout import Layout, WithLayout
-from strategies.models import Models
+from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.clustering import kmeans
+from fedsweep.strategies.grouping import silhouette, tree_split
+from fedsweep.strategies.layout import Layout, WithLayout
+from fedsweep.strategies.models import Models
 
 MARGIN = 0.1
 """More clusters are taken only if their silhouette is better by more than this share (CLoVE)."""

@@ -12,10 +12,17 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from strategies.base import int_keys, string_keys
-from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import at_length_one, one_thread, points_of
-from strategies.grouping import HowMany, Points, choose_k, rotation_p_value, silhouette, tree_split
+from fedsweep.strategies.base import int_keys, string_keys
+from fedsweep.strategies.clustered import ClusterTraining, Plan
+from fedsweep.strategies.clustering import at_length_one, one_thread, points_of
+from fedsweep.strategies.grouping import (
+    HowMany,
+    Points,
+    choose_k,
+    rotation_p_value,
+    silhouette,
+    tree_split,
+)
 
 
 class CFL(ClusterTraining):
@@ -23,7 +30,7 @@ class CFL(ClusterTraining):
 
     Partial participation is refused: the norms of a cluster's updates mean nothing where members are missing. A cluster
     that lacks a reply is not split in that round. Newcomers join the largest cluster, and leave it by a later split.
-    Clients that leave: as in :class:`~strategies.clustered.ClusterTraining`.
+    Clients that leave: as in :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
-from strategies.models import Models
+from fedsweep.strategies.models import Models
 
 METHOD = "method"
 """Config key that names the client part; without it clients train what they were sent."""

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from strategies.base import (
+from fedsweep.strategies.base import (
     arrays_of,
     ask,
     int_keys,
@@ -21,7 +21,7 @@ from strategies.base import (
     sort_replies,
     string_keys,
 )
-from strategies.candidates import (
+from fedsweep.strategies.candidates import (
     Candidates,
     all_models,
     changed,
@@ -30,8 +30,8 @@ from strategies.candidates import (
     match_models,
     to_own_or_all,
 )
-from strategies.selection import ServerRule
-from strategies.servers import ClusterServers, WithServers
+from fedsweep.strategies.selection import ServerRule
+from fedsweep.strategies.servers import ClusterServers, WithServers
 
 QUERY = "query.losses"
 STABLE_ROUNDS = 3  # times in a row that a settled client was put into the same cluster

@@ -29,7 +29,7 @@ from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from flwr.supercore import log
 from numpy.typing import NDArray
 
-from strategies.base import (
+from fedsweep.strategies.base import (
     arrays_of,
     ask,
     int_keys,
@@ -39,8 +39,8 @@ from strategies.base import (
     sort_replies,
     string_keys,
 )
-from strategies.candidates import changed
-from strategies.clustering import (
+from fedsweep.strategies.candidates import changed
+from fedsweep.strategies.clustering import (
     Distance,
     Representation,
     canonical,
@@ -50,10 +50,10 @@ from strategies.clustering import (
     plane_of,
     represent,
 )
-from strategies.grouping import Found, HowMany, Rule
-from strategies.layout import WithLayout
-from strategies.selection import ServerRule
-from strategies.servers import ClusterServers, WithServers
+from fedsweep.strategies.grouping import Found, HowMany, Rule
+from fedsweep.strategies.layout import WithLayout
+from fedsweep.strategies.selection import ServerRule
+from fedsweep.strategies.servers import ClusterServers, WithServers
 
 PICTURED = 1_000
 """Clients up to which a clustering is drawn: the axes of the picture cost the cube of their number."""
@@ -84,7 +84,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     Parameters
     ----------
     num_clusters, choose_k, max_clusters, gate
-        How many clusters: see :class:`~strategies.grouping.HowMany`.
+        How many clusters: see :class:`~fedsweep.strategies.grouping.HowMany`.
     warmup_rounds : int
         FedAvg rounds; the clients are grouped in the last.
     representation, distance : str
@@ -239,7 +239,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     def ask(
         self, query: str, contents: Mapping[int, RecordDict], needed: bool = True
     ) -> dict[int, RecordDict]:
-        """Send each node a query and return the answers, as :func:`~strategies.base.ask` does."""
+        """Send each node a query and return the answers, as :func:`~fedsweep.strategies.base.ask` does."""
         began = perf_counter()
         answers = ask(self._grid, query, contents, needed_by=type(self).__name__ if needed else "")
         self._asked_s += perf_counter() - began

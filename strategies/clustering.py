@@ -13,8 +13,8 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from strategies.grouping import Points, Split, View, as_it_is, silhouette
-from strategies.layout import Layout, flatten
+from fedsweep.strategies.grouping import Points, Split, View, as_it_is, silhouette
+from fedsweep.strategies.layout import Layout, flatten
 
 Representation = Literal["updates", "weights", "last_layer", "losses", "data"]
 Distance = Literal["cosine", "euclidean", "manhattan"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from strategies.selection import Load, Mode
+from fedsweep.strategies.selection import Load, Mode
 
 SPREAD = 4.0
 """Devices are between 1 / SPREAD and SPREAD times the reference device, uniformly on a log scale."""

@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.clients import ClientPart, Work, with_method
-from strategies.models import Models
+from fedsweep.strategies.clients import ClientPart, Work, with_method
+from fedsweep.strategies.models import Models
 
 
 class FedAvgFT(FedAvg):

@@ -6,13 +6,14 @@ that a client holds, are compared by Euclidean distance and clustered hierarchic
 
 from typing import Any
 
-from strategies.flhc import FLHC
+from fedsweep.strategies.flhc import FLHC
 
 
 class FedClust(FLHC):
     """FL+HC on the last layer, in L2, after one round. A newcomer joins the cluster with the nearest mean last layer.
 
-    Partial participation, newcomers and clients that leave: as in :class:`~strategies.clustered.ClusterTraining`.
+    Partial participation, newcomers and clients that leave: as in
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------

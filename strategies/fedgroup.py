@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.clustered import ClusterTraining
-from strategies.clustering import group_means, kmeans_split, one_thread, points_of
-from strategies.grouping import Found, find_groups
+from fedsweep.strategies.clustered import ClusterTraining
+from fedsweep.strategies.clustering import group_means, kmeans_split, one_thread, points_of
+from fedsweep.strategies.grouping import Found, find_groups
 
 PRETRAINED_PER_GROUP = 20
 
@@ -21,9 +21,10 @@ PRETRAINED_PER_GROUP = 20
 class FedGroup(ClusterTraining):
     """Clustered federated learning by decomposed cosine similarity, with a cold start for everybody else.
 
-    Clients outside the pre-training, newcomers, and clients whose reply was lost, pre-train when they are first
-    sampled, then belong to a group: the cold start of :class:`~strategies.clustered.ClusterTraining`, which also says
-    what happens when clients leave.
+    Clients outside the pre-training, newcomers, and clients whose reply was lost, pre-train when
+    they are first sampled, then belong to a group: the cold start of
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`, which also says what happens when
+    clients leave.
     """
 
     def __init__(self, **common: Any) -> None:

@@ -11,10 +11,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import mean_of_replies, sort_replies
-from strategies.clients import ClientPart, Update, Work, with_method
-from strategies.layout import WithLayout, joined, last_layer_keys, part
-from strategies.models import Models
+from fedsweep.strategies.base import mean_of_replies, sort_replies
+from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.layout import WithLayout, joined, last_layer_keys, part
+from fedsweep.strategies.models import Models
 
 
 class FedPer(WithLayout, FedAvg):

@@ -12,11 +12,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from strategies import base
-from strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of
-from strategies.candidates import Candidates, all_models, changed, initial_models, to_all
-from strategies.clients import ClientPart, Update, Work, with_method
-from strategies.models import Models
+from fedsweep.strategies import base
+from fedsweep.strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of
+from fedsweep.strategies.candidates import Candidates, all_models, changed, initial_models, to_all
+from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.models import Models
 
 
 class FedSoft(Candidates):

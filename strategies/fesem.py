@@ -11,9 +11,9 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import kmeans_split, nearest, points_of, view_of
-from strategies.grouping import Found, find_groups
+from fedsweep.strategies.clustered import ClusterTraining, Plan
+from fedsweep.strategies.clustering import kmeans_split, nearest, points_of, view_of
+from fedsweep.strategies.grouping import Found, find_groups
 
 
 class FeSEM(ClusterTraining):
@@ -24,7 +24,7 @@ class FeSEM(ClusterTraining):
 
     Partial participation: the sampled clients choose their centres anew, the others keep theirs. A newcomer trains once
     from the global model and joins the centre nearest to its solution; that solution is not averaged. Clients that
-    leave: as in :class:`~strategies.clustered.ClusterTraining`.
+    leave: as in :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------

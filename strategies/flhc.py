@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.clustered import ClusterTraining
-from strategies.clustering import points_of, view_of
-from strategies.grouping import Found, Linkage, Points, cut_tree, euclidean, find_groups, tree_split
+from fedsweep.strategies.clustered import ClusterTraining
+from fedsweep.strategies.clustering import points_of, view_of
+from fedsweep.strategies.grouping import (
+    Found,
+    Linkage,
+    Points,
+    cut_tree,
+    euclidean,
+    find_groups,
+    tree_split,
+)
 
 
 class FLHC(ClusterTraining):
     """Federated learning with hierarchical clustering.
 
-    Partial participation, newcomers and clients that leave: as in :class:`~strategies.clustered.ClusterTraining`.
+    Partial participation, newcomers and clients that leave: as in
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """How clients fall apart into groups: hierarchical clustering, how many groups there are, and whether there are any.
 
-Shapes: C clients, D coordinates. Points are those of :func:`strategies.clustering.points_of`: in at most C dimensions,
-with the clients' own distances and, where a method goes by angles, their own origin.
+Shapes: C clients, D coordinates. Points are those of
+:func:`fedsweep.strategies.clustering.points_of`: in at most C dimensions, with the clients' own
+distances and, where a method goes by angles, their own origin.
 """
 
 import math

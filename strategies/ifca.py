@@ -10,11 +10,24 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from strategies.base import arrays_of, int_keys, mean_of_clusters, sort_replies, string_keys
-from strategies.candidates import Candidates, Choosing, all_models, changed, initial_models, to_all
-from strategies.clients import with_method
-from strategies.selection import ServerRule
-from strategies.servers import ClusterServers, WithServers
+from fedsweep.strategies.base import (
+    arrays_of,
+    int_keys,
+    mean_of_clusters,
+    sort_replies,
+    string_keys,
+)
+from fedsweep.strategies.candidates import (
+    Candidates,
+    Choosing,
+    all_models,
+    changed,
+    initial_models,
+    to_all,
+)
+from fedsweep.strategies.clients import with_method
+from fedsweep.strategies.selection import ServerRule
+from fedsweep.strategies.servers import ClusterServers, WithServers
 
 
 class IFCA(WithServers, Candidates):

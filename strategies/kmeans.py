@@ -16,10 +16,10 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
-from strategies.base import int_keys, join_largest, string_keys
-from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import kmeans_split, nearest, points_of, view_of
-from strategies.grouping import Found, find_groups
+from fedsweep.strategies.base import int_keys, join_largest, string_keys
+from fedsweep.strategies.clustered import ClusterTraining, Plan
+from fedsweep.strategies.clustering import kmeans_split, nearest, points_of, view_of
+from fedsweep.strategies.grouping import Found, find_groups
 
 MODELS_PER_CLUSTER = 3
 """Peers' models per wanted cluster that make up a vector of losses: few enough to send to every client."""
@@ -28,7 +28,8 @@ MODELS_PER_CLUSTER = 3
 class KMeans(ClusterTraining):
     """K-means clustered federated learning. ``num_clusters=1`` is FedAvg, bit for bit.
 
-    Partial participation, newcomers and clients that leave: as in :class:`~strategies.clustered.ClusterTraining`.
+    Partial participation, newcomers and clients that leave: as in
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------

@@ -7,9 +7,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import sort_replies
-from strategies.clients import ClientPart, Update, Work, with_method
-from strategies.models import Models
+from fedsweep.strategies.base import sort_replies
+from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.models import Models
 
 
 class Local(FedAvg):

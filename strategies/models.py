@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from strategies.arrays import read_array, write_array
-from strategies.layout import Layout, part
+from fedsweep.strategies.arrays import read_array, write_array
+from fedsweep.strategies.layout import Layout, part
 
 
 class Models:

@@ -5,9 +5,9 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from strategies.base import int_keys, join_largest, string_keys
-from strategies.clustered import ClusterTraining
-from strategies.clustering import canonical
+from fedsweep.strategies.base import int_keys, join_largest, string_keys
+from fedsweep.strategies.clustered import ClusterTraining
+from fedsweep.strategies.clustering import canonical
 
 
 class Oracle(ClusterTraining):
@@ -17,7 +17,7 @@ class Oracle(ClusterTraining):
     model. Partial participation: a cluster without replies keeps its model. A newcomer joins its
     group's cluster, which begins with the global model where the newcomer is the group's first;
     one whose group is not known joins the largest cluster. Clients that leave: as in
-    :class:`~strategies.clustered.ClusterTraining`.
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------

@@ -13,10 +13,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
-from strategies.base import join_largest
-from strategies.clustered import ClusterTraining
-from strategies.clustering import canonical, one_thread, points_at
-from strategies.grouping import Linkage, cut_tree, find_groups, tree_split
+from fedsweep.strategies.base import join_largest
+from fedsweep.strategies.clustered import ClusterTraining
+from fedsweep.strategies.clustering import canonical, one_thread, points_at
+from fedsweep.strategies.grouping import Linkage, cut_tree, find_groups, tree_split
 
 Measure = Literal["mean", "smallest"]
 
@@ -27,7 +27,7 @@ class PACFL(ClusterTraining):
     Partial participation: all clients answer the query before round 1, then the sampled ones train. A newcomer answers
     the query when it is first sampled, and joins the cluster whose members' subspaces are nearest on average; a client
     that gives no answer joins the largest cluster. Clients that leave: as in
-    :class:`~strategies.clustered.ClusterTraining`.
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------

@@ -19,9 +19,9 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore import log
 
-from strategies.base import arrays_of, sort_replies
-from strategies.layout import is_floating
-from strategies.state import load_strategy_state, strategy_state
+from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.layout import is_floating
+from fedsweep.strategies.state import load_strategy_state, strategy_state
 
 NORM_KEY = "clipping-norm"
 """In the clients' config: S of the round, where they clip."""

@@ -13,9 +13,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import arrays_of, sort_replies
-from strategies.clients import ClientPart, Update, Work, with_method
-from strategies.layout import is_floating
+from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.layout import is_floating
 
 LOSS_KEY = "start_loss"
 TINY = 1e-10

@@ -18,8 +18,8 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg
 
-from strategies.base import arrays_of, sort_replies
-from strategies.layout import is_floating
+from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.layout import is_floating
 
 BLOCK_FLOATS = 2**24
 """Numbers of all clients that are held in float64 at a time while distances are taken."""

@@ -15,9 +15,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from strategies.base import ask, int_keys, sort_replies, string_keys, weight_of
-from strategies.clients import ClientPart, Update, Work, with_method
-from strategies.layout import is_floating, weighted_mean
+from fedsweep.strategies.base import ask, int_keys, sort_replies, string_keys, weight_of
+from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.layout import is_floating, weighted_mean
 
 CONTROL = "control"
 

@@ -27,7 +27,7 @@ class ServerRule:
     """How servers are chosen; the fields are those of ``strategy.server`` in the configuration."""
 
     rule: Rule = "load"
-    mode: Mode = "measured"  # where loads come from: strategies.devices
+    mode: Mode = "measured"  # where loads come from: fedsweep.strategies.devices
     cpu_weight: float = 0.5
     mem_weight: float = 0.3
     node_weight: float = 0.2

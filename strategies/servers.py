@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
-from strategies.base import (
+from fedsweep.strategies.base import (
     TIMEOUT_S,
     arrays_of,
     heaviest,
@@ -23,9 +23,18 @@ from strategies.base import (
     string_keys,
     weight_of,
 )
-from strategies.devices import load_on_device
-from strategies.layout import Layout
-from strategies.selection import Load, ServerRule, gini, load_scores, rank, regret, smooth, spearman
+from fedsweep.strategies.devices import load_on_device
+from fedsweep.strategies.layout import Layout
+from fedsweep.strategies.selection import (
+    Load,
+    ServerRule,
+    gini,
+    load_scores,
+    rank,
+    regret,
+    smooth,
+    spearman,
+)
 
 QUERY = "query.aggregate"
 TRIES = 2  # the elected server and one successor; then the aggregation is done here

@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from strategies.base import Resumable
+from fedsweep.strategies.base import Resumable
 
 
 def strategy_state(strategy: Strategy) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord
 from numpy.typing import NDArray
 
-from strategies.clustered import ClusterTraining, Plan
-from strategies.clustering import one_thread, unit_rows
-from strategies.layout import joined, weighted_mean
+from fedsweep.strategies.clustered import ClusterTraining, Plan
+from fedsweep.strategies.clustering import one_thread, unit_rows
+from fedsweep.strategies.layout import joined, weighted_mean
 
 
 class StoCFL(ClusterTraining):
@@ -23,7 +23,7 @@ class StoCFL(ClusterTraining):
     Partial participation and newcomers are what the method is made for: nobody has to take part in a first round. A
     client's first model is averaged only into a cluster that has no model yet. Until a client was sampled it belongs to
     no cluster and evaluates the global model. Clients that leave: as in
-    :class:`~strategies.clustered.ClusterTraining`; what they told about their cluster stays.
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`; what they told about their cluster stays.
 
     Parameters
     ----------

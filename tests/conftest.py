@@ -19,8 +19,8 @@ def _no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh database of MLflow, made once, to be copied: MLflow takes seconds for each."""
-    from runner.config import TrackingConfig
-    from runner.tracking import Tracker
+    from fedsweep.config import TrackingConfig
+    from fedsweep.tracking import Tracker
 
     folder = tmp_path_factory.mktemp("template")
     Tracker(TrackingConfig(output=str(folder))).close()
@@ -32,7 +32,7 @@ def ray_runtime() -> Iterator[None]:
     """Ray on this machine, told that it has 4 cores, so that several pools fit."""
     import ray
 
-    from runner.engine.pool import ray_session
+    from fedsweep.engine.pool import ray_session
 
     with ray_session(None, num_cpus=4):
         assert ray.is_initialized()
@@ -42,8 +42,8 @@ def ray_runtime() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_hosts(ray_runtime: None) -> Iterator[list]:
     """Two client hosts that no test kills."""
-    from runner.config import HostGroup, ResourcesConfig
-    from runner.engine.pool import HostPool
+    from fedsweep.config import HostGroup, ResourcesConfig
+    from fedsweep.engine.pool import HostPool
 
     pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.5)}))
     pool.wait()

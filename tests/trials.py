@@ -4,13 +4,13 @@ import gc
 from functools import cache
 from typing import Any
 
-from runner.compose import compose
-from runner.config import TrialConfig
-from runner.data.sources import ImageData, load_images
-from runner.engine.executors import Host
-from runner.prepare import make_split
-from runner.records import RoundRecord, TrialResult, TrialStarted
-from runner.trial import run_trial
+from fedsweep.config import TrialConfig
+from fedsweep.data.sources import ImageData, load_images
+from fedsweep.engine.executors import Host
+from fedsweep.records import RoundRecord, TrialResult, TrialStarted
+from fedsweep.sweep.compose import compose
+from fedsweep.sweep.prepare import make_split
+from fedsweep.trial.trial import run_trial
 
 SMALL = ["num_clients=8", "rounds=3", "training.epochs=1"]
 WALL = ("5_time/", "6_load/")
@@ -32,7 +32,7 @@ def small(*words: str) -> TrialConfig:
 
 def events_of(config: TrialConfig, hosts: list[Host] | None = None) -> list[Any]:
     """Run a trial to its end and return all that it yields."""
-    import runner.client.app  # noqa: F401  torch is there before the freeze
+    import fedsweep.client.app  # noqa: F401  torch is there before the freeze
 
     gc.freeze()  # as in a trial's own process
     return list(run_trial(config, digits(), make_split(digits(), config), hosts))

@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from runner import schedule
-from runner.cli import main
+from fedsweep.cli import main
+from fedsweep.sweep import schedule
 
 
 class Watch:

@@ -22,17 +22,18 @@ type                content                                         reply
                     (size), sketch-seed, sketch-of (array names)    the update that training would give
 ``query.examples``  nothing                                         ``metrics``: num-examples
 ``query.init``      nothing                                         ``arrays``: the trial's initial model, ``layout``:
-                                                                    ConfigRecord, see ``strategies.layout``
+                                                                    ConfigRecord, see ``fedsweep.strategies.layout``
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
                     confusion (bool)                                confusion (classes x classes, row by row)
 ``query.losses``    ``model-0`` to ``model-<K-1>``, ``config``      ``choice``: losses (K), on the training examples
 ==================  ==============================================  ====================================================
 
-``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of ``LocalTraining``. A key that is
-not sent has its default, so Flower's strategies work as they are. With ``method`` a client does what the client part
-of that name does (``strategies.clients``), whose messages may carry more. With ``test-own`` (rows per slice) an
-evaluated client also scores its model on the central test set, as its group sees it. Every reply also has ``load``,
-see ``runner.load.load_mod``.
+``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of
+``LocalTraining``. A key that is not sent has its default, so Flower's strategies work as they are.
+With ``method`` a client does what the client part of that name does
+(``fedsweep.strategies.clients``), whose messages may carry more. With ``test-own`` (rows per slice)
+an evaluated client also scores its model on the central test set, as its group sees it. Every reply
+also has ``load``, see ``fedsweep.engine.load.load_mod``.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -46,21 +47,21 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from torch import nn
 
-from models import build_model
-from runner.client.arrays import layout_of, load_weights, read_weights, weighted_mean
-from runner.client.messages import TestSums, make_reply, message_config, partition_id
-from runner.client.modules import AsBuilt, check_repeats
-from runner.client.pool import ExamplePool, Place, Read
-from runner.client.signatures import signature, sketch, subspace
-from runner.client.together import ChunkRunner, Engine
-from runner.client.trainers import OneByOne
-from runner.client.training import confusion, predict, score
-from runner.client.work import ChunkWork, evaluate_chunk, losses_of_chunk, train_chunk
-from runner.data.federated import FederatedData
-from runner.load import load_mod
-from runner.seeding import derive_seed
-from strategies.arrays import write_array
-from strategies.layout import Layout, joined
+from fedsweep.client.messages import TestSums, make_reply, message_config, partition_id
+from fedsweep.client.signatures import signature, sketch, subspace
+from fedsweep.client.together import ChunkRunner, Engine
+from fedsweep.client.work import ChunkWork, evaluate_chunk, losses_of_chunk, train_chunk
+from fedsweep.data.federated import FederatedData
+from fedsweep.engine.load import load_mod
+from fedsweep.models import build_model
+from fedsweep.seeding import derive_seed
+from fedsweep.strategies.arrays import write_array
+from fedsweep.strategies.layout import Layout, joined
+from fedsweep.training.arrays import layout_of, load_weights, read_weights, weighted_mean
+from fedsweep.training.local import confusion, predict, score
+from fedsweep.training.modules import AsBuilt, check_repeats
+from fedsweep.training.pool import ExamplePool, Place, Read
+from fedsweep.training.trainers import OneByOne
 
 
 def _with_arrays(message: Message, arrays: ArrayRecord) -> Message:
@@ -108,7 +109,7 @@ def make_client_app(
     train_mods : sequence of Mod
         Flower mods around training, as the privacy wrappers need them.
     engine : "sequential" | "vectorized"
-        How a host trains the clients of a chunk, see ``runner.client.together``.
+        How a host trains the clients of a chunk, see ``fedsweep.client.together``.
     """
     client = BuiltinClient(data, model, seed, device, threads)
     app = BuiltinApp(ChunkRunner(client, engine, train_mods), mods=[load_mod])
@@ -126,7 +127,7 @@ def make_client_app(
 
 
 class BuiltinApp(ClientApp):
-    """A ClientApp that can also run a whole chunk of messages at once (``runner.engine.host.ChunkApp``)."""
+    """A ClientApp that can also run a whole chunk of messages at once (``fedsweep.engine.host.ChunkApp``)."""
 
     def __init__(self, chunks: ChunkRunner, mods: list[Mod]) -> None:
         super().__init__(mods=mods)

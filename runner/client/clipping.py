@@ -8,9 +8,9 @@ import numpy as np
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from runner.client.messages import message_config
-from strategies.arrays import write_array
-from strategies.privacy import NORM_KEY, WITHIN_KEY, clip
+from fedsweep.client.messages import message_config
+from fedsweep.strategies.arrays import write_array
+from fedsweep.strategies.privacy import NORM_KEY, WITHIN_KEY, clip
 
 
 def clipping_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

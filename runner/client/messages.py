@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from runner.client.training import confusion, score
+from fedsweep.training.local import confusion, score
 
 
 def message_config(message: Message) -> ConfigRecord:

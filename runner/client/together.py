@@ -12,16 +12,16 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import Mod
 
-from runner.client.batched import Program
-from runner.client.layers import UnsupportedError
-from runner.client.messages import message_config
-from runner.client.trainers import Batched
-from runner.client.training import LocalTraining
-from runner.client.work import evaluate_chunk, losses_of_chunk, train_chunk
-from runner.load import TaskMeter, node_load
+from fedsweep.client.messages import message_config
+from fedsweep.client.work import evaluate_chunk, losses_of_chunk, train_chunk
+from fedsweep.engine.load import TaskMeter, node_load
+from fedsweep.training.batched import Program
+from fedsweep.training.layers import UnsupportedError
+from fedsweep.training.local import LocalTraining
+from fedsweep.training.trainers import Batched
 
 if TYPE_CHECKING:
-    from runner.client.app import BuiltinClient
+    from fedsweep.client.app import BuiltinClient
 
 Engine = Literal["sequential", "vectorized"]
 Replies = list[tuple[Message, float]]

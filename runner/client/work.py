@@ -1,7 +1,7 @@
 """A chunk's clients at their tasks: messages in, replies out, whatever trains them.
 
 One client is a chunk of one. What a client does is said by the method's client part
-(``strategies.clients``), which gets a :class:`ChunkWork`.
+(``fedsweep.strategies.clients``), which gets a :class:`ChunkWork`.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -14,28 +14,28 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from numpy.typing import NDArray
 
-from runner.client.layers import UnsupportedError
-from runner.client.messages import (
+from fedsweep.client.messages import (
     eval_metrics,
     make_reply,
     message_config,
     partition_id,
     train_metrics,
 )
-from runner.client.pool import Place, Read
-from runner.client.stepping import LocalData
-from runner.client.trainers import Penalty, Stepping, Trainer
-from runner.client.training import LocalTraining
-from strategies import client_part
-from strategies.clients import METHOD, Batch, ClientPart, Steps, Trained
-from strategies.models import Models, all_same
+from fedsweep.strategies import client_part
+from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained
+from fedsweep.strategies.models import Models, all_same
+from fedsweep.training.layers import UnsupportedError
+from fedsweep.training.local import LocalTraining
+from fedsweep.training.pool import Place, Read
+from fedsweep.training.stepping import LocalData
+from fedsweep.training.trainers import Penalty, Stepping, Trainer
 
 if TYPE_CHECKING:
-    from runner.client.app import BuiltinClient
+    from fedsweep.client.app import BuiltinClient
 
 
 class ChunkWork:
-    """The tasks of C clients: :class:`strategies.clients.Work`.
+    """The tasks of C clients: :class:`fedsweep.strategies.clients.Work`.
 
     Parameters
     ----------

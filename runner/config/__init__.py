@@ -4,14 +4,14 @@
 options of its group; it is left out of the trial key, and refused when it is set for another option.
 """
 
-from runner.config.learning import (
+from fedsweep.config.learning import (
     DatasetConfig,
     ModelConfig,
     PartitionConfig,
     ShiftConfig,
     TrainingConfig,
 )
-from runner.config.running import (
+from fedsweep.config.running import (
     CheckpointConfig,
     DataConfig,
     HalvingConfig,
@@ -20,9 +20,9 @@ from runner.config.running import (
     StopConfig,
     TrackingConfig,
 )
-from runner.config.section import Section, only
-from runner.config.strategy import PrivacyConfig, ServerConfig, StrategyConfig
-from runner.config.trial import TrialConfig
+from fedsweep.config.section import Section, only
+from fedsweep.config.strategy import PrivacyConfig, ServerConfig, StrategyConfig
+from fedsweep.config.trial import TrialConfig
 
 __all__ = [
     "CheckpointConfig",

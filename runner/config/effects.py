@@ -7,7 +7,7 @@ that another setting switches off, and the events that no round is left for.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runner.config.trial import TrialConfig
+    from fedsweep.config.trial import TrialConfig
 
 _CUTS = "gate linkage distance representation recluster_every stable_after sketch"
 """What tells clusters apart, where there is more than one."""

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from runner.config.ranges import CLIENTS, EXAMPLES, ROUNDS, SHARE, WEIGHT
-from runner.config.section import Section, absolute, only
+from fedsweep.config.ranges import CLIENTS, EXAMPLES, ROUNDS, SHARE, WEIGHT
+from fedsweep.config.section import Section, absolute, only
 
 
 class DatasetConfig(Section):

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from runner.config.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
-from runner.config.section import Section, absolute
-from runner.errors import ConfigError, unknown
+from fedsweep.config.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
+from fedsweep.config.section import Section, absolute
+from fedsweep.errors import ConfigError, unknown
 
 HELD_OUT = (
     "3_clients/acc", "3_clients/acc_std", "3_clients/acc_p10", "3_clients/acc_min", "3_clients/acc_jain",

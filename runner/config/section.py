@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from runner.config.ranges import checked
+from fedsweep.config.ranges import checked
 
 
 def only(options: str, default: Any, description: str, **limits: Any) -> Any:

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from runner.config.ranges import CLIENTS, EXAMPLES, METRIC, ROUNDS, SHARE, WEIGHT
-from runner.config.section import Section, only
-from runner.errors import ConfigError
+from fedsweep.config.ranges import CLIENTS, EXAMPLES, METRIC, ROUNDS, SHARE, WEIGHT
+from fedsweep.config.section import Section, only
+from fedsweep.errors import ConfigError
 
 
 class ServerConfig(Section):

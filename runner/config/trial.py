@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from runner.config.effects import idle_keys, never_happens
-from runner.config.learning import (
+from fedsweep.config.effects import idle_keys, never_happens
+from fedsweep.config.learning import (
     DatasetConfig,
     ModelConfig,
     PartitionConfig,
     ShiftConfig,
     TrainingConfig,
 )
-from runner.config.ranges import CLIENTS, LONGEST, ROUNDS
-from runner.config.running import (
+from fedsweep.config.ranges import CLIENTS, LONGEST, ROUNDS
+from fedsweep.config.running import (
     HELD_OUT,
     CheckpointConfig,
     DataConfig,
@@ -24,18 +24,18 @@ from runner.config.running import (
     StopConfig,
     TrackingConfig,
 )
-from runner.config.section import Section
-from runner.config.strategy import (
+from fedsweep.config.section import Section
+from fedsweep.config.strategy import (
     PRIVATE,
     PrivacyConfig,
     StrategyConfig,
     check_cohort,
     check_distance,
 )
-from runner.errors import ConfigError
+from fedsweep.errors import ConfigError
 
 if TYPE_CHECKING:
-    from strategies.base import Models
+    from fedsweep.strategies.base import Models
 
 
 class TrialConfig(Section):
@@ -236,8 +236,8 @@ class TrialConfig(Section):
     @property
     def _models(self) -> "Models":
         """What the strategy says about its models. Read when needed: it takes Flower a second to be imported."""
-        from strategies import STRATEGIES
-        from strategies.base import models_of
+        from fedsweep.strategies import STRATEGIES
+        from fedsweep.strategies.base import models_of
 
         return models_of(STRATEGIES[self.strategy.name])
 
@@ -261,7 +261,7 @@ class TrialConfig(Section):
     def key(self) -> str:
         """Stable identity of the trial: 12 hex digits of the SHA-256 of its canonical form.
 
-        The content of the data is a part of it: see :func:`runner.data.sources.identified`.
+        The content of the data is a part of it: see :func:`fedsweep.data.sources.identified`.
         """
         return _digest(self.canonical())
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from runner.data.layout import Layout, Tree
-from runner.errors import DataError, shown
+from fedsweep.data.layout import Layout, Tree
+from fedsweep.errors import DataError, shown
 
 _FRESH_NS = 2_000_000_000
 """A file that changed so lately may change again without a new time: its hash is not kept."""

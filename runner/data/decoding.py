@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.config import DatasetConfig
-from runner.data.layout import Layout, Part, Tree, check_share, listed, reasons
-from runner.data.tables import Table, cells, class_numbers
-from runner.errors import DataError, shown
+from fedsweep.config import DatasetConfig
+from fedsweep.data.layout import Layout, Part, Tree, check_share, listed, reasons
+from fedsweep.data.tables import Table, cells, class_numbers
+from fedsweep.errors import DataError, shown
 
 _CHUNK = 2000  # images decoded at a time by a thread
 _CLASSES_SAID = 10

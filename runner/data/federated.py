@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from runner.config import TrialConfig
-from runner.data.partition import group_partition, split_rows
-from runner.data.shift import Shift, make_shift
-from runner.data.sources import ImageData
-from runner.records import DataSummary
-from runner.seeding import derive_seed
+from fedsweep.config import TrialConfig
+from fedsweep.data.partition import group_partition, split_rows
+from fedsweep.data.shift import Shift, make_shift
+from fedsweep.data.sources import ImageData
+from fedsweep.records import DataSummary
+from fedsweep.seeding import derive_seed
 
 _EXAMPLES = 16  # per group, in the pictures
 

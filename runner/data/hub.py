@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.data.decoding import reason
-from runner.data.layout import Kind
-from runner.errors import DataError, shown
+from fedsweep.data.decoding import reason
+from fedsweep.data.layout import Kind
+from fedsweep.errors import DataError, shown
 
 _TIMEOUT_S = 10.0
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from runner.config import DatasetConfig
-from runner.errors import DataError, shown, unknown
+from fedsweep.config import DatasetConfig
+from fedsweep.errors import DataError, shown, unknown
 
 Kind = Literal["folder", "file", "neither"]
 IMAGE_SUFFIXES = frozenset(

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runner.config import PartitionConfig
-from runner.data.shift import Shift
-from runner.errors import DataError
-from runner.seeding import derive_seed
+from fedsweep.config import PartitionConfig
+from fedsweep.data.shift import Shift
+from fedsweep.errors import DataError
+from fedsweep.seeding import derive_seed
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner

@@ -6,7 +6,7 @@
 ``noise``              Gaussian noise that grows from group to group
 ``morphology``         group 1 sees images eroded, group 2 dilated, by a 3 x 3 square
 ``label_permutation``  classes are renamed per group (concept shift)
-``label_groups``       a group has some of the classes only; :mod:`runner.data.partition` deals out the rows
+``label_groups``       a group has some of the classes only; :mod:`fedsweep.data.partition` deals out the rows
 =====================  =========================================================================
 
 Client i belongs to group i mod groups; after a drift some belong to the next one.
@@ -18,9 +18,9 @@ from zlib import crc32
 
 import numpy as np
 
-from runner.config import ShiftConfig
-from runner.errors import DataError
-from runner.seeding import derive_seed
+from fedsweep.config import ShiftConfig
+from fedsweep.errors import DataError
+from fedsweep.seeding import derive_seed
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.config import DataConfig, DatasetConfig, TrialConfig
-from runner.data.content import changed_files, digest_of, files_digest
-from runner.data.decoding import Decoded, decode, reason
-from runner.data.hub import HubTree, commit_of
-from runner.data.layout import LocalTree, find_layout
-from runner.errors import ConfigError, DataError, shown
+from fedsweep.config import DataConfig, DatasetConfig, TrialConfig
+from fedsweep.data.content import changed_files, digest_of, files_digest
+from fedsweep.data.decoding import Decoded, decode, reason
+from fedsweep.data.hub import HubTree, commit_of
+from fedsweep.data.layout import LocalTree, find_layout
+from fedsweep.errors import ConfigError, DataError, shown
 
 _FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.data.layout import listed
-from runner.errors import DataError, shown, unknown
+from fedsweep.data.layout import listed
+from fedsweep.errors import DataError, shown, unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from runner.records import TaskRecord
+from fedsweep.records import TaskRecord
 
 CostFn = Callable[[int, str], float]
 """(node id, message type) -> expected cost of a task in any unit, the same in every run."""

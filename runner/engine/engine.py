@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 
-from runner.config import ResourcesConfig
-from runner.engine.pool import HostPool, lost, ray_session
-from runner.errors import EngineLost, ResourceError
+from fedsweep.config import ResourcesConfig
+from fedsweep.engine.pool import HostPool, lost, ray_session
+from fedsweep.errors import EngineLost, ResourceError
 
 STARTS = 3
 """Times in a row that Ray is started without getting anywhere before that is given up."""
@@ -95,7 +95,6 @@ class Engine:
                 self._open.enter_context(ray_session(self._resources.address))
                 self.pool = HostPool(self._resources)
                 self._open.callback(self.pool.close)
-                self.pool.warm()
                 self._warm(self.pool)
                 return
             except (RayError, EngineLost) as error:

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, RecordDict
 
-from runner.engine.host import AppSpec, run_chunk
-from runner.engine.wire import Chunk, ChunkResult
-from runner.load import LoadSampler
+from fedsweep.engine.host import AppSpec, run_chunk
+from fedsweep.engine.load import LoadSampler
+from fedsweep.engine.wire import Chunk, ChunkResult
 
 
 @dataclass(frozen=True)

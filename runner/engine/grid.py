@@ -16,12 +16,12 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from ray.exceptions import ObjectLostError
 
-from runner.engine.chunks import MEANS_BYTES, MIN_CHUNKS, TARGET_CHUNKS, make_chunks
-from runner.engine.costs import CostFn, LearnedSeconds
-from runner.engine.executors import Executor, Host, InlineExecutor
-from runner.engine.host import AppSpec
-from runner.engine.ray_executor import LOSSES_PER_CHUNK, RayExecutor
-from runner.engine.wire import (
+from fedsweep.engine.chunks import MEANS_BYTES, MIN_CHUNKS, TARGET_CHUNKS, make_chunks
+from fedsweep.engine.costs import CostFn, LearnedSeconds
+from fedsweep.engine.executors import Executor, Host, InlineExecutor
+from fedsweep.engine.host import AppSpec
+from fedsweep.engine.ray_executor import LOSSES_PER_CHUNK, RayExecutor
+from fedsweep.engine.wire import (
     Chunk,
     ChunkResult,
     Records,
@@ -32,8 +32,8 @@ from runner.engine.wire import (
     reference_of,
     remote_record,
 )
-from runner.errors import TrialError
-from runner.records import LoadSample, TaskRecord
+from fedsweep.errors import TrialError
+from fedsweep.records import LoadSample, TaskRecord
 
 
 @dataclass

@@ -26,7 +26,8 @@ from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 
-from runner.engine.wire import (
+from fedsweep.engine.load import LoadSampler
+from fedsweep.engine.wire import (
     Chunk,
     ChunkReplies,
     Records,
@@ -39,10 +40,9 @@ from runner.engine.wire import (
     fill,
     size_of,
 )
-from runner.errors import AppError
-from runner.load import LoadSampler
-from runner.records import TaskRecord
-from strategies.arrays import read_array, write_array
+from fedsweep.errors import AppError
+from fedsweep.records import TaskRecord
+from fedsweep.strategies.arrays import read_array, write_array
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runner.errors import ResourceError
-from runner.load import end_processes
+from fedsweep.engine.load import end_processes
+from fedsweep.errors import ResourceError
 
 SESSION = "FEDSWEEP_SESSION"
 """In the environment of every process of a session: its folder."""

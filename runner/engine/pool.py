@@ -10,8 +10,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -20,15 +22,16 @@ from ray._private import ray_constants
 from ray.exceptions import AuthenticationError, RayError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from runner.config import HostGroup, ResourcesConfig
-from runner.engine.executors import Host
-from runner.engine.host import ClientHost
-from runner.engine.leftovers import SESSION, session_folder
-from runner.engine.wire import out_of_band
-from runner.environ import environ
-from runner.errors import EngineLost, ResourceError
-from runner.imports import lasting
-from runner.load import end_processes
+from fedsweep.config import HostGroup, ResourcesConfig
+from fedsweep.engine.executors import Host
+from fedsweep.engine.host import ClientHost
+from fedsweep.engine.leftovers import SESSION, session_folder
+from fedsweep.engine.load import end_processes
+from fedsweep.engine.wire import out_of_band
+from fedsweep.environ import environ
+from fedsweep.errors import EngineLost, ResourceError
+from fedsweep.imports import lasting
+from fedsweep.places import lay_out
 
 TELEMETRY_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -53,10 +56,6 @@ RAY_ENV = {
     "RAY_worker_niceness": "0",
 }
 """Of a Ray that we start."""
-
-CODE = ("runner", "strategies", "models")
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set in the driver of a submitted job, whose nodes have the job's working directory, code included."""
 
 _log = logging.getLogger("fedsweep.engine")
 _raylet: Any = ray._raylet  # compiled, without types
@@ -91,13 +90,13 @@ class _RayClientHost(ClientHost):
                 raise TaskCancelledError
             return super().run(*args)
 
-    def warm(self) -> None:
-        """Import what the built-in ClientApp needs: the start pays for it, not the first chunk.
+    def warm(self, module: str) -> None:
+        """Import what a ClientApp needs: the start pays for it, not the first chunk.
 
         A chunk that comes meanwhile waits: threads that import side by side see half of a module.
         """
         with self._turn, lasting():
-            import runner.client.app  # noqa: F401
+            import_module(module)
 
 
 @contextmanager
@@ -142,6 +141,10 @@ def _here(num_cpus: int | None) -> Iterator[None]:
         # Ray's own processes inherit the environment: workers that it starts ahead fit the hosts
         env = TELEMETRY_OFF | HOST_ENV | RAY_ENV | {SESSION: str(folder)}
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # workers look into the folder that the driver was started in: a folder of our name there
+        # must not be taken for us
+        places = [str(lay_out(folder / "code").parent), os.environ.get("PYTHONPATH", "")]
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         try:
             with environ(env, without=("RAY_AUTH_TOKEN_PATH",)), _loopback():
                 _read_token()
@@ -166,12 +169,11 @@ def _cluster(address: str, named: str) -> Iterator[None]:
     """Connect to a cluster: with a token wherever one can be found."""
     if address != "auto":
         _reach(address, named)
-    code = {} if JOB in os.environ else _code()
     _read_token()
     has_token = _raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
     mode = os.environ.get("RAY_AUTH_MODE") or ("token" if has_token else "disabled")
     try:
-        with environ({"RAY_AUTH_MODE": mode}):
+        with environ({"RAY_AUTH_MODE": mode}), _code() as code:
             _read_token()
             _init(address, runtime_env={"env_vars": TELEMETRY_OFF | HOST_ENV, **code})
     except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
@@ -250,10 +252,11 @@ def lost() -> bool:
     return any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes())
 
 
-def _code() -> dict[str, Any]:
-    """Return the part of a runtime environment that brings this code to every node of a cluster, as it is here."""
-    root = Path(__file__).resolve().parents[2]
-    return {"py_modules": [str(root / name) for name in CODE], "excludes": ["__pycache__"]}
+@contextmanager
+def _code() -> Iterator[dict[str, Any]]:
+    """Give the part of a runtime environment that brings this code to every node, as it is here."""
+    with TemporaryDirectory() as folder:
+        yield {"py_modules": [str(lay_out(Path(folder)))], "excludes": ["__pycache__"]}
 
 
 def _reach(address: str, named: str) -> None:
@@ -285,6 +288,7 @@ class HostPool:
     def __init__(self, config: ResourcesConfig) -> None:
         self.hosts: list[Host] = []
         self._warming: list[Any] = []
+        self._module = ""
         self._config, self._id = config, f"hosts-{uuid4().hex[:8]}"
         self._numbers = {group: count() for group in config.hosts}
         self._nodes = _nodes()
@@ -337,7 +341,8 @@ class HostPool:
                 )
                 for node in (Counter(places) - have).elements():
                     self._add(group, node)
-                    self.hosts[-1].actor.warm.remote()
+                    if self._module:
+                        self.hosts[-1].actor.warm.remote(self._module)
 
     def describe(self) -> str:
         """Return a line such as ``1 nodes, 2 CPUs, 0 GPUs, Ray 2.55.1; hosts: 2 cpu``."""
@@ -346,10 +351,11 @@ class HostPool:
         cluster = f"{nodes} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, Ray {ray.__version__}"
         return f"{cluster}; hosts: {', '.join(f'{count} {name}' for name, count in groups.items())}"
 
-    def warm(self) -> None:
-        """Have every host make ready for the built-in ClientApp, and do not wait for it."""
+    def warm(self, module: str) -> None:
+        """Have every host import the module of a ClientApp, and do not wait for it."""
+        self._module = module
         self._warming = [
-            host.actor.warm.options(max_task_retries=-1).remote() for host in self.hosts
+            host.actor.warm.options(max_task_retries=-1).remote(module) for host in self.hosts
         ]
 
     def wait(self) -> None:

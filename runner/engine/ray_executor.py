@@ -13,11 +13,11 @@ from flwr.app.message.message import make_message
 from flwr.common.constant import ErrorCode
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
-from runner.engine.executors import Host
-from runner.engine.host import AppSpec
-from runner.engine.wire import Chunk, ChunkReplies, ChunkResult, Reply, Task, out_of_band, size_of
-from runner.errors import AppError, ResourceError, TrialError
-from runner.records import TaskRecord
+from fedsweep.engine.executors import Host
+from fedsweep.engine.host import AppSpec
+from fedsweep.engine.wire import Chunk, ChunkReplies, ChunkResult, Reply, Task, out_of_band, size_of
+from fedsweep.errors import AppError, ResourceError, TrialError
+from fedsweep.records import TaskRecord
 
 LOSSES_PER_CHUNK = 3
 """A chunk whose host died so often is run client by client, to find the client that kills hosts: it fails alone."""

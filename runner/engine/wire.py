@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Metadata, MetricRecord, RecordDict
 
-from runner.records import LoadSample, TaskRecord
+from fedsweep.records import LoadSample, TaskRecord
 
 OUT_OF_BAND_BYTES = 2**16
 """Arrays from here on go beside the pickle, not in it: one copy less on the way into the object store."""

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.escape import line, lines, shortened, storable
-from runner.redaction import redact
+from fedsweep.escape import line, lines, shortened, storable
+from fedsweep.redaction import redact
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

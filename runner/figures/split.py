@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runner.divergence import earth_movers, js_divergence
-from runner.escape import line, shortened
-from runner.figures.canvas import (
+from fedsweep.data.divergence import earth_movers, js_divergence
+from fedsweep.escape import line, shortened
+from fedsweep.figures.canvas import (
     FEW,
     PALETTE,
     cell,

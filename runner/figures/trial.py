@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.figures.canvas import (
+from fedsweep.figures.canvas import (
     PALETTE,
     cell,
     class_ticks,
@@ -124,7 +124,7 @@ def cluster_squares(assignments: Mapping[str, Sequence[Any]], groups: np.ndarray
 
 
 def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
-    """Show CPU and memory of hosts and nodes over time; columns as in :class:`runner.records.LoadSample`."""
+    """Show CPU and memory of hosts and nodes over time; columns as in :class:`fedsweep.records.LoadSample`."""
     figure, axes = new_figure(
         8, 5.2, title or "Load of client hosts and nodes", rows=2, columns=2, sharex=True
     )

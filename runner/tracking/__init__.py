@@ -3,8 +3,8 @@
 This package is the only importer of mlflow, and it does so late: ``--help`` need not wait for it.
 """
 
-from runner.redaction import redact
-from runner.tracking.runs import SweepRun, TrialRun
-from runner.tracking.tracker import Tracker, flush
+from fedsweep.redaction import redact
+from fedsweep.tracking.runs import SweepRun, TrialRun
+from fedsweep.tracking.tracker import Tracker, flush
 
 __all__ = ["SweepRun", "Tracker", "TrialRun", "flush", "redact"]

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from runner.escape import shortened, storable
-from runner.figures import split as splits
-from runner.figures import trial as trials
-from runner.figures.canvas import Extras
-from runner.records import Columns, DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
-from runner.redaction import redact
+from fedsweep.escape import shortened, storable
+from fedsweep.figures import split as splits
+from fedsweep.figures import trial as trials
+from fedsweep.figures.canvas import Extras
+from fedsweep.records import (
+    Columns,
+    DataSummary,
+    LoadSample,
+    RoundRecord,
+    TrialResult,
+    TrialStarted,
+)
+from fedsweep.redaction import redact
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from runner.errors import RunnerError
+from fedsweep.errors import RunnerError
 
 _log = logging.getLogger("fedsweep.tracking")
 _TRIES, _WAIT_S = 5, 0.1  # somebody who only looks holds a lock for a moment

@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from runner.errors import TrackingError
-from runner.tracking.claim import writer_of
+from fedsweep.errors import TrackingError
+from fedsweep.tracking.claim import writer_of
 
 BESIDE = "fedsweep.artifacts", "beside the database"
 """Tag of an experiment whose files lie in ``artifacts/`` beside its database, wherever both are moved together."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.redaction import redact
-from runner.tracking import ops, past
-from runner.tracking.ops import Op
-from runner.tracking.outbox import Outbox, left_behind, of_others
-from runner.tracking.store import Store
-from runner.tracking.waiting import Damaged
+from fedsweep.redaction import redact
+from fedsweep.tracking import ops, past
+from fedsweep.tracking.ops import Op
+from fedsweep.tracking.outbox import Outbox, left_behind, of_others
+from fedsweep.tracking.store import Store
+from fedsweep.tracking.waiting import Damaged
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -38,7 +38,7 @@ class Delivery:
     Parameters
     ----------
     send : Callable[[Op], None]
-        Does one operation; raises what :func:`runner.tracking.ops.passing` judges.
+        Does one operation; raises what :func:`fedsweep.tracking.ops.passing` judges.
     overtaken : Callable[[Op], str]
         Says why the run of an operation that has waited is not ours to write any more, or nothing.
     """

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import yaml
 
-from runner.config import TrialConfig
-from runner.config.section import flat, short_names
-from runner.data.sources import place_of
-from runner.escape import bold
-from runner.figures.canvas import strategy_colour
-from runner.redaction import redact
-from runner.report_text import fence
+from fedsweep.config import TrialConfig
+from fedsweep.config.section import flat, short_names
+from fedsweep.data.sources import place_of
+from fedsweep.escape import bold, fence
+from fedsweep.figures.canvas import strategy_colour
+from fedsweep.redaction import redact
 
 _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}
 _PACKAGES = (

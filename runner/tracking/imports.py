@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
 
-from runner.config import TrackingConfig, TrialConfig
-from runner.imports import lasting
+from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.imports import lasting
 
 _TABLES = (
     "jinja2", "pandas.core.arrays.arrow.extension_types", "pandas.core.methods.to_dict",
@@ -26,8 +26,8 @@ _STORE = (
     "mlflow.utils.search_logged_model_utils", "requests", "sqlalchemy.exc",
 )  # fmt: skip
 _OURS = (
-    "runner.figures.report", "runner.tracking.artifacts", "runner.tracking.models",
-    "runner.tracking.read",
+    "fedsweep.report.figures", "fedsweep.tracking.artifacts", "fedsweep.tracking.models",
+    "fedsweep.tracking.read",
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def import_all(cfg: TrackingConfig, trials: Iterable[TrialConfig]) -> None:
         Image.init()  # its formats
         networks = {trial.model.name for trial in trials} if cfg.log_models else set()
         if networks:
-            from runner.tracking.models import trace_once
+            from fedsweep.tracking.models import trace_once
 
             trace_once()
         for module in sorted(name.rpartition(".")[0] for name in networks if "." in name):

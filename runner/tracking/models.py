@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from runner.config import ModelConfig
-from runner.escape import line, shortened
-from runner.tracking import ops
-from runner.tracking.ops import Op
+from fedsweep.config import ModelConfig
+from fedsweep.escape import line, shortened
+from fedsweep.tracking import ops
+from fedsweep.tracking.ops import Op
 
 _log = logging.getLogger(__name__)
 _PROGRAM = "data/model.pt2"
@@ -91,8 +91,8 @@ def _template(
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    from models import build_model
-    from runner.client.arrays import first_names
+    from fedsweep.models import build_model
+    from fedsweep.training.arrays import first_names
 
     config = ModelConfig.model_validate_json(config_json)
     with torch.random.fork_rng(devices=[]):

@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from runner.redaction import redact
+from fedsweep.redaction import redact
 
 _LOUD = ("mlflow", "alembic", "sqlalchemy", "urllib3")
 

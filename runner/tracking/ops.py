@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import escape
-from runner.environ import environ
-from runner.paths import relative
-from runner.redaction import redact_all, redact_files
-from runner.tracking import past
-from runner.tracking.past import TOKEN
-from runner.tracking.store import Store
+from fedsweep import escape
+from fedsweep.environ import environ
+from fedsweep.paths import relative
+from fedsweep.redaction import redact_all, redact_files
+from fedsweep.tracking import past
+from fedsweep.tracking.past import TOKEN
+from fedsweep.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +39,7 @@ class Op:
     """One operation on one run: plain data and files without credentials, as MLflow takes them.
 
     Names and texts may come from outside: keys that it would refuse go by another name, each by its
-    own (:func:`runner.escape.key`), and what is too long for it is cut.
+    own (:func:`fedsweep.escape.key`), and what is too long for it is cut.
 
     ``data`` is JSON; ``runner/tracking/waiting.py`` says of which form.
     """

@@ -17,10 +17,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from runner.tracking import waiting as form
-from runner.tracking.ops import Op
-from runner.tracking.store import Store
-from runner.tracking.waiting import Damaged
+from fedsweep.tracking import waiting as form
+from fedsweep.tracking.ops import Op
+from fedsweep.tracking.store import Store
+from fedsweep.tracking.waiting import Damaged
 
 _log = logging.getLogger("fedsweep.tracking")
 _PLACE = re.compile(rf"(\d{{8,12}})-({form.TOKEN})")

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.escape import tag_is
-from runner.tracking.describe import LAYOUT, LAYOUT_NOW
-from runner.tracking.store import Store
+from fedsweep.escape import tag_is
+from fedsweep.tracking.describe import LAYOUT, LAYOUT_NOW
+from fedsweep.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

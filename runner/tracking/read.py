@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from runner.config import TrackingConfig
-from runner.errors import TrackingError
-from runner.escape import tag_is
-from runner.paths import component
-from runner.records import TrialRow
-from runner.redaction import redact
-from runner.tracking.describe import GRID, LAYOUT, LAYOUT_NOW
-from runner.tracking.store import Store, open_store
+from fedsweep.config import TrackingConfig
+from fedsweep.errors import TrackingError
+from fedsweep.escape import tag_is
+from fedsweep.paths import component
+from fedsweep.records import TrialRow
+from fedsweep.redaction import redact
+from fedsweep.tracking.describe import GRID, LAYOUT, LAYOUT_NOW
+from fedsweep.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -171,7 +171,7 @@ def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:
     if GRID not in {entry.path for entry in store.client.list_artifacts(sweep.info.run_id)}:
         raise TrackingError(
             f"{GRID} of sweep '{name}' is not in the store yet; send what waits with "
-            f"`python -m runner flush`, or {again}"
+            f"`fedsweep flush`, or {again}"
         )
     with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
         loaded: dict[str, Any] = json.loads(

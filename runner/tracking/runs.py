@@ -4,17 +4,17 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from runner import escape
-from runner.config import TrialConfig
-from runner.errors import TrackingError
-from runner.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
-from runner.tracking import describe, ops
-from runner.tracking.ops import Op
-from runner.tracking.past import FINAL, REPORT, ROUND, PastRun
+from fedsweep import escape
+from fedsweep.config import TrialConfig
+from fedsweep.errors import TrackingError
+from fedsweep.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
+from fedsweep.tracking import describe, ops
+from fedsweep.tracking.ops import Op
+from fedsweep.tracking.past import FINAL, REPORT, ROUND, PastRun
 
 if TYPE_CHECKING:
-    from runner.figures.canvas import Extras
-    from runner.tracking.tracker import Tracker
+    from fedsweep.figures.canvas import Extras
+    from fedsweep.tracking.tracker import Tracker
 
 _DRAWN = (
     "round",
@@ -152,7 +152,7 @@ class SweepRun(OpenRun):
         summary : str
             Markdown, added to the run's note; the table of results.
         files : Mapping[str, str | bytes]
-            Artifacts by path, as made by :func:`runner.report.report`.
+            Artifacts by path, as made by :func:`fedsweep.report.report.report`.
         failed : int
             Trials that failed.
         missing : str
@@ -161,7 +161,7 @@ class SweepRun(OpenRun):
         now = self._now_ms()
 
         def job() -> Iterator[Op]:
-            from runner.tracking.artifacts import ui_images
+            from fedsweep.tracking.artifacts import ui_images
 
             tags = {"mlflow.note.content": f"{self._note}\n\n{summary}"}
             if files:
@@ -220,7 +220,7 @@ class TrialRun(OpenRun):
         self._first = first
 
         def job() -> Iterator[Op]:
-            from runner.tracking.artifacts import data_figures, dataset_fields, split_table
+            from fedsweep.tracking.artifacts import data_figures, dataset_fields, split_table
 
             yield Op("dataset", self.token, dataset_fields(first.data))
             yield ops.files(self.token, {"split.parquet": split_table(first.data)})
@@ -249,7 +249,7 @@ class TrialRun(OpenRun):
         self._events.extend(f"round {record.round}: {event}" for event in record.events)
 
         def job() -> Iterator[Op]:
-            from runner.tracking.artifacts import cluster_image, parts
+            from fedsweep.tracking.artifacts import cluster_image, parts
 
             content = parts(record)
             if self._figures == "all" and self._first is not None:
@@ -280,7 +280,7 @@ class TrialRun(OpenRun):
                 self.token, tags | ({"stopped": result.stopped} if result.stopped else {})
             )
             if self._tracker.cfg.log_models and self._first is not None:
-                from runner.tracking.models import model_op
+                from fedsweep.tracking.models import model_op
 
                 classes = len(self._first.data.class_names)
                 for name, state in result.models.items():
@@ -296,7 +296,7 @@ class TrialRun(OpenRun):
 
     def _figures_and_events(self, result: TrialResult | None) -> Iterator[Op]:
         """Log the pictures, once all else is stored, then what happened: a picture that failed, too."""
-        from runner.tracking.artifacts import trial_figures
+        from fedsweep.tracking.artifacts import trial_figures
 
         if self._figures == "all":
             gathered = self._rounds, self._clients, self._assignments, self._load

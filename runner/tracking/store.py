@@ -7,14 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.config import TrackingConfig
-from runner.environ import environ
-from runner.errors import TrackingError
-from runner.imports import lasting
-from runner.redaction import redact
-from runner.tracking import database as local
-from runner.tracking.database import artifacts_uri, database_of, sqlite_uri
-from runner.tracking.noise import keep_aside, told
+from fedsweep.config import TrackingConfig
+from fedsweep.environ import environ
+from fedsweep.errors import TrackingError
+from fedsweep.imports import lasting
+from fedsweep.redaction import redact
+from fedsweep.tracking import database as local
+from fedsweep.tracking.database import artifacts_uri, database_of, sqlite_uri
+from fedsweep.tracking.noise import keep_aside, told
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

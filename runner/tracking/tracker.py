@@ -7,19 +7,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from runner.config import TrackingConfig, TrialConfig
-from runner.errors import TrackingError
-from runner.redaction import redact
-from runner.tracking import describe, ops
-from runner.tracking.delivery import Delivery, Flushed, one_line, overtaken, send_spilled
-from runner.tracking.outbox import Outbox
-from runner.tracking.past import PastRun
-from runner.tracking.runs import OpenRun, SweepRun, TrialRun
-from runner.tracking.store import Store, open_store
-from runner.tracking.writer import Writer
+from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.errors import TrackingError
+from fedsweep.redaction import redact
+from fedsweep.tracking import describe, ops
+from fedsweep.tracking.delivery import Delivery, Flushed, one_line, overtaken, send_spilled
+from fedsweep.tracking.outbox import Outbox
+from fedsweep.tracking.past import PastRun
+from fedsweep.tracking.runs import OpenRun, SweepRun, TrialRun
+from fedsweep.tracking.store import Store, open_store
+from fedsweep.tracking.writer import Writer
 
 if TYPE_CHECKING:
-    from runner.figures.canvas import Extras
+    from fedsweep.figures.canvas import Extras
 
 _log = logging.getLogger("fedsweep.tracking")
 
@@ -39,7 +39,7 @@ class Tracker:
 
     A run that is still open when the tracker closes becomes KILLED: nothing is left RUNNING. A store that does not
     answer delays what is written and loses nothing: what :meth:`close` could not send stays on disk (:attr:`spilled`)
-    until ``python -m runner flush``, or the next tracker of this store, sends it. What the store refuses as wrong costs
+    until ``fedsweep flush``, or the next tracker of this store, sends it. What the store refuses as wrong costs
     its run alone, which ends as KILLED: :attr:`lost` has the reasons.
 
     Parameters

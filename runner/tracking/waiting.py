@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runner.errors import RunnerError
-from runner.paths import relative
-from runner.tracking.ops import Op
+from fedsweep.errors import RunnerError
+from fedsweep.paths import relative
+from fedsweep.tracking.ops import Op
 
 VERSION = 1
 TOKEN = r"[0-9A-Za-z_-]{1,64}"

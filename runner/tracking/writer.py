@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from runner.errors import TrackingError
-from runner.tracking import noise
-from runner.tracking.delivery import Delivery, LeftOut, one_line
-from runner.tracking.ops import Op
-from runner.tracking.outbox import Outbox
-from runner.tracking.waiting import Damaged
+from fedsweep.errors import TrackingError
+from fedsweep.tracking import noise
+from fedsweep.tracking.delivery import Delivery, LeftOut, one_line
+from fedsweep.tracking.ops import Op
+from fedsweep.tracking.outbox import Outbox
+from fedsweep.tracking.waiting import Damaged
 
 _log = logging.getLogger("fedsweep.tracking")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
@@ -45,7 +45,7 @@ class Writer:
     Parameters
     ----------
     send : Callable[[Op], None] or Delivery
-        Does one operation; raises what :func:`runner.tracking.ops.passing` judges.
+        Does one operation; raises what :func:`fedsweep.tracking.ops.passing` judges.
     outbox : Outbox
         Where operations wait.
     runs : dict[str, str]

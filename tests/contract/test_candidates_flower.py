@@ -10,11 +10,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import silhouette_score
 
-from runner.config import StrategyConfig
-from strategies import Clustered, Resumable, build_strategy
-from strategies.candidates import better_by_a_tenth, group_losses, initial_models, match_models
-from strategies.fedper import head_keys
-from strategies.layout import Layout
+from fedsweep.config import StrategyConfig
+from fedsweep.strategies import Clustered, Resumable, build_strategy
+from fedsweep.strategies.candidates import (
+    better_by_a_tenth,
+    group_losses,
+    initial_models,
+    match_models,
+)
+from fedsweep.strategies.fedper import head_keys
+from fedsweep.strategies.layout import Layout
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4)}

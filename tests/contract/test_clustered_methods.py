@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord
 
-from strategies import build_strategy
-from strategies.cfl import CFL
+from fedsweep.strategies import build_strategy
+from fedsweep.strategies.cfl import CFL
 from tests.contract.test_strategies_flower import (
     CPU_S,
     EXAMPLES,

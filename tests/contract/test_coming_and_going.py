@@ -8,12 +8,12 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as flower
 
-from runner.compose import compose
-from runner.config import StrategyConfig
-from runner.errors import ConfigError
-from strategies import STRATEGIES
-from strategies.clustered import ClusterTraining
-from strategies.local import Local
+from fedsweep.config import StrategyConfig
+from fedsweep.errors import ConfigError
+from fedsweep.strategies import STRATEGIES
+from fedsweep.strategies.clustered import ClusterTraining
+from fedsweep.strategies.local import Local
+from fedsweep.sweep.compose import compose
 from tests.contract.test_strategies_flower import _build, _grid, _round
 from tests.fakes import halfway_app, record, values
 

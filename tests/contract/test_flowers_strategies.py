@@ -12,8 +12,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from runner.config import StrategyConfig
-from strategies import build_strategy
+from fedsweep.config import StrategyConfig
+from fedsweep.strategies import build_strategy
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 TARGETS = {1: (8.0, -2.0), 2: (4.0, 1.0), 3: (-1.0, 8.0), 4: (0.5, 4.0)}

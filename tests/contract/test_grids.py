@@ -9,10 +9,10 @@ from flwr.clientapp.mod import fixedclipping_mod
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from runner.engine.grid import EngineGrid, inline_grid, ray_grid
-from runner.engine.host import AppSpec
-from runner.rounds import Loop, run_rounds
-from strategies import STRATEGIES
+from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
+from fedsweep.engine.host import AppSpec
+from fedsweep.strategies import STRATEGIES
+from fedsweep.trial.rounds import Loop, run_rounds
 from tests.apps import add_app, model, server_app
 from tests.fakes import record, values
 
@@ -106,7 +106,7 @@ def test_query_messages(make) -> None:
 
 
 def test_arrays_stay_references_until_they_are_read(ray_hosts) -> None:
-    from runner.engine.wire import RemoteArrays, reference_of
+    from fedsweep.engine.wire import RemoteArrays, reference_of
 
     grid = ray_grid(spec(), ray_hosts)
     [reply] = grid.send_and_receive([train_message(1)])
@@ -151,7 +151,7 @@ def test_start_gives_what_it_gives_on_flowers_engine(make) -> None:
 
 
 def test_the_round_loop_gives_what_start_gives(make) -> None:
-    from runner.seeding import seeded_globals
+    from fedsweep.seeding import seeded_globals
 
     with seeded_globals(0):
         expected = FedAvg(min_train_nodes=NODES).start(make(spec()), model(), num_rounds=3)

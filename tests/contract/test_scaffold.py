@@ -14,8 +14,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from strategies import build_strategy
-from strategies.scaffold import gradient_weight, renewed
+from fedsweep.strategies import build_strategy
+from fedsweep.strategies.scaffold import gradient_weight, renewed
 from tests.contract.test_strategies_flower import stored
 from tests.fakes import FakeGrid, record, values
 

@@ -10,9 +10,9 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 
-from runner.config import PrivacyConfig, StrategyConfig
-from strategies import Clustered, build_strategy, is_weighted_mean, wrap_privacy
-from strategies.devices import device_of, nominal
+from fedsweep.config import PrivacyConfig, StrategyConfig
+from fedsweep.strategies import Clustered, build_strategy, is_weighted_mean, wrap_privacy
+from fedsweep.strategies.devices import device_of, nominal
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 NAMES = get_args(StrategyConfig.model_fields["name"].annotation)

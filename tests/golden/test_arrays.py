@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.config import DataConfig, DatasetConfig
-from runner.data.sources import load_images
+from fedsweep.config import DataConfig, DatasetConfig
+from fedsweep.data.sources import load_images
 
 ROOT = Path(os.environ.get("FEDSWEEP_DATA", "/nowhere"))
 TEST_SETS = {

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose import compose
-from runner.data.sources import load_images
-from runner.prepare import make_split
-from runner.trial import run_trial
+from fedsweep.data.sources import load_images
+from fedsweep.sweep.compose import compose
+from fedsweep.sweep.prepare import make_split
+from fedsweep.trial.trial import run_trial
 
 HERE = Path(os.environ.get("FEDSWEEP_DATA", "/nowhere"), "fashion_mnist")
 

@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import subprocess, sys, ray
 from ray.cluster_utils import Cluster
-from runner.compose import expand
-from runner.config import HostGroup, ResourcesConfig
-from runner.engine.pool import HostPool, ray_session
-from runner.sweep import SweepPlan, run_sweep
+from fedsweep.sweep.compose import expand
+from fedsweep.config import HostGroup, ResourcesConfig
+from fedsweep.engine.pool import HostPool, ray_session
+from fedsweep.sweep.sweep import SweepPlan, run_sweep
 from tests.trials import SMALL, events_of, outcome, small
 
 WORDS = [*SMALL, "strategy=fedavg", "strategy.fraction_train=0.5", "model=mlp", "partition=iid", "shift=none"]
@@ -57,7 +57,7 @@ try:
     with ray_session(cluster.address):
         assert all("py_modules_files" in place for place in ray.get(where.remote())), "no code came along"
         pool = HostPool(ResourcesConfig(hosts=HOSTS))
-        pool.warm()
+        pool.warm("fedsweep.client.app")
         pool.wait()
         assert outcome(events_of(small(*WORDS, "seed=0"), pool.hosts)) == expected[0], "two nodes differ"
         pool.close()

@@ -10,8 +10,8 @@ import psutil
 import pytest
 import ray
 
-from runner.config import HostGroup, ResourcesConfig
-from runner.engine.pool import HostPool
+from fedsweep.config import HostGroup, ResourcesConfig
+from fedsweep.engine.pool import HostPool
 
 CALLS = {  # of each of Ray's services one that reads, runs or frees something
     "NodeInfoGcsService/GetAllNodeInfo",

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 import pytest
 import ray
 
-from runner.config import HostGroup, ResourcesConfig
-from runner.engine.pool import HostPool
-from runner.engine.ray_executor import RayExecutor
-from runner.engine.wire import Chunk
-from runner.prepare import make_split
-from runner.records import RoundRecord
-from runner.trial import run_trial
+from fedsweep.config import HostGroup, ResourcesConfig
+from fedsweep.engine.pool import HostPool
+from fedsweep.engine.ray_executor import RayExecutor
+from fedsweep.engine.wire import Chunk
+from fedsweep.records import RoundRecord
+from fedsweep.sweep.prepare import make_split
+from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 
 CASES = {
@@ -54,7 +54,7 @@ def test_the_number_of_hosts_changes_no_bit(ray_runtime: None, expected: dict, c
 def test_killed_hosts_change_no_bit(ray_runtime: None, expected: dict) -> None:
     """In every round one of the hosts is killed while it works; its work runs again."""
     pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
-    pool.warm()
+    pool.warm("fedsweep.client.app")
     pool.wait()
     try:
         for name in ("fedavg", "kmeans", "stateful"):  # a host takes seconds to start again

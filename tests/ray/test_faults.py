@@ -6,13 +6,13 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from runner.config import HostGroup, ResourcesConfig
-from runner.engine.grid import ray_grid
-from runner.engine.host import AppSpec
-from runner.engine.pool import HostPool, plan
-from runner.errors import ResourceError, TrialError
-from runner.rounds import Loop, run_rounds
-from strategies.kmeans import KMeans
+from fedsweep.config import HostGroup, ResourcesConfig
+from fedsweep.engine.grid import ray_grid
+from fedsweep.engine.host import AppSpec
+from fedsweep.engine.pool import HostPool, plan
+from fedsweep.errors import ResourceError, TrialError
+from fedsweep.strategies.kmeans import KMeans
+from fedsweep.trial.rounds import Loop, run_rounds
 from tests.apps import add_app, model, server_app
 from tests.fakes import record
 

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import ray
 
-from runner.engine.pool import ray_session
+from fedsweep.engine.pool import ray_session
 
 
 class Worker:

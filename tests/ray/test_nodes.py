@@ -14,13 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 BEGIN = """
 import sys, tempfile, threading, time, ray
 from ray.cluster_utils import Cluster
-from runner.checkpoint import CheckpointStore
-from runner.config import HostGroup, ResourcesConfig
-from runner.engine.pool import HostPool, ray_session
-from runner.errors import TrialError
-from runner.prepare import make_split
-from runner.records import RoundRecord
-from runner.trial import run_trial
+from fedsweep.trial.checkpoint import CheckpointStore
+from fedsweep.config import HostGroup, ResourcesConfig
+from fedsweep.engine.pool import HostPool, ray_session
+from fedsweep.errors import TrialError
+from fedsweep.sweep.prepare import make_split
+from fedsweep.records import RoundRecord
+from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 
 def trial(config, pool, at_round, act, checkpoints=None, after=lambda record: None):

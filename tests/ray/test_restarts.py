@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.config import HostGroup, ResourcesConfig
-from runner.engine.leftovers import SESSION, session_folder
-from runner.engine.pool import HostPool
+from fedsweep.config import HostGroup, ResourcesConfig
+from fedsweep.engine.leftovers import SESSION, session_folder
+from fedsweep.engine.pool import HostPool
 from tests.ray.test_leftovers import kill, marked
 from tests.trials import SMALL
 
@@ -30,7 +30,7 @@ class Driver:
     def __init__(self, out: Path, *words: str) -> None:
         out.mkdir(exist_ok=True)
         self.log, self.mark = out / "log", f"restarts-{out.name}-{os.getpid()}"
-        command = [sys.executable, "-u", "-m", "runner", "sweep", "default", *WORDS, *words]
+        command = [sys.executable, "-u", "-m", "fedsweep", "sweep", "default", *WORDS, *words]
         env = os.environ | {"FEDSWEEP_TEST_MARK": self.mark}
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
@@ -91,7 +91,7 @@ def test_hosts_get_the_share_of_the_machine_that_others_get(ray_hosts: list) -> 
 def test_a_host_killed_while_it_starts_is_awaited(ray_runtime: None) -> None:
     before = hosts_of_ours()
     pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
-    pool.warm()
+    pool.warm("fedsweep.client.app")
     deadline = time.monotonic() + 60
     while not (new := hosts_of_ours() - before):  # a process takes the name before it is up
         assert time.monotonic() < deadline

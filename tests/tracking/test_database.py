@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.config import TrackingConfig
-from runner.errors import TrackingError
-from runner.tracking.database import BESIDE, database_of, sqlite_uri
-from runner.tracking.store import open_store, store_name, tracking_uri
+from fedsweep.config import TrackingConfig
+from fedsweep.errors import TrackingError
+from fedsweep.tracking.database import BESIDE, database_of, sqlite_uri
+from fedsweep.tracking.store import open_store, store_name, tracking_uri
 
 ODD = [
     "a?b",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli import main
-from runner.config import TrackingConfig
-from runner.records import RoundRecord, TrialResult
-from runner.tracking import Tracker, TrialRun
-from runner.tracking.past import past_sweep, past_trials, supersede
+from fedsweep.cli import main
+from fedsweep.config import TrackingConfig
+from fedsweep.records import RoundRecord, TrialResult
+from fedsweep.tracking import Tracker, TrialRun
+from fedsweep.tracking.past import past_sweep, past_trials, supersede
 from tests.unit.test_tracking import TRIAL, result, started
 
 OTHER = TRIAL.model_copy(update={"seed": 1})

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from runner.cli import main
-from runner.config import TrackingConfig
-from runner.escape import line
-from runner.records import RoundRecord, TrialResult
-from runner.report import best_cell, results_table, texts, trial_curves
-from runner.tracking import Tracker
-from runner.tracking.read import StoredTrial, read_sweep
+from fedsweep.cli import main
+from fedsweep.config import TrackingConfig
+from fedsweep.escape import line
+from fedsweep.records import RoundRecord, TrialResult
+from fedsweep.report.report import best_cell, results_table, texts, trial_curves
+from fedsweep.tracking import Tracker
+from fedsweep.tracking.read import StoredTrial, read_sweep
 from tests.unit.test_tracking import TRIAL, started
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli import main
-from runner.errors import RunnerError
-from runner.output import guarded_output
-from runner.redaction import redact_files
-from runner.tracking import ops
+from fedsweep.cli import main
+from fedsweep.errors import RunnerError
+from fedsweep.output import guarded_output
+from fedsweep.redaction import redact_files
+from fedsweep.tracking import ops
 from tests.trials import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def run(tmp_path: Path, name: str, *words: str, interrupt: str = "") -> tuple[in
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "runner", *words],
+            [sys.executable, "-m", "fedsweep", *words],
             cwd=tmp_path,
             env=env,
             stdout=file,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from runner.config import TrackingConfig
-from runner.errors import TrackingError
-from runner.tracking import Tracker, flush
+from fedsweep.config import TrackingConfig
+from fedsweep.errors import TrackingError
+from fedsweep.tracking import Tracker, flush
 from tests.tracking.conftest import free_port, mlflow_server
 from tests.unit.test_tracking import TRIAL, record, result, started
 

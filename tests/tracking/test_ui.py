@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
-from runner.config import TrackingConfig
-from runner.tracking import Tracker
-from runner.tracking.read import read_sweep
+from fedsweep.config import TrackingConfig
+from fedsweep.tracking import Tracker
+from fedsweep.tracking.read import read_sweep
 from tests.tracking.conftest import mlflow_server
 from tests.tracking.test_report_store import cell
 from tests.unit.test_tracking import record, result, started
@@ -42,9 +42,7 @@ def finished(tmp_path_factory):
         sweep = tracker.start_sweep("grid", "key", "why", axes, "make sweep", trials=trials)
         for clusters, seed in product("24", "01"):
             config = cell(int(clusters), int(seed))
-            trial = sweep.start_trial(
-                config, trials[config.key], f"python -m runner run seed={seed}"
-            )
+            trial = sweep.start_trial(config, trials[config.key], f"fedsweep run seed={seed}")
             trial.started(started())
             for number in range(4):
                 trial.round(record(number))
@@ -129,4 +127,4 @@ def test_the_note_of_a_trial_says_how_to_run_it_again(page, finished):
     address, sweep = finished
     trial = sweep.trials[0]
     page.goto(f"{address}/#/experiments/{trial.run.info.experiment_id}/runs/{trial.run_id}")
-    page.get_by_text("python -m runner run seed=").first.wait_for()
+    page.get_by_text("fedsweep run seed=").first.wait_for()

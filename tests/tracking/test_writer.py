@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from runner.errors import TrackingError
-from runner.tracking import ops
-from runner.tracking.ops import Op
-from runner.tracking.outbox import Outbox
-from runner.tracking.writer import Writer
+from fedsweep.errors import TrackingError
+from fedsweep.tracking import ops
+from fedsweep.tracking.ops import Op
+from fedsweep.tracking.outbox import Outbox
+from fedsweep.tracking.writer import Writer
 
 RUN = "0123456789abcdef" * 2
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from runner.client.training import LocalTraining, batch_sizes, cut, evaluate, passes, train
+from fedsweep.training.local import LocalTraining, batch_sizes, cut, evaluate, passes, train
 from tests.networks import Normed
 from tests.trials import events_of, small
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from runner.checkpoint import CheckpointStore, decode, encode
-from runner.errors import CheckpointError
-from runner.prepare import make_split
-from runner.records import LoadSample, RoundRecord
-from runner.trial import run_trial
+from fedsweep.errors import CheckpointError
+from fedsweep.records import LoadSample, RoundRecord
+from fedsweep.sweep.prepare import make_split
+from fedsweep.trial.checkpoint import CheckpointStore, decode, encode
+from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 
 
@@ -167,7 +167,7 @@ def test_another_trial_or_version_is_refused(store: CheckpointStore, monkeypatch
         CheckpointError, match="is a checkpoint of trial key, but this is trial other; start over"
     ):
         CheckpointStore(store.url, "other").check()
-    monkeypatch.setattr("runner.checkpoint.VERSION", 2)
+    monkeypatch.setattr("fedsweep.trial.checkpoint.VERSION", 2)
     with pytest.raises(CheckpointError, match="of version 1, but this is version 2"):
         store.load()
 

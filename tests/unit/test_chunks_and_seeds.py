@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from runner.engine.chunks import make_chunks
-from runner.engine.costs import LearnedSeconds
-from runner.engine.grid import inline_grid
-from runner.engine.host import AppSpec
-from runner.engine.wire import Chunk
-from runner.errors import RunnerError, unknown
-from runner.records import TaskRecord
-from runner.seeding import derive_seed, seeded_globals
+from fedsweep.engine.chunks import make_chunks
+from fedsweep.engine.costs import LearnedSeconds
+from fedsweep.engine.grid import inline_grid
+from fedsweep.engine.host import AppSpec
+from fedsweep.engine.wire import Chunk
+from fedsweep.errors import RunnerError, unknown
+from fedsweep.records import TaskRecord
+from fedsweep.seeding import derive_seed, seeded_globals
 from tests.apps import add_app, model
 
 

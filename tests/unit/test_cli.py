@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli import main
+from fedsweep.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ def test_dry_run_lists_the_trials_and_their_count(capsys: pytest.CaptureFixture[
 
 def test_help_shows_groups_options_and_examples() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "runner", "--help"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "fedsweep", "--help"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0
     for part in ("examples:", "groups and their options:", "dirichlet", "kmeans", "sweeps:"):
@@ -41,6 +41,6 @@ def test_help_shows_groups_options_and_examples() -> None:
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
-    command = f"{sys.executable} -m runner config | head -1"
+    command = f"{sys.executable} -m fedsweep config | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("dataset:\n", "")

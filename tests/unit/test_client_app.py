@@ -12,13 +12,19 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
-from models import build_model
-from runner.client import pool as pool_module
-from runner.client.app import make_client_app
-from runner.client.arrays import load_weights, read_array, read_weights, weighted_mean, write_array
-from runner.client.training import LocalTraining, evaluate, train
-from runner.config import ModelConfig
-from runner.seeding import derive_seed
+from fedsweep.client.app import make_client_app
+from fedsweep.config import ModelConfig
+from fedsweep.models import build_model
+from fedsweep.seeding import derive_seed
+from fedsweep.training import pool as pool_module
+from fedsweep.training.arrays import (
+    load_weights,
+    read_array,
+    read_weights,
+    weighted_mean,
+    write_array,
+)
+from fedsweep.training.local import LocalTraining, evaluate, train
 
 SHAPE, CLASSES, SEED = (1, 4, 4), 3, 11
 LOGREG = ModelConfig(name="logreg")

@@ -12,14 +12,14 @@ from flwr.clientapp import ClientApp
 from torch import nn
 from torch.nn import functional as F
 
-from models import build_model
-from runner.client.app import make_client_app
-from runner.client.arrays import load_weights, read_weights
-from runner.client.training import LocalTraining, evaluate, train
-from runner.seeding import derive_seed
-from strategies import build_strategy
-from strategies.candidates import best
-from strategies.fedsoft import importance
+from fedsweep.client.app import make_client_app
+from fedsweep.models import build_model
+from fedsweep.seeding import derive_seed
+from fedsweep.strategies import build_strategy
+from fedsweep.strategies.candidates import best
+from fedsweep.strategies.fedsoft import importance
+from fedsweep.training.arrays import load_weights, read_weights
+from fedsweep.training.local import LocalTraining, evaluate, train
 from tests.fakes import FakeGrid
 from tests.unit.test_client_app import (
     CLASSES,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
-from runner.client.app import make_client_app
-from runner.client.arrays import read_weights
-from runner.client.signatures import signature, sketch, subspace
+from fedsweep.client.app import make_client_app
+from fedsweep.client.signatures import signature, sketch, subspace
+from fedsweep.training.arrays import read_weights
 from tests.unit.test_client_app import (
     CLASSES,
     LOGREG,

@@ -5,7 +5,12 @@ from itertools import combinations
 
 import pytest
 
-from runner.compose import (
+from fedsweep.config import TrialConfig
+from fedsweep.config.section import flat, short_names
+from fedsweep.errors import ConfigError
+from fedsweep.records import TrialRow
+from fedsweep.report.report import results_table
+from fedsweep.sweep.compose import (
     CONFIGS,
     SweepFile,
     compose,
@@ -16,11 +21,6 @@ from runner.compose import (
     remarks,
     to_yaml,
 )
-from runner.config import TrialConfig
-from runner.config.section import flat, short_names
-from runner.errors import ConfigError
-from runner.records import TrialRow
-from runner.report import results_table
 
 GROUP_OPTIONS = [(group, option) for group in groups() for option in options(group)]
 
@@ -321,7 +321,7 @@ def test_the_parts_of_a_problem_and_the_places_are_settings() -> None:
 def test_a_trials_command_gives_the_trial_again() -> None:
     _, trials = expand("default", ["shift=rotation", "seed=0,1"])
     for trial in trials:
-        words = [word.strip("'") for word in trial.command.split()[4:]]
+        words = [word.strip("'") for word in trial.command.split()[2:]]
         assert compose(words).key == trial.config.key
 
 

@@ -5,8 +5,12 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.cli import main
-from runner.compose import (
+from fedsweep.cli import main
+from fedsweep.config import ServerConfig, StrategyConfig, TrainingConfig
+from fedsweep.config.section import flat
+from fedsweep.errors import ConfigError
+from fedsweep.strategies import STRATEGIES
+from fedsweep.sweep.compose import (
     CONFIGS,
     SweepFile,
     compose,
@@ -15,11 +19,7 @@ from runner.compose import (
     options,
     remarks,
 )
-from runner.config import ServerConfig, StrategyConfig, TrainingConfig
-from runner.config.section import flat
-from runner.errors import ConfigError
-from runner.words import literal, parse
-from strategies import STRATEGIES
+from fedsweep.sweep.words import literal, parse
 from tests.trials import WALL, events_of
 
 HOW = {"engine", "threads"}  # how a client trains: the same numbers up to rounding

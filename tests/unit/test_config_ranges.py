@@ -7,11 +7,11 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 
-from runner.compose import compose, validated
-from runner.config import Section, TrialConfig
-from runner.config.ranges import allowed, bounds, leaves
-from runner.errors import ConfigError
-from runner.words import literal
+from fedsweep.config import Section, TrialConfig
+from fedsweep.config.ranges import allowed, bounds, leaves
+from fedsweep.errors import ConfigError
+from fedsweep.sweep.compose import compose, validated
+from fedsweep.sweep.words import literal
 
 LIMIT = 1 << 63
 

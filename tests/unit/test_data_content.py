@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner import schedule
-from runner.cli import main
-from runner.compose import Trial, compose, expand, with_contents
-from runner.config import DataConfig, DatasetConfig, TrialConfig
-from runner.data.sources import load_images
-from runner.errors import ConfigError, DataError, RunnerError
-from runner.prepare import prepare_inline
-from runner.records import RoundRecord
-from runner.resume import Restart
-from runner.trial import run_trial
+from fedsweep.cli import main
+from fedsweep.config import DataConfig, DatasetConfig, TrialConfig
+from fedsweep.data.sources import load_images
+from fedsweep.errors import ConfigError, DataError, RunnerError
+from fedsweep.records import RoundRecord
+from fedsweep.sweep import schedule
+from fedsweep.sweep.compose import Trial, compose, expand, with_contents
+from fedsweep.sweep.prepare import prepare_inline
+from fedsweep.sweep.resume import Restart
+from fedsweep.trial.trial import run_trial
 from tests.unit.test_sweep import Place
 
 OLD = 1_700_000_000  # a file that did not change lately

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.config import TrialConfig
-from runner.data.federated import FederatedData
-from runner.data.sources import ImageData
+from fedsweep.config import TrialConfig
+from fedsweep.data.federated import FederatedData
+from fedsweep.data.sources import ImageData
 
 NUMBERS = np.arange(48, dtype=np.uint8).reshape(12, 1, 2, 2)  # image i holds 4i .. 4i + 3
 IMAGES = ImageData(
@@ -139,7 +139,7 @@ def test_it_pickles_as_a_few_buffers(tmp_path: Path, eval_fraction: float) -> No
 
 def test_hosts_import_little() -> None:
     heavy = {"torch", "ray", "flwr", "mlflow", "datasets", "sklearn"}
-    program = f"import sys, runner.data.federated; print({heavy} & set(sys.modules))"
+    program = f"import sys, fedsweep.data.federated; print({heavy} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

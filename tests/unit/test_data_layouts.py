@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from runner.config import DataConfig, DatasetConfig
-from runner.data.decoding import drawn_test
-from runner.data.sources import ImageData, load_images
-from runner.errors import DataError, RunnerError, shown
+from fedsweep.config import DataConfig, DatasetConfig
+from fedsweep.data.decoding import drawn_test
+from fedsweep.data.sources import ImageData, load_images
+from fedsweep.errors import DataError, RunnerError, shown
 
 Read = dict[str, list[int]]  # class -> values of its images, sorted
 

@@ -7,12 +7,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from runner.config import PartitionConfig, ShiftConfig
-from runner.data import partition
-from runner.data.partition import cached_partition, partition_rows, split_rows
-from runner.data.shift import make_shift
-from runner.errors import DataError
-from runner.seeding import derive_seed
+from fedsweep.config import PartitionConfig, ShiftConfig
+from fedsweep.data import partition
+from fedsweep.data.partition import cached_partition, partition_rows, split_rows
+from fedsweep.data.shift import make_shift
+from fedsweep.errors import DataError
+from fedsweep.seeding import derive_seed
 
 FLOWER = [
     "dirichlet",

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from runner.config import ShiftConfig
-from runner.data.shift import make_shift, rotate
-from runner.errors import DataError
+from fedsweep.config import ShiftConfig
+from fedsweep.data.shift import make_shift, rotate
+from fedsweep.errors import DataError
 
 SQUARE = np.array([[[[1, 2], [3, 4]]]], np.uint8)
 

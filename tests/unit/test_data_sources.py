@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from runner.config import DataConfig, DatasetConfig
-from runner.data.sources import channel_statistics, load_images
-from runner.errors import DataError
+from fedsweep.config import DataConfig, DatasetConfig
+from fedsweep.data.sources import channel_statistics, load_images
+from fedsweep.errors import DataError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 2, 2) * 20  # three images of 2 x 2
 RGB = np.arange(36, dtype=np.uint8).reshape(3, 2, 2, 3)
@@ -184,8 +184,8 @@ def test_the_cache_is_read_without_any_data_set_library(root: Path) -> None:
     load_images(DatasetConfig(), folders(root))
     program = f"""if True:
         import sys
-        from runner.config import DataConfig, DatasetConfig
-        from runner.data.sources import load_images
+        from fedsweep.config import DataConfig, DatasetConfig
+        from fedsweep.data.sources import load_images
         data = DataConfig(root={str(root)!r}, cache={str(root.parent / "cache")!r})
         images = [load_images(DatasetConfig(name=name), data) for name in ("tiny", "digits")]
         print(images[0].train_x.sum(), {{"datasets", "flwr_datasets", "sklearn", "pandas", "torch"}} & set(sys.modules))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.compose import compose, compose_trial, with_contents
-from runner.config import TrackingConfig
-from runner.engine import pool
-from runner.errors import ConfigError, DataError, ResourceError, TrackingError
-from runner.tracking.store import open_store, tracking_uri
+from fedsweep.config import TrackingConfig
+from fedsweep.engine import pool
+from fedsweep.errors import ConfigError, DataError, ResourceError, TrackingError
+from fedsweep.sweep.compose import compose, compose_trial, with_contents
+from fedsweep.tracking.store import open_store, tracking_uri
 
 
 @pytest.fixture

@@ -26,18 +26,21 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
-import runner
-from runner import cli, escape, report, report_text
-from runner.compose import Trial
-from runner.config import TrackingConfig, TrialConfig
-from runner.errors import RunnerError
-from runner.figures import canvas, split, sweep, trial
-from runner.paths import component
-from runner.progress import TrialProgress
-from runner.records import DataSummary, RoundRecord, TrialResult, TrialRow, TrialStarted
-from runner.tracking import Tracker, describe, past
-from runner.tracking.read import StoredSweep, StoredTrial, read_runs, read_sweep
-from runner.views import new_console, say, view_of
+import fedsweep
+from fedsweep import cli, escape
+from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.errors import RunnerError
+from fedsweep.figures import canvas, split, trial
+from fedsweep.paths import component
+from fedsweep.records import DataSummary, RoundRecord, TrialResult, TrialRow, TrialStarted
+from fedsweep.report import plots as sweep
+from fedsweep.report import report
+from fedsweep.report import text as report_text
+from fedsweep.sweep.compose import Trial
+from fedsweep.sweep.progress import TrialProgress
+from fedsweep.sweep.views import new_console, say, view_of
+from fedsweep.tracking import Tracker, describe, past
+from fedsweep.tracking.read import StoredSweep, StoredTrial, read_runs, read_sweep
 
 KNOWN = [
     "plain", "", " ", "   ", " a ", "a  b", "-", "-rf", "--help", "_hidden", "__x__", "_", "..",
@@ -64,7 +67,7 @@ LETTERS = [
 _draw = random.Random(16)
 _drawn = ["".join(_draw.choices(LETTERS, k=_draw.randint(1, 12))) for _ in range(300)]
 NAMES = list(dict.fromkeys([*KNOWN, *_drawn]))
-COMMAND = "python -m runner sweep x 'a=b c'"
+COMMAND = "fedsweep sweep x 'a=b c'"
 PICTURE = {"plots/x.png": b"png"}
 
 
@@ -274,7 +277,7 @@ def test_a_printed_command_is_read_by_a_shell_as_its_words() -> None:
 def test_the_command_of_a_trial_runs_it_again() -> None:
     words = ("dataset=folder", "dataset.path='/data/a b;c\"$(x)'", "partition.sizes='[1,2]'")
     again = Trial(TrialConfig(), {}, words).command
-    assert shlex.split(again) == ["python", "-m", "runner", "run", *words]
+    assert shlex.split(again) == ["python", "-m", "fedsweep", "run", *words]
     assert arguments(again, "sh") == list(map(fsencode, shlex.split(again)))
 
 
@@ -408,7 +411,7 @@ def test_figures_draw_names_of_hosts_and_of_classes_on_two_axes() -> None:
 
 def test_no_figure_makes_a_legend_of_its_own() -> None:
     """``Axes.legend`` leaves out what ``label=`` begins with an underscore."""
-    for path in Path(runner.__file__).parent.rglob("figures/*.py"):
+    for path in Path(fedsweep.__file__).parent.rglob("figures/*.py"):
         if path.name == "canvas.py":
             continue
         nodes = ast.walk(ast.parse(path.read_text()))
@@ -419,7 +422,7 @@ def test_no_figure_makes_a_legend_of_its_own() -> None:
 
 def test_consoles_are_made_in_one_place() -> None:
     """So none of them reads mark-up in what it shows."""
-    for path in Path(runner.__file__).parent.rglob("*.py"):
+    for path in Path(fedsweep.__file__).parent.rglob("*.py"):
         made = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         names = [call.func.id for call in made if isinstance(call.func, ast.Name)]
         assert ("Console" in names) == (path.name == "views.py"), path

@@ -7,8 +7,16 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from runner.expectations import Measured, Row, Value, Verdict, expand_rows, judge, rounds_to
-from runner.stats import share_interval
+from fedsweep.report.stats import share_interval
+from fedsweep.reproduce.expectations import (
+    Measured,
+    Row,
+    Value,
+    Verdict,
+    expand_rows,
+    judge,
+    rounds_to,
+)
 
 ACC = "3_clients/test_acc"
 ARI = "2_clusters/ari"

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from runner.config import StrategyConfig
-from runner.figures import canvas, split, sweep, trial
+from fedsweep.config import StrategyConfig
+from fedsweep.figures import canvas, split, trial
+from fedsweep.report import plots as sweep
 
 NAMES = [str(i) for i in range(10)]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
-from runner.cli import main
-from runner.compose import compose_trial, expand, groups, options, remarks
-from runner.errors import RunnerError
-from runner.reproduce import load_experiment
+from fedsweep.cli import main
+from fedsweep.errors import RunnerError
+from fedsweep.reproduce.reproduce import load_experiment
+from fedsweep.sweep.compose import compose_trial, expand, groups, options, remarks
 
 INPUTS = 2000
 LONGEST_S = 5.0

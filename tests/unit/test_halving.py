@@ -2,11 +2,11 @@
 
 import pytest
 
-from runner.compose import compose, expand
-from runner.config import HalvingConfig, TrialConfig
-from runner.errors import ConfigError, RunnerError
-from runner.halving import Halving, promotable
-from runner.records import RoundRecord
+from fedsweep.config import HalvingConfig, TrialConfig
+from fedsweep.errors import ConfigError, RunnerError
+from fedsweep.records import RoundRecord
+from fedsweep.sweep.compose import compose, expand
+from fedsweep.sweep.halving import Halving, promotable
 
 NINE = {f"t{i}": i / 10 for i in range(9)}
 
@@ -197,7 +197,7 @@ def test_bad_input(words: list[str], sentence: str) -> None:
 
 
 def test_one_trial_has_nobody_to_compete_with() -> None:
-    from runner.cli import main
+    from fedsweep.cli import main
 
     assert main(["run", *RUNGS]) == 2
     with pytest.raises(

@@ -42,7 +42,7 @@ def test_models_know_torch_only() -> None:
 
 def test_one_place_each_for_mlflow_and_psutil() -> None:
     assert {Path(name).parts[:2] for name in importers("mlflow")} == {("runner", "tracking")}
-    assert importers("psutil") <= {"runner/load.py", "runner/tracking/describe.py"}
+    assert importers("psutil") <= {"runner/engine/load.py", "runner/tracking/describe.py"}
 
 
 def test_local_training_needs_torch_and_numpy_only() -> None:
@@ -52,8 +52,8 @@ def test_local_training_needs_torch_and_numpy_only() -> None:
         "vectorized",
     )  # fmt: skip
     for name in bare:
-        siblings = tuple(f"runner.client.{other}" for other in bare)
-        names = imported(ROOT / f"runner/client/{name}.py") - {"runner.client"}
+        siblings = tuple(f"fedsweep.client.{other}" for other in bare)
+        names = imported(ROOT / f"runner/client/{name}.py") - {"fedsweep.client"}
         found = {n for n in names if not n.startswith(siblings)}
         assert {n.split(".")[0] for n in found} <= allowed, name
 
@@ -79,7 +79,7 @@ def test_imports_point_down(module: str) -> None:
 
 def test_a_trial_process_does_without_torch_mlflow_and_datasets() -> None:
     code = (
-        "import sys, runner.trial; "
+        "import sys, fedsweep.trial.trial; "
         "print([m for m in ('torch', 'mlflow', 'datasets', 'sklearn', 'pandas') if m in sys.modules])"
     )
     out = subprocess.run(

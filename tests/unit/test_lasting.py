@@ -1,6 +1,6 @@
 import gc
 
-from runner.imports import lasting
+from fedsweep.imports import lasting
 
 
 def test_nothing_is_collected_while_lasting_things_are_made_and_they_never_are_looked_at_again():

@@ -10,17 +10,17 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 from torch import nn
 
-from models import MODELS, build_model
-from runner.client.arrays import layout_of, load_weights, read_weights
-from runner.client.training import batch_sizes
-from runner.config import ModelConfig
-from runner.prepare import make_split
-from runner.records import TrialResult
-from runner.tracking.models import model_op
-from strategies import STRATEGIES, Layout, with_layout
-from strategies.apart import StateApart
-from strategies.candidates import initial_models
-from strategies.state import load_strategy_state, strategy_state
+from fedsweep.config import ModelConfig
+from fedsweep.models import MODELS, build_model
+from fedsweep.records import TrialResult
+from fedsweep.strategies import STRATEGIES, Layout, with_layout
+from fedsweep.strategies.apart import StateApart
+from fedsweep.strategies.candidates import initial_models
+from fedsweep.strategies.state import load_strategy_state, strategy_state
+from fedsweep.sweep.prepare import make_split
+from fedsweep.tracking.models import model_op
+from fedsweep.training.arrays import layout_of, load_weights, read_weights
+from fedsweep.training.local import batch_sizes
 from tests.fakes import FakeGrid
 from tests.networks import Laden, Normed, Plain, Shared
 from tests.trials import digits, events_of, small

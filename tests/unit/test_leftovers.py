@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.config import TrackingConfig
-from runner.engine.leftovers import SESSION, session_folder
-from runner.errors import ResourceError
-from runner.tracking import Tracker
+from fedsweep.config import TrackingConfig
+from fedsweep.engine.leftovers import SESSION, session_folder
+from fedsweep.errors import ResourceError
+from fedsweep.tracking import Tracker
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_what_can_not_hold_rays_sockets_is_passed_over_and_said(
 
 
 def test_no_folder_at_all_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.engine.leftovers._problem", lambda folder: "can't be written")
+    monkeypatch.setattr("fedsweep.engine.leftovers._problem", lambda folder: "can't be written")
     message = r"TMPDIR=.* can't be written, /tmp can't be written; set TMPDIR to a"
     with pytest.raises(ResourceError, match=message), session_folder():
         raise AssertionError

@@ -10,8 +10,8 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from runner import load
-from runner.load import LoadSampler, TaskMeter, load_mod, node_load
+from fedsweep.engine import load
+from fedsweep.engine.load import LoadSampler, TaskMeter, load_mod, node_load
 
 
 def allocate(mb: int) -> None:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord
 
-from runner.config import StopConfig
-from runner.engine.grid import Trace
-from runner.evaluation import Score, TestScores
-from runner.metrics import Ledger, agreement, jain, own_test_metrics, round_record
-from runner.records import RoundRecord, TaskRecord
-from runner.rounds import Round
-from runner.stop import StopRules
+from fedsweep.config import StopConfig
+from fedsweep.engine.grid import Trace
+from fedsweep.records import RoundRecord, TaskRecord
+from fedsweep.trial.evaluation import Score, TestScores
+from fedsweep.trial.metrics import Ledger, agreement, jain, own_test_metrics, round_record
+from fedsweep.trial.rounds import Round
+from fedsweep.trial.stop import StopRules
 
 
 def test_jain_by_hand() -> None:

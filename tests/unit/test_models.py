@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import nn
 
-from models import MODELS, build_model
-from models.dropout import Dropout
-from runner.config import ModelConfig, TrainingConfig
+from fedsweep.config import ModelConfig, TrainingConfig
+from fedsweep.models import MODELS, build_model
+from fedsweep.models.dropout import Dropout
 
 ROOT = Path(__file__).parents[2]
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
@@ -268,7 +268,7 @@ def test_configs_compose() -> None:
 
 def test_models_and_training_import_neither_flower_nor_ray() -> None:
     code = (
-        "import sys, models, runner.client.training\n"
+        "import sys, models, fedsweep.training.local\n"
         "print([m for m in ('ray', 'flwr', 'mlflow', 'torchvision', 'psutil', 'pydantic') if m in sys.modules])"
     )
     out = subprocess.run(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from strategies.layout import Layout
-from strategies.models import Models
+from fedsweep.strategies.layout import Layout
+from fedsweep.strategies.models import Models
 
 LAYOUT = Layout(("a.weight", "a.bias"), averaged=("a.mean",), carried=("a.count",))
 

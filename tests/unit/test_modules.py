@@ -5,10 +5,10 @@ import torch
 from flwr.app import Message, RecordDict
 from torch import Tensor, nn
 
-from runner.client.modules import AsBuilt, check_repeats
-from runner.errors import TrialError
-from runner.prepare import make_split
-from runner.trial import initial_model, make_grid, train_config
+from fedsweep.errors import TrialError
+from fedsweep.sweep.prepare import make_split
+from fedsweep.training.modules import AsBuilt, check_repeats
+from fedsweep.trial.trial import initial_model, make_grid, train_config
 from tests.networks import Leaky
 from tests.trials import digits, events_of, small
 

@@ -118,21 +118,21 @@ def test_the_sample_depends_on_the_seed_and_the_changes_alone() -> None:
 def test_nearest_tests_are_those_that_import_the_module_or_are_called_after_it() -> None:
     near = Nearness(
         {
-            "runner/stop.py": "import math\n",
-            "runner/trial.py": "def f():\n    from runner.stop import X\n",
-            "runner/deep.py": "from runner import trial\n",
+            "runner/trial/stop.py": "import math\n",
+            "runner/trial/trial.py": "def f():\n    from fedsweep.trial.stop import X\n",
+            "runner/deep.py": "from fedsweep.trial import trial\n",
             "runner/alone.py": "",
             "strategies/ifca.py": "",
             "tests/unit/test_stop.py": "",
-            "tests/unit/test_import.py": "from runner import stop\n",
-            "tests/unit/test_deep.py": "import runner.deep\n",
+            "tests/unit/test_import.py": "from fedsweep.trial import stop\n",
+            "tests/unit/test_deep.py": "import fedsweep.deep\n",
             "tests/unit/test_names.py": "x = 'strategy=ifca'\n",
             "tests/unit/test_shell.py": "import subprocess\n",
-            "tests/contract/test_trial.py": "from runner.trial import f\n",
-            "tests/ray/test_stop_too.py": "import runner.stop\n",
+            "tests/contract/test_trial.py": "from fedsweep.trial.trial import f\n",
+            "tests/ray/test_stop_too.py": "import fedsweep.trial.stop\n",
         }
     )
-    nearest, rest = near.order("runner/stop.py")
+    nearest, rest = near.order("runner/trial/stop.py")
     assert nearest == ["tests/unit/test_stop.py", "tests/unit/test_import.py"]
     assert rest == [
         "tests/contract/test_trial.py", "tests/unit/test_deep.py", "tests/unit/test_shell.py"

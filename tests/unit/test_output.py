@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli import main
-from runner.interrupts import SIGNALS, Interrupts
-from runner.output import Output
+from fedsweep.cli import main
+from fedsweep.output import Output
+from fedsweep.sweep.interrupts import SIGNALS, Interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,7 +109,7 @@ def test_what_a_signal_says_in_the_middle_of_a_write_comes_next() -> None:
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     """Else what a library writes to standard output goes into the database."""
     code = (
-        "import os, sys\nfrom runner.output import guarded_output\nwith guarded_output():\n"
+        "import os, sys\nfrom fedsweep.output import guarded_output\nwith guarded_output():\n"
         "    file = open(sys.argv[1], 'w')\n    os.write(1, b'noise')\n    os.write(2, b'noise')\n"
         "    print('text')\n    print('text', file=sys.stderr)"
     )
@@ -142,7 +142,7 @@ def test_each_signal_asks_for_an_end_after_the_round(number: signal.Signals) -> 
 def test_a_terminal_that_disappears_before_the_first_round_ends_the_command_as_ctrl_c_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("runner.cli.to_yaml", lambda config: signal.raise_signal(signal.SIGHUP))
+    monkeypatch.setattr("fedsweep.cli.to_yaml", lambda config: signal.raise_signal(signal.SIGHUP))
     assert main(["config"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -155,7 +155,7 @@ def test_under_nohup_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGHUP)
             return ""
 
-        monkeypatch.setattr("runner.cli.to_yaml", hangs_up)
+        monkeypatch.setattr("fedsweep.cli.to_yaml", hangs_up)
         assert main(["config"]) == 0
         with Interrupts(lambda: None) as interrupts:
             signal.raise_signal(signal.SIGHUP)

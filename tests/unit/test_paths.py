@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from runner.config import DataConfig, DatasetConfig, TrackingConfig
-from runner.data.sources import load_images
-from runner.errors import RunnerError
-from runner.paths import component, relative
-from runner.tracking import ops
-from runner.tracking.read import StoredSweep, report_folder
+from fedsweep.config import DataConfig, DatasetConfig, TrackingConfig
+from fedsweep.data.sources import load_images
+from fedsweep.errors import RunnerError
+from fedsweep.paths import component, relative
+from fedsweep.tracking import ops
+from fedsweep.tracking.read import StoredSweep, report_folder
 
 OUTSIDE = [
     "../../..",

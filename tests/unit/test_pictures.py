@@ -14,8 +14,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from runner.cli import main
-from runner.figures import split, sweep, trial
+from fedsweep.cli import main
+from fedsweep.figures import split, trial
+from fedsweep.report import plots as sweep
 
 SMALL = [
     "shift=none", "partition=iid", "num_clients=4", "rounds=2", "model=logreg", "strategy=kmeans",

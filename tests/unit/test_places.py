@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
-from runner import resume
-from runner.cli import main
-from runner.config import TrackingConfig
-from runner.errors import RunnerError, TrackingError
-from runner.tracking import Tracker, noise
-from runner.tracking.claim import claim, writer_of
-from runner.tracking.database import database_of, sqlite_uri
-from runner.tracking.read import read_sweep
-from runner.tracking.store import open_store, tracking_uri
+from fedsweep.cli import main
+from fedsweep.config import TrackingConfig
+from fedsweep.errors import RunnerError, TrackingError
+from fedsweep.sweep import resume
+from fedsweep.tracking import Tracker, noise
+from fedsweep.tracking.claim import claim, writer_of
+from fedsweep.tracking.database import database_of, sqlite_uri
+from fedsweep.tracking.read import read_sweep
+from fedsweep.tracking.store import open_store, tracking_uri
 from tests.unit.test_sweep import WORDS, Place, place  # noqa: F401 - a fixture
 from tests.unit.test_tracking import TRIAL, record
 from tests.unit.test_trouble import at_round
@@ -156,8 +156,8 @@ def test_a_store_that_is_written_elsewhere_does_not_move(place: Place, tmp_path:
 def hold(folder: Path, what: str) -> "subprocess.Popen[str]":
     """Have another process run something in a folder."""
     code = (
-        "import sys; from pathlib import Path; from runner.resume import driver_name\n"
-        "from runner.tracking.claim import claim\n"
+        "import sys; from pathlib import Path; from fedsweep.sweep.resume import driver_name\n"
+        "from fedsweep.tracking.claim import claim\n"
         "with claim(Path(sys.argv[1]), sys.argv[2], driver_name()): print('held', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from runner.progress import TrialProgress
-from runner.records import LoadSample, RoundRecord
-from runner.views import Bars, Lines, view_of
+from fedsweep.records import LoadSample, RoundRecord
+from fedsweep.sweep.progress import TrialProgress
+from fedsweep.sweep.views import Bars, Lines, view_of
 
 
 class Clock:

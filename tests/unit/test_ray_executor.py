@@ -7,13 +7,13 @@ import pytest
 from flwr.app import Message, RecordDict
 from ray.exceptions import OutOfMemoryError, TaskCancelledError
 
-from runner.engine import ray_executor
-from runner.engine.executors import Host
-from runner.engine.grid import inline_grid
-from runner.engine.host import AppSpec
-from runner.engine.ray_executor import RayExecutor
-from runner.engine.wire import Chunk, ChunkReplies, Task
-from runner.records import TaskRecord
+from fedsweep.engine import ray_executor
+from fedsweep.engine.executors import Host
+from fedsweep.engine.grid import inline_grid
+from fedsweep.engine.host import AppSpec
+from fedsweep.engine.ray_executor import RayExecutor
+from fedsweep.engine.wire import Chunk, ChunkReplies, Task
+from fedsweep.records import TaskRecord
 from tests.apps import add_app
 
 

@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from runner import report, report_text, stats
-from runner.compose import groups
-from runner.config import TrialConfig
-from runner.errors import RunnerError
-from runner.figures import report as report_figures
-from runner.records import TrialRow
+from fedsweep.config import TrialConfig
+from fedsweep.errors import RunnerError
+from fedsweep.records import TrialRow
+from fedsweep.report import figures as report_figures
+from fedsweep.report import report, stats
+from fedsweep.report import text as report_text
+from fedsweep.sweep.compose import groups
 
 
 def row(axes, **metrics):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli import main
-from runner.compose import compose
-from runner.reproduce import Experiment, conclude, load_experiment, reproductions
-from runner.tracking.describe import trial_params
-from runner.tracking.read import read_sweep
+from fedsweep.cli import main
+from fedsweep.reproduce.reproduce import Experiment, conclude, load_experiment, reproductions
+from fedsweep.sweep.compose import compose
+from fedsweep.tracking.describe import trial_params
+from fedsweep.tracking.read import read_sweep
 
 TIERS = [
     (name, full)
@@ -57,9 +57,9 @@ def test_niid_bench_augments_cifar_as_the_baseline_does(full: bool) -> None:
 def test_an_experiments_trials_can_be_run_alone() -> None:
     trial = load_experiment("ifca_rotated_mnist").trials(["seed=0"])[0]
     assert trial.command.startswith(
-        "python -m runner run experiment=ifca_rotated_mnist strategy.num_clusters=4"
+        "fedsweep run experiment=ifca_rotated_mnist strategy.num_clusters=4"
     )
-    assert compose([word.strip("'") for word in trial.command.split()[4:]]).key == trial.config.key
+    assert compose([word.strip("'") for word in trial.command.split()[2:]]).key == trial.config.key
 
 
 def test_a_reproduction_from_the_command_to_the_table(

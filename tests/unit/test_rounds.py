@@ -9,13 +9,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, fedavg, strategy_utils
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from runner.engine.grid import inline_grid
-from runner.engine.host import AppSpec
-from runner.errors import TrialError
-from runner.evaluation import ask_scores
-from runner.rounds import Loop, Round, _enough, _sampling_from_a_range, run_rounds
-from strategies.base import ask
-from strategies.local import Local
+from fedsweep.engine.grid import inline_grid
+from fedsweep.engine.host import AppSpec
+from fedsweep.errors import TrialError
+from fedsweep.strategies.base import ask
+from fedsweep.strategies.local import Local
+from fedsweep.trial.evaluation import ask_scores
+from fedsweep.trial.rounds import Loop, Round, _enough, _sampling_from_a_range, run_rounds
 
 NODES = range(1, 10**12 + 1)
 """So many that a list of them can't be made."""

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.compose import compose
-from runner.config import PartitionConfig, ShiftConfig
-from runner.data.federated import FederatedData
-from runner.data.partition import client_sizes, group_partition
-from runner.data.shift import make_shift
-from runner.data.sources import ImageData
-from runner.divergence import divergence_metrics, earth_movers, js_divergence
-from runner.errors import ConfigError
-from runner.figures.split import divergences
-from runner.records import RoundRecord
+from fedsweep.config import PartitionConfig, ShiftConfig
+from fedsweep.data.divergence import divergence_metrics, earth_movers, js_divergence
+from fedsweep.data.federated import FederatedData
+from fedsweep.data.partition import client_sizes, group_partition
+from fedsweep.data.shift import make_shift
+from fedsweep.data.sources import ImageData
+from fedsweep.errors import ConfigError
+from fedsweep.figures.split import divergences
+from fedsweep.records import RoundRecord
+from fedsweep.sweep.compose import compose
 from tests.trials import digits, events_of, small
 
 LABELS = np.arange(120) % 6

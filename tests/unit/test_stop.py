@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from runner.checkpoint import CheckpointStore
-from runner.compose import compose
-from runner.config import StopConfig, TrialConfig
-from runner.errors import ConfigError
-from runner.prepare import make_split
-from runner.records import RoundRecord
-from runner.stop import StopRules
-from runner.trial import run_trial
+from fedsweep.config import StopConfig, TrialConfig
+from fedsweep.errors import ConfigError
+from fedsweep.records import RoundRecord
+from fedsweep.sweep.compose import compose
+from fedsweep.sweep.prepare import make_split
+from fedsweep.trial.checkpoint import CheckpointStore
+from fedsweep.trial.stop import StopRules
+from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from strategies.clustering import (
+from fedsweep.strategies.clustering import (
     at_length_one,
     canonical,
     coordinates,
@@ -17,7 +17,7 @@ from strategies.clustering import (
     unit_rows,
     view_of,
 )
-from strategies.layout import Layout, last_layer_keys
+from fedsweep.strategies.layout import Layout, last_layer_keys
 from tests.fakes import record
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from runner.config import StrategyConfig
-from runner.config.strategy import check_distance
-from runner.errors import ConfigError
-from strategies import build_strategy
+from fedsweep.config import StrategyConfig
+from fedsweep.config.strategy import check_distance
+from fedsweep.errors import ConfigError
+from fedsweep.strategies import build_strategy
 
 REPRESENTATIONS = ("updates", "weights", "last_layer", "losses", "data")
 DISTANCES = ("cosine", "euclidean", "manhattan")

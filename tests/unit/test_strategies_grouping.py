@@ -6,10 +6,10 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics.pairwise import cosine_similarity
 
-from strategies.cfl import bipartition, groups_apart, update_norms
-from strategies.clustering import at_length_one, kmeans_split
-from strategies.fedgroup import decomposed_cosines
-from strategies.grouping import (
+from fedsweep.strategies.cfl import bipartition, groups_apart, update_norms
+from fedsweep.strategies.clustering import at_length_one, kmeans_split
+from fedsweep.strategies.fedgroup import decomposed_cosines
+from fedsweep.strategies.grouping import (
     HowMany,
     between,
     choose_k,
@@ -18,8 +18,8 @@ from strategies.grouping import (
     rotation_p_value,
     tree_split,
 )
-from strategies.pacfl import principal_angles
-from strategies.stocfl import merge
+from fedsweep.strategies.pacfl import principal_angles
+from fedsweep.strategies.stocfl import merge
 
 
 def _blobs(centres: int, each: int, spread: float, seed: int) -> np.ndarray:

@@ -10,15 +10,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.exception import AggregationError
 
-from runner.client.clipping import clipping_mod
-from runner.config import PrivacyConfig, StrategyConfig, TrialConfig
-from runner.config.strategy import PRIVATE
-from runner.errors import ConfigError
-from runner.seeding import seeded_globals
-from strategies import build_strategy, wrap_privacy
-from strategies.base import Resumable
-from strategies.privacy import AdaptiveNorm, clip
-from strategies.state import load_strategy_state, strategy_state
+from fedsweep.client.clipping import clipping_mod
+from fedsweep.config import PrivacyConfig, StrategyConfig, TrialConfig
+from fedsweep.config.strategy import PRIVATE
+from fedsweep.errors import ConfigError
+from fedsweep.seeding import seeded_globals
+from fedsweep.strategies import build_strategy, wrap_privacy
+from fedsweep.strategies.base import Resumable
+from fedsweep.strategies.privacy import AdaptiveNorm, clip
+from fedsweep.strategies.state import load_strategy_state, strategy_state
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 KINDS = [kind for kind in get_args(PrivacyConfig.model_fields["name"].annotation) if kind != "none"]

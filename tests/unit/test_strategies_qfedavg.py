@@ -7,8 +7,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp.exception import AggregationError
 
-from runner.config import StrategyConfig
-from strategies import build_strategy
+from fedsweep.config import StrategyConfig
+from fedsweep.strategies import build_strategy
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from flwr.serverapp import strategy as flower
 
-from runner.config import PrivacyConfig, StrategyConfig, TrialConfig
-from runner.errors import ConfigError
-from strategies import (
+from fedsweep.config import PrivacyConfig, StrategyConfig, TrialConfig
+from fedsweep.errors import ConfigError
+from fedsweep.strategies import (
     STRATEGIES,
     Clustered,
     Resumable,

@@ -10,10 +10,10 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import multikrum
 from scipy.stats import trim_mean
 
-from runner.config import StrategyConfig, TrialConfig
-from runner.errors import ConfigError
-from strategies import build_strategy
-from strategies.robust import (
+from fedsweep.config import StrategyConfig, TrialConfig
+from fedsweep.errors import ConfigError
+from fedsweep.strategies import build_strategy
+from fedsweep.strategies.robust import (
     around_the_median,
     krum_scores,
     nearest,
@@ -96,7 +96,7 @@ def test_distances_over_several_arrays_scalars_too_and_counters_left_out() -> No
 def test_blocks_do_not_change_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.random.default_rng(0).normal(size=(5, 100))
     whole = squares(points)
-    monkeypatch.setattr("strategies.robust.BLOCK_FLOATS", 35)
+    monkeypatch.setattr("fedsweep.strategies.robust.BLOCK_FLOATS", 35)
     assert squares(points) == pytest.approx(whole, rel=1e-14)
 
 

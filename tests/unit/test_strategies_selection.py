@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from strategies.selection import Load, ServerRule, load_scores, rank, robust_scale, smooth
+from fedsweep.strategies.selection import Load, ServerRule, load_scores, rank, robust_scale, smooth
 
 RULE = ServerRule()
 

@@ -4,11 +4,11 @@ from math import isnan
 
 import pytest
 
-from runner.links import MB, mb_by_link
-from runner.records import TaskRecord, TrialRow
-from runner.report import markdown_table, results_table
-from strategies.devices import SPREAD, Device, device_of, load_on_device, nominal
-from strategies.selection import Load, gini, regret, spearman
+from fedsweep.links import MB, mb_by_link
+from fedsweep.records import TaskRecord, TrialRow
+from fedsweep.report.report import markdown_table, results_table
+from fedsweep.strategies.devices import SPREAD, Device, device_of, load_on_device, nominal
+from fedsweep.strategies.selection import Load, gini, regret, spearman
 
 
 def test_gini_by_hand() -> None:

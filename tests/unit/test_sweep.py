@@ -17,18 +17,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from rich.console import Console
 
-from runner import schedule
-from runner.cli import main
-from runner.compose import Trial, compose, expand
-from runner.errors import CheckpointError, RunnerError, TrialError
-from runner.interrupts import Interrupts
-from runner.prepare import Prepared
-from runner.records import RoundRecord
-from runner.resume import Restart, driver_name, is_alive
-from runner.schedule import longest_first
-from runner.sweep import Outcome, SweepPlan, run_sweep
-from runner.trial import run_trial
-from runner.views import Lines
+from fedsweep.cli import main
+from fedsweep.errors import CheckpointError, RunnerError, TrialError
+from fedsweep.records import RoundRecord
+from fedsweep.sweep import schedule
+from fedsweep.sweep.compose import Trial, compose, expand
+from fedsweep.sweep.interrupts import Interrupts
+from fedsweep.sweep.prepare import Prepared
+from fedsweep.sweep.resume import Restart, driver_name, is_alive
+from fedsweep.sweep.schedule import longest_first
+from fedsweep.sweep.sweep import Outcome, SweepPlan, run_sweep
+from fedsweep.sweep.views import Lines
+from fedsweep.trial.trial import run_trial
 
 WORDS = [
     "shift=none", "partition=iid", "strategy=fedavg", "num_clients=2", "rounds=2", "model=logreg",
@@ -162,7 +162,7 @@ def test_a_trial_with_too_few_replies_keeps_its_clients_tracebacks(
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("no images of cats")
 
-    monkeypatch.setattr("runner.client.trainers.train", broken)
+    monkeypatch.setattr("fedsweep.training.trainers.train", broken)
     outcome, _ = place.run("seed=0", "training.engine=sequential", "resources.max_retries=0")
     assert outcome.exit_status == 1
     [[_, reason]] = outcome.failures
@@ -180,7 +180,7 @@ def test_a_round_whose_log_was_lost_is_logged_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver dies when rounds 1 and 2 are computed, but only round 0 is in the store."""
-    from runner.tracking.runs import TrialRun
+    from fedsweep.tracking.runs import TrialRun
 
     log = TrialRun.round
 
@@ -232,7 +232,7 @@ def test_runs_of_a_dead_driver_are_closed_and_gone_on_with(place: Place) -> None
 def test_a_living_driver_is_left_alone(place: Place) -> None:
     leave_running(place, driver_name().replace(str(os.getpid()), str(os.getppid())))
     parent = os.getppid()
-    from runner.load import process_started
+    from fedsweep.engine.load import process_started
 
     for run in [*place.runs(), *place.runs("sweep")]:
         place.client.set_tag(
@@ -321,7 +321,7 @@ def test_a_sweep_with_nothing_left_does_not_start_ray(
     def no_ray(*args: object) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("runner.sweep.Engine", no_ray)
+    monkeypatch.setattr("fedsweep.sweep.sweep.Engine", no_ray)
     outcome, text = place.run("seed=0", "resources.engine=ray")
     assert "1 finished, 0 failed; 0 to run" in text
     assert outcome.exit_status == 0
@@ -340,11 +340,11 @@ def test_a_lost_report_is_told_and_made_by_the_same_command(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("runner.tracking.writer.Writer.settle", lambda self: False)
+        patch.setattr("fedsweep.tracking.writer.Writer.settle", lambda self: False)
         outcome, _ = place.run("seed=0")
     assert (outcome.exit_status, outcome.failures, len(outcome.rows)) == (1, [], 1)
     assert outcome.missing.startswith("the report of sweep 'default' is missing: ")
-    assert "python -m runner report default" in outcome.missing
+    assert "fedsweep report default" in outcome.missing
     assert report_of(place)[0].startswith("missing: ")
     assert not report_of(place)[1]
     outcome, text = place.run("seed=0")
@@ -358,12 +358,11 @@ def test_a_report_that_cannot_be_made_ends_no_sweep(
     def broken(*args: object) -> None:
         raise ValueError("no axes")
 
-    monkeypatch.setattr("runner.sweep.report", broken)
+    monkeypatch.setattr("fedsweep.sweep.sweep.report", broken)
     outcome, _ = place.run("seed=0")
     assert outcome.exit_status == 1
     assert (
-        "is missing: ValueError: no axes; make it with: python -m runner report default"
-        in outcome.missing
+        "is missing: ValueError: no axes; make it with: fedsweep report default" in outcome.missing
     )
     assert [run.info.status for run in [*place.runs(), *place.runs("sweep")]] == [
         "FINISHED",
@@ -376,8 +375,8 @@ def test_rows_have_the_grids_order_and_a_trial_its_own_rounds(place: Place) -> N
 
     A sweep whose trials a larger one took along still has them.
     """
-    from runner.tracking.read import read_sweep
-    from runner.tracking.store import open_store
+    from fedsweep.tracking.read import read_sweep
+    from fedsweep.tracking.store import open_store
 
     store = open_store(compose([f"tracking.output={place.out}"]).tracking)
     words = ["seed=1,0", "stop.target=0", "model=mlp,logreg"]

@@ -7,13 +7,14 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from runner.client import together, trainers
-from runner.config import TrainingConfig, TrialConfig
-from runner.engine.chunks import make_chunks
-from runner.engine.grid import EngineGrid
-from runner.prepare import make_split
-from runner.records import RoundRecord
-from runner.trial import initial_model, make_grid
+from fedsweep.client import together
+from fedsweep.config import TrainingConfig, TrialConfig
+from fedsweep.engine.chunks import make_chunks
+from fedsweep.engine.grid import EngineGrid
+from fedsweep.records import RoundRecord
+from fedsweep.sweep.prepare import make_split
+from fedsweep.training import trainers
+from fedsweep.trial.trial import initial_model, make_grid
 from tests.trials import digits, events_of, outcome, small
 
 TOLERANCE = 1e-5

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from models import build_model
-from runner.config import TrackingConfig, TrialConfig
-from runner.errors import TrackingError
-from runner.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
-from runner.tracking import Tracker, redact
-from runner.tracking.past import past_trials
+from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.errors import TrackingError
+from fedsweep.models import build_model
+from fedsweep.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
+from fedsweep.tracking import Tracker, redact
+from fedsweep.tracking.past import past_trials
 
 TRIAL = TrialConfig.model_validate(
     {"model": {"name": "logreg"}, "strategy": {"name": "kmeans"}, "partition": {"alpha": 9}}
@@ -88,7 +88,7 @@ def artifacts(tracker, run_id, path=None):
 def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     import mlflow
 
-    command = "python -m runner run tracking.uri=http://me:pass@host"
+    command = "fedsweep run tracking.uri=http://me:pass@host"
     with Tracker(cfg, clock=lambda: 1000.0) as tracker:
         tracker.tags["cluster"] = "2 CPUs on 1 node"
         sweep = tracker.start_sweep("grid", "sweepkey", "why", {"seed": "0,1"}, "make sweep")
@@ -367,7 +367,7 @@ def test_a_run_whose_driver_died_when_it_was_made_is_completed(cfg):
 
 def test_a_loss_that_is_no_number_is_read_back_as_one(cfg):
     """From the rounds, the final metrics and the clients' table; what is missing stays missing."""
-    from runner.tracking.read import read_runs
+    from fedsweep.tracking.read import read_runs
 
     lost = float("nan")
     with Tracker(cfg) as tracker:

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from runner.client.training import (
+from fedsweep.config import TrainingConfig
+from fedsweep.errors import ConfigError
+from fedsweep.sweep.compose import compose
+from fedsweep.training.local import (
     LocalTraining,
     confusion,
     distort,
@@ -19,9 +22,6 @@ from runner.client.training import (
     score,
     train,
 )
-from runner.compose import compose
-from runner.config import TrainingConfig
-from runner.errors import ConfigError
 
 SIGMOID_1 = 1 / (1 + math.exp(-1))  # 0.731059
 

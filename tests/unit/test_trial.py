@@ -5,11 +5,11 @@ import math
 import pytest
 from flwr.app import Context, Message
 
-from runner.client.app import BuiltinClient
-from runner.client.messages import partition_id
-from runner.compose import compose, options
-from runner.records import RoundRecord, TrialResult, TrialStarted
-from runner.trial import train_config
+from fedsweep.client.app import BuiltinClient
+from fedsweep.client.messages import partition_id
+from fedsweep.records import RoundRecord, TrialResult, TrialStarted
+from fedsweep.sweep.compose import compose, options
+from fedsweep.trial.trial import train_config
 from tests.trials import events_of, outcome, small
 
 QUICK = ["rounds=2", "model=logreg", "num_clients=12"]

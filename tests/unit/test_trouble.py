@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from runner import checkpoint
-from runner.cli import main
-from runner.errors import RunnerError, no_room
-from runner.records import RoundRecord
-from runner.resume import Restart
-from runner.tracking import ops
-from runner.tracking.runs import TrialRun
-from runner.tracking.store import Store
+from fedsweep.cli import main
+from fedsweep.errors import RunnerError, no_room
+from fedsweep.records import RoundRecord
+from fedsweep.sweep.resume import Restart
+from fedsweep.tracking import ops
+from fedsweep.tracking.runs import TrialRun
+from fedsweep.tracking.store import Store
+from fedsweep.trial import checkpoint
 from tests.unit.test_sweep import WORDS, Place, place  # noqa: F401 - a fixture
 
 
@@ -82,9 +82,9 @@ def test_a_disk_that_is_full_from_the_start_has_a_status_of_its_own(
         raise OSError(number, os.strerror(number))
 
     if full == "the database's folder":
-        monkeypatch.setattr("runner.tracking.database.tempfile.TemporaryFile", refuse)
+        monkeypatch.setattr("fedsweep.tracking.database.tempfile.TemporaryFile", refuse)
     else:
-        monkeypatch.setattr("runner.resume.write_atomically", refuse)
+        monkeypatch.setattr("fedsweep.sweep.resume.write_atomically", refuse)
     status = main(["sweep", "default", *WORDS, f"tracking.output={place.out}", "seed=0"])
     assert status == (2 if number == errno.EACCES else 3)
     error = capsys.readouterr().err
@@ -135,9 +135,7 @@ def test_a_database_that_cannot_grow_delays_and_loses_nothing(
     assert outcome.missing.startswith(
         "the report of sweep 'default' is missing: MLflow did not answer, "
     )
-    assert outcome.missing.endswith(
-        "make it with: python -m runner flush && python -m runner report default"
-    )
+    assert outcome.missing.endswith("make it with: fedsweep flush && fedsweep report default")
     assert list((place.out / "spill").iterdir())
     assert main(["flush", f"tracking.output={place.out}"]) == 0
     [run] = place.runs()

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from models import build_model
-from models.dropout import Dropout
-from runner.client import layers, vectorized
-from runner.client.batched import Program
-from runner.client.layers import UnsupportedError
-from runner.client.pool import Examples
-from runner.client.training import LocalTraining, predict, train
-from runner.client.vectorized import losses_of_each, predict_many, train_many
-from runner.client.winograd import WinogradLayer
+from fedsweep.models import build_model
+from fedsweep.models.dropout import Dropout
+from fedsweep.training import layers, vectorized
+from fedsweep.training.batched import Program
+from fedsweep.training.layers import UnsupportedError
+from fedsweep.training.local import LocalTraining, predict, train
+from fedsweep.training.pool import Examples
+from fedsweep.training.vectorized import losses_of_each, predict_many, train_many
+from fedsweep.training.winograd import WinogradLayer
 
 SHAPE, CLASSES = (2, 11, 10), 5  # pooling drops a row of 11
 SIZES = (13, 4, 30, 1)

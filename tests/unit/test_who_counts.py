@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from models import build_model
-from runner.client.training import evaluate
-from runner.compose import compose
-from runner.data.federated import FederatedData
-from runner.errors import ConfigError, TrialError
-from runner.prepare import make_split
-from runner.records import RoundRecord
-from runner.trial import run_trial
-from strategies import STRATEGIES
-from strategies.base import models_of
+from fedsweep.data.federated import FederatedData
+from fedsweep.errors import ConfigError, TrialError
+from fedsweep.models import build_model
+from fedsweep.records import RoundRecord
+from fedsweep.strategies import STRATEGIES
+from fedsweep.strategies.base import models_of
+from fedsweep.sweep.compose import compose
+from fedsweep.sweep.prepare import make_split
+from fedsweep.training.local import evaluate
+from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, small
 
 QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
@@ -262,7 +262,7 @@ def test_a_trial_that_ends_early_scores_its_personal_models_in_the_end(
     name: str, tmp_path: Any
 ) -> None:
     """Also where it was interrupted after the round that ended it; as a trial that was meant to be so long."""
-    from runner.checkpoint import CheckpointStore
+    from fedsweep.trial.checkpoint import CheckpointStore
 
     words = [*words_of(name), "rounds=5", "stop.target=0.01"]
     config = small(*words)
@@ -395,7 +395,7 @@ def test_a_round_says_how_many_replies_were_used() -> None:
 
 @pytest.mark.parametrize("name", ["fedavg", "kmeans", "local", "ifca", "krum"])
 def test_a_failing_client_is_asked_but_not_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runner.client import app as client_app
+    from fedsweep.client import app as client_app
 
     trained = client_app.BuiltinClient.train
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runner.client.layers import Weights
-from runner.client.winograd import WinogradLayer, maps
+from fedsweep.training.layers import Weights
+from fedsweep.training.winograd import WinogradLayer, maps
 
 INNER, OUTER = 16, 64
 

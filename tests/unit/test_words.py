@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from runner import cli
-from runner.compose import SweepFile, compose, compose_trial, expand, expand_grids
-from runner.errors import ConfigError, RunnerError, shown
-from runner.sweep import SweepPlan
-from runner.words import MOST_CELLS, literal, parse
+from fedsweep import cli
+from fedsweep.errors import ConfigError, RunnerError, shown
+from fedsweep.sweep.compose import SweepFile, compose, compose_trial, expand, expand_grids
+from fedsweep.sweep.sweep import SweepPlan
+from fedsweep.sweep.words import MOST_CELLS, literal, parse
 
 
 def refusal(*words: str) -> str:
@@ -173,7 +173,7 @@ def test_the_command_to_go_on_is_typed_as_it_is_shown(
     [
         (["swep"], "argument COMMAND: invalid choice: 'swep'"),
         (["sweep"], "the following arguments are required: name"),
-        (["run", "--dry"], "unknown option '--dry'; see `python -m runner run --help`"),
+        (["run", "--dry"], "unknown option '--dry'; see `fedsweep run --help`"),
         (["run", "--no-such='a b'"], "unknown option '--no-such='a b'"),
         (["run", "--flag="], "unknown option '--flag='"),
         (["run", "--fresh=1"], "argument --fresh: ignored explicit argument '1'"),
@@ -211,7 +211,7 @@ def test_a_shown_text_is_short() -> None:
 
 def test_options_give_what_hydra_composes_of_all_of_them() -> None:
     """Each is composed once; Hydra makes the same of them at once."""
-    from runner.compose import _composed, _hydra, groups, options
+    from fedsweep.sweep.compose import _composed, _hydra, groups, options
 
     for pick in (0, -1):
         of = [group for group in groups() if group != "experiment"]

@@ -1,0 +1,57 @@
+"""Where the files of this package lie.
+
+In a checkout the folders of the top level stand beside each other, under other names than those
+that they are imported by: ``runner/`` is ``fedsweep``, ``strategies/`` is ``fedsweep.strategies``.
+Installed, they lie within each other. Nothing of the package is imported here:
+``python runner/places.py FOLDER`` lays the package out in a folder, for tools that look at files.
+"""
+
+import sys
+from pathlib import Path
+
+PACKAGE = "fedsweep"
+BESIDE = ("strategies", "models", "configs")
+"""What lies beside this folder in a checkout."""
+
+_RUNNER = "runner"
+_HERE = Path(__file__).resolve().parent
+
+
+def folder(name: str) -> Path:
+    """Return the folder of one of those that lie beside."""
+    return next(place for place in (_HERE / name, _HERE.parent / name) if place.is_dir())
+
+
+def module(path: str) -> str:
+    """Return the name that a file of a checkout is imported by: ``runner/cli.py`` is ``fedsweep.cli``."""
+    top, *parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    within = {_RUNNER: [PACKAGE], **{name: [PACKAGE, name] for name in BESIDE}}
+    return ".".join([*within.get(top, [top]), *parts])
+
+
+def lay_out(where: Path, here: Path = _HERE) -> Path:
+    """Make a folder ``fedsweep`` of links, in the layout that it is imported in, and return it.
+
+    Parameters
+    ----------
+    where : Path
+        What the folder is made in, or brought up to date.
+    here : Path
+        The folder ``runner`` of a checkout, or an installed ``fedsweep``: this one.
+    """
+    package = where / PACKAGE
+    package.mkdir(parents=True, exist_ok=True)
+    parts = {path.name: path for path in here.iterdir() if path.name != "__pycache__"}
+    beside = (here.parent / name for name in BESIDE)
+    parts |= {path.name: path for path in beside if path.is_dir() and path.name not in parts}
+
+    for old in set(package.iterdir()) - {package / name for name in parts}:
+        old.unlink()
+    for name, path in parts.items():
+        if not (package / name).is_symlink():
+            (package / name).symlink_to(path)
+    return package
+
+
+if __name__ == "__main__":
+    lay_out(Path(sys.argv[1]))

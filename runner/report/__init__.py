@@ -1,0 +1,1 @@
+"""From stored trials to tables, tests and figures, read first: ``report``."""

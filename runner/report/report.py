@@ -1,0 +1,567 @@
+"""Tables and figures over the trials of a sweep: mean and deviation over seeds per cell of its axes.
+
+A trial is a row: its axes by full key, its seed among them, and its final metrics; one that failed has none.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from csv import QUOTE_NONNUMERIC
+from dataclasses import dataclass, replace
+from math import isnan, nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fedsweep import escape
+from fedsweep.config import TrialConfig
+from fedsweep.config.section import short_names
+from fedsweep.errors import RunnerError
+from fedsweep.escape import storable
+from fedsweep.records import TrialRow
+from fedsweep.report import text as report_text
+from fedsweep.report.stats import EXACT, LEAST, LEVEL, TESTS, Test, clear_best, interval
+from fedsweep.report.text import Lines, Marked
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fedsweep.tracking.read import StoredSweep, StoredTrial
+
+_log = logging.getLogger("fedsweep.report")
+
+METRICS = {
+    "client_acc": ("client accuracy (%)", 100.0, 1),
+    "client_test_acc": ("client test accuracy (%)", 100.0, 1),
+    "acc": ("global accuracy (%)", 100.0, 1),
+    "client_acc_p10": ("worst 10% (%)", 100.0, 1),
+    "client_acc_min": ("worst client (%)", 100.0, 1),
+    "client_acc_jain": ("Jain's index", 1.0, 3),
+    "ari": ("ARI", 1.0, 2),
+    "ami": ("AMI", 1.0, 2),
+    "matched": ("matched (%)", 100.0, 1),
+    "clusters": ("clusters found", 1.0, 1),
+    "stable_since": ("stable since round", 1.0, 1),
+    "clustering_s": ("clustering (s)", 1.0, 3),
+    "handovers": ("handovers", 1.0, 1),
+    "server_tenure": ("tenure (rounds)", 1.0, 1),
+    "server_gini": ("servers' Gini", 1.0, 2),
+    "server_regret": ("regret", 1.0, 3),
+    "server_spearman": ("load-examples Spearman", 1.0, 2),
+    "rounds_to_target": ("rounds to target", 1.0, 1),
+    "mb_to_target": ("MB to target", 1.0, 1),
+    "wall_s": ("time (s)", 1.0, 1),
+}
+"""Metric -> heading, factor and decimals in a table that is read."""
+
+_MORE = ("client_acc_p10", "client_acc_min", "client_acc_jain", "ami", "matched", "clusters", "stable_since",
+         "clustering_s")  # fmt: skip
+"""Metrics that only a full report shows."""
+_OF_SERVERS = ("handovers", "server_tenure", "server_gini", "server_regret", "server_spearman")
+_SERVER = "strategy.server."  # settings of theirs
+_RANKED = ("client_acc", "acc", "ari")  # higher is better, and worth a mark
+_TO_TARGET = ("rounds_to_target", "mb_to_target")
+_CURVES = {"acc": ("3_clients/acc", "1_global/acc"), "loss": ("3_clients/loss", "1_global/loss"),
+           "mb": ("4_comm/mb_total",)}  # fmt: skip
+_MISSING = "-"
+_SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a trial should reach: a metric as it is logged, and a value."""
+
+    key: str
+    value: float
+
+    @classmethod
+    def parse(cls, word: str) -> "Target":
+        """Read ``0.9`` (of the mean client accuracy) or ``1_global/acc=0.9``."""
+        key, _, value = word.rpartition("=")
+        try:
+            return cls(key or "3_clients/acc", float(value))
+        except ValueError:
+            raise RunnerError(
+                f"--target {word} is no target; give a share of the client accuracy (0.9) or METRIC=VALUE"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a sweep, in its order. Settings and numbers are two tables: none hides another.
+
+    Parameters
+    ----------
+    axes : pd.DataFrame
+        Full key -> value, a row per trial; missing where an axis does not apply. Numbers are numbers,
+        so that 10 comes after 2.
+    metrics : pd.DataFrame
+        Final metrics, a row per trial, nan where it has none.
+    finished : pd.Series
+        Whether the trial finished.
+    """
+
+    axes: pd.DataFrame
+    metrics: pd.DataFrame
+    finished: pd.Series
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the axes are called where people read them."""
+        return short_names(map(str, self.axes))
+
+    def frame(self) -> pd.DataFrame:
+        """Return both tables side by side."""
+        return pd.concat([self.axes, self.metrics], axis=1)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A sweep's table: a row per cell of its axes but the seed, in the grid's order.
+
+    Parameters
+    ----------
+    axes : pd.DataFrame
+        The place of each cell, as in :class:`Trials`.
+    numbers : pd.DataFrame
+        ``trials`` (that have results), ``failed``, and for each metric ``<metric>_mean``, ``_std``
+        (n - 1; missing for a single trial), ``_ci`` (half the width of the 95% t interval; missing
+        for fewer than three), ``_low`` and ``_high`` (of the trials), ``_n`` (trials that have it),
+        ``_nan`` (that diverged: so does the mean) and, where higher is better, ``_best``. Means to a
+        target are those of the ``reached`` trials. ``recovered`` is the share with ARI = 1.
+    """
+
+    axes: pd.DataFrame
+    numbers: pd.DataFrame
+
+    def frame(self) -> pd.DataFrame:
+        """Return both tables side by side."""
+        return pd.concat([self.axes, self.numbers], axis=1)
+
+
+def trials_table(rows: Sequence[TrialRow], axes: Sequence[str] | None = None) -> Trials:
+    """Return a sweep's trials as a table; ``axes`` orders the columns, else the rows do."""
+    shown = _shown_metrics(rows)
+    metrics = {metric: [float(row.metrics.get(metric, nan)) for row in rows] for metric in shown}
+    return Trials(
+        _places([row.axes for row in rows], _all_axes(rows, axes)),
+        pd.DataFrame(metrics, index=range(len(rows))),
+        pd.Series([bool(row.metrics) for row in rows], dtype=bool),
+    )
+
+
+def results_table(
+    rows: Sequence[TrialRow], test: Test = "t", axes: Sequence[str] | None = None
+) -> Cells:
+    """Return one row per cell of the sweep's axes.
+
+    Parameters
+    ----------
+    rows : sequence of TrialRow
+        One per trial.
+    test : str
+        Paired test over the seeds that says whether a cell is the best: see :func:`fedsweep.report.stats.clear_best`.
+    axes : sequence of str, optional
+        All axes of the sweep in its order.
+    """
+    keys = [key for key in _all_axes(rows, axes) if key != _SEED]
+    cells: dict[tuple[str | None, ...], list[TrialRow]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row.axes.get(key) for key in keys), []).append(row)
+    metrics = _shown_metrics(rows)
+    numbers = pd.DataFrame([_cell(part, metrics) for part in cells.values()])
+    blocks: dict[tuple[str | None, ...], list[int]] = {}
+    for i, place in enumerate(cells):
+        problem = (
+            value for key, value in zip(keys, place, strict=True) if TrialConfig.is_problem(key)
+        )
+        blocks.setdefault(tuple(problem), []).append(i)
+    for metric in (metric for metric in _RANKED if metric in metrics):
+        marks = [False] * len(cells)
+        seeds = [_by_seed(part, metric) for part in cells.values()]
+        for block in blocks.values():
+            best = clear_best([seeds[i] for i in block], test)
+            if best is not None:
+                marks[block[best]] = True
+        numbers[f"{metric}_best"] = marks
+    places = [
+        {key: value for key, value in zip(keys, place, strict=True) if value is not None}
+        for place in cells
+    ]
+    return Cells(_places(places, keys), numbers)
+
+
+def _cell(part: Sequence[TrialRow], metrics: Sequence[str]) -> dict[str, Any]:
+    """Return the numbers of a cell."""
+    kept = [row.metrics for row in part if row.metrics]
+    cell: dict[str, Any] = {"trials": len(kept), "failed": len(part) - len(kept)}
+    for metric in metrics:
+        values = np.array([float(final[metric]) for final in kept if metric in final])
+        if metric in _TO_TARGET:
+            values = values[~np.isnan(values)]
+        cell[f"{metric}_mean"] = values.mean() if len(values) else nan
+        cell[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else nan
+        cell[f"{metric}_ci"] = interval(values)
+        cell[f"{metric}_low"] = values.min() if len(values) else nan
+        cell[f"{metric}_high"] = values.max() if len(values) else nan
+        cell[f"{metric}_n"] = len(values)
+        cell[f"{metric}_nan"] = int(np.isnan(values).sum())
+    if "ari" in metrics:
+        known = [final["ari"] > EXACT for final in kept if "ari" in final]  # nan is no recovery
+        cell["recovered"] = np.mean(known) if known else nan
+    if "rounds_to_target" in metrics:
+        cell["reached"] = cell["rounds_to_target_n"]
+    return cell
+
+
+def rich_table(cells: Cells, title: str = "") -> "Table":
+    """Return a table of results for the terminal."""
+    shown = rich_lines(texts(cells), title)
+    words = [not pd.api.types.is_numeric_dtype(cells.axes[key]) for key in cells.axes]
+    for i, column in enumerate(shown.columns):
+        if i >= len(words) or not words[i]:
+            column.justify = "right"
+    return shown
+
+
+def rich_lines(lines: Lines, title: str) -> "Table":
+    """Return a table of texts, headings first, for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    def cells(line: Sequence[str | Marked]) -> list[Text]:
+        """Keep rich from reading what it is to show."""
+        parts = [
+            (cell.strong, cell.rest) if isinstance(cell, Marked) else ("", cell) for cell in line
+        ]
+        return [
+            Text.assemble((escape.line(strong), "bold"), escape.line(rest))
+            for strong, rest in parts
+        ]
+
+    shown = Table(title=Text(escape.line(title)) if title else None, title_justify="left")
+    for heading in cells(lines[0]):
+        shown.add_column(heading, overflow="fold")
+    for line in lines[1:]:
+        shown.add_row(*cells(line))
+    return shown
+
+
+def markdown_table(cells: Cells) -> str:
+    """Return a table of results in Markdown."""
+    return report_text.markdown(texts(cells))
+
+
+def report(
+    sweep: "StoredSweep", target: Target | None = None, test: Test = "t"
+) -> dict[str, str | bytes]:
+    """Return a sweep's report, by file name: tables as Markdown, CSV, LaTeX and HTML, and the figures as PNG.
+
+    Raises
+    ------
+    RunnerError
+        No trial of the sweep has finished.
+    """
+    from fedsweep.report.figures import sweep_figures
+
+    rows = sweep.rows()
+    if not any(row.metrics for row in rows):
+        raise RunnerError(
+            f"no trial of the sweep '{sweep.name}' has finished; run it first, then report it"
+        )
+    curves = trial_curves(sweep, target)
+    if target is not None:
+        rows = [
+            replace(row, metrics={**row.metrics, **to_target(curves[curves["trial"] == i], target)})
+            if row.metrics
+            else row
+            for i, row in enumerate(rows)
+        ]
+    cells = results_table(rows, test, sweep.axes)
+    trials = trials_table(rows, sweep.axes)
+    extras = sweep_figures(sweep, trials, with_labels(curves, trials))
+    figures, missing = dict(extras.files), extras.told()
+    caption, lines = _caption(cells, target, test, sweep.absent), texts(cells, full=True)
+    extras.write("report.tex", lambda: report_text.latex(lines, caption, sweep.name))
+    extras.write("report.html", lambda: report_text.html(sweep, lines, caption, figures, missing))
+    for told in extras.told():
+        _log.warning("report of %s: %s", escape.line(sweep.name), told)
+    return {
+        "report.md": report_text.document_markdown(
+            sweep, lines, caption, list(figures), extras.told()
+        ),
+        "report.csv": csv(cells),
+        "trials.csv": csv(trials),
+        **extras.files,
+    }
+
+
+def csv(table: Cells | Trials) -> str:
+    """Return a table as CSV; texts are quoted: a lone carriage return in one would end its row."""
+    return str(table.frame().to_csv(index=False, quoting=QUOTE_NONNUMERIC))
+
+
+def comparison(trials: "Sequence[StoredTrial]") -> "Table":
+    """Return trials side by side, a column each: the settings in which they differ, then how each ended."""
+    names = ["", *(f"{trial.name} {trial.run_id[:8]}" for trial in trials)]
+    settings: list[list[str]] = []
+    every = [trial.params for trial in trials]
+    for key in sorted(set().union(*every)):
+        values = [params.get(key, _MISSING) for params in every]
+        group = key.removesuffix(".name")  # its option, told twice where it is an axis
+        told = group != key and values == [params.get(group) for params in every]
+        if len(set(values)) > 1 and not told:
+            settings.append([key, *values])
+    ends = [["status", *(trial.status for trial in trials)]]
+    for key in dict.fromkeys(key for trial in trials for key in trial.final):
+        ends.append([key, *(f"{t.final[key]:.4g}" if key in t.final else _MISSING for t in trials)])
+    shown = rich_lines([names, *settings, *ends], "")
+    if settings:
+        shown.rows[len(settings) - 1].end_section = True
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    return shown
+
+
+def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
+    """Return the cell with the best mean of a final metric, its interval, and the command of its best trial.
+
+    Raises
+    ------
+    RunnerError
+        No trial has that metric.
+    """
+    known = sorted({name for trial in sweep.trials for name in trial.final})
+    trials = [
+        trial for trial in sweep.trials if metric in trial.final and trial.status == "FINISHED"
+    ]
+    if not trials:
+        raise RunnerError(
+            f"--metric {metric} is none that '{sweep.name}' has; its final metrics: {', '.join(known)}"
+        )
+    sign = -1.0 if lowest else 1.0
+    places = dict(zip((trial.run_id for trial in sweep.trials), sweep.places, strict=True))
+    cells: dict[str, list[StoredTrial]] = {}
+    for trial in trials:
+        place = " ".join(
+            f"{axis}={value}" for axis, value in places[trial.run_id].items() if axis != _SEED
+        )
+        cells.setdefault(place or "all trials", []).append(trial)
+
+    def rank(values: Sequence[float]) -> float:
+        """Put what diverged last."""
+        return -np.inf if np.isnan(values).any() else sign * float(np.mean(values))
+
+    place, chosen = max(
+        cells.items(), key=lambda item: rank([trial.final[metric] for trial in item[1]])
+    )
+    values = np.array([trial.final[metric] for trial in chosen])
+    half = interval(values)
+    if not isnan(half):
+        of = f"[{values.mean() - half:.4f}, {values.mean() + half:.4f}] (mean [95% interval] of {len(values)} trials)"
+    elif len(values) > 1:
+        of = f"(mean of {len(values)} trials: {values.min():.4f} to {values.max():.4f})"
+    else:
+        of = "(one trial)"
+    lost = sum(isnan(trial.final[metric]) for trial in trials)
+    last = (
+        f"{lost} of the sweep's trials diverged: their {metric} is nan, and their cells come last"
+    )
+    diverged = [last] * bool(lost)
+    top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
+    told = [
+        place,
+        f"{metric} {values.mean():.4f} {of}",
+        *diverged,
+        f"best trial: {metric} {top.final[metric]:.4f}, run {top.run_id}",
+        top.command,
+    ]
+    return "\n".join(map(escape.line, told))
+
+
+def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataFrame:
+    """Return a row per trial and round: ``trial`` (its place in the sweep), ``round``, ``acc``, ``loss``, ``mb``, and
+    the target's metric as ``target``. Accuracy and loss are the clients' mean, else the global
+    model's; they are missing where nothing was evaluated, and ``acc_nan``, ``loss_nan`` say where
+    they were logged as NaN.
+    """
+    parts = []
+    for i, trial in enumerate(sweep.trials):
+        keys = [key for found in _CURVES.values() for key in found]
+        wanted = {*keys, *([target.key] if target else [])}
+        histories = {key: trial.history([key]) for key in wanted}
+        logged = {
+            key: table.set_index("round")[key] for key, table in histories.items() if key in table
+        }
+        rounds = sorted({number for values in logged.values() for number in values.index})
+        part = pd.DataFrame({"trial": i, "round": rounds}, index=rounds)
+        for name, options in _CURVES.items():
+            values = next((logged[key] for key in options if key in logged), pd.Series(dtype=float))
+            part[name] = values
+            part[f"{name}_nan"] = part["round"].isin(values.index[values.isna()])
+        part["mb"] = part["mb"].ffill()
+        if target is not None:
+            part["target"] = logged.get(target.key, nan)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def to_target(curve: pd.DataFrame, target: Target) -> dict[str, float]:
+    """Return the rounds and the client traffic (MB) until a trial first reached the target; nan if it did not."""
+    there = curve[curve["target"] >= target.value]
+    if there.empty:
+        return dict.fromkeys(_TO_TARGET, float("nan"))
+    first = there.iloc[0]
+    return {"rounds_to_target": float(first["round"]), "mb_to_target": float(first["mb"])}
+
+
+def with_labels(rows: pd.DataFrame, trials: Trials) -> pd.DataFrame:
+    """Add ``panel`` (the problem) and ``line`` (the way to solve it) to rows that name their ``trial``."""
+    axes = [
+        key
+        for key in map(str, trials.axes)
+        if key != _SEED and trials.axes[key].nunique(dropna=False) > 1
+    ]
+
+    def label(kind: bool) -> list[str]:
+        chosen = [key for key in axes if TrialConfig.is_problem(key) == kind]
+        places = trials.axes[chosen].to_dict("records")
+        told = (
+            [_label(trials.names[str(key)], value) for key, value in place.items()]
+            for place in places
+        )
+        return [", ".join(filter(None, words)) or "all trials" for words in told]
+
+    return rows.join(
+        pd.DataFrame({"panel": label(True), "line": label(False)}, index=trials.axes.index),
+        on="trial",
+    )
+
+
+def _label(name: str, value: Any) -> str:
+    """Return a setting as figures show it; nothing where it does not apply."""
+    if pd.isna(value):
+        return ""
+    if name == "num_clusters":
+        return f"{value} cluster{'' if value == 1 else 's'}"
+    if value == "none":
+        return f"no {name}"
+    return str(value) if isinstance(value, str) else f"{name}={value}"
+
+
+def _by_seed(part: Sequence[TrialRow], metric: str) -> dict[object, float]:
+    """Return a cell's values by seed; a trial that has none is left out."""
+    return {row.axes.get(_SEED): row.metrics[metric] for row in part if metric in row.metrics}
+
+
+def _shown_metrics(rows: Sequence[TrialRow]) -> list[str]:
+    """Return the metrics that some trial has; the servers' where their settings are compared."""
+    servers = any(key.startswith(_SERVER) for row in rows for key in row.axes)
+    there = {metric for row in rows for metric in row.metrics}
+    return [
+        metric for metric in METRICS if metric in there and (servers or metric not in _OF_SERVERS)
+    ]
+
+
+def _all_axes(rows: Sequence[TrialRow], axes: Sequence[str] | None) -> list[str]:
+    return (
+        list(axes)
+        if axes is not None
+        else list(dict.fromkeys(key for row in rows for key in row.axes))
+    )
+
+
+def _places(places: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.DataFrame:
+    """Return a row per place; a column is numbers where no two texts are one number."""
+    values = {
+        key: [storable(place[key]) if key in place else None for place in places] for key in keys
+    }
+    frame = pd.DataFrame(values, index=range(len(places)))
+    for key in keys:
+        numbers = pd.to_numeric(frame[key], errors="coerce")
+        if numbers.notna().equals(frame[key].notna()) and numbers.nunique() == frame[key].nunique():
+            whole = not (numbers % 1).any() and numbers.abs().max() < 2**53
+            frame[key] = numbers.astype("Int64") if whole else numbers
+    return frame
+
+
+def _caption(cells: Cells, target: Target | None, test: Test, absent: int) -> str:
+    words = [
+        "Mean ± standard deviation [95% confidence interval of the mean, Student's t] over the seeds."
+    ]
+    if (cells.numbers["trials"] == LEAST - 1).any():
+        words.append(f"Of fewer than {LEAST} trials: (lowest to highest).")
+    names = short_names([*cells.axes, _SEED])
+    problem = [names[key] for key in map(str, cells.axes) if TrialConfig.is_problem(key)]
+    same = f" of the same {', '.join(problem)}" if problem else ""
+    rule = f"{TESTS[test]} over at least {LEAST} seeds, the sign test where all differences are the same"
+    rule += f"; p < {LEVEL}, corrected for the number of rows by Holm"
+    if any(
+        str(column).endswith("_best") and cells.numbers[column].any() for column in cells.numbers
+    ):
+        words.append(f"Bold: better than each other row{same} ({rule}).")
+    else:
+        words.append(f"No row is better than each other row{same} ({rule}).")
+    if any(
+        str(column).endswith("_nan") and cells.numbers[column].any() for column in cells.numbers
+    ):
+        words.append("nan (k of n): k of a cell's n trials diverged.")
+    if "recovered" in cells.numbers:
+        words.append("Recovered: trials whose clusters are the known groups (ARI = 1).")
+    if target is not None:
+        words.append(
+            f"Target: {target.key} >= {target.value:g}; means over the trials that reached it."
+        )
+    if absent:
+        words.append(f"NOT WHOLE: {absent} trials of the sweep are not in the store.")
+    return " ".join(words)
+
+
+def texts(cells: Cells, full: bool = False) -> list[list[str | Marked]]:
+    """Return the lines of the table as it is read, headings first: ``91.2 ± 0.4``, per cents, no empty column.
+
+    With ``full`` the intervals, the recovery rate and the marks of the best are there too.
+    """
+    names, numbers = short_names(map(str, cells.axes)), cells.numbers
+    columns: list[tuple[str, Sequence[str | Marked]]] = [
+        (name, [_MISSING if pd.isna(value) else f"{value}" for value in cells.axes[key]])
+        for key, name in names.items()
+    ]
+    for column in map(str, numbers):
+        metric = column.removesuffix("_mean")
+        if column in ("trials", "reached") or (column == "failed" and numbers[column].any()):
+            columns.append((column, [str(count) for count in numbers[column]]))
+        elif column == "recovered" and full and numbers[column].notna().any():
+            shares = [
+                _MISSING if isnan(share) else f"{share * 100:.0f}" for share in numbers[column]
+            ]
+            columns.append(("recovered (%)", shares))
+        elif column != metric and numbers[f"{metric}_n"].any() and (full or metric not in _MORE):
+            lines = numbers.to_dict("records")
+            columns.append((METRICS[metric][0], [_number(metric, line, full) for line in lines]))
+    headings, *rest = zip(*[(heading, *lines) for heading, lines in columns], strict=True)
+    return [list(headings), *map(list, rest)]
+
+
+def _number(metric: str, line: Mapping[Any, Any], full: bool) -> str | Marked:
+    """Return a cell of the table that is read."""
+    _, factor, decimals = METRICS[metric]
+    count, diverged = line[f"{metric}_n"], line[f"{metric}_nan"]
+    if not count:
+        return _MISSING
+    if diverged:
+        return f"nan ({diverged} of {count})"
+
+    def told(value: float) -> str:
+        return f"{value * factor:.{decimals}f}"
+
+    mean, std, half = (line[f"{metric}_{kind}"] for kind in ("mean", "std", "ci"))
+    rest = "" if isnan(std) else f" ± {told(std)}"
+    if full and metric not in _TO_TARGET:
+        if not isnan(half):
+            rest += f" [{told(mean - half)}, {told(mean + half)}]"
+        elif count > 1:
+            rest += f" ({told(line[f'{metric}_low'])} to {told(line[f'{metric}_high'])})"
+    if count < line["trials"] and metric not in _TO_TARGET:
+        rest += f" ({count} of {line['trials']})"
+    return Marked(told(mean), rest) if full and line.get(f"{metric}_best") else told(mean) + rest

@@ -1,0 +1,1 @@
+"""An experiment against its paper, read first: ``reproduce``."""

@@ -1,0 +1,573 @@
+"""From the words of a command line to validated configurations: Hydra composes, pydantic validates."""
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Collection, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
+from itertools import product
+from typing import Any, TypeVar, get_args
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from fedsweep.config import Section, TrialConfig
+from fedsweep.config.ranges import allowed, leaves
+from fedsweep.config.section import flat, short_names
+from fedsweep.errors import ConfigError, shown, unknown
+from fedsweep.escape import command
+from fedsweep.places import folder
+from fedsweep.sweep.words import MOST_CELLS, Word, literal, parse, setting
+
+M = TypeVar("M", bound=BaseModel)
+CONFIGS = folder("configs")
+
+
+class SweepFile(BaseModel):
+    """A file of ``configs/sweep``: what all trials share, and the axes of the grid."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str = Field("", description="one paragraph; the note of the sweep's run in MLflow")
+    overrides: tuple[str, ...] = Field((), description="settings of every trial")
+    axes: dict[str, list[Any]] = Field(
+        default_factory=dict, description="key or group -> its values"
+    )
+    halving: dict[str, Any] = Field(
+        default_factory=dict, description="successive halving: axis, metric, ..."
+    )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of a grid at one seed: its configuration, and its place on the axes.
+
+    Parameters
+    ----------
+    config : TrialConfig
+        All its settings.
+    axes : dict[str, str]
+        The axes that apply to it, by full key, with its values as its configuration has them.
+    overrides : tuple[str, ...]
+        The words that give it again.
+    left_out : tuple[str, ...]
+        Words and axes of the grid that do not apply to it.
+    grid : tuple[str, ...]
+        All axes of the grid by full key, those that do not apply to this trial too.
+    experiment : str
+        The file of ``configs/experiment`` that it is of, or nothing.
+    unused : dict[str, str]
+        Settings of that file that change nothing in this trial, and why.
+    """
+
+    config: TrialConfig
+    axes: dict[str, str]
+    overrides: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    grid: tuple[str, ...] = ()
+    experiment: str = ""
+    unused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str:
+        """The command that runs this trial alone."""
+        return command(["fedsweep", "run", *self.overrides])
+
+    @property
+    def label(self) -> str:
+        """Its place on the axes, as people read it."""
+        names = short_names(self.grid or self.axes)
+        return (
+            " ".join(f"{names[key]}={value}" for key, value in self.axes.items())
+            or self.config.strategy.name
+        )
+
+
+@cache
+def options(group: str) -> list[str]:
+    """Return the names of a group's options."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+@cache
+def groups() -> list[str]:
+    """Return the names of the groups that a trial is composed of."""
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "sweep")
+
+
+def compose(words: Sequence[str]) -> TrialConfig:
+    """Return the trial that ``GROUP=OPTION`` and ``key=value`` words describe.
+
+    Raises
+    ------
+    ConfigError
+        In one line: an unknown group, option or key (with the nearest match), or a value out of range.
+    """
+    return compose_trial(words).config
+
+
+def compose_trial(words: Sequence[str]) -> Trial:
+    """Return that trial with its words, and what :func:`remarks` says of it.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`compose` does.
+    """
+    parsed = _read(words)
+    for word in parsed:
+        if word.values is not None:
+            as_list = shlex.quote(f"{word.key}=[{','.join(word.values[:5])}]")
+            raise ConfigError(
+                f"'{shown(word.line)}' has several values, and `run` takes one trial; "
+                f"give one value, or use `sweep`, or quote a list as {as_list}"
+            )
+    trial = _build(parsed, prune=False)
+    config = _identified(trial.config, {})
+    if config.halving.axis:
+        raise ConfigError(
+            f"halving.axis={config.halving.axis} compares the trials of a sweep; leave it out, or use `sweep`"
+        )
+    return replace(trial, config=config)
+
+
+def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
+    """Return a sweep's file and its trials: see :func:`expand_grids`."""
+    if name not in options("sweep"):
+        raise ConfigError(unknown("sweep", name, options("sweep")))
+    loaded = OmegaConf.to_container(OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml"))
+    file = validated(SweepFile, loaded, "")
+    return file, expand_grids([file], words)
+
+
+def expand_grids(files: Sequence[SweepFile], words: Sequence[str]) -> list[Trial]:
+    """Return the trials of all grids: the products of their axes, without duplicates, in order.
+
+    A word with several values (``seed=0,1``, ``strategy.q=range(0,3)``) adds or replaces an axis;
+    one with a single value replaces an axis too, or is a setting of every trial. What does not
+    apply to a trial is left out of it (``strategy.num_clusters`` under FedAvg), so that equal
+    trials collapse; :func:`remarks` says what was left out.
+
+    Raises
+    ------
+    ConfigError
+        A word that applies to no trial, an axis that makes no difference or no part of a trial's
+        key, a rule of halving under which no trials compete.
+    """
+    found: dict[str, Trial] = {}
+    grid: dict[str, None] = {}
+    for file in files:
+        axes, trials = _cells(file, words)
+        for trial in trials:
+            found.setdefault(trial.config.key, trial)
+        grid |= dict.fromkeys(axes)
+    there = {key for trial in found.values() for key in trial.axes}
+    known = tuple(key for key in grid if key in there)
+    trials = [replace(trial, grid=known) for trial in found.values()]
+    for word in {word.key: word for word in _read(words)}.values():  # the last wins
+        _check_effect(word, trials)
+    _rivals(trials)
+    return trials
+
+
+def remarks(trials: Sequence[Trial]) -> list[str]:
+    """Return what does not hold for all trials of a grid, in sentences: settings, and halving."""
+    told = []
+    for key in dict.fromkeys(_key(word) for trial in trials for word in trial.left_out):
+        if key not in trials[0].grid:  # the table shows to which trials an axis applies
+            without = [word for trial in trials for word in trial.left_out if _key(word) == key]
+            count = sum(any(_key(word) == key for word in trial.overrides) for trial in trials)
+            what = f"axis {key}" if without[0] == key else without[0]
+            told.append(f"{what} applies to {count} of {count + len(without)} trials")
+    unused = dict.fromkeys((t.experiment, s, why) for t in trials for s, why in t.unused.items())
+    for (name, setting_), why in {(name, word): why for name, word, why in unused}.items():
+        of_it = [trial for trial in trials if trial.experiment == name]
+        count = sum(setting_ not in trial.unused for trial in of_it)
+        what = f"{setting_} of experiment={name}"
+        none = f"{what} has no effect: {why}"
+        told.append(f"{what} applies to {count} of {len(of_it)} trials" if count else none)
+    if alone := _rivals(trials)[1]:
+        axis = trials[0].config.halving.axis
+        told.append(
+            f"halving over {axis}: {alone} of {len(trials)} trials have no rival and run in full"
+        )
+    return told
+
+
+def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial]]:
+    """Return a grid's axes by full key, and its trials."""
+    axes = {key: [f"{key}={literal(v)}" for v in values] for key, values in file.axes.items()}
+    rule = (f"halving.{key}={literal(value)}" for key, value in file.halving.items())
+    fixed = [*file.overrides, *rule]
+    for word in _read(words):
+        if word.values is not None and word.key.startswith("halving."):
+            several = f"'{shown(word.line)}' has several values"
+            raise ConfigError(f"{several}, and a sweep has one rule; give one value")
+        if word.values is not None:
+            axes[word.key] = [f"{word.key}={value}" for value in word.values]
+        elif word.key in axes:
+            axes[word.key] = [word.line]
+        else:
+            fixed.append(word.line)
+    for key, values in axes.items():
+        if not values:
+            raise ConfigError(
+                f"the grid is empty: axis '{key}' has no value; give at least one, as {key}=a,b"
+            )
+    cells = math.prod(map(len, axes.values()))
+    if cells > MOST_CELLS:
+        sizes = " x ".join(f"{len(values):,} of {key}" for key, values in axes.items())
+        raise ConfigError(
+            f"the grid has {cells:,} cells ({sizes}), and at most {MOST_CELLS:,} are expanded; "
+            "give fewer values, or make several sweeps of it"
+        )
+    trials: list[Trial] = []
+    contents: dict[str, str] = {}
+    for cell in product(*axes.values()):
+        try:
+            built = _build(_read([*fixed, *cell]), prune=True)
+            config = _identified(built.config, contents)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (in the cell {shown(' '.join(cell), 200)})") from error
+        if config.halving.axis and config.halving.axis not in axes:
+            raise ConfigError(unknown("axis", config.halving.axis, axes) + " (halving.axis)")
+        resolved = flat(config.canonical())
+        applies = partial(_applies, config, config.idle())
+        applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
+        place = {
+            key: str(resolved.get(key, word.split("=", 1)[1])) for key, word in applying.items()
+        }
+        settings = [word for word in fixed if not word.startswith("halving.")]
+        kept = (*(word for word in settings if applies(_key(word))), *applying.values())
+        left_out = tuple(word for word in [*settings, *axes] if not applies(_key(word)))
+        trials.append(replace(built, config=config, axes=place, overrides=kept, left_out=left_out))
+    for key in (
+        key for key in axes if len(axes[key]) > 1 and key.split(".")[0] in TrialConfig.PLACE
+    ):
+        beside = {
+            (tuple((k, v) for k, v in t.axes.items() if k != key), t.config.key) for t in trials
+        }
+        if len(beside) == len({place for place, _ in beside}):  # other data would be other trials
+            raise ConfigError(
+                f"'{key}' is no axis: it says where trials run and are logged and changes none of them; give one value"
+            )
+    return list(axes), trials
+
+
+def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
+    """Refuse a word of the command line that does nothing to any trial of a grid."""
+    key, line = word.key, shown(word.line)
+    if key.startswith("halving."):
+        return
+    if not any(key == _key(kept) for trial in trials for kept in trial.overrides):
+        none = f"'{line}' applies to none of the {len(trials)} trials"
+        if why := trials[0].config.idle().get(key):
+            raise ConfigError(
+                f"{none}: it has no effect with {why}; leave it out, or change the other"
+            )
+        top, _, field_ = key.partition(".")
+        section = type(getattr(trials[0].config, top))
+        belongs = "|".join(section.options_of(field_.split(".")[0]) or ())
+        raise ConfigError(f"{none}; it belongs to {top}={belongs}: remove it, or add such a {top}")
+    places = {trial.axes[key] for trial in trials if key in trial.axes}
+    if len(word.values or ()) > 1 and len(places) == 1:
+        raise ConfigError(f"the values of '{line}' all give the same trials; give one of them")
+
+
+def _rivals(trials: Sequence[Trial]) -> tuple[int, int]:
+    """Return how many trials halving lets compete, and how many it leaves alone.
+
+    Raises
+    ------
+    ConfigError
+        No two trials differ in nothing but the axis.
+    """
+    axis = trials[0].config.halving.axis
+    if not axis:
+        return 0, 0
+    sizes = Counter(
+        tuple(item for item in trial.axes.items() if item[0] != axis) for trial in trials
+    )
+    alone = sum(size == 1 for size in sizes.values())
+    if alone == len(trials):
+        raise ConfigError(
+            f"halving.axis={axis}: no two trials differ in it alone, so none would compete; "
+            "give the axis several values, or name another"
+        )
+    return len(trials) - alone, alone
+
+
+def _key(word: str) -> str:
+    return word.split("=", 1)[0].lstrip("+")
+
+
+def with_contents(trials: Sequence[Trial]) -> list[Trial]:
+    """Return trials that are about to run: the Hub says which commit it has of data that are there alone.
+
+    Raises
+    ------
+    DataError
+        It does not answer, or a data set can't be had.
+    """
+    contents: dict[str, str] = {}
+    return [
+        replace(trial, config=_identified(trial.config, contents, ask=True)) for trial in trials
+    ]
+
+
+def _identified(config: TrialConfig, contents: dict[str, str], ask: bool = False) -> TrialConfig:
+    """Return a trial with the content of its data: see :func:`fedsweep.data.sources.identified`."""
+    from fedsweep.data.sources import identified  # imports NumPy, which --help does without
+
+    return identified(config, ask, contents)
+
+
+def to_yaml(config: BaseModel) -> str:
+    """Return a configuration as YAML, every key resolved."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+
+
+def _read(words: Sequence[str]) -> list[Word]:
+    """Read words whose key is a group, or a dotted path to a field."""
+    parsed = parse(words)
+    for word in parsed:
+        top = word.key.split(".")[0]
+        if top not in TrialConfig.model_fields and top not in groups():
+            raise ConfigError(unknown("key or group", top, {*TrialConfig.model_fields, *groups()}))
+        if word.key in groups() and word.values is None:
+            _check_option(word.key, word.value)
+    return parsed
+
+
+def _check_option(group: str, option: Any) -> None:
+    if option is None and group == "experiment":
+        return
+    if str(option) not in options(group):
+        raise ConfigError(unknown(f"{group}", str(option), options(group)))
+
+
+@lru_cache(maxsize=256)
+def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the chosen options set: each is composed once, where it sets its group alone."""
+    if len(choices) < 2 or any(choice.startswith("experiment=") for choice in choices):
+        return _hydra(choices)
+    found = base = _composed(())
+    for choice in choices:
+        own, part = choice.partition("=")[0], _composed((choice,))
+        if {**part, own: None} != {**base, own: None}:
+            return _hydra(choices)
+        found = {**found, own: part.get(own)}
+    return found
+
+
+def _hydra(choices: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            found: Any = OmegaConf.to_container(hydra_compose("config", list(choices)))
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error.__cause__ or error)
+        raise ConfigError(
+            f"the configuration can't be composed from {' '.join(choices)}: {reason}"
+        ) from error
+    return dict(found)
+
+
+def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
+    """Compose the groups once, set the values on top, validate."""
+    chosen = {word.key: literal(word.value) for word in parsed if word.key in groups()}
+    if chosen.get("experiment") == "null":
+        del chosen["experiment"]  # what there is without
+    for group, option in chosen.items():
+        _check_option(group, option)
+    values = deepcopy(_composed(tuple(f"{group}={option}" for group, option in chosen.items())))
+    experiment = chosen.get("experiment", "")
+    if experiment:
+        _check_overlaid(experiment, chosen, values, parsed)
+    for word in parsed:
+        if word.key not in groups():
+            _put(values, word)
+    if any("${" in word.line for word in parsed):
+        values = _resolved(values)
+    values.pop("reproduction", None)  # what an experiment should give: see runner/reproduce.py
+    for name, field_ in TrialConfig.model_fields.items():
+        section = field_.annotation
+        if (
+            isinstance(section, type)
+            and issubclass(section, Section)
+            and isinstance(values.get(name), dict)
+        ):
+            values[name] = _drop_foreign(section, name, values[name], prune=prune)
+    config = validated(TrialConfig, values, "")
+    idle = config.idle()
+    without = [word for word in parsed if word.key in idle]
+    if without and not prune:
+        line, why = shown(without[0].line), idle[without[0].key]
+        raise ConfigError(f"'{line}' has no effect with {why}; leave it out, or change the other")
+    if without:
+        return _build([word for word in parsed if word not in without], prune=True)
+    words = tuple(word.line for word in parsed)
+    unused = _unused(experiment, config, parsed)
+    return Trial(config, {}, words, experiment=experiment, unused=unused)
+
+
+def _check_overlaid(
+    experiment: str,
+    chosen: dict[str, str],
+    values: dict[str, Any],
+    parsed: Sequence[Word],
+) -> None:
+    """Refuse an option of a group some of whose settings an experiment's file sets otherwise."""
+    there, given = flat(values), {word.key for word in parsed}
+    for group, option in chosen.items():
+        if group == "experiment":
+            continue
+        wanted = flat({group: _composed((f"{group}={option}",)).get(group) or {}})
+        lost = {k: v for k, v in wanted.items() if there.get(k) != v and k not in given}
+        if lost:
+            key = next(iter(lost))
+            words = " ".join(setting(*item) for item in lost.items())
+            raise ConfigError(
+                f"'{group}={option}' has no effect on {key}, which experiment={experiment} sets to "
+                f"{there.get(key)}; leave out one of the two, or add {words}"
+            )
+
+
+def _put(values: dict[str, Any], word: Word) -> None:
+    """Set the value of a word; one that is a mapping is merged with what is there."""
+    *path, last = word.key.split(".")
+    node: Any = values
+    for part in path:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            there = f"there are no keys below {part}={shown(repr(node))}"
+            raise ConfigError(f"'{shown(word.line)}' can't be set: {there}")
+    if isinstance(old := node.get(last), dict) and old and not isinstance(word.value, dict):
+        beside = f"beside {word.key}={shown(repr(old))}"
+        raise ConfigError(f"'{shown(word.line)}' can't be set {beside}; give one of them")
+    node[last] = _merged(old, word.value)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
+
+
+def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with what ``${...}`` in them stands for."""
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except Exception as error:  # resolvers raise what they like
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"the configuration can't be resolved: {shown(reason, 200)}") from error
+    return dict(found)
+
+
+@cache
+def _experiment_settings(name: str) -> dict[str, Any]:
+    """Return what a file of ``configs/experiment`` sets, by full key."""
+    base, there = flat(_composed(())), flat(_composed((f"experiment={name}",)))
+    found = {key: value for key, value in there.items() if base.get(key) != value}
+    return {key: value for key, value in found.items() if not key.startswith("reproduction.")}
+
+
+def _unused(experiment: str, config: TrialConfig, parsed: Sequence[Word]) -> dict[str, str]:
+    """Return the settings of an experiment's file that change nothing in a trial, and why."""
+    if not experiment:
+        return {}
+    given, idle = {word.key for word in parsed} - {*groups()}, config.idle()
+    found = {}
+    for key, value in _experiment_settings(experiment).items():
+        by_word = any(key == word or key.startswith(f"{word}.") for word in given)
+        if not by_word and not _applies(config, idle, key):
+            other = f"another {key.partition('.')[0]}"
+            found[f"{key}={literal(value)}"] = idle.get(key, other)
+    return found
+
+
+def _drop_foreign(
+    section: type[Section], name: str, values: dict[str, Any], *, prune: bool
+) -> dict[str, Any]:
+    """Refuse (or in a grid, leave out) the fields that belong to another option of the group."""
+    option = (
+        values.get("name", section.model_fields["name"].default)
+        if "name" in section.model_fields
+        else None
+    )
+    kept = {}
+    for key, value in values.items():
+        allowed = section.options_of(key) if key in section.model_fields else None
+        if allowed is None or option in allowed:
+            kept[key] = value
+        elif not prune:
+            raise ConfigError(
+                f"{name}.{key} does not apply to {name}={option}; it belongs to {name}={'|'.join(allowed)}: "
+                f"remove it, or change the {name}"
+            )
+    return kept
+
+
+def _applies(config: TrialConfig, idle: Collection[str], key: str) -> bool:
+    if key in idle:
+        return False
+    top, _, rest = key.partition(".")
+    section = getattr(config, top, None)
+    field = rest.split(".")[0]
+    if not isinstance(section, Section) or field not in type(section).model_fields:
+        return True
+    options_ = type(section).options_of(field)
+    return options_ is None or getattr(section, "name", None) in options_
+
+
+def validated(model: type[M], values: Any, prefix: str) -> M:
+    """Return the values as a model, or refuse them in one line."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        issues = [_sentence(model, issue, prefix) for issue in error.errors()]
+        raise ConfigError("; ".join([*dict.fromkeys(issues)][:3])) from error
+
+
+def _sentence(model: type[BaseModel], issue: Any, prefix: str) -> str:
+    """Say one validation error as key, what was given and what is allowed."""
+    path = [
+        str(part) for part in issue["loc"] if not str(part).startswith(("constrained-", "literal["))
+    ]
+    key = prefix + ".".join(path)
+    if issue["type"] == "extra_forbidden":
+        owner: Any = model
+        for part in path[:-1]:  # a field of a section, or a name in a mapping of sections
+            owner = (
+                owner.model_fields[part].annotation
+                if hasattr(owner, "model_fields")
+                else get_args(owner)[-1]
+            )
+        return unknown("key", key, [".".join([*path[:-1], field]) for field in owner.model_fields])
+    message = issue["msg"].removeprefix("Value error, ")
+    field_ = _field(model, issue["loc"])
+    numbers = allowed(field_.annotation, field_.metadata) if field_ else None
+    if numbers and issue["type"] != "value_error":
+        message = f"it has to be {numbers}"
+    return f"{key}={shown(repr(issue['input']))}: {message[0].lower()}{message[1:]}"
+
+
+def _field(model: type[BaseModel], loc: Sequence[Any]) -> FieldInfo | None:
+    """Return the field that a place in the values belongs to."""
+    owner: Any = model
+    found = None
+    for part in loc:
+        if hasattr(owner, "model_fields"):
+            found = owner.model_fields.get(part)
+            owner = found.annotation if found else None
+        else:  # a name in a mapping of sections
+            owner = next((kind for kind in leaves(owner) if hasattr(kind, "model_fields")), None)
+        if owner is None:
+            break
+    return found

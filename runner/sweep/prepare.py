@@ -1,0 +1,155 @@
+"""Data sets and splits of a sweep, made once and kept in the object store, owned by the driver.
+
+Everything that can be wrong with the data comes to light here, before the first trial starts.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import ray
+
+from fedsweep.config import DataConfig, DatasetConfig, TrialConfig
+from fedsweep.data.federated import FederatedData
+from fedsweep.data.sources import ImageData, load_images
+from fedsweep.engine.executors import Host
+from fedsweep.errors import ConfigError, DataError, RunnerError, TrialError
+from fedsweep.sweep.compose import Trial
+from fedsweep.trial.trial import Split, initial_model, make_grid
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """References to a trial's images and split (values, for the inline engine)."""
+
+    images: Any
+    split: Any
+    num_train: int
+    train_bytes: int
+    told: str  # what was read and what was left out, in a line
+
+
+def _images_key(config: TrialConfig) -> str:
+    if config.dataset.content is None:
+        raise DataError(
+            f"the content of data set '{config.dataset.name}' is not known, so the trial's key does not cover it; "
+            "compose trials that run with fedsweep.sweep.compose.with_contents"
+        )
+    return json.dumps(config.dataset.canonical(), sort_keys=True)
+
+
+def _split_key(config: TrialConfig) -> str:
+    parts = [config.dataset.canonical(), config.partition.canonical(), config.shift.canonical()]
+    return json.dumps([*parts, config.num_clients, config.seed], sort_keys=True)
+
+
+def make_split(images: ImageData, config: TrialConfig) -> Split:
+    """Split a data set among the clients as a trial asks."""
+    data = FederatedData.build(images, config)
+    return Split(data.train_rows, data.eval_rows, data.shift)
+
+
+@ray.remote(num_cpus=0)
+def _load(dataset: DatasetConfig, data: DataConfig) -> ImageData:
+    return load_images(dataset, data)
+
+
+@ray.remote(num_cpus=0)
+def _split(images: ImageData, configs: list[TrialConfig]) -> tuple[Any, ...]:
+    """Return what is to be known of the data, then a split per configuration.
+
+    The first tells of an error without fetching a split.
+    """
+    return (len(images.train_y), images.train_x.nbytes, images.told), *(
+        make_split(images, config) for config in configs
+    )
+
+
+def prepare_inline(trials: Sequence[Trial]) -> dict[str, Prepared]:
+    """Prepare every trial's data in this process; by trial key."""
+    images: dict[str, ImageData] = {}
+    splits: dict[str, Split] = {}
+    for config in (trial.config for trial in trials):
+        if _images_key(config) not in images:
+            images[_images_key(config)] = load_images(config.dataset, config.data)
+        if _split_key(config) not in splits:
+            splits[_split_key(config)] = make_split(images[_images_key(config)], config)
+    return {
+        t.config.key: Prepared(
+            (data := images[_images_key(t.config)]),
+            splits[_split_key(t.config)],
+            len(data.train_y),
+            data.train_x.nbytes,
+            data.told,
+        )
+        for t in trials
+    }
+
+
+def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
+    """Prepare every trial's data in Ray tasks, each data set and each split once; by trial key.
+
+    Raises
+    ------
+    DataError
+        A data set can't be had, has changed since it was identified, or can't be split as asked.
+    """
+    by_images: dict[str, dict[str, TrialConfig]] = {}
+    for config in (trial.config for trial in trials):
+        by_images.setdefault(_images_key(config), {}).setdefault(_split_key(config), config)
+    images: dict[str, Any] = {}
+    splits: dict[str, Any] = {}
+    checks = []
+    for key, configs in by_images.items():
+        first = next(iter(configs.values()))
+        images[key] = _load.remote(first.dataset, first.data)
+        check, *refs = _split.options(num_returns=1 + len(configs)).remote(
+            images[key], list(configs.values())
+        )
+        splits.update(zip(configs, refs, strict=True))
+        checks.append(check)
+    try:
+        sizes = dict(zip(by_images, ray.get(checks), strict=True))
+    except (
+        RunnerError
+    ) as error:  # Ray raises a copy whose text is a traceback; the cause is the one-line original
+        raise getattr(error, "cause", error) from None
+    return {
+        t.config.key: Prepared(
+            (key := _images_key(t.config)) and images[key],
+            splits[_split_key(t.config)],
+            *sizes[key],
+        )
+        for t in trials
+    }
+
+
+def check_models(
+    trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: list[Host] | None
+) -> dict[str, int]:
+    """Build each network once, before the first trial starts; return its number of parameters by trial key.
+
+    Raises
+    ------
+    ConfigError
+        A network can't be built for its data set.
+    """
+    checked: dict[Any, int] = {}
+    found = {}
+    for config in (trial.config for trial in trials):
+        key = _images_key(config), json.dumps(config.model.canonical(), sort_keys=True, default=str)
+        if key in checked:
+            found[config.key] = checked[key]
+            continue
+        at = prepared[config.key]
+        images, split = (at.images, at.split) if hosts is None else ray.get([at.images, at.split])
+        try:
+            arrays, _ = initial_model(
+                make_grid(config, split.on(images), hosts, at.images, at.split)
+            )
+        except TrialError as error:
+            raise ConfigError(str(error)) from error
+        found[config.key] = checked[key] = sum(prod(array.shape) for array in arrays.values())
+    return found

@@ -1,0 +1,316 @@
+"""Before a sweep starts: which of its trials are done, which go on, and whether another driver is at it."""
+
+import hashlib
+import os
+import platform
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fedsweep.config import TrialConfig
+from fedsweep.data.content import changed_files
+from fedsweep.data.sources import place_of
+from fedsweep.engine.load import process_started
+from fedsweep.errors import CheckpointError, DataError, RunnerError, shown
+from fedsweep.sweep.compose import Trial
+from fedsweep.tracking import Tracker, past
+from fedsweep.tracking.claim import claim
+from fedsweep.tracking.database import database_of
+from fedsweep.tracking.describe import trial_params
+from fedsweep.tracking.past import PastRun
+from fedsweep.tracking.store import Store, store_name, tracking_uri
+from fedsweep.trial.checkpoint import CheckpointStore, open_storage, write_atomically
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What a command line says about trials that were run before."""
+
+    fresh: bool = False  # start all over
+    retry_failed: bool = False  # failed trials go on from their last checkpoint
+    take_over: bool = False  # drivers of other machines are dead
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a sweep stands when its driver starts."""
+
+    todo: Sequence[Trial]
+    done: Sequence[tuple[Trial, PastRun]]
+    failed: Sequence[tuple[Trial, PastRun]]  # and not to be tried again
+    runs: dict[str, PastRun]  # by trial key: the runs that todo's trials go on with
+    sweep: PastRun | None  # the parent run, where these very trials were run before
+    storage: str  # folder of the sweep's checkpoints
+    notes: Sequence[str] = ()  # what else is to be said before the sweep goes on
+
+    def checkpoints(self, trial: Trial) -> CheckpointStore:
+        """Return where a trial's checkpoints are."""
+        return CheckpointStore(f"{self.storage}/{trial.config.key}", trial.config.key)
+
+
+@contextmanager
+def only_driver(name: str | None, trial: TrialConfig) -> Iterator[None]:
+    """Be the only driver of a sweep, or of a trial on its own, as long as the context lasts.
+
+    What drivers say of themselves in the store shows only once they have made a run: of two that start at once, neither
+    would see the other.
+
+    Raises
+    ------
+    RunnerError
+        Another driver runs it; or there is no room or no permission where the lock belongs.
+    """
+    tracking = trial.tracking
+    database = database_of(tracking_uri(tracking))
+    folder = database.parent if database else Path(tracking.output).expanduser().absolute()
+    what = f"sweep '{name}'" if name else f"trial {trial.key}"
+    with claim(folder, f"{what} of experiment {tracking.experiment}", driver_name()):
+        yield
+
+
+def sweep_key(trials: Sequence[Trial]) -> str:
+    """Return the identity of a grid: 12 hex digits."""
+    return hashlib.sha256(" ".join(trial.config.key for trial in trials).encode()).hexdigest()[:12]
+
+
+def look_back(
+    name: str | None, trials: Sequence[Trial], restart: Restart, tracker: Tracker
+) -> Standing:
+    """Find out where a sweep stands, close what a dead driver left RUNNING, and check the checkpoints.
+
+    Parameters
+    ----------
+    name : str or None
+        The sweep; a trial on its own (None) goes on where it was interrupted, and is run anew where it ended.
+
+    Raises
+    ------
+    RunnerError
+        Another driver runs this sweep.
+    DataError
+        The data of a trial changed since it was interrupted.
+    CheckpointError
+        A checkpoint is of another trial or version, or the storage can't be written.
+    """
+    store = tracker.store
+    storage = storage_of(trials[0].config, store.uri, name)
+    with _probe(storage):
+        pass
+    tracker.tags["driver"] = driver_name()
+    keys = [trial.config.key for trial in trials]
+    runs = past.past_trials(store, name, keys)
+    left = (
+        past.running(store, name)
+        if name
+        else [run for run in runs.values() if run.status == "RUNNING"]
+    )
+    for run in left:
+        _refuse_alive(run, name, restart)
+    past.close(store, left)
+    everything = Standing(trials, (), (), {}, None, storage)
+    if restart.fresh:
+        if name:
+            past.supersede(store, name)
+        for trial in trials:
+            everything.checkpoints(trial).remove()
+        return everything
+    notes = _check_contents(name, trials, runs, store)
+    ended = {
+        run.key
+        for run in runs.values()
+        if run.status == "FINISHED" or (run.status == "FAILED" and not name)
+    }
+    for trial in trials:
+        if (
+            trial.config.key in ended
+        ):  # its last driver may have been killed before it had tidied up
+            everything.checkpoints(trial).remove()
+    if not name:
+        return Standing(
+            trials,
+            (),
+            (),
+            {k: run for k, run in runs.items() if k not in ended},
+            None,
+            storage,
+            notes,
+        )
+    done = [(trial, runs[trial.config.key]) for trial in trials if trial.config.key in ended]
+    failed = [
+        (trial, runs[trial.config.key])
+        for trial in trials
+        if not restart.retry_failed
+        and trial.config.key in runs
+        and runs[trial.config.key].status == "FAILED"
+    ]
+    settled = {trial.config.key for trial, _ in [*done, *failed]}
+    todo = [trial for trial in trials if trial.config.key not in settled]
+    for trial in todo:
+        everything.checkpoints(trial).check()
+    return Standing(
+        todo, done, failed, runs, past.past_sweep(store, name, sweep_key(trials)), storage, notes
+    )
+
+
+def _check_contents(
+    name: str | None, trials: Sequence[Trial], runs: Mapping[str, PastRun], store: Store
+) -> Sequence[str]:
+    """Compare the data of trials that were not run yet with what the same settings were run on before.
+
+    Returns
+    -------
+    sequence of str
+        What is to be said: trials that ended on other content are other trials.
+
+    Raises
+    ------
+    DataError
+        A trial was interrupted on other content of the same place.
+    RunnerError
+        An earlier version ran it, which did not know the content.
+    """
+    new = [trial for trial in trials if trial.config.key not in runs]
+    before = past.past_contents(store, name) if new else []
+    notes: dict[str, int] = {}
+    for trial in new:
+        params, place = trial_params(trial.config, {}), place_of(trial.config)
+        for run in before:
+            counts = name is not None or run.status != "FINISHED"
+            if run.content is None and counts and _same_settings(params, run.params):
+                raise RunnerError(
+                    f"run {run.run_id[:8]} of {f'sweep {name!r}' if name else 'this trial'} was made by an earlier "
+                    "version of fedsweep, which did not keep the content of its data; add --fresh to run it anew "
+                    "(what was run stays in the store), or set another tracking.experiment"
+                )
+            same = run.settings == trial.config.settings_key and run.place == place
+            if not same or run.content is None:
+                continue
+            cache = Path(trial.config.data.cache)
+            changed = changed_files(cache, run.content, trial.config.dataset.content or "")
+            if run.status in ("RUNNING", "KILLED"):
+                raise DataError(
+                    f"the data of trial {run.key} changed since it was interrupted, in {shown(place, 200)}: "
+                    f"{changed}; put them back, or add --fresh to start over with the new ones"
+                )
+            told = f"run before on other content of {shown(place, 200)} ({changed})"
+            notes[told] = notes.get(told, 0) + 1
+    return [
+        f"{told}: {count}; with the data as they are now these are other trials"
+        for told, count in notes.items()
+    ]
+
+
+def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Return whether two trials agree in all settings that both have, the data set's place left out."""
+    shared = [
+        key for key in ours if key in theirs and key not in ("dataset.path", "dataset.content")
+    ]
+    return bool(shared) and all(ours[key] == theirs[key] for key in shared)
+
+
+def storage_of(config: TrialConfig, store_uri: str, name: str | None) -> str:
+    """Return the folder of a sweep's checkpoints: one per store, experiment and sweep.
+
+    In the output folder it is found again where that was moved with the store.
+    """
+    root, store = config.checkpoint.storage_path, store_uri
+    if not root:
+        root = str(Path(config.tracking.output).expanduser().absolute() / "checkpoints")
+        store = store_name(config.tracking, store_uri)
+    place = hashlib.sha256(f"{store} {config.tracking.experiment}".encode()).hexdigest()[:8]
+    return f"{root}/{name or 'run'}-{place}"
+
+
+@contextmanager
+def _probe(storage: str) -> Iterator[str]:
+    """Write a file to a storage for as long as the context lasts; yield its name.
+
+    Raises
+    ------
+    CheckpointError
+        The storage can't be written.
+    """
+    fs, path = open_storage(storage)
+    name = f".probe-{uuid.uuid4().hex[:8]}"
+    try:
+        fs.makedirs(path, exist_ok=True)
+        write_atomically(fs, f"{path}/{name}", b"")
+    except Exception as error:  # each kind of storage has errors of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint.storage_path: {storage} can't be written ({reason}); name another folder or URL"
+        ) from error
+    try:
+        yield name
+    finally:
+        fs.rm_file(f"{path}/{name}")
+
+
+def check_nodes(storage: str) -> None:
+    """Check that every node of the cluster sees the storage: a trial may run on any of them.
+
+    Raises
+    ------
+    CheckpointError
+        It is local to one node, or to the driver's process.
+    """
+    nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) == 1 and "memory:" not in storage:
+        return
+    with _probe(storage) as name:
+        seen = {
+            host: _sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+            ).remote(storage, name)
+            for node, host in nodes.items()
+        }
+        blind = [host for host, ref in seen.items() if not ray.get(ref)]
+    if blind:
+        raise CheckpointError(
+            f"checkpoint.storage_path: {storage} is not seen by node {', '.join(blind)}; "
+            "on several nodes give a shared folder or an object store, such as s3://bucket/folder"
+        )
+
+
+@ray.remote(num_cpus=0)
+def _sees(storage: str, name: str) -> bool:
+    fs, path = open_storage(storage)
+    return bool(fs.exists(f"{path}/{name}"))
+
+
+def driver_name() -> str:
+    """Return this process as host, process id and start time: no other process ever has the same."""
+    return f"{platform.node()} {os.getpid()} {process_started(os.getpid()) or 0.0:.2f}"
+
+
+def is_alive(driver: str) -> bool | None:
+    """Return whether a driver still runs; None where that can't be seen from this machine."""
+    host, _, rest = driver.partition(" ")
+    pid, _, started = rest.partition(" ")
+    if not started:
+        return False
+    if host != platform.node():
+        return None
+    since = process_started(int(pid))
+    return since is not None and f"{since:.2f}" == started
+
+
+def _refuse_alive(run: PastRun, name: str | None, restart: Restart) -> None:
+    alive = is_alive(run.driver)
+    if alive is False or (alive is None and restart.take_over) or run.driver == driver_name():
+        return
+    host, pid, _ = run.driver.split(" ")
+    what = f"sweep '{name}'" if name else "this trial"
+    if alive:
+        raise RunnerError(
+            f"{what} is being run by process {pid}; wait for it, or end it with Ctrl-C or kill {pid}"
+        )
+    raise RunnerError(
+        f"{what} was left RUNNING by process {pid} of {host}, which can't be seen from {platform.node()}; "
+        "wait for it, or add --take-over if it is gone"
+    )

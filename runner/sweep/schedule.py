@@ -1,0 +1,457 @@
+"""The trials of a sweep, several at once over one pool of hosts; whatever happens in one trial stays in it."""
+
+import gc
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from fedsweep.config import TrialConfig
+from fedsweep.engine.engine import Engine
+from fedsweep.engine.executors import Host
+from fedsweep.engine.pool import HostPool
+from fedsweep.errors import CheckpointError, RunnerError
+from fedsweep.imports import lasting
+from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialRow, TrialStarted
+from fedsweep.report.report import METRICS
+from fedsweep.sweep.compose import Trial
+from fedsweep.sweep.halving import Halving
+from fedsweep.sweep.interrupts import Interrupts
+from fedsweep.sweep.prepare import Prepared, prepare
+from fedsweep.sweep.progress import TrialProgress
+from fedsweep.sweep.resume import Standing
+from fedsweep.tracking import SweepRun, Tracker, TrialRun
+from fedsweep.trial.checkpoint import CheckpointStore
+from fedsweep.trial.trial import TrialEvent, quiet_flower, run_trial
+
+_STAY_S = (
+    1.0  # for a process that was just made ready, so that Ray starts another one for the next trial
+)
+WAIT_S = 0.5  # for an event: a signal is seen at least as often
+RETRY_WAIT_S = 120.0
+"""Longest wait of a trial that died for a host that answers; a node that is started anew takes as long."""
+
+
+@dataclass
+class Outcome:
+    """What became of the trials."""
+
+    trials: Sequence[Trial] = ()  # all, in the grid's order
+    ended: dict[str, TrialRow] = field(
+        default_factory=dict
+    )  # by trial key, in the order of arrival
+    failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
+    report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
+    missing: str = ""  # what could not be made at the end, why, and the command that makes it
+    interrupted: bool = False
+
+    def add(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        """Take in a trial that ended: its final metrics, none where it failed."""
+        shown = {key: value for key, value in metrics.items() if key in METRICS}
+        self.ended[trial.config.key] = TrialRow(trial.axes, shown)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the grid by full key, in its order."""
+        return self.trials[0].grid if self.trials else ()
+
+    @property
+    def rows(self) -> list[TrialRow]:
+        """The trials that ended, in the grid's order."""
+        return [self.ended[key] for trial in self.trials if (key := trial.config.key) in self.ended]
+
+    @property
+    def exit_status(self) -> int:
+        """0: all finished; 1: some failed, or a report is missing; 130: interrupted."""
+        return 130 if self.interrupted else 1 if self.failures or self.missing else 0
+
+
+@dataclass
+class _Active:
+    """A trial that runs now, or waits at a rung."""
+
+    trial: Trial
+    label: str
+    checkpoints: CheckpointStore
+    run: TrialRun | None = None
+    deaths: int = 0
+    round: int = -1  # last round that was shown
+    rungs: Sequence[int] = ()  # rounds at which it has yet to wait
+    lost: str = ""  # why it goes on no longer from a rung
+
+
+@dataclass
+class _Delayed:
+    """A trial that died, and goes on as soon as a host answers."""
+
+    active: _Active
+    pings: list[Any] = field(default_factory=list)
+    until: float = field(default_factory=lambda: time.monotonic() + RETRY_WAIT_S)
+
+
+@ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
+def _trial_task(
+    config: TrialConfig,
+    images: Any,
+    split: Any,
+    refs: list[Any],
+    hosts: list[Host],
+    checkpoints: CheckpointStore,
+    rungs: Sequence[int],
+    lost: str,
+) -> Iterator[TrialEvent]:
+    """Run a trial in a process of its own; a crash ends this process alone."""
+    quiet_flower()
+    gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
+    images_ref, split_ref = refs
+    yield from run_trial(
+        config, images, split, hosts, images_ref, split_ref, checkpoints, rungs, lost
+    )
+
+
+@ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
+def _warm_task() -> None:
+    """Have a trial's process pay for its imports before there is work."""
+    import_trial()
+    time.sleep(_STAY_S)
+
+
+def import_trial() -> None:
+    """Import what a trial would import in its first clustering round."""
+    with lasting():
+        import sklearn.cluster
+        import sklearn.metrics  # noqa: F401
+
+
+def warm_trials(count: int) -> None:
+    """Have processes made ready for so many trials at once, and do not wait for them."""
+    for _ in range(count):
+        _warm_task.remote()
+
+
+def longest_first(
+    trials: Sequence[Trial], prepared: dict[str, Prepared], parameters: Mapping[str, int]
+) -> list[Trial]:
+    """Return the trials in the order of their expected length: no long one is left to run alone at the end.
+
+    The length is the examples that all rounds of a trial pass over, times the bytes of an example and of the network's
+    parameters (by trial key, of 4 bytes each); equals keep their order.
+    """
+
+    def length(trial: Trial) -> float:
+        config, data = trial.config, prepared[trial.config.key]
+        examples = data.num_train * config.strategy.fraction_train
+        passes: float = config.training.epochs
+        if config.training.steps is not None:
+            batch = config.training.batch_size
+            passes = config.training.steps * (
+                batch * config.num_clients / data.num_train if batch else 1.0
+            )
+        return (
+            config.rounds
+            * examples
+            * passes
+            * (data.train_bytes / data.num_train + 4 * parameters[config.key])
+        )
+
+    return sorted(trials, key=length, reverse=True)
+
+
+@dataclass
+class Schedule:
+    """Runs the trials that are left to run."""
+
+    standing: Standing
+    tracker: Tracker
+    parent: SweepRun | None
+    progress: TrialProgress
+    outcome: Outcome
+    prepared: dict[str, Prepared]
+    engine: Engine | None  # None: one trial after the other in this process
+    interrupts: Interrupts
+    halving: Halving
+    parameters: Mapping[str, int]  # of each trial's network, by trial key
+    waiting: dict[str, _Active] = field(default_factory=dict)  # at a rung, by trial key
+    active: dict[Any, _Active] = field(default_factory=dict)
+    delayed: list[_Delayed] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)  # trial keys
+
+    @property
+    def hosts(self) -> list[Host] | None:
+        """The client hosts there are now."""
+        return self.engine.pool.hosts if self.engine else None
+
+    def run(self, at_once: int) -> None:
+        """Run all trials, ``at_once`` at a time. After an interrupt, running ones end with their round."""
+        fresh = deque(longest_first(self.standing.todo, self.prepared, self.parameters))
+        while True:
+            if self.engine and self.engine.lost():
+                self._restart(self.engine)
+            self._go_on()
+            while (
+                len(self.active) + len(self.delayed) < at_once
+                and not self.interrupts.asked
+                and (active := self._next(fresh))
+            ):
+                self._launch(active)
+            if not self.active and self.delayed and not self.interrupts.asked:
+                time.sleep(WAIT_S)
+                continue
+            if not self.active:
+                break
+            for events in self._ready():
+                self._take(events)
+        self._leave()
+
+    def kill(self) -> None:
+        """End running trials at once."""
+        for events in list(self.active):
+            self._interrupt(events)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Have trials that wait at a rung or for a host, after an interrupt, be interrupted too."""
+        for active in [*self.waiting.values(), *(delayed.active for delayed in self.delayed)]:
+            if active.run:
+                active.run.killed()
+            self.outcome.interrupted = True
+        self.waiting.clear()
+        self.delayed.clear()
+
+    def _next(self, fresh: deque[Trial]) -> _Active | None:
+        """Return the trial that takes a free place: one that goes on from a rung, a new one, one that lost."""
+        if goes_on := self.halving.promote():
+            active = self.waiting.pop(goes_on[0])
+            active.rungs = goes_on[1]
+            self.progress.line(f"{active.label}: among the best at round {active.round}, goes on")
+            return active
+        if fresh:
+            trial = fresh.popleft()
+            active = _Active(trial, trial.label, self.standing.checkpoints(trial))
+            active.rungs = self.halving.rungs(trial.config.key)
+            self.progress.started(trial.config.key, active.label, trial.config.rounds)
+            return active
+        if loser := self.halving.stop():
+            active = self.waiting.pop(loser[0])
+            active.rungs, active.lost = (loser[1],), loser[2]
+            return active
+        return None
+
+    def _launch(self, active: _Active) -> None:
+        config, data = active.trial.config, self.prepared[active.trial.config.key]
+        if self.hosts is None:
+            events: Any = run_trial(
+                config,
+                data.images,
+                data.split,
+                checkpoints=active.checkpoints,
+                rungs=active.rungs,
+                lost=active.lost,
+            )
+        else:
+            refs = [data.images, data.split]
+            events = _trial_task.remote(
+                config,
+                data.images,
+                data.split,
+                refs,
+                self.hosts,
+                active.checkpoints,
+                active.rungs,
+                active.lost,
+            )
+        self.active[events] = active
+
+    def _restart(self, engine: Engine) -> None:
+        """Start Ray again, and have the running trials go on there from their last checkpoints.
+
+        That they died is not their fault, and counts as no retry.
+        """
+        running = [*self.active.values(), *(delayed.active for delayed in self.delayed)]
+        self.active.clear()
+        self.delayed.clear()
+        if self.interrupts.asked:
+            self.waiting |= {active.trial.config.key: active for active in running}
+            return
+        engine.restart("its processes here died; running trials go on from their checkpoints")
+        todo = [trial for trial in self.standing.todo if trial.config.key not in self.ended]
+
+        def work(pool: HostPool) -> dict[str, Prepared]:
+            prepared = prepare(todo)
+            pool.wait()
+            return prepared
+
+        self.prepared = engine.do(work)
+        for active in running:
+            self._launch(active)
+
+    def _retry(self, active: _Active) -> None:
+        """Launch a trial again as soon as a host answers: until then a try would only be used up."""
+        if self.hosts is None:
+            self._launch(active)
+        else:
+            self.delayed.append(_Delayed(active))
+
+    def _go_on(self) -> None:
+        """Launch the trials that died before and have a host that answers, or have waited long enough."""
+        for delayed in list(self.delayed):
+            ready, rest = [], delayed.pings
+            if rest:
+                ready, rest = ray.wait(rest, num_returns=len(rest), timeout=0)
+            if any(_answered(ref) for ref in ready) or time.monotonic() > delayed.until:
+                self.delayed.remove(delayed)
+                self._launch(delayed.active)
+            else:
+                delayed.pings = rest or [host.actor.ping.remote() for host in self.hosts or ()]
+
+    def _ready(self) -> list[Any]:
+        """Return the trials that have something to tell."""
+        if self.hosts is None:
+            return list(self.active)
+        try:
+            ready, _ = ray.wait(list(self.active), num_returns=1, timeout=WAIT_S, fetch_local=False)
+        except RayError:
+            if self.engine and self.engine.lost():
+                return []
+            raise
+        return list(ready)
+
+    def _take(self, events: Any) -> None:
+        """Take one event of a trial: log it, show it, or end the trial."""
+        active = self.active[events]
+        try:
+            event = next(events)
+            if self.hosts is not None:
+                event = ray.get(event)
+        except StopIteration:
+            event = RunnerError("the trial ended without a result")
+        except (
+            RunnerError,
+            RayError,
+            Exception,
+        ) as error:  # whatever a trial raises ends this trial alone
+            event = error
+        if isinstance(event, TrialStarted):
+            self._started(active, event)
+        elif isinstance(event, RoundRecord):
+            self._round(events, event)
+        elif isinstance(event, TrialPaused):
+            active = self.active.pop(events)
+            self.waiting[active.trial.config.key] = active
+            self.halving.wait(active.trial.config.key, event.round)
+        elif isinstance(event, TrialResult):
+            self._finish(events, event)
+        else:
+            self._died(events, event)
+
+    def _started(self, active: _Active, event: TrialStarted) -> None:
+        if event.first_round and event.first_round - 1 > active.round:
+            active.round = event.first_round - 1
+            self.progress.goes_on(active.trial.config.key, active.round)
+        if active.run is None:
+            active.run = self._open(active)
+            active.run.started(event)
+
+    def _open(self, active: _Active) -> TrialRun:
+        trial = active.trial
+        past = self.standing.runs.get(trial.config.key)
+        return self.tracker.start_trial(trial.config, trial.axes, trial.command, self.parent, past)
+
+    def _round(self, events: Any, record: RoundRecord) -> None:
+        active = self.active[events]
+        assert active.run
+        active.run.round(record)
+        if self.engine:
+            self.engine.works()
+        self.halving.record(active.trial.config.key, record)
+        if record.round <= active.round:
+            return  # it was shown before
+        active.round = record.round
+        self.progress.round(active.trial.config.key, record)
+        config = active.trial.config
+        if (
+            self.interrupts.asked
+            and record.round < config.rounds
+            and record.round % config.checkpoint.every == 0
+        ):
+            self._interrupt(
+                events
+            )  # its checkpoint is written; what it has begun since is thrown away
+
+    def _interrupt(self, events: Any) -> None:
+        active = self.active.pop(events)
+        if self.hosts is None:
+            events.close()
+        else:
+            ray.cancel(events)
+        if active.run:
+            active.run.killed()
+        self.outcome.interrupted = True
+
+    def _finish(self, events: Any, result: TrialResult) -> None:
+        active = self.active[events]
+        assert active.run
+        active.run.finish(result)
+        self.tracker.writer.once_stored(active.run.token, active.checkpoints.remove)
+        self.outcome.add(active.trial, result.summary)
+        self._end(events, "FINISHED", result.stopped, result.summary)
+
+    def _died(self, events: Any, error: Exception) -> None:
+        """Have a trial that died go on from its last checkpoint, or fail."""
+        active = self.active[events]
+        cause = getattr(error, "cause", None) or error
+        reason = (
+            str(cause)
+            if isinstance(cause, RunnerError)
+            else f"{type(cause).__name__}: {_last_line(cause)}"
+        )
+        retries = active.trial.config.resources.max_retries
+        if self.engine and self.engine.lost() and not self.interrupts.asked:
+            return  # all trials died: they go on together
+        if self.interrupts.asked:
+            self._interrupt(events)
+        elif active.deaths < retries and not isinstance(cause, CheckpointError):
+            active.deaths += 1
+            self.progress.line(
+                f"{active.label}: died, goes on (retry {active.deaths} of {retries}): {reason}"
+            )
+            self._retry(self.active.pop(events))
+        else:
+            notes = "\n".join(getattr(cause, "__notes__", ()))
+            trace = (
+                f"{error}\n{notes}" if self.hosts else "".join(traceback.format_exception(error))
+            )
+            if (
+                active.run is None
+            ):  # it died before its first word: the run is made all the same, to keep the reason
+                active.run = self._open(active)
+            active.run.fail(reason, trace)
+            self.outcome.add(active.trial, {})
+            self.outcome.failures.append((active.label, reason))
+            self._end(events, "FAILED", reason)
+
+    def _end(
+        self, events: Any, status: str, reason: str, summary: Mapping[str, float] | None = None
+    ) -> None:
+        key = self.active.pop(events).trial.config.key
+        self.ended.add(key)
+        self.halving.end(key, status == "FAILED")
+        self.progress.ended(key, status, reason, summary)
+
+
+def _answered(ping: Any) -> bool:
+    try:
+        ray.get(ping)
+    except RayError:
+        return False
+    return True
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else "no message"

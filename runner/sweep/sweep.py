@@ -1,0 +1,312 @@
+"""The sweep engine: what is left of a grid is run over one pool of hosts, and everything is logged once."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+
+from fedsweep.config import ResourcesConfig, TrackingConfig
+from fedsweep.engine.engine import Engine
+from fedsweep.engine.executors import Host
+from fedsweep.engine.pool import HostPool
+from fedsweep.escape import command
+from fedsweep.redaction import redact
+from fedsweep.report.report import markdown_table, report, results_table
+from fedsweep.sweep.compose import Trial, remarks
+from fedsweep.sweep.halving import Halving
+from fedsweep.sweep.interrupts import Interrupts
+from fedsweep.sweep.prepare import Prepared, check_models, prepare, prepare_inline
+from fedsweep.sweep.progress import TrialProgress
+from fedsweep.sweep.resume import (
+    Restart,
+    Standing,
+    check_nodes,
+    look_back,
+    only_driver,
+    storage_of,
+    sweep_key,
+)
+from fedsweep.sweep.schedule import Outcome, Schedule, import_trial, warm_trials
+from fedsweep.sweep.views import View
+from fedsweep.tracking import SweepRun, Tracker
+from fedsweep.tracking.imports import import_all
+from fedsweep.tracking.past import PastRun, adopt, history
+from fedsweep.tracking.read import read_sweep
+from fedsweep.tracking.store import tracking_uri
+from fedsweep.trial.checkpoint import open_storage
+from fedsweep.trial.trial import CLIENT_APP, quiet_flower
+
+_log = logging.getLogger("fedsweep.sweep")
+
+MAX_TRIALS = 8
+"""Trials that ``resources.trials=auto`` runs at once at most: each is a process of some hundred megabytes."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What to run: the trials, and how to call the whole."""
+
+    name: str | None  # None: a single trial without a parent run
+    description: str
+    command: str
+    trials: Sequence[Trial]
+    restart: Restart = field(default_factory=Restart)
+
+
+def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
+    """Run every trial of a plan that has not been run yet, log it and show it; return what became of all.
+
+    Raises
+    ------
+    RunnerError
+        Bad input that shows before the first trial starts: no run is made then.
+    """
+    first = plan.trials[0].config
+    outcome = Outcome(plan.trials)
+    quiet_flower()
+    with ExitStack() as stack:
+        progress = stack.enter_context(TrialProgress(view))
+        stack.enter_context(only_driver(plan.name, first))
+        opened = _open(plan) if _was_run(plan) else None  # maybe nothing is left to start Ray for
+        trials = len(opened[1].todo if opened else plan.trials)
+        engine = _start_engine(first.resources, trials, stack, progress) if trials else None
+        tracker, standing = opened or _open(plan)  # while the hosts come up
+        with tracker:
+            where = (
+                engine.pool.describe() if engine else "none: everything ran in the driver's process"
+            )
+            tracker.tags["cluster"] = where
+            tracker.writer.tell = progress.line
+            for remark in remarks(plan.trials):
+                progress.line(remark)
+            _recall(standing, outcome, progress)
+            if not standing.todo and not _unfinished(standing.sweep):
+                return outcome, tracker
+            prepared, parameters = _make_ready(engine, standing, first.tracking)
+            for told in dict.fromkeys(data.told for data in prepared.values()):
+                progress.line(told)
+            halving = Halving(
+                first.halving,
+                plan.trials,
+                {trial.config.key for trial in standing.todo},
+                _history(tracker, standing),
+            )
+            rounds = sum(trial.config.rounds for trial in standing.todo)
+            progress.begin(
+                plan.name, len(standing.todo), rounds, tracker.tags["cluster"], tracker.uri
+            )
+            parent = _start_sweep(plan, tracker, standing) if plan.name else None
+
+            def tell() -> None:
+                progress.line(
+                    "interrupted: running trials end after their round; once more ends them at once",
+                    True,
+                )
+
+            with Interrupts(tell) as interrupts:
+                schedule = Schedule(
+                    standing,
+                    tracker,
+                    parent,
+                    progress,
+                    outcome,
+                    prepared,
+                    engine,
+                    interrupts,
+                    halving,
+                    parameters,
+                )
+                try:
+                    schedule.run(
+                        _trials_at_once(first.resources, engine.pool.hosts if engine else None)
+                    )
+                except KeyboardInterrupt:
+                    outcome.interrupted = True
+                    schedule.kill()
+                outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
+                _end_sweep(plan, tracker, parent, outcome, progress)
+    _add_losses(tracker, outcome)
+    return outcome, tracker
+
+
+def _add_losses(tracker: Tracker, outcome: Outcome) -> None:
+    """Say which runs are not whole in the store, once everything is written that can be."""
+    lost = [f"'{name}' ({reason})" for name, reason in tracker.lost.items()]
+    if not lost:
+        return
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    told = (
+        f"not whole in the store: {', '.join(lost[:3])}{more}; "
+        "the same command, run again, makes them good from their checkpoints"
+    )
+    outcome.missing = "; ".join(filter(None, [outcome.missing, told]))
+
+
+def _unfinished(sweep: PastRun | None) -> bool:
+    """Return whether the run of a sweep with nothing left to run lacks its end, or its report."""
+    return sweep is not None and (sweep.status not in ("FINISHED", "FAILED") or not sweep.reported)
+
+
+def _was_run(plan: SweepPlan) -> bool:
+    """Return whether a sweep may have been run to its end before."""
+    first = plan.trials[0].config
+    if plan.name is None or plan.restart.fresh:
+        return False
+    fs, path = open_storage(storage_of(first, tracking_uri(first.tracking), plan.name))
+    return bool(fs.exists(path))
+
+
+def _start_engine(
+    resources: ResourcesConfig, trials: int, stack: ExitStack, progress: TrialProgress
+) -> Engine | None:
+    if resources.engine != "ray":
+        return None
+
+    def warm(pool: HostPool) -> None:
+        pool.warm(CLIENT_APP)
+        at_once = _trials_at_once(resources, pool.hosts)
+        warm_trials(min(at_once + 1, trials))  # a trial begins while the one before it ends
+
+    engine = Engine(resources, warm, progress.line)
+    stack.callback(engine.close)
+    return engine
+
+
+def _make_ready(
+    engine: Engine | None, standing: Standing, tracking: TrackingConfig
+) -> tuple[dict[str, Prepared], dict[str, int]]:
+    """Return each trial's data and its network's number of parameters, once the hosts are up.
+
+    Meanwhile all is imported that the sweep needs here: from then on threads work side by side.
+    """
+    configs = [trial.config for trial in standing.todo]
+    if engine is None:
+        import_all(tracking, configs)
+        import_trial()
+        prepared = prepare_inline(standing.todo)
+        return prepared, check_models(standing.todo, prepared, None)
+
+    def work(pool: HostPool) -> tuple[dict[str, Prepared], dict[str, int]]:
+        check_nodes(standing.storage)
+        prepared = prepare(standing.todo)
+        import_all(tracking, configs)
+        pool.wait()
+        return prepared, check_models(standing.todo, prepared, pool.hosts)
+
+    return engine.do(work)
+
+
+def _history(tracker: Tracker, standing: Standing) -> dict[str, dict[int, float]]:
+    """Return the metric that halving compares, as earlier sessions logged it: trial key -> round -> value."""
+    config = next(iter(standing.todo)).config.halving if standing.todo else None
+    if config is None or not config.axis:
+        return {}
+    runs = {**standing.runs, **{trial.config.key: run for trial, run in standing.done}}
+    return {
+        key: history(tracker.store, run, config.metric)
+        for key, run in runs.items()
+        if run.status != "FAILED"
+    }
+
+
+def _open(plan: SweepPlan) -> tuple[Tracker, Standing]:
+    """Open the store and see where the sweep stands."""
+    tracker = Tracker(plan.trials[0].config.tracking)
+    try:
+        return tracker, look_back(plan.name, plan.trials, plan.restart, tracker)
+    except BaseException:
+        tracker.close()
+        raise
+
+
+def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> None:
+    """Take the results of trials that were run before, and say so."""
+    for trial, run in standing.done:
+        outcome.add(trial, run.summary)
+    for trial, run in standing.failed:
+        outcome.add(trial, {})
+        outcome.failures.append(
+            (trial.label, f"{run.reason} (in an earlier session; --retry-failed tries it again)")
+        )
+    for note in standing.notes:
+        progress.line(note)
+    if standing.done or standing.failed:
+        done, failed, todo = len(standing.done), len(standing.failed), len(standing.todo)
+        progress.line(f"run before: {done} finished, {failed} failed; {todo} to run")
+
+
+def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
+    """Make a sweep's report, or say why there is none; return the table as Markdown."""
+    if not any(row.metrics for row in outcome.rows):
+        return ""
+    reason = ""
+    if not tracker.writer.settle():
+        reason = f"MLflow did not answer, {tracker.writer.waiting} events are not in the store yet"
+    else:
+        try:
+            outcome.report = report(read_sweep(tracker.store, parent.run_id))
+        except Exception as error:  # whatever the store or a figure said: the trials are whole, and so is their sweep
+            _log.debug("no report", exc_info=error)
+            reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+    if reason:
+        again = command(["fedsweep", "report", parent.name])
+        if tracker.writer.waiting:
+            again = f"fedsweep flush && {again}"
+        outcome.missing = (
+            f"the report of sweep '{parent.name}' is missing: {reason}; make it with: {again}"
+        )
+    try:
+        return markdown_table(results_table(outcome.rows, axes=outcome.axes))
+    except Exception:  # of the same cause as above, and told there
+        _log.debug("no table", exc_info=True)
+        return ""
+
+
+def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> SweepRun:
+    assert plan.name
+    axes: dict[str, list[str]] = {}
+    for trial in plan.trials:
+        for key, value in trial.axes.items():
+            axes.setdefault(key, []).append(value)
+    params = {key: ",".join(dict.fromkeys(axes[key])) for key in plan.trials[0].grid}
+    places = {trial.config.key: trial.axes for trial in plan.trials}
+    parent = tracker.start_sweep(
+        plan.name,
+        sweep_key(plan.trials),
+        plan.description,
+        params,
+        plan.command,
+        standing.sweep,
+        places,
+    )
+    before = [run for _, run in chain(standing.done, standing.failed)]
+    adopt(tracker.store, parent.run_id, [*before, *standing.runs.values()])
+    return parent
+
+
+def _end_sweep(
+    plan: SweepPlan,
+    tracker: Tracker,
+    parent: SweepRun | None,
+    outcome: Outcome,
+    progress: TrialProgress,
+) -> None:
+    if outcome.interrupted:
+        ended = len(outcome.rows)
+        progress.line(
+            f"interrupted: {ended} of {len(plan.trials)} trials ended; to go on, run the same command again:",
+            True,
+        )
+        progress.line(f"  {plan.command}", True)
+        if parent:
+            parent.killed()
+    elif parent:
+        summary = _report(tracker, parent, outcome)
+        parent.finish(summary, outcome.report, len(outcome.failures), outcome.missing)
+
+
+def _trials_at_once(resources: ResourcesConfig, hosts: list[Host] | None) -> int:
+    if isinstance(resources.trials, int):
+        return resources.trials
+    return 1 if hosts is None else min(len(hosts) + 1, MAX_TRIALS)

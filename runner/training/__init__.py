@@ -1,0 +1,1 @@
+"""How clients train: one by one, or many at a time, read first: ``trainers``."""

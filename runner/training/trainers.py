@@ -1,0 +1,240 @@
+"""Training, losses and predictions for C clients: one by one for any network, or batched in a program.
+
+A client has the same examples, batches and hyperparameters either way; its numbers differ by
+rounding. Which one is used is known to ``fedsweep.client.app`` and ``fedsweep.client.together`` alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedsweep.strategies.clients import Batch, Steps, Trained
+from fedsweep.strategies.models import Models
+from fedsweep.training.arrays import read_weights
+from fedsweep.training.batched import Program
+from fedsweep.training.layers import UnsupportedError
+from fedsweep.training.local import evaluate, predict, train
+from fedsweep.training.pool import Examples, Place
+from fedsweep.training.stepping import BatchedStepping, LocalData, ModuleStepping, as_parameters
+from fedsweep.training.vectorized import logits_of_each, losses_of_each, predict_many, train_many
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What is added to the gradients of C clients, beside what the hyperparameters say."""
+
+    anchor: Models | None = None  # where the proximal term pulls; the start by default
+    mu: Sequence[float] | None = None  # its weight per client; the hyperparameters' by default
+    correction: NDArray[Any] | None = None  # (C, P)
+
+
+class Trainer(Protocol):
+    """What a client part's ``Work`` stands on."""
+
+    def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
+        """Train each of C models on its client's examples."""
+
+    def losses(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[NDArray[np.float64]]:
+        """Return the cross-entropy of each client's examples under K models, (n, K)."""
+
+    def scores(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[tuple[float, int]]:
+        """Return the summed loss, and the hits, of each of C models on examples of its own."""
+
+    def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
+        """Yield the logits (n, classes) of each of C models on the same examples."""
+
+    def steps(self, data: LocalData) -> "Stepping":
+        """Return training whose steps are the method's own."""
+
+
+class Stepping(Protocol):
+    """Batches that models of the same clients train on by steps of a method's own."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches that ``train`` would take."""
+
+    def begin(self, start: Models, *, proximal: bool) -> Steps:
+        """Return C models to be trained by steps; with the proximal term, or without."""
+
+
+class OneByOne:
+    """Any network, client by client.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the process's network, as new, with a record's weights.
+    """
+
+    def __init__(self, load: Callable[[ArrayRecord], nn.Module]) -> None:
+        self._load = load
+
+    def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
+        """Train each of C models on its client's examples."""
+        records, results = [], []
+        for c, (record, place, seed) in enumerate(
+            zip(start.records, data.places, data.seeds, strict=True)
+        ):
+            model = self._load(record)
+            hp = data.hp if penalty.mu is None else replace(data.hp, proximal_mu=penalty.mu[c])
+            anchor = None if penalty.anchor is None else _split(penalty.anchor.rows[c], model)
+            offset = None if penalty.correction is None else _split(penalty.correction[c], model)
+            x, y = data.examples.at(place)
+            results.append(train(model, x, y, hp, seed, anchor=anchor, offset=offset))
+            records.append(read_weights(model))
+        return Trained(start.with_records(records), results)
+
+    def losses(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[NDArray[np.float64]]:
+        """Return the cross-entropy of each client's examples under K models, (n, K)."""
+        columns: list[list[Tensor]] = [[] for _ in places]
+        for record in models.records:
+            model = self._load(record)
+            for own, place in zip(columns, places, strict=True):
+                x, y = examples.at(place)
+                with torch.inference_mode():
+                    logits = predict(model, x).double()
+                    own.append(F.cross_entropy(logits, y, reduction="none"))
+        return [torch.stack(own, dim=1).cpu().numpy() for own in columns]
+
+    def scores(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[tuple[float, int]]:
+        """Return the summed loss, and the hits, of each of C models on examples of its own."""
+        sums = []
+        for record, place in zip(models.records, places, strict=True):
+            x, y = examples.at(place)
+            result = evaluate(self._load(record), x, y)
+            sums.append((result["loss_sum"], int(result["correct"])))
+        return sums
+
+    def logits_of_one(self, model: Models, examples: Examples, places: Sequence[Place]) -> Tensor:
+        """Return the logits of one model on everybody's examples, in large parts."""
+        network = self._load(model.records[0])
+        rows = torch.cat([torch.arange(first, first + count) for first, count in places])
+        parts = rows.to(examples.y.device).split(4096)
+        return torch.cat([predict(network, examples.images(part)) for part in parts])
+
+    def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
+        """Yield the logits (n, classes) of each of C models on the same examples."""
+        x, _ = examples.at(place)
+        if models.same:
+            logits = predict(self._load(models.records[0]), x)
+            yield from [logits] * len(models)
+            return
+        for record in models.records:
+            yield predict(self._load(record), x)
+
+    def steps(self, data: LocalData) -> ModuleStepping:
+        """Return training whose steps are the method's own."""
+        return ModuleStepping(self._load, data)
+
+
+class Batched:
+    """All clients of a chunk in one program, for networks that have one.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the network's program, or raises ``UnsupportedError``. It is called when first
+        needed: one model on everybody's examples is scored by the network itself, whatever it is.
+    one_by_one : OneByOne
+        Does that.
+    """
+
+    def __init__(self, make: Callable[[], Program], one_by_one: OneByOne) -> None:
+        self._make, self._one_by_one = make, one_by_one
+
+    @cached_property
+    def _program(self) -> Program:
+        return self._make()
+
+    def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
+        """Train each of C models on its client's examples."""
+        device = data.examples.y.device
+        more: dict[str, Tensor] = {}
+        if penalty.anchor is not None:
+            more["anchor"] = self._values(penalty.anchor, device)
+        if penalty.mu is not None:
+            more["mu"] = torch.tensor(penalty.mu, dtype=torch.float32, device=device)
+        if penalty.correction is not None:
+            more["correction"] = torch.from_numpy(np.array(penalty.correction)).to(device)
+        values = self._values(start, device)
+        rows, results = train_many(
+            self._program, values, data.examples, data.places, data.hp, data.seeds, **more
+        )
+        # A copy: the program's memory is used again by the next training.
+        return Trained(start.with_rows(torch.stack(rows).cpu().numpy()), results)
+
+    def losses(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[NDArray[np.float64]]:
+        """Return the cross-entropy of each client's examples under K models, (n, K)."""
+        values = self._all_values(models, examples.y.device)
+        losses = losses_of_each(self._program, values, examples, places)
+        return [own.cpu().numpy() for own in losses]
+
+    def scores(
+        self, models: Models, examples: Examples, places: Sequence[Place]
+    ) -> list[tuple[float, int]]:
+        """Return the summed loss, and the hits, of each of C models on examples of its own."""
+        if models.same:
+            logits = self._one_by_one.logits_of_one(models, examples, places)
+        else:
+            values = self._all_values(models, examples.y.device)
+            logits = torch.cat(predict_many(self._program, values, examples, places))
+        labels, sizes = examples.labels(places), [count for _, count in places]
+        losses = F.cross_entropy(logits.double(), labels, reduction="none").split(sizes)
+        correct = (logits.argmax(1) == labels).split(sizes)
+        return [
+            (float(loss.sum()), int(hits.sum())) for loss, hits in zip(losses, correct, strict=True)
+        ]
+
+    def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
+        """Yield the logits (n, classes) of each of C models on the same examples."""
+        if models.same:
+            yield from self._one_by_one.logits_on_all(models, examples, place)
+            return
+        values = self._all_values(models, examples.y.device)
+        yield from logits_of_each(self._program, values, examples, place)
+
+    def steps(self, data: LocalData) -> BatchedStepping:
+        """Return training whose steps are the method's own."""
+        return BatchedStepping(self._program, data)
+
+    def _values(self, models: Models, device: torch.device) -> Tensor:
+        """Return models as weights (C, P), or (P,) where they are the same."""
+        values = self._all_values(models, device, rows=1 if models.same else None)
+        return values[0] if models.same else values
+
+    def _all_values(self, models: Models, device: torch.device, rows: int | None = None) -> Tensor:
+        """Return models as weights (R, P).
+
+        Raises
+        ------
+        UnsupportedError
+            One has other names or shapes than the model.
+        """
+        if any(shapes != self._program.shapes for shapes in models.shapes):
+            raise UnsupportedError("arrays that do not fit the model")
+        values = np.ascontiguousarray(models.rows[:rows], np.float32)
+        return torch.from_numpy(values if values.flags.writeable else values.copy()).to(device)
+
+
+def _split(row: NDArray[Any], model: nn.Module) -> list[Tensor]:
+    """Return a row (P,) as one tensor per trained parameter of a network."""
+    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return [values.detach() for values in as_parameters(row, params).values()]

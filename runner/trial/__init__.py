@@ -1,0 +1,1 @@
+"""One trial: its rounds, their evaluation, when it stops, read first: ``trial``."""

@@ -1,0 +1,190 @@
+"""Models on the central test set, by the client hosts in slices; a client's group decides on which test set.
+
+Nothing here chooses anything: a cluster's model is scored on the groups of its members, whichever those are. A model
+that one client alone holds is scored by that client, in its evaluation.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
+from typing import cast
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedsweep.engine.grid import EngineGrid
+from fedsweep.errors import TrialError
+
+QUERY = "query.test"
+
+KEYS = ("loss_sum", "correct", "num-examples")
+
+SLICE = 2_000
+"""Test examples per message: enough hosts get work, and the sums have one order."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model on one group's test set."""
+
+    loss: float
+    acc: float
+    confusion: np.ndarray | None = None  # (classes, classes): true x predicted
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """Every model on the test sets that matter to it."""
+
+    of: Mapping[tuple[str, int], Score] = field(default_factory=dict)  # (model, group)
+    clients: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    """Model -> group -> clients that its mean is over."""
+    own: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    """Model -> group -> clients that use it."""
+    alone: Mapping[int, Score] = field(default_factory=dict)
+    """Node -> the model that it alone has, on the test set of its group."""
+
+    __test__ = False  # its name is no test's
+
+    def mean(self, model: str, what: str = "acc") -> float:
+        """Return a model's loss or accuracy, averaged over the groups of its clients."""
+        counts = self.clients[model]
+        total = sum(counts.values())
+        if not total:
+            return nan
+        return (
+            sum(n * float(getattr(self.of[model, group], what)) for group, n in counts.items())
+            / total
+        )
+
+    def of_clients(self, what: str = "acc") -> np.ndarray:
+        """Return the loss or accuracy of each client's own model, float (clients,), in no order."""
+        shared = [
+            np.full(n, float(getattr(self.of[model, group], what)))
+            for model, counts in self.own.items()
+            for group, n in counts.items()
+        ]
+        return np.concatenate([*shared, [float(getattr(s, what)) for s in self.alone.values()]])
+
+    def of_client(self, node_id: int, model: str, group: int) -> Score | None:
+        """Return the score of a client's own model: that which it alone has, or one that it shares."""
+        if node_id in self.alone or group not in self.own.get(model, {}):
+            return self.alone.get(node_id)
+        return self.of[model, group]
+
+    def confusion(self) -> np.ndarray | None:
+        """Return the confusion matrix of the clients' own models, summed over the clients."""
+        parts = [
+            n * matrix
+            for model, counts in self.own.items()
+            for group, n in counts.items()
+            if (matrix := self.of[model, group].confusion) is not None
+        ]
+        parts += [score.confusion for score in self.alone.values() if score.confusion is not None]
+        return sum(parts[1:], parts[0]) if parts else None
+
+
+def ask_scores(
+    grid: EngineGrid,
+    models: Mapping[str, ArrayRecord],
+    users: Mapping[str, Sequence[int]],
+    groups: np.ndarray,
+    num_test: int,
+    *,
+    own: Mapping[str, Sequence[int]] | None = None,
+    confusion: bool = False,
+) -> Callable[[], TestScores]:
+    """Have each model scored on the central test set of each group among its users.
+
+    Parameters
+    ----------
+    models : mapping
+        Name -> arrays; arrays that are references stay so.
+    users : mapping
+        Name -> partition ids of the clients that the model's mean is over.
+    groups : (clients,) int
+        Known group of each client.
+    num_test : int
+        Examples in the test set.
+    own : mapping, optional
+        Name -> partition ids of the clients whose model it is; those of ``users`` by default.
+
+    Returns
+    -------
+    callable
+        Waits for the scores and returns them; it raises a TrialError where a host could not give them.
+    """
+    clients = {name: _counts(groups, users.get(name, ())) for name in models}
+    owners = (
+        clients if own is None else {name: _counts(groups, own.get(name, ())) for name in models}
+    )
+    asked: list[tuple[str, int]] = []
+    messages: list[Message] = []
+    nodes = grid.get_node_ids()
+    for name, arrays in models.items():
+        for group in sorted(clients[name].keys() | owners[name].keys()):
+            for start in range(0, num_test, SLICE):
+                config = ConfigRecord(
+                    {
+                        "group": group,
+                        "start": start,
+                        "stop": min(start + SLICE, num_test),
+                        "confusion": confusion,
+                    }
+                )
+                content = RecordDict({"arrays": arrays, "config": config})
+                asked.append((name, group))
+                messages.append(Message(content, nodes[len(messages) % len(nodes)], QUERY))
+    ids = grid.push_messages(messages, stateless=True)
+
+    def scores() -> TestScores:
+        replies = grid.receive(ids)
+        if len(replies) < len(ids):  # given up when clients missed their deadline
+            replies = grid.receive(grid.push_messages(messages, stateless=True))
+        return TestScores(_sums(asked, replies), clients, owners)
+
+    return scores
+
+
+def _sums(
+    asked: Sequence[tuple[str, int]], replies: Sequence[Message]
+) -> dict[tuple[str, int], Score]:
+    """Return each pair's score from those of its slices."""
+    sums: dict[tuple[str, int], list[float]] = {}
+    matrices: dict[tuple[str, int], np.ndarray] = {}
+    for pair, reply in zip(asked, replies, strict=True):
+        if reply.has_error():
+            raise TrialError(f"the evaluation on the central test set failed: {reply.error.reason}")
+        metrics = reply.content["metrics"]
+        part = [float(metrics[key]) for key in KEYS]  # type: ignore[arg-type]
+        sums[pair] = [a + b for a, b in zip(sums.get(pair, [0.0, 0.0, 0.0]), part, strict=True)]
+        if "confusion" in metrics:
+            flat = np.asarray(metrics["confusion"])
+            side = round(len(flat) ** 0.5)
+            matrices[pair] = matrices.get(pair, 0) + flat.reshape(side, side)
+    return {pair: _score(s[0], s[1], s[2], matrices.get(pair)) for pair, s in sums.items()}
+
+
+def own_scores(replies: Iterable[Message]) -> dict[int, Score]:
+    """Return what clients say about models that they alone have, by node."""
+    scores = {}
+    for reply in replies:
+        told = reply.content.config_records.get("test") if reply.has_content() else None
+        if told is None:
+            continue
+        flat = np.frombuffer(cast(bytes, told["confusion"]), "<i8")
+        side = round(len(flat) ** 0.5)
+        loss, correct, count = (float(told[key]) for key in KEYS)  # type: ignore[arg-type]
+        scores[reply.metadata.src_node_id] = _score(loss, correct, count, flat.reshape(side, side))
+    return scores
+
+
+def _score(loss_sum: float, correct: float, count: float, matrix: np.ndarray | None) -> Score:
+    """Return means; of a group that has none of the test set's classes they are nan."""
+    return Score(loss_sum / count, correct / count, matrix) if count else Score(nan, nan, matrix)
+
+
+def _counts(groups: np.ndarray, clients: Sequence[int]) -> dict[int, int]:
+    """Return how many of the clients each group has, by group."""
+    found, counts = np.unique(groups[np.fromiter(clients, np.int64)], return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,357 @@
+"""From what a round produced to what is logged of it: keys by section, rows by client."""
+
+from collections.abc import Mapping
+from math import nan
+from typing import Any
+
+import numpy as np
+
+from fedsweep.data.divergence import divergence_metrics
+from fedsweep.links import CLUSTERING_QUERIES, MB, mb_by_link
+from fedsweep.records import RoundRecord, TaskRecord
+from fedsweep.strategies.base import Clustered, model_users
+from fedsweep.strategies.selection import Load
+from fedsweep.strategies.servers import ClusterServers
+from fedsweep.trial.evaluation import TestScores
+from fedsweep.trial.rounds import Round
+
+MAX_CLUSTERS_SHOWN = 8
+"""Clusters with metrics of their own; above about 40 keys a run MLflow's charts crawl."""
+
+UNMEASURED = Load(nan, nan, nan)
+
+CLIENT_COLUMNS = (
+    "round", "client", "cluster", "group", "host", "train_loss", "train_acc", "train_examples",
+    "eval_loss", "eval_acc", "eval_examples", "test_loss", "test_acc", "cpu_s", "wall_s", "rss_mb", "bytes_in",
+    "bytes_out",
+)  # fmt: skip
+
+
+def client_rows(
+    done: Round, groups: np.ndarray, assignment: Mapping[int, int], users: Mapping[int, int]
+) -> dict[str, list[Any]]:
+    """Return the clients that took part in a round as columns, in the order of their ids.
+
+    What a client was not scored on is nan, with no examples; a loss of some examples may itself be nan.
+    ``users`` says under which cluster's model a client is tested.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for task in [*done.train.tasks, *done.evaluate.tasks]:
+        kind = task.message_type.split(".")[0]
+        if kind not in ("train", "evaluate"):
+            continue
+        row = rows.setdefault(
+            task.node_id, {"cpu_s": 0.0, "wall_s": 0.0, "bytes_in": 0, "bytes_out": 0}
+        )
+        prefix = "train" if kind == "train" else "eval"
+        if task.error is None and (count := int(task.metrics.get("num-examples", 0))):
+            row[f"{prefix}_examples"] = count
+            row[f"{prefix}_loss"] = task.metrics.get(f"{prefix}_loss", nan)
+            row[f"{prefix}_acc"] = task.metrics.get(f"{prefix}_acc", nan)
+        if kind == "train":
+            row["host"] = task.host
+            row["rss_mb"] = task.load.get("rss_mb", nan)
+        row["cpu_s"] += task.load.get("cpu_s", 0.0)
+        row["wall_s"] += task.wall_s
+        row["bytes_in"] += task.bytes_in
+        row["bytes_out"] += task.bytes_out
+    columns: dict[str, list[Any]] = {name: [] for name in CLIENT_COLUMNS}
+    missing: dict[str, Any] = {"host": "", "train_examples": 0, "eval_examples": 0}
+    for node_id in sorted(rows):
+        known: dict[str, Any] = {
+            "round": done.number,
+            "client": node_id - 1,
+            "cluster": assignment.get(node_id, -1),
+        }
+        known["group"] = int(groups[node_id - 1])
+        model = f"cluster_{users[node_id]}" if node_id in users else "global"
+        if done.scores and (own := done.scores.of_client(node_id, model, known["group"])):
+            known |= {"test_loss": own.loss, "test_acc": own.acc}
+        for name in CLIENT_COLUMNS:
+            columns[name].append(known.get(name, rows[node_id].get(name, missing.get(name, nan))))
+    return columns
+
+
+def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
+    """Return a clustered strategy's choices of a round as columns, one row per client.
+
+    Of the choice of servers they hold its inputs (the client's smoothed load), the scores and the outcome.
+    """
+    servers = {node_id: cluster for cluster, node_id in strategy.servers.items()}
+    nodes = sorted(strategy.assignment)
+    plane: Mapping[int, tuple[float, float]] = getattr(
+        strategy, "plane", {}
+    )  # where the clustering draws one
+    election: ClusterServers | None = getattr(
+        strategy, "election", None
+    )  # where servers are chosen
+    loads = [(election.loads if election else {}).get(node_id, UNMEASURED) for node_id in nodes]
+    return {
+        "round": [number] * len(nodes),
+        "client": [node_id - 1 for node_id in nodes],
+        "cluster": [strategy.assignment[node_id] for node_id in nodes],
+        "server": [servers.get(node_id) == strategy.assignment[node_id] for node_id in nodes],
+        "score": [float(strategy.scores.get(node_id, nan)) for node_id in nodes],
+        "tenure": [strategy.tenure.get(strategy.assignment[node_id], 0) for node_id in nodes],
+        "load_cpu_s": [load.cpu_s for load in loads],
+        "load_rss_mb": [load.rss_mb for load in loads],
+        "load_node": [load.node for load in loads],
+        "x": [plane.get(node_id, (nan, nan))[0] for node_id in nodes],
+        "y": [plane.get(node_id, (nan, nan))[1] for node_id in nodes],
+    }
+
+
+def agreement(assignment: Mapping[int, int], groups: np.ndarray) -> dict[str, float]:
+    """Return how well clusters match the known groups: ARI and AMI (1 is exact), and the share of matched clients.
+
+    Sources: Hubert and Arabie 1985 (ARI), Vinh et al. 2010 (AMI), as scikit-learn computes them.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+    from sklearn.metrics.cluster import contingency_matrix
+
+    nodes = sorted(assignment)
+    found = [assignment[node_id] for node_id in nodes]
+    true = [int(groups[node_id - 1]) for node_id in nodes]
+    counts = contingency_matrix(true, found)
+    rows, cols = linear_sum_assignment(-counts)
+    return {
+        "ari": float(adjusted_rand_score(true, found)),
+        "ami": float(adjusted_mutual_info_score(true, found)),
+        "matched": float(counts[rows, cols].sum() / len(nodes)),
+    }
+
+
+def jain(values: np.ndarray) -> float:
+    """Return Jain's index of fairness: 1 if all values are equal, 1 / n if one has it all; nan if all are 0.
+
+    Source: Jain, Chiu and Hawe 1984, (sum x)^2 / (n sum x^2).
+    """
+    squares = float((values**2).sum())
+    return float(values.sum()) ** 2 / (len(values) * squares) if squares else nan
+
+
+class Ledger:
+    """Running totals of a trial: mebibytes moved, seconds that the server spent clustering, and since when it rests."""
+
+    def __init__(
+        self,
+        mb_down: float = 0.0,
+        mb_up: float = 0.0,
+        clustering_s: float = 0.0,
+        stable_since: int = 0,
+    ) -> None:
+        self.mb_down, self.mb_up = mb_down, mb_up
+        self.clustering_s, self.stable_since = clustering_s, stable_since
+
+    def settle(self, number: int, churn: float, seconds: float) -> dict[str, float]:
+        """Take in how many clients changed their cluster in a round, and how long the server took to cluster."""
+        self.clustering_s += seconds
+        if churn or not self.stable_since:
+            self.stable_since = number
+        return {
+            "2_clusters/stable_since": float(self.stable_since),
+            "5_time/clustering_s": seconds,
+            "5_time/clustering_total_s": self.clustering_s,
+        }
+
+    def add(self, tasks: list[TaskRecord], clustered: Clustered | None = None) -> dict[str, float]:
+        """Count a round's client traffic, clustering included; queries for aggregation and the test are apart.
+
+        Where a strategy has clusters, also by link: see :func:`fedsweep.links.mb_by_link`.
+        """
+        asked = [task for task in tasks if task.message_type in CLUSTERING_QUERIES]
+        clients = asked + [task for task in tasks if not task.message_type.startswith("query")]
+        servers = [task for task in tasks if task.message_type == "query.aggregate"]
+        down, up = (
+            sum(getattr(t, side) for t in clients) / MB for side in ("bytes_in", "bytes_out")
+        )
+        self.mb_down, self.mb_up = self.mb_down + down, self.mb_up + up
+        counted = {
+            "4_comm/mb_down": down,
+            "4_comm/mb_up": up,
+            "4_comm/mb_total": self.mb_down + self.mb_up,
+        }
+        if asked:
+            counted["4_comm/mb_clustering"] = (
+                sum(task.bytes_in + task.bytes_out for task in asked) / MB
+            )
+        if servers:
+            counted["4_comm/mb_to_servers"] = sum(task.bytes_in for task in servers) / MB
+        if clustered and clustered.assignment:
+            central = bool(getattr(clustered, "clustering_round", False))
+            members = getattr(
+                clustered, "members", clustered.assignment
+            )  # where clients choose, those that trained
+            links = mb_by_link(tasks, members, clustered.servers, central)
+            counted |= {f"4_comm/mb_{link}": moved for link, moved in links.items()}
+        return counted
+
+
+def initial_record(scores: TestScores | None, label_counts: np.ndarray) -> RoundRecord:
+    """Return round 0: the initial model on the central test set, and how far the clients' labels (clients, classes) are
+    from the global distribution.
+    """
+    return RoundRecord(0, _global_metrics(scores) | divergence_metrics(label_counts))
+
+
+def _global_metrics(scores: TestScores | None) -> dict[str, float]:
+    if scores is None or "global" not in scores.clients:
+        return {}
+    return {"1_global/acc": scores.mean("global"), "1_global/loss": scores.mean("global", "loss")}
+
+
+def round_record(
+    done: Round,
+    groups: np.ndarray,
+    clustered: Clustered | None,
+    scores: TestScores | None,
+    ledger: Ledger,
+    seconds: float,
+    online: int | None = None,
+) -> RoundRecord:
+    """Return the record of a round.
+
+    Parameters
+    ----------
+    done : Round
+        The round.
+    groups : (clients,) int
+        Known groups; one group means that none are known.
+    clustered : Clustered, optional
+        The strategy, if it clusters.
+    scores : TestScores, optional
+        The central evaluation, if the round had one.
+    ledger : Ledger
+        Totals so far; this round is added.
+    seconds : float
+        Wall time of the whole round, central evaluation included.
+    online : int, optional
+        Clients that there are in the round; all by default.
+    """
+    assignment = dict(clustered.assignment) if clustered else {}
+    clients = client_rows(done, groups, assignment, model_users(clustered) if clustered else {})
+    metrics = _global_metrics(scores)
+    if clustered and assignment:
+        metrics |= _cluster_metrics(clustered, assignment, groups, scores)
+        churn = metrics.get("2_clusters/churn", 0.0)
+        metrics |= ledger.settle(done.number, churn, getattr(clustered, "clustering_s", 0.0))
+    metrics |= _client_metrics(done, clients)
+    metrics |= own_test_metrics(scores, len(groups) if online is None else online)
+    metrics |= ledger.add(done.train.tasks + done.evaluate.tasks, clustered)
+    metrics |= {f"5_time/{name}_s": value for name, value in done.seconds.items()}
+    metrics["5_time/round_s"] = seconds
+    metrics |= _load_metrics(done)
+    failed = [task for task in done.train.tasks + done.evaluate.tasks if task.error]
+    metrics["6_load/failed_tasks"] = float(len(failed))
+    lines = [
+        f"client {task.node_id - 1} failed: {str(task.error).strip().splitlines()[-1]}"
+        for task in failed
+    ]
+    return RoundRecord(
+        round=done.number,
+        metrics={key: float(value) for key, value in metrics.items()},
+        clients=clients,
+        assignments=assignment_rows(done.number, clustered) if clustered and assignment else {},
+        load=tuple(dict.fromkeys(done.train.samples + done.evaluate.samples)),
+        events=(*done.train.events, *done.evaluate.events, *lines),
+    )
+
+
+def _cluster_metrics(
+    clustered: Clustered,
+    assignment: Mapping[int, int],
+    groups: np.ndarray,
+    scores: TestScores | None,
+) -> dict[str, float]:
+    clusters = sorted(clustered.cluster_arrays)
+    sizes = {c: sum(1 for other in assignment.values() if other == c) for c in clusters}
+    metrics = {"2_clusters/count": float(len(clusters))}
+    for c in clusters[:MAX_CLUSTERS_SHOWN]:
+        metrics[f"2_clusters/c{c}_size"] = float(sizes[c])
+        if scores and f"cluster_{c}" in scores.clients and sizes[c]:
+            metrics[f"2_clusters/c{c}_acc"] = scores.mean(f"cluster_{c}")
+            metrics[f"2_clusters/c{c}_loss"] = scores.mean(f"cluster_{c}", "loss")
+    metrics |= {f"2_clusters/{name}": value for name, value in clustered.diagnostics().items()}
+    if len(set(groups.tolist())) > 1:
+        metrics |= {
+            f"2_clusters/{name}": value for name, value in agreement(assignment, groups).items()
+        }
+    return metrics
+
+
+def _client_metrics(done: Round, clients: Mapping[str, list[Any]]) -> dict[str, float]:
+    metrics = {"3_clients/asked": float(done.asked), "3_clients/trained": float(done.used)}
+    if clients["client"]:
+        metrics["3_clients/nonfinite"] = float(len(_nonfinite(done)))
+    trained, scored = (np.asarray(clients[f"{kind}_examples"]) > 0 for kind in ("train", "eval"))
+    if trained.any():
+        metrics["3_clients/train_loss"] = float(
+            np.asarray(clients["train_loss"], float)[trained].mean()
+        )
+    without = sum(
+        task.message_type == "evaluate" and not task.error and not task.metrics.get("num-examples")
+        for task in done.evaluate.tasks
+    )
+    if without:
+        metrics["3_clients/without_eval"] = float(without)
+    if scored.any():
+        acc = np.asarray(clients["eval_acc"], float)[scored]
+        metrics |= {
+            "3_clients/acc": float(acc.mean()),
+            "3_clients/acc_std": float(acc.std()),
+            "3_clients/acc_p10": float(np.percentile(acc, 10)),
+            "3_clients/acc_min": float(acc.min()),
+            "3_clients/acc_jain": jain(acc),
+            "3_clients/loss": float(np.asarray(clients["eval_loss"], float)[scored].mean()),
+        }
+    return metrics
+
+
+def _nonfinite(done: Round) -> set[int]:
+    """Return the clients that replied a loss, of any kind, that is not finite."""
+    return {
+        task.node_id
+        for task in done.train.tasks + done.evaluate.tasks
+        for key, value in task.metrics.items()
+        if key.endswith("loss") and not np.isfinite(value)
+    }
+
+
+def own_test_metrics(scores: TestScores | None, online: int) -> dict[str, float]:
+    """Return how the clients' own models do on the central test set, as their groups see it.
+
+    Own is what a client would use: a personal model, its cluster's, or the one of all. A client whose model was not
+    tested is left out and counted.
+
+    Parameters
+    ----------
+    scores : TestScores, optional
+        Of the round.
+    online : int
+        Clients that there are.
+    """
+    acc = scores.of_clients() if scores else np.empty(0)
+    if not scores or not len(acc):
+        return {}
+    metrics = {
+        "3_clients/test_acc": float(acc.mean()),
+        "3_clients/test_acc_p10": float(np.percentile(acc, 10)),
+        "3_clients/test_acc_min": float(acc.min()),
+        "3_clients/test_loss": float(scores.of_clients("loss").mean()),
+    }
+    return metrics | (
+        {"3_clients/without_test": float(online - len(acc))} if len(acc) < online else {}
+    )
+
+
+def _load_metrics(done: Round) -> dict[str, float]:
+    tasks = [task for task in done.train.tasks if task.message_type == "train" and task.load]
+    if not tasks:
+        return {}
+    return {
+        "6_load/cpu_s": sum(task.load["cpu_s"] for task in tasks),
+        "6_load/rss_mb_max": max(task.load["rss_mb"] for task in tasks),
+        "6_load/node_cpu": float(np.mean([task.load["node_cpu"] for task in tasks])),
+        "6_load/node_mem": float(np.mean([task.load["node_mem"] for task in tasks])),
+    }

@@ -1,0 +1,311 @@
+"""The one round loop there is: it drives any Flower Strategy over an engine grid, a round at a time.
+
+Its rounds are those of Flower's own ``Strategy.start``: configure, send, aggregate, first for training, then for
+evaluation. It adds what ``start`` lacks: a seed per round, a hook per round, a first round other than 1, a lowest
+share of clients that must reply, a count of the replies that were used, and a test of the models while clients
+evaluate them.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy, fedavg
+
+from fedsweep.engine.grid import EngineGrid, Trace
+from fedsweep.errors import TrialError
+from fedsweep.links import CLUSTERING_QUERIES
+from fedsweep.seeding import derive_seed, seeded_globals
+from fedsweep.strategies import Layout, is_weighted_mean
+from fedsweep.strategies.base import models_of
+from fedsweep.trial.evaluation import QUERY, SLICE, TestScores, own_scores
+
+AskScores = Callable[[int, ArrayRecord], Callable[[], TestScores] | None]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How many rounds, how often they are evaluated, and when they fail."""
+
+    num_rounds: int
+    seed: int
+    train_config: ConfigRecord
+    evaluate_config: ConfigRecord = field(default_factory=ConfigRecord)
+    evaluate_every: int = 1
+    timeout: float | None = 3600.0
+    min_fit_fraction: float = 0.0
+    online: Callable[[int], int] | None = (
+        None  # how many clients there are in a round; None: all, always
+    )
+    held_out: bool = True  # whether any client has examples to be evaluated on
+    evaluate_personal: Literal["last", "always"] = "last"
+    partial_means: bool = True  # False: every reply reaches the strategy, as in Strategy.start
+
+    def evaluates(self, server_round: int) -> bool:
+        """Return whether a round is evaluated: every so many, and the last."""
+        return server_round % self.evaluate_every == 0 or server_round == self.num_rounds
+
+    def tests_personal(self, server_round: int) -> bool:
+        """Return whether clients score models that they alone have on the central test set."""
+        return self.evaluate_personal == "always" or server_round == self.num_rounds
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round gave: the model after it, the strategy's own metrics, and what the engine saw."""
+
+    number: int
+    arrays: ArrayRecord
+    train_metrics: MetricRecord | None
+    evaluate_metrics: MetricRecord | None
+    train: Trace
+    evaluate: Trace
+    seconds: dict[str, float]  # train (to the last reply), aggregate, evaluate
+    scores: TestScores | None = None  # of the central test
+    asked: int = 0  # clients that were to train
+    used: int = 0  # clients whose replies made the new model
+
+
+def run_rounds(
+    strategy: Strategy,
+    grid: EngineGrid,
+    arrays: ArrayRecord,
+    loop: Loop,
+    first_round: int = 1,
+    ask_scores: AskScores | None = None,
+) -> Iterator[Round]:
+    """Yield each round as it ends.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Any Flower strategy; one of ours that resumes has been given its state.
+    grid : EngineGrid
+        Runs the clients.
+    arrays : ArrayRecord
+        The model that ``first_round`` starts from.
+    ask_scores : callable, optional
+        Has a round's models tested, given the round and its arrays: it sends them, and returns what waits for their
+        scores. Hosts that have no client left to evaluate go on with it.
+
+    Raises
+    ------
+    TrialError
+        When fewer than ``min_fit_fraction`` of a round's clients trained, or answered a query for the clustering, or
+        when the strategy made no model of what came; it carries their errors.
+    """
+    grid.drain()
+    share, models = loop.min_fit_fraction, models_of(strategy)
+    for number in range(first_round, loop.num_rounds + 1):
+        clock = _Clock()
+        if loop.online:
+            grid.online = loop.online(number)
+        with (
+            seeded_globals(derive_seed(loop.seed, "round", number, "train")),
+            _sampling_from_a_range(),
+        ):
+            messages = list(strategy.configure_train(number, arrays, loop.train_config, grid))
+        train = grid.drain()
+        _answered(number, train, share)
+        grid.weight_key = (
+            "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None
+        )
+        layout: Layout | None = getattr(strategy, "layout", None)
+        grid.carried = frozenset(layout.carried if layout else ())
+        try:
+            replies = grid.send_and_receive(messages, timeout=loop.timeout)
+        finally:
+            grid.weight_key = None
+        train += grid.drain()
+        clock.lap("train")
+        asked, used, errors = len(messages), _senders(replies), _errors(train, replies)
+        failed = {task.node_id for task in train.tasks if task.error}
+        train.events += [f"client {n - 1}: {why}" for n, why in errors.items() if n not in failed]
+        _enough(number, len(used), asked, share, errors)
+        with seeded_globals(derive_seed(loop.seed, "round", number, "aggregate")):
+            new_arrays, train_metrics = strategy.aggregate_train(number, replies)
+        if new_arrays is None and used and models.averages_models:
+            why = f"the strategy made no model of {len(used)} replies"
+            train.events.append(f"{why}; the one before stays")
+            used = []
+            _enough(number, 0, asked, share, errors, "were used", why)
+        arrays = arrays if new_arrays is None else new_arrays
+        del messages, replies, new_arrays  # they hold the round's arrays in the object store
+        more = grid.drain()
+        _answered(number, more, share)
+        train += more
+        clock.lap("aggregate")
+        evaluate_metrics = scores = None
+        if loop.evaluates(number):
+            personal = models.personal_models and loop.tests_personal(number)
+            evaluate_metrics, scores = evaluate_round(
+                strategy, grid, arrays, loop, number, ask_scores, personal=personal
+            )
+        evaluate = grid.drain()
+        evaluate = replace(
+            evaluate, tasks=[task for task in evaluate.tasks if task.message_type != QUERY]
+        )
+        clock.lap("evaluate")
+        yield Round(
+            number,
+            arrays,
+            train_metrics,
+            evaluate_metrics,
+            train,
+            evaluate,
+            clock.laps,
+            scores,
+            asked,
+            len(used),
+        )
+
+
+def evaluate_round(
+    strategy: Strategy,
+    grid: EngineGrid,
+    arrays: ArrayRecord,
+    loop: Loop,
+    number: int,
+    ask_scores: AskScores | None = None,
+    *,
+    personal: bool = False,
+) -> tuple[MetricRecord | None, TestScores | None]:
+    """Have the clients evaluate a round's models, and the models tested meanwhile.
+
+    Nobody is asked what says nothing: where no client holds out examples, or tests its own model,
+    only those that choose among several models are.
+
+    Parameters
+    ----------
+    personal : bool
+        Whether the clients score their own models on the central test set.
+
+    Returns
+    -------
+    (MetricRecord, TestScores)
+        Each None where there is none.
+    """
+    models = models_of(strategy)
+    config = ConfigRecord({**loop.evaluate_config, **({"test-own": SLICE} if personal else {})})
+    with (
+        seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")),
+        _sampling_from_a_range(),
+    ):
+        asked = list(strategy.configure_evaluate(number, arrays, config, grid))
+    if not (loop.held_out or personal):  # what is left to be said is which of several models fits
+        asked = [message for message in asked if len(message.content.array_records) > 1]
+    ids = grid.push_messages(asked)
+    early = ask_scores and not models.assigns_in_evaluation
+    wait = ask_scores(number, arrays) if early and ask_scores else None
+    replies = grid.receive(ids, timeout=loop.timeout)
+    metrics = strategy.aggregate_evaluate(number, replies)
+    if ask_scores and not early:
+        wait = ask_scores(number, arrays)
+    scores = wait() if wait else None
+    if alone := own_scores(replies):
+        scores = replace(scores or TestScores(), alone=alone)
+    return metrics, scores
+
+
+@contextmanager
+def _sampling_from_a_range() -> Iterator[None]:
+    """Have Flower's strategies sample from the grid's range of nodes: Flower lists all nodes twice, a million a round.
+
+    ``random.sample`` draws the same nodes from a range as from a list. Only within ``seeded_globals``, which lets one
+    thread in at a time: Flower's module is the process's too.
+    """
+    names = vars(fedavg)
+    ours = {"sample_nodes": _sample_nodes, "list": _Nodes}
+    theirs = {name: names[name] for name in ours if name in names}
+    names.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del names[name]
+        names.update(theirs)
+
+
+class _Nodes(list[int]):
+    """What ``list`` means in the module of Flower's FedAvg meanwhile: a range stays one."""
+
+    def __new__(cls, nodes: Iterable[int]) -> Any:
+        """Return the nodes as they are, if they are a range."""
+        return nodes if isinstance(nodes, range) else list(nodes)
+
+
+def _sample_nodes(
+    grid: Grid, min_available_nodes: int, sample_size: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Do what Flower's ``sample_nodes`` does, but refuse at once where it would wait for ever."""
+    nodes = grid.get_node_ids()
+    assert isinstance(nodes, Sequence)
+    if len(nodes) < max(min_available_nodes, sample_size):
+        raise TrialError(
+            f"the strategy samples {sample_size} of {min_available_nodes} clients or more, but there are {len(nodes)}; "
+            "lower strategy.min_train_nodes, min_evaluate_nodes or min_available_nodes, or raise num_clients"
+        )
+    return random.sample(nodes, sample_size), nodes
+
+
+def _senders(replies: Iterable[Message]) -> list[int]:
+    """Return the clients whose replies can be used; a partial mean says for whom it stands."""
+    senders: list[int] = []
+    for reply in replies:
+        if reply.has_content():
+            load = reply.content.config_records.get("load", ConfigRecord())
+            nodes: Any = load.get("node-ids", [reply.metadata.src_node_id])
+            senders += map(int, nodes)
+    return senders
+
+
+def _errors(trace: Trace, replies: Iterable[Message]) -> dict[int, str]:
+    """Return why clients failed, by node: their traceback, or why their reply was refused afterwards."""
+    refused = {r.metadata.src_node_id: str(r.error.reason) for r in replies if r.has_error()}
+    trained = [task for task in trace.tasks if task.message_type == "train"]
+    return refused | {task.node_id: task.error for task in trained if task.error}
+
+
+def _answered(number: int, trace: Trace, share: float) -> None:
+    """Fail the trial where too few clients answered what a clustering asks."""
+    for query in CLUSTERING_QUERIES:
+        answered = [task for task in trace.tasks if task.message_type == query and not task.error]
+        errors = {t.node_id: t.error for t in trace.tasks if t.message_type == query and t.error}
+        _enough(number, len(answered), trace.asked[query], share, errors, f"answered {query}")
+
+
+def _enough(
+    number: int,
+    done: int,
+    asked: int,
+    share: float,
+    errors: Mapping[int, str],
+    did: str = "trained",
+    otherwise: str = "no reply before the deadline",
+) -> None:
+    """Fail the trial where too few of the clients that were asked did what they should."""
+    if not asked or done >= share * asked * (1 - 1e-12):  # .07 of 100 is 7, not a little more
+        return
+    lines = [f"client {node - 1}: {reason}" for node, reason in errors.items()]
+    error = TrialError(
+        f"round {number}: {done} of {asked} clients {did}, fewer than "
+        f"strategy.min_fit_fraction={share:g}; "
+        f"first error: {lines[0].strip().splitlines()[-1] if lines else otherwise}"
+    )
+    error.add_note("\n".join(lines))
+    raise error
+
+
+class _Clock:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now, self._last = now, now()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = self._now()
+        self.laps[name], self._last = now - self._last, now

@@ -1,0 +1,399 @@
+"""One trial from start to end, in a straight line: start reading here."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Strategy
+
+from fedsweep.config import TrainingConfig, TrialConfig
+from fedsweep.data.federated import FederatedData
+from fedsweep.data.shift import Shift
+from fedsweep.data.sources import ImageData
+from fedsweep.engine.chunks import TOGETHER
+from fedsweep.engine.executors import Host
+from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
+from fedsweep.engine.host import AppSpec
+from fedsweep.errors import TrialError
+from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
+from fedsweep.seeding import derive_seed
+from fedsweep.strategies import Layout, build_strategy, with_layout, wrap_privacy
+from fedsweep.strategies.base import Clustered, Models, model_users, models_of
+from fedsweep.strategies.state import load_strategy_state, strategy_state
+from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
+from fedsweep.trial.evaluation import TestScores, ask_scores
+from fedsweep.trial.metrics import Ledger, initial_record, own_test_metrics, round_record
+from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
+from fedsweep.trial.stop import StopRules
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+CLIENT_APP = "fedsweep.client.app"
+"""Module of the ClientApp of trials: hosts import it, a driver need not."""
+
+TrialEvent = TrialStarted | RoundRecord | TrialPaused | TrialResult
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who holds which rows, apart from the images, which stand in the object store once per node."""
+
+    train_rows: Sequence[np.ndarray]
+    eval_rows: Sequence[np.ndarray]
+    shift: Shift
+
+    def on(self, images: ImageData) -> FederatedData:
+        """Join the split with the images it was made for."""
+        return FederatedData(images, self.train_rows, self.eval_rows, self.shift)
+
+
+def quiet_flower() -> None:
+    """Leave out what Flower logs about each message; its warnings stay."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def run_trial(
+    config: TrialConfig,
+    images: ImageData,
+    split: Split,
+    hosts: list[Host] | None = None,
+    images_ref: "ObjectRef | None" = None,
+    split_ref: "ObjectRef | None" = None,
+    checkpoints: CheckpointStore | None = None,
+    rungs: Sequence[int] = (),
+    lost: str = "",
+) -> Iterator[TrialEvent]:
+    """Run a trial and yield what happens: its start, round 0, each round, its result.
+
+    With a checkpoint it goes on from there: it yields the records of the rounds behind it again, then new ones.
+
+    Parameters
+    ----------
+    config : TrialConfig
+        What to run.
+    images, split : ImageData, Split
+        The data. On Ray their references go to the hosts in their place.
+    hosts : list of Host, optional
+        Client hosts; without them every client runs in this process.
+    checkpoints : CheckpointStore, optional
+        Where to go on from, and where to keep what it needs. A round's checkpoint is written before it is yielded.
+
+    rungs : sequence of int
+        Rounds at which it waits: it ends paused after the first that is not behind its checkpoint.
+    lost : str
+        Why it goes on no longer from there: it ends with a result instead.
+
+    Raises
+    ------
+    TrialError
+        Too few clients replied, or an evaluation failed.
+    CheckpointError
+        A checkpoint of something else, or one that can't be written.
+    """
+    begun = time.perf_counter()
+    data = split.on(images)
+    saved = checkpoints.load() if checkpoints else None
+    yield TrialStarted(config.key, data.summary(config), saved.round + 1 if saved else 0)
+    grid = make_grid(config, data, hosts, images_ref or images, split_ref or split)
+    initial, layout = initial_model(grid)
+    strategy = make_strategy(config, data.shift, layout)
+    clustered = strategy if isinstance(strategy, Clustered) else None
+    has = models_of(strategy)
+    central = _CentralTest(config, grid, data, clustered, has)
+    loop = Loop(
+        num_rounds=config.rounds,
+        seed=config.seed,
+        train_config=train_config(config.training),
+        evaluate_every=config.evaluate_every,
+        timeout=config.resources.round_timeout_s,
+        min_fit_fraction=config.strategy.min_fit_fraction,
+        online=config.online,
+        held_out=data.holds_out,
+        evaluate_personal=config.evaluate_personal,
+    )
+    rules = StopRules(config.stop)
+    if saved:
+        arrays, ledger = _restore(saved, strategy, grid)
+        known = saved.records
+    else:
+        arrays, ledger = initial, Ledger()
+        scores = central.score(0, arrays)
+        first = initial_record(scores, data.label_counts())
+        known = (replace(first, time_s=time.time(), events=_said(config, layout)),)
+    for record in known:
+        rules.update(record, loop.evaluates(record.round))
+        yield record
+    earlier_s = rules.seconds
+    rung = next((number for number in rungs if number >= max(record.round, 1)), None)
+    unsaved = [] if saved else [record]
+    scores = None
+    clock = time.perf_counter()
+    goes_on = not rules.reason and record.round != rung
+    for done in (
+        run_rounds(strategy, grid, arrays, loop, record.round + 1, central.ask) if goes_on else ()
+    ):
+        arrays, scores = done.arrays, done.scores
+        groups = data.groups_in(data.phase(done.number))
+        now = time.perf_counter()
+        online = config.online(done.number)
+        record = round_record(done, groups, clustered, scores, ledger, now - clock, online)
+        clock = now
+        stopped = rules.update(record, loop.evaluates(done.number))
+        events = (*record.events, f"stopped: {stopped}") if stopped else record.events
+        record = replace(record, events=events, time_s=time.time())
+        unsaved.append(record)
+        if checkpoints and (
+            stopped
+            or done.number in (config.rounds, rung)
+            or done.number % config.checkpoint.every == 0
+        ):
+            checkpoints.save(done.number, _state(arrays, strategy, grid, ledger), unsaved)
+            unsaved = []
+        yield record
+        if stopped or done.number == rung:
+            break
+    at_rung = record.round == rung and not rules.reason
+    if at_rung and not lost:
+        yield TrialPaused(record.round)
+        return
+    if (
+        scores is None or record.round < config.rounds
+    ):  # ended early, or just after its last checkpoint
+        scores = central.score(record.round, arrays, last=True)
+        if has.personal_models and "3_clients/test_acc" not in record.metrics:
+            grid.online = config.online(record.round)
+            _, own = evaluate_round(strategy, grid, arrays, loop, record.round, personal=True)
+            scores = replace(scores or TestScores(), alone=own.alone) if own else scores
+            grid.drain()
+    models = _models(arrays, clustered, has)
+    result = _result(config, data, models, record, scores, lost if at_rung else rules.reason)
+    yield replace(
+        result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun}
+    )
+
+
+def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
+    """Return what the reader of the results has to know of the model, one line each."""
+    if config.privacy.name == "none" or not layout.averaged:
+        return ()
+    shown = ", ".join(layout.averaged[:3]) + (", ..." if len(layout.averaged) > 3 else "")
+    return (
+        f"privacy={config.privacy.name}: the model's running statistics ({shown}) are averaged without "
+        "clipping or noise: no guarantee covers them",
+    )
+
+
+def make_strategy(config: TrialConfig, shift: Shift, layout: Layout) -> Strategy:
+    """Return a trial's strategy, inside a privacy wrapper where the config asks for one.
+
+    It knows what the arrays of its model are, or sees the trained ones alone.
+    """
+
+    def by_node(groups: np.ndarray) -> dict[int, int]:
+        return {client + 1: int(group) for client, group in enumerate(groups)}
+
+    strategy = build_strategy(
+        config.strategy.name,
+        config.strategy.canonical(),
+        seed=derive_seed(config.seed, "strategy"),
+        num_clients=config.num_clients,
+        client_learning_rate=config.training.lr,
+        groups=by_node(shift.groups),
+        drifted=by_node(shift.drifted),
+        drift_round=shift.drift_round,
+    )
+    return with_layout(wrap_privacy(strategy, config.privacy.canonical()), layout)
+
+
+def _state(
+    arrays: ArrayRecord, strategy: Strategy, grid: EngineGrid, ledger: Ledger
+) -> dict[str, Any]:
+    """Return all that the next round depends on, besides the configuration."""
+    clients = {str(node_id): state for node_id, state in grid.states.items()}
+    return {
+        "arrays": arrays,
+        "strategy": strategy_state(strategy),
+        "clients": clients,
+        "ledger": vars(ledger),
+    }
+
+
+def _restore(saved: Checkpoint, strategy: Strategy, grid: EngineGrid) -> tuple[ArrayRecord, Ledger]:
+    """Put back what :func:`_state` took."""
+    load_strategy_state(strategy, saved.state["strategy"])
+    grid.states = {int(node_id): state for node_id, state in saved.state["clients"].items()}
+    return saved.state["arrays"], Ledger(**saved.state["ledger"])
+
+
+def client_app(
+    images: ImageData, split: Split, model: Any, seed: int, threads: int, privacy: str, engine: Any
+) -> ClientApp:
+    """Build the built-in ClientApp on a host, with the clipping mod where the clients clip."""
+    from fedsweep.client.app import make_client_app
+    from fedsweep.client.clipping import clipping_mod
+
+    mods = [clipping_mod] if privacy.endswith("_client") else []
+    return make_client_app(split.on(images), model, seed, "auto", threads, mods, engine)
+
+
+def make_grid(
+    config: TrialConfig, data: FederatedData, hosts: list[Host] | None, images: Any, split: Any
+) -> EngineGrid:
+    """Return the grid that runs a trial's clients: on hosts, or in this process."""
+    kwargs = {
+        "images": images,
+        "split": split,
+        "model": config.model,
+        "seed": config.seed,
+        "threads": config.training.threads,
+        "privacy": config.privacy.name,
+        "engine": config.training.engine,
+    }
+    spec = AppSpec(config.key, client_app, kwargs, config.num_clients, {})
+    examples = data.num_examples()
+
+    def cost(node_id: int, message_type: str) -> float:
+        trains = not message_type.startswith("query") or message_type == "query.sketch"
+        return 1.0 + float(examples[node_id - 1]) if trains else 1.0
+
+    size = config.resources.chunk_size
+    chunk_size = size if isinstance(size, int) else None
+    together = 1 if config.training.engine == "sequential" else TOGETHER
+    if hosts:
+        return ray_grid(spec, hosts, cost, chunk_size, together)
+    return inline_grid(spec, cost, chunk_size, together)
+
+
+def initial_model(grid: EngineGrid) -> tuple[ArrayRecord, Layout]:
+    """Ask a host for the seeded initial model and what its arrays are: a trial process does without torch.
+
+    Raises
+    ------
+    TrialError
+        The network can't be built, or can't be made as new for each client.
+    """
+    [reply] = grid.send_and_receive([Message(RecordDict(), 1, "query.init")])
+    if reply.has_error():
+        raise TrialError(
+            f"the model can't be built: {str(reply.error.reason).removeprefix('ValueError: ')}"
+        )
+    arrays = reply.content.array_records["arrays"]
+    return arrays, Layout.from_config(reply.content.config_records["layout"])
+
+
+def train_config(training: TrainingConfig) -> ConfigRecord:
+    """Return the hyperparameters that each training message carries."""
+    values = training.canonical()
+    del values["threads"], values["engine"]
+    values["steps"] = values["steps"] or 0
+    return ConfigRecord({key.replace("_", "-"): value for key, value in values.items()})
+
+
+def weights_sha256(models: Mapping[str, ArrayRecord]) -> str:
+    """Return one hash of all models' names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(models):
+        for key, array in models[name].items():
+            value = array.numpy()
+            digest.update(f"{name}/{key}/{value.dtype}/{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _models(
+    arrays: ArrayRecord, clustered: Clustered | None, has: Models
+) -> dict[str, ArrayRecord]:
+    models = {"global": arrays} if has.has_global_model else {}
+    if clustered:
+        models |= {f"cluster_{c}": record for c, record in sorted(clustered.cluster_arrays.items())}
+    return models
+
+
+@dataclass(frozen=True)
+class _CentralTest:
+    """Scores the models of a round on the central test set."""
+
+    config: TrialConfig
+    grid: EngineGrid
+    data: FederatedData
+    clustered: Clustered | None
+    has: Models
+
+    def ask(
+        self, number: int, arrays: ArrayRecord, last: bool = False
+    ) -> Callable[[], TestScores] | None:
+        """Send the models of a round to be scored, with a confusion matrix where it is the last."""
+        models = _models(arrays, self.clustered, self.has)
+        there = range(self.config.online(number))
+        users: dict[str, Sequence[int]] = {}
+        for node, cluster in (model_users(self.clustered) if self.clustered else {}).items():
+            cast(list[int], users.setdefault(f"cluster_{cluster}", [])).append(node - 1)
+        placed = {client for clients in users.values() for client in clients}
+        rest = [client for client in there if client not in placed] if placed else there
+        own = dict(users) if self.has.personal_models else {**users, "global": rest}
+        users["global"] = there
+        used = {name: record for name, record in models.items() if users.get(name)}
+        if not used:
+            return None
+        groups = self.data.groups_in(self.data.phase(number))
+        last = last or number == self.config.rounds
+        size = len(self.data.images.test_y)
+        return ask_scores(self.grid, used, users, groups, size, own=own, confusion=last)
+
+    def score(self, number: int, arrays: ArrayRecord, last: bool = False) -> TestScores | None:
+        """Return the scores of a round's models; what the grid saw of it is forgotten."""
+        wait = self.ask(number, arrays, last)
+        scores = wait() if wait else None
+        self.grid.drain()
+        return scores
+
+
+def _result(
+    config: TrialConfig,
+    data: FederatedData,
+    models: dict[str, ArrayRecord],
+    last: RoundRecord,
+    scores: TestScores | None,
+    stopped: str,
+) -> TrialResult:
+    wanted = {
+        "acc": "1_global/acc",
+        "client_acc": "3_clients/acc",
+        "client_test_acc": "3_clients/test_acc",
+        "client_acc_p10": "3_clients/acc_p10",
+        "client_acc_min": "3_clients/acc_min",
+        "client_acc_jain": "3_clients/acc_jain",
+        "ari": "2_clusters/ari",
+        "ami": "2_clusters/ami",
+        "matched": "2_clusters/matched",
+        "clusters": "2_clusters/count",
+        "stable_since": "2_clusters/stable_since",
+        "clustering_s": "5_time/clustering_total_s",
+        "silhouette": "2_clusters/silhouette",
+        "handovers": "2_clusters/handovers",
+        "server_tenure": "2_clusters/server_tenure",
+        "server_gini": "2_clusters/server_gini",
+        "server_regret": "2_clusters/server_regret",
+        "server_spearman": "2_clusters/server_spearman",
+        "mb_total": "4_comm/mb_total",
+    }
+    final = {**own_test_metrics(scores, config.online(last.round)), **last.metrics}
+    summary = {name: final[key] for name, key in wanted.items() if key in final}
+    summary["rounds"] = float(last.round)
+    images = data.images
+    return TrialResult(
+        key=config.key,
+        models={name: {k: a.numpy() for k, a in record.items()} for name, record in models.items()},
+        weights_sha256=weights_sha256(models),
+        summary=summary,
+        confusion=scores.confusion() if scores else None,
+        input_shape=tuple(images.train_x.shape[1:]),
+        stopped=stopped,
+    )
