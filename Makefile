@@ -1,6 +1,6 @@
 # Every target sets up what it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep reproduce smoke ui test check format bench soak mutants lock clean
+.PHONY: help setup sweep reproduce smoke ui test test-fast check docs format bench soak mutants lock clean
 
 PYTHON ?= python3
 SWEEP ?= default
@@ -41,13 +41,21 @@ ui: $(STAMP) ## MLflow's UI on the local store, on 127.0.0.1:5000
 test: $(STAMP) ## the test suite, in two processes: make test ARGS="-n 0 tests/unit" for one
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: $(STAMP) ## lint, format, types, arrows between rooms, dependencies
+test-fast: $(STAMP) ## what the code computes, without Ray, in about a minute: for daily work
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/golden $(ARGS)
+
+check: $(STAMP) ## lint, format, types, arrows between rooms, dependencies, links of the docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python runner/places.py .venv/laid-out
 	@MYPYPATH=.venv/laid-out $(BIN)/mypy
 	@PYTHONPATH=.venv/laid-out $(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/deptry --no-ansi .
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(STAMP) ## the docs as a site, in outputs/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo outputs/docs/index.html
 
 bench: $(STAMP) $(PEERS) ## benchmarks against peers: make bench ARGS="lenet_vs_flower"; one table and bench.json
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -31,8 +31,8 @@ class Net(torch.nn.Module):
 """
 WORDS = [
     "num_clients=2", "rounds=1", "model.name=models.Net", "partition=iid", "shift=none", "strategy=kmeans",
-    "strategy.num_clusters=1", "strategy.warmup_rounds=1", "seed=0", "tracking.figures=none", "tracking.log_models=false",
-    "resources.hosts.cpu.num_cpus=0.5",
+    "strategy.num_clusters=1", "strategy.warmup_rounds=1", "seed=0", "tracking.figures=none",
+    "tracking.log_models=false", "resources.hosts.cpu.num_cpus=0.5",
 ]  # fmt: skip
 
 
