@@ -66,6 +66,11 @@ def _models(strategy: Any) -> dict[int, list[float]]:
     return {c: values(arrays) for c, arrays in strategy.cluster_arrays.items()}
 
 
+@pytest.mark.parametrize("name", CHOOSING)
+def test_before_anybody_was_grouped_nobody_has_changed_its_group(name: str) -> None:
+    assert _build(name, num_clusters=2).churn == 0
+
+
 # The K models
 
 

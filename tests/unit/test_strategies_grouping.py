@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics.pairwise import cosine_similarity
 
+from fedsweep.strategies import grouping
 from fedsweep.strategies.cfl import bipartition, groups_apart, update_norms
 from fedsweep.strategies.clustering import at_length_one, kmeans_split
 from fedsweep.strategies.fedgroup import decomposed_cosines
@@ -227,3 +229,15 @@ def test_stocfl_merges_by_hand(tau: float, renamed: dict[int, int], sizes: dict[
     assert counts == sizes
     if tau == 0.65:
         assert means[0] == pytest.approx([0.9, 0.3])
+
+
+def test_a_sample_for_the_silhouette_has_nobody_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is drawn twice has a nearest neighbour at no distance: itself."""
+    drawn: list[np.ndarray] = []
+    score = sklearn.metrics.silhouette_score
+    monkeypatch.setattr(grouping, "SAMPLED", 40)
+    monkeypatch.setattr(
+        sklearn.metrics, "silhouette_score", lambda x, y: drawn.append(x) or score(x, y)
+    )
+    grouping.silhouette(np.arange(50.0)[:, None], np.arange(50) % 2)
+    assert len(np.unique(drawn[0])) == 40
