@@ -36,32 +36,26 @@ an evaluated client also scores its model on the central test set, as its group 
 also has ``load``, see ``fedsweep.engine.load.load_mod``.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
-from functools import cached_property
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
-from torch import nn
 
-from fedsweep.client.messages import TestSums, make_reply, message_config, partition_id
+from fedsweep.client.messages import make_reply, message_config, partition_id
+from fedsweep.client.process import ClientProcess, ModelSpec
 from fedsweep.client.signatures import signature, sketch, subspace
 from fedsweep.client.together import ChunkRunner, Engine
 from fedsweep.client.work import ChunkWork, evaluate_chunk, losses_of_chunk, train_chunk
 from fedsweep.data.federated import FederatedData
 from fedsweep.engine.load import load_mod
-from fedsweep.models import build_model
-from fedsweep.seeding import derive_seed
 from fedsweep.strategies.arrays import write_array
-from fedsweep.strategies.layout import Layout, joined
-from fedsweep.training.arrays import layout_of, load_weights, read_weights, weighted_mean
+from fedsweep.strategies.layout import joined
+from fedsweep.training.arrays import weighted_mean
 from fedsweep.training.local import confusion, predict, score
-from fedsweep.training.modules import AsBuilt, check_repeats
-from fedsweep.training.pool import ExamplePool, Place, Read
-from fedsweep.training.trainers import OneByOne
+from fedsweep.training.modules import check_repeats
 
 
 def _with_arrays(message: Message, arrays: ArrayRecord) -> Message:
@@ -69,18 +63,6 @@ def _with_arrays(message: Message, arrays: ArrayRecord) -> Message:
     other = copy(message)
     other.content = RecordDict({**message.content, "arrays": arrays})
     return other
-
-
-class ModelSpec(Protocol):
-    """What names a network: ``ModelConfig`` or anything like it."""
-
-    @property
-    def name(self) -> str:
-        """As ``models.build_model`` takes it."""
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """Options of the network."""
 
 
 def make_client_app(
@@ -144,19 +126,8 @@ class BuiltinApp(ClientApp):
         return self._chunks.notes()
 
 
-class BuiltinClient:
+class BuiltinClient(ClientProcess):
     """Any client of the trial, one at a time: all that a client is beyond its data lives in messages and contexts."""
-
-    def __init__(
-        self,
-        data: FederatedData,
-        model: ModelSpec,
-        seed: int,
-        device: Literal["cpu", "auto"],
-        threads: int,
-    ) -> None:
-        self._data, self.spec, self._seed, self.threads = data, model, seed, threads
-        self._wanted_device = device
 
     def init(self, message: Message, context: Context) -> Message:
         """Return the trial's initial model, drawn from its seed, and what its arrays are.
@@ -168,11 +139,6 @@ class BuiltinClient:
         check_repeats(lambda: self.load(self.initial()), x[:4], y[:4], seed=self._seed)
         content = RecordDict({"arrays": self.initial(), "layout": self.layout.to_config()})
         return Message(content, reply_to=message)
-
-    @cached_property
-    def one_by_one(self) -> OneByOne:
-        """What trains this process's network client by client."""
-        return OneByOne(self.load)
 
     def train(self, message: Message, context: Context) -> Message:
         """Train on the client's own examples, as the strategy's method says."""
@@ -295,112 +261,3 @@ class BuiltinClient:
         if config.get("confusion"):
             metrics["confusion"] = confusion(logits, y).ravel().tolist()
         return make_reply(message, metrics)
-
-    def initial(self) -> ArrayRecord:
-        """Return the trial's initial model."""
-        return self._initial
-
-    # What a process holds: device, model, examples.
-
-    @cached_property
-    def _initial(self) -> ArrayRecord:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self._seed, "model"))
-            return read_weights(self._build())
-
-    @cached_property
-    def device(self) -> torch.device:
-        """Where this process trains."""
-        if self._wanted_device == "cpu" or not torch.cuda.is_available():
-            return torch.device("cpu")
-        # The same bits for the same config: cuBLAS needs the variable as well (the engine sets it before CUDA starts).
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-        return torch.device("cuda", torch.cuda.current_device())
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The process's network; every task loads its weights anew."""
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # its weights are overwritten; the process's generator stays as it was
-            # Channels last: convolutions of 3 and more channels are up to 1.4 times as fast on a CPU, none is slower.
-            model = self._build().to(memory_format=torch.channels_last).to(self.device)
-        self._as_built = AsBuilt(model)
-        return model
-
-    @cached_property
-    def layout(self) -> Layout:
-        """What the arrays of the network's record are."""
-        return layout_of(self.model)
-
-    def _build(self) -> nn.Module:
-        classes = len(self._data.images.class_names)
-        return build_model(self.spec.name, self.input_shape, classes, **self.spec.kwargs)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self._data.images.train_x.shape[1:]
-        return channels, height, width
-
-    def load(self, arrays: ArrayRecord) -> nn.Module:
-        """Return the network with these weights."""
-        torch.set_num_threads(
-            self.threads
-        )  # per task: trials with other settings share the process
-        model = self.model
-        self._as_built.restore()
-        load_weights(model, arrays)
-        return model
-
-    @cached_property
-    def pool(self) -> ExamplePool:
-        """The examples that this process has staged."""
-        return ExamplePool(self._data.images.mean, self._data.images.std, self.device)
-
-    def places(self, sets: Sequence[tuple[Hashable, Read]]) -> list[Place]:
-        """Return where sets of examples lie in the pool; it holds until more are asked for."""
-        reads = dict(sets)
-        found = dict(zip(reads, self.pool.places(reads), strict=True))
-        return [found[key] for key, _ in sets]
-
-    # What a client is: its seed and its examples.
-
-    def seed(self, purpose: str, config: Mapping[str, Any], client: int) -> int:
-        """Return what fixes a client's batches in a round: of its training (``train``), or before its evaluation."""
-        return derive_seed(self._seed, purpose, int(config.get("server-round", 1)), client)
-
-    def train_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
-        """Return a client's training examples in a round as the pool takes them."""
-        phase = self._phase(config)
-        return ("train", client, phase), lambda: self._data.client(client, "train", phase)
-
-    def evaluation_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
-        """Return what a client is evaluated on, as the pool takes it.
-
-        It is empty for a client that holds out nothing: one example, or ``partition.eval_fraction=0``.
-        """
-        phase = self._phase(config)
-        return ("eval", client, phase), lambda: self._data.client(client, "eval", phase)
-
-    def test_sets(self, config: Mapping[str, Any], client: int) -> list[tuple[Hashable, Read]]:
-        """Return the central test set as a client's group sees it, in slices of ``test-own`` rows."""
-        group, size = (
-            int(self._data.groups_in(self._phase(config))[client]),
-            int(config["test-own"]),
-        )
-        count = len(self._data.images.test_y)
-        return [self.test_set(group, i, min(i + size, count)) for i in range(0, count, size)]
-
-    def test_sums(self) -> TestSums:
-        """Return sums that begin at zero."""
-        return TestSums(len(self._data.images.class_names))
-
-    def test_set(self, group: int, start: int, stop: int) -> tuple[Hashable, Read]:
-        """Return a slice of the central test set, as a group sees it, as the pool takes it."""
-        return ("test", group, start, stop), lambda: self._data.test(group, start, stop)
-
-    def _phase(self, config: Mapping[str, Any]) -> int:
-        """Return which of the drifting data's phases a round is in."""
-        return self._data.phase(int(config.get("server-round", 1)))

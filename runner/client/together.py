@@ -6,22 +6,20 @@ goes to the Flower ClientApp message by message, and a note says why, once.
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import Mod
 
 from fedsweep.client.messages import message_config
+from fedsweep.client.process import ClientProcess
 from fedsweep.client.work import evaluate_chunk, losses_of_chunk, train_chunk
 from fedsweep.engine.load import TaskMeter, node_load
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining
 from fedsweep.training.trainers import Batched
-
-if TYPE_CHECKING:
-    from fedsweep.client.app import BuiltinClient
 
 Engine = Literal["sequential", "vectorized"]
 Replies = list[tuple[Message, float]]
@@ -33,7 +31,7 @@ class ChunkRunner:
 
     Parameters
     ----------
-    client : BuiltinClient
+    client : ClientProcess
         What a process holds: model, examples, device.
     engine : "sequential" | "vectorized"
         ``training.engine``.
@@ -41,7 +39,7 @@ class ChunkRunner:
         Flower mods around training, the outermost first: each is given its own client's reply.
     """
 
-    def __init__(self, client: "BuiltinClient", engine: Engine, mods: Sequence[Mod] = ()) -> None:
+    def __init__(self, client: ClientProcess, engine: Engine, mods: Sequence[Mod] = ()) -> None:
         self._client, self._engine, self._mods = client, engine, mods
         self._said: set[str] = set()
         self._notes: list[str] = []

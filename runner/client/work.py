@@ -7,7 +7,7 @@ One client is a chunk of one. What a client does is said by the method's client 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from fedsweep.client.messages import (
     partition_id,
     train_metrics,
 )
+from fedsweep.client.process import ClientProcess
 from fedsweep.strategies import client_part
 from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained
 from fedsweep.strategies.models import Models, all_same
@@ -30,16 +31,13 @@ from fedsweep.training.pool import Place, Read
 from fedsweep.training.stepping import LocalData
 from fedsweep.training.trainers import Penalty, Stepping, Trainer
 
-if TYPE_CHECKING:
-    from fedsweep.client.app import BuiltinClient
-
 
 class ChunkWork:
     """The tasks of C clients: :class:`fedsweep.strategies.clients.Work`.
 
     Parameters
     ----------
-    client : BuiltinClient
+    client : ClientProcess
         What the process holds: the network, the examples, the seeds.
     trainer : Trainer
         What trains and scores.
@@ -51,7 +49,7 @@ class ChunkWork:
 
     def __init__(
         self,
-        client: "BuiltinClient",
+        client: ClientProcess,
         trainer: Trainer,
         messages: Sequence[Message],
         contexts: Sequence[Context],
@@ -190,7 +188,7 @@ class ChunkWork:
 
 
 def train_chunk(
-    client: "BuiltinClient",
+    client: ClientProcess,
     trainer: Trainer,
     messages: Sequence[Message],
     contexts: Sequence[Context],
@@ -211,7 +209,7 @@ def train_chunk(
 
 
 def evaluate_chunk(
-    client: "BuiltinClient",
+    client: ClientProcess,
     trainer: Trainer,
     messages: Sequence[Message],
     contexts: Sequence[Context],
@@ -241,7 +239,7 @@ def evaluate_chunk(
 
 
 def losses_of_chunk(
-    client: "BuiltinClient",
+    client: ClientProcess,
     trainer: Trainer,
     messages: Sequence[Message],
     contexts: Sequence[Context],
@@ -256,7 +254,7 @@ def losses_of_chunk(
 
 
 def _scores(
-    client: "BuiltinClient", trainer: Trainer, models: Models, places: Sequence[Place]
+    client: ClientProcess, trainer: Trainer, models: Models, places: Sequence[Place]
 ) -> list[tuple[float, int]]:
     """Return each client's summed loss, and its hits; zeros for one that holds nothing out."""
     sums = [(0.0, 0)] * len(places)
@@ -271,7 +269,7 @@ def _scores(
 
 
 def _test_own(
-    client: "BuiltinClient",
+    client: ClientProcess,
     trainer: Trainer,
     models: Models,
     config: ConfigRecord,

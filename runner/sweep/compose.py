@@ -395,7 +395,9 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
             _put(values, word)
     if any("${" in word.line for word in parsed):
         values = _resolved(values)
-    values.pop("reproduction", None)  # what an experiment should give: see runner/reproduce/reproduce.py
+    values.pop(
+        "reproduction", None
+    )  # what an experiment should give: see runner/reproduce/reproduce.py
     for name, field_ in TrialConfig.model_fields.items():
         section = field_.annotation
         if (

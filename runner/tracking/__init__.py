@@ -5,6 +5,7 @@ This package is the only importer of mlflow, and it does so late: ``--help`` nee
 
 from fedsweep.redaction import redact
 from fedsweep.tracking.runs import SweepRun, TrialRun
-from fedsweep.tracking.tracker import Tracker, flush
+from fedsweep.tracking.session import flush
+from fedsweep.tracking.tracker import Tracker
 
 __all__ = ["SweepRun", "Tracker", "TrialRun", "flush", "redact"]

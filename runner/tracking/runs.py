@@ -11,10 +11,10 @@ from fedsweep.records import Columns, LoadSample, RoundRecord, TrialResult, Tria
 from fedsweep.tracking import describe, ops
 from fedsweep.tracking.ops import Op
 from fedsweep.tracking.past import FINAL, REPORT, ROUND, PastRun
+from fedsweep.tracking.session import Session
 
 if TYPE_CHECKING:
     from fedsweep.figures.canvas import Extras
-    from fedsweep.tracking.tracker import Tracker
 
 _DRAWN = (
     "round",
@@ -29,7 +29,7 @@ class OpenRun:
 
     def __init__(
         self,
-        tracker: "Tracker",
+        session: Session,
         name: str,
         params: Mapping[str, str],
         tags: Mapping[str, str],
@@ -39,9 +39,9 @@ class OpenRun:
     ) -> None:
         self.name = name
         self.token = uuid.uuid4().hex
-        self._tracker = tracker
+        self._session = session
         start, above = self._now_ms(), parent.token if parent else None
-        tags = {**tracker.tags, **tags}
+        tags = {**session.tags, **tags}
 
         def job() -> Iterator[Op]:
             if past is None:
@@ -56,17 +56,17 @@ class OpenRun:
             yield ops.files(self.token, files)
 
         self._put("the start", job)
-        tracker.open_runs.append(self)
+        session.open_runs.append(self)
 
     @property
     def run_id(self) -> str:
         """MLflow's id of the run; waits until it is open. Raises the TrackingError of a store that refuses it."""
-        if self.token not in self._tracker.runs:
-            self._tracker.writer.flush()
+        if self.token not in self._session.runs:
+            self._session.writer.flush()
         try:
-            return self._tracker.runs[self.token]
+            return self._session.runs[self.token]
         except KeyError as error:
-            reason = self._tracker.writer.lost.get(self.token, "the store did not answer")
+            reason = self._session.writer.lost.get(self.token, "the store did not answer")
             raise TrackingError(f"MLflow: '{self.name}' could not be made: {reason}") from error
 
     def fail(self, reason: str, traceback: str = "") -> None:
@@ -89,16 +89,16 @@ class OpenRun:
         return iter(())
 
     def _put(self, what: str, job: Callable[[], Iterator[Op]], closing: bool = False) -> None:
-        self._tracker.writer.put(f"{what} of '{self.name}'", self.token, job, closing)
+        self._session.writer.put(f"{what} of '{self.name}'", self.token, job, closing)
 
     def _close(self, status: str, job: Callable[[], Iterator[Op]]) -> None:
         """Do a last job and close the run, once. A run of which something was not written ends as KILLED."""
-        if self not in self._tracker.open_runs:
+        if self not in self._session.open_runs:
             return
         end = self._now_ms()
 
         def last() -> Iterator[Op]:
-            whole = self.token not in self._tracker.writer.lost
+            whole = self.token not in self._session.writer.lost
             reached = "KILLED" if status == "FINISHED" else status
             try:
                 if whole or status != "FINISHED":
@@ -108,11 +108,11 @@ class OpenRun:
                 yield ops.end(self.token, reached, end)
 
         self._put("the end", last, closing=True)
-        self._tracker.open_runs.remove(self)
-        self._tracker.names[self.token] = self.name
+        self._session.open_runs.remove(self)
+        self._session.names[self.token] = self.name
 
     def _now_ms(self) -> int:
-        return int(self._tracker.clock() * 1000)
+        return int(self._session.clock() * 1000)
 
 
 class SweepRun(OpenRun):
@@ -120,7 +120,7 @@ class SweepRun(OpenRun):
 
     def __init__(
         self,
-        tracker: "Tracker",
+        session: Session,
         name: str,
         params: Mapping[str, str],
         tags: Mapping[str, str],
@@ -128,7 +128,7 @@ class SweepRun(OpenRun):
         past: PastRun | None = None,
     ) -> None:
         files = {describe.GRID: describe.grid_json(trials, params)}
-        super().__init__(tracker, name, params, tags, files, past=past)
+        super().__init__(session, name, params, tags, files, past=past)
         self.axes = tuple(params)
         self._note = tags["mlflow.note.content"]
 
@@ -136,7 +136,7 @@ class SweepRun(OpenRun):
         self, trial: TrialConfig, axes: Mapping[str, str], command: str = ""
     ) -> "TrialRun":
         """Open the run of a trial, nested in this one."""
-        return self._tracker.start_trial(trial, axes, command, self)
+        return TrialRun(self._session, trial, dict(axes), command, self, None)
 
     def finish(
         self,
@@ -168,7 +168,7 @@ class SweepRun(OpenRun):
                 pngs = {
                     path: content for path, content in files.items() if isinstance(content, bytes)
                 }
-                images = self._tracker.kept(ui_images(pngs, now))
+                images = self._session.kept(ui_images(pngs, now))
                 yield ops.files(self.token, {**files, **images})
                 if images:
                     tags["mlflow.loggedImages"] = "True"
@@ -185,7 +185,7 @@ class TrialRun(OpenRun):
 
     def __init__(
         self,
-        tracker: "Tracker",
+        session: Session,
         trial: TrialConfig,
         axes: dict[str, str],
         command: str,
@@ -198,7 +198,7 @@ class TrialRun(OpenRun):
             tags |= {"sweep": parent.name}
         files = {"config.yaml": describe.config_yaml(trial)}
         super().__init__(
-            tracker, name, describe.trial_params(trial, axes), tags, files, parent, past
+            session, name, describe.trial_params(trial, axes), tags, files, parent, past
         )
         self._trial = trial
         self._taken = -1  # last round that was given
@@ -206,7 +206,7 @@ class TrialRun(OpenRun):
             past.round if past else -1
         )  # last round that the store had when the run was opened
         self._has_final = bool(past and past.summary)
-        self._figures = tracker.cfg.figures
+        self._figures = session.cfg.figures
         self._first: TrialStarted | None = None
         self._rounds: list[dict[str, float]] = []
         self._clients: list[Columns] = []
@@ -279,7 +279,7 @@ class TrialRun(OpenRun):
             yield ops.tags(
                 self.token, tags | ({"stopped": result.stopped} if result.stopped else {})
             )
-            if self._tracker.cfg.log_models and self._first is not None:
+            if self._session.cfg.log_models and self._first is not None:
                 from fedsweep.tracking.models import model_op
 
                 classes = len(self._first.data.class_names)
@@ -315,4 +315,4 @@ class TrialRun(OpenRun):
     def _kept(self, pictures: "Extras") -> dict[str, bytes]:
         """Return the pictures that there are; those that failed are events of this trial."""
         self._events.extend(told for told in pictures.told() if told not in self._events)
-        return self._tracker.kept(pictures)
+        return self._session.kept(pictures)

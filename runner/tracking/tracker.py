@@ -1,30 +1,15 @@
-"""The driver's one way to MLflow: a store, a writer thread, and the runs that are open."""
+"""The driver's one way to MLflow: it opens the runs of sweeps and trials."""
 
-import logging
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping
 
-from fedsweep.config import TrackingConfig, TrialConfig
-from fedsweep.errors import TrackingError
-from fedsweep.redaction import redact
-from fedsweep.tracking import describe, ops
-from fedsweep.tracking.delivery import Delivery, Flushed, one_line, overtaken, send_spilled
-from fedsweep.tracking.outbox import Outbox
+from fedsweep.config import TrialConfig
+from fedsweep.tracking import describe
 from fedsweep.tracking.past import PastRun
-from fedsweep.tracking.runs import OpenRun, SweepRun, TrialRun
-from fedsweep.tracking.store import Store, open_store
-from fedsweep.tracking.writer import Writer
-
-if TYPE_CHECKING:
-    from fedsweep.figures.canvas import Extras
-
-_log = logging.getLogger("fedsweep.tracking")
+from fedsweep.tracking.runs import SweepRun, TrialRun
+from fedsweep.tracking.session import Session
 
 
-class Tracker:
+class Tracker(Session):
     """The driver's one way to MLflow.
 
     ::
@@ -36,76 +21,7 @@ class Tracker:
             trial.round(record)
             trial.finish(result)
             sweep.finish(...)
-
-    A run that is still open when the tracker closes becomes KILLED: nothing is left RUNNING. A store that does not
-    answer delays what is written and loses nothing: what :meth:`close` could not send stays on disk (:attr:`spilled`)
-    until ``fedsweep flush``, or the next tracker of this store, sends it. What the store refuses as wrong costs
-    its run alone, which ends as KILLED: :attr:`lost` has the reasons.
-
-    Parameters
-    ----------
-    cfg : TrackingConfig
-        Store, experiment and output folder.
-    clock : Callable[[], float]
-        Unix time in seconds.
-
-    Raises
-    ------
-    TrackingError
-        The store can't be reached or written.
     """
-
-    def __init__(self, cfg: TrackingConfig, clock: Callable[[], float] = time.time) -> None:
-        self.cfg = cfg
-        self.store = open_store(cfg)
-        try:
-            flush(cfg, self.store)
-        except (
-            TrackingError
-        ) as error:  # what an earlier session left must not keep this one from its work
-            _log.warning("%s", error)
-        self.runs: dict[str, str] = {}
-        """MLflow's id of each run that has been made, by its token."""
-        self.writer = Writer(
-            Delivery(
-                lambda op: ops.apply(op, self.store, self.runs),
-                lambda op: overtaken(op, self.store, self.runs),
-            ),
-            Outbox.fresh(spill_folder(cfg), self.store),
-            self.runs,
-            patience_s=cfg.patience_s,
-        )
-        self.clock = clock
-        self.tags = describe.environment()
-        """Tags of every run opened from now on; the driver adds ``cluster`` once its hosts are known."""
-        self.open_runs: list[OpenRun] = []
-        self._told: set[str] = set()
-        self.names: dict[str, str] = {}
-        """Names of the runs that were closed, by their token."""
-
-    @property
-    def uri(self) -> str:
-        """The tracking URI, fit to be shown."""
-        return redact(self.store.uri)
-
-    @property
-    def spilled(self) -> int:
-        """Events that wait on disk for a store that does not answer."""
-        return self.writer.spilled
-
-    @property
-    def lost(self) -> dict[str, str]:
-        """Why a run is not whole in the store, by its name, as far as is known before :meth:`close`."""
-        names = self.names | {run.token: run.name for run in self.open_runs}
-        return {names[token]: reason for token, reason in self.writer.lost.items()}
-
-    def kept(self, pictures: "Extras") -> dict[str, bytes]:
-        """Return the pictures that there are, and say once which failed: no run is lost for one."""
-        for told in pictures.told():
-            if told not in self._told:
-                self._told.add(told)
-                _log.warning("%s", told)
-        return pictures.files
 
     def start_sweep(
         self,
@@ -135,49 +51,3 @@ class Tracker:
     ) -> TrialRun:
         """Open the run of one trial, or go on with a past one; ``axes`` is its place, by full key."""
         return TrialRun(self, trial, dict(axes or {}), command, parent, past)
-
-    def close(self) -> None:
-        """Close what is open, write what is queued, end the thread."""
-        for run in list(self.open_runs):
-            run.killed()
-        self.writer.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except Exception:
-            if error is None:  # else what went wrong first is what the user must see
-                raise
-
-
-def flush(
-    cfg: TrackingConfig, store: Store | None = None, tell: Callable[[str], None] = _log.warning
-) -> Flushed:
-    """Send what waits on disk for a store; say what can't be sent, or must not be any more.
-
-    Raises
-    ------
-    TrackingError
-        The store does not answer; what was not sent stays on disk.
-    """
-    try:
-        return send_spilled(store or open_store(cfg), spill_folder(cfg), tell)
-    except TrackingError:
-        raise
-    except Exception as error:  # whatever the store said: the user gets it as one line
-        raise TrackingError(
-            f"not all that waits in {spill_folder(cfg)} could be sent: {one_line(error)}"
-        ) from error
-
-
-def spill_folder(cfg: TrackingConfig) -> Path:
-    """Return where events wait for a store that does not answer."""
-    return Path(cfg.output).expanduser().absolute() / "spill"
