@@ -25,7 +25,6 @@ type                content                                         reply
                                                                     ConfigRecord, see ``fedsweep.strategies.layout``
 ``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
                     confusion (bool)                                confusion (classes x classes, row by row)
-``query.losses``    ``model-0`` to ``model-<K-1>``, ``config``      ``choice``: losses (K), on the training examples
 ==================  ==============================================  ====================================================
 
 ``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of

@@ -54,6 +54,7 @@ RAY_ENV = {
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
     # Ray's own is 15: beside other people's work a host would get a thirtieth of their share
     "RAY_worker_niceness": "0",
+    "RAY_task_events_report_interval_ms": "0",
 }
 """Of a Ray that we start."""
 

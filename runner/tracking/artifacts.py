@@ -4,7 +4,7 @@ import io
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fedsweep.escape import shortened, storable
+from fedsweep.escape import shortened
 from fedsweep.figures import split as splits
 from fedsweep.figures import trial as trials
 from fedsweep.figures.canvas import Extras
@@ -25,11 +25,11 @@ from fedsweep.records import (
     TrialStarted,
 )
 from fedsweep.redaction import redact
+from fedsweep.tracking.tables import to_parquet
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_LOAD = [field.name for field in fields(LoadSample)]
 _drawn: dict[str, Extras] = {}
 _DRAWN_LIMIT = 16  # splits whose pictures are kept
 
@@ -48,38 +48,6 @@ def ui_images(files: Mapping[str, bytes], now_ms: int) -> Extras:
             key = path.removeprefix("plots/").removesuffix(".png")
             images.add(f"images/{key}", partial(image, key, content))
     return images
-
-
-def parts(record: RoundRecord) -> dict[str, bytes]:
-    """Return a round's tables, each a part file of its own.
-
-    A table is a folder (``clients.parquet/part-00003.parquet``) that pandas and pyarrow read as one, so a round is
-    appended without writing any other again, and a round that is written twice takes the place of itself.
-    """
-    tables = {
-        "clients": record.clients,
-        "assignments": record.assignments,
-        "load": {name: [getattr(row, name) for row in record.load] for name in _LOAD}
-        if record.load
-        else {},
-    }
-    return {
-        f"{name}.parquet/part-{record.round:05d}.parquet": to_parquet(columns)
-        for name, columns in tables.items()
-        if columns and len(next(iter(columns.values())))
-    }
-
-
-def to_parquet(columns: Columns) -> bytes:
-    """Return a table as one Parquet file."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    sink = pa.BufferOutputStream()
-    parquet.write_table(
-        pa.table({storable(name): list(values) for name, values in columns.items()}), sink
-    )
-    return bytes(sink.getvalue())
 
 
 def split_table(data: DataSummary) -> bytes:

@@ -21,6 +21,9 @@ REPORT = "report"
 TOKEN = "run.token"
 """Tag that names a run before MLflow has given it an id: another one for each session that writes to it."""
 
+ROUNDS_A_PART = "table.rounds"
+"""Tag: how many rounds share a part of a trial's tables; one, where a first edition wrote it."""
+
 _SUPERSEDED = "superseded"
 _PAGE = 1000
 _NOT_FOUND = 404
@@ -46,6 +49,7 @@ class PastRun:
     )
     place: str = ""  # where they lay
     token: str = ""  # of the session that wrote it last
+    rounds_a_part: int = 1  # of a trial's tables
 
 
 def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[str, PastRun]:
@@ -200,4 +204,5 @@ def _past(run: "Run", key: str) -> PastRun:
         content=tags.get("data.content"),
         place=tags.get("data.place", ""),
         token=tags.get(TOKEN, ""),
+        rounds_a_part=int(tags.get(ROUNDS_A_PART, 1)),
     )

@@ -10,8 +10,9 @@ from fedsweep.errors import TrackingError
 from fedsweep.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
 from fedsweep.tracking import describe, ops
 from fedsweep.tracking.ops import Op
-from fedsweep.tracking.past import FINAL, REPORT, ROUND, PastRun
+from fedsweep.tracking.past import FINAL, REPORT, ROUND, ROUNDS_A_PART, PastRun
 from fedsweep.tracking.session import Session
+from fedsweep.tracking.tables import Parts, rounds_a_part
 
 if TYPE_CHECKING:
     from fedsweep.figures.canvas import Extras
@@ -194,6 +195,9 @@ class TrialRun(OpenRun):
     ) -> None:
         name = describe.run_name(trial, axes, parent.axes if parent else ())
         tags = describe.trial_tags(trial, name, command)
+        rounds = past.rounds_a_part if past else rounds_a_part(trial.num_clients)
+        tags |= {ROUNDS_A_PART: str(rounds)}
+        self._parts = Parts(rounds)
         if parent is not None:
             tags |= {"sweep": parent.name}
         files = {"config.yaml": describe.config_yaml(trial)}
@@ -230,7 +234,7 @@ class TrialRun(OpenRun):
         self._put("the data set", job)
 
     def round(self, record: RoundRecord) -> None:
-        """Log a round: its rows as files of their own, then its metrics in one batch with one timestamp.
+        """Log a round: the parts of the tables that its rows are in, then its metrics in one batch with one timestamp.
 
         A round that was given before, by a trial that died and goes on, is left out; so is the writing of one that the
         store has from an earlier session.
@@ -249,9 +253,9 @@ class TrialRun(OpenRun):
         self._events.extend(f"round {record.round}: {event}" for event in record.events)
 
         def job() -> Iterator[Op]:
-            from fedsweep.tracking.artifacts import cluster_image, parts
+            from fedsweep.tracking.artifacts import cluster_image
 
-            content = parts(record)
+            content = self._parts.add(record)
             if self._figures == "all" and self._first is not None:
                 groups, rounds = self._first.data.groups, self._trial.rounds
                 images = self._kept(cluster_image(record, groups, rounds, now, not self._pictured))
@@ -265,6 +269,8 @@ class TrialRun(OpenRun):
 
         if record.round > self._logged:
             self._put(f"round {record.round}", job)
+        else:  # before any job: parts that are not full go on
+            self._parts.add(record)
 
     def finish(self, result: TrialResult) -> None:
         """Log final metrics (bars, at step 0), figures and models, and close the run as FINISHED."""

@@ -148,7 +148,8 @@ def run_trial(
         stopped = rules.update(record, loop.evaluates(done.number))
         events = (*record.events, f"stopped: {stopped}") if stopped else record.events
         record = replace(record, events=events, time_s=time.time())
-        unsaved.append(record)
+        if checkpoints:
+            unsaved.append(record)
         if checkpoints and (
             stopped
             or done.number in (config.rounds, rung)

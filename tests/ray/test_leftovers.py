@@ -74,7 +74,7 @@ def test_nothing_is_left_behind(tmp_path: Path, end: str, request: pytest.Fixtur
     command = [
         sys.executable,
         "-m",
-        "runner",
+        "fedsweep",
         "run",
         *WORDS,
         f"rounds={rounds}",

@@ -25,7 +25,7 @@ MEASURED = (
 class Session:
     """A driver in a process of its own, started as a user starts it."""
 
-    def __init__(self, out: Path, *words: str, program: tuple[str, ...] = ("runner",)) -> None:
+    def __init__(self, out: Path, *words: str, program: tuple[str, ...] = ("fedsweep",)) -> None:
         self.log = out / f"session-{time.time_ns()}.log"
         out.mkdir(exist_ok=True)
         command = [sys.executable, "-m", *program, "sweep", "default", *GRID]
