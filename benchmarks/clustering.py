@@ -7,15 +7,16 @@ import ray
 
 from benchmarks.contender import say
 from benchmarks.ours import hosts, images_of, memory
+from fedsweep.engine.flower import quiet
 from fedsweep.sweep.compose import compose
 from fedsweep.sweep.prepare import make_split
 from fedsweep.trial.metrics import agreement
-from fedsweep.trial.trial import initial_model, make_grid, make_strategy, quiet_flower, train_config
+from fedsweep.trial.trial import initial_model, make_grid, make_strategy, train_config
 
 
 def cluster(clients: int, folder: str) -> None:
     """Group so many clients once; tell the seconds, the server's own, the rise of its memory, and how well."""
-    quiet_flower()
+    quiet()
     images = images_of(folder)
     config = compose(
         [

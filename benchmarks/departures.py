@@ -18,13 +18,14 @@ from sklearn.metrics import adjusted_rand_score
 
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.sources import load_images
+from fedsweep.engine.flower import quiet
 from fedsweep.strategies.cfl import update_norms
 from fedsweep.strategies.clustering import coordinates, represent, unit_rows
 from fedsweep.strategies.pacfl import principal_angles
 from fedsweep.strategies.stocfl import StoCFL, merge
 from fedsweep.sweep.compose import compose
 from fedsweep.sweep.prepare import make_split
-from fedsweep.trial.trial import quiet_flower, run_trial
+from fedsweep.trial.trial import run_trial
 
 Rows = NDArray[np.float64]
 SEEDS, CLIENTS, GROUPS = range(5), range(20), 4
@@ -160,7 +161,7 @@ def cfl() -> None:
 
 def main() -> None:
     """Print all, or the methods that are named."""
-    quiet_flower()
+    quiet()
     methods = {"pacfl": pacfl, "stocfl": stocfl, "cfl": cfl}
     for name in sys.argv[1:] or methods:
         if name not in methods:

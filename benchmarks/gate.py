@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsweep.data.sources import ImageData, load_images
+from fedsweep.engine.flower import quiet
 from fedsweep.records import RoundRecord
 from fedsweep.report.stats import EXACT
 from fedsweep.sweep.compose import compose
 from fedsweep.sweep.prepare import make_split
-from fedsweep.trial.trial import quiet_flower, run_trial
+from fedsweep.trial.trial import run_trial
 
 METHODS: dict[str, tuple[str, ...]] = {
     "kmeans, k given": ("strategy=kmeans", "strategy.gate=0.01"),
@@ -96,7 +97,7 @@ def measure(
     experiment : str
         Whose data and settings are taken.
     """
-    quiet_flower()
+    quiet()
     base = compose([f"experiment={experiment}"])
     images = load_images(base.dataset, base.data)
     found = {}

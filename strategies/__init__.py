@@ -9,7 +9,6 @@ from typing import Any
 
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
-from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from fedsweep.strategies.apart import StateApart
 from fedsweep.strategies.apfl import APFL, Mixing
@@ -29,6 +28,7 @@ from fedsweep.strategies.fedsoft import FedSoft, SoftMembers
 from fedsweep.strategies.fesem import FeSEM
 from fedsweep.strategies.flhc import FLHC
 from fedsweep.strategies.ifca import IFCA
+from fedsweep.strategies.insides import aggregate_metricrecords
 from fedsweep.strategies.kmeans import KMeans
 from fedsweep.strategies.layout import Layout, WithLayout
 from fedsweep.strategies.local import KeepLocal, Local

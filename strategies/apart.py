@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsweep.strategies.base import heaviest, weight_of
+from fedsweep.strategies.insides import Shared
 from fedsweep.strategies.layout import Layout, joined, part
 from fedsweep.strategies.state import load_strategy_state, strategy_state
 
@@ -93,17 +94,15 @@ class StateApart(Strategy):
         """Add the state to each message's model: messages that share a content go on sharing one."""
         messages = list(messages)
         state = self.layout.state_of(arrays)
-        contents: dict[
-            int, tuple[RecordDict, RecordDict]
-        ] = {}  # the first one is kept: its id must not be used anew
+
+        def complete(sent: RecordDict) -> RecordDict:
+            record = sent.array_records.get(self._key)
+            whole = joined(arrays, state, record) if record else None
+            return RecordDict({**sent, self._key: whole} if whole else dict(sent))
+
+        completed = Shared(complete)
         for message in messages:
-            sent = message.content
-            if id(sent) not in contents:
-                record = sent.array_records.get(self._key)
-                whole = joined(arrays, state, record) if record else None
-                completed = {**sent, self._key: whole} if whole else dict(sent)
-                contents[id(sent)] = sent, RecordDict(completed)
-            message.content = contents[id(sent)][1]
+            message.content = completed(message.content)
         return messages
 
     def _reduced(self, reply: Message) -> Message:

@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import (
+
+from fedsweep.strategies.insides import (
     aggregate_metricrecords,
+    log,
     validate_message_reply_consistency,
 )
-from flwr.supercore import log
-
 from fedsweep.strategies.layout import Layout
 
 V = TypeVar("V")
@@ -117,7 +117,13 @@ def sort_replies(
     InconsistentMessageReplies
         If the replies can't be averaged.
     """
-    valid, errors = strategy._check_and_log_replies(replies, is_train=True, validate=False)
+    replies = list(replies)
+    valid = [reply for reply in replies if not reply.has_error()]
+    errors = [reply for reply in replies if reply.has_error()]
+    log(INFO, "aggregate_train: Received %s results and %s failures", len(valid), len(errors))
+    for reply in errors:
+        node, reason = reply.metadata.src_node_id, reply.error.reason
+        log(INFO, "\t> Received error in reply from node %d: %s", node, reason)
     if valid:
         contents = [reply.content for reply in valid]
         validate_message_reply_consistency(

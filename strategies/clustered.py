@@ -25,8 +25,6 @@ from flwr.app import (
 )
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import sample_nodes
-from flwr.supercore import log
 from numpy.typing import NDArray
 
 from fedsweep.strategies.base import (
@@ -51,6 +49,7 @@ from fedsweep.strategies.clustering import (
     represent,
 )
 from fedsweep.strategies.grouping import Found, HowMany, Rule
+from fedsweep.strategies.insides import log, sample_nodes
 from fedsweep.strategies.layout import WithLayout
 from fedsweep.strategies.selection import ServerRule
 from fedsweep.strategies.servers import ClusterServers, WithServers
@@ -272,9 +271,8 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
             self.anchor = arrays
             _, nodes = sample_nodes(grid, self.min_available_nodes, sample_size=0)
             record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-            messages = list(
-                self._construct_messages(record, self.pool(sorted(nodes)), MessageType.TRAIN)
-            )
+            pool = self.pool(sorted(nodes))
+            messages = [Message(record, node, MessageType.TRAIN) for node in pool]
         else:
             messages = self._to_clusters(
                 super().configure_train(server_round, arrays, config, grid), config

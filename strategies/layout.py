@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from numpy.typing import NDArray
+
+from fedsweep.strategies.insides import aggregate_arrayrecords
 
 
 @dataclass(frozen=True)

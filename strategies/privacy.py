@@ -15,11 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg, Strategy
-from flwr.supercore import log
 
 from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.insides import AggregationError, log
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.state import load_strategy_state, strategy_state
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg
 
 from fedsweep.strategies.base import arrays_of, sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.layout import is_floating
 
 LOSS_KEY = "start_loss"

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
-from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg
 
 from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.layout import is_floating
 
 BLOCK_FLOATS = 2**24

@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore import log
 
 from fedsweep.strategies.base import (
     TIMEOUT_S,
@@ -24,6 +23,7 @@ from fedsweep.strategies.base import (
     weight_of,
 )
 from fedsweep.strategies.devices import load_on_device
+from fedsweep.strategies.insides import log
 from fedsweep.strategies.layout import Layout
 from fedsweep.strategies.selection import (
     Load,

@@ -4,7 +4,6 @@
 arrays of training replies: a strategy that reads arrays which could have stayed where they are fails its test.
 """
 
-from collections import UserDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,9 +20,17 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords, aggregate_metricrecords
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
+
+from fedsweep.engine.flower import (
+    Run,
+    empty_run,
+    identify,
+    reference_of,
+    remote_record,
+    set_message_id,
+    size_of,
+)
+from fedsweep.strategies.insides import aggregate_arrayrecords, aggregate_metricrecords
 
 
 def record(*values: float) -> ArrayRecord:
@@ -37,32 +44,28 @@ def values(arrays: ArrayRecord | None) -> list[float]:
     return [float(value) for value in arrays["w"].numpy()]
 
 
-class Sealed(UserDict[str, Array]):
-    """The dictionary inside an ArrayRecord that must not be read before the grid opens it."""
+class Sealed:
+    """What a record stands for that must not be read before the grid opens it."""
 
-    def __init__(self, data: Mapping[str, Array]) -> None:
+    def __init__(self, arrays: ArrayRecord) -> None:
         self.is_open = False
-        self._kept = dict(data)
+        self._arrays = arrays
 
-    @property
-    def data(self) -> dict[str, Array]:
-        """The arrays."""
+    def read(self) -> ArrayRecord:
+        """Return the arrays."""
         assert self.is_open, "the strategy read arrays that should have stayed references"
-        return self._kept
+        return self._arrays
 
 
 def seal(arrays: ArrayRecord) -> ArrayRecord:
     """Return the record as one that may be passed on, but not read."""
-    sealed = ArrayRecord()
-    sealed.__dict__["_data"] = Sealed(arrays.__dict__["_data"])
-    return sealed
+    return remote_record(Sealed(arrays), Sealed.read, size_of(arrays))
 
 
 def opened(arrays: ArrayRecord) -> ArrayRecord:
     """Break the seal of a record, if it has one."""
-    data = arrays.__dict__["_data"]
-    if isinstance(data, Sealed):
-        data.is_open = True
+    if isinstance(sealed := reference_of(arrays), Sealed):
+        sealed.is_open = True
     return arrays
 
 
@@ -95,7 +98,7 @@ class FakeGrid(Grid):
         seals: Callable[[], bool] = lambda: False,
         chunk_size: Callable[[], int] = lambda: 1,
     ) -> None:
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 0
+        identify(empty_run())
         self.app, self.num_nodes = app, num_nodes
         self.fails, self.loses, self.seals, self.chunk_size = fails, loses, seals, chunk_size
         self.sent: list[list[Message]] = []  # the messages of each call, in the order of node ids
@@ -113,7 +116,7 @@ class FakeGrid(Grid):
         replies = []
         for number, message in enumerate(batch):
             assert not message.metadata.message_id, "a message was sent twice"
-            message.metadata.__dict__["_message_id"] = f"{len(self.sent)}.{number}"
+            set_message_id(message, f"{len(self.sent)}.{number}")
             if not self.loses(message):
                 replies.append(self._run(message))
         if batch and batch[0].metadata.message_type == "train":

@@ -41,7 +41,6 @@ from typing import Any, Literal, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from fedsweep.client.messages import make_reply, message_config, partition_id
 from fedsweep.client.process import ClientProcess, ModelSpec
@@ -49,6 +48,7 @@ from fedsweep.client.signatures import signature, sketch, subspace
 from fedsweep.client.together import ChunkRunner, Engine
 from fedsweep.client.work import ChunkWork, evaluate_chunk, losses_of_chunk, train_chunk
 from fedsweep.data.federated import FederatedData
+from fedsweep.engine.flower import ClientAppCallable, Mod
 from fedsweep.engine.load import load_mod
 from fedsweep.strategies.arrays import write_array
 from fedsweep.strategies.layout import joined

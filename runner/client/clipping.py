@@ -6,9 +6,9 @@ of no dimension as they are.
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message
-from flwr.clientapp.typing import ClientAppCallable
 
 from fedsweep.client.messages import message_config
+from fedsweep.engine.flower import ClientAppCallable
 from fedsweep.strategies.arrays import write_array
 from fedsweep.strategies.privacy import NORM_KEY, WITHIN_KEY, clip
 

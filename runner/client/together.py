@@ -10,11 +10,11 @@ from typing import Any, Literal, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp.typing import Mod
 
 from fedsweep.client.messages import message_config
 from fedsweep.client.process import ClientProcess
 from fedsweep.client.work import evaluate_chunk, losses_of_chunk, train_chunk
+from fedsweep.engine.flower import Mod
 from fedsweep.engine.load import TaskMeter, node_load
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError

@@ -2,23 +2,28 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
 from typing import Any
 
 from flwr.app import ArrayRecord, Message, RecordDict
-from flwr.app.message.message import make_message
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 from ray.exceptions import ObjectLostError
 
 from fedsweep.engine.chunks import MEANS_BYTES, MIN_CHUNKS, TARGET_CHUNKS, make_chunks
 from fedsweep.engine.costs import CostFn, LearnedSeconds
 from fedsweep.engine.executors import Executor, Host, InlineExecutor
+from fedsweep.engine.flower import (
+    Run,
+    empty_run,
+    identify,
+    make_message,
+    reference_of,
+    remote_record,
+    set_message_id,
+)
 from fedsweep.engine.host import AppSpec
 from fedsweep.engine.ray_executor import LOSSES_PER_CHUNK, RayExecutor
 from fedsweep.engine.wire import (
@@ -29,11 +34,10 @@ from fedsweep.engine.wire import (
     Slot,
     Task,
     empty,
-    reference_of,
-    remote_record,
 )
 from fedsweep.errors import TrialError
 from fedsweep.records import LoadSample, TaskRecord
+from fedsweep.strategies.insides import Shared
 
 
 @dataclass
@@ -107,13 +111,13 @@ class EngineGrid(Grid):
         self._unanswered: set[str] = set()
         self._message_ids, self._chunk_numbers = count(1), count()
         self._trace = Trace()
-        self._run = Run.create_empty(run_id=1)
-        _identify(self._run)
+        self._run = empty_run()
+        identify(self._run)
 
     def set_run(self, run: Run) -> None:
         """Set the Flower run that messages belong to."""
         self._run = run
-        _identify(run)
+        identify(run)
 
     @property
     def run(self) -> Run:
@@ -143,66 +147,49 @@ class EngineGrid(Grid):
         """
         messages = list(messages)
         self._again.clear()
-        stored: dict[
-            int, tuple[ArrayRecord, Any]
-        ] = {}  # the records themselves are kept: an id must not be used anew
+        arrays: list[Any] = []  # what stands for each ArrayRecord of the messages
 
-        def store(record: ArrayRecord) -> int:
-            if id(record) not in stored:
-                ref = reference_of(record)
-                stored[id(record)] = record, self._executor.put(record) if ref is None else ref
-            return id(record)
+        def keep(record: ArrayRecord) -> int:
+            ref = reference_of(record)
+            arrays.append(self._executor.put(record) if ref is None else ref)
+            return len(arrays) - 1
 
-        contents: list[Records] = []
-        emptied: dict[
-            int, tuple[Records, tuple[int, ...]]
-        ] = {}  # FedAvg sends one content to all: build it once
+        place = Shared(keep)
+        emptied: Shared[RecordDict, Records] = Shared(lambda content: empty(content, place))
         for message in messages:
             self._check(message)
-            message.metadata.__dict__["_message_id"] = (
-                f"{self._run.run_id}-{next(self._message_ids)}"
-            )
-            if id(message.content) not in emptied:
-                records = empty(message.content, store)
-                emptied[id(message.content)] = records, _slots(records)
-            contents.append(emptied[id(message.content)][0])
+            set_message_id(message, self._next_id())
+        contents = [emptied(message.content) for message in messages]
+        slots_of: Shared[Records, tuple[int, ...]] = Shared(_slots)
+        kinds = [message.metadata.message_type for message in messages]
         costs = [self._cost(m.metadata.dst_node_id, m.metadata.message_type) for m in messages]
-        groups = [(m.metadata.message_type, emptied[id(m.content)][1]) for m in messages]
-        target = _target_chunks(contents) if self.weight_key else TARGET_CHUNKS
+        groups = [(kind, slots_of(records)) for kind, records in zip(kinds, contents, strict=True)]
+        clients = all(kind.split(".")[0] in ("train", "evaluate") for kind in kinds)
+        together = self._together if clients else 1
+        target = _target_chunks(emptied.values()) if self.weight_key else TARGET_CHUNKS
         states = {} if stateless else self._states
         chunks = []
-        clients = all(
-            m.metadata.message_type.split(".")[0] in ("train", "evaluate") for m in messages
-        )
-        for indices in make_chunks(
-            groups, costs, self._chunk_size, self._together if clients else 1, target
-        ):
-            slots = {key: i for i, key in enumerate(dict.fromkeys(_slots(contents[indices[0]])))}
-            local: dict[int, Records] = {}  # a content shared by tasks is pickled once per chunk
-            for i in indices:
-                if id(contents[i]) not in local:
-                    local[id(contents[i])] = {
-                        k: Slot(slots[r.index], r.nbytes) if isinstance(r, Slot) else r
-                        for k, r in contents[i].items()
-                    }
+        for indices in make_chunks(groups, costs, self._chunk_size, together, target):
+            own = {key: i for i, key in enumerate(dict.fromkeys(slots_of(contents[indices[0]])))}
+            local = Shared(partial(_moved, own))  # a content that tasks share is pickled once
             tasks = tuple(
                 Task(
                     m.metadata,
-                    local[id(contents[i])],
+                    local(contents[i]),
                     states.get(m.metadata.dst_node_id),
                     stateless,
                 )
                 for i in indices
                 for m in [messages[i]]
             )
-            arrays = tuple(stored[key][1] for key in slots)
             cost = sum(costs[i] for i in indices)
             seconds = sum(
                 self._learned.expect(t.metadata.dst_node_id, t.metadata.message_type) for t in tasks
             )
             number = next(self._chunk_numbers)
             mean = self.weight_key, self.carried
-            chunks.append(Chunk(number, tasks, arrays, *mean, cost, seconds))
+            sent = tuple(arrays[key] for key in own)
+            chunks.append(Chunk(number, tasks, sent, *mean, cost, seconds))
         ids = [message.metadata.message_id for message in messages]
         self._unanswered.update(ids)
         self._trace.asked.update(message.metadata.message_type for message in messages)
@@ -260,6 +247,9 @@ class EngineGrid(Grid):
     @states.setter
     def states(self, states: dict[int, RecordDict]) -> None:
         self._states = dict(states)
+
+    def _next_id(self) -> str:
+        return f"{self._run.run_id}-{next(self._message_ids)}"
 
     def _check(self, message: Message) -> None:
         node_id = message.metadata.dst_node_id
@@ -331,7 +321,7 @@ class EngineGrid(Grid):
                 waiting -= ids
 
     def _message(self, reply: Reply, result: ChunkResult) -> Message:
-        reply.metadata.__dict__["_message_id"] = f"{self._run.run_id}-{next(self._message_ids)}"
+        set_message_id(reply.metadata, self._next_id())
         if reply.records is None:
             return make_message(reply.metadata, error=reply.error)
         content = RecordDict()
@@ -366,12 +356,11 @@ def inline_grid(
     return EngineGrid(InlineExecutor(spec), spec.num_partitions, cost, chunk_size, together)
 
 
-def _target_chunks(contents: Sequence[Records]) -> int:
+def _target_chunks(contents: Iterable[Records]) -> int:
     """Return the chunks of a round of partial means: so many that the means together stay within MEANS_BYTES."""
-    distinct = {id(records): records for records in contents}.values()
     sizes = [
         record.nbytes
-        for records in distinct
+        for records in contents
         for record in records.values()
         if isinstance(record, Slot)
     ]
@@ -382,8 +371,9 @@ def _slots(records: Records) -> tuple[int, ...]:
     return tuple(record.index for record in records.values() if isinstance(record, Slot))
 
 
-def _identify(run: Run) -> None:
-    """Name this process as the server, as Flower's Message constructor asks."""
-    TaskIdentity.run_id = run.run_id
-    TaskIdentity.task_id = run.primary_task_id if run.primary_task_id is not None else 1
-    TaskIdentity.node_id = SUPERLINK_NODE_ID
+def _moved(places: Mapping[int, int], records: Records) -> Records:
+    """Return a content whose slots have other places."""
+    return {
+        key: Slot(places[record.index], record.nbytes) if isinstance(record, Slot) else record
+        for key, record in records.items()
+    }

@@ -20,12 +20,11 @@ from flwr.app import (
     Message,
     MetricRecord,
     RecordDict,
+    UserConfig,
 )
-from flwr.app.message.message import make_message
-from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
-from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 
+from fedsweep.engine.flower import CLIENT_RAISED, make_message, node_config, size_of
 from fedsweep.engine.load import LoadSampler
 from fedsweep.engine.wire import (
     Chunk,
@@ -38,7 +37,6 @@ from fedsweep.engine.wire import (
     count_bytes,
     empty,
     fill,
-    size_of,
 )
 from fedsweep.errors import AppError
 from fedsweep.records import TaskRecord
@@ -151,10 +149,7 @@ def _context(spec: AppSpec, task: Task, state: RecordDict) -> Context:
     return Context(
         run_id=task.metadata.run_id,
         node_id=task.metadata.dst_node_id,
-        node_config={
-            PARTITION_ID_KEY: task.metadata.dst_node_id - 1,
-            NUM_PARTITIONS_KEY: spec.num_partitions,
-        },
+        node_config=node_config(task.metadata.dst_node_id - 1, spec.num_partitions),
         state=deepcopy(state) if len(state) else RecordDict(),
         run_config=dict(spec.run_config),
     )
@@ -180,7 +175,7 @@ def _run_task(
     ) as exception:  # the client's own code: whatever it raises is its reply, and the round goes on
         reason = f"{type(exception).__name__}: {exception}"
         original = make_message(task.metadata, RecordDict())
-        error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+        error = Error(CLIENT_RAISED, reason)
         return Message(error, reply_to=original), state, traceback.format_exc()
 
 
@@ -266,9 +261,7 @@ class _PartialMean:
         )
 
     def _fail(self, reply: Reply, reason: str) -> None:
-        self._failed.append(
-            Reply(reply.metadata, None, Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason))
-        )
+        self._failed.append(Reply(reply.metadata, None, Error(CLIENT_RAISED, reason)))
 
     def replies(self, kept: list[ArrayRecord]) -> list[Reply]:
         """Return one reply that holds the mean and the summed weight, and those that failed; keep the mean."""

@@ -9,13 +9,12 @@ from typing import Any
 
 import ray
 from flwr.app import ArrayRecord, Error, Message, RecordDict
-from flwr.app.message.message import make_message
-from flwr.common.constant import ErrorCode
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from fedsweep.engine.executors import Host
+from fedsweep.engine.flower import CLIENT_GONE, make_message, size_of
 from fedsweep.engine.host import AppSpec
-from fedsweep.engine.wire import Chunk, ChunkReplies, ChunkResult, Reply, Task, out_of_band, size_of
+from fedsweep.engine.wire import Chunk, ChunkReplies, ChunkResult, Reply, Task, out_of_band
 from fedsweep.errors import AppError, ResourceError, TrialError
 from fedsweep.records import TaskRecord
 
@@ -337,5 +336,5 @@ def _failed(chunk: Chunk, host: str, reason: str, trace: str) -> ChunkResult:
 
 def _error_reply(task: Task, reason: str) -> Reply:
     original = make_message(task.metadata, RecordDict())
-    message = Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=original)
+    message = Message(Error(CLIENT_GONE, reason), reply_to=original)
     return Reply(message.metadata, None, message.error)

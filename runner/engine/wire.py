@@ -4,7 +4,6 @@ A message's arrays travel by reference, its other records (configs, metrics) by 
 back from a host stays a reference until somebody reads it, and goes to another host as that reference.
 """
 
-from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
@@ -13,6 +12,7 @@ from typing import Any
 import ray
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Metadata, MetricRecord, RecordDict
 
+from fedsweep.engine.flower import size_of
 from fedsweep.records import LoadSample, TaskRecord
 
 OUT_OF_BAND_BYTES = 2**16
@@ -87,59 +87,6 @@ class ChunkResult:
     arrays: tuple[Any, ...]  # one per slot of the replies: by reference or by value
     states: tuple[Any, ...]  # one per task: its new Context.state, by reference or by value
     events: tuple[str, ...] = field(default=())
-
-
-class RemoteArrays(UserDict[str, Array]):
-    """The dictionary inside an ArrayRecord whose arrays are fetched when they are read.
-
-    It keeps none of them, so that a thousand replies read one after the other take the memory of the few that ``fetch``
-    remembers. Once it is changed it holds arrays of its own, and no longer stands for the reference.
-    """
-
-    def __init__(self, ref: Any, fetch: Callable[[Any], ArrayRecord], nbytes: int) -> None:
-        self.ref: Any | None = ref
-        self.nbytes = nbytes
-        self._fetch = fetch
-        self._own: dict[str, Array] = {}
-
-    @property
-    def data(self) -> dict[str, Array]:
-        """The arrays, fetched now if they are not held here."""
-        return self._own if self.ref is None else self._fetch(self.ref).__dict__["_data"]
-
-    @data.setter
-    def data(self, arrays: dict[str, Array]) -> None:
-        self.ref, self._own = None, arrays
-
-    def __setitem__(self, key: str, array: Array) -> None:
-        self.data = {**self.data, key: array}
-
-    def __delitem__(self, key: str) -> None:
-        self.data = {name: array for name, array in self.data.items() if name != key}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self.data),)
-
-
-def remote_record(ref: Any, fetch: Callable[[Any], ArrayRecord], nbytes: int) -> ArrayRecord:
-    """Return an ArrayRecord of so many bytes that fetches its arrays from ``ref`` when they are read."""
-    record = ArrayRecord()
-    record.__dict__["_data"] = RemoteArrays(ref, fetch, nbytes)
-    return record
-
-
-def reference_of(record: ArrayRecord) -> Any | None:
-    """Return the reference that a record still stands for, or None for a record held in this process."""
-    data = record.__dict__["_data"]
-    return data.ref if isinstance(data, RemoteArrays) else None
-
-
-def size_of(record: ArrayRecord) -> int:
-    """Return the bytes of a record's arrays, without fetching them."""
-    data = record.__dict__["_data"]
-    if isinstance(data, RemoteArrays) and data.ref is not None:
-        return data.nbytes
-    return sum(len(array.data) for array in data.values())
 
 
 def bytes_of(records: Records) -> int:

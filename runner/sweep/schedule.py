@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from fedsweep.config import TrialConfig
 from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
+from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
 from fedsweep.errors import CheckpointError, RunnerError
 from fedsweep.imports import lasting
@@ -27,7 +28,7 @@ from fedsweep.sweep.progress import TrialProgress
 from fedsweep.sweep.resume import Standing
 from fedsweep.tracking import SweepRun, Tracker, TrialRun
 from fedsweep.trial.checkpoint import CheckpointStore
-from fedsweep.trial.trial import TrialEvent, quiet_flower, run_trial
+from fedsweep.trial.trial import TrialEvent, run_trial
 
 _STAY_S = (
     1.0  # for a process that was just made ready, so that Ray starts another one for the next trial
@@ -106,7 +107,7 @@ def _trial_task(
     lost: str,
 ) -> Iterator[TrialEvent]:
     """Run a trial in a process of its own; a crash ends this process alone."""
-    quiet_flower()
+    quiet()
     gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
     images_ref, split_ref = refs
     yield from run_trial(

@@ -9,6 +9,7 @@ from itertools import chain
 from fedsweep.config import ResourcesConfig, TrackingConfig
 from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
+from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
 from fedsweep.escape import command
 from fedsweep.redaction import redact
@@ -35,7 +36,7 @@ from fedsweep.tracking.past import PastRun, adopt, history
 from fedsweep.tracking.read import read_sweep
 from fedsweep.tracking.store import tracking_uri
 from fedsweep.trial.checkpoint import open_storage
-from fedsweep.trial.trial import CLIENT_APP, quiet_flower
+from fedsweep.trial.trial import CLIENT_APP
 
 _log = logging.getLogger("fedsweep.sweep")
 
@@ -64,7 +65,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     """
     first = plan.trials[0].config
     outcome = Outcome(plan.trials)
-    quiet_flower()
+    quiet()
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
         stack.enter_context(only_driver(plan.name, first))

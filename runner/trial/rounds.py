@@ -6,17 +6,15 @@ share of clients that must reply, a count of the replies that were used, and a t
 evaluate them.
 """
 
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy, fedavg
+from flwr.serverapp.strategy import Strategy
 
+from fedsweep.engine.flower import sampling_from_a_range
 from fedsweep.engine.grid import EngineGrid, Trace
 from fedsweep.errors import TrialError
 from fedsweep.links import CLUSTERING_QUERIES
@@ -107,7 +105,7 @@ def run_rounds(
             grid.online = loop.online(number)
         with (
             seeded_globals(derive_seed(loop.seed, "round", number, "train")),
-            _sampling_from_a_range(),
+            sampling_from_a_range(),
         ):
             messages = list(strategy.configure_train(number, arrays, loop.train_config, grid))
         train = grid.drain()
@@ -194,7 +192,7 @@ def evaluate_round(
     config = ConfigRecord({**loop.evaluate_config, **({"test-own": SLICE} if personal else {})})
     with (
         seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")),
-        _sampling_from_a_range(),
+        sampling_from_a_range(),
     ):
         asked = list(strategy.configure_evaluate(number, arrays, config, grid))
     if not (loop.held_out or personal):  # what is left to be said is which of several models fits
@@ -210,47 +208,6 @@ def evaluate_round(
     if alone := own_scores(replies):
         scores = replace(scores or TestScores(), alone=alone)
     return metrics, scores
-
-
-@contextmanager
-def _sampling_from_a_range() -> Iterator[None]:
-    """Have Flower's strategies sample from the grid's range of nodes: Flower lists all nodes twice, a million a round.
-
-    ``random.sample`` draws the same nodes from a range as from a list. Only within ``seeded_globals``, which lets one
-    thread in at a time: Flower's module is the process's too.
-    """
-    names = vars(fedavg)
-    ours = {"sample_nodes": _sample_nodes, "list": _Nodes}
-    theirs = {name: names[name] for name in ours if name in names}
-    names.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            del names[name]
-        names.update(theirs)
-
-
-class _Nodes(list[int]):
-    """What ``list`` means in the module of Flower's FedAvg meanwhile: a range stays one."""
-
-    def __new__(cls, nodes: Iterable[int]) -> Any:
-        """Return the nodes as they are, if they are a range."""
-        return nodes if isinstance(nodes, range) else list(nodes)
-
-
-def _sample_nodes(
-    grid: Grid, min_available_nodes: int, sample_size: int
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Do what Flower's ``sample_nodes`` does, but refuse at once where it would wait for ever."""
-    nodes = grid.get_node_ids()
-    assert isinstance(nodes, Sequence)
-    if len(nodes) < max(min_available_nodes, sample_size):
-        raise TrialError(
-            f"the strategy samples {sample_size} of {min_available_nodes} clients or more, but there are {len(nodes)}; "
-            "lower strategy.min_train_nodes, min_evaluate_nodes or min_available_nodes, or raise num_clients"
-        )
-    return random.sample(nodes, sample_size), nodes
 
 
 def _senders(replies: Iterable[Message]) -> list[int]:

@@ -1,7 +1,6 @@
 """One trial from start to end, in a straight line: start reading here."""
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,11 +51,6 @@ class Split:
     def on(self, images: ImageData) -> FederatedData:
         """Join the split with the images it was made for."""
         return FederatedData(images, self.train_rows, self.eval_rows, self.shift)
-
-
-def quiet_flower() -> None:
-    """Leave out what Flower logs about each message; its warnings stay."""
-    logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
 def run_trial(

@@ -8,14 +8,14 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
-from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
 from fedsweep.client.app import make_client_app
 from fedsweep.config import ModelConfig
+from fedsweep.engine.flower import empty_run, identify
 from fedsweep.models import build_model
 from fedsweep.seeding import derive_seed
+from fedsweep.strategies.insides import aggregate_arrayrecords
 from fedsweep.training import pool as pool_module
 from fedsweep.training.arrays import (
     load_weights,
@@ -74,10 +74,9 @@ class FakeData:
 
 
 @pytest.fixture(autouse=True)
-def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
+def _identity() -> None:
     """A message can only be made in a process that has a Flower identity."""
-    for key in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, key, 1)
+    identify(empty_run())
 
 
 @pytest.fixture

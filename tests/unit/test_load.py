@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedsweep.engine import load
+from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.load import LoadSampler, TaskMeter, load_mod, node_load
 
 
@@ -151,10 +151,9 @@ def context() -> Context:
 
 
 @pytest.fixture(autouse=True)
-def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
+def _identity() -> None:
     """A message can only be made in a process that has a Flower identity."""
-    for key in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, key, 1)
+    identify(empty_run())
 
 
 def test_the_mod_adds_the_load() -> None:

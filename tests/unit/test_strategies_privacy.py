@@ -8,7 +8,6 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
-from flwr.serverapp.exception import AggregationError
 
 from fedsweep.client.clipping import clipping_mod
 from fedsweep.config import PrivacyConfig, StrategyConfig, TrialConfig
@@ -17,6 +16,7 @@ from fedsweep.errors import ConfigError
 from fedsweep.seeding import seeded_globals
 from fedsweep.strategies import build_strategy, wrap_privacy
 from fedsweep.strategies.base import Resumable
+from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.privacy import AdaptiveNorm, clip
 from fedsweep.strategies.state import load_strategy_state, strategy_state
 from tests.fakes import FakeGrid, halfway_app, record, values

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord
-from flwr.serverapp.exception import AggregationError
 
 from fedsweep.config import StrategyConfig
 from fedsweep.strategies import build_strategy
+from fedsweep.strategies.insides import AggregationError
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 

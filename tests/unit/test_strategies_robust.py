@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import multikrum
 from scipy.stats import trim_mean
 
 from fedsweep.config import StrategyConfig, TrialConfig
 from fedsweep.errors import ConfigError
 from fedsweep.strategies import build_strategy
+from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.robust import (
     around_the_median,
     krum_scores,
