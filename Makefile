@@ -1,6 +1,6 @@
 # Every target sets up what it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep reproduce smoke ui test test-fast check docs format bench soak mutants lock clean
+.PHONY: help setup sweep reproduce smoke ui test test-fast test-flower check docs format bench soak mutants lock clean
 
 PYTHON ?= python3
 SWEEP ?= default
@@ -9,17 +9,19 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-bench/.installed
+FLOWER ?= 1.41
+OTHER := .venv-flower-$(FLOWER)
 
 help: ## print this help
 	@echo "fedsweep: sweeps of (clustered) federated-learning experiments"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "variables: SWEEP=name (a file of configs/sweep), ARGS='key=value axis=a,b --dry-run', PYTHON=python3.12"
 
 setup: $(STAMP) ## make .venv as requirements.lock says (other targets do it when the lock changed)
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
-		f"fedsweep needs Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}; use make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else \
+		f"fedsweep needs Python 3.11 to 3.14, but $(PYTHON) is {v[0]}.{v[1]}; use make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
@@ -43,6 +45,18 @@ test: $(STAMP) ## the test suite, in two processes: make test ARGS="-n 0 tests/u
 
 test-fast: $(STAMP) ## what the code computes, without Ray, in about a minute: for daily work
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/golden $(ARGS)
+
+test-flower: $(OTHER)/.installed ## the contract tests on another Flower: make test-flower FLOWER=1.41
+	@$(OTHER)/bin/python -c 'import flwr.supercore.version as v; print("Flower", v.package_version)'
+	@$(OTHER)/bin/python -m pytest -n 2 --dist loadfile tests/contract $(ARGS)
+
+# What the lock says of everything else, but for what a release of Flower pins itself.
+$(OTHER)/.installed: pyproject.toml requirements.lock $(STAMP)
+	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(OTHER)
+	grep -vE '^(flwr|uv|certifi)==' requirements.lock > $(OTHER)/constraints.txt
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(OTHER)/bin/python \
+		--constraint $(OTHER)/constraints.txt --group dev --editable . 'flwr[simulation]==$(FLOWER).*'
+	@touch $(OTHER)/.installed
 
 check: $(STAMP) ## lint, format, types, arrows between rooms, dependencies, links of the docs
 	@$(BIN)/ruff check .
@@ -77,9 +91,9 @@ format: $(STAMP) ## mend lint and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: $(STAMP) ## pin anew what pyproject.toml asks for, for Python 3.11 to 3.13
+lock: $(STAMP) ## pin anew what pyproject.toml asks for, for Python 3.11 to 3.14
 	$(BIN)/python -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-header --no-annotate \
 		--group dev pyproject.toml --output-file requirements.lock
 
 clean: ## remove the environment and all results of this folder
-	rm -rf .venv .venv-bench outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-flower-* outputs .pytest_cache .mypy_cache .ruff_cache
