@@ -12,7 +12,7 @@ what                         why there is no public way
 ``empty_run``, ``Run``       what a Grid's ``set_run`` takes
 ``remote_record``,           an ArrayRecord whose arrays stay where they are until they are read
 ``reference_of, size_of``
-``sampling_from_a_range``    FedAvg lists all nodes, and waits for ever where there are too few
+``sampling``                 FedAvg lists all nodes, and waits for ever where there are too few
 ``CLIENT_RAISED, _GONE``     the codes by which Flower's error replies say why
 ``node_config``              the keys under which a ClientApp finds its partition
 ``Mod``                      the type of what ``ClientApp(mods=...)`` takes
@@ -56,7 +56,7 @@ __all__ = [
     "quiet",
     "reference_of",
     "remote_record",
-    "sampling_from_a_range",
+    "sampling",
     "set_message_id",
     "size_of",
 ]
@@ -179,17 +179,35 @@ def size_of(record: ArrayRecord) -> int:
 
 # How FedAvg samples
 
+Choose = Callable[[Sequence[int], int], Sequence[int]]
+"""Of these nodes, so many: those that are asked."""
+
 
 @contextmanager
-def sampling_from_a_range() -> Iterator[None]:
-    """Have Flower's strategies sample from the grid's range of nodes.
+def sampling(choose: Choose = random.sample) -> Iterator[None]:
+    """Have Flower's strategies ask the nodes that are chosen of the grid's, by chance as a rule.
 
     Flower lists all nodes twice, a million a round. ``random.sample`` draws the same nodes from a
     range as from a list. Only within :func:`fedsweep.seeding.seeded_globals`, which lets one thread
     in at a time: Flower's module is the process's too.
     """
+
+    def sample_nodes(
+        grid: Grid, min_available_nodes: int, sample_size: int
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Do what Flower's does, but refuse at once where it would wait for ever."""
+        nodes = grid.get_node_ids()
+        assert isinstance(nodes, Sequence)
+        if len(nodes) < max(min_available_nodes, sample_size):
+            raise TrialError(
+                f"the strategy samples {sample_size} of {min_available_nodes} clients or more, but "
+                f"there are {len(nodes)}; lower strategy.min_train_nodes, min_evaluate_nodes or "
+                "min_available_nodes, or raise num_clients"
+            )
+        return choose(nodes, sample_size), nodes
+
     names = vars(fedavg)
-    ours = {"sample_nodes": _sample_nodes, "list": _Nodes}
+    ours = {"sample_nodes": sample_nodes, "list": _Nodes}
     theirs = {name: names[name] for name in ours if name in names}
     names.update(ours)
     try:
@@ -206,18 +224,3 @@ class _Nodes(list[int]):
     def __new__(cls, nodes: Iterable[int]) -> Any:
         """Return the nodes as they are, if they are a range."""
         return nodes if isinstance(nodes, range) else list(nodes)
-
-
-def _sample_nodes(
-    grid: Grid, min_available_nodes: int, sample_size: int
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Do what Flower's ``sample_nodes`` does, but refuse at once where it would wait for ever."""
-    nodes = grid.get_node_ids()
-    assert isinstance(nodes, Sequence)
-    if len(nodes) < max(min_available_nodes, sample_size):
-        raise TrialError(
-            f"the strategy samples {sample_size} of {min_available_nodes} clients or more, but "
-            f"there are {len(nodes)}; lower strategy.min_train_nodes, min_evaluate_nodes or "
-            "min_available_nodes, or raise num_clients"
-        )
-    return random.sample(nodes, sample_size), nodes

@@ -9,15 +9,17 @@ evaluate them.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedsweep.engine.flower import sampling_from_a_range
+from fedsweep.engine.flower import sampling
 from fedsweep.engine.grid import EngineGrid, Trace
 from fedsweep.errors import TrialError
 from fedsweep.links import CLUSTERING_QUERIES
+from fedsweep.policies import Aggregation, Policies, Underway
 from fedsweep.seeding import derive_seed, seeded_globals
 from fedsweep.strategies import Layout, is_weighted_mean
 from fedsweep.strategies.base import models_of
@@ -43,6 +45,7 @@ class Loop:
     held_out: bool = True  # whether any client has examples to be evaluated on
     evaluate_personal: Literal["last", "always"] = "last"
     partial_means: bool = True  # False: every reply reaches the strategy, as in Strategy.start
+    policies: Policies = field(default_factory=Policies)
 
     def evaluates(self, server_round: int) -> bool:
         """Return whether a round is evaluated: every so many, and the last."""
@@ -65,8 +68,9 @@ class Round:
     evaluate: Trace
     seconds: dict[str, float]  # train (to the last reply), aggregate, evaluate
     scores: TestScores | None = None  # of the central test
-    asked: int = 0  # clients that were to train
+    asked: int = 0  # clients that were asked to train
     used: int = 0  # clients whose replies made the new model
+    virtual_s: float = 0.0  # since the trial began; no time passes without a clock
 
 
 def run_rounds(
@@ -76,8 +80,9 @@ def run_rounds(
     loop: Loop,
     first_round: int = 1,
     ask_scores: AskScores | None = None,
+    underway: Underway | None = None,
 ) -> Iterator[Round]:
-    """Yield each round as it ends.
+    """Yield each round as it ends: what a round is, the loop's policies say.
 
     Parameters
     ----------
@@ -90,6 +95,8 @@ def run_rounds(
     ask_scores : callable, optional
         Has a round's models tested, given the round and its arrays: it sends them, and returns what waits for their
         scores. Hosts that have no client left to evaluate go on with it.
+    underway : Underway, optional
+        The tasks that are under way, changed in place; nothing at first.
 
     Raises
     ------
@@ -98,46 +105,42 @@ def run_rounds(
         when the strategy made no model of what came; it carries their errors.
     """
     grid.drain()
-    share, models = loop.min_fit_fraction, models_of(strategy)
+    underway = underway or Underway()
+    models = models_of(strategy)
     for number in range(first_round, loop.num_rounds + 1):
-        clock = _Clock()
+        clock = _Laps()
         if loop.online:
             grid.online = loop.online(number)
-        with (
-            seeded_globals(derive_seed(loop.seed, "round", number, "train")),
-            sampling_from_a_range(),
-        ):
-            messages = list(strategy.configure_train(number, arrays, loop.train_config, grid))
-        train = grid.drain()
-        _answered(number, train, share)
-        grid.weight_key = (
-            "num-examples" if loop.partial_means and is_weighted_mean(strategy) else None
-        )
-        layout: Layout | None = getattr(strategy, "layout", None)
-        grid.carried = frozenset(layout.carried if layout else ())
-        try:
-            replies = grid.send_and_receive(messages, timeout=loop.timeout)
-        finally:
-            grid.weight_key = None
+
+        # Train: ask clients until what arrives makes a model, and read their replies.
+        due, asked, train = _until_due(strategy, grid, arrays, loop, number, underway)
+        replies = _replies(strategy, grid, due, loop, number)
         train += grid.drain()
         clock.lap("train")
-        asked, used, errors = len(messages), _senders(replies), _errors(train, replies)
+
+        # Aggregate, if enough of them can be used.
+        used, errors = _senders(replies), _errors(train, replies)
         failed = {task.node_id for task in train.tasks if task.error}
         train.events += [f"client {n - 1}: {why}" for n, why in errors.items() if n not in failed]
-        _enough(number, len(used), asked, share, errors)
+        if due.dropped:
+            train.events.append(f"the work of {len(due.dropped)} clients was thrown away")
+        share, taken = loop.min_fit_fraction, len(due.taken)
+        _enough(number, len(used), taken, share, errors)
         with seeded_globals(derive_seed(loop.seed, "round", number, "aggregate")):
             new_arrays, train_metrics = strategy.aggregate_train(number, replies)
         if new_arrays is None and used and models.averages_models:
             why = f"the strategy made no model of {len(used)} replies"
             train.events.append(f"{why}; the one before stays")
             used = []
-            _enough(number, 0, asked, share, errors, "were used", why)
+            _enough(number, 0, taken, share, errors, "were used", why)
         arrays = arrays if new_arrays is None else new_arrays
-        del messages, replies, new_arrays  # they hold the round's arrays in the object store
+        del due, replies, new_arrays  # they hold the round's arrays in the object store
         more = grid.drain()
         _answered(number, more, share)
         train += more
         clock.lap("aggregate")
+
+        # Evaluate
         evaluate_metrics = scores = None
         if loop.evaluates(number):
             personal = models.personal_models and loop.tests_personal(number)
@@ -160,7 +163,57 @@ def run_rounds(
             scores,
             asked,
             len(used),
+            underway.now,
         )
+
+
+def _until_due(
+    strategy: Strategy,
+    grid: EngineGrid,
+    arrays: ArrayRecord,
+    loop: Loop,
+    number: int,
+    underway: Underway,
+) -> tuple[Aggregation, int, Trace]:
+    """Ask clients, as the policies say, until what has arrived makes the model of a round.
+
+    Returns
+    -------
+    (Aggregation, int, Trace)
+        What makes it, how many clients were asked meanwhile, and what the grid saw of it.
+    """
+    policies = loop.policies
+    asked, times, trace = 0, 0, Trace()
+    while True:
+        if policies.cohort.opens(underway):
+            again = (times,) if times else ()
+            seed = derive_seed(loop.seed, "round", number, "train", *again)
+            config = ConfigRecord(dict(loop.train_config))  # a task keeps its own while rounds pass
+            with seeded_globals(seed), sampling(partial(policies.cohort.choose, underway)):
+                messages = list(strategy.configure_train(number, arrays, config, grid))
+            underway.begin(messages, number - 1, policies.clock)
+            seen = grid.drain()
+            _answered(number, seen, loop.min_fit_fraction)
+            asked, times, trace = asked + len(messages), times + 1, trace + seen
+        if due := policies.trigger.decide(underway):
+            underway.settle(due)
+            return due, asked, trace
+        underway.advance()
+
+
+def _replies(
+    strategy: Strategy, grid: EngineGrid, due: Aggregation, loop: Loop, number: int
+) -> list[Message]:
+    """Return the replies of the tasks that make the model of a round, in the order of asking."""
+    averages = loop.partial_means and is_weighted_mean(strategy)
+    grid.weight_key = "num-examples" if averages else None
+    layout: Layout | None = getattr(strategy, "layout", None)
+    grid.carried = frozenset(layout.carried if layout else ())
+    taken = sorted(due.taken, key=lambda flight: flight.place)
+    try:
+        return loop.policies.delivery.replies(grid, taken, number, loop.timeout)
+    finally:
+        grid.weight_key = None
 
 
 def evaluate_round(
@@ -192,7 +245,7 @@ def evaluate_round(
     config = ConfigRecord({**loop.evaluate_config, **({"test-own": SLICE} if personal else {})})
     with (
         seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")),
-        sampling_from_a_range(),
+        sampling(),
     ):
         asked = list(strategy.configure_evaluate(number, arrays, config, grid))
     if not (loop.held_out or personal):  # what is left to be said is which of several models fits
@@ -258,7 +311,7 @@ def _enough(
     raise error
 
 
-class _Clock:
+class _Laps:
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now, self._last = now, now()
         self.laps: dict[str, float] = {}

@@ -36,7 +36,7 @@ from fedsweep.engine.flower import (
     quiet,
     reference_of,
     remote_record,
-    sampling_from_a_range,
+    sampling,
     set_message_id,
     size_of,
 )
@@ -316,14 +316,14 @@ def test_flowers_sampling_never_lists_the_nodes() -> None:
     few = {"min_train_nodes": 1, "min_evaluate_nodes": 1}
     strategy = FedAvg(fraction_train=1e-11, fraction_evaluate=2e-11, **few)
     grid, record = grid_of(len(MANY)), ArrayRecord()
-    with sampling_from_a_range():
+    with sampling():
         train = list(strategy.configure_train(1, record, ConfigRecord(), grid))
         evaluate = list(strategy.configure_evaluate(1, record, ConfigRecord(), grid))
     assert (len(train), len(evaluate)) == (10, 20)
     assert all(message.metadata.dst_node_id in MANY for message in train + evaluate)
 
 
-def test_sampling_from_a_range_draws_the_nodes_that_flower_draws() -> None:
+def test_sampling_draws_the_nodes_that_flower_draws() -> None:
     grid, strategy = grid_of(50), FedAvg(fraction_train=0.3)
 
     def drawn() -> list[int]:
@@ -332,14 +332,14 @@ def test_sampling_from_a_range_draws_the_nodes_that_flower_draws() -> None:
 
     with seeded_globals(7):
         theirs = drawn()
-    with seeded_globals(7), sampling_from_a_range():
+    with seeded_globals(7), sampling():
         ours = drawn()
     assert ours == theirs
     assert len(set(ours)) == 15
 
 
 def test_flowers_module_is_left_as_it_was() -> None:
-    with sampling_from_a_range():
+    with sampling():
         assert fedavg.sample_nodes is not strategy_utils.sample_nodes
     assert fedavg.sample_nodes is strategy_utils.sample_nodes
     assert "list" not in vars(fedavg)
@@ -348,7 +348,7 @@ def test_flowers_module_is_left_as_it_was() -> None:
 def test_too_few_nodes_are_refused_where_flower_would_wait() -> None:
     strategy = FedAvg(min_available_nodes=4)
     with (
-        sampling_from_a_range(),
+        sampling(),
         pytest.raises(TrialError, match="3 of 4 clients or more.* are 3;"),
     ):
         list(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid_of(3)))

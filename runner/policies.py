@@ -1,0 +1,303 @@
+"""What a round is, said by four small policies; the round loop (``runner/trial/rounds.py``) follows them.
+
+Who is asked and when (:class:`Cohort`), how long a task takes (:class:`Clock`), when what has
+arrived becomes a new model (:class:`Trigger`), and how the replies of tasks come in
+(:class:`Delivery`). The defaults are synchronous rounds without a clock: the strategy's own sample
+is asked, everything arrives at once, and the round waits for all of it.
+
+Time here is virtual: a task's result is a function of the model it starts from, the client and the
+seed, so a machine may compute it whenever it likes, and the clock alone says when it arrives. Tasks
+arrive in the order of (virtual time, node id), never in that of this machine.
+
+The loop, for the model of each round::
+
+    while True:
+        if cohort.opens(underway):             # ask: each task names the version it starts from
+            underway.begin(messages, number - 1, clock)
+        if due := trigger.decide(underway):    # what has arrived makes the next model
+            break
+        underway.advance()                     # time passes, to the next arrival
+    underway.settle(due)                       # the rest is thrown away, or goes on
+    strategy.aggregate_train(number, delivery.replies(grid, taken, number, timeout))
+"""
+
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import Any, Protocol
+
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from fedsweep.engine.grid import EngineGrid
+from fedsweep.errors import TrialError
+from fedsweep.strategies.insides import Shared
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A client's task from when it is asked until its reply is used or thrown away."""
+
+    place: int  # in the order of asking, over the whole trial
+    node: int
+    version: int  # models made before the one that it starts from
+    began: float  # virtual seconds
+    ends: float  # virtual seconds at which the reply arrives; inf: never
+    message: Message = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """Which tasks make the next model.
+
+    The strategy gets their replies in the order in which they were asked, so that sums do not
+    depend on who was fast. Tasks that are neither taken nor dropped go on, from where they began.
+    """
+
+    at: float  # virtual seconds
+    taken: Collection[Flight]
+    dropped: Collection[Flight] = ()  # thrown away: the clients worked for nothing
+
+
+class Underway:
+    """All tasks under way, and the virtual time; part of a checkpoint.
+
+    Attributes
+    ----------
+    now : float
+        Virtual seconds since the trial began.
+    since : float
+        When the last model was made.
+    arrived : list of Flight
+        Tasks that are done and in no model yet, in order of arrival.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.since = 0.0
+        self.arrived: list[Flight] = []
+        self._in_flight: list[tuple[float, int, Flight]] = []  # a heap of (ends, node, task)
+        self._busy: set[int] = set()
+        self._asked = 0
+
+    @property
+    def busy(self) -> Collection[int]:
+        """Nodes that are at a task, or whose reply waits for a model."""
+        return self._busy
+
+    @property
+    def working(self) -> int:
+        """How many tasks have not arrived yet."""
+        return len(self._in_flight)
+
+    @property
+    def in_flight(self) -> Sequence[Flight]:
+        """Tasks that have not arrived yet, in order of arrival."""
+        return [flight for *_, flight in sorted(self._in_flight, key=_by_arrival)]
+
+    @property
+    def next_arrival(self) -> float:
+        """Virtual seconds at which the next task arrives; inf where none will."""
+        return self._in_flight[0][0] if self._in_flight else inf
+
+    def begin(self, messages: Iterable[Message], version: int, clock: "Clock") -> None:
+        """Begin a task now for each message, from the model of a version.
+
+        Raises
+        ------
+        TrialError
+            A node is asked while it is at another task.
+        """
+        for message in messages:
+            node = message.metadata.dst_node_id
+            if node in self._busy:
+                raise TrialError(f"client {node - 1} was asked while it is at another task")
+            self._busy.add(node)
+            ends = self.now + clock.seconds(message)
+            flight = Flight(self._asked, node, version, self.now, ends, message)
+            heappush(self._in_flight, (ends, node, flight))
+            self._asked += 1
+
+    def advance(self) -> None:
+        """Let time pass until the next task arrives.
+
+        Raises
+        ------
+        TrialError
+            Nothing will arrive any more: the trigger waits for what can't come.
+        """
+        if self.next_arrival == inf:
+            raise TrialError(
+                f"no task arrives after {self.now:g} virtual seconds, and {len(self.arrived)} "
+                "replies are too few for a model"
+            )
+        self.now, _, flight = heappop(self._in_flight)
+        self.arrived.append(flight)
+
+    def settle(self, due: Aggregation) -> None:
+        """Let go of what an aggregation took or dropped; time goes on from there."""
+        gone = {flight.node for flight in (*due.taken, *due.dropped)}  # a node is at one task
+        self._busy -= gone
+        self.arrived = [flight for flight in self.arrived if flight.node not in gone]
+        if due.dropped:
+            self._in_flight = [entry for entry in self._in_flight if entry[1] not in gone]
+            heapify(self._in_flight)
+        self.now = self.since = due.at
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it as a checkpoint holds it; what tasks share is held once."""
+        models: list[ArrayRecord] = []
+        contents: list[list[tuple[str, Any]]] = []
+
+        def keep_model(model: ArrayRecord) -> int:
+            models.append(model)
+            return len(models) - 1
+
+        def keep_content(content: RecordDict) -> int:
+            contents.append(
+                [(k, model(v) if isinstance(v, ArrayRecord) else v) for k, v in content.items()]
+            )
+            return len(contents) - 1
+
+        model, content = Shared(keep_model), Shared(keep_content)
+        flights = [
+            {
+                **{name: getattr(flight, name) for name in _PLAIN},
+                "type": flight.message.metadata.message_type,
+                "content": content(flight.message.content),
+            }
+            for flight in (*self.arrived, *self.in_flight)
+        ]
+        return {
+            "now": self.now,
+            "since": self.since,
+            "asked": self._asked,
+            "arrived": len(self.arrived),
+            "flights": flights,
+            "contents": contents,
+            "models": models,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        self.now, self.since, self._asked = state["now"], state["since"], state["asked"]
+        models = state["models"]
+        contents = [
+            RecordDict({k: models[v] if isinstance(v, int) else v for k, v in content})
+            for content in state["contents"]
+        ]
+        flights = [
+            Flight(
+                **{name: flight[name] for name in _PLAIN},
+                message=Message(contents[flight["content"]], flight["node"], flight["type"]),
+            )
+            for flight in state["flights"]
+        ]
+        self.arrived = flights[: state["arrived"]]
+        self._in_flight = [(f.ends, f.node, f) for f in flights[state["arrived"] :]]
+        heapify(self._in_flight)
+        self._busy = {flight.node for flight in flights}
+
+
+def _by_arrival(entry: tuple[float, int, Flight]) -> tuple[float, int]:
+    return entry[:2]
+
+
+_PLAIN = ("place", "node", "version", "began", "ends")
+
+
+class Cohort(Protocol):
+    """Who is asked, and when."""
+
+    def opens(self, underway: Underway) -> bool:
+        """Return whether clients are asked now; looked at after each arrival."""
+
+    def choose(self, underway: Underway, nodes: Sequence[int], size: int) -> Sequence[int]:
+        """Return the nodes to ask, where the strategy wants so many of these.
+
+        Draws are from the global ``random``, which is seeded for each time that clients are asked.
+        """
+
+
+class Clock(Protocol):
+    """How long tasks take."""
+
+    def seconds(self, message: Message) -> float:
+        """Return the virtual seconds from asking a client to its reply; inf where none comes."""
+
+
+class Trigger(Protocol):
+    """When what has arrived becomes a new model."""
+
+    def decide(self, underway: Underway) -> Aggregation | None:
+        """Return what makes the next model; None: wait for the next arrival."""
+
+
+class Delivery(Protocol):
+    """How the replies of tasks that are taken come in, and as what the strategy sees them."""
+
+    def replies(
+        self, grid: EngineGrid, taken: Sequence[Flight], number: int, timeout: float | None
+    ) -> list[Message]:
+        """Return the replies that count, for the model of a round.
+
+        Their staleness is ``number - 1 - flight.version`` models. Where ``grid.weight_key`` is set
+        hosts average replies to tasks of one content; who has to see each reply sets it to None.
+        """
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The strategy's own sample, drawn evenly, once for each model."""
+
+    def opens(self, underway: Underway) -> bool:
+        """Return whether nobody is at a task."""
+        return not underway.busy
+
+    def choose(self, underway: Underway, nodes: Sequence[int], size: int) -> Sequence[int]:
+        """Return a sample of the size, as Flower draws it."""
+        del underway
+        return random.sample(nodes, size)
+
+
+@dataclass(frozen=True)
+class NoClock:
+    """No time passes."""
+
+    def seconds(self, message: Message) -> float:
+        """Return 0."""
+        del message
+        return 0.0
+
+
+@dataclass(frozen=True)
+class WaitForAll:
+    """A model is made of everything that was asked for, once it is there."""
+
+    def decide(self, underway: Underway) -> Aggregation | None:
+        """Wait while anything will arrive; what never will is dropped."""
+        if underway.next_arrival < inf:
+            return None
+        return Aggregation(underway.now, list(underway.arrived), underway.in_flight)
+
+
+@dataclass(frozen=True)
+class WhenTaken:
+    """Clients work when their replies are taken: what is thrown away is never computed."""
+
+    def replies(
+        self, grid: EngineGrid, taken: Sequence[Flight], number: int, timeout: float | None
+    ) -> list[Message]:
+        """Return what comes within the timeout, as it comes."""
+        del number
+        return grid.send_and_receive([flight.message for flight in taken], timeout=timeout)
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What a round is."""
+
+    cohort: Cohort = Sampled()
+    clock: Clock = NoClock()
+    trigger: Trigger = WaitForAll()
+    delivery: Delivery = WhenTaken()
