@@ -32,7 +32,7 @@ from safetensors.numpy import save as save_tensors
 from fedsweep.errors import CheckpointError
 from fedsweep.records import LoadSample, RoundRecord
 
-VERSION = 1
+VERSION = 2  # of what a state holds
 _ENTRY = re.compile(r"\d{6,9}\.json")
 _STATE = re.compile(r"\d{6,9}\.safetensors")
 KEPT = 2

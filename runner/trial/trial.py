@@ -20,6 +20,7 @@ from fedsweep.engine.executors import Host
 from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import TrialError
+from fedsweep.policies import Underway
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_layout, wrap_privacy
@@ -42,7 +43,7 @@ TrialEvent = TrialStarted | RoundRecord | TrialPaused | TrialResult
 
 @dataclass(frozen=True)
 class Split:
-    """Who holds which rows, apart from the images, which stand in the object store once per node."""
+    """Who holds which rows, apart from the images, which are in the object store once per node."""
 
     train_rows: Sequence[np.ndarray]
     eval_rows: Sequence[np.ndarray]
@@ -66,7 +67,8 @@ def run_trial(
 ) -> Iterator[TrialEvent]:
     """Run a trial and yield what happens: its start, round 0, each round, its result.
 
-    With a checkpoint it goes on from there: it yields the records of the rounds behind it again, then new ones.
+    With a checkpoint it goes on from there: it yields the records of the rounds behind it again,
+    then new ones.
 
     Parameters
     ----------
@@ -77,8 +79,8 @@ def run_trial(
     hosts : list of Host, optional
         Client hosts; without them every client runs in this process.
     checkpoints : CheckpointStore, optional
-        Where to go on from, and where to keep what it needs. A round's checkpoint is written before it is yielded.
-
+        Where to go on from, and where to keep what it needs. A round's checkpoint is written
+        before it is yielded.
     rungs : sequence of int
         Rounds at which it waits: it ends paused after the first that is not behind its checkpoint.
     lost : str
@@ -95,83 +97,141 @@ def run_trial(
     data = split.on(images)
     saved = checkpoints.load() if checkpoints else None
     yield TrialStarted(config.key, data.summary(config), saved.round + 1 if saved else 0)
-    grid = make_grid(config, data, hosts, images_ref or images, split_ref or split)
-    initial, layout = initial_model(grid)
-    strategy = make_strategy(config, data.shift, layout)
-    clustered = strategy if isinstance(strategy, Clustered) else None
-    has = models_of(strategy)
-    central = _CentralTest(config, grid, data, clustered, has)
-    loop = Loop(
-        num_rounds=config.rounds,
-        seed=config.seed,
-        train_config=train_config(config.training),
-        evaluate_every=config.evaluate_every,
-        timeout=config.resources.round_timeout_s,
-        min_fit_fraction=config.strategy.min_fit_fraction,
-        online=config.online,
-        held_out=data.holds_out,
-        evaluate_personal=config.evaluate_personal,
+    trial = _Trial(
+        config, data, make_grid(config, data, hosts, images_ref or images, split_ref or split)
     )
-    rules = StopRules(config.stop)
-    if saved:
-        arrays, ledger = _restore(saved, strategy, grid)
-        known = saved.records
-    else:
-        arrays, ledger = initial, Ledger()
-        scores = central.score(0, arrays)
-        first = initial_record(scores, data.label_counts())
-        known = (replace(first, time_s=time.time(), events=_said(config, layout)),)
+
+    # What is known: the rounds behind the checkpoint, or the initial model.
+    known = trial.go_on(saved) if saved else trial.begin()
     for record in known:
-        rules.update(record, loop.evaluates(record.round))
+        trial.rules.update(record, trial.loop.evaluates(record.round))
         yield record
-    earlier_s = rules.seconds
+    earlier_s = trial.rules.seconds
+
+    # Rounds, up to the last, a rung or a rule that ends it.
     rung = next((number for number in rungs if number >= max(record.round, 1)), None)
     unsaved = [] if saved else [record]
-    scores = None
-    clock = time.perf_counter()
-    goes_on = not rules.reason and record.round != rung
-    for done in (
-        run_rounds(strategy, grid, arrays, loop, record.round + 1, central.ask) if goes_on else ()
-    ):
-        arrays, scores = done.arrays, done.scores
-        groups = data.groups_in(data.phase(done.number))
-        now = time.perf_counter()
-        online = config.online(done.number)
-        record = round_record(done, groups, clustered, scores, ledger, now - clock, online)
-        clock = now
-        stopped = rules.update(record, loop.evaluates(done.number))
-        events = (*record.events, f"stopped: {stopped}") if stopped else record.events
-        record = replace(record, events=events, time_s=time.time())
-        if checkpoints:
-            unsaved.append(record)
-        if checkpoints and (
-            stopped
-            or done.number in (config.rounds, rung)
-            or done.number % config.checkpoint.every == 0
-        ):
-            checkpoints.save(done.number, _state(arrays, strategy, grid, ledger), unsaved)
-            unsaved = []
-        yield record
-        if stopped or done.number == rung:
-            break
-    at_rung = record.round == rung and not rules.reason
+    if not trial.rules.reason and record.round != rung:
+        first = record.round + 1
+        for record in trial.rounds(first):
+            if checkpoints:
+                unsaved.append(record)
+            ends = bool(trial.rules.reason) or record.round in (config.rounds, rung)
+            if checkpoints and (ends or record.round % config.checkpoint.every == 0):
+                checkpoints.save(record.round, trial.state(), unsaved)
+                unsaved = []
+            yield record
+            if ends:
+                break
+
+    # Its end, or a pause.
+    at_rung = record.round == rung and not trial.rules.reason
     if at_rung and not lost:
         yield TrialPaused(record.round)
         return
-    if (
-        scores is None or record.round < config.rounds
-    ):  # ended early, or just after its last checkpoint
-        scores = central.score(record.round, arrays, last=True)
-        if has.personal_models and "3_clients/test_acc" not in record.metrics:
-            grid.online = config.online(record.round)
-            _, own = evaluate_round(strategy, grid, arrays, loop, record.round, personal=True)
+    result = trial.result(record, lost if at_rung else trial.rules.reason)
+    wall_s = earlier_s + time.perf_counter() - begun
+    yield replace(result, summary={**result.summary, "wall_s": wall_s})
+
+
+class _Trial:
+    """A trial between two rounds: what it is made of, and where it stands."""
+
+    def __init__(self, config: TrialConfig, data: FederatedData, grid: EngineGrid) -> None:
+        self.config, self.data, self.grid = config, data, grid
+        self._initial, self._layout = initial_model(grid)
+        self.strategy = make_strategy(config, data.shift, self._layout)
+        self._clustered = self.strategy if isinstance(self.strategy, Clustered) else None
+        self._has = models_of(self.strategy)
+        self._central = _CentralTest(config, grid, data, self._clustered, self._has)
+        self.loop = Loop(
+            num_rounds=config.rounds,
+            seed=config.seed,
+            train_config=train_config(config.training),
+            evaluate_every=config.evaluate_every,
+            timeout=config.resources.round_timeout_s,
+            min_fit_fraction=config.strategy.min_fit_fraction,
+            online=config.online,
+            held_out=data.holds_out,
+            evaluate_personal=config.evaluate_personal,
+        )
+        self.rules = StopRules(config.stop)
+        self._arrays, self._ledger, self._underway = self._initial, Ledger(), Underway()
+        self._scores: TestScores | None = None  # of the last round that ran here
+
+    def begin(self) -> tuple[RoundRecord, ...]:
+        """Test the initial model; return round 0."""
+        scores = self._central.score(0, self._arrays)
+        first = initial_record(scores, self.data.label_counts())
+        return (replace(first, time_s=time.time(), events=_said(self.config, self._layout)),)
+
+    def go_on(self, saved: Checkpoint) -> tuple[RoundRecord, ...]:
+        """Put back what :meth:`state` returned; return the records of the rounds until then."""
+        state = saved.state
+        load_strategy_state(self.strategy, state["strategy"])
+        self.grid.states = {int(node_id): kept for node_id, kept in state["clients"].items()}
+        self._arrays, self._ledger = state["arrays"], Ledger(**state["ledger"])
+        self._underway.load_state_dict(state["underway"])
+        return saved.records
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next round depends on, besides the configuration."""
+        return {
+            "arrays": self._arrays,
+            "strategy": strategy_state(self.strategy),
+            "clients": {str(node_id): state for node_id, state in self.grid.states.items()},
+            "ledger": vars(self._ledger),
+            "underway": self._underway.state_dict(),
+        }
+
+    def rounds(self, first_round: int) -> Iterator[RoundRecord]:
+        """Run rounds and yield their records; the rules have seen each."""
+        clock = time.perf_counter()
+        for done in run_rounds(
+            self.strategy,
+            self.grid,
+            self._arrays,
+            self.loop,
+            first_round,
+            self._central.ask,
+            self._underway,
+        ):
+            self._arrays, self._scores = done.arrays, done.scores
+            groups = self.data.groups_in(self.data.phase(done.number))
+            now = time.perf_counter()
+            record = round_record(
+                done,
+                groups,
+                self._clustered,
+                done.scores,
+                self._ledger,
+                now - clock,
+                self.config.online(done.number),
+            )
+            clock = now
+            stopped = self.rules.update(record, self.loop.evaluates(done.number))
+            events = (*record.events, f"stopped: {stopped}") if stopped else record.events
+            yield replace(record, events=events, time_s=time.time())
+
+    def result(self, last: RoundRecord, stopped: str) -> TrialResult:
+        """Return what came out after the last round, and why it was the last."""
+        scores = self._scores
+        if scores is None or last.round < self.config.rounds:  # ended early, or by its checkpoint
+            scores = self._final_scores(last)
+        models = _models(self._arrays, self._clustered, self._has)
+        return _result(self.config, self.data, models, last, scores, stopped)
+
+    def _final_scores(self, last: RoundRecord) -> TestScores | None:
+        """Score the models that there are now, as the last round does."""
+        scores = self._central.score(last.round, self._arrays, last=True)
+        if self._has.personal_models and "3_clients/test_acc" not in last.metrics:
+            self.grid.online = self.config.online(last.round)
+            _, own = evaluate_round(
+                self.strategy, self.grid, self._arrays, self.loop, last.round, personal=True
+            )
             scores = replace(scores or TestScores(), alone=own.alone) if own else scores
-            grid.drain()
-    models = _models(arrays, clustered, has)
-    result = _result(config, data, models, record, scores, lost if at_rung else rules.reason)
-    yield replace(
-        result, summary={**result.summary, "wall_s": earlier_s + time.perf_counter() - begun}
-    )
+            self.grid.drain()
+        return scores
 
 
 def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
@@ -205,26 +265,6 @@ def make_strategy(config: TrialConfig, shift: Shift, layout: Layout) -> Strategy
         drift_round=shift.drift_round,
     )
     return with_layout(wrap_privacy(strategy, config.privacy.canonical()), layout)
-
-
-def _state(
-    arrays: ArrayRecord, strategy: Strategy, grid: EngineGrid, ledger: Ledger
-) -> dict[str, Any]:
-    """Return all that the next round depends on, besides the configuration."""
-    clients = {str(node_id): state for node_id, state in grid.states.items()}
-    return {
-        "arrays": arrays,
-        "strategy": strategy_state(strategy),
-        "clients": clients,
-        "ledger": vars(ledger),
-    }
-
-
-def _restore(saved: Checkpoint, strategy: Strategy, grid: EngineGrid) -> tuple[ArrayRecord, Ledger]:
-    """Put back what :func:`_state` took."""
-    load_strategy_state(strategy, saved.state["strategy"])
-    grid.states = {int(node_id): state for node_id, state in saved.state["clients"].items()}
-    return saved.state["arrays"], Ledger(**saved.state["ledger"])
 
 
 def client_app(
@@ -267,7 +307,9 @@ def make_grid(
 
 
 def initial_model(grid: EngineGrid) -> tuple[ArrayRecord, Layout]:
-    """Ask a host for the seeded initial model and what its arrays are: a trial process does without torch.
+    """Ask a host for the seeded initial model and what its arrays are.
+
+    So a trial process does without torch.
 
     Raises
     ------

@@ -167,8 +167,8 @@ def test_another_trial_or_version_is_refused(store: CheckpointStore, monkeypatch
         CheckpointError, match="is a checkpoint of trial key, but this is trial other; start over"
     ):
         CheckpointStore(store.url, "other").check()
-    monkeypatch.setattr("fedsweep.trial.checkpoint.VERSION", 2)
-    with pytest.raises(CheckpointError, match="of version 1, but this is version 2"):
+    monkeypatch.setattr("fedsweep.trial.checkpoint.VERSION", 3)
+    with pytest.raises(CheckpointError, match="of version 2, but this is version 3"):
         store.load()
 
 

@@ -269,11 +269,11 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(
     with monkeypatch.context() as patch:
         at_round(patch, 1, dead)
         assert place.run("seed=0")[0].exit_status == 130
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    monkeypatch.setattr(checkpoint, "VERSION", 3)
     words = ["sweep", "default", *WORDS, f"tracking.output={place.out}", "seed=0"]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "is a checkpoint of version 1, but this is version 2; start over with --fresh" in error
+    assert "is a checkpoint of version 2, but this is version 3; start over with --fresh" in error
     assert error.count("\n") == 1
     assert main([*words, "--fresh", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
