@@ -19,11 +19,11 @@ from fedsweep.engine.flower import sampling
 from fedsweep.engine.grid import EngineGrid, Trace
 from fedsweep.errors import TrialError
 from fedsweep.links import CLUSTERING_QUERIES
-from fedsweep.policies import Aggregation, Policies, Underway
 from fedsweep.seeding import derive_seed, seeded_globals
 from fedsweep.strategies import Layout, is_weighted_mean
 from fedsweep.strategies.base import models_of
 from fedsweep.trial.evaluation import QUERY, SLICE, TestScores, own_scores
+from fedsweep.trial.policies import Aggregation, Policies, Underway
 
 AskScores = Callable[[int, ArrayRecord], Callable[[], TestScores] | None]
 

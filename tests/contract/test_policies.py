@@ -16,7 +16,8 @@ from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import TrialError
-from fedsweep.policies import (
+from fedsweep.trial.checkpoint import decode, encode
+from fedsweep.trial.policies import (
     Aggregation,
     Clock,
     Cohort,
@@ -28,7 +29,6 @@ from fedsweep.policies import (
     Underway,
     WaitForAll,
 )
-from fedsweep.trial.checkpoint import decode, encode
 from fedsweep.trial.rounds import Loop, Round, run_rounds
 from tests.apps import add_app, model
 
