@@ -30,6 +30,8 @@ from typing import Any
 
 import psutil
 
+from fedsweep.catalog import CATALOG
+
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 100
 WORDS = (
@@ -54,11 +56,8 @@ ABORTS = ("core_worker_process.cc", "Failed to connect to GCS within")
 that it waits for."""
 PATIENCE_S = 600.0
 """Seconds without a new line after which a session counts as hung."""
-MEASURED = (
-    "5_time/", "6_load/", "0_final/wall_s", "0_final/clustering_s", "0_final/handovers",
-    "0_final/server_", "2_clusters/handovers", "2_clusters/server_",
-)  # fmt: skip
-"""Metrics that are measured, and differ from run to run."""
+SAME_TRAFFIC = "4_comm/mb_client_server"
+"""All clients train here, so that it is the same whoever serves a cluster."""
 _ROUND = re.compile(r"^(.*): round (\d+)/", re.MULTILINE)
 _GOES_ON = re.compile(r"^(.*): goes on after round (\d+)", re.MULTILINE)
 _NAMES = {
@@ -149,7 +148,7 @@ def stored(out: Path) -> tuple[Results, list[str]]:
         twice += [f"{names[run]}: {key} at step {step}" for key, step in doubled]
         learning: dict[str, list[tuple[int, float]]] = {}
         for key, step, value in logged:
-            if not key.startswith(MEASURED):
+            if key == SAME_TRAFFIC or CATALOG.follows(key) == "learning":
                 learning.setdefault(key, []).append((step, value))
         results[names[run]] = statuses[run], tags[run].get("weights_sha256", ""), learning
     return results, twice

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, NoReturn
 
 from fedsweep import __version__, escape
+from fedsweep.catalog import CATALOG
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
 from fedsweep.sweep.compose import (
@@ -183,9 +185,11 @@ def _parser() -> argparse.ArgumentParser:
     best.add_argument(
         "--metric",
         default="client_acc",
-        help="final metric: client_acc, acc, ari, client_acc_p10, ...",
+        help=f"final metric: {', '.join(CATALOG.finals)}",
     )
-    best.add_argument("--lowest", action="store_true", help="lower is better")
+    best.add_argument(
+        "--lowest", action="store_true", help="lower is better, whatever the metric says"
+    )
     for sub in (report, compare, best):
         sub.set_defaults(words=[])
     flush = command(
@@ -220,6 +224,14 @@ def _groups_help() -> str:
         "groups and their options:\n"
         + "\n".join(lines)
         + f"\nsweeps: {', '.join(options('sweep'))}"
+        + "\nmetrics that stop.metric, halving.metric and --target take:\n"
+        + fill(
+            ", ".join(metric.key for metric in CATALOG if metric.watchable),
+            width=100,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+        )
     )
 
 

@@ -57,12 +57,16 @@ class AppError(RunnerError):
     """A host can't build the ClientApp: none of its clients can run."""
 
 
-def unknown(kind: str, given: str, valid: Iterable[str]) -> str:
-    """Return the sentence for an unknown name: the name, the nearest valid one, and all valid ones."""
+def unknown(kind: str, given: str, valid: Iterable[str], among: str = "") -> str:
+    """Return the sentence for an unknown name: the name, the nearest valid one, and all valid ones.
+
+    Where some begin with ``among``, only these are listed.
+    """
     names, given = sorted(valid), shown(given)
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"unknown {kind} '{given}'.{hint} Valid: {', '.join(names)}."
+    told = [name for name in names if name.startswith(among)] or names
+    return f"unknown {kind} '{given}'.{hint} Valid: {', '.join(told)}."
 
 
 def no_room(error: BaseException | None) -> bool:

@@ -4,6 +4,7 @@ import gc
 from functools import cache
 from typing import Any
 
+from fedsweep.catalog import CATALOG
 from fedsweep.config import TrialConfig
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
@@ -13,10 +14,6 @@ from fedsweep.sweep.prepare import make_split
 from fedsweep.trial.trial import run_trial
 
 SMALL = ["num_clients=8", "rounds=3", "training.epochs=1"]
-WALL = ("5_time/", "6_load/")
-"""Sections whose values are measured, and so differ from run to run."""
-SERVERS = ("2_clusters/handovers", "2_clusters/server_", "4_comm/mb_client_server")
-"""Who serves follows the measured load, and a server's own messages cross no link."""
 
 
 @cache
@@ -35,7 +32,11 @@ def events_of(config: TrialConfig, hosts: list[Host] | None = None) -> list[Any]
     import fedsweep.client.app  # noqa: F401  torch is there before the freeze
 
     gc.freeze()  # as in a trial's own process
-    return list(run_trial(config, digits(), make_split(digits(), config), hosts))
+    events = list(run_trial(config, digits(), make_split(digits(), config), hosts))
+    for record in events[1:-1]:
+        undeclared = [key for key in record.metrics if key not in CATALOG]
+        assert not undeclared, f"logged, and not in runner/catalog.py: {undeclared}"
+    return events
 
 
 def outcome(events: list[Any]) -> tuple[str, list[dict[str, float]]]:
@@ -44,9 +45,7 @@ def outcome(events: list[Any]) -> tuple[str, list[dict[str, float]]]:
     assert isinstance(started, TrialStarted)
     assert isinstance(result, TrialResult)
     assert all(isinstance(record, RoundRecord) for record in rounds)
-    learning = [{k: v for k, v in r.metrics.items() if not k.startswith(WALL)} for r in rounds]
-    # It must not change anything else.
-    for metrics in learning:
-        for key in [key for key in metrics if key.startswith(SERVERS)]:
-            del metrics[key]
-    return result.weights_sha256, learning
+    return result.weights_sha256, [
+        {key: value for key, value in record.metrics.items() if CATALOG.follows(key) == "learning"}
+        for record in rounds
+    ]

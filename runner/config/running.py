@@ -5,21 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from fedsweep.catalog import CATALOG
 from fedsweep.config.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
 from fedsweep.config.section import Section, absolute
-from fedsweep.errors import ConfigError, unknown
-
-HELD_OUT = (
-    "3_clients/acc", "3_clients/acc_std", "3_clients/acc_p10", "3_clients/acc_min", "3_clients/acc_jain",
-    "3_clients/loss",
-)  # fmt: skip
-"""Metrics over the clients that hold out examples."""
-LOGGED = (
-    "1_global/acc", "1_global/loss", *HELD_OUT, "3_clients/test_acc", "3_clients/test_acc_p10",
-    "3_clients/test_acc_min", "3_clients/test_loss", "3_clients/train_loss", "4_comm/mb_total", "2_clusters/ari",
-    "2_clusters/ami", "2_clusters/matched", "2_clusters/silhouette",
-)  # fmt: skip
-"""Metrics that a stopping rule may watch."""
+from fedsweep.errors import ConfigError
 
 
 class HostGroup(Section):
@@ -79,20 +68,28 @@ class ResourcesConfig(Section):
     )
 
 
-def _is_logged(name: str) -> str:
-    """Refuse a metric that no trial logs; clustered strategies add diagnostics of their own to ``2_clusters``."""
-    if name not in LOGGED and not name.startswith("2_clusters/"):
-        raise ConfigError(unknown("metric", name, LOGGED))
-    return name
+Mode = Literal["auto", "max", "min"]
+_MODE = "whether more of the metric is better (max), or less (min); auto: as the metric says"
+
+
+def _watched(metric: str) -> str:
+    """Return a metric's key; refuse one that no rule can watch."""
+    CATALOG.watched(metric)
+    return metric
+
+
+def _mode(metric: str, mode: Mode) -> Literal["max", "min"]:
+    """Return whether more of a metric is better, or less."""
+    if mode == "auto":
+        return "min" if CATALOG.watched(metric).better == "lower" else "max"
+    return mode
 
 
 class StopConfig(Section):
     """When a trial ends before its last round: as soon as one of these rules holds, at an evaluated round."""
 
     metric: str = Field("3_clients/acc", description="logged metric that target and patience watch")
-    mode: Literal["max", "min"] = Field(
-        "max", description="whether more of the metric is better, or less"
-    )
+    mode: Mode = Field("auto", description=_MODE)
     target: float | None = Field(
         None,
         ge=-METRIC,
@@ -129,20 +126,29 @@ class StopConfig(Section):
 
     def canonical(self) -> dict[str, Any]:
         """Return the rules that are set; what target and patience watch only where one of them is."""
-        rules = {
-            key: value for key, value in super().canonical().items() if value not in (None, False)
-        }
-        watched = () if self.target is None and self.patience is None else ("metric", "mode")
+        settings = super().canonical() | {"mode": _mode(self.metric, self.mode)}
+        rules = {key: value for key, value in settings.items() if value not in (None, False)}
+        watched = ("metric", "mode") if self.watches else ()
         unused = {"metric", "mode", "min_delta"} - {
             *watched,
             *(("min_delta",) if self.patience else ()),
         }
         return {key: value for key, value in rules.items() if key not in unused}
 
+    @property
+    def watches(self) -> bool:
+        """Whether a rule reads the metric."""
+        return self.target is not None or self.patience is not None
+
+    @property
+    def sign(self) -> float:
+        """Times the metric, more is better."""
+        return 1.0 if _mode(self.metric, self.mode) == "max" else -1.0
+
     @field_validator("metric")
     @classmethod
     def _known(cls, name: str) -> str:
-        return _is_logged(name)
+        return _watched(name)
 
 
 class HalvingConfig(Section):
@@ -156,9 +162,7 @@ class HalvingConfig(Section):
         "3_clients/acc",
         description="logged metric that is compared; one that is missing is the worst",
     )
-    mode: Literal["max", "min"] = Field(
-        "max", description="whether more of the metric is better, or less"
-    )
+    mode: Mode = Field("auto", description=_MODE)
     min_rounds: int = Field(
         1,
         ge=1,
@@ -169,7 +173,13 @@ class HalvingConfig(Section):
 
     def canonical(self) -> dict[str, Any]:
         """Return the rules, where an axis is set."""
-        return super().canonical() if self.axis else {}
+        mode = _mode(self.metric, self.mode)
+        return super().canonical() | {"mode": mode} if self.axis else {}
+
+    @property
+    def sign(self) -> float:
+        """Times the metric, more is better."""
+        return 1.0 if _mode(self.metric, self.mode) == "max" else -1.0
 
     def rungs(self, rounds: int) -> tuple[int, ...]:
         """Return the rounds after which a trial of so many rounds is compared."""
@@ -181,7 +191,7 @@ class HalvingConfig(Section):
     @field_validator("metric")
     @classmethod
     def _known(cls, name: str) -> str:
-        return _is_logged(name)
+        return _watched(name)
 
 
 class CheckpointConfig(Section):

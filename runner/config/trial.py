@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedsweep.catalog import CATALOG, Need
 from fedsweep.config.effects import idle_keys, never_happens
 from fedsweep.config.learning import (
     DatasetConfig,
@@ -16,7 +17,6 @@ from fedsweep.config.learning import (
 )
 from fedsweep.config.ranges import CLIENTS, LONGEST, ROUNDS
 from fedsweep.config.running import (
-    HELD_OUT,
     CheckpointConfig,
     DataConfig,
     HalvingConfig,
@@ -109,11 +109,10 @@ class TrialConfig(Section):
     def _fits_together(self) -> Self:
         """Refuse what can't work before anything starts."""
         n, s = self.num_clients, self.strategy
-        watches = self.stop.target is not None or self.stop.patience is not None
-        for section, on in (("stop", watches), ("halving", bool(self.halving.axis))):
-            metric = getattr(self, section).metric
-            if on and (why := self._never_logged(metric)):
-                raise ConfigError(f"{section}.metric={metric} is never logged: {why}")
+        if self.stop.watches:
+            self._check_watched("stop", self.stop)
+        if self.halving.axis:
+            self._check_watched("halving", self.halving)
         if self.halving.axis and self.halving.min_rounds >= self.rounds:
             raise ConfigError(
                 f"halving.min_rounds={self.halving.min_rounds} is not less than rounds={self.rounds}; lower it"
@@ -207,30 +206,45 @@ class TrialConfig(Section):
         )
         return max(1, self.num_clients - late)
 
-    def _never_logged(self, metric: str) -> str:
-        """Return why trials of these settings never have a metric, and what to change; or nothing."""
+    def _check_watched(self, section: str, rules: StopConfig | HalvingConfig) -> None:
+        """Refuse to watch what trials of these settings never have, or what has no better and worse."""
+        metric = CATALOG.watched(rules.metric)
+        given = f"{section}.metric={rules.metric}"
+        for need in metric.all_needs:
+            if why := self._lacks(need):
+                raise ConfigError(f"{given} is never logged: {why}")
+        if rules.mode == "auto" and not metric.better:
+            raise ConfigError(
+                f"{given} says not which is better; set {section}.mode=max or {section}.mode=min"
+            )
+
+    def _lacks(self, need: Need) -> str:
+        """Return why trials of these settings lack what a metric needs, and what to change; or nothing."""
         has, s = self._models, self.strategy
-        if metric.startswith("1_global/") and not has.has_global_model:
+        no_evaluation = "no client evaluates with strategy.fraction_evaluate=0; raise it"
+        if need is Need.GLOBAL_MODEL and not has.has_global_model:
             return (
                 f"strategy={s.name} has no global model; take 3_clients/acc or 3_clients/test_acc"
             )
-        if metric.startswith("2_clusters/") and not has.clusters_clients:
+        if need is Need.CLUSTERS and not has.clusters_clients:
             return f"strategy={s.name} has no clusters; take another metric or strategy"
-        known = self.shift.name != "none" and self.shift.groups > 1
-        if metric in ("2_clusters/ari", "2_clusters/ami", "2_clusters/matched") and not known:
+        if need is Need.GROUPS and (self.shift.name == "none" or self.shift.groups == 1):
             return "there are no known groups to agree with; set shift and shift.groups"
-        if metric in HELD_OUT and self.partition.eval_fraction == 0:
+        if need is Need.HELD_OUT and self.partition.eval_fraction == 0:
             return (
                 "no client holds out examples with partition.eval_fraction=0; raise it, or take "
                 "3_clients/test_acc or 3_clients/train_loss"
             )
-        personal = metric.startswith("3_clients/test_") and has.personal_models
-        if (personal or metric in HELD_OUT) and s.fraction_evaluate == 0:
-            return "no client evaluates with strategy.fraction_evaluate=0; raise it"
-        if personal and self.evaluate_personal == "last":
-            return (
-                f"not before the last round under strategy={s.name}; set evaluate_personal=always"
-            )
+        if need is Need.HELD_OUT and s.fraction_evaluate == 0:
+            return no_evaluation
+        if need is Need.OWN_TESTED and has.personal_models:
+            if s.fraction_evaluate == 0:
+                return no_evaluation
+            if self.evaluate_personal == "last":
+                return (
+                    f"not before the last round under strategy={s.name}; set "
+                    "evaluate_personal=always"
+                )
         return ""
 
     @property

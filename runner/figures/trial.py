@@ -4,11 +4,12 @@ Pure functions of tables: nothing is read, written or shown here.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsweep.catalog import CATALOG
 from fedsweep.figures.canvas import (
     PALETTE,
     cell,
@@ -161,12 +162,10 @@ def curves(
         One row per client and round: ``round``, ``eval_acc``, ``eval_loss``.
     """
     figure, axes = new_figure(9.5, 3.6, title or "Accuracy and loss", columns=2)
-    panels: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-        ("acc", "accuracy (%)", lambda share: share * 100),
-        ("loss", "loss (cross-entropy, nats)", lambda loss: loss),
-    )
+    panels = (("acc", "accuracy (%)"), ("loss", "loss (cross-entropy, nats)"))
     entries: dict[str, Any] = {}
-    for ax, (kind, label, scale) in zip(axes, panels, strict=True):
+    for ax, (kind, label) in zip(axes, panels, strict=True):
+        factor = CATALOG[f"1_global/{kind}"].factor
         if clients is not None and f"eval_{kind}" in clients:
             scored = clients[clients["eval_acc"].notna()]
             band = (
@@ -179,13 +178,13 @@ def curves(
             if len(band):
                 ax.fill_between(
                     band.index,
-                    scale(band[0.1]),
-                    scale(band[0.9]),
+                    band[0.1] * factor,
+                    band[0.9] * factor,
                     color="#888888",
                     alpha=0.25,
                     lw=0,
                 )
-                [middle] = ax.plot(band.index, scale(band[0.5]), color="#666666", lw=1.2, ls="--")
+                [middle] = ax.plot(band.index, band[0.5] * factor, color="#666666", lw=1.2, ls="--")
                 entries.setdefault("clients: median, 10-90%", middle)
         found = {
             int(m[1]): c
@@ -194,12 +193,12 @@ def curves(
         }
         for cluster, colour in zip(sorted(found), distinct_colours(len(found)), strict=True):
             drawn = _line(
-                ax, metrics["round"], scale(metrics[found[cluster]]), color=colour, lw=1.3
+                ax, metrics["round"], metrics[found[cluster]] * factor, color=colour, lw=1.3
             )
             if len(found) <= 12 or cluster in (min(found), max(found)):
                 entries.setdefault(f"cluster {cluster}", drawn)
         if f"1_global/{kind}" in metrics:
-            values = scale(metrics[f"1_global/{kind}"])
+            values = metrics[f"1_global/{kind}"] * factor
             drawn = _line(ax, metrics["round"], values, color="black", lw=2)
             entries.setdefault("global model", drawn)
         ax.set(xlabel="round", ylabel=label)

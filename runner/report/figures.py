@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fedsweep.catalog import CATALOG
 from fedsweep.config import TrialConfig
 from fedsweep.figures import trial as trials
 from fedsweep.figures.canvas import Extras
@@ -31,8 +32,8 @@ def sweep_figures(sweep: "StoredSweep", rows: "Trials", curves: pd.DataFrame) ->
     rows : Trials
         Its trials, in its order.
     curves : pd.DataFrame
-        A row per trial and round: ``trial``, ``panel``, ``line``, ``round``, ``mb``, ``acc``,
-        ``loss``, ``acc_nan``, ``loss_nan``.
+        A row per trial and round: ``trial``, ``panel``, ``line``, ``round``, ``mb``, and for each
+        curve of the catalog ``acc``, ``acc_nan``.
     """
     pictures = Extras()
 
@@ -51,11 +52,12 @@ def sweep_figures(sweep: "StoredSweep", rows: "Trials", curves: pd.DataFrame) ->
         return found[0] if found else None
 
     curves = curves[curves["trial"].isin(rows.finished.index[rows.finished])]
-    for value, label in (("acc", "mean client accuracy (%)"), ("loss", "mean client loss (nats)")):
+    for value, (first, *_) in CATALOG.curves.items():
         for x, axis in (("round", "rounds"), ("mb", "megabytes")):
             if (curves[value].notna() & curves[x].notna()).any():
-                draw(f"{value}_over_{axis}", sweeps.over, curves, x, value, label)
-    for metric in (name for name in ("client_acc", "acc", "ari") if name in rows.metrics):
+                told = first.axis_label, first.factor
+                draw(f"{value}_over_{axis}", sweeps.over, curves, x, value, *told)
+    for metric in (name for name in CATALOG.ranked if name in rows.metrics):
         if _CLUSTERS in rows.axes and rows.metrics[metric].notna().any():
             draw(f"{metric}_by_clusters", cluster_effect, rows, metric)
     labels = curves.drop_duplicates("trial").set_index("trial")[["panel", "line"]]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsweep.catalog import CATALOG
 from fedsweep.figures.canvas import (
     colorbar,
     distinct_colours,
@@ -29,8 +30,10 @@ _STYLES = ("-", "--", "-.", ":")
 _POINTS = 60  # where curves over megabytes are read off
 
 
-def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = "") -> "Figure":
-    """Show a value over ``round`` or ``mb``: mean and deviation over seeds, a line each, a panel each.
+def over(
+    curves: "pd.DataFrame", x: str, value: str, label: str, factor: float = 1.0, title: str = ""
+) -> "Figure":
+    """Show a value, times a factor, over ``round`` or ``mb``: mean and deviation over seeds, a line each, a panel each.
 
     Where the value of a seed was NaN (``<value>_nan``) the mean is none, as in a report's tables:
     the line has a gap, and the legend says how many diverged, and how many ended before others.
@@ -39,14 +42,13 @@ def over(curves: "pd.DataFrame", x: str, value: str, label: str, title: str = ""
     figure, axes, panels, lines = _panels(
         curves, title or f"{label.capitalize()} over {_TITLES[x]}"
     )
-    scale = 100 if value.endswith("acc") else 1
     entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
         for i, (line, colour) in enumerate(lines.items()):
             part = curves[(curves["panel"] == panel) & (curves["line"] == line)]
             if part.empty:
                 continue
-            rows = _aligned(part, x, value) * scale
+            rows = _aligned(part, x, value) * factor
             whole = rows.loc[:, ~_lost(part, x, value, rows.columns)].reindex(columns=rows.columns)
             middle, spread = whole.mean(), whole.std(ddof=1 if len(rows) > 1 else 0).fillna(0)
             marker = "o" if len(middle) == 1 else None
@@ -215,7 +217,7 @@ def axis_effect(
     panels = [None] if panel is None else list(rows[panel].unique())
     lines = [None] if line is None else list(rows[line].unique())
     figure, axes = new_figure(1.2 + 3.2 * len(panels), 3.6, title, columns=len(panels), sharey=True)
-    percent = metric.endswith("acc")
+    told = CATALOG.final(metric)
     values = list(
         pd.unique(rows[x].sort_values())
     )  # evenly spaced: the values of an axis are often powers of two
@@ -227,7 +229,7 @@ def axis_effect(
             part = part if line is None else part[part[line] == name]
             if part[metric].isna().all():
                 continue
-            scores = part[metric] * (100 if percent else 1)
+            scores = part[metric] * told.factor
             groups = scores.groupby(part[x])
             mean, spread = (
                 groups.agg(lambda of: of.mean(skipna=False)).sort_index(),
@@ -250,18 +252,10 @@ def axis_effect(
         ax.grid(alpha=0.25)
         if panel is not None:
             ax.set_title(f"{names.get(panel, panel)}: {value}", fontsize=9)
-    axes[0].set_ylabel(_METRICS.get(metric, metric))
+    axes[0].set_ylabel(told.axis_label)
     if line is not None:
         legend(axes[-1], entries, title=names.get(line, line))
     return figure
-
-
-_METRICS = {
-    "client_acc": "mean client accuracy (%)",
-    "acc": "global accuracy (%)",
-    "ari": "agreement with the true groups (ARI)",
-    "wall_s": "wall time (s)",
-}
 
 
 def _panels(

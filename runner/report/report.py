@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from fedsweep import escape
+from fedsweep.catalog import CATALOG, Metric
 from fedsweep.config import TrialConfig
 from fedsweep.config.section import short_names
-from fedsweep.errors import RunnerError
+from fedsweep.errors import RunnerError, unknown
 from fedsweep.escape import storable
 from fedsweep.records import TrialRow
 from fedsweep.report import text as report_text
@@ -30,39 +31,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fedsweep.report")
 
-METRICS = {
-    "client_acc": ("client accuracy (%)", 100.0, 1),
-    "client_test_acc": ("client test accuracy (%)", 100.0, 1),
-    "acc": ("global accuracy (%)", 100.0, 1),
-    "client_acc_p10": ("worst 10% (%)", 100.0, 1),
-    "client_acc_min": ("worst client (%)", 100.0, 1),
-    "client_acc_jain": ("Jain's index", 1.0, 3),
-    "ari": ("ARI", 1.0, 2),
-    "ami": ("AMI", 1.0, 2),
-    "matched": ("matched (%)", 100.0, 1),
-    "clusters": ("clusters found", 1.0, 1),
-    "stable_since": ("stable since round", 1.0, 1),
-    "clustering_s": ("clustering (s)", 1.0, 3),
-    "handovers": ("handovers", 1.0, 1),
-    "server_tenure": ("tenure (rounds)", 1.0, 1),
-    "server_gini": ("servers' Gini", 1.0, 2),
-    "server_regret": ("regret", 1.0, 3),
-    "server_spearman": ("load-examples Spearman", 1.0, 2),
-    "rounds_to_target": ("rounds to target", 1.0, 1),
-    "mb_to_target": ("MB to target", 1.0, 1),
-    "wall_s": ("time (s)", 1.0, 1),
-}
-"""Metric -> heading, factor and decimals in a table that is read."""
-
-_MORE = ("client_acc_p10", "client_acc_min", "client_acc_jain", "ami", "matched", "clusters", "stable_since",
-         "clustering_s")  # fmt: skip
-"""Metrics that only a full report shows."""
-_OF_SERVERS = ("handovers", "server_tenure", "server_gini", "server_regret", "server_spearman")
 _SERVER = "strategy.server."  # settings of theirs
-_RANKED = ("client_acc", "acc", "ari")  # higher is better, and worth a mark
-_TO_TARGET = ("rounds_to_target", "mb_to_target")
-_CURVES = {"acc": ("3_clients/acc", "1_global/acc"), "loss": ("3_clients/loss", "1_global/loss"),
-           "mb": ("4_comm/mb_total",)}  # fmt: skip
+_MB = "4_comm/mb_total"
 _MISSING = "-"
 _SEED = "seed"
 
@@ -79,11 +49,21 @@ class Target:
         """Read ``0.9`` (of the mean client accuracy) or ``1_global/acc=0.9``."""
         key, _, value = word.rpartition("=")
         try:
-            return cls(key or "3_clients/acc", float(value))
+            target = cls(key or "3_clients/acc", float(value))
         except ValueError:
             raise RunnerError(
                 f"--target {word} is no target; give a share of the client accuracy (0.9) or METRIC=VALUE"
             ) from None
+        CATALOG[target.key]  # refuses one that nobody declared
+        return target
+
+    @property
+    def sign(self) -> float:
+        """Times the metric, more is better."""
+        return CATALOG[self.key].sign
+
+    def __str__(self) -> str:
+        return f"{self.key} {'<=' if self.sign < 0 else '>='} {self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +107,7 @@ class Cells:
         ``trials`` (that have results), ``failed``, and for each metric ``<metric>_mean``, ``_std``
         (n - 1; missing for a single trial), ``_ci`` (half the width of the 95% t interval; missing
         for fewer than three), ``_low`` and ``_high`` (of the trials), ``_n`` (trials that have it),
-        ``_nan`` (that diverged: so does the mean) and, where higher is better, ``_best``. Means to a
+        ``_nan`` (that diverged: so does the mean) and, where rows are ranked, ``_best``. Means to a
         target are those of the ``reached`` trials. ``recovered`` is the share with ARI = 1.
     """
 
@@ -176,7 +156,7 @@ def results_table(
             value for key, value in zip(keys, place, strict=True) if TrialConfig.is_problem(key)
         )
         blocks.setdefault(tuple(problem), []).append(i)
-    for metric in (metric for metric in _RANKED if metric in metrics):
+    for metric in (metric for metric in CATALOG.ranked if metric in metrics):
         marks = [False] * len(cells)
         seeds = [_by_seed(part, metric) for part in cells.values()]
         for block in blocks.values():
@@ -197,7 +177,7 @@ def _cell(part: Sequence[TrialRow], metrics: Sequence[str]) -> dict[str, Any]:
     cell: dict[str, Any] = {"trials": len(kept), "failed": len(part) - len(kept)}
     for metric in metrics:
         values = np.array([float(final[metric]) for final in kept if metric in final])
-        if metric in _TO_TARGET:
+        if CATALOG.final(metric).over_seeds == "reached":
             values = values[~np.isnan(values)]
         cell[f"{metric}_mean"] = values.mean() if len(values) else nan
         cell[f"{metric}_std"] = values.std(ddof=1) if len(values) > 1 else nan
@@ -326,6 +306,8 @@ def comparison(trials: "Sequence[StoredTrial]") -> "Table":
 def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     """Return the cell with the best mean of a final metric, its interval, and the command of its best trial.
 
+    The best is the highest, unless the metric is declared to be better the lower, or ``lowest``.
+
     Raises
     ------
     RunnerError
@@ -337,9 +319,9 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     ]
     if not trials:
         raise RunnerError(
-            f"--metric {metric} is none that '{sweep.name}' has; its final metrics: {', '.join(known)}"
+            f"--metric: {unknown('metric', metric, known)} These are what '{sweep.name}' has."
         )
-    sign = -1.0 if lowest else 1.0
+    sign = -1.0 if lowest else CATALOG.final(metric).sign
     places = dict(zip((trial.run_id for trial in sweep.trials), sweep.places, strict=True))
     cells: dict[str, list[StoredTrial]] = {}
     for trial in trials:
@@ -380,14 +362,18 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
 
 
 def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataFrame:
-    """Return a row per trial and round: ``trial`` (its place in the sweep), ``round``, ``acc``, ``loss``, ``mb``, and
-    the target's metric as ``target``. Accuracy and loss are the clients' mean, else the global
-    model's; they are missing where nothing was evaluated, and ``acc_nan``, ``loss_nan`` say where
-    they were logged as NaN.
+    """Return a row per trial and round: ``trial`` (its place in the sweep), ``round``, ``mb``, the
+    catalog's curves by their names (``acc``, ``loss``), and the target's metric as ``target``.
+
+    A curve is the first of its metrics that the trial has: the clients' mean, else the global
+    model's. It is missing where nothing was evaluated, and ``acc_nan``, ``loss_nan`` say where it
+    was logged as NaN.
     """
     parts = []
+    curves = {name: [metric.key for metric in found] for name, found in CATALOG.curves.items()}
+    curves["mb"] = [_MB]
     for i, trial in enumerate(sweep.trials):
-        keys = [key for found in _CURVES.values() for key in found]
+        keys = [key for found in curves.values() for key in found]
         wanted = {*keys, *([target.key] if target else [])}
         histories = {key: trial.history([key]) for key in wanted}
         logged = {
@@ -395,7 +381,7 @@ def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataF
         }
         rounds = sorted({number for values in logged.values() for number in values.index})
         part = pd.DataFrame({"trial": i, "round": rounds}, index=rounds)
-        for name, options in _CURVES.items():
+        for name, options in curves.items():
             values = next((logged[key] for key in options if key in logged), pd.Series(dtype=float))
             part[name] = values
             part[f"{name}_nan"] = part["round"].isin(values.index[values.isna()])
@@ -408,11 +394,9 @@ def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataF
 
 def to_target(curve: pd.DataFrame, target: Target) -> dict[str, float]:
     """Return the rounds and the client traffic (MB) until a trial first reached the target; nan if it did not."""
-    there = curve[curve["target"] >= target.value]
-    if there.empty:
-        return dict.fromkeys(_TO_TARGET, float("nan"))
-    first = there.iloc[0]
-    return {"rounds_to_target": float(first["round"]), "mb_to_target": float(first["mb"])}
+    there = curve[target.sign * curve["target"] >= target.sign * target.value]
+    rounds, mb = (nan, nan) if there.empty else there[["round", "mb"]].iloc[0]
+    return {"rounds_to_target": float(rounds), "mb_to_target": float(mb)}
 
 
 def with_labels(rows: pd.DataFrame, trials: Trials) -> pd.DataFrame:
@@ -450,8 +434,11 @@ def _label(name: str, value: Any) -> str:
 
 
 def _by_seed(part: Sequence[TrialRow], metric: str) -> dict[object, float]:
-    """Return a cell's values by seed; a trial that has none is left out."""
-    return {row.axes.get(_SEED): row.metrics[metric] for row in part if metric in row.metrics}
+    """Return a cell's values by seed, more is better; a trial that has none is left out."""
+    sign = CATALOG.final(metric).sign
+    return {
+        row.axes.get(_SEED): sign * row.metrics[metric] for row in part if metric in row.metrics
+    }
 
 
 def _shown_metrics(rows: Sequence[TrialRow]) -> list[str]:
@@ -459,7 +446,9 @@ def _shown_metrics(rows: Sequence[TrialRow]) -> list[str]:
     servers = any(key.startswith(_SERVER) for row in rows for key in row.axes)
     there = {metric for row in rows for metric in row.metrics}
     return [
-        metric for metric in METRICS if metric in there and (servers or metric not in _OF_SERVERS)
+        metric
+        for metric in CATALOG.tabled
+        if metric in there and (servers or CATALOG.final(metric).shown != "servers")
     ]
 
 
@@ -509,9 +498,7 @@ def _caption(cells: Cells, target: Target | None, test: Test, absent: int) -> st
     if "recovered" in cells.numbers:
         words.append("Recovered: trials whose clusters are the known groups (ARI = 1).")
     if target is not None:
-        words.append(
-            f"Target: {target.key} >= {target.value:g}; means over the trials that reached it."
-        )
+        words.append(f"Target: {target}; means over the trials that reached it.")
     if absent:
         words.append(f"NOT WHOLE: {absent} trials of the sweep are not in the store.")
     return " ".join(words)
@@ -536,32 +523,31 @@ def texts(cells: Cells, full: bool = False) -> list[list[str | Marked]]:
                 _MISSING if isnan(share) else f"{share * 100:.0f}" for share in numbers[column]
             ]
             columns.append(("recovered (%)", shares))
-        elif column != metric and numbers[f"{metric}_n"].any() and (full or metric not in _MORE):
-            lines = numbers.to_dict("records")
-            columns.append((METRICS[metric][0], [_number(metric, line, full) for line in lines]))
+        elif column != metric and numbers[f"{metric}_n"].any():
+            told = CATALOG.final(metric)
+            if full or told.shown != "full":
+                lines = numbers.to_dict("records")
+                columns.append((told.heading, [_number(told, line, full) for line in lines]))
     headings, *rest = zip(*[(heading, *lines) for heading, lines in columns], strict=True)
     return [list(headings), *map(list, rest)]
 
 
-def _number(metric: str, line: Mapping[Any, Any], full: bool) -> str | Marked:
+def _number(metric: Metric, line: Mapping[Any, Any], full: bool) -> str | Marked:
     """Return a cell of the table that is read."""
-    _, factor, decimals = METRICS[metric]
-    count, diverged = line[f"{metric}_n"], line[f"{metric}_nan"]
+    name, told = metric.final, metric.told
+    count, diverged = line[f"{name}_n"], line[f"{name}_nan"]
     if not count:
         return _MISSING
     if diverged:
         return f"nan ({diverged} of {count})"
-
-    def told(value: float) -> str:
-        return f"{value * factor:.{decimals}f}"
-
-    mean, std, half = (line[f"{metric}_{kind}"] for kind in ("mean", "std", "ci"))
+    mean, std, half = (line[f"{name}_{kind}"] for kind in ("mean", "std", "ci"))
     rest = "" if isnan(std) else f" ± {told(std)}"
-    if full and metric not in _TO_TARGET:
+    whole = metric.over_seeds == "all"
+    if full and whole:
         if not isnan(half):
             rest += f" [{told(mean - half)}, {told(mean + half)}]"
         elif count > 1:
-            rest += f" ({told(line[f'{metric}_low'])} to {told(line[f'{metric}_high'])})"
-    if count < line["trials"] and metric not in _TO_TARGET:
+            rest += f" ({told(line[f'{name}_low'])} to {told(line[f'{name}_high'])})"
+    if count < line["trials"] and whole:
         rest += f" ({count} of {line['trials']})"
-    return Marked(told(mean), rest) if full and line.get(f"{metric}_best") else told(mean) + rest
+    return Marked(told(mean), rest) if full and line.get(f"{name}_best") else told(mean) + rest

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from fedsweep.catalog import CATALOG, FACTORS
 from fedsweep.report.stats import EXACT, interval, share_interval
 
 Tier = Literal["cpu", "full"]
 ARI = "2_clusters/ari"
-
-_FACTOR = {"%": 100.0, "points": 100.0, "rounds": 1.0, "x": 1.0, "": 1.0}
 
 
 class Row(BaseModel):
@@ -71,6 +70,12 @@ class Row(BaseModel):
             if isinstance(values, Mapping)
             else values
         )
+
+    @field_validator("metric")
+    @classmethod
+    def _is_logged(cls, metric: str) -> str:
+        CATALOG[metric]  # refuses one that nobody declared
+        return metric
 
     @model_validator(mode="after")
     def _is_decidable(self) -> Self:
@@ -166,7 +171,9 @@ def judge(row: Row, trials: Sequence[Measured]) -> Verdict:
 
     The interval of a mean is Student's t over the seeds, that of a share of seeds Wilson's.
     """
-    factor = 1.0 if row.rounds_to is not None or row.over is not None else _FACTOR[row.unit]
+    factor = (
+        1.0 if row.rounds_to is not None or row.over is not None else FACTORS.get(row.unit, 1.0)
+    )
     about = min(
         len(_matching(at, trials)) for at in (row.at, row.minus, row.over) if at is not None
     )

@@ -124,7 +124,7 @@ class Halving:
             waits = [key for key in bracket if key in self._waiting]
             if waits and not self._moving & bracket.keys() and not self._promotable(bracket):
                 number = self._waiting.pop(waits[0])
-                score = self._scores[waits[0]][number] * self._sign
+                score = self._scores[waits[0]][number] * self._config.sign
                 value = f"={score:.4g}" if isfinite(score) else " is missing or not finite"
                 there = sum(number in self._scores.get(key, {}) for key in bracket)
                 best = max(1, there // self._config.factor)
@@ -134,13 +134,9 @@ class Halving:
                 )  # fmt: skip
         return None
 
-    @property
-    def _sign(self) -> float:
-        return 1.0 if self._config.mode == "max" else -1.0
-
     def _score(self, key: str, number: int, value: float) -> None:
         if number in self._rungs.get(key, ()):
-            score = self._sign * value if abs(value) != inf else -inf
+            score = self._config.sign * value if abs(value) != inf else -inf
             self._scores.setdefault(key, {})[number] = -inf if isnan(value) else score
 
     def _promotable(self, bracket: Mapping[str, tuple[int, ...]]) -> str | None:

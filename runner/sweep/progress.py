@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from fedsweep.catalog import CATALOG
 from fedsweep.records import RoundRecord
 from fedsweep.sweep.views import View
-
-_SHOWN = {
-    "loss": "1_global/loss",
-    "acc": "1_global/acc",
-    "clients": "3_clients/acc",
-    "ari": "2_clusters/ari",
-}
 
 
 @dataclass
@@ -108,7 +102,9 @@ class TrialProgress:
         speed = done / seconds if done and seconds > 0 else None
         left = (trial.rounds - record.round) / speed if speed else None
         note = " ".join(
-            f"{name} {record.metrics[k]:.3f}" for name, k in _SHOWN.items() if k in record.metrics
+            f"{metric.live} {record.metrics[metric.key]:.3f}"
+            for metric in CATALOG
+            if metric.live and metric.key in record.metrics
         )
         note += f" {_rate(speed)}" if speed else ""
         shown = {

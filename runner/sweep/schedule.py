@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from fedsweep.catalog import CATALOG
 from fedsweep.config import TrialConfig
 from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
@@ -19,7 +20,6 @@ from fedsweep.engine.pool import HostPool
 from fedsweep.errors import CheckpointError, RunnerError
 from fedsweep.imports import lasting
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialRow, TrialStarted
-from fedsweep.report.report import METRICS
 from fedsweep.sweep.compose import Trial
 from fedsweep.sweep.halving import Halving
 from fedsweep.sweep.interrupts import Interrupts
@@ -53,7 +53,8 @@ class Outcome:
 
     def add(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """Take in a trial that ended: its final metrics, none where it failed."""
-        shown = {key: value for key, value in metrics.items() if key in METRICS}
+        tabled = CATALOG.tabled
+        shown = {name: value for name, value in metrics.items() if name in tabled}
         self.ended[trial.config.key] = TrialRow(trial.axes, shown)
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedsweep.catalog import FINAL, ROUND
 from fedsweep.escape import tag_is
 from fedsweep.tracking.describe import LAYOUT, LAYOUT_NOW
 from fedsweep.tracking.store import Store
@@ -11,10 +12,6 @@ from fedsweep.tracking.store import Store
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-ROUND = "5_time/round"
-"""Metric that closes the batch of each round: its last value is the last round that was logged whole."""
-
-FINAL = "0_final/"
 REPORT = "report"
 """Tag of a sweep's run: "made", or why its report is missing."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fedsweep.catalog import FINAL
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import TrackingError
 from fedsweep.escape import tag_is
@@ -23,8 +24,6 @@ from fedsweep.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-FINAL = "0_final/"
 
 
 @dataclass(frozen=True)

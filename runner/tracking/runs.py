@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from fedsweep import escape
+from fedsweep.catalog import FINAL, ROUND
 from fedsweep.config import TrialConfig
 from fedsweep.errors import TrackingError
 from fedsweep.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
 from fedsweep.tracking import describe, ops
 from fedsweep.tracking.ops import Op
-from fedsweep.tracking.past import FINAL, REPORT, ROUND, ROUNDS_A_PART, PastRun
+from fedsweep.tracking.past import REPORT, ROUNDS_A_PART, PastRun
 from fedsweep.tracking.session import Session
 from fedsweep.tracking.tables import Parts, rounds_a_part
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsweep.catalog import CATALOG, Observed
 from fedsweep.data.divergence import divergence_metrics
 from fedsweep.links import CLUSTERING_QUERIES, MB, mb_by_link
 from fedsweep.records import RoundRecord, TaskRecord
@@ -120,15 +121,6 @@ def agreement(assignment: Mapping[int, int], groups: np.ndarray) -> dict[str, fl
         "ami": float(adjusted_mutual_info_score(true, found)),
         "matched": float(counts[rows, cols].sum() / len(nodes)),
     }
-
-
-def jain(values: np.ndarray) -> float:
-    """Return Jain's index of fairness: 1 if all values are equal, 1 / n if one has it all; nan if all are 0.
-
-    Source: Jain, Chiu and Hawe 1984, (sum x)^2 / (n sum x^2).
-    """
-    squares = float((values**2).sum())
-    return float(values.sum()) ** 2 / (len(values) * squares) if squares else nan
 
 
 class Ledger:
@@ -284,28 +276,24 @@ def _client_metrics(done: Round, clients: Mapping[str, list[Any]]) -> dict[str, 
     metrics = {"3_clients/asked": float(done.asked), "3_clients/trained": float(done.used)}
     if clients["client"]:
         metrics["3_clients/nonfinite"] = float(len(_nonfinite(done)))
-    trained, scored = (np.asarray(clients[f"{kind}_examples"]) > 0 for kind in ("train", "eval"))
-    if trained.any():
-        metrics["3_clients/train_loss"] = float(
-            np.asarray(clients["train_loss"], float)[trained].mean()
-        )
     without = sum(
         task.message_type == "evaluate" and not task.error and not task.metrics.get("num-examples")
         for task in done.evaluate.tasks
     )
     if without:
         metrics["3_clients/without_eval"] = float(without)
-    if scored.any():
-        acc = np.asarray(clients["eval_acc"], float)[scored]
-        metrics |= {
-            "3_clients/acc": float(acc.mean()),
-            "3_clients/acc_std": float(acc.std()),
-            "3_clients/acc_p10": float(np.percentile(acc, 10)),
-            "3_clients/acc_min": float(acc.min()),
-            "3_clients/acc_jain": jain(acc),
-            "3_clients/loss": float(np.asarray(clients["eval_loss"], float)[scored].mean()),
-        }
-    return metrics
+    return metrics | CATALOG.computed(Observed(_values_of_clients(clients)))
+
+
+def _values_of_clients(clients: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
+    """Return the values of the clients that have some, by name: (clients that do,)."""
+    found = {}
+    for kind in ("train", "eval"):
+        there = np.asarray(clients[f"{kind}_examples"]) > 0
+        if there.any():
+            for name in (f"{kind}_loss", f"{kind}_acc"):
+                found[name] = np.asarray(clients[name], float)[there]
+    return found
 
 
 def _nonfinite(done: Round) -> set[int]:
@@ -334,13 +322,8 @@ def own_test_metrics(scores: TestScores | None, online: int) -> dict[str, float]
     acc = scores.of_clients() if scores else np.empty(0)
     if not scores or not len(acc):
         return {}
-    metrics = {
-        "3_clients/test_acc": float(acc.mean()),
-        "3_clients/test_acc_p10": float(np.percentile(acc, 10)),
-        "3_clients/test_acc_min": float(acc.min()),
-        "3_clients/test_loss": float(scores.of_clients("loss").mean()),
-    }
-    return metrics | (
+    observed = Observed({"test_acc": acc, "test_loss": scores.of_clients("loss")})
+    return CATALOG.computed(observed) | (
         {"3_clients/without_test": float(online - len(acc))} if len(acc) < online else {}
     )
 

@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from math import inf, isfinite
 
+from fedsweep.catalog import CATALOG
 from fedsweep.config import StopConfig
 from fedsweep.records import RoundRecord
-
-LOSSES = ("1_global/loss", "3_clients/train_loss", "3_clients/loss")
-"""Named first where a trial diverged; any other loss that is logged counts too."""
 
 
 class StopRules:
@@ -51,7 +49,7 @@ class StopRules:
         config = self._config
         if config.divergence:
             losses = [name for name in metrics if name.endswith("loss")]
-            for name in sorted(losses, key=lambda name: name not in LOSSES):
+            for name in sorted(losses, key=CATALOG.place):
                 if not isfinite(metrics[name]):
                     return f"diverged: {name} is {metrics[name]}"
             if lost := metrics.get("3_clients/nonfinite", 0.0):
@@ -64,7 +62,7 @@ class StopRules:
         if config.metric not in metrics:
             return ""
         value = metrics[config.metric]
-        sign = 1.0 if config.mode == "max" else -1.0
+        sign = config.sign
         if config.target is not None and sign * value >= sign * config.target:
             return f"{config.metric}={value:.4g} reached stop.target={config.target:g}"
         if config.patience is not None:

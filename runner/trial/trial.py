@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
+from fedsweep.catalog import CATALOG
 from fedsweep.config import TrainingConfig, TrialConfig
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.shift import Shift
@@ -400,29 +401,8 @@ def _result(
     scores: TestScores | None,
     stopped: str,
 ) -> TrialResult:
-    wanted = {
-        "acc": "1_global/acc",
-        "client_acc": "3_clients/acc",
-        "client_test_acc": "3_clients/test_acc",
-        "client_acc_p10": "3_clients/acc_p10",
-        "client_acc_min": "3_clients/acc_min",
-        "client_acc_jain": "3_clients/acc_jain",
-        "ari": "2_clusters/ari",
-        "ami": "2_clusters/ami",
-        "matched": "2_clusters/matched",
-        "clusters": "2_clusters/count",
-        "stable_since": "2_clusters/stable_since",
-        "clustering_s": "5_time/clustering_total_s",
-        "silhouette": "2_clusters/silhouette",
-        "handovers": "2_clusters/handovers",
-        "server_tenure": "2_clusters/server_tenure",
-        "server_gini": "2_clusters/server_gini",
-        "server_regret": "2_clusters/server_regret",
-        "server_spearman": "2_clusters/server_spearman",
-        "mb_total": "4_comm/mb_total",
-    }
     final = {**own_test_metrics(scores, config.online(last.round)), **last.metrics}
-    summary = {name: final[key] for name, key in wanted.items() if key in final}
+    summary = CATALOG.summary(final)
     summary["rounds"] = float(last.round)
     images = data.images
     return TrialResult(

@@ -217,7 +217,7 @@ def test_best_where_a_trial_diverged(tmp_path, template):
         ),
         (
             ("best", "grid", "--metric", "accuracy"),
-            "--metric accuracy is none that 'grid' has; .*: ari, client_acc",
+            "--metric: unknown metric 'accuracy'.* Valid: ari, client_acc",
         ),
         (("best", "0" * 32), "there is no sweep '0"),
     ],

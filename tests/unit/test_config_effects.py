@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fedsweep.catalog import CATALOG
 from fedsweep.cli import main
 from fedsweep.config import ServerConfig, StrategyConfig, TrainingConfig
 from fedsweep.config.section import flat
@@ -20,7 +21,7 @@ from fedsweep.sweep.compose import (
     remarks,
 )
 from fedsweep.sweep.words import literal, parse
-from tests.trials import WALL, events_of
+from tests.trials import events_of
 
 HOW = {"engine", "threads"}  # how a client trains: the same numbers up to rounding
 BOUNDS = {"name", "min_available_nodes", "min_fit_fraction"}  # what they have to say is a refusal
@@ -44,7 +45,10 @@ KNOWN: dict[str, list[str]] = {
 def result(words: list[str]) -> Any:
     """Return all that a trial gives but times: weights, metrics, who serves whom."""
     _, *rounds, last = events_of(compose(words))
-    metrics = [{k: v for k, v in one.metrics.items() if not k.startswith(WALL)} for one in rounds]
+    metrics = [
+        {key: value for key, value in one.metrics.items() if CATALOG.follows(key) != "clock"}
+        for one in rounds
+    ]
     return last.weights_sha256, repr(metrics), repr([one.assignments for one in rounds])
 
 

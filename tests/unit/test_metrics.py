@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord
 
+from fedsweep.catalog import jain
 from fedsweep.config import StopConfig
 from fedsweep.engine.grid import Trace
 from fedsweep.records import RoundRecord, TaskRecord
 from fedsweep.trial.evaluation import Score, TestScores
-from fedsweep.trial.metrics import Ledger, agreement, jain, own_test_metrics, round_record
+from fedsweep.trial.metrics import Ledger, agreement, own_test_metrics, round_record
 from fedsweep.trial.rounds import Round
 from fedsweep.trial.stop import StopRules
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from fedsweep.catalog import CATALOG
 from fedsweep.config import TrialConfig
 from fedsweep.errors import RunnerError
 from fedsweep.records import TrialRow
@@ -152,8 +153,9 @@ def test_an_axis_called_like_a_metric_stands_beside_it():
 
 def test_no_metric_has_the_name_of_a_setting():
     """So no column of a CSV is there twice."""
-    assert report.METRICS.keys().isdisjoint({*TrialConfig.model_fields, *groups()})
-    assert not [metric for metric in report.METRICS if "." in metric]
+    assert CATALOG.finals.keys().isdisjoint({*TrialConfig.model_fields, *groups()} - {"rounds"})
+    assert "rounds" not in CATALOG.tabled
+    assert not [name for name in CATALOG.finals if "." in name]
 
 
 def test_texts_that_are_one_number_are_two_cells():
@@ -338,7 +340,7 @@ def test_rounds_and_megabytes_to_a_target():
         "rounds_to_target": 2.0,
         "mb_to_target": 4.0,
     }
-    missed = report.to_target(curve, report.Target("x", 0.9))
+    missed = report.to_target(curve, report.Target("3_clients/acc", 0.9))
     assert math.isnan(missed["rounds_to_target"])
     rows = [row("seed=0", rounds_to_target=2.0, acc=0.1), row("seed=1", **missed, acc=0.1)]
     table = report.results_table(rows).numbers

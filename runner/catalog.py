@@ -1,0 +1,484 @@
+"""The metrics: each is declared here once, and whoever logs, shows, compares or watches one asks the catalog.
+
+::
+
+    CATALOG.add(Metric(
+        "3_clients/acc_p90", "best 10%", unit="%", better="higher", final="client_acc_p90",
+        of=client_values("eval_acc").quantile(0.9), needs=(Need.HELD_OUT,), shown="full",
+    ))
+
+From then on it is logged in each evaluated round and at the trial's end, is a column of the report's
+tables, and can be watched by ``stop.metric`` and ``halving.metric``, asked of ``best`` and of
+``report --target``, and expected in a reproduction. A metric without ``of`` is computed where its
+numbers arise (traffic, times, a method's diagnostics) and logged there under its key.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from math import nan
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsweep.errors import ConfigError, unknown
+
+FINAL = "0_final/"
+"""Section of what a trial ended with: each ``Metric.final`` is logged there."""
+ROUND = "5_time/round"
+"""Closes the batch of each round: its last value is the last round that was logged whole."""
+
+FACTORS: Mapping[str, float] = {"%": 100.0, "points": 100.0}
+"""Unit -> how many of it one is, where a number is logged as a share; other units are logged as they are."""
+
+
+class Need(Enum):
+    """What a metric exists under; ``fedsweep.config.trial`` says whether a trial's settings give it."""
+
+    GLOBAL_MODEL = "a global model"
+    CLUSTERS = "clusters"
+    GROUPS = "known groups of clients"
+    HELD_OUT = "clients that are evaluated on what they hold out"
+    OWN_TESTED = "clients' own models that are tested"
+
+
+_SECTIONS: Mapping[str, tuple[Need, ...]] = {
+    "0_final": (),
+    "1_global": (Need.GLOBAL_MODEL,),
+    "2_clusters": (Need.CLUSTERS,),
+    "3_clients": (),
+    "4_comm": (),
+    "5_time": (),
+    "6_load": (),
+    "7_data": (),
+}
+"""Section of MLflow's UI -> what all of its metrics need."""
+_ONCE = ("0_final", "7_data")
+"""Sections of what a trial has once: at its end, and before its first round."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a round tells, from which metrics are computed.
+
+    Parameters
+    ----------
+    clients : mapping
+        Name -> a value for each client that has one, float (n,): ``train_loss``; ``eval_loss`` and
+        ``eval_acc`` on what clients hold out; ``test_loss`` and ``test_acc`` of clients' own models on
+        the central test set. What nobody has is left out.
+    """
+
+    clients: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+Of = Callable[[Observed], float | None]
+"""Computes a metric; None where the round does not tell it."""
+
+
+@dataclass(frozen=True)
+class ClientValues:
+    """A statistic over the clients' values of a name of :class:`Observed`, each client counting alike."""
+
+    name: str
+
+    def mean(self) -> Of:
+        """Return the mean."""
+        return self._over(np.mean)
+
+    def std(self) -> Of:
+        """Return the standard deviation (over n)."""
+        return self._over(np.std)
+
+    def min(self) -> Of:
+        """Return the smallest."""
+        return self._over(np.min)
+
+    def quantile(self, share: float) -> Of:
+        """Return the value below which a share of the clients lies, linearly interpolated."""
+        return self._over(lambda values: np.quantile(values, share))
+
+    def jain(self) -> Of:
+        """Return Jain's index of fairness: see :func:`jain`."""
+        return self._over(jain)
+
+    def _over(self, statistic: Callable[[NDArray[np.float64]], Any]) -> Of:
+        def computed(observed: Observed) -> float | None:
+            values = observed.clients.get(self.name)
+            return None if values is None else float(statistic(values))
+
+        return computed
+
+
+def client_values(name: str) -> ClientValues:
+    """Return what is computed over the clients' values of this name."""
+    return ClientValues(name)
+
+
+def jain(values: NDArray[np.float64]) -> float:
+    """Return Jain's index of fairness: 1 if all values are equal, 1 / n if one has it all; nan if all are 0.
+
+    Source: Jain, Chiu and Hawe 1984, (sum x)^2 / (n sum x^2).
+    """
+    squares = float((values**2).sum())
+    return float(values.sum()) ** 2 / (len(values) * squares) if squares else nan
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What there is to say about a metric.
+
+    Parameters
+    ----------
+    key : str
+        As it is logged: a section of MLflow's UI, and a name. ``*`` stands for a number
+        (``2_clusters/c*_acc``). One in ``0_final`` has no value in rounds.
+    name : str
+        What people call it: with the unit it is the heading of its column.
+    unit : str
+        ``%`` is logged as a share.
+    better : "higher" | "lower" | ""
+        Which is better; empty: neither.
+    decimals : int
+        Where it is read.
+    final : str
+        The name of a trial's last value, in ``0_final``, tables and ``best``; empty: it has none.
+    of : callable, optional
+        Computes it from a round.
+    needs : tuple of Need
+        What it exists under, beside what its section needs.
+    follows : "learning" | "servers" | "clock"
+        What decides its value. What follows the learning repeats to the bit; who serves a cluster
+        may follow the measured load, and so differ from run to run as the clock's times do.
+    shown : "table" | "full" | "servers" | ""
+        In which tables: all; those of a full report; those that compare settings of servers; none.
+    ranked : bool
+        Whether tables mark the row that is clearly the best, and figures set it against an axis.
+    over_seeds : "all" | "reached"
+        Trials that the mean of a cell is over. With ``all`` one that is nan makes it nan, since it
+        diverged; with ``reached`` nan says that a trial has none, and it is left out.
+    curve : str
+        Its figure over rounds; of metrics with the same curve a trial's is the first that it has.
+    label : str
+        Its name in figures, where that is another.
+    live : str
+        Its name in the line that a round prints; empty: it is not there.
+    """
+
+    key: str
+    name: str
+    unit: str = ""
+    better: Literal["higher", "lower", ""] = ""
+    decimals: int = 1
+    final: str = ""
+    of: Of | None = None
+    needs: tuple[Need, ...] = ()
+    follows: Literal["learning", "servers", "clock"] = "learning"
+    shown: Literal["table", "full", "servers", ""] = ""
+    ranked: bool = False
+    over_seeds: Literal["all", "reached"] = "all"
+    curve: str = ""
+    label: str = ""
+    live: str = ""
+
+    @property
+    def section(self) -> str:
+        """The section of MLflow's UI."""
+        return self.key.partition("/")[0]
+
+    @property
+    def all_needs(self) -> tuple[Need, ...]:
+        """What it exists under."""
+        return _SECTIONS[self.section] + self.needs
+
+    @property
+    def factor(self) -> float:
+        """How many of its unit one is."""
+        return FACTORS.get(self.unit, 1.0)
+
+    @property
+    def heading(self) -> str:
+        """The heading of its column."""
+        return _with_unit(self.name, self.unit)
+
+    @property
+    def axis_label(self) -> str:
+        """What stands at its axis in a figure."""
+        return _with_unit(self.label or self.name, self.unit)
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether rounds have it, and not a trial's end alone."""
+        return self.section != "0_final"
+
+    @property
+    def watchable(self) -> bool:
+        """Whether a rule may watch it: it changes from round to round, and not with the machine."""
+        return self.section not in _ONCE and self.follows != "clock"
+
+    @property
+    def sign(self) -> float:
+        """-1 where lower is better, else 1: more of ``sign`` times the value is better."""
+        return -1.0 if self.better == "lower" else 1.0
+
+    def told(self, value: float) -> str:
+        """Return a value as it is read, in its unit."""
+        return f"{value * self.factor:.{self.decimals}f}"
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return f"{name} ({unit})" if unit else name
+
+
+class Catalog:
+    """The metrics there are, in the order of the tables' columns.
+
+    Parameters
+    ----------
+    metrics : iterable of Metric
+        The first ones.
+    """
+
+    def __init__(self, metrics: Iterable[Metric] = ()) -> None:
+        self._metrics: dict[str, Metric] = {}
+        for metric in metrics:
+            self.add(metric)
+
+    def add(self, metric: Metric) -> Metric:
+        """Declare a metric, and return it.
+
+        Raises
+        ------
+        ConfigError
+            Its key has no section, or its key or its final name is another's.
+        """
+        section, _, name = metric.key.partition("/")
+        if section not in _SECTIONS or not re.fullmatch(r"[\w.*-]+", name):
+            raise ConfigError(
+                f"metric '{metric.key}' needs a key of a section and a name, such as "
+                f"3_clients/{name or 'mine'}; sections: {', '.join(_SECTIONS)}"
+            )
+        if metric.key in self._metrics:
+            raise ConfigError(f"metric '{metric.key}' is declared already; give it another name")
+        if metric.final and metric.final in self.finals:
+            other = self.finals[metric.final].key
+            raise ConfigError(
+                f"metric '{metric.key}' has the final name '{metric.final}' of {other}; give it "
+                "another one"
+            )
+        self._metrics[metric.key] = metric
+        return metric
+
+    def remove(self, key: str) -> None:
+        """Take a declaration back."""
+        del self._metrics[key]
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(list(self._metrics.values()))
+
+    def __contains__(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def get(self, key: str) -> Metric | None:
+        """Return the metric that is logged under a key; None where none is declared."""
+        found = None if "*" in key else self._metrics.get(key)
+        return found or next((metric for metric in self if _fits(metric.key, key)), None)
+
+    def __getitem__(self, key: str) -> Metric:
+        """Return the metric that rounds log under a key.
+
+        Raises
+        ------
+        ConfigError
+            There is none; the nearest one is named.
+        """
+        metric = self.get(key)
+        if metric is None or not metric.in_rounds:
+            keys = (metric.key for metric in self if metric.in_rounds)
+            raise ConfigError(unknown("metric", key, keys, among=_section(key)))
+        return metric
+
+    def watched(self, key: str) -> Metric:
+        """Return a metric that a rule may watch.
+
+        Raises
+        ------
+        ConfigError
+            There is none, or it is a time or a load, by which no trial would end alike twice.
+        """
+        metric = self.get(key)
+        if metric and metric.follows == "clock":
+            raise ConfigError(
+                f"metric '{key}' is measured on the machine, and differs from run to run; take "
+                "another one"
+            )
+        if metric is None or not metric.watchable:
+            keys = (metric.key for metric in self if metric.watchable)
+            raise ConfigError(unknown("metric", key, keys, among=_section(key)))
+        return metric
+
+    def place(self, key: str) -> int:
+        """Return where a key that rounds log stands among all; what nobody declared comes last."""
+        metric, keys = self.get(key), list(self._metrics)
+        return keys.index(metric.key) if metric else len(keys)
+
+    @property
+    def finals(self) -> dict[str, Metric]:
+        """Metrics of a trial's end, by their names there."""
+        return {metric.final: metric for metric in self if metric.final}
+
+    def final(self, name: str) -> Metric:
+        """Return a metric by its name at a trial's end; one that nobody declared is shown as it is."""
+        return self.finals.get(name) or Metric(f"{FINAL}{name}", name, decimals=4, final=name)
+
+    @property
+    def tabled(self) -> list[str]:
+        """Names at a trial's end that stand in tables, in their order."""
+        return [name for name, metric in self.finals.items() if metric.shown]
+
+    @property
+    def ranked(self) -> list[str]:
+        """Names at a trial's end by which rows are compared."""
+        return [name for name, metric in self.finals.items() if metric.ranked]
+
+    @property
+    def curves(self) -> dict[str, list[Metric]]:
+        """Figures over rounds: their names, and the metrics of which each shows the first that there is."""
+        found: dict[str, list[Metric]] = {}
+        for metric in self:
+            if metric.curve:
+                found.setdefault(metric.curve, []).append(metric)
+        return found
+
+    def follows(self, key: str) -> str:
+        """Return what decides the values of a key, of rounds or of a trial's end; the learning where unknown."""
+        name = key.removeprefix(FINAL)
+        metric = self.finals.get(name) if name != key else self.get(key)
+        return metric.follows if metric else "learning"
+
+    def computed(self, observed: Observed) -> dict[str, float]:
+        """Return what is computed of a round, by key; what the round does not tell is left out."""
+        found = {metric.key: metric.of(observed) for metric in self if metric.of}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def summary(self, last: Mapping[str, float]) -> dict[str, float]:
+        """Return a trial's final values by their names, from the metrics of its last round."""
+        found = ((name, last.get(metric.key)) for name, metric in self.finals.items())
+        return {name: value for name, value in found if value is not None}
+
+
+def _section(key: str) -> str:
+    """Return what keys of a section begin with."""
+    return f"{key.partition('/')[0]}/"
+
+
+def _fits(pattern: str, key: str) -> bool:
+    """Return whether a key is one of a pattern's, whose stars are numbers."""
+    return "*" in pattern and bool(re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), key))
+
+
+_HELD_OUT, _OWN, _GROUPS = (Need.HELD_OUT,), (Need.OWN_TESTED,), (Need.GROUPS,)
+
+CATALOG = Catalog([
+    # Accuracies and losses: of the clients' own models on what they hold out and on the central
+    # test set, and of the global model on the latter.
+    Metric("3_clients/acc", "client accuracy", "%", "higher", final="client_acc", needs=_HELD_OUT,
+           of=client_values("eval_acc").mean(), shown="table", ranked=True, curve="acc",
+           label="mean client accuracy", live="clients"),
+    Metric("3_clients/test_acc", "client test accuracy", "%", "higher", final="client_test_acc",
+           needs=_OWN, of=client_values("test_acc").mean(), shown="table"),
+    Metric("1_global/acc", "global accuracy", "%", "higher", final="acc", shown="table", ranked=True,
+           curve="acc", live="acc"),
+    Metric("3_clients/acc_p10", "worst 10%", "%", "higher", final="client_acc_p10", needs=_HELD_OUT,
+           of=client_values("eval_acc").quantile(0.1), shown="full"),
+    Metric("3_clients/acc_min", "worst client", "%", "higher", final="client_acc_min",
+           needs=_HELD_OUT, of=client_values("eval_acc").min(), shown="full"),
+    Metric("3_clients/acc_jain", "Jain's index", "", "higher", 3, final="client_acc_jain",
+           needs=_HELD_OUT, of=client_values("eval_acc").jain(), shown="full"),
+    Metric("3_clients/acc_std", "deviation of client accuracies", "%", "lower", needs=_HELD_OUT,
+           of=client_values("eval_acc").std()),
+    Metric("3_clients/test_acc_p10", "worst 10% on the test set", "%", "higher", needs=_OWN,
+           of=client_values("test_acc").quantile(0.1)),
+    Metric("3_clients/test_acc_min", "worst client on the test set", "%", "higher", needs=_OWN,
+           of=client_values("test_acc").min()),
+    Metric("1_global/loss", "global loss", "nats", "lower", 3, curve="loss", live="loss"),
+    Metric("3_clients/train_loss", "training loss", "nats", "lower", 3,
+           of=client_values("train_loss").mean()),
+    Metric("3_clients/loss", "client loss", "nats", "lower", 3, needs=_HELD_OUT,
+           of=client_values("eval_loss").mean(), curve="loss", label="mean client loss"),
+    Metric("3_clients/test_loss", "client test loss", "nats", "lower", 3, needs=_OWN,
+           of=client_values("test_loss").mean()),
+    # Clusters: against the known groups, how they stand, and each of the first ones.
+    Metric("2_clusters/ari", "ARI", "", "higher", 2, final="ari", needs=_GROUPS, shown="table",
+           ranked=True, label="agreement with the true groups (ARI)", live="ari"),
+    Metric("2_clusters/ami", "AMI", "", "higher", 2, final="ami", needs=_GROUPS, shown="full"),
+    Metric("2_clusters/matched", "matched", "%", "higher", final="matched", needs=_GROUPS,
+           shown="full"),
+    Metric("2_clusters/count", "clusters found", final="clusters", shown="full"),
+    Metric("2_clusters/clusters", "clusters that the method tells", decimals=0),
+    Metric("2_clusters/churn", "clients that changed their cluster", "", "lower", 0),
+    Metric("2_clusters/stable_since", "stable since round", "", "lower", final="stable_since",
+           shown="full"),
+    Metric("5_time/clustering_total_s", "clustering", "s", "lower", 3, final="clustering_s",
+           follows="clock", shown="full"),
+    Metric("2_clusters/silhouette", "silhouette", "", "higher", 2, final="silhouette"),
+    Metric("2_clusters/gate_p", "p-value of the gate", decimals=3),
+    Metric("2_clusters/frozen", "whether the clusters are frozen", decimals=0),
+    Metric("2_clusters/largest_share", "mean of the largest shares", decimals=2),
+    Metric("2_clusters/c*_size", "clients of a cluster", decimals=0),
+    Metric("2_clusters/c*_acc", "accuracy of a cluster", "%", "higher"),
+    Metric("2_clusters/c*_loss", "loss of a cluster", "nats", "lower", 3),
+    # Clients that serve a cluster.
+    Metric("2_clusters/handovers", "handovers", "", "lower", final="handovers", follows="servers",
+           shown="servers"),
+    Metric("2_clusters/server_tenure", "tenure", "rounds", "higher", final="server_tenure",
+           follows="servers", shown="servers"),
+    Metric("2_clusters/server_gini", "servers' Gini", "", "lower", 2, final="server_gini",
+           follows="servers", shown="servers"),
+    Metric("2_clusters/server_regret", "regret", "", "lower", 3, final="server_regret",
+           follows="servers", shown="servers"),
+    Metric("2_clusters/server_spearman", "load-examples Spearman", "", "", 2,
+           final="server_spearman", follows="servers", shown="servers"),
+    # What it took.
+    Metric("0_final/rounds_to_target", "rounds to target", "", "lower", final="rounds_to_target",
+           shown="table", over_seeds="reached"),
+    Metric("0_final/mb_to_target", "MB to target", "", "lower", final="mb_to_target", shown="table",
+           over_seeds="reached"),
+    Metric("0_final/wall_s", "time", "s", "lower", final="wall_s", follows="clock", shown="table",
+           label="wall time"),
+    Metric("0_final/rounds", "rounds", decimals=0, final="rounds"),
+    Metric("4_comm/mb_total", "client traffic so far", "MiB", "lower", final="mb_total"),
+    Metric("4_comm/mb_down", "to the clients", "MiB", "lower"),
+    Metric("4_comm/mb_up", "from the clients", "MiB", "lower"),
+    Metric("4_comm/mb_clustering", "queries for the clustering", "MiB", "lower"),
+    Metric("4_comm/mb_to_servers", "to clusters' servers", "MiB", "lower"),
+    Metric("4_comm/mb_client_server", "between clients and their servers", "MiB", "lower",
+           follows="servers"),
+    Metric("4_comm/mb_client_global", "between clients and the global server", "MiB", "lower"),
+    Metric("4_comm/mb_server_global", "between servers and the global one", "MiB", "lower"),
+    Metric("4_comm/mb_broadcast", "several models to each client", "MiB", "lower"),
+    Metric("5_time/round_s", "round", "s", "lower", 3, follows="clock"),
+    Metric("5_time/train_s", "training", "s", "lower", 3, follows="clock"),
+    Metric("5_time/aggregate_s", "aggregation", "s", "lower", 3, follows="clock"),
+    Metric("5_time/evaluate_s", "evaluation", "s", "lower", 3, follows="clock"),
+    Metric("5_time/clustering_s", "clustering in the round", "s", "lower", 3, follows="clock"),
+    Metric(ROUND, "round that was logged whole", decimals=0, follows="clock"),
+    Metric("6_load/cpu_s", "CPU time of training", "s", "lower", follows="clock"),
+    Metric("6_load/rss_mb_max", "peak memory of a host", "MB", "lower", follows="clock"),
+    Metric("6_load/node_cpu", "CPU load of the nodes", "per cent", follows="clock"),
+    Metric("6_load/node_mem", "memory in use on the nodes", "per cent", follows="clock"),
+    Metric("6_load/failed_tasks", "tasks that failed", "", "lower", 0, follows="clock"),
+    # Who took part, and what the data are.
+    Metric("3_clients/asked", "clients asked to train", decimals=0),
+    Metric("3_clients/trained", "clients whose replies were used", "", "higher", 0),
+    Metric("3_clients/nonfinite", "clients with a loss that is no number", "", "lower", 0),
+    Metric("3_clients/without_eval", "clients that hold out nothing", decimals=0),
+    Metric("3_clients/without_test", "clients whose model was not tested", decimals=0),
+    Metric("7_data/js_mean", "mean Jensen-Shannon divergence of labels", "bits", decimals=3),
+    Metric("7_data/js_max", "largest Jensen-Shannon divergence of labels", "bits", decimals=3),
+    Metric("7_data/emd_mean", "mean earth mover's distance of labels", decimals=3),
+    Metric("7_data/emd_max", "largest earth mover's distance of labels", decimals=3),
+])  # fmt: skip
+"""All that fedsweep logs, in the order of tables' columns; of losses that are no number the first one is named."""
