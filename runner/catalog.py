@@ -14,7 +14,7 @@ numbers arise (traffic, times, a method's diagnostics) and logged there under it
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import nan
@@ -60,6 +60,43 @@ _ONCE = ("0_final", "7_data")
 
 
 @dataclass(frozen=True)
+class ClassCounts:
+    """Predictions by class, as sums that add up over slices, models and clients.
+
+    Parameters
+    ----------
+    counts : (3, classes) int
+        For each class the examples of it, the predictions of it, and those that are both.
+    """
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of_confusion(cls, confusion: NDArray[np.int64]) -> "ClassCounts":
+        """Return those of a confusion matrix, (classes, classes): true x predicted."""
+        return cls(np.stack([confusion.sum(1), confusion.sum(0), confusion.diagonal()]))
+
+    def balanced_accuracy(self) -> float:
+        """Return the mean recall of the classes that there are examples of; nan of no example.
+
+        Source: Brodersen et al. 2010, as scikit-learn computes it.
+        """
+        true, _, hits = self.counts
+        there = true > 0
+        return float((hits[there] / true[there]).mean()) if there.any() else nan
+
+    def macro_f1(self) -> float:
+        """Return the mean F1 score of the classes with an example or a prediction; nan of none.
+
+        A class that is predicted and never true, or true and never predicted, has 0, as in scikit-learn.
+        """
+        true, predicted, hits = self.counts
+        there = true + predicted > 0
+        scores = 2 * hits[there] / (true + predicted)[there]
+        return float(scores.mean()) if there.any() else nan
+
+
+@dataclass(frozen=True)
 class Observed:
     """What a round tells, from which metrics are computed.
 
@@ -69,9 +106,14 @@ class Observed:
         Name -> a value for each client that has one, float (n,): ``train_loss``; ``eval_loss`` and
         ``eval_acc`` on what clients hold out; ``test_loss`` and ``test_acc`` of clients' own models on
         the central test set. What nobody has is left out.
+    classes : mapping
+        Whose predictions -> what they were: of the ``global`` model on the central test set, once for
+        each client as its group sees it; of the clients' ``own`` models there; of these on what the
+        clients have ``held_out``. They are there in trials that ask for a metric (``metrics``).
     """
 
     clients: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    classes: Mapping[str, ClassCounts] = field(default_factory=dict)
 
 
 Of = Callable[[Observed], float | None]
@@ -117,6 +159,16 @@ def client_values(name: str) -> ClientValues:
     return ClientValues(name)
 
 
+def class_counts(whose: str, score: Callable[[ClassCounts], float]) -> Of:
+    """Return what is computed of predictions by class, summed over whose they are."""
+
+    def computed(observed: Observed) -> float | None:
+        counts = observed.classes.get(whose)
+        return None if counts is None else score(counts)
+
+    return computed
+
+
 def jain(values: NDArray[np.float64]) -> float:
     """Return Jain's index of fairness: 1 if all values are equal, 1 / n if one has it all; nan if all are 0.
 
@@ -149,6 +201,8 @@ class Metric:
         Computes it from a round.
     needs : tuple of Need
         What it exists under, beside what its section needs.
+    on_request : str
+        The name by which ``metrics`` asks for it; empty: every trial has it.
     follows : "learning" | "servers" | "clock"
         What decides its value. What follows the learning repeats to the bit; who serves a cluster
         may follow the measured load, and so differ from run to run as the clock's times do.
@@ -175,6 +229,7 @@ class Metric:
     final: str = ""
     of: Of | None = None
     needs: tuple[Need, ...] = ()
+    on_request: str = ""
     follows: Literal["learning", "servers", "clock"] = "learning"
     shown: Literal["table", "full", "servers", ""] = ""
     ranked: bool = False
@@ -358,9 +413,23 @@ class Catalog:
         metric = self.finals.get(name) if name != key else self.get(key)
         return metric.follows if metric else "learning"
 
-    def computed(self, observed: Observed) -> dict[str, float]:
-        """Return what is computed of a round, by key; what the round does not tell is left out."""
-        found = {metric.key: metric.of(observed) for metric in self if metric.of}
+    @property
+    def on_request(self) -> list[str]:
+        """Names of metrics that a trial has only if it asks for them."""
+        return list(dict.fromkeys(metric.on_request for metric in self if metric.on_request))
+
+    def computed(self, observed: Observed, asked: Collection[str] = ()) -> dict[str, float]:
+        """Return what is computed of a round, by key; what the round does not tell is left out.
+
+        Parameters
+        ----------
+        observed : Observed
+            What the round tells.
+        asked : collection of str
+            Metrics beside those of every trial, by the names under which they are asked for.
+        """
+        of = {m.key: m.of for m in self if m.of and (not m.on_request or m.on_request in asked)}
+        found = {key: compute(observed) for key, compute in of.items()}
         return {key: value for key, value in found.items() if value is not None}
 
     def summary(self, last: Mapping[str, float]) -> dict[str, float]:
@@ -403,6 +472,26 @@ CATALOG = Catalog([
            of=client_values("test_acc").quantile(0.1)),
     Metric("3_clients/test_acc_min", "worst client on the test set", "%", "higher", needs=_OWN,
            of=client_values("test_acc").min()),
+    # By class: all classes count alike, however few examples they have.
+    Metric("3_clients/balanced_acc", "client balanced accuracy", "%", "higher",
+           final="client_balanced_acc", needs=_HELD_OUT, on_request="balanced_acc",
+           of=class_counts("held_out", ClassCounts.balanced_accuracy), shown="full", ranked=True,
+           curve="balanced_acc"),
+    Metric("3_clients/test_balanced_acc", "client test balanced accuracy", "%", "higher",
+           final="client_test_balanced_acc", needs=_OWN, on_request="balanced_acc",
+           of=class_counts("own", ClassCounts.balanced_accuracy), shown="full"),
+    Metric("1_global/balanced_acc", "global balanced accuracy", "%", "higher", final="balanced_acc",
+           on_request="balanced_acc", of=class_counts("global", ClassCounts.balanced_accuracy),
+           shown="full", ranked=True, curve="balanced_acc"),
+    Metric("3_clients/macro_f1", "client macro F1", "%", "higher", final="client_macro_f1",
+           needs=_HELD_OUT, on_request="macro_f1", of=class_counts("held_out", ClassCounts.macro_f1),
+           shown="full", ranked=True, curve="macro_f1"),
+    Metric("3_clients/test_macro_f1", "client test macro F1", "%", "higher",
+           final="client_test_macro_f1", needs=_OWN, on_request="macro_f1",
+           of=class_counts("own", ClassCounts.macro_f1), shown="full"),
+    Metric("1_global/macro_f1", "global macro F1", "%", "higher", final="macro_f1",
+           on_request="macro_f1", of=class_counts("global", ClassCounts.macro_f1), shown="full",
+           ranked=True, curve="macro_f1"),
     Metric("1_global/loss", "global loss", "nats", "lower", 3, curve="loss", live="loss"),
     Metric("3_clients/train_loss", "training loss", "nats", "lower", 3,
            of=client_values("train_loss").mean()),

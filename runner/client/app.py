@@ -9,7 +9,9 @@ type                content                                         reply
                                                                     train_acc, steps
 ``evaluate``        ``arrays``, ``config``                          ``metrics``: num-examples, eval_loss, eval_acc (of
                                                                     no held-out examples: zeros); with ``test-own``
-                                                                    ``test``: as ``query.test``, confusion as bytes
+                                                                    ``test``: as ``query.test``, confusion as bytes;
+                                                                    with ``by-class`` ``classes``: counts, the bytes
+                                                                    of (3, classes) of ``training.class_counts``
 ``query.aggregate`` an ArrayRecord per member, ``weights``:         ``arrays``: weighted mean, ``metrics``: num-examples
                     MetricRecord with the same keys, ``config``:
                     heaviest (whose counters count)

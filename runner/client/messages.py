@@ -41,6 +41,11 @@ def eval_metrics(num_examples: int, loss_sum: float, correct: float) -> dict[str
     return {"num-examples": num_examples, "eval_loss": loss_sum / n, "eval_acc": correct / n}
 
 
+def class_record(counts: np.ndarray) -> ConfigRecord:
+    """Return predictions by class (3, classes) as a reply tells them: int64, the bytes of the rows."""
+    return ConfigRecord({"counts": counts.astype("<i8").tobytes()})
+
+
 class TestSums:
     """A model's scores on a test set, slice by slice, as a reply tells them."""
 

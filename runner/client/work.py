@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from numpy.typing import NDArray
 
 from fedsweep.client.messages import (
+    class_record,
     eval_metrics,
     make_reply,
     message_config,
@@ -26,7 +27,7 @@ from fedsweep.strategies import client_part
 from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained
 from fedsweep.strategies.models import Models, all_same
 from fedsweep.training.layers import UnsupportedError
-from fedsweep.training.local import LocalTraining
+from fedsweep.training.local import LocalTraining, Sums
 from fedsweep.training.pool import Place, Read
 from fedsweep.training.stepping import LocalData
 from fedsweep.training.trainers import Penalty, Stepping, Trainer
@@ -227,9 +228,15 @@ def evaluate_chunk(
     models = work.part.model(work)
     clients = [partition_id(context) for context in contexts]
     places = client.places([client.evaluation_set(work.config, c) for c in clients])
-    sums = _scores(client, trainer, models, places)
+    by_class = bool(work.config.get("by-class"))
+    sums = _scores(client, trainer, models, places, by_class=by_class)
     counts = [count for _, count in places]
-    replies = [work.reply(c, eval_metrics(n, *sums[c])) for c, n in enumerate(counts)]
+    replies = [
+        work.reply(c, eval_metrics(n, sums[c].loss, sums[c].correct)) for c, n in enumerate(counts)
+    ]
+    for reply, own in zip(replies, sums, strict=True):
+        if own.classes is not None:
+            reply.content["classes"] = class_record(own.classes)
     seen = [max(n, 1) for n in counts]
     if work.config.get("test-own"):
         for c, record in enumerate(_test_own(client, trainer, models, work.config, clients)):
@@ -254,16 +261,22 @@ def losses_of_chunk(
 
 
 def _scores(
-    client: ClientProcess, trainer: Trainer, models: Models, places: Sequence[Place]
-) -> list[tuple[float, int]]:
-    """Return each client's summed loss, and its hits; zeros for one that holds nothing out."""
-    sums = [(0.0, 0)] * len(places)
+    client: ClientProcess,
+    trainer: Trainer,
+    models: Models,
+    places: Sequence[Place],
+    *,
+    by_class: bool,
+) -> list[Sums]:
+    """Return each client's sums; zeros for one that holds nothing out."""
+    sums = [Sums()] * len(places)
     there = [c for c, (_, count) in enumerate(places) if count]
     if not there:
         return sums
     examples, held_out = client.pool.all, [places[c] for c in there]
     some = models if len(there) == len(models) else models.take(there)
-    for c, own in zip(there, trainer.scores(some, examples, held_out), strict=True):
+    found = trainer.scores(some, examples, held_out, by_class=by_class)
+    for c, own in zip(there, found, strict=True):
         sums[c] = own
     return sums
 

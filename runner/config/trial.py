@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedsweep.catalog import CATALOG, Need
 from fedsweep.config.effects import idle_keys, never_happens
@@ -32,7 +32,7 @@ from fedsweep.config.strategy import (
     check_cohort,
     check_distance,
 )
-from fedsweep.errors import ConfigError
+from fedsweep.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from fedsweep.strategies.base import Models
@@ -43,7 +43,7 @@ class TrialConfig(Section):
 
     PROBLEM: ClassVar[frozenset[str]] = frozenset({
         "dataset", "partition", "shift", "num_clients", "evaluate_every", "strategy.fraction_evaluate",
-        "strategy.min_evaluate_nodes", "evaluate_personal", "experiment",
+        "strategy.min_evaluate_nodes", "evaluate_personal", "metrics", "experiment",
     })  # fmt: skip
     """What a trial has to solve, and how that is measured; other settings are ways to solve it."""
 
@@ -81,6 +81,11 @@ class TrialConfig(Section):
         description="when a client scores a model that it alone has on the central test set: in the last round, or "
         "always when it evaluates (a pass over the test set per client)",
     )
+    metrics: tuple[str, ...] = Field(
+        (),
+        strict=False,  # a list makes a tuple
+        description="metrics beside those of every trial, such as [balanced_acc,macro_f1]",
+    )
     seed: int = Field(0, ge=0, le=LONGEST, description="root of every random choice")
     stop: StopConfig = Field(default_factory=StopConfig, description="rules that end a trial early")
     halving: HalvingConfig = Field(
@@ -104,6 +109,20 @@ class TrialConfig(Section):
             else getattr(partition, "name", None)
         )
         return values | {"num_clients": 1} if name == "centralized" else values
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the metrics in one order, each once: it says nothing, and must not make another trial."""
+        for name in names:
+            if name not in CATALOG.on_request:
+                raise ConfigError(unknown("metric on request", name, CATALOG.on_request))
+        return tuple(sorted(set(names)))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -213,6 +232,9 @@ class TrialConfig(Section):
         for need in metric.all_needs:
             if why := self._lacks(need):
                 raise ConfigError(f"{given} is never logged: {why}")
+        if metric.on_request and metric.on_request not in self.metrics:
+            asked = ",".join([*self.metrics, metric.on_request])
+            raise ConfigError(f"{given} is logged on request; set metrics=[{asked}]")
         if rules.mode == "auto" and not metric.better:
             raise ConfigError(
                 f"{given} says not which is better; set {section}.mode=max or {section}.mode=min"
@@ -260,6 +282,8 @@ class TrialConfig(Section):
         left_out = set(self.PLACE)
         if self.evaluate_personal == "last" or not self._models.personal_models:
             left_out.add("evaluate_personal")
+        if not self.metrics:
+            left_out.add("metrics")
         return {
             k: value
             for k, value in super().canonical().items()

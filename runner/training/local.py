@@ -307,6 +307,15 @@ def score(logits: Tensor, y: Tensor) -> dict[str, float]:
     return {"loss": loss_sum / len(y), "loss_sum": loss_sum, "correct": correct, "count": len(y)}
 
 
+@dataclass(frozen=True)
+class Sums:
+    """A model's scores on some examples, as sums."""
+
+    loss: float = 0.0
+    correct: int = 0
+    classes: np.ndarray | None = None  # (3, classes), see class_counts; None: nobody asked
+
+
 def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> dict[str, float]:
     """Return the :func:`score` of the model on images (N, C, H, W) and labels (N,)."""
     return score(predict(model, x, batch_size), y)
@@ -317,3 +326,14 @@ def confusion(logits: Tensor, y: Tensor) -> np.ndarray:
     classes = logits.shape[1]
     cells = torch.bincount(y * classes + logits.argmax(1), minlength=classes * classes)
     return cells.reshape(classes, classes).cpu().numpy()
+
+
+def class_counts(logits: Tensor, y: Tensor) -> np.ndarray:
+    """Return how logits (N, classes) predict labels (N,) by class, int64 (3, classes).
+
+    The rows are the examples of each class, the predictions of it, and those that are both.
+    """
+    predicted = logits.argmax(1)
+    parts = (y, predicted, y[predicted == y])
+    counts = [torch.bincount(part, minlength=logits.shape[1]) for part in parts]
+    return torch.stack(counts).cpu().numpy()

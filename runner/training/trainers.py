@@ -4,7 +4,7 @@ A client has the same examples, batches and hyperparameters either way; its numb
 rounding. Which one is used is known to ``fedsweep.client.app`` and ``fedsweep.client.together`` alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from fedsweep.strategies.models import Models
 from fedsweep.training.arrays import read_weights
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError
-from fedsweep.training.local import evaluate, predict, train
+from fedsweep.training.local import Sums, class_counts, predict, score, train
 from fedsweep.training.pool import Examples, Place
 from fedsweep.training.stepping import BatchedStepping, LocalData, ModuleStepping, as_parameters
 from fedsweep.training.vectorized import logits_of_each, losses_of_each, predict_many, train_many
@@ -48,9 +48,9 @@ class Trainer(Protocol):
         """Return the cross-entropy of each client's examples under K models, (n, K)."""
 
     def scores(
-        self, models: Models, examples: Examples, places: Sequence[Place]
-    ) -> list[tuple[float, int]]:
-        """Return the summed loss, and the hits, of each of C models on examples of its own."""
+        self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
+    ) -> list[Sums]:
+        """Return the sums of each of C models on examples of its own; predictions by class on request."""
 
     def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
         """Yield the logits (n, classes) of each of C models on the same examples."""
@@ -111,14 +111,16 @@ class OneByOne:
         return [torch.stack(own, dim=1).cpu().numpy() for own in columns]
 
     def scores(
-        self, models: Models, examples: Examples, places: Sequence[Place]
-    ) -> list[tuple[float, int]]:
-        """Return the summed loss, and the hits, of each of C models on examples of its own."""
+        self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
+    ) -> list[Sums]:
+        """Return the sums of each of C models on examples of its own; predictions by class on request."""
         sums = []
         for record, place in zip(models.records, places, strict=True):
             x, y = examples.at(place)
-            result = evaluate(self._load(record), x, y)
-            sums.append((result["loss_sum"], int(result["correct"])))
+            logits = predict(self._load(record), x)
+            result = score(logits, y)
+            classes = class_counts(logits, y) if by_class else None
+            sums.append(Sums(result["loss_sum"], int(result["correct"]), classes))
         return sums
 
     def logits_of_one(self, model: Models, examples: Examples, places: Sequence[Place]) -> Tensor:
@@ -188,9 +190,9 @@ class Batched:
         return [own.cpu().numpy() for own in losses]
 
     def scores(
-        self, models: Models, examples: Examples, places: Sequence[Place]
-    ) -> list[tuple[float, int]]:
-        """Return the summed loss, and the hits, of each of C models on examples of its own."""
+        self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
+    ) -> list[Sums]:
+        """Return the sums of each of C models on examples of its own; predictions by class on request."""
         if models.same:
             logits = self._one_by_one.logits_of_one(models, examples, places)
         else:
@@ -199,8 +201,18 @@ class Batched:
         labels, sizes = examples.labels(places), [count for _, count in places]
         losses = F.cross_entropy(logits.double(), labels, reduction="none").split(sizes)
         correct = (logits.argmax(1) == labels).split(sizes)
+        parts: Iterable[Tensor | None] = [None] * len(places)
+        if by_class:
+            parts = logits.split(sizes)
         return [
-            (float(loss.sum()), int(hits.sum())) for loss, hits in zip(losses, correct, strict=True)
+            Sums(
+                float(loss.sum()),
+                int(hits.sum()),
+                None if part is None else class_counts(part, own),
+            )
+            for loss, hits, part, own in zip(
+                losses, correct, parts, labels.split(sizes), strict=True
+            )
         ]
 
     def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:

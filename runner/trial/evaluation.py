@@ -5,13 +5,14 @@ that one client alone holds is scored by that client, in its evaluation.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import nan
 from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedsweep.catalog import ClassCounts
 from fedsweep.engine.grid import EngineGrid
 from fedsweep.errors import TrialError
 
@@ -43,6 +44,8 @@ class TestScores:
     """Model -> group -> clients that use it."""
     alone: Mapping[int, Score] = field(default_factory=dict)
     """Node -> the model that it alone has, on the test set of its group."""
+    held_out: ClassCounts | None = None
+    """The clients' own models on what they hold out, by class, summed over the clients."""
 
     __test__ = False  # its name is no test's
 
@@ -74,14 +77,32 @@ class TestScores:
 
     def confusion(self) -> np.ndarray | None:
         """Return the confusion matrix of the clients' own models, summed over the clients."""
-        parts = [
+        alone = [score.confusion for score in self.alone.values() if score.confusion is not None]
+        return _summed([*self._confusions(self.own), *alone])
+
+    def classes(self) -> dict[str, ClassCounts]:
+        """Return all predictions by class, by whose they are: see :class:`fedsweep.catalog.Observed`."""
+        users = {name: counts for name, counts in self.clients.items() if name == "global"}
+        matrices = {"global": _summed(self._confusions(users)), "own": self.confusion()}
+        found = {
+            whose: ClassCounts.of_confusion(matrix)
+            for whose, matrix in matrices.items()
+            if matrix is not None
+        }
+        return found if self.held_out is None else {**found, "held_out": self.held_out}
+
+    def _confusions(self, users: Mapping[str, Mapping[int, int]]) -> list[np.ndarray]:
+        """Return the matrices of models, each times the clients that a group has."""
+        return [
             n * matrix
-            for model, counts in self.own.items()
+            for model, counts in users.items()
             for group, n in counts.items()
             if (matrix := self.of[model, group].confusion) is not None
         ]
-        parts += [score.confusion for score in self.alone.values() if score.confusion is not None]
-        return sum(parts[1:], parts[0]) if parts else None
+
+
+def _summed(parts: Sequence[np.ndarray]) -> np.ndarray | None:
+    return sum(parts[1:], parts[0]) if parts else None
 
 
 def ask_scores(
@@ -165,18 +186,31 @@ def _sums(
     return {pair: _score(s[0], s[1], s[2], matrices.get(pair)) for pair, s in sums.items()}
 
 
-def own_scores(replies: Iterable[Message]) -> dict[int, Score]:
-    """Return what clients say about models that they alone have, by node."""
-    scores = {}
+def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScores | None:
+    """Add what evaluated clients tell: scores of models that they alone have, and predictions by class."""
+    alone: dict[int, Score] = {}
+    classes: list[np.ndarray] = []
     for reply in replies:
-        told = reply.content.config_records.get("test") if reply.has_content() else None
-        if told is None:
-            continue
-        flat = np.frombuffer(cast(bytes, told["confusion"]), "<i8")
-        side = round(len(flat) ** 0.5)
-        loss, correct, count = (float(told[key]) for key in KEYS)  # type: ignore[arg-type]
-        scores[reply.metadata.src_node_id] = _score(loss, correct, count, flat.reshape(side, side))
-    return scores
+        told = reply.content.config_records if reply.has_content() else {}
+        if "test" in told:
+            alone[reply.metadata.src_node_id] = _own_score(told["test"])
+        if "classes" in told:
+            classes.append(_integers(told["classes"]["counts"]).reshape(3, -1))
+    if not alone and not classes:
+        return scores
+    held_out = ClassCounts(sum(classes[1:], classes[0])) if classes else None
+    return replace(scores or TestScores(), alone=alone, held_out=held_out)
+
+
+def _own_score(told: ConfigRecord) -> Score:
+    flat = _integers(told["confusion"])
+    side = round(len(flat) ** 0.5)
+    loss, correct, count = (float(told[key]) for key in KEYS)  # type: ignore[arg-type]
+    return _score(loss, correct, count, flat.reshape(side, side))
+
+
+def _integers(told: object) -> np.ndarray:
+    return np.frombuffer(cast(bytes, told), "<i8")
 
 
 def _score(loss_sum: float, correct: float, count: float, matrix: np.ndarray | None) -> Score:

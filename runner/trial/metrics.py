@@ -1,6 +1,7 @@
 """From what a round produced to what is logged of it: keys by section, rows by client."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -180,11 +181,18 @@ class Ledger:
         return counted
 
 
-def initial_record(scores: TestScores | None, label_counts: np.ndarray) -> RoundRecord:
+def initial_record(
+    scores: TestScores | None, label_counts: np.ndarray, asked: Collection[str] = ()
+) -> RoundRecord:
     """Return round 0: the initial model on the central test set, and how far the clients' labels (clients, classes) are
     from the global distribution.
     """
-    return RoundRecord(0, _global_metrics(scores) | divergence_metrics(label_counts))
+    classes = scores.classes() if scores and asked else {}
+    of_global = Observed(
+        classes={whose: own for whose, own in classes.items() if whose == "global"}
+    )
+    metrics = _global_metrics(scores) | CATALOG.computed(of_global, asked)
+    return RoundRecord(0, metrics | divergence_metrics(label_counts))
 
 
 def _global_metrics(scores: TestScores | None) -> dict[str, float]:
@@ -201,6 +209,7 @@ def round_record(
     ledger: Ledger,
     seconds: float,
     online: int | None = None,
+    asked: Collection[str] = (),
 ) -> RoundRecord:
     """Return the record of a round.
 
@@ -220,6 +229,8 @@ def round_record(
         Wall time of the whole round, central evaluation included.
     online : int, optional
         Clients that there are in the round; all by default.
+    asked : collection of str
+        Metrics beside those of every trial: ``TrialConfig.metrics``.
     """
     assignment = dict(clustered.assignment) if clustered else {}
     clients = client_rows(done, groups, assignment, model_users(clustered) if clustered else {})
@@ -229,7 +240,10 @@ def round_record(
         churn = metrics.get("2_clusters/churn", 0.0)
         metrics |= ledger.settle(done.number, churn, getattr(clustered, "clustering_s", 0.0))
     metrics |= _client_metrics(done, clients)
-    metrics |= own_test_metrics(scores, len(groups) if online is None else online)
+    metrics |= _missing_tests(scores, len(groups) if online is None else online)
+    own = _observed_tests(scores, asked)
+    observed = replace(own, clients={**_values_of_clients(clients), **own.clients})
+    metrics |= CATALOG.computed(observed, asked)
     metrics |= ledger.add(done.train.tasks + done.evaluate.tasks, clustered)
     metrics |= {f"5_time/{name}_s": value for name, value in done.seconds.items()}
     metrics["5_time/round_s"] = seconds
@@ -282,7 +296,7 @@ def _client_metrics(done: Round, clients: Mapping[str, list[Any]]) -> dict[str, 
     )
     if without:
         metrics["3_clients/without_eval"] = float(without)
-    return metrics | CATALOG.computed(Observed(_values_of_clients(clients)))
+    return metrics
 
 
 def _values_of_clients(clients: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
@@ -306,7 +320,9 @@ def _nonfinite(done: Round) -> set[int]:
     }
 
 
-def own_test_metrics(scores: TestScores | None, online: int) -> dict[str, float]:
+def own_test_metrics(
+    scores: TestScores | None, online: int, asked: Collection[str] = ()
+) -> dict[str, float]:
     """Return how the clients' own models do on the central test set, as their groups see it.
 
     Own is what a client would use: a personal model, its cluster's, or the one of all. A client whose model was not
@@ -318,14 +334,24 @@ def own_test_metrics(scores: TestScores | None, online: int) -> dict[str, float]
         Of the round.
     online : int
         Clients that there are.
+    asked : collection of str
+        As in :func:`round_record`.
     """
-    acc = scores.of_clients() if scores else np.empty(0)
-    if not scores or not len(acc):
-        return {}
-    observed = Observed({"test_acc": acc, "test_loss": scores.of_clients("loss")})
-    return CATALOG.computed(observed) | (
-        {"3_clients/without_test": float(online - len(acc))} if len(acc) < online else {}
-    )
+    computed = CATALOG.computed(_observed_tests(scores, asked), asked)
+    return computed | _missing_tests(scores, online)
+
+
+def _observed_tests(scores: TestScores | None, asked: Collection[str]) -> Observed:
+    if scores is None:
+        return Observed()
+    acc = scores.of_clients()
+    values = {"test_acc": acc, "test_loss": scores.of_clients("loss")} if len(acc) else {}
+    return Observed(values, scores.classes() if asked else {})
+
+
+def _missing_tests(scores: TestScores | None, online: int) -> dict[str, float]:
+    tested = len(scores.of_clients()) if scores else 0
+    return {"3_clients/without_test": float(online - tested)} if 0 < tested < online else {}
 
 
 def _load_metrics(done: Round) -> dict[str, float]:

@@ -22,7 +22,7 @@ from fedsweep.links import CLUSTERING_QUERIES
 from fedsweep.seeding import derive_seed, seeded_globals
 from fedsweep.strategies import Layout, is_weighted_mean
 from fedsweep.strategies.base import models_of
-from fedsweep.trial.evaluation import QUERY, SLICE, TestScores, own_scores
+from fedsweep.trial.evaluation import QUERY, SLICE, TestScores, with_told
 from fedsweep.trial.policies import Aggregation, Policies, Underway
 
 AskScores = Callable[[int, ArrayRecord], Callable[[], TestScores] | None]
@@ -258,9 +258,7 @@ def evaluate_round(
     if ask_scores and not early:
         wait = ask_scores(number, arrays)
     scores = wait() if wait else None
-    if alone := own_scores(replies):
-        scores = replace(scores or TestScores(), alone=alone)
-    return metrics, scores
+    return metrics, with_told(scores, replies)
 
 
 def _senders(replies: Iterable[Message]) -> list[int]:

@@ -153,6 +153,7 @@ class _Trial:
             timeout=config.resources.round_timeout_s,
             min_fit_fraction=config.strategy.min_fit_fraction,
             online=config.online,
+            evaluate_config=ConfigRecord({"by-class": True} if config.metrics else {}),
             held_out=data.holds_out,
             evaluate_personal=config.evaluate_personal,
         )
@@ -163,7 +164,7 @@ class _Trial:
     def begin(self) -> tuple[RoundRecord, ...]:
         """Test the initial model; return round 0."""
         scores = self._central.score(0, self._arrays)
-        first = initial_record(scores, self.data.label_counts())
+        first = initial_record(scores, self.data.label_counts(), self.config.metrics)
         return (replace(first, time_s=time.time(), events=_said(self.config, self._layout)),)
 
     def go_on(self, saved: Checkpoint) -> tuple[RoundRecord, ...]:
@@ -208,6 +209,7 @@ class _Trial:
                 self._ledger,
                 now - clock,
                 self.config.online(done.number),
+                self.config.metrics,
             )
             clock = now
             stopped = self.rules.update(record, self.loop.evaluates(done.number))
@@ -367,7 +369,10 @@ class _CentralTest:
     def ask(
         self, number: int, arrays: ArrayRecord, last: bool = False
     ) -> Callable[[], TestScores] | None:
-        """Send the models of a round to be scored, with a confusion matrix where it is the last."""
+        """Send the models of a round to be scored.
+
+        With confusion matrices where it is the last, or where a metric is asked for that needs them.
+        """
         models = _models(arrays, self.clustered, self.has)
         there = range(self.config.online(number))
         users: dict[str, Sequence[int]] = {}
@@ -381,9 +386,9 @@ class _CentralTest:
         if not used:
             return None
         groups = self.data.groups_in(self.data.phase(number))
-        last = last or number == self.config.rounds
+        confusion = last or number == self.config.rounds or bool(self.config.metrics)
         size = len(self.data.images.test_y)
-        return ask_scores(self.grid, used, users, groups, size, own=own, confusion=last)
+        return ask_scores(self.grid, used, users, groups, size, own=own, confusion=confusion)
 
     def score(self, number: int, arrays: ArrayRecord, last: bool = False) -> TestScores | None:
         """Return the scores of a round's models; what the grid saw of it is forgotten."""
@@ -401,7 +406,8 @@ def _result(
     scores: TestScores | None,
     stopped: str,
 ) -> TrialResult:
-    final = {**own_test_metrics(scores, config.online(last.round)), **last.metrics}
+    own = own_test_metrics(scores, config.online(last.round), config.metrics)
+    final = {**own, **last.metrics}
     summary = CATALOG.summary(final)
     summary["rounds"] = float(last.round)
     images = data.images

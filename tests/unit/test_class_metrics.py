@@ -1,0 +1,192 @@
+"""Balanced accuracy and macro F1 against scikit-learn, on the same predictions."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from fedsweep.catalog import CATALOG, ClassCounts, Observed
+from fedsweep.data.federated import FederatedData
+from fedsweep.errors import ConfigError
+from fedsweep.models import build_model
+from fedsweep.sweep.compose import compose
+from fedsweep.sweep.prepare import make_split
+from fedsweep.training.local import class_counts, confusion, predict
+from tests.trials import digits, events_of, outcome, small
+
+BOTH = "metrics=[balanced_acc,macro_f1]"
+QUICK = ["rounds=2", "model=logreg", "num_clients=6", "evaluate_every=2"]
+ENGINES = ["sequential", "vectorized"]
+
+
+def expected(true: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Return balanced accuracy and macro F1 as scikit-learn has them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are predicted and never true
+        balanced = balanced_accuracy_score(true, predicted)
+    return float(balanced), float(f1_score(true, predicted, average="macro", zero_division=0))
+
+
+def found(counts: np.ndarray) -> tuple[float, float]:
+    classes = ClassCounts(counts)
+    return classes.balanced_accuracy(), classes.macro_f1()
+
+
+# The figures
+
+
+def test_by_hand() -> None:
+    """Of 3 x class 0 two are hit, of 1 x class 1 none, class 2 is predicted twice, class 3 is nowhere.
+
+    Recalls 2/3 and 0: mean 1/3. F1 of class 0 is 2 x 2 / (3 + 2), of classes 1 and 2 it is 0: mean 4/15.
+    """
+    counts = np.array([[3, 1, 0, 0], [2, 0, 2, 0], [2, 0, 0, 0]])
+    assert found(counts) == pytest.approx((1 / 3, 4 / 15))
+
+
+def test_of_nothing_there_is_no_figure() -> None:
+    assert all(np.isnan(found(np.zeros((3, 4), int))))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_predictions(seed: int) -> None:
+    """Classes that are absent from the labels, from the predictions and from both, few examples and many."""
+    rng = np.random.default_rng(seed)
+    classes, n = int(rng.integers(2, 12)), int(rng.integers(1, 60))
+    true = rng.choice(rng.choice(classes, max(1, classes // 2), replace=False), n)
+    logits = torch.from_numpy(rng.normal(size=(n, classes)) + 2 * np.eye(classes)[true])
+    logits[:, int(rng.integers(classes))] = -9  # never predicted
+    y = torch.from_numpy(true)
+    counts = class_counts(logits, y)
+    assert found(counts) == pytest.approx(expected(true, logits.argmax(1).numpy()))
+    matrix = confusion(logits, y)
+    np.testing.assert_array_equal(ClassCounts.of_confusion(matrix).counts, counts)
+    parts = [class_counts(logits[i::3], y[i::3]) for i in range(3)]
+    np.testing.assert_array_equal(sum(parts), counts)  # they add up
+
+
+# Whole trials, whose predictions are made again from their final models
+
+
+def predictions(model: dict[str, np.ndarray], data: FederatedData, x: np.ndarray) -> np.ndarray:
+    net = build_model("logreg", digits().train_x.shape[1:], 10)
+    net.load_state_dict({key: torch.from_numpy(value) for key, value in model.items()})
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.images.mean, data.images.std))
+    return predict(net, (torch.from_numpy(x.copy()).float() / 255 - mean) / std).argmax(1).numpy()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["partition=pathological"],  # a client has two classes
+        ["shift=label_groups", "shift.groups=2"],  # neither test set has all classes
+        ["strategy=kmeans", "strategy.num_clusters=2", "strategy.warmup_rounds=1", "shift=rotation", "shift.groups=2"],
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_those_of_a_trial(words: list[str], engine: str) -> None:
+    words = [*QUICK, *words, BOTH, f"training.engine={engine}"]
+    *_, last, result = events_of(small(*words))
+    config = small(*words)
+    data = make_split(digits(), config).on(digits())
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
+        "own": [],
+        "global": [],
+        "held_out": [],
+    }
+    for client, cluster in zip(last.clients["client"], last.clients["cluster"], strict=True):
+        own = result.models["global" if cluster < 0 else f"cluster_{cluster}"]
+        x, y = data.test(int(data.groups_in(0)[client]))
+        pairs["own"].append((y, predictions(own, data, x)))
+        pairs["global"].append((y, predictions(result.models["global"], data, x)))
+        x, y = data.client(client, "eval")
+        if len(y):
+            pairs["held_out"].append((y, predictions(own, data, x)))
+    assert len(pairs["own"]) == 6
+    keys = {"own": "3_clients/test_{}", "global": "1_global/{}", "held_out": "3_clients/{}"}
+    for whose, parts in pairs.items():
+        true, predicted = (np.concatenate(side) for side in zip(*parts, strict=True))
+        shown = [last.metrics[keys[whose].format(name)] for name in ("balanced_acc", "macro_f1")]
+        assert shown == pytest.approx(expected(true, predicted)), whose
+    assert result.summary["client_balanced_acc"] == last.metrics["3_clients/balanced_acc"]
+    assert result.summary["macro_f1"] == last.metrics["1_global/macro_f1"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_those_of_personal_models(engine: str) -> None:
+    """In the last round only, as their accuracy; on what they hold out in each evaluation."""
+    words = ["rounds=2", "model=logreg", "strategy=ditto", BOTH, f"training.engine={engine}"]
+    *_, first, last, result = events_of(small(*words))
+    matrix = result.confusion
+    true, predicted = np.nonzero(matrix)
+    times = matrix[true, predicted]
+    shown = [last.metrics[f"3_clients/test_{name}"] for name in ("balanced_acc", "macro_f1")]
+    assert shown == pytest.approx(expected(np.repeat(true, times), np.repeat(predicted, times)))
+    assert "3_clients/test_macro_f1" not in first.metrics
+    assert 0 < first.metrics["3_clients/macro_f1"] < 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_asking_changes_nothing_else(engine: str) -> None:
+    """The same weights, and the same bits of each other metric; none of these where nobody asks."""
+    words = [*QUICK, f"training.engine={engine}"]
+    weights, plain = outcome(events_of(small(*words)))
+    again, asked = outcome(events_of(small(*words, BOTH)))
+    assert again == weights
+    on_request = {metric.key for metric in CATALOG if metric.on_request}
+    assert not on_request & {key for metrics in plain for key in metrics}
+    assert [{k: v for k, v in one.items() if k not in on_request} for one in asked] == plain
+    assert {key for key in asked[-1] if key in on_request} == on_request
+    assert set(asked[0]) & on_request == {"1_global/balanced_acc", "1_global/macro_f1"}
+
+
+def test_a_trial_that_ends_early_has_them_at_its_end() -> None:
+    words = ["rounds=5", "model=logreg", "strategy=local", BOTH, "stop.target=0.01"]
+    *_, last, result = events_of(small(*words))
+    assert last.round == 1
+    assert 0 < result.summary["client_test_balanced_acc"] < 1
+    assert result.summary["client_macro_f1"] == last.metrics["3_clients/macro_f1"]
+
+
+# Asking
+
+
+def test_asking_is_part_of_the_key_and_its_order_is_not() -> None:
+    one, other = compose([BOTH]), compose(["metrics=[macro_f1,balanced_acc,macro_f1]"])
+    assert one.key == other.key
+    assert compose(["metrics=macro_f1"]).metrics == ("macro_f1",)
+    assert len({one.key, compose([]).key, compose(["metrics=macro_f1"]).key}) == 3
+    assert compose(["metrics=[]"]).key == compose([]).key
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["metrics=balanced_ac"], r"Did you mean 'balanced_acc'\? Valid: balanced_acc, macro_f1"),
+        (
+            ["stop.metric=1_global/macro_f1", "stop.target=.9", "metrics=balanced_acc"],
+            r"is logged on request; set metrics=\[balanced_acc,macro_f1\]",
+        ),
+        (
+            ["stop.metric=3_clients/macro_f1", "stop.target=.9", "metrics=macro_f1", "partition.eval_fraction=0"],
+            "no client holds out",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_refused(words: list[str], why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as refused:
+        compose(words)
+    assert "\n" not in str(refused.value)
+
+
+def test_it_can_be_watched() -> None:
+    words = ["rounds=4", "model=logreg", "metrics=macro_f1", "stop.metric=1_global/macro_f1"]
+    *_, result = events_of(small(*words, "stop.target=0.2"))
+    assert result.stopped.startswith("1_global/macro_f1=")
+
+
+def test_nobodys_predictions_have_no_figure() -> None:
+    assert CATALOG.computed(Observed(), ["balanced_acc", "macro_f1"]) == {}
