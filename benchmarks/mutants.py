@@ -46,6 +46,7 @@ from fedsweep.places import lay_out, module
 TARGETS = (
     "strategies/*.py",
     "runner/report/*.py",
+    "runner/catalog.py",
     "runner/trial/metrics.py",
     "runner/sweep/halving.py",
     "runner/trial/stop.py",

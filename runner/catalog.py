@@ -1,4 +1,4 @@
-"""The metrics: each is declared here once, and whoever logs, shows, compares or watches one asks the catalog.
+"""The metrics: each is declared here once; whoever logs, shows, compares or watches one asks here.
 
 ::
 
@@ -7,10 +7,10 @@
         of=client_values("eval_acc").quantile(0.9), needs=(Need.HELD_OUT,), shown="full",
     ))
 
-From then on it is logged in each evaluated round and at the trial's end, is a column of the report's
-tables, and can be watched by ``stop.metric`` and ``halving.metric``, asked of ``best`` and of
-``report --target``, and expected in a reproduction. A metric without ``of`` is computed where its
-numbers arise (traffic, times, a method's diagnostics) and logged there under its key.
+From then on it is logged in each evaluated round and at the trial's end, is a column of the
+report's tables, and can be watched by ``stop.metric`` and ``halving.metric``, asked of ``best``
+and of ``report --target``, and expected in a reproduction. A metric without ``of`` is computed
+where its numbers arise (traffic, times, a method's diagnostics) and logged there under its key.
 """
 
 import re
@@ -31,11 +31,11 @@ ROUND = "5_time/round"
 """Closes the batch of each round: its last value is the last round that was logged whole."""
 
 FACTORS: Mapping[str, float] = {"%": 100.0, "points": 100.0}
-"""Unit -> how many of it one is, where a number is logged as a share; other units are logged as they are."""
+"""Unit -> how many of it one is: such a number is logged as a share, others as they are."""
 
 
 class Need(Enum):
-    """What a metric exists under; ``fedsweep.config.trial`` says whether a trial's settings give it."""
+    """What a metric exists under; ``fedsweep.config.trial`` says whether a trial has it."""
 
     GLOBAL_MODEL = "a global model"
     CLUSTERS = "clusters"
@@ -88,7 +88,8 @@ class ClassCounts:
     def macro_f1(self) -> float:
         """Return the mean F1 score of the classes with an example or a prediction; nan of none.
 
-        A class that is predicted and never true, or true and never predicted, has 0, as in scikit-learn.
+        A class that is predicted and never true, or true and never predicted, has 0, as in
+        scikit-learn.
         """
         true, predicted, hits = self.counts
         there = true + predicted > 0
@@ -104,12 +105,12 @@ class Observed:
     ----------
     clients : mapping
         Name -> a value for each client that has one, float (n,): ``train_loss``; ``eval_loss`` and
-        ``eval_acc`` on what clients hold out; ``test_loss`` and ``test_acc`` of clients' own models on
-        the central test set. What nobody has is left out.
+        ``eval_acc`` on what clients hold out; ``test_loss`` and ``test_acc`` of clients' own
+        models on the central test set. What nobody has is left out.
     classes : mapping
-        Whose predictions -> what they were: of the ``global`` model on the central test set, once for
-        each client as its group sees it; of the clients' ``own`` models there; of these on what the
-        clients have ``held_out``. They are there in trials that ask for a metric (``metrics``).
+        Whose predictions -> what they were: of the ``global`` model on the central test set, once
+        for each client as its group sees it; of the clients' ``own`` models there; of these on what
+        the clients have ``held_out``. They are there in trials that ask for a metric (``metrics``).
     """
 
     clients: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -122,7 +123,7 @@ Of = Callable[[Observed], float | None]
 
 @dataclass(frozen=True)
 class ClientValues:
-    """A statistic over the clients' values of a name of :class:`Observed`, each client counting alike."""
+    """A statistic over the clients' values of a name of :class:`Observed`: all count alike."""
 
     name: str
 
@@ -170,7 +171,7 @@ def class_counts(whose: str, score: Callable[[ClassCounts], float]) -> Of:
 
 
 def jain(values: NDArray[np.float64]) -> float:
-    """Return Jain's index of fairness: 1 if all values are equal, 1 / n if one has it all; nan if all are 0.
+    """Return Jain's index of fairness: 1 if all are equal, 1 / n if one has it all; nan of zeros.
 
     Source: Jain, Chiu and Hawe 1984, (sum x)^2 / (n sum x^2).
     """
@@ -385,7 +386,7 @@ class Catalog:
         return {metric.final: metric for metric in self if metric.final}
 
     def final(self, name: str) -> Metric:
-        """Return a metric by its name at a trial's end; one that nobody declared is shown as it is."""
+        """Return a metric by its name at a trial's end; one not declared is shown as it is."""
         return self.finals.get(name) or Metric(f"{FINAL}{name}", name, decimals=4, final=name)
 
     @property
@@ -400,7 +401,7 @@ class Catalog:
 
     @property
     def curves(self) -> dict[str, list[Metric]]:
-        """Figures over rounds: their names, and the metrics of which each shows the first that there is."""
+        """Figures over rounds: name -> metrics, of which it shows the first that there is."""
         found: dict[str, list[Metric]] = {}
         for metric in self:
             if metric.curve:
@@ -408,7 +409,7 @@ class Catalog:
         return found
 
     def follows(self, key: str) -> str:
-        """Return what decides the values of a key, of rounds or of a trial's end; the learning where unknown."""
+        """Return what decides a key's values, of rounds or of a trial's end; else the learning."""
         name = key.removeprefix(FINAL)
         metric = self.finals.get(name) if name != key else self.get(key)
         return metric.follows if metric else "learning"
@@ -458,8 +459,8 @@ CATALOG = Catalog([
            label="mean client accuracy", live="clients"),
     Metric("3_clients/test_acc", "client test accuracy", "%", "higher", final="client_test_acc",
            needs=_OWN, of=client_values("test_acc").mean(), shown="table"),
-    Metric("1_global/acc", "global accuracy", "%", "higher", final="acc", shown="table", ranked=True,
-           curve="acc", live="acc"),
+    Metric("1_global/acc", "global accuracy", "%", "higher", final="acc", shown="table",
+           ranked=True, curve="acc", live="acc"),
     Metric("3_clients/acc_p10", "worst 10%", "%", "higher", final="client_acc_p10", needs=_HELD_OUT,
            of=client_values("eval_acc").quantile(0.1), shown="full"),
     Metric("3_clients/acc_min", "worst client", "%", "higher", final="client_acc_min",
@@ -484,8 +485,9 @@ CATALOG = Catalog([
            on_request="balanced_acc", of=class_counts("global", ClassCounts.balanced_accuracy),
            shown="full", ranked=True, curve="balanced_acc"),
     Metric("3_clients/macro_f1", "client macro F1", "%", "higher", final="client_macro_f1",
-           needs=_HELD_OUT, on_request="macro_f1", of=class_counts("held_out", ClassCounts.macro_f1),
-           shown="full", ranked=True, curve="macro_f1"),
+           needs=_HELD_OUT, on_request="macro_f1",
+           of=class_counts("held_out", ClassCounts.macro_f1), shown="full", ranked=True,
+           curve="macro_f1"),
     Metric("3_clients/test_macro_f1", "client test macro F1", "%", "higher",
            final="client_test_macro_f1", needs=_OWN, on_request="macro_f1",
            of=class_counts("own", ClassCounts.macro_f1), shown="full"),
@@ -570,4 +572,4 @@ CATALOG = Catalog([
     Metric("7_data/emd_mean", "mean earth mover's distance of labels", decimals=3),
     Metric("7_data/emd_max", "largest earth mover's distance of labels", decimals=3),
 ])  # fmt: skip
-"""All that fedsweep logs, in the order of tables' columns; of losses that are no number the first one is named."""
+"""All that fedsweep logs, in the order of tables' columns; of lost losses the first is named."""

@@ -42,7 +42,7 @@ def eval_metrics(num_examples: int, loss_sum: float, correct: float) -> dict[str
 
 
 def class_record(counts: np.ndarray) -> ConfigRecord:
-    """Return predictions by class (3, classes) as a reply tells them: int64, the bytes of the rows."""
+    """Return predictions by class (3, classes) as a reply tells them: the bytes of int64 rows."""
     return ConfigRecord({"counts": counts.astype("<i8").tobytes()})
 
 

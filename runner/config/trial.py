@@ -118,7 +118,7 @@ class TrialConfig(Section):
     @field_validator("metrics")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the metrics in one order, each once: it says nothing, and must not make another trial."""
+        """Return the metrics in one order, each once: neither may make another trial."""
         for name in names:
             if name not in CATALOG.on_request:
                 raise ConfigError(unknown("metric on request", name, CATALOG.on_request))
@@ -226,7 +226,7 @@ class TrialConfig(Section):
         return max(1, self.num_clients - late)
 
     def _check_watched(self, section: str, rules: StopConfig | HalvingConfig) -> None:
-        """Refuse to watch what trials of these settings never have, or what has no better and worse."""
+        """Refuse to watch what such trials never have, or what has no better and worse."""
         metric = CATALOG.watched(rules.metric)
         given = f"{section}.metric={rules.metric}"
         for need in metric.all_needs:
@@ -241,7 +241,7 @@ class TrialConfig(Section):
             )
 
     def _lacks(self, need: Need) -> str:
-        """Return why trials of these settings lack what a metric needs, and what to change; or nothing."""
+        """Return why such trials lack what a metric needs, and what to change; or nothing."""
         has, s = self._models, self.strategy
         no_evaluation = "no client evaluates with strategy.fraction_evaluate=0; raise it"
         if need is Need.GLOBAL_MODEL and not has.has_global_model:

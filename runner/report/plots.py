@@ -33,7 +33,9 @@ _POINTS = 60  # where curves over megabytes are read off
 def over(
     curves: "pd.DataFrame", x: str, value: str, label: str, factor: float = 1.0, title: str = ""
 ) -> "Figure":
-    """Show a value, times a factor, over ``round`` or ``mb``: mean and deviation over seeds, a line each, a panel each.
+    """Show a value, times a factor, over ``round`` or ``mb``: a line each, a panel each.
+
+    Lines are means, bands deviations over seeds.
 
     Where the value of a seed was NaN (``<value>_nan``) the mean is none, as in a report's tables:
     the line has a gap, and the legend says how many diverged, and how many ended before others.

@@ -50,7 +50,7 @@ class Trainer(Protocol):
     def scores(
         self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
     ) -> list[Sums]:
-        """Return the sums of each of C models on examples of its own; predictions by class on request."""
+        """Return the sums of each of C models on examples of its own; by class too, on request."""
 
     def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
         """Yield the logits (n, classes) of each of C models on the same examples."""
@@ -113,7 +113,7 @@ class OneByOne:
     def scores(
         self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
     ) -> list[Sums]:
-        """Return the sums of each of C models on examples of its own; predictions by class on request."""
+        """Return the sums of each of C models on examples of its own; by class too, on request."""
         sums = []
         for record, place in zip(models.records, places, strict=True):
             x, y = examples.at(place)
@@ -192,7 +192,7 @@ class Batched:
     def scores(
         self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
     ) -> list[Sums]:
-        """Return the sums of each of C models on examples of its own; predictions by class on request."""
+        """Return the sums of each of C models on examples of its own; by class too, on request."""
         if models.same:
             logits = self._one_by_one.logits_of_one(models, examples, places)
         else:

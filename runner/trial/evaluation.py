@@ -81,7 +81,7 @@ class TestScores:
         return _summed([*self._confusions(self.own), *alone])
 
     def classes(self) -> dict[str, ClassCounts]:
-        """Return all predictions by class, by whose they are: see :class:`fedsweep.catalog.Observed`."""
+        """Return all predictions by class, by whose they are: :class:`fedsweep.catalog.Observed`."""
         users = {name: counts for name, counts in self.clients.items() if name == "global"}
         matrices = {"global": _summed(self._confusions(users)), "own": self.confusion()}
         found = {
@@ -187,7 +187,7 @@ def _sums(
 
 
 def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScores | None:
-    """Add what evaluated clients tell: scores of models that they alone have, and predictions by class."""
+    """Add what evaluated clients tell: scores of models of theirs alone, predictions by class."""
     alone: dict[int, Score] = {}
     classes: list[np.ndarray] = []
     for reply in replies:

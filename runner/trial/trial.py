@@ -371,7 +371,7 @@ class _CentralTest:
     ) -> Callable[[], TestScores] | None:
         """Send the models of a round to be scored.
 
-        With confusion matrices where it is the last, or where a metric is asked for that needs them.
+        With confusion matrices where it is the last, or where a metric is asked for.
         """
         models = _models(arrays, self.clustered, self.has)
         there = range(self.config.online(number))
