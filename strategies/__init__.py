@@ -1,45 +1,23 @@
 """Federated strategies by name: Flower's own, and ours beside them. They run unmodified on any Flower Grid.
 
-To add one: write a Flower ``Strategy`` in a file of this package, and name it in ``STRATEGIES``.
+To add one, write one file: see :mod:`fedsweep.strategies.registry`.
 """
 
 from collections.abc import Callable, Mapping
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
 from fedsweep.strategies.apart import StateApart
-from fedsweep.strategies.apfl import APFL, Mixing
-from fedsweep.strategies.base import Clustered, Resumable, mean_of_scored
-from fedsweep.strategies.candidates import Choosing
-from fedsweep.strategies.cfl import CFL
-from fedsweep.strategies.clients import ClientPart
-from fedsweep.strategies.clove import CLoVE
-from fedsweep.strategies.clustered import ClusterTraining
-from fedsweep.strategies.ditto import Ditto, DittoClients
-from fedsweep.strategies.fedadam import FedAdam
-from fedsweep.strategies.fedavg_ft import FedAvgFT, Finetuning
-from fedsweep.strategies.fedclust import FedClust
-from fedsweep.strategies.fedgroup import FedGroup
-from fedsweep.strategies.fedper import FedPer, OwnHeads
-from fedsweep.strategies.fedsoft import FedSoft, SoftMembers
-from fedsweep.strategies.fesem import FeSEM
-from fedsweep.strategies.flhc import FLHC
-from fedsweep.strategies.ifca import IFCA
+from fedsweep.strategies.base import Clustered, Resumable, mean_of_scored, says
 from fedsweep.strategies.insides import aggregate_metricrecords
-from fedsweep.strategies.kmeans import KMeans
 from fedsweep.strategies.layout import Layout, WithLayout
-from fedsweep.strategies.local import KeepLocal, Local
-from fedsweep.strategies.oracle import Oracle
-from fedsweep.strategies.pacfl import PACFL
 from fedsweep.strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
-from fedsweep.strategies.qfedavg import QFedAvg, TellingLoss
-from fedsweep.strategies.robust import Bulyan, Krum, MultiKrum, TrimmedMean
-from fedsweep.strategies.scaffold import Corrected, Scaffold
+from fedsweep.strategies.registry import STRATEGIES, settings_of
 from fedsweep.strategies.selection import ServerRule
-from fedsweep.strategies.stocfl import StoCFL
+from fedsweep.strategies.settings import Setting
 
 __all__ = [
     "STRATEGIES",
@@ -47,64 +25,11 @@ __all__ = [
     "Layout",
     "Resumable",
     "build_strategy",
-    "client_part",
     "is_weighted_mean",
+    "settings_of",
     "with_layout",
     "wrap_privacy",
 ]
-
-_CLUSTER_TRAINING: dict[str, type[ClusterTraining]] = {
-    "kmeans": KMeans,
-    "flhc": FLHC,
-    "cfl": CFL,
-    "fesem": FeSEM,
-    "fedgroup": FedGroup,
-    "pacfl": PACFL,
-    "stocfl": StoCFL,
-    "fedclust": FedClust,
-    "oracle": Oracle,
-}
-
-STRATEGIES: dict[str, Callable[..., Strategy]] = {
-    "fedavg": flower.FedAvg,
-    "fedavgm": flower.FedAvgM,
-    "fedadam": FedAdam,
-    "fedadagrad": flower.FedAdagrad,
-    "fedyogi": flower.FedYogi,
-    "fedprox": flower.FedProx,
-    "fedmedian": flower.FedMedian,
-    "fedtrimmedavg": TrimmedMean,
-    "krum": Krum,
-    "multikrum": MultiKrum,
-    "bulyan": Bulyan,
-    "qfedavg": QFedAvg,
-    **_CLUSTER_TRAINING,
-    "local": Local,
-    "ifca": IFCA,
-    "clove": CLoVE,
-    "fedsoft": FedSoft,
-    "fedavg_ft": FedAvgFT,
-    "ditto": Ditto,
-    "fedper": FedPer,
-    "apfl": APFL,
-    "scaffold": Scaffold,
-}
-
-_CLIENT_PARTS: dict[str, type[ClientPart]] = {
-    part.method: part
-    for part in (
-        ClientPart,
-        Choosing,
-        Corrected,
-        DittoClients,
-        Finetuning,
-        KeepLocal,
-        Mixing,
-        OwnHeads,
-        SoftMembers,
-        TellingLoss,
-    )
-}
 
 _NORMS: dict[str, Callable[..., Norm]] = {
     "fixed_server": FixedNorm,
@@ -113,28 +38,11 @@ _NORMS: dict[str, Callable[..., Norm]] = {
     "adaptive_client": AdaptiveNorm,
 }
 
-_PRIVATE = (
-    flower.FedAvg,
-    flower.FedProx,
-    flower.FedAvgM,
-    FedAdam,
-    flower.FedAdagrad,
-    flower.FedYogi,
-)
-"""Those that take a mean over clients, to which noise can be added, and go on from it."""
-
-_WEIGHTED_MEANS = {
-    flower.FedAvg,
-    flower.FedAvgM,
-    flower.FedProx,
-    FedAdam,
-    flower.FedAdagrad,
-    flower.FedYogi,
-    FedAvgFT,
-    Ditto,
-    FedPer,
-    APFL,
+_GIVE = {
+    "client_learning_rate": "the clients' learning rate; give client_learning_rate",
+    "groups": "the true groups; give groups by node id",
 }
+"""What a trial may tell a method beside its settings, where the method can't do without."""
 
 
 class Share(float):
@@ -158,22 +66,25 @@ def build_strategy(
 ) -> Strategy:
     """Return the strategy of a trial.
 
+    Beside its settings a strategy is told of the seed, the learning rate and the groups what its
+    constructor has a parameter for, by these names.
+
     Parameters
     ----------
     name : str
         One of ``STRATEGIES``.
     params : mapping
-        The strategy's settings, named as its constructor names them: ``StrategyConfig.canonical()``.
+        The strategy's settings, named as its constructor names them: those of ``settings_of``.
     seed : int
         Root of the strategy's own random choices.
     num_clients : int
         Clients of the trial.
     client_learning_rate : float, optional
-        The clients' step size, which q-FedAvg takes for its Lipschitz estimate 1/lr.
+        The clients' step size.
     groups : mapping, optional
-        Node id -> true group, which the oracle is told.
+        Node id -> true group.
     drifted, drift_round : mapping and int, optional
-        The true groups from a round on, which the oracle is told as well.
+        The true groups from a round on.
 
     Raises
     ------
@@ -181,49 +92,47 @@ def build_strategy(
         If the name is unknown, or the settings do not go together.
     """
     if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy '{name}'. Valid: {', '.join(sorted(STRATEGIES))}.")
+        raise ValueError(f"unknown strategy '{name}'. Valid: {', '.join(STRATEGIES)}.")
     # The name is the registry's, and the least share of replies is the round loop's to watch.
-    kwargs = {
-        key: value for key, value in params.items() if key not in ("name", "min_fit_fraction")
-    }
+    kwargs = {k: value for k, value in params.items() if k not in ("name", "min_fit_fraction")}
+
+    settings = settings_of(name, **kwargs)
+    settings.check()
+    settings.check_in(Setting(num_clients, settings.trained(num_clients)))
+
     for share in ("fraction_train", "fraction_evaluate"):
         if share in kwargs:
             kwargs[share] = Share(kwargs[share])
-    kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
-    if name == "qfedavg":
-        if client_learning_rate is None:
-            raise ValueError(
-                "strategy=qfedavg needs the clients' learning rate; give client_learning_rate"
-            )
-        kwargs["client_learning_rate"] = client_learning_rate
-    wanted = kwargs.get("choose_k", "given") == "given" and kwargs.get("threshold") is None
-    if wanted and kwargs.get("num_clusters", 0) > num_clients:
-        raise ValueError(
-            f"strategy.num_clusters={kwargs['num_clusters']} is more than num_clients={num_clients}"
-        )
     if "server" in kwargs:
-        kwargs["server"] = ServerRule(**kwargs["server"])
-    if name in _CLUSTER_TRAINING or "seed" in signature(STRATEGIES[name]).parameters:
-        kwargs["seed"] = seed
-    if name == "oracle":
-        if groups is None:
-            raise ValueError("strategy=oracle needs the true groups; give groups by node id")
-        kwargs |= {"groups": groups, "drifted": drifted, "drift_round": drift_round}
+        kwargs["server"] = ServerRule.model_validate(kwargs["server"])
+    kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
+
+    # What else the method's constructor asks for is told by the trial.
+    told = {
+        "seed": seed,
+        "client_learning_rate": client_learning_rate,
+        "groups": groups,
+        "drifted": drifted,
+        "drift_round": drift_round,
+    }
+    for key, parameter in _parameters(STRATEGIES[name]).items():
+        if key in told:
+            kwargs[key] = told[key]
+            if told[key] is None and parameter.default is Parameter.empty:
+                raise ValueError(f"strategy={name} needs {_GIVE[key]}")
     return STRATEGIES[name](**kwargs)
 
 
-def client_part(method: str) -> ClientPart:
-    """Return what a method's clients do; "" is FedAvg's.
-
-    Raises
-    ------
-    ValueError
-        No method is called so.
-    """
-    if method not in _CLIENT_PARTS:
-        valid = ", ".join(sorted(name for name in _CLIENT_PARTS if name))
-        raise ValueError(f"unknown method '{method}'. Valid: {valid}.")
-    return _CLIENT_PARTS[method]()
+def _parameters(kind: type[Strategy]) -> dict[str, Parameter]:
+    """Return what a class's constructor takes, and those of its bases that it passes the rest to."""
+    found: dict[str, Parameter] = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            own = signature(vars(base)["__init__"]).parameters
+            found = {**own, **found}
+            if not any(p.kind is Parameter.VAR_KEYWORD for p in own.values()):
+                break
+    return found
 
 
 def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
@@ -232,8 +141,7 @@ def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
     Parameters
     ----------
     strategy : Strategy
-        One that goes on from a mean over clients: ``fedavg``, ``fedprox``, ``fedavgm``,
-        ``fedadam``, ``fedadagrad``, ``fedyogi``.
+        One that goes on from a mean over clients, and says so.
     params : mapping
         ``PrivacyConfig.canonical()``. Under the ``*_client`` kinds the ClientApp has to clip.
 
@@ -248,11 +156,11 @@ def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
         return strategy
     if name not in _NORMS:
         raise ValueError(f"unknown privacy '{name}'. Valid: none, {', '.join(sorted(_NORMS))}.")
-    if not isinstance(strategy, flower.FedAvg) or type(strategy) not in _PRIVATE:
+    if not isinstance(strategy, flower.FedAvg) or not says(strategy, "private_mean"):
         raise ValueError(
             f"privacy={name} needs a strategy that takes a mean over clients, and "
             f"{type(strategy).__name__} is not known to; take one of "
-            f"{', '.join(kind.__name__ for kind in _PRIVATE)}"
+            f"{', '.join(STRATEGIES.saying('private_mean'))}"
         )
     if "initial_clipping_norm" in kwargs:
         kwargs["clipping_norm"] = kwargs.pop("initial_clipping_norm")
@@ -281,14 +189,11 @@ def with_layout(strategy: Strategy, layout: Layout) -> Strategy:
 def is_weighted_mean(strategy: Strategy) -> bool:
     """Whether replies of the round that was configured last may be replaced by partial weighted means.
 
-    Ask after ``configure_train``: clustered methods must see each reply in their clustering rounds. Only types known to
-    average are named, never subclasses; a privacy wrapper clips each reply, and metrics aggregated in a way of the
-    user's own need each reply too.
+    Ask after ``configure_train``: clustered methods must see each reply in their clustering rounds. A class
+    says it for itself, and for none derived from it; a privacy wrapper clips each reply, and metrics aggregated in a
+    way of the user's own need each reply too.
     """
     if isinstance(strategy, StateApart):
         return is_weighted_mean(strategy.strategy)
-    if type(strategy) in _CLUSTER_TRAINING.values():
-        averages = not strategy.clustering_round  # type: ignore[attr-defined]
-    else:
-        averages = type(strategy) in _WEIGHTED_MEANS
+    averages = says(strategy, "partial_means") and not getattr(strategy, "clustering_round", False)
     return averages and getattr(strategy, "train_metrics_aggr_fn", None) is aggregate_metricrecords

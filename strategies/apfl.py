@@ -12,9 +12,22 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
+from fedsweep.strategies.settings import FedAvgSettings
+
+
+class APFLSettings(FedAvgSettings):
+    """FedAvg's, and the mixture."""
+
+    alpha: float = Field(
+        0.5, ge=0, le=1, description="share of the local model in the mixture, at first"
+    )
+    adaptive: bool = Field(
+        True, description="adapt each client's share by a gradient step per round"
+    )
 
 
 class APFL(FedAvg):
@@ -29,6 +42,10 @@ class APFL(FedAvg):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    settings = APFLSettings
+    colour = "#575757"
+    partial_means = True
 
     personal_models = True
 

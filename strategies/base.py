@@ -46,6 +46,16 @@ def models_of(strategy: object) -> Models:
     return Models(**said)  # type: ignore[arg-type]
 
 
+def says(strategy: object, fact: str) -> bool:
+    """Return whether the very class of a strategy says a fact: one derived from it may do otherwise.
+
+    ``partial_means``: replies may be replaced by partial means, weighted by examples (in rounds in
+    which it does not read each: ``clustering_round``). ``private_mean``: it goes on from a mean over
+    clients, to which privacy's noise can be added.
+    """
+    return bool(vars(type(strategy)).get(fact, False))
+
+
 @runtime_checkable
 class Clustered(Protocol):
     """A strategy that trains one model per cluster of clients.

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedsweep.strategies.base import int_keys, string_keys
-from fedsweep.strategies.clustered import ClusterTraining, Plan
+from fedsweep.strategies.clustered import ClusterTraining, Plan, WarmupSettings
 from fedsweep.strategies.clustering import at_length_one, one_thread, points_of
 from fedsweep.strategies.grouping import (
+    GateSettings,
     HowMany,
     Points,
     choose_k,
@@ -23,6 +25,46 @@ from fedsweep.strategies.grouping import (
     silhouette,
     tree_split,
 )
+from fedsweep.strategies.ranges import CLIENTS, METRIC
+from fedsweep.strategies.settings import inherited
+
+
+class CFLSettings(GateSettings, WarmupSettings):
+    """When a cluster is split."""
+
+    then = 1
+
+    gate: float = inherited(GateSettings, "gate", 0.05)
+    eps1: float = Field(
+        0.9, gt=0, le=METRIC, description="split below this length of the mean update"
+    )
+    eps2: float = Field(
+        0.7, ge=0, le=METRIC, description="and above this length of the longest update"
+    )
+    relative: bool = Field(
+        True, description="eps1, eps2 in units of the longest mean update so far"
+    )
+    min_size: int = Field(2, ge=2, le=CLIENTS, description="split only larger clusters")
+
+    def check(self) -> None:
+        """Refuse rounds of some of the clients."""
+        super().check()
+        check_everybody(self.fraction_train)
+
+
+def check_everybody(fraction_train: float) -> None:
+    """Refuse rounds of some of the clients.
+
+    Raises
+    ------
+    ValueError
+        Not all train in each round.
+    """
+    if fraction_train < 1:
+        raise ValueError(
+            f"strategy.fraction_train={fraction_train:g} with strategy=cfl: the norms of a cluster's "
+            "updates need every member in every round; set strategy.fraction_train=1"
+        )
 
 
 class CFL(ClusterTraining):
@@ -48,6 +90,10 @@ class CFL(ClusterTraining):
         which adds up to ``gate`` over all rounds.
     """
 
+    settings = CFLSettings
+    colour = "#025941"
+    partial_means = True
+
     def __init__(
         self,
         *,
@@ -58,10 +104,7 @@ class CFL(ClusterTraining):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if self.fraction_train < 1:
-            raise ValueError(
-                f"strategy.fraction_train={self.fraction_train}: strategy=cfl needs every client in every round; set 1"
-            )
+        check_everybody(self.fraction_train)
         self.eps1, self.eps2, self.relative, self.min_size = eps1, eps2, relative, min_size
         self.tests: dict[int, int] = {}  # cluster -> how often it asked the gate
         self.longest: dict[

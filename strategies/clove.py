@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from pydantic import Field
 
 from fedsweep.strategies.base import (
     arrays_of,
@@ -30,11 +31,20 @@ from fedsweep.strategies.candidates import (
     match_models,
     to_own_or_all,
 )
-from fedsweep.strategies.selection import ServerRule
+from fedsweep.strategies.selection import ServerRule, ServerSettings
 from fedsweep.strategies.servers import ClusterServers, WithServers
+from fedsweep.strategies.settings import NumClustersSettings
 
 QUERY = "query.losses"
 STABLE_ROUNDS = 3  # times in a row that a settled client was put into the same cluster
+
+
+class CLoVESettings(ServerSettings, NumClustersSettings):
+    """How many models there are, and who averages each."""
+
+    auto_k: bool = Field(
+        False, description="choose the clusters' number, from 2 to num_clusters, by silhouette"
+    )
 
 
 class CLoVE(WithServers, Candidates):
@@ -58,6 +68,9 @@ class CLoVE(WithServers, Candidates):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    settings = CLoVESettings
+    colour = "#73465F"
 
     def __init__(
         self,

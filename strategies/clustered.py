@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from enum import Enum
 from logging import WARNING
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import (
@@ -26,6 +26,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedsweep.strategies.base import (
     arrays_of,
@@ -42,6 +43,7 @@ from fedsweep.strategies.clustering import (
     Distance,
     Representation,
     canonical,
+    check_angles,
     group_means,
     nearest,
     one_thread,
@@ -51,11 +53,44 @@ from fedsweep.strategies.clustering import (
 from fedsweep.strategies.grouping import Found, HowMany, Rule
 from fedsweep.strategies.insides import log, sample_nodes
 from fedsweep.strategies.layout import WithLayout
+from fedsweep.strategies.ranges import ROUNDS
 from fedsweep.strategies.selection import ServerRule
 from fedsweep.strategies.servers import ClusterServers, WithServers
+from fedsweep.strategies.settings import FedAvgSettings, Setting
 
 PICTURED = 1_000
 """Clients up to which a clustering is drawn: the axes of the picture cost the cube of their number."""
+
+
+class WarmupSettings(FedAvgSettings):
+    """Of a method that groups the clients after rounds of FedAvg."""
+
+    then: ClassVar[int] = 0
+    """Rounds after the warm-up in which the clients are grouped for the first time."""
+
+    warmup_rounds: int = Field(
+        1,
+        ge=1,
+        le=ROUNDS,
+        description="FedAvg rounds; clients are grouped in the last (cfl: after it)",
+    )
+
+    def check_in(self, setting: Setting) -> None:
+        """Refuse a warm-up after which no round is left to group the clients."""
+        super().check_in(setting)
+        rounds = setting.rounds
+        if rounds is None or self.warmup_rounds <= rounds - self.then:
+            return
+        if rounds > self.then:
+            raise ValueError(
+                f"strategy.warmup_rounds={self.warmup_rounds} with rounds={rounds}: "
+                f"strategy={self.name} would never cluster; set it to {rounds - self.then} at most, "
+                "or raise rounds"
+            )
+        raise ValueError(
+            f"rounds={rounds}: strategy={self.name} splits after its warm-up; "
+            f"set rounds={self.then + 1}"
+        )
 
 
 class Plan(Enum):
@@ -115,11 +150,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         **fedavg: Any,
     ) -> None:
         super().__init__(**fedavg)
-        if distance == "cosine" and representation in ("weights", "losses", "data"):
-            raise ValueError(
-                f"strategy.distance=cosine needs updates, but strategy.representation={representation}; "
-                "set strategy.distance=euclidean or strategy.representation=updates"
-            )
+        check_angles(representation, distance)
         self.num_clusters, self.choose_k, self.max_clusters, self.gate = (
             num_clusters,
             choose_k,

@@ -22,6 +22,21 @@ Distance = Literal["cosine", "euclidean", "manhattan"]
 _BLOCK = 1 << 13  # columns widened to float64 at a time
 
 
+def check_angles(representation: str, distance: str) -> None:
+    """Refuse angles between what has none.
+
+    Raises
+    ------
+    ValueError
+        The distance is ``cosine``, and what stands for a client is no update.
+    """
+    if distance == "cosine" and representation in ("weights", "losses", "data"):
+        raise ValueError(
+            f"strategy.representation={representation} with strategy.distance=cosine: only updates "
+            "have an angle; set strategy.distance=euclidean or strategy.representation=updates"
+        )
+
+
 def represent(
     records: Sequence[ArrayRecord], common: ArrayRecord, kind: Representation, layout: Layout
 ) -> NDArray[np.float32]:

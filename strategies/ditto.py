@@ -10,9 +10,26 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from pydantic import Field
 
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
+from fedsweep.strategies.ranges import WEIGHT
+from fedsweep.strategies.settings import FedAvgSettings
+
+
+class DittoSettings(FedAvgSettings):
+    """FedAvg's, and how the personal models are trained."""
+
+    ditto_lambda: float = Field(
+        0.1, ge=0, le=WEIGHT, description="pull of the personal model to the global one"
+    )
+    personal_epochs: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="passes of the personal model per round; 0: training's",
+    )
 
 
 class Ditto(FedAvg):
@@ -27,6 +44,10 @@ class Ditto(FedAvg):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    settings = DittoSettings
+    colour = "#30695F"
+    partial_means = True
 
     personal_models = True
 

@@ -10,9 +10,16 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.serverapp import strategy as flower
 
+from fedsweep.strategies.optimizers import MomentsSettings
+
 
 class FedAdam(flower.FedAdam):
     """Flower's FedAdam with arrays of the dtype that was sent."""
+
+    settings = MomentsSettings
+    colour = "#56B4E9"
+    partial_means = True
+    private_mean = True
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -10,9 +10,28 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from pydantic import Field
 
 from fedsweep.strategies.clients import ClientPart, Work, with_method
 from fedsweep.strategies.models import Models
+from fedsweep.strategies.settings import FedAvgSettings
+
+
+class FedAvgFTSettings(FedAvgSettings):
+    """FedAvg's, and how long clients fine-tune."""
+
+    finetune_epochs: int = Field(
+        1, ge=1, le=10**6, description="passes over a client's examples before its evaluation"
+    )
+
+    def check(self) -> None:
+        """Refuse to fine-tune for no evaluation."""
+        super().check()
+        if self.fraction_evaluate == 0:
+            raise ValueError(
+                "strategy=fedavg_ft with strategy.fraction_evaluate=0: clients fine-tune before "
+                "they are evaluated, and none is; raise strategy.fraction_evaluate"
+            )
 
 
 class FedAvgFT(FedAvg):
@@ -25,6 +44,10 @@ class FedAvgFT(FedAvg):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    settings = FedAvgFTSettings
+    colour = "#8CC0DC"
+    partial_means = True
 
     personal_models = True
 

@@ -6,7 +6,17 @@ that a client holds, are compared by Euclidean distance and clustered hierarchic
 
 from typing import Any
 
+from fedsweep.strategies.clustered import WarmupSettings
 from fedsweep.strategies.flhc import FLHC
+from fedsweep.strategies.grouping import Linkage, TreeSettings
+from fedsweep.strategies.settings import inherited
+
+
+class FedClustSettings(TreeSettings, WarmupSettings):
+    """How the tree is made and cut."""
+
+    linkage: Linkage = inherited(TreeSettings, "linkage", "ward")
+    gate: float = inherited(TreeSettings, "gate", 0.01)
 
 
 class FedClust(FLHC):
@@ -22,6 +32,10 @@ class FedClust(FLHC):
     **common
         Parameters of ClusterTraining.
     """
+
+    settings = FedClustSettings
+    colour = "#5D5D25"
+    partial_means = True
 
     def __init__(self, **common: Any) -> None:
         super().__init__(

@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsweep.strategies.clustered import ClusterTraining
+from fedsweep.strategies.clustered import ClusterTraining, WarmupSettings
 from fedsweep.strategies.clustering import group_means, kmeans_split, one_thread, points_of
-from fedsweep.strategies.grouping import Found, find_groups
+from fedsweep.strategies.grouping import Found, GroupSettings, find_groups
+from fedsweep.strategies.settings import inherited
 
 PRETRAINED_PER_GROUP = 20
+
+
+class FedGroupSettings(GroupSettings, WarmupSettings):
+    """How many groups, and when they are formed."""
+
+    gate: float = inherited(GroupSettings, "gate", 0.01)
 
 
 class FedGroup(ClusterTraining):
@@ -26,6 +33,10 @@ class FedGroup(ClusterTraining):
     :class:`~fedsweep.strategies.clustered.ClusterTraining`, which also says what happens when
     clients leave.
     """
+
+    settings = FedGroupSettings
+    colour = "#8A832A"
+    partial_means = True
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**{"warmup_rounds": 1, **common})

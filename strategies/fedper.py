@@ -10,11 +10,33 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from pydantic import Field
 
 from fedsweep.strategies.base import mean_of_replies, sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.layout import WithLayout, joined, last_layer_keys, part
 from fedsweep.strategies.models import Models
+from fedsweep.strategies.settings import FedAvgSettings, Setting
+
+
+class FedPerSettings(FedAvgSettings):
+    """FedAvg's, and what is each client's own."""
+
+    head_layers: int = Field(
+        1,
+        ge=1,
+        le=10**4,
+        description="modules at the end of the model that are each client's own",
+    )
+
+    def check_in(self, setting: Setting) -> None:
+        """Refuse a model that is nothing but a head."""
+        super().check_in(setting)
+        if setting.model == "logreg":
+            raise ValueError(
+                "strategy=fedper with model=logreg: the head would be the whole model; "
+                "take a model with more layers"
+            )
 
 
 class FedPer(WithLayout, FedAvg):
@@ -29,6 +51,10 @@ class FedPer(WithLayout, FedAvg):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    settings = FedPerSettings
+    colour = "#6B3245"
+    partial_means = True
 
     has_global_model = False  # an averaged base under the initial head is nobody's model
     personal_models = True

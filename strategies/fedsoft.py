@@ -11,12 +11,38 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedsweep.strategies import base
 from fedsweep.strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of
 from fedsweep.strategies.candidates import Candidates, all_models, changed, initial_models, to_all
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
+from fedsweep.strategies.ranges import ROUNDS, WEIGHT
+from fedsweep.strategies.settings import NumClustersSettings, Setting
+
+
+class FedSoftSettings(NumClustersSettings):
+    """How many centres there are, and how near to them a client trains."""
+
+    pull = "soft_lambda"
+
+    estimate_every: int = Field(
+        2, ge=1, le=ROUNDS, description="rounds between two estimations of the clients' shares"
+    )
+    soft_lambda: float = Field(
+        0.1, ge=0, le=WEIGHT, description="pull of a client's model to the clusters' centres"
+    )
+    smoother: float = Field(1e-4, ge=0, le=1, description="least share of a client in a cluster")
+
+    def check_in(self, setting: Setting) -> None:
+        """Refuse estimations that no round is left for."""
+        super().check_in(setting)
+        if setting.rounds is not None and self.estimate_every > max(setting.rounds, 2):
+            raise ValueError(
+                f"strategy.estimate_every={self.estimate_every} is more than "
+                f"rounds={setting.rounds}: the shares are estimated once; lower it to rounds at most"
+            )
 
 
 class FedSoft(Candidates):
@@ -40,6 +66,9 @@ class FedSoft(Candidates):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    settings = FedSoftSettings
+    colour = "#261D55"
 
     def __init__(
         self,

@@ -11,9 +11,16 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from fedsweep.strategies.clustered import ClusterTraining, Plan
+from fedsweep.strategies.clustered import ClusterTraining, Plan, WarmupSettings
 from fedsweep.strategies.clustering import kmeans_split, nearest, points_of, view_of
-from fedsweep.strategies.grouping import Found, find_groups
+from fedsweep.strategies.grouping import Found, GroupSettings, find_groups
+from fedsweep.strategies.settings import inherited
+
+
+class FeSEMSettings(GroupSettings, WarmupSettings):
+    """How many centres, and when they are seeded."""
+
+    gate: float = inherited(GroupSettings, "gate", 0.01)
 
 
 class FeSEM(ClusterTraining):
@@ -31,6 +38,10 @@ class FeSEM(ClusterTraining):
     **common
         Parameters of ClusterTraining.
     """
+
+    settings = FeSEMSettings
+    colour = "#7A3905"
+    partial_means = True
 
     plain_mean = True
 

@@ -4,22 +4,76 @@ After ``warmup_rounds`` of FedAvg all clients train from the common model; their
 under L1, L2 or cosine distance, and the tree is cut at a distance, or at a number of clusters.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from fedsweep.strategies.clustered import ClusterTraining
-from fedsweep.strategies.clustering import points_of, view_of
+from fedsweep.strategies.clustered import ClusterTraining, WarmupSettings
+from fedsweep.strategies.clustering import (
+    Distance,
+    Representation,
+    check_angles,
+    points_of,
+    view_of,
+)
 from fedsweep.strategies.grouping import (
     Found,
     Linkage,
     Points,
+    Rule,
+    TreeSettings,
     cut_tree,
     euclidean,
     find_groups,
     tree_split,
 )
+from fedsweep.strategies.settings import FedAvgSettings, inherited
+
+
+class FLHCSettings(TreeSettings, WarmupSettings):
+    """How the tree is made and cut, and what the clients are told apart by."""
+
+    cuts = ("gate", "linkage", "representation", "distance")
+
+    choose_k: Rule = inherited(TreeSettings, "choose_k", "silhouette")
+    gate: float = inherited(TreeSettings, "gate", 0.01)
+    representation: Representation = Field(
+        "updates", description="what stands for a client (flhc: from its model)"
+    )
+    distance: Distance = Field(
+        "cosine",
+        description="how far apart two clients are; cosine needs updates, manhattan is flhc's",
+    )
+
+    def check(self) -> None:
+        """Refuse distances that mean nothing for what stands for a client, or for the tree."""
+        super().check()
+        check_angles(self.representation, self.distance)
+        check_tree(self)
+
+
+def check_tree(tree: "FLHCSettings | FLHC") -> None:
+    """Refuse what a tree can't be made of.
+
+    Raises
+    ------
+    ValueError
+        No model stands for a client, or a distance that is not Euclidean meets what has to be.
+    """
+    if tree.representation in ("losses", "data"):
+        raise ValueError(
+            f"strategy.representation={tree.representation} belongs to strategy=kmeans; "
+            "set strategy.representation=updates, weights or last_layer"
+        )
+    chosen = tree.threshold is None and tree.choose_k != "given"
+    if tree.distance == "manhattan" and (tree.linkage == "ward" or tree.gate or chosen):
+        raise ValueError(
+            "strategy.distance=manhattan goes with strategy=flhc, a threshold or a given "
+            "num_clusters, and without linkage=ward and gate, which are Euclidean; set "
+            "strategy.distance=euclidean"
+        )
 
 
 class FLHC(ClusterTraining):
@@ -39,24 +93,17 @@ class FLHC(ClusterTraining):
         Parameters of ClusterTraining.
     """
 
+    settings: ClassVar[type[FedAvgSettings]] = FLHCSettings
+    colour = "#336784"
+    partial_means = True
+
     def __init__(
         self, *, linkage: Linkage = "average", threshold: float | None = None, **common: Any
     ) -> None:
         super().__init__(**common)
-        if self.representation in ("losses", "data"):
-            raise ValueError(
-                f"strategy.representation={self.representation} belongs to strategy=kmeans; "
-                "set strategy.representation=updates, weights or last_layer"
-            )
-        if self.distance == "manhattan" and (
-            linkage == "ward" or self.gate or (threshold is None and self.choose_k != "given")
-        ):
-            raise ValueError(
-                "strategy.distance=manhattan goes with strategy.threshold or a given num_clusters, not with ward, "
-                "choose_k or gate, which are Euclidean; set strategy.distance=euclidean"
-            )
         self.linkage: Linkage = linkage
         self.threshold = threshold
+        check_tree(self)
 
     def find(self, rows_CP: NDArray[np.float32]) -> Found:
         """Cut the tree of the updates."""

@@ -8,10 +8,15 @@ distances and, where a method goes by angles, their own origin.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+
+from fedsweep.strategies.ranges import CLIENTS, METRIC
+from fedsweep.strategies.selection import ServerSettings
+from fedsweep.strategies.settings import NumClustersSettings
 
 Points = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -30,12 +35,69 @@ ROTATIONS = 99  # of the gate, at least: as many as a level of .01 needs
 
 @dataclass(frozen=True)
 class HowMany:
-    """How the number of clusters is chosen; fields and defaults are those of ``StrategyConfig``."""
+    """How the number of clusters is chosen; fields and defaults are those of :class:`GroupSettings`."""
 
     num_clusters: int = 4
     choose_k: Rule = "given"
     max_clusters: int = 8
     gate: float = 0.0
+
+
+class GateSettings(ServerSettings):
+    """Of a method that asks whether there are clusters."""
+
+    gate: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="level of the test whether there are clusters at all: the share of false splits "
+        "allowed; 0: cluster untested",
+    )
+
+
+class GroupSettings(GateSettings, NumClustersSettings):
+    """Of a method that groups the clients, into a number of clusters given or chosen."""
+
+    cuts: ClassVar[tuple[str, ...]] = ("gate",)
+    """Keys of what tells clusters apart, where there is more than one."""
+
+    choose_k: Rule = Field(
+        "given", description="given: num_clusters; else the rule that chooses their number"
+    )
+    max_clusters: int = Field(
+        8, ge=2, le=CLIENTS, description="most clusters that choose_k may take"
+    )
+
+    def idle(self) -> dict[str, str]:
+        """Return the keys that have no effect beside the others: key -> the setting that is why."""
+        return super().idle() | self._idle_numbers()
+
+    def _idle_numbers(self) -> dict[str, str]:
+        given = self.choose_k == "given"
+        found = {"max_clusters" if given else "num_clusters": f"strategy.choose_k={self.choose_k}"}
+        if given and self.num_clusters == 1:
+            found |= dict.fromkeys(self.cuts, "strategy.num_clusters=1")
+        return found
+
+
+class TreeSettings(GroupSettings):
+    """Of a method that cuts a tree of the clients, at a distance or into a number of clusters."""
+
+    cuts: ClassVar[tuple[str, ...]] = ("gate", "linkage")
+
+    linkage: Linkage = Field("average", description="how far apart two groups are")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=METRIC,
+        description="distance at which the tree is cut; null: as choose_k says",
+    )
+
+    def _idle_numbers(self) -> dict[str, str]:
+        if self.threshold is None:
+            return super()._idle_numbers()
+        keys = ("choose_k", "num_clusters", "max_clusters")
+        return dict.fromkeys(keys, f"strategy.threshold={self.threshold:g}")
 
 
 @dataclass(frozen=True)

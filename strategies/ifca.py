@@ -26,8 +26,13 @@ from fedsweep.strategies.candidates import (
     to_all,
 )
 from fedsweep.strategies.clients import with_method
-from fedsweep.strategies.selection import ServerRule
+from fedsweep.strategies.selection import ServerRule, ServerSettings
 from fedsweep.strategies.servers import ClusterServers, WithServers
+from fedsweep.strategies.settings import NumClustersSettings
+
+
+class IFCASettings(ServerSettings, NumClustersSettings):
+    """How many models there are to choose from, and who averages each."""
 
 
 class IFCA(WithServers, Candidates):
@@ -48,6 +53,9 @@ class IFCA(WithServers, Candidates):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    settings = IFCASettings
+    colour = "#003F62"
 
     def __init__(
         self,

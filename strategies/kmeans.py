@@ -15,14 +15,108 @@ from typing import Any, cast
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedsweep.strategies.base import int_keys, join_largest, string_keys
-from fedsweep.strategies.clustered import ClusterTraining, Plan
-from fedsweep.strategies.clustering import kmeans_split, nearest, points_of, view_of
-from fedsweep.strategies.grouping import Found, find_groups
+from fedsweep.strategies.clustered import ClusterTraining, Plan, WarmupSettings
+from fedsweep.strategies.clustering import (
+    Distance,
+    Representation,
+    check_angles,
+    kmeans_split,
+    nearest,
+    points_of,
+    view_of,
+)
+from fedsweep.strategies.grouping import Found, GroupSettings, find_groups
+from fedsweep.strategies.ranges import EXAMPLES, ROUNDS
+from fedsweep.strategies.settings import Setting
 
 MODELS_PER_CLUSTER = 3
 """Peers' models per wanted cluster that make up a vector of losses: few enough to send to every client."""
+
+
+class KMeansSettings(GroupSettings, WarmupSettings):
+    """How many clusters, when they are formed, and what the clients are told apart by."""
+
+    cuts = ("gate", "representation", "distance", "sketch", "recluster_every", "stable_after")
+
+    recluster_every: int = Field(
+        0,
+        ge=0,
+        le=ROUNDS,
+        description="cluster anew every so many rounds after the warm-up; 0: once",
+    )
+    stable_after: int = Field(
+        0,
+        ge=0,
+        le=ROUNDS,
+        description="end that once the same clusters came so many times in a row; 0: never",
+    )
+    representation: Representation = Field(
+        "updates", description="what stands for a client (flhc: from its model)"
+    )
+    distance: Distance = Field(
+        "cosine",
+        description="how far apart two clients are; cosine needs updates, manhattan is flhc's",
+    )
+    sketch: int = Field(
+        0,
+        ge=0,
+        le=EXAMPLES,
+        description="numbers that a client sends of its update in place of its model, to be grouped by; 0: the model",
+    )
+
+    def check(self) -> None:
+        """Refuse distances and sketches that mean nothing for what stands for a client."""
+        super().check()
+        check_angles(self.representation, self.distance)
+        check_points(self.representation, self.distance, self.sketch)
+
+    def check_in(self, setting: Setting) -> None:
+        """Refuse to cluster anew where no round is left for it."""
+        super().check_in(setting)
+        if setting.rounds is None or not self.recluster_every:
+            return
+        rounds = setting.rounds
+        times = (rounds - self.warmup_rounds) // self.recluster_every
+        if not times:
+            raise ValueError(
+                f"strategy.recluster_every={self.recluster_every} with rounds={rounds} and "
+                f"warmup_rounds={self.warmup_rounds}: the clients would be grouped once; lower it, "
+                "or set it to 0"
+            )
+        if self.stable_after == 1 or self.stable_after > times:
+            raise ValueError(
+                f"strategy.stable_after={self.stable_after} with {times + 1} clusterings in "
+                f"rounds={rounds}: it takes 2 at least, and {times} at most to leave one out; "
+                "change it, or set it to 0"
+            )
+
+    def idle(self) -> dict[str, str]:
+        """Return the keys that have no effect beside the others: key -> the setting that is why."""
+        once = {} if self.recluster_every else {"stable_after": "strategy.recluster_every=0"}
+        return super().idle() | once
+
+
+def check_points(representation: str, distance: str, sketch: int) -> None:
+    """Refuse what K-means can't group by.
+
+    Raises
+    ------
+    ValueError
+        A sketch of what is no update, or a distance that has no means.
+    """
+    if sketch and representation not in ("updates", "last_layer"):
+        raise ValueError(
+            f"strategy.sketch={sketch} with strategy.representation={representation}: sketches are "
+            "of updates; set strategy.representation=updates or last_layer, or strategy.sketch=0"
+        )
+    if distance == "manhattan":
+        raise ValueError(
+            "strategy.distance=manhattan has no K-means; it goes with strategy=flhc: set "
+            "strategy.distance=euclidean or cosine"
+        )
 
 
 class KMeans(ClusterTraining):
@@ -45,19 +139,15 @@ class KMeans(ClusterTraining):
         between weights depends on where the origin lies.
     """
 
+    settings = KMeansSettings
+    colour = "#009E73"
+    partial_means = True
+
     def __init__(
         self, *, recluster_every: int = 0, stable_after: int = 0, sketch: int = 0, **common: Any
     ) -> None:
         super().__init__(**common)
-        if sketch and self.representation not in ("updates", "last_layer"):
-            raise ValueError(
-                f"strategy.sketch={sketch} is of updates, but strategy.representation={self.representation}; "
-                "set strategy.representation=updates or last_layer, or strategy.sketch=0"
-            )
-        if self.distance == "manhattan":
-            raise ValueError(
-                "strategy.distance=manhattan has no K-means; set strategy.distance=euclidean or cosine"
-            )
+        check_points(self.representation, self.distance, sketch)
         self.recluster_every, self.stable_after, self.sketch = recluster_every, stable_after, sketch
         self.times_same = 1
         self.peers: dict[int, ArrayRecord] = {}  # whose models make up the vectors of losses

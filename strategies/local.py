@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedsweep.strategies.base import sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
+from fedsweep.strategies.settings import FedAvgSettings
 
 
 class Local(FedAvg):
@@ -17,6 +18,9 @@ class Local(FedAvg):
 
     A client gets the initial model until it has trained once, and no arrays afterwards. All parameters are FedAvg's.
     """
+
+    settings = FedAvgSettings
+    colour = "#D55E00"
 
     has_global_model = False
     averages_models = False

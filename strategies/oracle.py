@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord
 from fedsweep.strategies.base import int_keys, join_largest, string_keys
 from fedsweep.strategies.clustered import ClusterTraining
 from fedsweep.strategies.clustering import canonical
+from fedsweep.strategies.selection import ServerSettings
 
 
 class Oracle(ClusterTraining):
@@ -30,6 +31,10 @@ class Oracle(ClusterTraining):
     **common
         Parameters of ClusterTraining.
     """
+
+    settings = ServerSettings
+    colour = "#805801"
+    partial_means = True
 
     def __init__(
         self,

@@ -12,13 +12,26 @@ from typing import Any, Literal
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedsweep.strategies.base import join_largest
 from fedsweep.strategies.clustered import ClusterTraining
 from fedsweep.strategies.clustering import canonical, one_thread, points_at
-from fedsweep.strategies.grouping import Linkage, cut_tree, find_groups, tree_split
+from fedsweep.strategies.grouping import Linkage, TreeSettings, cut_tree, find_groups, tree_split
+from fedsweep.strategies.ranges import EXAMPLES
+from fedsweep.strategies.settings import inherited
 
 Measure = Literal["mean", "smallest"]
+
+
+class PACFLSettings(TreeSettings):
+    """What a client sends of its data, and how the tree is made and cut."""
+
+    gate: float = inherited(TreeSettings, "gate", 0.01)
+    vectors: int = Field(
+        3, ge=1, le=EXAMPLES, description="singular vectors that a client sends per label"
+    )
+    measure: Measure = Field("mean", description="principal angle that tells subspaces apart")
 
 
 class PACFL(ClusterTraining):
@@ -42,6 +55,10 @@ class PACFL(ClusterTraining):
     **common
         Parameters of ClusterTraining.
     """
+
+    settings = PACFLSettings
+    colour = "#070707"
+    partial_means = True
 
     def __init__(
         self,

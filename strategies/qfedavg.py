@@ -11,15 +11,23 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from pydantic import Field
 
 from fedsweep.strategies.base import arrays_of, sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.layout import is_floating
+from fedsweep.strategies.settings import FedAvgSettings
 
 LOSS_KEY = "start_loss"
 TINY = 1e-10
 """Added to each loss, as in the authors' code: F^(q - 1) has no value at 0."""
+
+
+class QFedAvgSettings(FedAvgSettings):
+    """FedAvg's, and the fairness."""
+
+    q: float = Field(0.1, ge=0, le=1000, description="fairness; 0 is the plain mean over clients")
 
 
 class QFedAvg(FedAvg):
@@ -37,6 +45,9 @@ class QFedAvg(FedAvg):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    settings = QFedAvgSettings
+    colour = "#AA4466"
 
     def __init__(self, *, client_learning_rate: float, q: float = 0.1, **fedavg: Any) -> None:
         super().__init__(**fedavg)

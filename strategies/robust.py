@@ -1,9 +1,4 @@
-"""Means that withstand f attackers among n clients: Krum, Multi-Krum, Bulyan, the trimmed mean.
-
-Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries: Byzantine
-Tolerant Gradient Descent" (Krum, Multi-Krum); El Mhamdi, Guerraoui and Rouault 2018, "The Hidden
-Vulnerability of Distributed Learning in Byzantium" (Bulyan, arXiv:1802.07927); Yin, Chen,
-Ramchandran and Bartlett 2018, "Byzantine-Robust Distributed Learning" (arXiv:1803.01498).
+"""The maths of means that withstand f attackers among n clients: Krum, Multi-Krum, Bulyan, the trimmed mean.
 
 No client has a weight: the examples are what an attacker says they are. Differences are taken in
 float64 and then squared. Deviations, and Flower's own classes: docs/strategies/robust.md.
@@ -11,157 +6,26 @@ float64 and then squared. Deviations, and Flower's own classes: docs/strategies/
 
 from collections.abc import Callable, Iterable, Sequence
 from math import floor
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAvg
+from pydantic import Field
 
-from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.base import arrays_of
 from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.layout import is_floating
+from fedsweep.strategies.ranges import CLIENTS
+from fedsweep.strategies.settings import FedAvgSettings
 
 BLOCK_FLOATS = 2**24
 """Numbers of all clients that are held in float64 at a time while distances are taken."""
 
 
-class Krum(FedAvg):
-    """The one model that is closest to its n - f - 2 nearest.
+class AttackersSettings(FedAvgSettings):
+    """Of a mean that withstands a number of attackers."""
 
-    Parameters
-    ----------
-    num_malicious_nodes : int
-        f; n must be 2f + 3 or more in every round.
-    **fedavg
-        Parameters of Flower's FedAvg.
-    """
-
-    def __init__(self, *, num_malicious_nodes: int = 0, **fedavg: Any) -> None:
-        super().__init__(**fedavg)
-        self.num_malicious_nodes = num_malicious_nodes
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the chosen model, and its client's metrics.
-
-        Raises
-        ------
-        AggregationError
-            If too few clients replied.
-        """
-        f, valid = self.num_malicious_nodes, sort_replies(self, replies, read_arrays=True)[0]
-        _check(server_round, "krum", f, len(valid), 2 * f + 3)
-        models = [arrays_of(reply) for reply in valid]
-        return _combined(self, valid, nearest(squared_distances(models), f, 1), _mean)
-
-
-class MultiKrum(FedAvg):
-    """The mean of the m models that are closest to their n - f - 2 nearest.
-
-    Parameters
-    ----------
-    num_malicious_nodes : int
-        f; n must be 2f + 3 or more in every round.
-    num_nodes_to_select : int
-        m, n - f - 2 at most.
-    **fedavg
-        Parameters of Flower's FedAvg.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_malicious_nodes: int = 0,
-        num_nodes_to_select: int = 1,
-        **fedavg: Any,
-    ) -> None:
-        super().__init__(**fedavg)
-        self.num_malicious_nodes = num_malicious_nodes
-        self.num_nodes_to_select = num_nodes_to_select
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the mean of the chosen models, and their clients' metrics.
-
-        Raises
-        ------
-        AggregationError
-            If too few clients replied.
-        """
-        f, m = self.num_malicious_nodes, self.num_nodes_to_select
-        valid = sort_replies(self, replies, read_arrays=True)[0]
-        _check(server_round, "multikrum", f, len(valid), max(2 * f + 3, m + f + 2))
-        models = [arrays_of(reply) for reply in valid]
-        return _combined(self, valid, nearest(squared_distances(models), f, m), _mean)
-
-
-class Bulyan(FedAvg):
-    """Krum's choice again and again, then each number's mean of those nearest to its median.
-
-    Parameters
-    ----------
-    num_malicious_nodes : int
-        f; n must be 4f + 3 or more in every round.
-    **fedavg
-        Parameters of Flower's FedAvg.
-    """
-
-    def __init__(self, *, num_malicious_nodes: int = 0, **fedavg: Any) -> None:
-        super().__init__(**fedavg)
-        self.num_malicious_nodes = num_malicious_nodes
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the model, and the metrics of the clients that Krum chose.
-
-        Raises
-        ------
-        AggregationError
-            If too few clients replied.
-        """
-        f, valid = self.num_malicious_nodes, sort_replies(self, replies, read_arrays=True)[0]
-        _check(server_round, "bulyan", f, len(valid), 4 * f + 3)
-        chosen = one_by_one(squared_distances([arrays_of(reply) for reply in valid]), f)
-        beta = len(chosen) - 2 * f
-        return _combined(self, valid, chosen, lambda values: around_the_median(values, beta))
-
-
-class TrimmedMean(FedAvg):
-    """Each number's mean without the share beta of the lowest and of the highest.
-
-    Parameters
-    ----------
-    beta : float
-        Share cut at each end, so that beta n is 1 or more.
-    **fedavg
-        Parameters of Flower's FedAvg.
-    """
-
-    def __init__(self, *, beta: float = 0.2, **fedavg: Any) -> None:
-        super().__init__(**fedavg)
-        self.beta = beta
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the trimmed mean, and the metrics of all that replied.
-
-        Raises
-        ------
-        AggregationError
-            If beta of those that replied is nobody.
-        """
-        valid = sort_replies(self, replies, read_arrays=True)[0]
-        if (cut := num_cut(self.beta, len(valid))) < 1:
-            raise AggregationError(
-                f"round {server_round}: strategy=fedtrimmedavg with beta={self.beta:g} cuts nobody "
-                f"of {len(valid)} replies; train more clients or raise strategy.beta"
-            )
-        everybody = range(len(valid))
-        return _combined(self, valid, everybody, lambda values: trimmed_mean(values, cut))
+    num_malicious_nodes: int = Field(1, ge=0, le=CLIENTS, description="attackers to withstand")
 
 
 def squared_distances(models: Sequence[ArrayRecord]) -> np.ndarray:
@@ -224,11 +88,19 @@ def trimmed_mean(values: np.ndarray, cut: int) -> np.ndarray:
     return np.asarray(np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0))
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def mean(values: np.ndarray) -> np.ndarray:
+    """Return, for each number of (n, ...), the plain mean."""
     return np.asarray(values.mean(axis=0))
 
 
-def _check(server_round: int, name: str, f: int, n: int, needed: int) -> None:
+def check_replies(name: str, server_round: int, f: int, n: int, needed: int) -> None:
+    """Refuse fewer replies than a mean is defined for.
+
+    Raises
+    ------
+    AggregationError
+        n is less than what is needed.
+    """
     if n < needed:
         raise AggregationError(
             f"round {server_round}: strategy={name} with num_malicious_nodes={f} needs {needed} "
@@ -236,7 +108,22 @@ def _check(server_round: int, name: str, f: int, n: int, needed: int) -> None:
         )
 
 
-def _combined(
+def check_cohort(settings: str, clients: int, needed: int) -> None:
+    """Refuse fewer clients a round than a mean is defined for.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than what is needed; ``settings`` says by which settings.
+    """
+    if clients < needed:
+        raise ValueError(
+            f"{settings} needs at least {needed} training clients a round, but there are {clients}; "
+            "train more clients or lower them"
+        )
+
+
+def combined(
     strategy: FedAvg,
     valid: Sequence[Message],
     chosen: Iterable[int],

@@ -18,8 +18,35 @@ from numpy.typing import NDArray
 from fedsweep.strategies.base import ask, int_keys, sort_replies, string_keys, weight_of
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.layout import is_floating, weighted_mean
+from fedsweep.strategies.optimizers import StepSettings
+from fedsweep.strategies.settings import Setting
 
 CONTROL = "control"
+
+
+class ScaffoldSettings(StepSettings):
+    """FedAvg's, and the server's step."""
+
+    def check_in(self, setting: Setting) -> None:
+        """Refuse clients whose steps say nothing of their gradients."""
+        super().check_in(setting)
+        if setting.optimizer is not None:
+            check_optimizer(setting.optimizer)
+
+
+def check_optimizer(optimizer: str) -> None:
+    """Refuse clients whose steps say nothing of their gradients.
+
+    Raises
+    ------
+    ValueError
+        They do not train by SGD.
+    """
+    if optimizer != "sgd":
+        raise ValueError(
+            f"strategy=scaffold with training.optimizer={optimizer}: its control variates are mean "
+            "gradients of SGD; set training.optimizer=sgd"
+        )
 
 
 class Scaffold(FedAvg):
@@ -42,6 +69,9 @@ class Scaffold(FedAvg):
     control : ArrayRecord
         c as it was sent last, or after the last aggregation; empty before the first round.
     """
+
+    settings = ScaffoldSettings
+    colour = "#F4D48C"
 
     def __init__(self, *, server_learning_rate: float = 1.0, **fedavg: Any) -> None:
         super().__init__(**fedavg)
@@ -146,10 +176,7 @@ class Corrected(ClientPart):
             If the clients' optimizer is not SGD: what y moved by says nothing of its gradients.
         """
         local = work.local
-        if local.optimizer != "sgd":
-            raise ValueError(
-                f"SCAFFOLD's correction needs training.optimizer=sgd, not {local.optimizer}; change it"
-            )
+        check_optimizer(local.optimizer)
         x, c = work.sent(), work.sent(CONTROL)
         c_i = work.kept(self.method, otherwise=c.with_rows(np.zeros_like(c.rows)))
         correction = c.rows - c_i.rows

@@ -4,11 +4,14 @@ On identical hosts the score mostly measures how much data a client has.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+
+from fedsweep.strategies.ranges import ROUNDS, SHARE, WEIGHT
+from fedsweep.strategies.settings import FedAvgSettings, Settings
 
 Rule = Literal["load", "load_once", "random", "round_robin", "largest_data"]
 Mode = Literal["measured", "simulated", "hybrid"]
@@ -22,18 +25,78 @@ class Load(NamedTuple):
     node: float  # CPU + memory load of its node, per cent
 
 
-@dataclass(frozen=True)
-class ServerRule:
-    """How servers are chosen; the fields are those of ``strategy.server`` in the configuration."""
+class ServerRule(Settings):
+    """Which member of a cluster is its server."""
 
-    rule: Rule = "load"
-    mode: Mode = "measured"  # where loads come from: fedsweep.strategies.devices
-    cpu_weight: float = 0.5
-    mem_weight: float = 0.3
-    node_weight: float = 0.2
-    ewma: float = 0.5
-    hysteresis: float = 0.85
-    min_tenure: int = 3
+    rule: Rule = Field(
+        "load",
+        description="load: lowest score each round; load_once: chosen at the clustering round and kept",
+    )
+    mode: Mode = Field(  # fedsweep.strategies.devices
+        "measured",
+        description="simulated: of the examples on a drawn device; hybrid: measured, scaled by it",
+    )
+    cpu_weight: float = Field(
+        0.5, ge=0, le=WEIGHT, description="weight of a client task's CPU seconds in the score"
+    )
+    mem_weight: float = Field(
+        0.3, ge=0, le=WEIGHT, description="weight of a client task's peak memory in the score"
+    )
+    node_weight: float = Field(
+        0.2, ge=0, le=WEIGHT, description="weight of the node's CPU + memory load in the score"
+    )
+    ewma: float = Field(
+        0.5, ge=SHARE, le=1, description="weight of the newest measurement in the moving average"
+    )
+    hysteresis: float = Field(
+        0.85, ge=SHARE, le=1, description="switch only below this share of the incumbent's score"
+    )
+    min_tenure: int = Field(
+        3, ge=1, le=ROUNDS, description="rounds that a server keeps its role at least"
+    )
+
+    def check(self) -> None:
+        """Refuse loads that are all the same.
+
+        Raises
+        ------
+        ValueError
+            No part of the load has a weight.
+        """
+        weights = self.cpu_weight + self.mem_weight + self.node_weight
+        if self.rule in ("load", "load_once") and not weights:
+            raise ValueError(
+                f"strategy.server.rule={self.rule} with all weights 0: every load is the same; "
+                "raise cpu_weight, mem_weight or node_weight"
+            )
+
+    def idle(self) -> dict[str, str]:
+        """Return the keys that have no effect beside the others: key -> the setting that is why."""
+        found: dict[str, str] = {}
+        if self.rule != "load":
+            found |= dict.fromkeys(
+                ("hysteresis", "min_tenure"), f"strategy.server.rule={self.rule}"
+            )
+        if self.mode == "simulated":  # a client's nominal load is the same in every round
+            found["ewma"] = "strategy.server.mode=simulated"
+        return found
+
+
+class ServerSettings(FedAvgSettings):
+    """Of a method whose clusters have servers."""
+
+    server: ServerRule = Field(
+        default_factory=ServerRule, description="which member of a cluster is its server"
+    )
+
+    def check(self) -> None:
+        """Refuse what the servers' rule refuses."""
+        super().check()
+        self.server.check()
+
+    def idle(self) -> dict[str, str]:
+        """Return the keys that have no effect beside the others: key -> the setting that is why."""
+        return super().idle() | {f"server.{key}": why for key, why in self.server.idle().items()}
 
 
 def smooth(old: Load | None, new: Load, weight: float) -> Load:

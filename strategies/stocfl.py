@@ -11,10 +11,20 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedsweep.strategies.clustered import ClusterTraining, Plan
 from fedsweep.strategies.clustering import one_thread, unit_rows
 from fedsweep.strategies.layout import joined, weighted_mean
+from fedsweep.strategies.ranges import WEIGHT
+from fedsweep.strategies.selection import ServerSettings
+
+
+class StoCFLSettings(ServerSettings):
+    """When clusters are merged, and how near they stay to each other."""
+
+    merge_cosine: float = Field(0.45, gt=-1, le=1, description="clusters this similar are merged")
+    proximal_mu: float = Field(0.05, ge=0, le=WEIGHT, description="weight of the proximal term")
 
 
 class StoCFL(ClusterTraining):
@@ -34,6 +44,10 @@ class StoCFL(ClusterTraining):
     **common
         Parameters of ClusterTraining.
     """
+
+    settings = StoCFLSettings
+    colour = "#531B37"
+    partial_means = True
 
     def __init__(
         self, *, merge_cosine: float = 0.45, proximal_mu: float = 0.05, **common: Any

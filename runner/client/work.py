@@ -23,9 +23,9 @@ from fedsweep.client.messages import (
     train_metrics,
 )
 from fedsweep.client.process import ClientProcess
-from fedsweep.strategies import client_part
 from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained
 from fedsweep.strategies.models import Models, all_same
+from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining, Sums
 from fedsweep.training.pool import Place, Read
@@ -178,7 +178,7 @@ class ChunkWork:
         ValueError
             This client does not know it.
         """
-        return client_part(str(self.config.get(METHOD, "")))
+        return STRATEGIES.client_part(str(self.config.get(METHOD, "")))
 
     def reply(self, c: int, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
         """Return a client's reply, with what the part told of it."""

@@ -1,7 +1,8 @@
 """The configuration of a trial: every key, its meaning, its default and its range.
 
 ``configs/`` holds only what an option changes against these defaults. A field made by :func:`only` applies to some
-options of its group; it is left out of the trial key, and refused when it is set for another option.
+options of its group; it is left out of the trial key, and refused when it is set for another option. The settings of a
+method stand in its own file (``strategies/``), and those of another method are refused alike.
 """
 
 from fedsweep.config.learning import (
@@ -21,7 +22,7 @@ from fedsweep.config.running import (
     TrackingConfig,
 )
 from fedsweep.config.section import Section, only
-from fedsweep.config.strategy import PrivacyConfig, ServerConfig, StrategyConfig
+from fedsweep.config.strategy import PrivacyConfig
 from fedsweep.config.trial import TrialConfig
 
 __all__ = [
@@ -35,10 +36,8 @@ __all__ = [
     "PrivacyConfig",
     "ResourcesConfig",
     "Section",
-    "ServerConfig",
     "ShiftConfig",
     "StopConfig",
-    "StrategyConfig",
     "TrackingConfig",
     "TrainingConfig",
     "TrialConfig",

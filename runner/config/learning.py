@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fedsweep.config.ranges import CLIENTS, EXAMPLES, ROUNDS, SHARE, WEIGHT
 from fedsweep.config.section import Section, absolute, only
+from fedsweep.strategies.ranges import CLIENTS, EXAMPLES, ROUNDS, SHARE, WEIGHT
 
 
 class DatasetConfig(Section):

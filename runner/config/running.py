@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
 from fedsweep.config.section import Section, absolute
 from fedsweep.errors import ConfigError
+from fedsweep.strategies.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
 
 
 class HostGroup(Section):

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
 
-from fedsweep.config.ranges import checked
+from fedsweep.strategies.settings import Settings
 
 
 def only(options: str, default: Any, description: str, **limits: Any) -> Any:
@@ -23,38 +24,54 @@ def only(options: str, default: Any, description: str, **limits: Any) -> Any:
     )
 
 
-class Section(BaseModel):
-    """A frozen group of settings in which an unknown key is an error.
-
-    Its values are of the types that they are written as: ``true`` and ``'3'`` are no numbers, 1 is
-    not ``true``. A whole number may be written as ``2.0`` or ``1e2``. Numbers are finite.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _means_something(cls, value: Any, info: ValidationInfo) -> Any:
-        field = cls.model_fields[str(info.field_name)]
-        if value == "" and field.default != "":
-            raise ValueError("it is empty; give a value, or leave it out")
-        return checked(value, field.annotation)
+class Section(Settings):
+    """A group of settings some of which apply to some of its options only."""
 
     @classmethod
     def options_of(cls, key: str) -> list[str] | None:
-        """Return the options that a field applies to, or None where it applies to all."""
-        return _options(cls)[key]
+        """Return the options that a key applies to, or None where it applies to all."""
+        return _options(cls).get(key)
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the keys of all options."""
+        return [*cls.model_fields]
+
+    @classmethod
+    def kind(cls, values: Any) -> type[BaseModel]:
+        """Return the class that values of the section are of."""
+        del values
+        return cls
 
     def canonical(self) -> dict[str, Any]:
         """Return what defines the section, without the fields that do not apply to its option."""
         name = getattr(self, "name", None)
-        kept = {}
-        for key in type(self).model_fields:
-            options = self.options_of(key)
-            if options is None or name in options:
-                value = getattr(self, key)
-                kept[key] = value.canonical() if isinstance(value, Section) else value
-        return kept
+        options = {key: self.options_of(key) for key in type(self).model_fields}
+        applying = {key for key, names in options.items() if names is None or name in names}
+        return {key: value for key, value in super().canonical().items() if key in applying}
+
+
+class Group(Protocol):
+    """A group of settings, whose options have keys of their own: a Section, or a family of classes."""
+
+    def options_of(self, key: str) -> list[str] | None:
+        """Return the options that a key applies to, or None where it applies to all."""
+
+    def keys(self) -> list[str]:
+        """Return the keys of all options."""
+
+    def kind(self, values: Any) -> type[BaseModel]:
+        """Return the class that values of the group are of."""
+
+
+def group_of(field: FieldInfo) -> Group | None:
+    """Return the group of settings that a field of a trial holds; None if it holds a value."""
+    for extra in field.metadata:
+        if hasattr(extra, "options_of"):
+            family: Group = extra
+            return family
+    section = field.annotation
+    return section if isinstance(section, type) and issubclass(section, Section) else None
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,7 +15,6 @@ from fedsweep.config.learning import (
     ShiftConfig,
     TrainingConfig,
 )
-from fedsweep.config.ranges import CLIENTS, LONGEST, ROUNDS
 from fedsweep.config.running import (
     CheckpointConfig,
     DataConfig,
@@ -25,17 +24,12 @@ from fedsweep.config.running import (
     TrackingConfig,
 )
 from fedsweep.config.section import Section
-from fedsweep.config.strategy import (
-    PRIVATE,
-    PrivacyConfig,
-    StrategyConfig,
-    check_cohort,
-    check_distance,
-)
+from fedsweep.config.strategy import METHOD, PrivacyConfig
 from fedsweep.errors import ConfigError, unknown
-
-if TYPE_CHECKING:
-    from fedsweep.strategies.base import Models
+from fedsweep.strategies.base import Models, models_of
+from fedsweep.strategies.ranges import CLIENTS, LONGEST, ROUNDS
+from fedsweep.strategies.registry import STRATEGIES
+from fedsweep.strategies.settings import FedAvgSettings, Setting
 
 
 class TrialConfig(Section):
@@ -57,8 +51,8 @@ class TrialConfig(Section):
     shift: ShiftConfig = Field(default_factory=ShiftConfig, description="known groups of clients")
     model: ModelConfig = Field(default_factory=ModelConfig, description="network")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
-    strategy: StrategyConfig = Field(
-        default_factory=StrategyConfig, description="federated strategy"
+    strategy: Annotated[FedAvgSettings, METHOD] = Field(
+        default_factory=FedAvgSettings, description="federated strategy"
     )
     privacy: PrivacyConfig = Field(
         default_factory=PrivacyConfig, description="differential privacy"
@@ -141,11 +135,6 @@ class TrialConfig(Section):
                 f"halving.min_rounds={self.halving.min_rounds} is no multiple of evaluate_every={self.evaluate_every}: "
                 "a rung has to be an evaluated round; change one of them"
             )
-        wants_k = "num_clusters" in s.canonical() and "strategy.num_clusters" not in self.idle()
-        if wants_k and s.num_clusters > n:
-            raise ConfigError(
-                f"strategy.num_clusters={s.num_clusters} is more than num_clients={n}; lower it or add clients"
-            )
         for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
             if getattr(s, key) > n:
                 raise ConfigError(
@@ -160,23 +149,12 @@ class TrialConfig(Section):
             raise ConfigError(
                 f"shift.groups={self.shift.groups} is more than num_clients={n}; lower it"
             )
-        if s.name in (s.options_of("distance") or ()):
-            check_distance(s)
-        if s.name == "cfl" and s.fraction_train < 1:
-            raise ConfigError(
-                f"strategy.fraction_train={s.fraction_train:g} with strategy=cfl: the norms of a cluster's updates "
-                "need every member in every round; set strategy.fraction_train=1"
-            )
-        if self.privacy.name != "none" and s.name not in PRIVATE:
+        *others, last = STRATEGIES.saying("private_mean")
+        if self.privacy.name != "none" and s.name not in (*others, last):
             raise ConfigError(
                 f"privacy={self.privacy.name} noises a plain mean over clients, and "
-                f"strategy={s.name} takes none; set strategy={', '.join(PRIVATE[:-1])} or "
-                f"{PRIVATE[-1]}, or privacy=none"
-            )
-        if s.name == "scaffold" and self.training.optimizer != "sgd":
-            raise ConfigError(
-                f"strategy=scaffold with training.optimizer={self.training.optimizer}: its control variates are mean "
-                "gradients of SGD; set training.optimizer=sgd"
+                f"strategy={s.name} takes none; set strategy={', '.join(others)} or "
+                f"{last}, or privacy=none"
             )
         if self.training.precision == "tf32" and not any(
             group.num_gpus for group in self.resources.hosts.values()
@@ -184,10 +162,6 @@ class TrialConfig(Section):
             raise ConfigError(
                 "training.precision=tf32 is a format of NVIDIA GPUs, and no host has one; set resources=gpu or "
                 "training.precision=float32"
-            )
-        if s.name == "fedper" and self.model.name == "logreg":
-            raise ConfigError(
-                "strategy=fedper with model=logreg: the head would be the whole model; take a model with more layers"
             )
         if n * s.fraction_train * (1 + 1e-12) < 1 and s.min_train_nodes == 1 and n > 1:
             raise ConfigError(
@@ -202,7 +176,11 @@ class TrialConfig(Section):
                 f"adaptive clipping needs less than {cohort / 10:g} (clients / 10); "
                 "lower it or train more clients"
             )
-        check_cohort(s, cohort)
+        try:
+            s.check()
+            s.check_in(Setting(n, cohort, self.rounds, self.training.optimizer, self.model.name))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return self
 
     @model_validator(mode="after")
@@ -271,10 +249,7 @@ class TrialConfig(Section):
 
     @property
     def _models(self) -> "Models":
-        """What the strategy says about its models. Read when needed: it takes Flower a second to be imported."""
-        from fedsweep.strategies import STRATEGIES
-        from fedsweep.strategies.base import models_of
-
+        """What the strategy says about its models."""
         return models_of(STRATEGIES[self.strategy.name])
 
     def canonical(self) -> dict[str, Any]:

@@ -8,11 +8,13 @@ nothing in it is mathematics. Legends are made by :func:`legend` alone, since ma
 that begin with an underscore.
 """
 
+import colorsys
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from itertools import pairwise
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ import numpy as np
 
 from fedsweep.escape import line, lines, shortened, storable
 from fedsweep.redaction import redact
+from fedsweep.strategies.registry import STRATEGIES
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -31,12 +34,6 @@ if TYPE_CHECKING:
 PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
     "#000000", "#882255", "#999933", "#332288", "#44AA99", "#888888", "#AA4466",
-)  # fmt: skip
-_STRATEGIES = (
-    "fedavg", "fedprox", "kmeans", "fedavgm", "fedadam", "local", "fedadagrad",
-    "krum", "multikrum", "fedyogi", "fedmedian", "fedtrimmedavg", "bulyan", "qfedavg",
-    "ifca", "oracle", "cfl", "clove", "flhc", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust",
-    "fedsoft", "ditto", "apfl", "fedper", "fedavg_ft", "scaffold",
 )  # fmt: skip
 _places: dict[tuple[Any, ...], list[Any]] = {}  # kind of figure -> where its axes lie
 _PLACES = 256
@@ -77,18 +74,15 @@ class Extras:
 
 
 def strategy_colour(name: str) -> str:
-    """Return a strategy's colour, the same in every figure and in MLflow's UI."""
-    place = _STRATEGIES.index(name) if name in _STRATEGIES else -1
-    darker, index = divmod(place, len(PALETTE))
-    colour = PALETTE[index]
-    if darker <= 0:
-        return colour
-    # Past the palette its colours come again, mixed with black or white: each still its own.
-    share, to = (0.55, 0) if darker == 1 else (0.45, 255)
-    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(
-        f"{round(share * c + (1 - share) * to) + (index if to == 0 else 0):02X}" for c in channels
-    )
+    """Return a strategy's colour, the same in every figure and in MLflow's UI: its own, or one of its name."""
+    own: str | None = vars(STRATEGIES[name]).get("colour") if name in STRATEGIES else None
+    if own is not None:
+        return own
+    # A hue of 16 bits, neither pale nor dark: two names that meet are a matter of luck.
+    digest = int.from_bytes(sha256(name.encode()).digest()[:3])
+    hue, lightness = (digest >> 8) / 2**16, 0.35 + (digest & 255) / 1020
+    channels = colorsys.hls_to_rgb(hue, lightness, 0.65)
+    return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
 
 
 def to_png(figure: "Figure", dpi: int = 110) -> bytes:

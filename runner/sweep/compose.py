@@ -3,31 +3,35 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from itertools import product
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from fedsweep.config import Section, TrialConfig
-from fedsweep.config.ranges import allowed, leaves
-from fedsweep.config.section import flat, short_names
+from fedsweep.config import TrialConfig
+from fedsweep.config.section import Group, flat, group_of, short_names
 from fedsweep.errors import ConfigError, shown, unknown
 from fedsweep.escape import command
 from fedsweep.places import folder
+from fedsweep.strategies.ranges import allowed, leaves
+from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.sweep.words import MOST_CELLS, Word, literal, parse, setting
 
 M = TypeVar("M", bound=BaseModel)
 CONFIGS = folder("configs")
+METHODS = "strategy"
+"""The group whose options are no files of ``configs``, but the methods that there are."""
 
 
 class SweepFile(BaseModel):
@@ -90,16 +94,21 @@ class Trial:
         )
 
 
-@cache
 def options(group: str) -> list[str]:
     """Return the names of a group's options."""
+    return list(STRATEGIES) if group == METHODS else _files(group)
+
+
+@cache
+def _files(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 @cache
 def groups() -> list[str]:
     """Return the names of the groups that a trial is composed of."""
-    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "sweep")
+    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    return sorted((folders | {METHODS}) - {"sweep"})
 
 
 def compose(words: Sequence[str]) -> TrialConfig:
@@ -273,8 +282,8 @@ def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
                 f"{none}: it has no effect with {why}; leave it out, or change the other"
             )
         top, _, field_ = key.partition(".")
-        section = type(getattr(trials[0].config, top))
-        belongs = "|".join(section.options_of(field_.split(".")[0]) or ())
+        group = group_of(TrialConfig.model_fields[top])
+        belongs = "|".join((group.options_of(field_.split(".")[0]) if group else None) or ())
         raise ConfigError(f"{none}; it belongs to {top}={belongs}: remove it, or add such a {top}")
     places = {trial.axes[key] for trial in trials if key in trial.axes}
     if len(word.values or ()) > 1 and len(places) == 1:
@@ -368,6 +377,8 @@ def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _hydra(choices: tuple[str, ...]) -> dict[str, Any]:
+    for name in options(METHODS):  # what a method's option sets is its name: its file has the rest
+        ConfigStore.instance().store(group=METHODS, name=name, node={"name": name})
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             found: Any = OmegaConf.to_container(hydra_compose("config", list(choices)))
@@ -399,12 +410,8 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
         "reproduction", None
     )  # what an experiment should give: see runner/reproduce/reproduce.py
     for name, field_ in TrialConfig.model_fields.items():
-        section = field_.annotation
-        if (
-            isinstance(section, type)
-            and issubclass(section, Section)
-            and isinstance(values.get(name), dict)
-        ):
+        section = group_of(field_)
+        if section is not None and isinstance(values.get(name), dict):
             values[name] = _drop_foreign(section, name, values[name], prune=prune)
     config = validated(TrialConfig, values, "")
     idle = config.idle()
@@ -495,17 +502,14 @@ def _unused(experiment: str, config: TrialConfig, parsed: Sequence[Word]) -> dic
 
 
 def _drop_foreign(
-    section: type[Section], name: str, values: dict[str, Any], *, prune: bool
+    group: Group, name: str, values: dict[str, Any], *, prune: bool
 ) -> dict[str, Any]:
     """Refuse (or in a grid, leave out) the fields that belong to another option of the group."""
-    option = (
-        values.get("name", section.model_fields["name"].default)
-        if "name" in section.model_fields
-        else None
-    )
+    fields = group.kind(values).model_fields
+    option = values.get("name", fields["name"].default) if "name" in fields else None
     kept = {}
     for key, value in values.items():
-        allowed = section.options_of(key) if key in section.model_fields else None
+        allowed = group.options_of(key)
         if allowed is None or option in allowed:
             kept[key] = value
         elif not prune:
@@ -520,12 +524,9 @@ def _applies(config: TrialConfig, idle: Collection[str], key: str) -> bool:
     if key in idle:
         return False
     top, _, rest = key.partition(".")
-    section = getattr(config, top, None)
-    field = rest.split(".")[0]
-    if not isinstance(section, Section) or field not in type(section).model_fields:
-        return True
-    options_ = type(section).options_of(field)
-    return options_ is None or getattr(section, "name", None) in options_
+    group = group_of(TrialConfig.model_fields[top]) if top in TrialConfig.model_fields else None
+    options_ = group.options_of(rest.split(".")[0]) if group else None
+    return options_ is None or getattr(getattr(config, top), "name", None) in options_
 
 
 def validated(model: type[M], values: Any, prefix: str) -> M:
@@ -533,41 +534,47 @@ def validated(model: type[M], values: Any, prefix: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        issues = [_sentence(model, issue, prefix) for issue in error.errors()]
+        issues = [_sentence(model, issue, prefix, values) for issue in error.errors()]
         raise ConfigError("; ".join([*dict.fromkeys(issues)][:3])) from error
 
 
-def _sentence(model: type[BaseModel], issue: Any, prefix: str) -> str:
+def _sentence(model: type[BaseModel], issue: Any, prefix: str, values: Any) -> str:
     """Say one validation error as key, what was given and what is allowed."""
     path = [
         str(part) for part in issue["loc"] if not str(part).startswith(("constrained-", "literal["))
     ]
     key = prefix + ".".join(path)
     if issue["type"] == "extra_forbidden":
-        owner: Any = model
-        for part in path[:-1]:  # a field of a section, or a name in a mapping of sections
-            owner = (
-                owner.model_fields[part].annotation
-                if hasattr(owner, "model_fields")
-                else get_args(owner)[-1]
-            )
-        return unknown("key", key, [".".join([*path[:-1], field]) for field in owner.model_fields])
+        known = _keys(model, path[:-1], values)
+        return unknown("key", key, [".".join([*path[:-1], field]) for field in known])
     message = issue["msg"].removeprefix("Value error, ")
-    field_ = _field(model, issue["loc"])
+    field_ = _field(model, issue["loc"], values)
     numbers = allowed(field_.annotation, field_.metadata) if field_ else None
     if numbers and issue["type"] != "value_error":
         message = f"it has to be {numbers}"
     return f"{key}={shown(repr(issue['input']))}: {message[0].lower()}{message[1:]}"
 
 
-def _field(model: type[BaseModel], loc: Sequence[Any]) -> FieldInfo | None:
+def _keys(model: type[BaseModel], path: Sequence[str], values: Any) -> Iterable[str]:
+    """Return the keys there are at a place in the values, under other options of its group too."""
+    field_ = _field(model, path, values)
+    group = group_of(field_) if field_ else None
+    if group is not None:
+        return group.keys()
+    owners: Iterable[Any] = leaves(field_.annotation if field_ else model)
+    return [*next(kind for kind in owners if hasattr(kind, "model_fields")).model_fields]
+
+
+def _field(model: type[BaseModel], loc: Sequence[Any], values: Any) -> FieldInfo | None:
     """Return the field that a place in the values belongs to."""
     owner: Any = model
     found = None
     for part in loc:
+        values = values.get(part) if isinstance(values, dict) else getattr(values, str(part), None)
         if hasattr(owner, "model_fields"):
             found = owner.model_fields.get(part)
-            owner = found.annotation if found else None
+            group = group_of(found) if found else None
+            owner = group.kind(values) if group else found.annotation if found else None
         else:  # a name in a mapping of sections
             owner = next((kind for kind in leaves(owner) if hasattr(kind, "model_fields")), None)
         if owner is None:

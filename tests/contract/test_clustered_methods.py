@@ -12,14 +12,20 @@ from tests.contract.test_strategies_flower import (
     CPU_S,
     EXAMPLES,
     TARGETS,
-    _build,
     _fails,
     _grid,
     _rounds,
     stored,
 )
+from tests.contract.test_strategies_flower import _build as _built
 from tests.fakes import FakeGrid, halfway_app, record, values
 
+HERE: dict[str, dict[str, Any]] = {  # few clients, of which no gate would say that they are groups
+    "flhc": {"choose_k": "given", "gate": 0.0},
+    "fedclust": {"linkage": "average", "gate": 0.0},
+    "cfl": {"relative": False, "gate": 0.0},
+    **{name: {"gate": 0.0} for name in ("fedgroup", "fesem", "pacfl")},
+}
 CFL_HERE = {
     "eps1": 0.5,
     "eps2": 0.5,
@@ -54,6 +60,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "oracle": ("oracle", {}),
 }
 GROUPS = {1: 0, 2: 0, 3: 1, 4: 1}
+
+
+def _build(name: str, **changes: Any) -> Any:
+    return _built(name, **{**HERE.get(name, {}), **changes})
 
 
 def _method(name: str, **changes: Any) -> Any:

@@ -6,15 +6,13 @@ from typing import Any
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord
-from flwr.serverapp import strategy as flower
 
-from fedsweep.config import StrategyConfig
 from fedsweep.errors import ConfigError
 from fedsweep.strategies import STRATEGIES
 from fedsweep.strategies.clustered import ClusterTraining
 from fedsweep.strategies.local import Local
 from fedsweep.sweep.compose import compose
-from tests.contract.test_strategies_flower import _build, _grid, _round
+from tests.contract.test_strategies_flower import _build, _grid, _round, only_declared
 from tests.fakes import halfway_app, record, values
 
 TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4), 5: (0, 6)}
@@ -26,12 +24,12 @@ ROBUST = {
     "bulyan": {"num_malicious_nodes": 0},
     "fedtrimmedavg": {"beta": 0.34},
 }
-OURS = sorted(name for name, made in STRATEGIES.items() if made not in vars(flower).values())
+OURS = [name for name in STRATEGIES if not only_declared(name)]
 README = Path(__file__).resolve().parents[2] / "docs" / "strategies" / "README.md"
 
 
 def _strategy(name: str, fraction: float) -> Any:
-    takes_k = name in (StrategyConfig.options_of("num_clusters") or ())
+    takes_k = name in (STRATEGIES.options_of("num_clusters") or ())
     changes = {"num_clusters": 2} if takes_k else ROBUST.get(name, {})
     return _build(name, fraction_train=fraction, **changes)
 

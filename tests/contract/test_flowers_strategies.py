@@ -12,8 +12,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsweep.config import StrategyConfig
-from fedsweep.strategies import build_strategy
+from fedsweep.strategies import build_strategy, settings_of
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 TARGETS = {1: (8.0, -2.0), 2: (4.0, 1.0), 3: (-1.0, 8.0), 4: (0.5, 4.0)}
@@ -33,7 +32,7 @@ START = np.array([1.0, -3.0])
 
 def models(name: str, rounds: int = 3, **changes: Any) -> list[np.ndarray]:
     """Return the model after each round."""
-    params = StrategyConfig(name=name, **changes).canonical()
+    params = settings_of(name=name, **changes).canonical()
     strategy, arrays = build_strategy(name, params, seed=0, num_clients=4), record(*START)
     grid, found = FakeGrid(halfway_app(TARGETS, EXAMPLES), 4), []
     for number in range(1, rounds + 1):
@@ -66,7 +65,7 @@ def test_fedavg_moves_by_the_mean_update_weighted_by_examples(name: str) -> None
 
 
 def test_fedprox_tells_its_clients_mu() -> None:
-    params = StrategyConfig(name="fedprox", proximal_mu=0.25).canonical()
+    params = settings_of(name="fedprox", proximal_mu=0.25).canonical()
     strategy, grid = build_strategy("fedprox", params, 0, 4), FakeGrid(halfway_app(TARGETS), 4)
     messages = strategy.configure_train(1, record(*START), ConfigRecord(), grid)
     assert {message.content["config"]["proximal-mu"] for message in messages} == {0.25}
@@ -113,7 +112,7 @@ def test_adaptive_optimizers(name: str) -> None:
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4])
 def test_fedmedian_of_an_even_number_is_the_mean_of_the_middle_two(nodes: int) -> None:
     """Yin et al. 2018; no client has a weight."""
-    params = StrategyConfig(name="fedmedian").canonical()
+    params = settings_of(name="fedmedian").canonical()
     strategy = build_strategy("fedmedian", params, 0, 4)
     grid = FakeGrid(halfway_app(TARGETS, EXAMPLES), nodes)
     messages = strategy.configure_train(1, record(0, 0), ConfigRecord(), grid)
@@ -125,7 +124,7 @@ def test_fedmedian_of_an_even_number_is_the_mean_of_the_middle_two(nodes: int) -
 @pytest.mark.parametrize("name", [*NAMES_OF_MEANS, "scaffold", "qfedavg", *ROBUST])
 def test_arrays_keep_their_dtypes_and_shapes(name: str) -> None:
     """Halves, singles, doubles, and a scalar: what is sent in round 3 has the bytes of round 1."""
-    params = StrategyConfig(name=name).canonical()
+    params = settings_of(name=name).canonical()
     strategy = build_strategy(name, params, 0, 8, client_learning_rate=0.1)
     app = ClientApp()
 

@@ -416,7 +416,7 @@ def test_scaffold_finds_the_optimum_of_all_examples(app: ClientApp, data: FakeDa
         (
             "train",
             {"method": "scaffold", "optimizer": "adam"},
-            "needs training.optimizer=sgd, not adam",
+            "training.optimizer=adam: its control variates are mean gradients of SGD",
         ),
         ("evaluate", {"method": "scafold"}, "unknown method 'scafold'"),
     ],

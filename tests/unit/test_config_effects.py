@@ -7,10 +7,11 @@ import yaml
 
 from fedsweep.catalog import CATALOG
 from fedsweep.cli import main
-from fedsweep.config import ServerConfig, StrategyConfig, TrainingConfig
+from fedsweep.config import TrainingConfig
 from fedsweep.config.section import flat
 from fedsweep.errors import ConfigError
-from fedsweep.strategies import STRATEGIES
+from fedsweep.strategies import STRATEGIES, settings_of
+from fedsweep.strategies.selection import ServerRule
 from fedsweep.sweep.compose import (
     CONFIGS,
     SweepFile,
@@ -159,7 +160,7 @@ SERVER: dict[str, tuple[Any, list[str]]] = {
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_each_key_of_a_strategy_changes_the_result(name: str) -> None:
-    applying = set(StrategyConfig(name=name).canonical()) - BOUNDS - {"server"}
+    applying = set(settings_of(name=name).canonical()) - BOUNDS - {"server"}
     assert applying <= set(STRATEGY)
     same = []
     for key in sorted(applying):
@@ -177,7 +178,7 @@ def test_each_key_of_a_strategy_changes_the_result(name: str) -> None:
 @pytest.mark.parametrize("key", sorted(SERVER))
 def test_each_key_of_the_servers_changes_who_serves_or_what_is_logged_of_it(key: str) -> None:
     """On simulated devices nothing is measured; ewma needs loads that change: measured ones."""
-    assert set(SERVER) == set(ServerConfig.model_fields)
+    assert set(SERVER) == set(ServerRule.model_fields)
     value, beside = SERVER[key]
     mode = [] if key == "ewma" else ["strategy.server.mode=simulated"]
     words = ["strategy=oracle", "shift=rotation", "rounds=5", "strategy.fraction_train=0.5"]
@@ -235,7 +236,7 @@ def test_a_number_of_clusters_that_is_not_asked_for_limits_nothing() -> None:
         compose(["strategy=kmeans", "num_clients=3"])
 
 
-WARM = sorted({*(StrategyConfig.options_of("warmup_rounds") or ())} - {"cfl"})
+WARM = sorted({*(STRATEGIES.options_of("warmup_rounds") or ())} - {"cfl"})
 
 
 @pytest.mark.parametrize(

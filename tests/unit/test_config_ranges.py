@@ -8,8 +8,10 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from fedsweep.config import Section, TrialConfig
-from fedsweep.config.ranges import allowed, bounds, leaves
+from fedsweep.config.section import group_of
 from fedsweep.errors import ConfigError
+from fedsweep.strategies import STRATEGIES
+from fedsweep.strategies.ranges import allowed, bounds, leaves
 from fedsweep.sweep.compose import compose, validated
 from fedsweep.sweep.words import literal
 
@@ -23,6 +25,8 @@ def fields(owner: type[Section], path: Path = ()) -> Iterator[tuple[Path, FieldI
     """Yield every field of every section, by its full key; a mapping's name is ``x``."""
     for name, field in owner.model_fields.items():
         sections = [kind for kind in leaves(field.annotation) if hasattr(kind, "model_fields")]
+        if (owner, name) == (TrialConfig, "strategy"):
+            sections = [STRATEGIES.settings(method) for method in STRATEGIES]
         inner = (*path, name, *(("x",) if get_origin(field.annotation) is dict else ()))
         for section in sections:
             yield from fields(section, inner)
@@ -61,8 +65,10 @@ def given(path: Path, value: Any) -> Any:
     for name in reversed(path):
         value = {name: value}
     top, rest = next(iter(value.items()))
-    extra = field.json_schema_extra
-    option = extra["options"][0] if isinstance(extra, dict) else None  # type: ignore[index]
+    options = (
+        group.options_of(path[1]) if (group := group_of(TrialConfig.model_fields[top])) else None
+    )
+    option = options[0] if options else None
     return {top: rest | {"name": option}} if option and isinstance(rest, dict) else value
 
 

@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 
-from fedsweep.config import StrategyConfig
-from fedsweep.config.strategy import check_distance
 from fedsweep.errors import ConfigError
-from fedsweep.strategies import build_strategy
+from fedsweep.strategies import build_strategy, settings_of
 
 REPRESENTATIONS = ("updates", "weights", "last_layer", "losses", "data")
 DISTANCES = ("cosine", "euclidean", "manhattan")
@@ -45,10 +43,10 @@ def _allowed(name: str, s: dict[str, Any]) -> bool:
 def test_each_combination_is_accepted_or_refused_in_one_line(name: str) -> None:
     for values in product(*AXES[name].values()):
         settings = dict(zip(AXES[name], values, strict=True))
-        config = StrategyConfig(name=name, **settings)
+        config = settings_of(name=name, **settings)
         refusals: list[str] = []
         for door in (
-            lambda config=config: check_distance(config),
+            lambda config=config: config.check(),
             lambda config=config: build_strategy(name, config.canonical(), seed=0, num_clients=8),
         ):
             try:

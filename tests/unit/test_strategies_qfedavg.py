@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
-from fedsweep.config import StrategyConfig
-from fedsweep.strategies import build_strategy
+from fedsweep.strategies import build_strategy, settings_of
 from fedsweep.strategies.insides import AggregationError
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 
 def build(name: str = "qfedavg", lr: float = 0.5, **changes: Any) -> Any:
-    params = StrategyConfig(name=name, **changes).canonical()
+    params = settings_of(name=name, **changes).canonical()
     return build_strategy(name, params, seed=0, num_clients=4, client_learning_rate=lr)
 
 

@@ -9,9 +9,9 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from flwr.serverapp.strategy import multikrum
 from scipy.stats import trim_mean
 
-from fedsweep.config import StrategyConfig, TrialConfig
+from fedsweep.config import TrialConfig
 from fedsweep.errors import ConfigError
-from fedsweep.strategies import build_strategy
+from fedsweep.strategies import build_strategy, settings_of
 from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.robust import (
     around_the_median,
@@ -39,7 +39,7 @@ def replies_of(models: list[dict[str, Any]], examples: list[int] | None = None) 
 
 
 def build(name: str, **changes: Any) -> Any:
-    params = StrategyConfig(name=name, **changes).canonical()
+    params = settings_of(name=name, **changes).canonical()
     return build_strategy(name, params, seed=0, num_clients=20)
 
 

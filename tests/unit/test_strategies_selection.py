@@ -1,6 +1,5 @@
 """Server selection, against scores worked out by hand."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,10 @@ import pytest
 from fedsweep.strategies.selection import Load, ServerRule, load_scores, rank, robust_scale, smooth
 
 RULE = ServerRule()
+
+
+def replace(old: ServerRule, **changes: Any) -> ServerRule:
+    return old.model_copy(update=changes)
 
 
 def _rank(

@@ -1,0 +1,14 @@
+"""Federated averaging: the mean of the models, weighted by examples (McMahan et al. 2017, arXiv:1602.05629)."""
+
+from flwr.serverapp import strategy as flower
+
+from fedsweep.strategies.settings import FedAvgSettings
+
+
+class FedAvg(flower.FedAvg):
+    """Flower's FedAvg."""
+
+    settings = FedAvgSettings
+    colour = "#0072B2"
+    partial_means = True
+    private_mean = True
