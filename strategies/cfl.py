@@ -25,7 +25,7 @@ from fedsweep.strategies.grouping import (
     silhouette,
     tree_split,
 )
-from fedsweep.strategies.ranges import CLIENTS, METRIC
+from fedsweep.strategies.ranges import CLIENTS, METRIC, ROUNDS
 from fedsweep.strategies.settings import inherited
 
 
@@ -35,6 +35,9 @@ class CFLSettings(GateSettings, WarmupSettings):
     then = 1
 
     gate: float = inherited(GateSettings, "gate", 0.05)
+    warmup_rounds: int = Field(
+        1, ge=1, le=ROUNDS, description="FedAvg rounds; no cluster is split before they are over"
+    )
     eps1: float = Field(
         0.9, gt=0, le=METRIC, description="split below this length of the mean update"
     )

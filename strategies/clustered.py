@@ -69,10 +69,7 @@ class WarmupSettings(FedAvgSettings):
     """Rounds after the warm-up in which the clients are grouped for the first time."""
 
     warmup_rounds: int = Field(
-        1,
-        ge=1,
-        le=ROUNDS,
-        description="FedAvg rounds; clients are grouped in the last (cfl: after it)",
+        1, ge=1, le=ROUNDS, description="FedAvg rounds; the clients are grouped in the last"
     )
 
     def check_in(self, setting: Setting) -> None:

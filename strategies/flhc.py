@@ -40,11 +40,10 @@ class FLHCSettings(TreeSettings, WarmupSettings):
     choose_k: Rule = inherited(TreeSettings, "choose_k", "silhouette")
     gate: float = inherited(TreeSettings, "gate", 0.01)
     representation: Representation = Field(
-        "updates", description="what stands for a client (flhc: from its model)"
+        "updates", description="what stands for a client, made of its model"
     )
     distance: Distance = Field(
-        "cosine",
-        description="how far apart two clients are; cosine needs updates, manhattan is flhc's",
+        "cosine", description="how far apart two clients are; cosine needs updates"
     )
 
     def check(self) -> None:

@@ -53,12 +53,9 @@ class KMeansSettings(GroupSettings, WarmupSettings):
         le=ROUNDS,
         description="end that once the same clusters came so many times in a row; 0: never",
     )
-    representation: Representation = Field(
-        "updates", description="what stands for a client (flhc: from its model)"
-    )
+    representation: Representation = Field("updates", description="what stands for a client")
     distance: Distance = Field(
-        "cosine",
-        description="how far apart two clients are; cosine needs updates, manhattan is flhc's",
+        "cosine", description="how far apart two clients are; cosine needs updates"
     )
     sketch: int = Field(
         0,

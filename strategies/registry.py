@@ -10,6 +10,7 @@ every process of a run sees.
 import copyreg
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -91,7 +92,7 @@ class Registry(Mapping[str, type[Strategy]]):
         Raises
         ------
         ValueError
-            Another method, or another client part, is called so.
+            It can't be imported, or another method, or another client part, is called so.
         """
         self._methods()
         self._add_file(Path(path).resolve())
@@ -99,13 +100,22 @@ class Registry(Mapping[str, type[Strategy]]):
     def _methods(self) -> dict[str, type[Strategy]]:
         if self._found is None:
             self._found = {}
-            for folder in sys.modules[self._package].__path__:
-                for stem in sorted(path.stem for path in Path(folder).glob("[!_]*.py")):
-                    self._add(import_module(f"{self._package}.{stem}"))
-            for folder in filter(None, os.environ.get(FOLDERS, "").split(os.pathsep)):
-                for path in sorted(Path(folder).resolve().glob("[!_]*.py")):
-                    self._add_file(path)
+            try:
+                self._read_all()
+            except BaseException:  # nobody takes some of them for all
+                self._found, self._parts, self._files = None, {}, {}
+                raise
         return self._found
+
+    def _read_all(self) -> None:
+        for folder in sys.modules[self._package].__path__:
+            for stem in sorted(path.stem for path in Path(folder).glob("[!_]*.py")):
+                self._add(import_module(f"{self._package}.{stem}"))
+        for folder in filter(None, os.environ.get(FOLDERS, "").split(os.pathsep)):
+            if not Path(folder).is_dir():
+                raise ValueError(f"${FOLDERS} names {folder}, which is no folder; change it")
+            for path in sorted(Path(folder).resolve().glob("[!_]*.py")):
+                self._add_file(path)
 
     def _add_file(self, path: Path) -> None:
         if path in self._files:
@@ -116,14 +126,19 @@ class Registry(Mapping[str, type[Strategy]]):
             raise ValueError(f"{path} is no file of Python; name one that ends in .py")
         module = sys.modules[name] = self._files[path] = module_from_spec(spec)
         try:
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            except Exception as error:
+                told = f"{_place(path, error)}: {type(error).__name__}: {error}"
+                raise ValueError(told) from error
             self._add(module)
-            # Another process may know the class after its own first look only: settings travel as values.
-            if path.stem in self._methods():
-                copyreg.pickle(self.settings(path.stem), _values_of)
         except BaseException:
             del sys.modules[name], self._files[path]
             raise
+        # Another process may know the class after its own first look only: settings travel as values.
+        method = self._methods().get(path.stem)
+        if method is not None and method.__module__ == name:
+            copyreg.pickle(self.settings(path.stem), _values_of)
 
     def _add(self, module: ModuleType) -> None:
         assert self._found is not None
@@ -143,6 +158,15 @@ class Registry(Mapping[str, type[Strategy]]):
             )
         self._found |= dict(zip([name], methods, strict=False))
         self._parts |= {part.method: part for part in parts}
+
+
+def _place(path: Path, error: BaseException) -> str:
+    """Return the file, and the line of it that an error came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    if isinstance(error, SyntaxError):
+        lines.append(error.lineno)
+    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 def _values_of(settings: FedAvgSettings) -> tuple[Any, ...]:

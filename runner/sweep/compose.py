@@ -96,7 +96,12 @@ class Trial:
 
 def options(group: str) -> list[str]:
     """Return the names of a group's options."""
-    return list(STRATEGIES) if group == METHODS else _files(group)
+    if group != METHODS:
+        return _files(group)
+    try:
+        return list(STRATEGIES)
+    except ValueError as error:
+        raise ConfigError(f"a method can't be read: {error}") from error
 
 
 @cache
