@@ -31,8 +31,8 @@ CPU_S = {1: 0.2, 2: 0.6, 3: 0.9, 4: 0.1}
 
 def only_declared(name: str) -> bool:
     """Return whether a method is a class of Flower's own with nothing but a declaration around it."""
-    made, empty = STRATEGIES[name], type("Empty", (flower.FedAvg,), {})
-    own = {*vars(made)} - {*vars(empty)}  # without what Python gives every class
+    made = STRATEGIES[name]
+    own = {key for key in vars(made) if key == "__init__" or key[:2] != "__"} - {"_abc_impl"}
     flowers = [kind for kind in vars(flower).values() if isinstance(kind, type)]
     return made.__bases__[0] in flowers and not any(hasattr(flower.FedAvg, key) for key in own)
 
