@@ -37,7 +37,7 @@ def _build(name: str, **changes: Any) -> flower.Strategy:
 
 
 def test_every_method_is_a_file_and_every_kind_of_privacy_an_option() -> None:
-    folder = Path(strategies.__file__).parent
+    folder = Path(build_strategy.__code__.co_filename).parent
     assert all((folder / f"{name}.py").exists() for name in NAMES)
     assert len(NAMES) == 30
     kinds = get_args(PrivacyConfig.model_fields["name"].annotation)

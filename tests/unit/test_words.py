@@ -144,7 +144,7 @@ def test_a_trials_command_gives_the_trial_again_whatever_its_words() -> None:
     given = zip(names, TEXTS, strict=True)
     values = [f"model.kwargs.{name}={literal(text)}" for name, text in given]
     trial = compose_trial(values)
-    echo = f"python() {{ shift 3; printf '%s\\0' \"$@\"; }}; {trial.command}"
+    echo = f"fedsweep() {{ shift 1; printf '%s\\0' \"$@\"; }}; {trial.command}"
     assert compose(shell(echo)).key == trial.config.key
     assert list(trial.config.model.kwargs.values()) == list(TEXTS)
 
@@ -164,7 +164,7 @@ def test_the_command_to_go_on_is_typed_as_it_is_shown(
     word = "tracking.experiment='a b; $(id)'"
     assert cli.main([*arguments, word, "--address", "it's:1"]) == 130
     typed = shlex.split(plans[0].command)
-    assert typed[3:] == [*arguments, word, 'resources.address="it\'s:1"']
+    assert typed[1:] == [*arguments, word, 'resources.address="it\'s:1"']
     assert {trial.config.resources.address for trial in plans[0].trials} == {"it's:1"}
 
 
