@@ -9,11 +9,11 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
 from fedsweep.strategies.base import sort_replies
+from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.robust import combined, num_cut, trimmed_mean
 from fedsweep.strategies.settings import FedAvgSettings, Setting
 

@@ -277,7 +277,7 @@ def test_a_printed_command_is_read_by_a_shell_as_its_words() -> None:
 def test_the_command_of_a_trial_runs_it_again() -> None:
     words = ("dataset=folder", "dataset.path='/data/a b;c\"$(x)'", "partition.sizes='[1,2]'")
     again = Trial(TrialConfig(), {}, words).command
-    assert shlex.split(again) == ["python", "-m", "fedsweep", "run", *words]
+    assert shlex.split(again) == ["fedsweep", "run", *words]
     assert arguments(again, "sh") == list(map(fsencode, shlex.split(again)))
 
 

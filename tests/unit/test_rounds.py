@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedsweep.engine.grid import inline_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import TrialError
+from fedsweep.strategies import STRATEGIES
 from fedsweep.strategies.base import ask
 from fedsweep.strategies.insides import aggregate_metricrecords
 from fedsweep.strategies.local import Local
@@ -158,7 +159,7 @@ class Sketches(FedAvg):
 def test_replies_are_counted_one_by_one_and_in_partial_means() -> None:
     averages = {"train_metrics_aggr_fn": aggregate_metricrecords}
     assert (one := train_once(FedAvg(**MIN, **averages))).asked == one.used == 4
-    done = train_once(FedAvg(**MIN, **averages), together=True)
+    done = train_once(STRATEGIES["fedavg"](**MIN, **averages), together=True)
     assert (done.asked, done.used) == (4, 3)  # the fourth could not be averaged
     assert done.arrays["w"].numpy().tolist() == [2, 2]
     [line] = done.train.events
@@ -169,7 +170,7 @@ def test_a_reply_that_no_mean_can_take_is_none_that_trained() -> None:
     with pytest.raises(
         TrialError, match="3 of 4 clients trained, fewer than .*=0.9; first error: client 3"
     ):
-        train_once(FedAvg(**MIN), share=0.9, together=True)
+        train_once(STRATEGIES["fedavg"](**MIN), share=0.9, together=True)
 
 
 def test_a_strategy_that_makes_no_model_of_the_replies_is_not_silent() -> None:
