@@ -5,13 +5,37 @@ that another setting switches off, and the events that no round is left for; a m
 file (``strategies/``).
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from fedsweep.config.trial import TrialConfig
+from fedsweep.config.learning import PartitionConfig, ShiftConfig, TrainingConfig
+from fedsweep.config.running import HalvingConfig, StopConfig
+from fedsweep.strategies.settings import FedAvgSettings
 
 
-def idle_keys(config: "TrialConfig") -> dict[str, str]:
+class Sections(Protocol):
+    """What is looked at of a trial's configuration."""
+
+    @property
+    def rounds(self) -> int: ...  # noqa: D102
+    @property
+    def num_clients(self) -> int: ...  # noqa: D102
+    @property
+    def evaluate_every(self) -> int: ...  # noqa: D102
+    @property
+    def partition(self) -> PartitionConfig: ...  # noqa: D102
+    @property
+    def shift(self) -> ShiftConfig: ...  # noqa: D102
+    @property
+    def strategy(self) -> FedAvgSettings: ...  # noqa: D102
+    @property
+    def training(self) -> TrainingConfig: ...  # noqa: D102
+    @property
+    def stop(self) -> StopConfig: ...  # noqa: D102
+    @property
+    def halving(self) -> HalvingConfig: ...  # noqa: D102
+
+
+def idle_keys(config: Sections) -> dict[str, str]:
     """Return the keys that have no effect in a trial: full key -> the setting that is why."""
     found = _idle_training(config)
     found |= {f"strategy.{key}": why for key, why in config.strategy.idle().items()}
@@ -32,7 +56,7 @@ def idle_keys(config: "TrialConfig") -> dict[str, str]:
     return found
 
 
-def _idle_training(config: "TrialConfig") -> dict[str, str]:
+def _idle_training(config: Sections) -> dict[str, str]:
     training, strategy = config.training, config.strategy
     found = {}
     if training.optimizer == "adam":
@@ -45,13 +69,13 @@ def _idle_training(config: "TrialConfig") -> dict[str, str]:
     return found
 
 
-def never_happens(config: "TrialConfig") -> str | None:
+def never_happens(config: Sections) -> str | None:
     """Return in one line why something that a trial asks for can't happen; None if all can."""
     checks = (_never_shifts, _never_told)
     return next((why for check in checks if (why := check(config))), None)
 
 
-def _never_shifts(config: "TrialConfig") -> str | None:
+def _never_shifts(config: Sections) -> str | None:
     shift, rounds, clients = config.shift, config.rounds, config.num_clients
     if shift.newcomers:
         if shift.join_round > rounds:
@@ -79,7 +103,7 @@ def _never_shifts(config: "TrialConfig") -> str | None:
     return None
 
 
-def _never_told(config: "TrialConfig") -> str | None:
+def _never_told(config: Sections) -> str | None:
     every, rounds, patience = config.evaluate_every, config.rounds, config.stop.patience
     if every > rounds:
         return (

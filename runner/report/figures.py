@@ -11,18 +11,18 @@ from fedsweep.config import TrialConfig
 from fedsweep.figures import trial as trials
 from fedsweep.figures.canvas import Extras
 from fedsweep.report import plots as sweeps
+from fedsweep.report.rows import Trials
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fedsweep.report.report import Trials
     from fedsweep.tracking.read import StoredSweep, StoredTrial
 
 _Read = Callable[["StoredTrial", str], pd.DataFrame | None]
 _CLUSTERS = "strategy.num_clusters"
 
 
-def sweep_figures(sweep: "StoredSweep", rows: "Trials", curves: pd.DataFrame) -> Extras:
+def sweep_figures(sweep: "StoredSweep", rows: Trials, curves: pd.DataFrame) -> Extras:
     """Return the figures as PNG, by path.
 
     Parameters
@@ -77,7 +77,7 @@ def sweep_figures(sweep: "StoredSweep", rows: "Trials", curves: pd.DataFrame) ->
     return pictures
 
 
-def cluster_effect(rows: "Trials", metric: str) -> "Figure":
+def cluster_effect(rows: Trials, metric: str) -> "Figure":
     """Return a metric against the number of clusters, a line per partitioning."""
     axes = map(str, rows.axes)
     others = [
@@ -101,7 +101,7 @@ def _told(value: Any) -> str:
     return "-" if pd.isna(value) else str(value)
 
 
-def _splits(sweep: "StoredSweep", rows: "Trials", table: "_Read") -> dict[str, pd.DataFrame]:
+def _splits(sweep: "StoredSweep", rows: Trials, table: "_Read") -> dict[str, pd.DataFrame]:
     """Return one split per problem (six at most), of the first trial that has it."""
     problem = [key for key in map(str, rows.axes) if TrialConfig.is_problem(key)]
     found: dict[str, pd.DataFrame] = {}
@@ -114,7 +114,7 @@ def _splits(sweep: "StoredSweep", rows: "Trials", table: "_Read") -> dict[str, p
     return found
 
 
-def _shown(rows: "Trials") -> int | None:
+def _shown(rows: Trials) -> int | None:
     """Return the trial that stands for the sweep: of those with the best ARI, the most accurate."""
     there = rows.metrics[rows.finished]
     for column in ("ari", "client_acc", "acc"):

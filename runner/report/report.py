@@ -21,6 +21,7 @@ from fedsweep.errors import RunnerError, unknown
 from fedsweep.escape import storable
 from fedsweep.records import TrialRow
 from fedsweep.report import text as report_text
+from fedsweep.report.rows import Trials
 from fedsweep.report.stats import EXACT, LEAST, LEVEL, TESTS, Test, clear_best, interval
 from fedsweep.report.text import Lines, Marked
 
@@ -64,35 +65,6 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.key} {'<=' if self.sign < 0 else '>='} {self.value:g}"
-
-
-@dataclass(frozen=True)
-class Trials:
-    """The trials of a sweep, in its order. Settings and numbers are two tables: none hides another.
-
-    Parameters
-    ----------
-    axes : pd.DataFrame
-        Full key -> value, a row per trial; missing where an axis does not apply. Numbers are numbers,
-        so that 10 comes after 2.
-    metrics : pd.DataFrame
-        Final metrics, a row per trial, nan where it has none.
-    finished : pd.Series
-        Whether the trial finished.
-    """
-
-    axes: pd.DataFrame
-    metrics: pd.DataFrame
-    finished: pd.Series
-
-    @property
-    def names(self) -> dict[str, str]:
-        """What the axes are called where people read them."""
-        return short_names(map(str, self.axes))
-
-    def frame(self) -> pd.DataFrame:
-        """Return both tables side by side."""
-        return pd.concat([self.axes, self.metrics], axis=1)
 
 
 @dataclass(frozen=True)
