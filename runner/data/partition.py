@@ -181,7 +181,7 @@ def cached_partition(
     """
     rule = {key: value for key, value in cfg.canonical().items() if key != "eval_fraction"}
     made_by = [_FORMAT, version("flwr-datasets"), np.__version__]
-    covered = json.dumps([rule, num_clients, seed, *made_by], sort_keys=True)
+    covered = json.dumps([rule, num_clients, seed, *made_by])
     key = hashlib.sha256(
         covered.encode() + np.ascontiguousarray(labels, np.int64).tobytes()
     ).hexdigest()[:16]

@@ -75,6 +75,14 @@ def test_a_metric_that_some_trials_of_a_cell_lack_says_so():
     assert table.numbers["recovered"].tolist() == [0.5]
 
 
+def test_a_caption_tells_of_recovered_groups_where_there_are_some() -> None:
+    told = "Recovered: trials whose clusters are the known groups (ARI = 1)."
+    known = report.results_table([row("seed=0", acc=0.5, ari=1.0)])
+    unknown = report.results_table([row("seed=0", acc=0.5)])
+    captions = [report._caption(cells, None, "t", 0) for cells in (known, unknown)]
+    assert [told in caption for caption in captions] == [True, False]
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_what_diverged_is_never_the_best(order: tuple[int, int]) -> None:
     """Whichever comes first: a comparison with nan is false both ways."""

@@ -97,16 +97,17 @@ def test_share_of_the_variance_between_groups_by_hand() -> None:
     assert between(line, np.array([0, 0, 1])) == pytest.approx(54 / 56)
 
 
-def test_rotations_are_of_the_clients_before_the_method_saw_them() -> None:
+@pytest.mark.parametrize("unit", [1.0, 2.0**-30, 2.0**30], ids=["one", "small", "large"])
+def test_rotations_are_of_the_clients_before_the_method_saw_them(unit: float) -> None:
     """A score sees 99 sets of points with the clients' own mean and covariance; a rare one is kept, p is 1 in 100."""
     points = np.random.default_rng(0).normal(loc=(7, 0, 0), size=(5, 3))
     seen: list[np.ndarray] = []
 
     def score(points_CD: np.ndarray) -> float:
-        seen.append(points_CD)
+        seen.append(points_CD / unit)
         return -float(len(seen))
 
-    assert rotation_p_value(points, score, 0.01, seed=0) == 0.01
+    assert rotation_p_value(points * unit, score, 0.01, seed=0) == 0.01
     assert len(seen) == 100
     for rotated in seen[1:]:
         assert rotated.mean(axis=0) == pytest.approx(points.mean(axis=0))

@@ -11,7 +11,7 @@ from scipy.stats import trim_mean
 
 from fedsweep.config import TrialConfig
 from fedsweep.errors import ConfigError
-from fedsweep.strategies import build_strategy, settings_of
+from fedsweep.strategies import STRATEGIES, build_strategy, settings_of
 from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.robust import (
     around_the_median,
@@ -84,6 +84,14 @@ def test_the_closest_client_is_chosen_among_close_updates() -> None:
         model, _ = build("krum", num_malicious_nodes=2).aggregate_train(1, replies)
         chosen = by_brute_force(points.astype(float), 2, list(range(9)))
         assert (model["w"].numpy() == points[chosen]).all()
+
+
+def test_on_plain_flower_both_choose_one_and_withstand_nobody_unless_told() -> None:
+    points = np.random.default_rng(2).normal(size=(6, 20)).astype(np.float32)
+    chosen = points[by_brute_force(points.astype(float), 0, list(range(6)))]
+    for kind in (STRATEGIES["krum"], STRATEGIES["multikrum"]):
+        model, _ = kind().aggregate_train(1, replies_of([{"w": row} for row in points]))
+        assert (model["w"].numpy() == chosen).all()
 
 
 def test_distances_over_several_arrays_scalars_too_and_counters_left_out() -> None:
