@@ -33,8 +33,8 @@ HOSTS = {"here": HostGroup(count=1, num_cpus=0.5), "there": HostGroup(count=1, n
 def where():
     # On one machine Ray lets the driver's own folders come first; a node elsewhere has only what came with the session.
     shipped = [path for path in sys.path if "py_modules_files" in path]
-    code = f"import sys; sys.path[:0] = {shipped}; import runner, strategies, models;" \\
-        "print(runner.__file__, strategies.__file__, models.__file__)"
+    code = f"import sys; sys.path[:0] = {shipped}; import fedsweep.models, fedsweep.strategies as s;" \\
+        "print(fedsweep.__file__, s.__file__, fedsweep.models.__file__)"
     return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
