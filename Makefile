@@ -43,8 +43,8 @@ ui: $(STAMP) ## MLflow's UI on the local store, on 127.0.0.1:5000
 test: $(STAMP) ## the test suite, in two processes: make test ARGS="-n 0 tests/unit" for one
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-fast: $(STAMP) ## what the code computes, without Ray, in about a minute: for daily work
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/golden $(ARGS)
+test-fast: $(STAMP) ## those of the unit, contract and golden tests that last took an instant: for daily work
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --fast tests/unit tests/contract tests/golden $(ARGS)
 
 test-flower: $(OTHER)/.installed ## the contract tests on another Flower: make test-flower FLOWER=1.41
 	@$(OTHER)/bin/python -c 'import flwr.supercore.version as v; print("Flower", v.package_version)'

@@ -1,12 +1,53 @@
 """Fixtures that several folders share. One Ray for the whole suite: starting it costs seconds."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
+
+SECONDS = "fedsweep/seconds"
+"""In pytest's cache: what each test took when it last ran."""
+FAST_S = 0.3
+"""Most seconds of a test that ``--fast`` runs."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help=f"leave out tests that last took more than {FAST_S} s"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # pytest-xdist's workers report to who started them
+        config.pluginmanager.register(_Seconds(config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that never ran here are fast until they are known not to be."""
+    if config.getoption("--fast"):
+        seconds = config.cache.get(SECONDS, {})
+        slow = [item for item in items if seconds.get(item.nodeid, 0.0) > FAST_S]
+        items[:] = [item for item in items if item not in set(slow)]
+        config.hook.pytest_deselected(items=slow)
+
+
+class _Seconds:
+    """Keeps what tests take."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config, self._seconds = config, Counter[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":  # a fixture's time is not the test's that comes first
+            self._seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        known = self._config.cache.get(SECONDS, {})
+        self._config.cache.set(SECONDS, known | self._seconds)
 
 
 @pytest.fixture(autouse=True)
