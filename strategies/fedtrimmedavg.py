@@ -7,14 +7,12 @@ Yin, Chen, Ramchandran and Bartlett 2018, "Byzantine-Robust Distributed Learning
 from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import Field
 
 from fedsweep.strategies.base import sort_replies
 from fedsweep.strategies.insides import AggregationError
-from fedsweep.strategies.robust import combined, num_cut, trimmed_mean
+from fedsweep.strategies.robust import CheckedCohort, combined, num_cut, trimmed_mean
 from fedsweep.strategies.settings import FedAvgSettings, Setting
 
 
@@ -44,7 +42,7 @@ def check(beta: float, clients: int) -> None:
         )
 
 
-class TrimmedMean(FedAvg):
+class TrimmedMean(CheckedCohort):
     """Each number's mean without the share beta of the lowest and of the highest.
 
     Parameters
@@ -62,19 +60,9 @@ class TrimmedMean(FedAvg):
         super().__init__(**fedavg)
         self.beta = beta
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask clients as FedAvg does.
-
-        Raises
-        ------
-        ValueError
-            They are fewer than the mean is defined for.
-        """
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        check(self.beta, len(messages))
-        return messages
+    def check(self, clients: int) -> None:
+        """Refuse to cut nobody."""
+        check(self.beta, clients)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

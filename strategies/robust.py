@@ -1,4 +1,6 @@
-"""The maths of means that withstand f attackers among n clients: Krum, Multi-Krum, Bulyan, the trimmed mean.
+"""What means that withstand attackers share: Krum, Multi-Krum, Bulyan, the trimmed mean.
+
+f is the number of attackers, n that of the clients.
 
 No client has a weight: the examples are what an attacker says they are. Differences are taken in
 float64 and then squared. Deviations, and Flower's own classes: docs/strategies/robust.md.
@@ -6,26 +8,25 @@ float64 and then squared. Deviations, and Flower's own classes: docs/strategies/
 
 from collections.abc import Callable, Iterable, Sequence
 from math import floor
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
-from fedsweep.strategies.base import arrays_of
+from fedsweep.strategies.base import arrays_of, sort_replies
 from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.ranges import CLIENTS
-from fedsweep.strategies.settings import FedAvgSettings
+from fedsweep.strategies.settings import FedAvgSettings, Setting
+
+Combine = Callable[[np.ndarray], np.ndarray]
+"""Makes one array of those of the chosen clients: float64 (chosen, ...) -> (...)."""
 
 BLOCK_FLOATS = 2**24
 """Numbers of all clients that are held in float64 at a time while distances are taken."""
-
-
-class AttackersSettings(FedAvgSettings):
-    """Of a mean that withstands a number of attackers."""
-
-    num_malicious_nodes: int = Field(1, ge=0, le=CLIENTS, description="attackers to withstand")
 
 
 def squared_distances(models: Sequence[ArrayRecord]) -> np.ndarray:
@@ -93,41 +94,11 @@ def mean(values: np.ndarray) -> np.ndarray:
     return np.asarray(values.mean(axis=0))
 
 
-def check_replies(name: str, server_round: int, f: int, n: int, needed: int) -> None:
-    """Refuse fewer replies than a mean is defined for.
-
-    Raises
-    ------
-    AggregationError
-        n is less than what is needed.
-    """
-    if n < needed:
-        raise AggregationError(
-            f"round {server_round}: strategy={name} with num_malicious_nodes={f} needs {needed} "
-            f"replies or more, but {n} came; train more clients or lower num_malicious_nodes"
-        )
-
-
-def check_cohort(settings: str, clients: int, needed: int) -> None:
-    """Refuse fewer clients a round than a mean is defined for.
-
-    Raises
-    ------
-    ValueError
-        There are fewer than what is needed; ``settings`` says by which settings.
-    """
-    if clients < needed:
-        raise ValueError(
-            f"{settings} needs at least {needed} training clients a round, but there are {clients}; "
-            "train more clients or lower them"
-        )
-
-
 def combined(
     strategy: FedAvg,
     valid: Sequence[Message],
     chosen: Iterable[int],
-    combine: Callable[[np.ndarray], np.ndarray],
+    combine: Combine,
 ) -> tuple[ArrayRecord, MetricRecord]:
     """Return what ``combine`` makes of each chosen array, float64 (chosen, ...), in its dtype."""
     contents = [valid[row].content for row in chosen]
@@ -137,3 +108,135 @@ def combined(
         values = np.stack([model[key].numpy().astype(np.float64) for model in models])
         arrays[key] = Array(np.asarray(combine(values), np.dtype(first.dtype)))
     return arrays, strategy.train_metrics_aggr_fn(contents, strategy.weighted_by_key)
+
+
+# What the methods share
+
+
+class CheckedCohort(FedAvg):
+    """FedAvg of a cohort that is looked at before it trains."""
+
+    def check(self, clients: int) -> None:
+        """Refuse fewer clients a round than the mean is defined for.
+
+        Raises
+        ------
+        ValueError
+            In one line: what was given, and what to change.
+        """
+        raise NotImplementedError
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask clients as FedAvg does.
+
+        Raises
+        ------
+        ValueError
+            They are fewer than the mean is defined for.
+        """
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        self.check(len(messages))
+        return messages
+
+
+class AttackersSettings(FedAvgSettings):
+    """Of a mean that withstands a number of attackers."""
+
+    num_malicious_nodes: int = Field(1, ge=0, le=CLIENTS, description="attackers to withstand")
+
+    @property
+    def needed(self) -> int:
+        """Clients a round that the mean is defined for."""
+        raise NotImplementedError
+
+    @property
+    def told(self) -> str:
+        """By which settings so many are needed."""
+        return attackers_of(self)
+
+    def check_in(self, setting: Setting) -> None:
+        """Refuse fewer clients a round than the choice is defined for."""
+        super().check_in(setting)
+        check_attackers(self, setting.cohort)
+
+
+class Attacked(CheckedCohort):
+    """A mean of replies that are chosen by the distances between them.
+
+    Parameters
+    ----------
+    num_malicious_nodes : int
+        f.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    def __init__(self, *, num_malicious_nodes: int = 0, **fedavg: Any) -> None:
+        super().__init__(**fedavg)
+        self.num_malicious_nodes = num_malicious_nodes
+
+    @property
+    def needed(self) -> int:
+        """Clients a round that the mean is defined for."""
+        raise NotImplementedError
+
+    @property
+    def told(self) -> str:
+        """By which settings so many are needed."""
+        return attackers_of(self)
+
+    def check(self, clients: int) -> None:
+        """Refuse fewer clients a round than the choice is defined for."""
+        check_attackers(self, clients)
+
+    def choose(self, distances: np.ndarray) -> tuple[list[int], Combine]:
+        """Return which replies are chosen, and what is made of them.
+
+        Parameters
+        ----------
+        distances : (n, n)
+            Squared, between all replies.
+        """
+        raise NotImplementedError
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return what is made of the chosen models, and their clients' metrics.
+
+        Raises
+        ------
+        AggregationError
+            If too few clients replied.
+        """
+        valid = sort_replies(self, replies, read_arrays=True)[0]
+        if len(valid) < self.needed:
+            raise AggregationError(
+                f"round {server_round}: {attackers_of(self)} needs {self.needed} replies or more, "
+                f"but {len(valid)} came; train more clients or lower num_malicious_nodes"
+            )
+        chosen, combine = self.choose(squared_distances([arrays_of(reply) for reply in valid]))
+        return combined(self, valid, chosen, combine)
+
+
+def attackers_of(method: AttackersSettings | Attacked) -> str:
+    """Return how many attackers a method withstands, as it is said; it is called as its file is."""
+    name = type(method).__module__.rpartition(".")[2]
+    return f"strategy={name} with num_malicious_nodes={method.num_malicious_nodes}"
+
+
+def check_attackers(method: AttackersSettings | Attacked, clients: int) -> None:
+    """Refuse fewer clients a round than a method is defined for.
+
+    Raises
+    ------
+    ValueError
+        There are fewer.
+    """
+    if clients < method.needed:
+        raise ValueError(
+            f"{method.told} needs at least {method.needed} training clients a round, but there are "
+            f"{clients}; train more clients or lower them"
+        )
