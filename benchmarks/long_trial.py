@@ -5,38 +5,36 @@ A small sweep on Ray is watched from outside: the memory that each kind of proce
 """
 
 import argparse
-import re
-import subprocess
 import sys
 import time
-from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
 
-from benchmarks.contender import ROOT
+from benchmarks.soak import VICTIMS, Session
 
 WORDS = (
     "strategy=fedavg", "shift=none", "partition=iid", "seed=0", "num_clients=4", "model=logreg",
     "tracking.figures=none", "tracking.log_models=false",
 )  # fmt: skip
-KINDS = {"_RayClientHost": "hosts", "_trial_task": "trial", "gcs_server": "GCS", "raylet": "raylet"}
 EVERY = 100
 """Rounds between two looks."""
 
 
-def look(driver: psutil.Process) -> Counter[str]:
-    """Return the MiB that each kind of process has for itself."""
-    found = Counter({"driver": driver.memory_full_info().uss / 2**20})
-    for process in driver.children(recursive=True):
-        try:
-            called = f"{process.name()} {(process.cmdline() or [''])[0]}"
-            kind = next((kind for name, kind in KINDS.items() if name in called), "others")
-            found[kind] += process.memory_full_info().uss / 2**20
-        except psutil.Error:  # it has ended
-            continue
+def memory(session: Session, kind: str) -> float:
+    """Return the MiB that processes of a kind have for themselves."""
+    found = 0.0
+    for process in session.victims(kind):
+        with suppress(psutil.Error):  # it has ended
+            found += process.memory_full_info().uss / 2**20
     return found
+
+
+def files(folder: Path) -> int:
+    """Return how many files lie in a folder."""
+    return sum(path.is_file() for path in folder.rglob("*"))
 
 
 def main() -> int:
@@ -44,27 +42,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.long_trial", description=__doc__)
     parser.add_argument("--rounds", type=int, default=1200)
     args = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        command = [sys.executable, "-m", "fedsweep", "sweep", "default", *WORDS]
-        command += [f"rounds={args.rounds}", f"tracking.output={folder}/out"]
-        with log.open("w") as file:
-            run = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-        print("| round | files | " + " | ".join(["driver", *KINDS.values()]) + " |")
-        print("|---" * (3 + len(KINDS)) + "|")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        session = Session(folder, *WORDS, f"rounds={args.rounds}")
+        print(f"| round | files | {' | '.join(VICTIMS)} |\n{'|---' * (2 + len(VICTIMS))}|")
         due = EVERY
-        while run.poll() is None:
-            rounds = re.findall(r"round (\d+)/", log.read_text())
-            if rounds and int(rounds[-1]) >= due:
-                due += EVERY
-                memory = look(psutil.Process(run.pid))
-                files = sum(path.is_file() for path in Path(folder, "out").rglob("*"))
-                cells = (f"{memory[kind]:.1f}" for kind in ("driver", *KINDS.values()))
-                print(f"| {rounds[-1]} | {files} | {' | '.join(cells)} |", flush=True)
-            time.sleep(0.2)
-        files = sum(path.is_file() for path in Path(folder, "out").rglob("*"))
-        print(f"ended with status {run.returncode}, {files} files")
-        return run.returncode
+        try:
+            while session.process.poll() is None:
+                if (now := session.rounds.total()) >= due:
+                    due += EVERY
+                    cells = (f"{memory(session, kind):.1f}" for kind in VICTIMS)
+                    print(f"| {now} | {files(folder)} | {' | '.join(cells)} |", flush=True)
+                time.sleep(0.2)
+        finally:
+            session.end()
+        print(f"ended with status {session.process.returncode}, {files(folder)} files")
+        return int(session.process.returncode)
 
 
 if __name__ == "__main__":
