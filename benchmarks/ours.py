@@ -1,4 +1,4 @@
-"""fedsweep's engine, driven as a trial drives it: its pool, its grid, its round loop, its ClientApp."""
+"""fedsweep's engine, driven as a trial drives it: pool, grid, round loop, ClientApp."""
 
 import logging
 import sys

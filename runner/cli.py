@@ -326,7 +326,10 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     console = new_console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
     view = view_of(mode, console)
     outcome, tracker = run_sweep(plan, view)
-    waits = f"{tracker.spilled} events wait on disk: the store does not answer; send them with: fedsweep flush"
+    waits = (
+        f"{tracker.spilled} events wait on disk: the store does not answer; "
+        "send them with: fedsweep flush"
+    )
     if mode == "json":
         result = {
             "event": "result", "exit_status": outcome.exit_status, "interrupted": outcome.interrupted,

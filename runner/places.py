@@ -23,7 +23,7 @@ def folder(name: str) -> Path:
 
 
 def module(path: str) -> str:
-    """Return the name that a file of a checkout is imported by: ``runner/cli.py`` is ``fedsweep.cli``."""
+    """Return what a file of a checkout is imported as: ``runner/cli.py`` is ``fedsweep.cli``."""
     top, *parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
     within = {_RUNNER: [PACKAGE], **{name: [PACKAGE, name] for name in BESIDE}}
     return ".".join([*within.get(top, [top]), *parts])

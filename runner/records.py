@@ -76,9 +76,9 @@ class TrialStarted:
 class RoundRecord:
     """Everything that one round produced.
 
-    ``clients`` has one row per client that took part, with the columns of ``fedsweep.trial.metrics.CLIENT_COLUMNS``.
-    ``assignments`` has one row per client of a clustered strategy, with the columns of
-    :func:`fedsweep.trial.metrics.assignment_rows`.
+    ``clients`` has one row per client that took part, with the columns of
+    ``fedsweep.trial.metrics.CLIENT_COLUMNS``. ``assignments`` has one row per client of a clustered
+    strategy, with the columns of :func:`fedsweep.trial.metrics.assignment_rows`.
     """
 
     round: int

@@ -124,7 +124,7 @@ def build_strategy(
 
 
 def _parameters(kind: type[Strategy]) -> dict[str, Parameter]:
-    """Return what a class's constructor takes, and those of its bases that it passes the rest to."""
+    """Return what a class's constructor takes, and those that it passes the rest to."""
     found: dict[str, Parameter] = {}
     for base in kind.__mro__:
         if "__init__" in vars(base):
@@ -189,9 +189,9 @@ def with_layout(strategy: Strategy, layout: Layout) -> Strategy:
 def is_weighted_mean(strategy: Strategy) -> bool:
     """Whether replies of the round that was configured last may be replaced by partial weighted means.
 
-    Ask after ``configure_train``: clustered methods must see each reply in their clustering rounds. A class
-    says it for itself, and for none derived from it; a privacy wrapper clips each reply, and metrics aggregated in a
-    way of the user's own need each reply too.
+    Ask after ``configure_train``: clustered methods must see each reply in their clustering rounds.
+    A class says it for itself, and for none derived from it; a privacy wrapper clips each reply,
+    and metrics aggregated in a way of the user's own need each reply too.
     """
     if isinstance(strategy, StateApart):
         return is_weighted_mean(strategy.strategy)

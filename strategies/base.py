@@ -47,11 +47,11 @@ def models_of(strategy: object) -> Models:
 
 
 def says(strategy: object, fact: str) -> bool:
-    """Return whether the very class of a strategy says a fact: one derived from it may do otherwise.
+    """Return whether a strategy's very class says a fact: one derived from it may do otherwise.
 
     ``partial_means``: replies may be replaced by partial means, weighted by examples (in rounds in
-    which it does not read each: ``clustering_round``). ``private_mean``: it goes on from a mean over
-    clients, to which privacy's noise can be added.
+    which it does not read each: ``clustering_round``). ``private_mean``: it goes on from a mean
+    over clients, to which privacy's noise can be added.
     """
     return bool(vars(type(strategy)).get(fact, False))
 
@@ -185,7 +185,8 @@ def weight_of(reply: Message, weighted_by_key: str) -> float:
 def largest(reply: Message, weighted_by_key: str) -> tuple[float, int]:
     """Return the largest weight of a client that a reply stands for, and minus its node id.
 
-    A partial mean says what its clients weigh: see :meth:`~fedsweep.strategies.servers.ClusterServers.observe`.
+    A partial mean says what its clients weigh: see
+    :meth:`~fedsweep.strategies.servers.ClusterServers.observe`.
     """
     load = reply.content.config_records.get("load", ConfigRecord())
     if "num-examples" in load and "node-ids" in load:

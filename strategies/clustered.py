@@ -266,7 +266,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     def ask(
         self, query: str, contents: Mapping[int, RecordDict], needed: bool = True
     ) -> dict[int, RecordDict]:
-        """Send each node a query and return the answers, as :func:`~fedsweep.strategies.base.ask` does."""
+        """Send each node a query and return the answers: :func:`~fedsweep.strategies.base.ask`."""
         began = perf_counter()
         answers = ask(self._grid, query, contents, needed_by=type(self).__name__ if needed else "")
         self._asked_s += perf_counter() - began

@@ -1,4 +1,4 @@
-"""Federated averaging: the mean of the models, weighted by examples (McMahan et al. 2017, arXiv:1602.05629)."""
+"""Federated averaging: the models' mean, by examples (McMahan et al. 2017, arXiv:1602.05629)."""
 
 from flwr.serverapp import strategy as flower
 

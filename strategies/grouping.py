@@ -35,7 +35,7 @@ ROTATIONS = 99  # of the gate, at least: as many as a level of .01 needs
 
 @dataclass(frozen=True)
 class HowMany:
-    """How the number of clusters is chosen; fields and defaults are those of :class:`GroupSettings`."""
+    """How the number of clusters is chosen; fields as in :class:`GroupSettings`."""
 
     num_clusters: int = 4
     choose_k: Rule = "given"

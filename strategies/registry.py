@@ -2,9 +2,9 @@
 
 A method is one file, called as it is: a Flower ``Strategy`` whose own body names its ``settings``,
 and beside it, where its clients do more than to train what they were sent, a
-:class:`~fedsweep.strategies.clients.ClientPart` that names its ``method``. Files are read when somebody asks
-for the first time: those of this package, and those of the folders in ``$FEDSWEEP_METHODS``, which
-every process of a run sees.
+:class:`~fedsweep.strategies.clients.ClientPart` that names its ``method``. Files are read when
+somebody asks for the first time: those of this package, and those of the folders in
+``$FEDSWEEP_METHODS``, which every process of a run sees.
 """
 
 import copyreg
@@ -135,7 +135,8 @@ class Registry(Mapping[str, type[Strategy]]):
         except BaseException:
             del sys.modules[name], self._files[path]
             raise
-        # Another process may know the class after its own first look only: settings travel as values.
+        # Another process may know the class after its own first look only: settings travel as
+        # values.
         method = self._methods().get(path.stem)
         if method is not None and method.__module__ == name:
             copyreg.pickle(self.settings(path.stem), _values_of)

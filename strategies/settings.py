@@ -1,4 +1,4 @@
-"""Settings of methods: what a sweep may set, with its range, unit and meaning, and whether it fits together.
+"""Settings of methods: what a sweep may set, its range, unit and meaning, what fits together.
 
 A method's settings are a class in its own file, derived from :class:`FedAvgSettings`. The command
 line, the grids and the help read them there; the same checks are made where the method's class is

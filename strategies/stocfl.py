@@ -30,10 +30,11 @@ class StoCFLSettings(ServerSettings):
 class StoCFL(ClusterTraining):
     """Stochastic clustered federated learning.
 
-    Partial participation and newcomers are what the method is made for: nobody has to take part in a first round. A
-    client's first model is averaged only into a cluster that has no model yet. Until a client was sampled it belongs to
-    no cluster and evaluates the global model. Clients that leave: as in
-    :class:`~fedsweep.strategies.clustered.ClusterTraining`; what they told about their cluster stays.
+    Partial participation and newcomers are what the method is made for: nobody has to take part in
+    a first round. A client's first model is averaged only into a cluster that has no model yet.
+    Until a client was sampled it belongs to no cluster and evaluates the global model. Clients that
+    leave: as in :class:`~fedsweep.strategies.clustered.ClusterTraining`; what they told about their
+    cluster stays.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def make_client_app(
 
 
 class BuiltinApp(ClientApp):
-    """A ClientApp that can also run a whole chunk of messages at once (``fedsweep.engine.host.ChunkApp``)."""
+    """A ClientApp that can also run a chunk of messages at once: ``fedsweep.engine.host.ChunkApp``."""
 
     def __init__(self, chunks: ChunkRunner, mods: list[Mod]) -> None:
         super().__init__(mods=mods)

@@ -1,4 +1,4 @@
-"""What a process holds for the clients of a trial: network, device, examples; and what a client is there."""
+"""What a process holds for a trial's clients: network, device, examples, and what a client is."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
@@ -32,7 +32,7 @@ class ModelSpec(Protocol):
 
 
 class ClientProcess:
-    """A process that works for a trial's clients; each of them is a number, the partition that it has."""
+    """A process that works for a trial's clients; each of them is the number of its partition."""
 
     def __init__(
         self,
@@ -67,7 +67,8 @@ class ClientProcess:
         """Where this process trains."""
         if self._wanted_device == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
-        # The same bits for the same config: cuBLAS needs the variable as well (the engine sets it before CUDA starts).
+        # The same bits for the same config: cuBLAS needs the variable as well (the engine sets it
+        # before CUDA starts).
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         return torch.device("cuda", torch.cuda.current_device())
@@ -78,7 +79,8 @@ class ClientProcess:
         with torch.random.fork_rng(
             devices=[]
         ):  # its weights are overwritten; the process's generator stays as it was
-            # Channels last: convolutions of 3 and more channels are up to 1.4 times as fast on a CPU, none is slower.
+            # Channels last: convolutions of 3 and more channels are up to 1.4 times as fast on a
+            # CPU, none is slower.
             model = self._build().to(memory_format=torch.channels_last).to(self.device)
         self._as_built = AsBuilt(model)
         return model
@@ -122,7 +124,7 @@ class ClientProcess:
     # What a client is: its seed and its examples.
 
     def seed(self, purpose: str, config: Mapping[str, Any], client: int) -> int:
-        """Return what fixes a client's batches in a round: of its training (``train``), or before its evaluation."""
+        """Return what fixes a client's batches in a round, for a purpose: ``train``, ``prepare``."""
         return derive_seed(self._seed, purpose, int(config.get("server-round", 1)), client)
 
     def train_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
@@ -133,13 +135,14 @@ class ClientProcess:
     def evaluation_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
         """Return what a client is evaluated on, as the pool takes it.
 
-        It is empty for a client that holds out nothing: one example, or ``partition.eval_fraction=0``.
+        It is empty for a client that holds out nothing: one example, or
+        ``partition.eval_fraction=0``.
         """
         phase = self._phase(config)
         return ("eval", client, phase), lambda: self._data.client(client, "eval", phase)
 
     def test_sets(self, config: Mapping[str, Any], client: int) -> list[tuple[Hashable, Read]]:
-        """Return the central test set as a client's group sees it, in slices of ``test-own`` rows."""
+        """Return the test set as a client's group sees it, in slices of ``test-own`` rows."""
         group, size = (
             int(self._data.groups_in(self._phase(config))[client]),
             int(config["test-own"]),

@@ -1,8 +1,9 @@
 """The configuration of a trial: every key, its meaning, its default and its range.
 
-``configs/`` holds only what an option changes against these defaults. A field made by :func:`only` applies to some
-options of its group; it is left out of the trial key, and refused when it is set for another option. The settings of a
-method stand in its own file (``strategies/``), and those of another method are refused alike.
+``configs/`` holds only what an option changes against these defaults. A field made by :func:`only`
+applies to some options of its group; it is left out of the trial key, and refused when it is set
+for another option. The settings of a method stand in its own file (``strategies/``), and those of
+another method are refused alike.
 """
 
 from fedsweep.config.learning import (

@@ -1,8 +1,8 @@
 """Settings that change nothing: which have no effect beside the others, and what never happens.
 
 A key of other options of its group is refused by its declaration (``only``). Here stand the keys
-that another setting switches off, and the events that no round is left for; a method's own are in its
-file (``strategies/``).
+that another setting switches off, and the events that no round is left for; a method's own are in
+its file (``strategies/``).
 """
 
 from typing import Protocol

@@ -52,7 +52,7 @@ class Section(Settings):
 
 
 class Group(Protocol):
-    """A group of settings, whose options have keys of their own: a Section, or a family of classes."""
+    """A group of settings whose options have keys of their own: a Section, or a family of them."""
 
     def options_of(self, key: str) -> list[str] | None:
         """Return the options that a key applies to, or None where it applies to all."""

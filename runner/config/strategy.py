@@ -1,4 +1,4 @@
-"""How updates become models: the methods' settings as a section of a trial, and differential privacy."""
+"""How updates become models: methods' settings as a section of a trial, and privacy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

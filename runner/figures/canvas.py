@@ -74,7 +74,7 @@ class Extras:
 
 
 def strategy_colour(name: str) -> str:
-    """Return a strategy's colour, the same in every figure and in MLflow's UI: its own, or one of its name."""
+    """Return a strategy's colour in every figure and MLflow's UI: its own, or one of its name."""
     own: str | None = vars(STRATEGIES[name]).get("colour") if name in STRATEGIES else None
     if own is not None:
         return own

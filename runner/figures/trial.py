@@ -125,7 +125,7 @@ def cluster_squares(assignments: Mapping[str, Sequence[Any]], groups: np.ndarray
 
 
 def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
-    """Show CPU and memory of hosts and nodes over time; columns as in :class:`fedsweep.records.LoadSample`."""
+    """Show CPU and memory of hosts and nodes over time: :class:`fedsweep.records.LoadSample`."""
     figure, axes = new_figure(
         8, 5.2, title or "Load of client hosts and nodes", rows=2, columns=2, sharex=True
     )

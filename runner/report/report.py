@@ -112,7 +112,8 @@ def results_table(
     rows : sequence of TrialRow
         One per trial.
     test : str
-        Paired test over the seeds that says whether a cell is the best: see :func:`fedsweep.report.stats.clear_best`.
+        Paired test over the seeds that says whether a cell is the best: see
+        :func:`fedsweep.report.stats.clear_best`.
     axes : sequence of str, optional
         All axes of the sweep in its order.
     """

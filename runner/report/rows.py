@@ -14,8 +14,8 @@ class Trials:
     Parameters
     ----------
     axes : pd.DataFrame
-        Full key -> value, a row per trial; missing where an axis does not apply. Numbers are numbers,
-        so that 10 comes after 2.
+        Full key -> value, a row per trial; missing where an axis does not apply. Numbers are
+        numbers, so that 10 comes after 2.
     metrics : pd.DataFrame
         Final metrics, a row per trial, nan where it has none.
     finished : pd.Series

@@ -235,7 +235,7 @@ class TrialRun(OpenRun):
         self._put("the data set", job)
 
     def round(self, record: RoundRecord) -> None:
-        """Log a round: the parts of the tables that its rows are in, then its metrics in one batch with one timestamp.
+        """Log a round: its rows' parts of the tables, then its metrics in one batch, at one time.
 
         A round that was given before, by a trial that died and goes on, is left out; so is the writing of one that the
         store has from an earlier session.

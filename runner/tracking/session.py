@@ -1,4 +1,4 @@
-"""What the runs that are open share: a store, a writer thread, an outbox for what the store refuses."""
+"""What open runs share: a store, a writer thread, an outbox for what the store refuses."""
 
 import logging
 import time
@@ -33,12 +33,13 @@ class Open(Protocol):
 
 
 class Session:
-    """The driver's connection to a store, from the first run that is opened to the last that is closed.
+    """The driver's connection to a store, from the first run that opens to the last that closes.
 
-    A run that is still open when the session closes becomes KILLED: nothing is left RUNNING. A store that does not
-    answer delays what is written and loses nothing: what :meth:`close` could not send stays on disk (:attr:`spilled`)
-    until ``fedsweep flush``, or the next session with this store, sends it. What the store refuses as wrong costs
-    its run alone, which ends as KILLED: :attr:`lost` has the reasons.
+    A run that is still open when the session closes becomes KILLED: nothing is left RUNNING. A
+    store that does not answer delays what is written and loses nothing: what :meth:`close` could
+    not send stays on disk (:attr:`spilled`) until ``fedsweep flush``, or the next session with this
+    store, sends it. What the store refuses as wrong costs its run alone, which ends as KILLED:
+    :attr:`lost` has the reasons.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ class Session:
         )
         self.clock = clock
         self.tags = describe.environment()
-        """Tags of every run opened from now on; the driver adds ``cluster`` once its hosts are known."""
+        """Tags of every run opened from now on; the driver adds ``cluster`` when it knows its hosts."""
         self.open_runs: list[Open] = []
         self._told: set[str] = set()
         self.names: dict[str, str] = {}
@@ -93,7 +94,7 @@ class Session:
 
     @property
     def lost(self) -> dict[str, str]:
-        """Why a run is not whole in the store, by its name, as far as is known before :meth:`close`."""
+        """Why a run is not whole in the store, by its name, as known before :meth:`close`."""
         names = self.names | {run.token: run.name for run in self.open_runs}
         return {names[token]: reason for token, reason in self.writer.lost.items()}
 

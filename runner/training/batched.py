@@ -1,4 +1,6 @@
-"""A network for many clients at once, each with weights of its own. Imports torch and ``fedsweep.models.dropout`` only.
+"""A network for many clients at once, each with weights of its own.
+
+Imports torch and ``fedsweep.models.dropout`` only.
 
 All parameters lie in one (C, P) tensor, so that a step of the optimizer is two or three operations whatever the depth.
 What a layer does is in ``layers`` and ``convolution``; what it costs is measured in ``docs/performance-training.md``.

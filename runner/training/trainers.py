@@ -1,7 +1,8 @@
 """Training, losses and predictions for C clients: one by one for any network, or batched in a program.
 
 A client has the same examples, batches and hyperparameters either way; its numbers differ by
-rounding. Which one is used is known to ``fedsweep.client.app`` and ``fedsweep.client.together`` alone.
+rounding. Which one is used is known to ``fedsweep.client.app`` and ``fedsweep.client.together``
+alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,8 @@
 """All clients of a chunk trained in one batched program. Imports torch and NumPy only.
 
-:func:`train_many` gives every client what :func:`fedsweep.training.local.train` gives it, up to rounding: the same
-batches in the same order, each client with weights and optimizer state of its own.
+:func:`train_many` gives every client what :func:`fedsweep.training.local.train` gives it, up to
+rounding: the same batches in the same order, each client with weights and optimizer state of its
+own.
 """
 
 from collections.abc import Iterator, Sequence

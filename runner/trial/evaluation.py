@@ -81,7 +81,7 @@ class TestScores:
         return _summed([*self._confusions(self.own), *alone])
 
     def classes(self) -> dict[str, ClassCounts]:
-        """Return all predictions by class, by whose they are: :class:`fedsweep.catalog.Observed`."""
+        """Return all predictions by class and whose they are: :class:`fedsweep.catalog.Observed`."""
         users = {name: counts for name, counts in self.clients.items() if name == "global"}
         matrices = {"global": _summed(self._confusions(users)), "own": self.confusion()}
         found = {

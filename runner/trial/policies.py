@@ -1,4 +1,4 @@
-"""What a round is, said by four small policies; the round loop (``runner/trial/rounds.py``) follows them.
+"""What a round is, said by four small policies; the round loop (``rounds.py``) follows them.
 
 Who is asked and when (:class:`Cohort`), how long a task takes (:class:`Clock`), when what has
 arrived becomes a new model (:class:`Trigger`), and how the replies of tasks come in
