@@ -22,7 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # pytest-xdist's workers report to who started them
+    # pytest-xdist's workers report to who started them, and without a cache nothing is kept.
+    keeps = not hasattr(config, "workerinput") and hasattr(config, "cache")
+    if keeps:
         config.pluginmanager.register(_Seconds(config))
 
 
