@@ -52,6 +52,9 @@ TARGETS = (
     "runner/trial/stop.py",
     "runner/data/partition.py",
     "runner/data/shift.py",
+    "runner/scenario/*.py",
+    "runner/scenario/partitions/*.py",
+    "runner/scenario/shifts/*.py",
     "runner/client/*.py",
     "runner/training/*.py",
 )

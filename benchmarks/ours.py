@@ -15,14 +15,15 @@ from torch import nn
 from benchmarks.apps import echo_app
 from benchmarks.contender import say, serve
 from benchmarks.work import PROCESSES, WORKS, Work, make_model, rows_of, score
-from fedsweep.config import HostGroup, ResourcesConfig, ShiftConfig, TrialConfig
+from fedsweep.config import HostGroup, ResourcesConfig, TrialConfig
 from fedsweep.data.federated import Rows
-from fedsweep.data.shift import Shift, make_shift
+from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
 from fedsweep.engine.executors import Host
 from fedsweep.engine.grid import EngineGrid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.engine.pool import HostPool, ray_session
+from fedsweep.scenario.shifts import shift_of
 from fedsweep.sweep.compose import compose
 from fedsweep.trial.rounds import Loop, Round, run_rounds
 from fedsweep.trial.trial import Split, initial_model, make_grid, train_config
@@ -52,8 +53,8 @@ def images_of(folder: str, data: str = "mnist") -> ImageData:
     return ImageData(data, "bench", folder, names, x, y, x[:10], y[:10], mean, std)
 
 
-def no_shift(clients: int) -> Shift:
-    return make_shift(ShiftConfig(), clients, 10, seed=0)
+def no_shift(clients: int) -> ClientGroups:
+    return ClientGroups.build(shift_of(), clients, 10, seed=0)
 
 
 def split_of(rows: Sequence[np.ndarray]) -> Split:

@@ -1,52 +1,108 @@
 """Networks by name, fitted to a data set's images and classes.
 
-A network is a file with one function ``(input_shape, num_classes, **options) -> nn.Module``; adding one is that file
-and a line in ``MODELS``. Inputs are normalised float images (N, C, H, W), outputs are logits (N, classes). Layers come
-in the order of the forward pass, so the last parameters are the classifier's.
+A network is a file with one function, called as the file is: ``(input_shape, num_classes, **options)
+-> nn.Module``. One of somebody's own may also be a class of modules. Inputs are normalised float
+images (N, C, H, W), outputs are logits (N, classes). Layers come in the order of the forward pass,
+so the last parameters are the classifier's.
+
+What networks there are is known without torch, which takes seconds to import.
 """
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
-from difflib import get_close_matches
-from typing import Any, get_type_hints
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-import torch
-from torch import nn
+from fedsweep.parts.registry import Origin, Registry
 
-from fedsweep.models.cnn import cnn
-from fedsweep.models.lenet import lenet
-from fedsweep.models.linear import logreg
-from fedsweep.models.mlp import mlp
-from fedsweep.models.resnet import resnet18
-from fedsweep.models.simple_cnn import simple_cnn
+if TYPE_CHECKING:
+    from torch import nn
 
 Shape = tuple[int, int, int]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "logreg": logreg,
-    "mlp": mlp,
-    "lenet": lenet,
-    "cnn": cnn,
-    "simple_cnn": simple_cnn,
-    "resnet18": resnet18,
-}
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    """A network of this package, not imported yet."""
+
+    name: str
 
 
-def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: Any) -> nn.Module:
+class Networks(Registry[Any]):
+    """Networks by name: functions or classes, imported when one is built."""
+
+    def __init__(self) -> None:
+        super().__init__("model", str(__package__), "MODELS", "fedsweep.models")
+
+    def is_part(self, value: Any) -> bool:
+        """Return whether it is a class of modules, or a function that says it returns one."""
+        if "torch.nn" not in sys.modules:  # then nobody has made one
+            return False
+        from torch import nn
+
+        if isinstance(value, type):
+            return issubclass(value, nn.Module)
+        return inspect.isfunction(value) and _returns_module(value)
+
+    def expected(self) -> str:
+        """Say what a network is."""
+        return "a torch.nn.Module class, or a function with '-> torch.nn.Module' in its def"
+
+    def factory(self, name: str) -> Callable[..., Any]:
+        """Return the function or class that makes a network."""
+        found: Any = self[name]
+        if isinstance(found, Origin):
+            super().receive(found)
+            found = self[name]
+        if isinstance(found, _BuiltIn):
+            found = getattr(importlib.import_module(f"{__package__}.{name}"), name)
+        made: Callable[..., Any] = found
+        return made
+
+    def find(self, given: str) -> str:
+        """Return the name of a network: also a dotted path, which stays as it is.
+
+        Raises
+        ------
+        ValueError
+            There is no such network: what is there.
+        """
+        dotted = "." in given and ":" not in given and not given.endswith(".py")
+        return given if dotted else super().find(given)
+
+    def receive(self, origin: Origin) -> None:
+        """Know a network that another process knows; it is imported when it is built."""
+        self._parts()
+        self._add(origin.name, origin)
+        self._origins[origin.name] = origin
+
+    def _read_package(self) -> None:
+        for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+            self._add(path.stem, _BuiltIn(path.stem))
+
+
+MODELS = Networks()
+
+
+def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: Any) -> "nn.Module":
     """Build a network and check that it maps the data set's images to its classes.
 
     Parameters
     ----------
     name : str
-        A key of ``MODELS``, or the dotted path of a subclass of ``nn.Module`` or of a function that
-        says it returns one (``-> nn.Module``). Anything else is refused without being called.
+        A key of ``MODELS``, a reference to a file (``./mine.py:Net``), or the dotted path of a
+        subclass of ``nn.Module`` or of a function that says it returns one (``-> nn.Module``).
+        Anything else is refused without being called.
     input_shape : tuple[int, int, int]
         Channels, height and width of an image.
     num_classes : int
         Number of classes, the length of the output per image.
     kwargs : Any
-        Options of the network. A dotted path is called with these and nothing else.
+        Options of the network. One of somebody's own gets ``input_shape`` and ``num_classes`` where
+        its signature has them.
 
     Returns
     -------
@@ -56,8 +112,11 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
     Raises
     ------
     ValueError
-        The name is unknown, the options do not fit, or the network can't take such images or gives another output.
+        The name is unknown, the options do not fit, or the network can't take such images or gives
+        another output.
     """
+    from torch import nn
+
     factory, arguments = _find(name, kwargs, input_shape, num_classes)
     try:
         model = factory(**arguments)
@@ -67,7 +126,8 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
         ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module; name a module class"
+            f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module; name a module "
+            "class"
         )
     _probe(model, name, input_shape, num_classes)
     return model
@@ -76,29 +136,24 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
 def _find(
     name: str, kwargs: dict[str, Any], input_shape: Shape, num_classes: int
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return what builds the network and all its arguments, once they are known to fit its signature."""
-    if name in MODELS:
-        factory: Callable[..., Any] = MODELS[name]
-        given = {"input_shape": input_shape, "num_classes": num_classes}
-    elif "." in name:
-        factory, given = _import(name), {}
-    else:
-        near = get_close_matches(name, MODELS, n=1, cutoff=0.5)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ValueError(
-            f"unknown model '{name}'.{hint} Valid: {', '.join(sorted(MODELS))}, or a torch.nn.Module's dotted path."
-        )
+    """Return what builds the network and all its arguments, once they are known to fit."""
+    name = MODELS.find(name)
+    factory = MODELS.factory(name) if name in MODELS else _import(name)
+    signature = inspect.signature(factory)
+    told = {"input_shape": input_shape, "num_classes": num_classes}
+    given = {key: value for key, value in told.items() if key in signature.parameters}
     if twice := sorted(given.keys() & kwargs.keys()):
         raise ValueError(
-            f"model '{name}' takes {', '.join(twice)} from the data set; leave it out of model.kwargs"
+            f"model '{name}' takes {', '.join(twice)} from the data set; leave it out of "
+            "model.kwargs"
         )
-    signature = inspect.signature(factory)
     try:
         signature.bind(**given, **kwargs)
     except TypeError as error:
         options = [key for key in signature.parameters if key not in given]
         raise ValueError(
-            f"model '{name}' does not take model.kwargs={kwargs}: {error}. It takes: {', '.join(options) or 'none'}."
+            f"model '{name}' does not take model.kwargs={kwargs}: {error}. It takes: "
+            f"{', '.join(options) or 'none'}."
         ) from error
     return factory, {**given, **kwargs}
 
@@ -112,15 +167,11 @@ def _import(path: str) -> Callable[..., Any]:
         raise ValueError(
             f"model '{path}' can't be imported: {error}; give package.module.Class"
         ) from error
-    if isinstance(found, type) and issubclass(found, nn.Module):
-        return found
-    if inspect.isfunction(found) and _returns_module(found):
-        return found
+    if MODELS.accepts(found):
+        factory: Callable[..., Any] = found
+        return factory
     what = "class" if isinstance(found, type) else type(found).__name__
-    raise ValueError(
-        f"model '{path}' is a {what}, not a torch.nn.Module class, nor a function that says it returns "
-        "one; write its def with '-> torch.nn.Module'"
-    )
+    raise ValueError(f"model '{path}' is a {what}, not {MODELS.expected()}")
 
 
 def _returns_module(function: Callable[..., Any]) -> bool:
@@ -130,6 +181,8 @@ def _returns_module(function: Callable[..., Any]) -> bool:
     has one: ``os.system``, ``subprocess.run``. A function is called only if its author has written
     that it makes networks; calling it first, to see what comes out, would be too late.
     """
+    from torch import nn
+
     try:
         result = get_type_hints(function).get("return")
     except Exception:  # a name in an annotation that is there for type checkers alone
@@ -137,8 +190,10 @@ def _returns_module(function: Callable[..., Any]) -> bool:
     return isinstance(result, type) and issubclass(result, nn.Module)
 
 
-def _probe(model: nn.Module, name: str, input_shape: Shape, num_classes: int) -> None:
-    """Run one blank image through the network: what does not fit is refused here, not in the middle of a sweep."""
+def _probe(model: "nn.Module", name: str, input_shape: Shape, num_classes: int) -> None:
+    """Run one blank image through the network: what does not fit is refused before it trains."""
+    import torch
+
     shape = "x".join(map(str, input_shape))
     model.eval()  # no dropout draw, no update of running statistics
     try:
@@ -152,7 +207,8 @@ def _probe(model: nn.Module, name: str, input_shape: Shape, num_classes: int) ->
     actual = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if actual != (1, num_classes):
         raise ValueError(
-            f"model '{name}' gives {actual} for one image of shape {shape}, but the data set needs (1, {num_classes})"
+            f"model '{name}' gives {actual} for one image of shape {shape}, but the data set needs "
+            f"(1, {num_classes})"
         )
 
 

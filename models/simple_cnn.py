@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from fedsweep.models.dropout import Dropout
+from fedsweep.models._dropout import Dropout
 
 
 def simple_cnn(

@@ -4,7 +4,7 @@ To add one, write one file: see :mod:`fedsweep.strategies.registry`.
 """
 
 from collections.abc import Callable, Mapping
-from inspect import Parameter, signature
+from inspect import Parameter
 from typing import Any
 
 from flwr.serverapp import strategy as flower
@@ -18,6 +18,7 @@ from fedsweep.strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMe
 from fedsweep.strategies.registry import STRATEGIES, settings_of
 from fedsweep.strategies.selection import ServerRule
 from fedsweep.strategies.settings import Setting
+from fedsweep.strategies.signature import SignatureSettings, parameters
 
 __all__ = [
     "STRATEGIES",
@@ -105,7 +106,11 @@ def build_strategy(
             kwargs[share] = Share(kwargs[share])
     if "server" in kwargs:
         kwargs["server"] = ServerRule.model_validate(kwargs["server"])
-    kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
+    taken = parameters(STRATEGIES[name])
+    if isinstance(settings, SignatureSettings):
+        kwargs = {key: value for key, value in kwargs.items() if key not in settings.without}
+    if "evaluate_metrics_aggr_fn" in taken:
+        kwargs["evaluate_metrics_aggr_fn"] = mean_of_scored
 
     # What else the method's constructor asks for is told by the trial.
     told = {
@@ -115,24 +120,12 @@ def build_strategy(
         "drifted": drifted,
         "drift_round": drift_round,
     }
-    for key, parameter in _parameters(STRATEGIES[name]).items():
+    for key, parameter in taken.items():
         if key in told:
             kwargs[key] = told[key]
             if told[key] is None and parameter.default is Parameter.empty:
                 raise ValueError(f"strategy={name} needs {_GIVE[key]}")
     return STRATEGIES[name](**kwargs)
-
-
-def _parameters(kind: type[Strategy]) -> dict[str, Parameter]:
-    """Return what a class's constructor takes, and those that it passes the rest to."""
-    found: dict[str, Parameter] = {}
-    for base in kind.__mro__:
-        if "__init__" in vars(base):
-            own = signature(vars(base)["__init__"]).parameters
-            found = {**own, **found}
-            if not any(p.kind is Parameter.VAR_KEYWORD for p in own.values()):
-                break
-    return found
 
 
 def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:

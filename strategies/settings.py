@@ -8,8 +8,16 @@ constructed on plain Flower.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
 
+from fedsweep.parts.registry import Origin
 from fedsweep.strategies.ranges import CLIENTS, SHARE, bounds, checked
 
 
@@ -21,6 +29,13 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    _origin: Origin | None = PrivateAttr(None)
+
+    @property
+    def part_origin(self) -> Origin | None:
+        """Where the part comes from that these are settings of, if it is somebody's own."""
+        return self._origin
 
     @field_validator("*", mode="before")
     @classmethod

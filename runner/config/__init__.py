@@ -2,17 +2,16 @@
 
 ``configs/`` holds only what an option changes against these defaults. A field made by :func:`only`
 applies to some options of its group; it is left out of the trial key, and refused when it is set
-for another option. The settings of a method stand in its own file (``strategies/``), and those of
-another method are refused alike.
+for another option. The settings of a method, a partition, a shift stand in its own file
+(``strategies/``, ``runner/scenario/``), and those of another one are refused alike.
 """
 
 from fedsweep.config.learning import (
     DatasetConfig,
     ModelConfig,
-    PartitionConfig,
-    ShiftConfig,
     TrainingConfig,
 )
+from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.running import (
     CheckpointConfig,
     DataConfig,
@@ -23,7 +22,6 @@ from fedsweep.config.running import (
     TrackingConfig,
 )
 from fedsweep.config.section import Section, only
-from fedsweep.config.strategy import PrivacyConfig
 from fedsweep.config.trial import TrialConfig
 
 __all__ = [
@@ -33,11 +31,9 @@ __all__ = [
     "HalvingConfig",
     "HostGroup",
     "ModelConfig",
-    "PartitionConfig",
     "PrivacyConfig",
     "ResourcesConfig",
     "Section",
-    "ShiftConfig",
     "StopConfig",
     "TrackingConfig",
     "TrainingConfig",

@@ -7,8 +7,10 @@ its file (``strategies/``).
 
 from typing import Protocol
 
-from fedsweep.config.learning import PartitionConfig, ShiftConfig, TrainingConfig
+from fedsweep.config.learning import TrainingConfig
 from fedsweep.config.running import HalvingConfig, StopConfig
+from fedsweep.scenario.partition import Partition
+from fedsweep.scenario.shift import Shift
 from fedsweep.strategies.settings import FedAvgSettings
 
 
@@ -22,9 +24,9 @@ class Sections(Protocol):
     @property
     def evaluate_every(self) -> int: ...  # noqa: D102
     @property
-    def partition(self) -> PartitionConfig: ...  # noqa: D102
+    def partition(self) -> Partition: ...  # noqa: D102
     @property
-    def shift(self) -> ShiftConfig: ...  # noqa: D102
+    def shift(self) -> Shift: ...  # noqa: D102
     @property
     def strategy(self) -> FedAvgSettings: ...  # noqa: D102
     @property
@@ -39,13 +41,10 @@ def idle_keys(config: Sections) -> dict[str, str]:
     """Return the keys that have no effect in a trial: full key -> the setting that is why."""
     found = _idle_training(config)
     found |= {f"strategy.{key}": why for key, why in config.strategy.idle().items()}
-    shift, stop = config.shift, config.stop
-    if config.partition.name == "centralized":
-        found["num_clients"] = "partition=centralized, which has one client"
-    if not shift.drift_round:
-        found["shift.drift_fraction"] = "shift.drift_round=0"
-    if not shift.newcomers:
-        found["shift.join_round"] = "shift.newcomers=0"
+    found |= {f"shift.{key}": why for key, why in config.shift.idle().items()}
+    stop = config.stop
+    if config.partition.one_client:
+        found["num_clients"] = f"partition={config.partition.name}, which has one client"
     if stop.patience is None:
         found["stop.min_delta"] = "stop.patience=null"
         if stop.target is None:
@@ -88,16 +87,16 @@ def _never_shifts(config: Sections) -> str | None:
                 f"shift.newcomers={shift.newcomers:g} of num_clients={clients} is no client, and "
                 "none would join; raise one of them"
             )
-    if "drift_round" in shift.canonical() and shift.drift_round:
-        if shift.drift_round > rounds:
+    if shift.drifts_in:
+        if shift.drifts_in > rounds:
             return (
-                f"shift.drift_round={shift.drift_round} is more than rounds={rounds}: the groups "
+                f"shift.drift_round={shift.drifts_in} is more than rounds={rounds}: the groups "
                 "would never drift; lower it, or raise rounds"
             )
-        largest = -(-clients // shift.groups)
-        if shift.groups == 1 or not round(shift.drift_fraction * largest):
+        largest = -(-clients // shift.num_groups)
+        if shift.num_groups == 1 or not round(shift.drifting * largest):
             return (
-                f"shift.drift_fraction={shift.drift_fraction:g} of {shift.groups} groups of at "
+                f"shift.drift_fraction={shift.drifting:g} of {shift.num_groups} groups of at "
                 f"most {largest} clients moves nobody; raise it, or add groups or clients"
             )
     return None

@@ -1,11 +1,13 @@
 """What is learnt from, by which network, and how a client trains."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fedsweep.config.section import Section, absolute, only
-from fedsweep.strategies.ranges import CLIENTS, EXAMPLES, ROUNDS, SHARE, WEIGHT
+from fedsweep.config.section import Section, absolute
+from fedsweep.models import MODELS
+from fedsweep.parts.registry import Origin
+from fedsweep.strategies.ranges import EXAMPLES, SHARE, WEIGHT
 
 
 class DatasetConfig(Section):
@@ -72,133 +74,37 @@ class DatasetConfig(Section):
         return self
 
 
-class PartitionConfig(Section):
-    """How the training set is split among the clients."""
-
-    name: Literal[
-        "iid",
-        "dirichlet",
-        "inner_dirichlet",
-        "shard",
-        "pathological",
-        "linear",
-        "square",
-        "exponential",
-        "centralized",
-    ] = Field("iid", description="the rule; centralized gives one client everything")
-    alpha: float = only(
-        "dirichlet inner_dirichlet",
-        0.5,
-        "concentration; smaller is more skewed",
-        ge=1e-6,
-        le=1e6,
-    )
-    sizes: Literal["equal", "linear", "square"] = only(
-        "inner_dirichlet",
-        "equal",
-        "examples per client: equal, or shares as 1, 2, 3, ... (squared), dealt out by seed",
-    )
-    min_size: int = only(
-        "dirichlet",
-        10,
-        "fewest examples that a client may get",
-        ge=1,
-        le=EXAMPLES,
-    )
-    shards_per_client: int = only(
-        "shard",
-        2,
-        "label-sorted shards per client (McMahan 2017)",
-        ge=1,
-        le=EXAMPLES,
-    )
-    classes_per_client: int = only(
-        "pathological",
-        2,
-        "distinct labels per client",
-        ge=1,
-        le=EXAMPLES,
-    )
-    eval_fraction: float = Field(
-        0.2, ge=0, lt=1, description="share of each client's examples kept for its evaluation"
-    )
-
-
-_GROUPED = "rotation inversion noise morphology label_permutation label_groups"
-_SEEN = "rotation inversion noise morphology label_permutation"  # how a group sees an example, not which ones it has
-
-
-class ShiftConfig(Section):
-    """How the clients' data differ in known groups, and over time. Client i belongs to group i mod groups."""
-
-    name: Literal[
-        "none", "rotation", "inversion", "noise", "morphology", "label_permutation", "label_groups"
-    ] = Field("none", description="the kind of shift")  # fmt: skip
-    groups: int = only(
-        _GROUPED,
-        4,
-        "number of groups; at most 2 for inversion and 3 for morphology",
-        ge=1,
-        le=CLIENTS,
-    )
-    angles: tuple[Annotated[float, Field(ge=-360, le=360)], ...] | None = only(
-        "rotation",
-        None,
-        "degrees per group, counter-clockwise; null spreads 360 degrees evenly",
-        strict=False,  # a list makes a tuple; its numbers are as strict as others
-    )
-    noise_std: float = only(
-        "noise",
-        64.0,
-        "last group's noise in grey levels (0 to 255); group 0 has none",
-        gt=0,
-        le=255,
-    )
-    classes_per_group: int | None = only(
-        "label_groups", None, "classes of each group, shared with others where they do not suffice; null deals out all",
-        ge=1, le=EXAMPLES,
-    )  # fmt: skip
-    replicate: bool = only(
-        _SEEN, False, "the clients of each group together hold all training images (IFCA)"
-    )
-    drift_round: int = only(
-        _SEEN,
-        0,
-        "from this round on some clients belong to the next group; 0: never",
-        ge=0,
-        le=ROUNDS,
-    )
-    drift_fraction: float = only(
-        _SEEN, 0.5, "share of each group's clients that move to the next group", ge=0, le=1
-    )
-    newcomers: float = Field(
-        0.0, ge=0, lt=1, description="share of the clients, the last ones, that join later"
-    )
-    join_round: int = Field(2, ge=2, le=ROUNDS, description="first round of the newcomers")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.angles is not None and len(self.angles) != self.groups:
-            raise ValueError(
-                f"angles has {len(self.angles)} values for {self.groups} groups; give one angle per group"
-            )
-        most = {"inversion": 2, "morphology": 3}.get(self.name)
-        if most and self.groups > most:
-            raise ValueError(
-                f"groups={self.groups} with {self.name}: there are only {most} kinds; lower shift.groups"
-            )
-        return self
-
-
 class ModelConfig(Section):
     """The network. Input shape and number of classes come from the data set."""
 
     name: str = Field(
-        "mlp", description="a registered model, or the dotted path of a torch.nn.Module class"
+        "mlp",
+        description="a registered model, ./file.py:Net, or the dotted path of a torch.nn.Module "
+        "class",
     )
     kwargs: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of the model's constructor"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _there(cls, name: str) -> str:
+        return MODELS.find(name)
+
+    def model_post_init(self, context: Any) -> None:
+        """Know where a network of somebody's own comes from."""
+        del context
+        self._origin = MODELS.origin(self.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take along where a network of somebody's own comes from."""
+        return _model_of, (self.part_origin, self.model_dump())
+
+
+def _model_of(origin: Origin | None, values: dict[str, Any]) -> ModelConfig:
+    if origin is not None:
+        MODELS.receive(origin)
+    return ModelConfig.model_validate(values)
 
 
 class TrainingConfig(Section):

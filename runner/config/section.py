@@ -4,13 +4,17 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, core_schema
 
+from fedsweep.errors import ConfigError
+from fedsweep.parts.family import Family
 from fedsweep.strategies.settings import Settings
 
 
@@ -43,6 +47,12 @@ class Section(Settings):
         del values
         return cls
 
+    @classmethod
+    def option(cls, values: Mapping[str, Any]) -> str | None:
+        """Return the option that values are of, if the section has any."""
+        named = cls.model_fields.get("name")
+        return None if named is None else values.get("name", named.default)
+
     def canonical(self) -> dict[str, Any]:
         """Return what defines the section, without the fields that do not apply to its option."""
         name = getattr(self, "name", None)
@@ -62,6 +72,82 @@ class Group(Protocol):
 
     def kind(self, values: Any) -> type[BaseModel]:
         """Return the class that values of the group are of."""
+
+    def option(self, values: Mapping[str, Any]) -> str | None:
+        """Return the option that values are of, if the group has any."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A section of a trial that holds the settings of one part: its ``name`` says whose.
+
+    It asks the family each time: a part that is added while the program runs is there.
+    """
+
+    family: Family[Any]
+
+    def options_of(self, key: str) -> list[str] | None:
+        """Return the parts that a key applies to, or None where it applies to all."""
+        return self.family.options_of(key)
+
+    def keys(self) -> list[str]:
+        """Return the keys of all parts."""
+        return self.family.keys_of_all()
+
+    def kind(self, values: Any) -> type[BaseModel]:
+        """Return the class of settings that values are of.
+
+        Raises
+        ------
+        ConfigError
+            There is no such part.
+        """
+        if isinstance(values, Settings):
+            return type(values)
+        return self.family.settings(self.option(values if isinstance(values, Mapping) else {}))
+
+    def option(self, values: Mapping[str, Any]) -> str:
+        """Return the name of the part that values are of.
+
+        Raises
+        ------
+        ConfigError
+            There is no such part.
+        """
+        given = values.get("name")
+        return self.find(self.family.default if given is None else str(given))
+
+    def find(self, given: str) -> str:
+        """Return the name of a part that is given by its name or by where it lies.
+
+        Raises
+        ------
+        ConfigError
+            There is no such part.
+        """
+        try:
+            return self.family.find(given)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def read(self, values: Any) -> Settings:
+        """Return values as the settings of the part that they name."""
+        if isinstance(values, Settings):
+            return values
+        if not isinstance(values, Mapping):
+            raise PydanticCustomError("section", "it has to be a mapping of keys to values")
+        found: Settings = self.family.settings_from({**values, "name": self.option(values)})
+        return found
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Have pydantic read and write the settings by their own class."""
+        del source, handler
+        write = core_schema.plain_serializer_function_ser_schema(
+            lambda settings, info: settings.model_dump(mode=info.mode), info_arg=True
+        )
+        return core_schema.no_info_plain_validator_function(self.read, serialization=write)
 
 
 def group_of(field: FieldInfo) -> Group | None:

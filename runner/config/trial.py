@@ -11,10 +11,9 @@ from fedsweep.config.effects import idle_keys, never_happens
 from fedsweep.config.learning import (
     DatasetConfig,
     ModelConfig,
-    PartitionConfig,
-    ShiftConfig,
     TrainingConfig,
 )
+from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.running import (
     CheckpointConfig,
     DataConfig,
@@ -23,13 +22,26 @@ from fedsweep.config.running import (
     StopConfig,
     TrackingConfig,
 )
-from fedsweep.config.section import Section
-from fedsweep.config.strategy import METHOD, PrivacyConfig
+from fedsweep.config.section import OneOf, Section
 from fedsweep.errors import ConfigError, unknown
+from fedsweep.models import MODELS
+from fedsweep.parts.registry import Origin, Registry
+from fedsweep.scenario.partition import Partition
+from fedsweep.scenario.partitions import PARTITIONS, partition_of
+from fedsweep.scenario.shift import Shift
+from fedsweep.scenario.shifts import SHIFTS, shift_of
 from fedsweep.strategies.base import Models, models_of
 from fedsweep.strategies.ranges import CLIENTS, LONGEST, ROUNDS
-from fedsweep.strategies.registry import STRATEGIES
+from fedsweep.strategies.registry import STRATEGIES, settings_of
 from fedsweep.strategies.settings import FedAvgSettings, Setting
+
+PARTS: dict[str, Registry[Any]] = {
+    "partition": PARTITIONS,
+    "shift": SHIFTS,
+    "model": MODELS,
+    "strategy": STRATEGIES,
+}
+"""The sections of a trial whose options are parts: found by name, or where they lie."""
 
 
 class TrialConfig(Section):
@@ -45,14 +57,16 @@ class TrialConfig(Section):
     """Where a trial runs and is logged: never part of its key."""
 
     dataset: DatasetConfig = Field(default_factory=DatasetConfig, description="images and labels")
-    partition: PartitionConfig = Field(
-        default_factory=PartitionConfig, description="split among the clients"
+    partition: Annotated[Partition, OneOf(PARTITIONS)] = Field(
+        default_factory=partition_of, description="split among the clients"
     )
-    shift: ShiftConfig = Field(default_factory=ShiftConfig, description="known groups of clients")
+    shift: Annotated[Shift, OneOf(SHIFTS)] = Field(
+        default_factory=shift_of, description="known groups of clients"
+    )
     model: ModelConfig = Field(default_factory=ModelConfig, description="network")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
-    strategy: Annotated[FedAvgSettings, METHOD] = Field(
-        default_factory=FedAvgSettings, description="federated strategy"
+    strategy: Annotated[FedAvgSettings, OneOf(STRATEGIES)] = Field(
+        default_factory=settings_of, description="federated strategy"
     )
     privacy: PrivacyConfig = Field(
         default_factory=PrivacyConfig, description="differential privacy"
@@ -96,13 +110,11 @@ class TrialConfig(Section):
     @classmethod
     def _centralized_is_one_client(cls, values: Any) -> Any:
         """Let the centralized baseline stand in one grid with federated trials: it always has one client."""
-        partition = values.get("partition") if isinstance(values, dict) else None
-        name = (
-            partition.get("name")
-            if isinstance(partition, dict)
-            else getattr(partition, "name", None)
-        )
-        return values | {"num_clients": 1} if name == "centralized" else values
+        if not isinstance(values, dict) or (given := values.get("partition")) is None:
+            return values
+        kind = OneOf(PARTITIONS).kind(given)
+        one_client = issubclass(kind, Partition) and kind.one_client
+        return values | {"num_clients": 1} if one_client else values
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -145,9 +157,9 @@ class TrialConfig(Section):
                     f"strategy.{key}={getattr(s, key)} is more than the {first} clients there are before "
                     f"shift.join_round={self.shift.join_round}; lower it or shift.newcomers"
                 )
-        if self.shift.name != "none" and self.shift.groups > n:
+        if self.shift.num_groups > n:
             raise ConfigError(
-                f"shift.groups={self.shift.groups} is more than num_clients={n}; lower it"
+                f"shift.groups={self.shift.num_groups} is more than num_clients={n}; lower it"
             )
         *others, last = STRATEGIES.saying("private_mean")
         if self.privacy.name != "none" and s.name not in (*others, last):
@@ -228,7 +240,7 @@ class TrialConfig(Section):
             )
         if need is Need.CLUSTERS and not has.clusters_clients:
             return f"strategy={s.name} has no clusters; take another metric or strategy"
-        if need is Need.GROUPS and (self.shift.name == "none" or self.shift.groups == 1):
+        if need is Need.GROUPS and self.shift.num_groups == 1:
             return "there are no known groups to agree with; set shift and shift.groups"
         if need is Need.HELD_OUT and self.partition.eval_fraction == 0:
             return (
@@ -259,11 +271,23 @@ class TrialConfig(Section):
             left_out.add("evaluate_personal")
         if not self.metrics:
             left_out.add("metrics")
-        return {
+        kept = {
             k: value
             for k, value in super().canonical().items()
             if k not in left_out and value != {}
         }
+        return kept | ({"code": self.code} if self.code else {})
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The digests of the code of somebody's own: by part."""
+        return {part: origin.code.digest for part, origin in self.origins.items()}
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """Where the parts come from that are not of this project: ``strategy``, ``model``, ..."""
+        found = {part: getattr(self, part).part_origin for part in PARTS}
+        return {part: origin for part, origin in found.items() if origin is not None}
 
     @classmethod
     def is_problem(cls, key: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedsweep.config import TrialConfig
 from fedsweep.data.partition import group_partition, split_rows
-from fedsweep.data.shift import Shift, make_shift
+from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
 from fedsweep.records import DataSummary
 from fedsweep.seeding import derive_seed
@@ -63,7 +63,7 @@ class FederatedData:
     images: ImageData
     train_rows: Sequence[np.ndarray]  # per client
     eval_rows: Sequence[np.ndarray]  # per client; may be empty
-    shift: Shift
+    shift: ClientGroups
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_rows", Rows.of(self.train_rows))
@@ -79,10 +79,8 @@ class FederatedData:
             The partition or the shift can't be met with this data set.
         """
         cache = Path(cfg.data.cache).expanduser()
-        shift = make_shift(cfg.shift, cfg.num_clients, images.num_classes, cfg.seed)
-        rows = group_partition(
-            cfg.partition, images.train_y, shift, cfg.seed, cache, replicate=cfg.shift.replicate
-        )
+        shift = ClientGroups.build(cfg.shift, cfg.num_clients, images.num_classes, cfg.seed)
+        rows = group_partition(cfg.partition, images.train_y, shift, cfg.seed, cache)
         splits = [
             split_rows(own, cfg.partition.eval_fraction, derive_seed(cfg.seed, "split", client))
             for client, own in enumerate(rows)

@@ -21,17 +21,15 @@ from pydantic.fields import FieldInfo
 
 from fedsweep.config import TrialConfig
 from fedsweep.config.section import Group, flat, group_of, short_names
+from fedsweep.config.trial import PARTS
 from fedsweep.errors import ConfigError, shown, unknown
 from fedsweep.escape import command
 from fedsweep.places import folder
 from fedsweep.strategies.ranges import allowed, leaves
-from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.sweep.words import MOST_CELLS, Word, literal, parse, setting
 
 M = TypeVar("M", bound=BaseModel)
 CONFIGS = folder("configs")
-METHODS = "strategy"
-"""The group whose options are no files of ``configs``, but the methods that there are."""
 
 
 class SweepFile(BaseModel):
@@ -96,12 +94,12 @@ class Trial:
 
 def options(group: str) -> list[str]:
     """Return the names of a group's options."""
-    if group != METHODS:
+    if group not in PARTS:
         return _files(group)
     try:
-        return list(STRATEGIES)
+        return list(PARTS[group])
     except ValueError as error:
-        raise ConfigError(f"a method can't be read: {error}") from error
+        raise ConfigError(f"a {group} can't be read: {error}") from error
 
 
 @cache
@@ -113,7 +111,7 @@ def _files(group: str) -> list[str]:
 def groups() -> list[str]:
     """Return the names of the groups that a trial is composed of."""
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    return sorted((folders | {METHODS}) - {"sweep"})
+    return sorted((folders | {*PARTS}) - {"sweep"})
 
 
 def compose(words: Sequence[str]) -> TrialConfig:
@@ -255,8 +253,10 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         resolved = flat(config.canonical())
         applies = partial(_applies, config, config.idle())
         applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
+        named = {part: getattr(config, part).name for part in PARTS}
         place = {
-            key: str(resolved.get(key, word.split("=", 1)[1])) for key, word in applying.items()
+            key: str(resolved.get(key, named.get(key, word.split("=", 1)[1])))
+            for key, word in applying.items()
         }
         settings = [word for word in fixed if not word.startswith("halving.")]
         kept = (*(word for word in settings if applies(_key(word))), *applying.values())
@@ -356,15 +356,26 @@ def _read(words: Sequence[str]) -> list[Word]:
         if top not in TrialConfig.model_fields and top not in groups():
             raise ConfigError(unknown("key or group", top, {*TrialConfig.model_fields, *groups()}))
         if word.key in groups() and word.values is None:
-            _check_option(word.key, word.value)
+            _option(word.key, word.value)
     return parsed
 
 
-def _check_option(group: str, option: Any) -> None:
-    if option is None and group == "experiment":
-        return
-    if str(option) not in options(group):
-        raise ConfigError(unknown(f"{group}", str(option), options(group)))
+def _option(group: str, given: Any) -> str:
+    """Return the name of a group's option, which may be given by where it lies.
+
+    Raises
+    ------
+    ConfigError
+        There is no such option.
+    """
+    if group in PARTS:
+        try:
+            return PARTS[group].find(str(given))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    if str(given) not in options(group) and (given is not None or group != "experiment"):
+        raise ConfigError(unknown(group, str(given), options(group)))
+    return str(literal(given))
 
 
 @lru_cache(maxsize=256)
@@ -382,8 +393,11 @@ def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _hydra(choices: tuple[str, ...]) -> dict[str, Any]:
-    for name in options(METHODS):  # what a method's option sets is its name: its file has the rest
-        ConfigStore.instance().store(group=METHODS, name=name, node={"name": name})
+    for group in PARTS:
+        for name in options(
+            group
+        ):  # what the option of a part sets is its name: its file has the rest
+            ConfigStore.instance().store(group=group, name=name, node={"name": name})
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             found: Any = OmegaConf.to_container(hydra_compose("config", list(choices)))
@@ -397,11 +411,9 @@ def _hydra(choices: tuple[str, ...]) -> dict[str, Any]:
 
 def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
     """Compose the groups once, set the values on top, validate."""
-    chosen = {word.key: literal(word.value) for word in parsed if word.key in groups()}
+    chosen = {word.key: _option(word.key, word.value) for word in parsed if word.key in groups()}
     if chosen.get("experiment") == "null":
         del chosen["experiment"]  # what there is without
-    for group, option in chosen.items():
-        _check_option(group, option)
     values = deepcopy(_composed(tuple(f"{group}={option}" for group, option in chosen.items())))
     experiment = chosen.get("experiment", "")
     if experiment:
@@ -510,8 +522,7 @@ def _drop_foreign(
     group: Group, name: str, values: dict[str, Any], *, prune: bool
 ) -> dict[str, Any]:
     """Refuse (or in a grid, leave out) the fields that belong to another option of the group."""
-    fields = group.kind(values).model_fields
-    option = values.get("name", fields["name"].default) if "name" in fields else None
+    option = group.option(values)
     kept = {}
     for key, value in values.items():
         allowed = group.options_of(key)

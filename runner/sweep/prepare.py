@@ -42,7 +42,7 @@ def _images_key(config: TrialConfig) -> str:
 
 def _split_key(config: TrialConfig) -> str:
     parts = [config.dataset.canonical(), config.partition.canonical(), config.shift.canonical()]
-    return json.dumps([*parts, config.num_clients, config.seed], sort_keys=True)
+    return json.dumps([*parts, config.code, config.num_clients, config.seed], sort_keys=True)
 
 
 def make_split(images: ImageData, config: TrialConfig) -> Split:

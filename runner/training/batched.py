@@ -1,6 +1,6 @@
 """A network for many clients at once, each with weights of its own.
 
-Imports torch and ``fedsweep.models.dropout`` only.
+Imports torch and ``fedsweep.models._dropout`` only.
 
 All parameters lie in one (C, P) tensor, so that a step of the optimizer is two or three operations whatever the depth.
 What a layer does is in ``layers`` and ``convolution``; what it costs is measured in ``docs/performance-training.md``.
@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fedsweep.models.dropout import Dropout
+from fedsweep.models._dropout import Dropout
 from fedsweep.training.convolution import WIDE, ConvLayer, FlattenLayer, ImagesLayer
 from fedsweep.training.layers import (
     Buffer,
@@ -60,7 +60,7 @@ class Program:
     ----------
     model : nn.Module
         An ``nn.Sequential`` (nested ones too) of Linear, Conv2d, MaxPool2d(2), ReLU, Flatten, Identity and
-        ``fedsweep.models.dropout.Dropout``.
+        ``fedsweep.models._dropout.Dropout``.
     input_shape : tuple of int
         Channels, height and width of an image.
     device : torch.device

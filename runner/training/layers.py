@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fedsweep.models.dropout import Dropout, fill_mask
+from fedsweep.models._dropout import Dropout, fill_mask
 
 NEAR_FLOATS = 2**18
 """Floats of a client's weights that are used together: 1 MiB, what a core has for itself."""
@@ -195,7 +195,7 @@ class ReLULayer:
 
 
 class DropoutLayer:
-    """``fedsweep.models.dropout.Dropout``, with the draws that each client has alone."""
+    """``fedsweep.models._dropout.Dropout``, with the draws that each client has alone."""
 
     shapes = ()
 

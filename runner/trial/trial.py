@@ -13,14 +13,16 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config import TrainingConfig, TrialConfig
+from fedsweep.config.trial import PARTS
 from fedsweep.data.federated import FederatedData
-from fedsweep.data.shift import Shift
+from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
 from fedsweep.engine.chunks import TOGETHER
 from fedsweep.engine.executors import Host
 from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import TrialError
+from fedsweep.parts.registry import Origin
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_layout, wrap_privacy
@@ -48,7 +50,7 @@ class Split:
 
     train_rows: Sequence[np.ndarray]
     eval_rows: Sequence[np.ndarray]
-    shift: Shift
+    shift: ClientGroups
 
     def on(self, images: ImageData) -> FederatedData:
         """Join the split with the images it was made for."""
@@ -248,7 +250,7 @@ def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
     )
 
 
-def make_strategy(config: TrialConfig, shift: Shift, layout: Layout) -> Strategy:
+def make_strategy(config: TrialConfig, shift: ClientGroups, layout: Layout) -> Strategy:
     """Return a trial's strategy, inside a privacy wrapper where the config asks for one.
 
     It knows what the arrays of its model are, or sees the trained ones alone.
@@ -271,9 +273,18 @@ def make_strategy(config: TrialConfig, shift: Shift, layout: Layout) -> Strategy
 
 
 def client_app(
-    images: ImageData, split: Split, model: Any, seed: int, threads: int, privacy: str, engine: Any
+    images: ImageData,
+    split: Split,
+    model: Any,
+    seed: int,
+    threads: int,
+    privacy: str,
+    engine: Any,
+    origins: Mapping[str, Origin],
 ) -> ClientApp:
     """Build the built-in ClientApp on a host, with the clipping mod where the clients clip."""
+    for part, origin in origins.items():
+        PARTS[part].receive(origin)
     from fedsweep.client.app import make_client_app
     from fedsweep.client.clipping import clipping_mod
 
@@ -293,6 +304,7 @@ def make_grid(
         "threads": config.training.threads,
         "privacy": config.privacy.name,
         "engine": config.training.engine,
+        "origins": config.origins,
     }
     spec = AppSpec(config.key, client_app, kwargs, config.num_clients, {})
     examples = data.num_examples()

@@ -59,7 +59,7 @@ from fedsweep.strategies.insides import (
 ROOT = Path(__file__).parents[2]
 PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
 INSIDES = {"runner/engine/flower.py", "strategies/insides.py"}
-PARTITIONS = "runner/data/partition.py"
+PARTITIONS = "runner/scenario/partition.py"
 """The one file that uses flwr-datasets: it has releases of its own, and is no engine's business."""
 
 MANY = range(1, 10**12 + 1)

@@ -2,16 +2,17 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fedsweep.config import PartitionConfig, ShiftConfig
-from fedsweep.data import partition
-from fedsweep.data.partition import cached_partition, partition_rows, split_rows
-from fedsweep.data.shift import make_shift
+from fedsweep.data.partition import cached_partition, split_rows
+from fedsweep.data.shift import ClientGroups
 from fedsweep.errors import DataError
+from fedsweep.scenario.partition import FlowerPartition, Partition
+from fedsweep.scenario.partitions import PARTITIONS, partition_of
+from fedsweep.scenario.shifts import shift_of
 from fedsweep.seeding import derive_seed
 
 FLOWER = [
@@ -25,22 +26,22 @@ FLOWER = [
 ]
 LABELS = np.repeat(np.arange(5), 20)  # 100 examples, sorted by class
 RULES = [
-    *({"name": name} for name in get_args(PartitionConfig.model_fields["name"].annotation)),
+    *({"name": name} for name in PARTITIONS),
     *({"name": "inner_dirichlet", "sizes": sizes, "alpha": 0.1} for sizes in ("linear", "square")),
     {"name": "pathological", "classes_per_client": 1},
     {"name": "dirichlet", "alpha": 0.05},
 ]
 
 
-def rule(name: str, **settings: Any) -> PartitionConfig:
+def rule(name: str, **settings: Any) -> Partition:
     """A rule whose limits suit a hundred examples."""
-    return PartitionConfig(name=name, **({"min_size": 1} if name == "dirichlet" else {}) | settings)
+    return partition_of(name, **({"min_size": 1} if name == "dirichlet" else {}) | settings)
 
 
 @pytest.mark.parametrize("name", ["iid", *FLOWER])
 def test_rows_are_disjoint_in_range_and_fixed_by_the_seed(name: str) -> None:
-    rows = partition_rows(rule(name), LABELS, 4, seed=1)
-    again, other = (partition_rows(rule(name), LABELS, 4, seed=seed) for seed in (1, 2))
+    rows = rule(name).rows(LABELS, 4, seed=1)
+    again, other = (rule(name).rows(LABELS, 4, seed=seed) for seed in (1, 2))
     together = np.concatenate(rows)
     assert [r.dtype for r in rows] == [np.int64] * 4
     assert len(set(together.tolist())) == len(together)
@@ -67,13 +68,13 @@ def test_rows_are_disjoint_in_range_and_fixed_by_the_seed(name: str) -> None:
     ],
 )
 def test_sizes(name: str, total: int, clients: int, sizes: list[int]) -> None:
-    rows = partition_rows(rule(name), np.arange(total) % 2, clients, seed=0)
+    rows = rule(name).rows(np.arange(total) % 2, clients, seed=0)
     assert sorted(map(len, rows), reverse=name in ("iid", "inner_dirichlet")) == sizes
 
 
 @pytest.mark.parametrize("settings", [{"name": "linear"}, RULES[-4]])
 def test_the_seed_deals_out_the_sizes(settings: dict[str, Any]) -> None:
-    splits = [partition_rows(rule(**settings), LABELS, 4, seed) for seed in range(40)]
+    splits = [rule(**settings).rows(LABELS, 4, seed) for seed in range(40)]
     orders = {tuple(map(len, rows)) for rows in splits}
     assert {tuple(sorted(order)) for order in orders} == {(10, 20, 30, 40)}
     assert len(orders) > 12  # of 24
@@ -81,25 +82,25 @@ def test_the_seed_deals_out_the_sizes(settings: dict[str, Any]) -> None:
 
 def test_every_row_is_given_out_but_by_shards() -> None:
     for name in set(FLOWER) - {"shard"} | {"iid"}:
-        assert sorted(
-            np.concatenate(partition_rows(rule(name), LABELS, 5, seed=3)).tolist()
-        ) == list(range(100)), name
+        assert sorted(np.concatenate(rule(name).rows(LABELS, 5, seed=3)).tolist()) == list(
+            range(100)
+        ), name
 
 
 def test_shards_hold_few_classes() -> None:
     """Five clients, ten shards of ten, sorted by class: a client sees one or two classes."""
-    rows = partition_rows(rule("shard", shards_per_client=2), LABELS, 5, seed=0)
+    rows = rule("shard", shards_per_client=2).rows(LABELS, 5, seed=0)
     assert [len(own) for own in rows] == [20] * 5
     assert max(len(set(LABELS[own].tolist())) for own in rows) == 2
 
 
 def test_pathological_clients_hold_their_number_of_classes() -> None:
     """Client i of those that are dealt out holds class i, so that no class is lost."""
-    rows = partition_rows(rule("pathological", classes_per_client=3), LABELS, 5, seed=0)
+    rows = rule("pathological", classes_per_client=3).rows(LABELS, 5, seed=0)
     classes = [set(LABELS[own].tolist()) for own in rows]
     assert [len(held) for held in classes] == [3] * 5
     assert set.union(*classes) == set(range(5))
-    alone = partition_rows(rule("pathological", classes_per_client=1), LABELS, 5, seed=0)
+    alone = rule("pathological", classes_per_client=1).rows(LABELS, 5, seed=0)
     assert sorted(LABELS[own].tolist() for own in alone) == [[label] * 20 for label in range(5)]
 
 
@@ -119,12 +120,12 @@ def test_groups_know_nothing_of_labels_and_sizes(settings: dict[str, Any]) -> No
     by_labels: dict[int, list[float]] = {groups: [] for groups in wanted}
     by_size: dict[int, list[float]] = {groups: [] for groups in (4, *by_labels, clients)}
     for seed in range(seeds):
-        rows = partition_rows(rule(**settings), labels, clients, seed)
+        rows = rule(**settings).rows(labels, clients, seed)
         counts = np.array([np.bincount(labels[own], minlength=10) for own in rows])
         sizes = counts.sum(axis=1)
         for num_groups, found in by_size.items():
-            still = ShiftConfig(name="rotation", groups=num_groups, angles=(0.0,) * num_groups)
-            groups = make_shift(still, clients, 10, seed).groups
+            still = shift_of("rotation", groups=num_groups, angles=(0.0,) * num_groups)
+            groups = ClientGroups.build(still, clients, 10, seed).groups
             found.append(np.corrcoef(groups, sizes)[0, 1] if np.ptp(sizes) > 1 else 0)
             if num_groups in by_labels:
                 likely = KMeans(num_groups, n_init=1, random_state=seed)
@@ -141,8 +142,8 @@ def test_groups_know_nothing_of_labels_and_sizes(settings: dict[str, Any]) -> No
 def test_groups_are_of_one_size_before_and_after_a_drift(clients: int, fraction: float) -> None:
     for num_groups in range(1, clients + 1):
         drift = {"drift_round": 2, "drift_fraction": fraction}
-        cfg = ShiftConfig(name="rotation", groups=num_groups, **drift)
-        shift = make_shift(cfg, clients, 10, seed=1)
+        cfg = shift_of("rotation", groups=num_groups, **drift)
+        shift = ClientGroups.build(cfg, clients, 10, seed=1)
         for groups in (shift.groups, shift.drifted):
             assert np.ptp(np.bincount(groups, minlength=num_groups)) <= 1
 
@@ -152,10 +153,7 @@ def test_alpha_skews_the_classes() -> None:
     for name in ("dirichlet", "inner_dirichlet"):
         even, skewed = (
             np.mean(
-                [
-                    np.bincount(LABELS[own]).max() / len(own)
-                    for own in partition_rows(cfg, LABELS, 4, seed=0)
-                ]
+                [np.bincount(LABELS[own]).max() / len(own) for own in cfg.rows(LABELS, 4, seed=0)]
             )
             for cfg in (rule(name, alpha=1000.0), rule(name, alpha=0.1))
         )
@@ -163,7 +161,7 @@ def test_alpha_skews_the_classes() -> None:
 
 
 def test_min_size_is_met() -> None:
-    rows = partition_rows(rule("dirichlet", alpha=0.5, min_size=15), LABELS, 4, seed=0)
+    rows = rule("dirichlet", alpha=0.5, min_size=15).rows(LABELS, 4, seed=0)
     assert min(map(len, rows)) >= 15
 
 
@@ -172,9 +170,11 @@ def test_the_split_is_the_partitioners(name: str) -> None:
     """What is read from inside a partitioner is what its load_partition gives."""
     import datasets
 
-    rows = partition_rows(rule(name), LABELS, 4, seed=5)
+    rows = rule(name).rows(LABELS, 4, seed=5)
     order = np.random.default_rng(derive_seed(5, "partition", "order")).permutation(100)
-    flower = partition._partitioner(rule(name), 100, 4, derive_seed(5, "partition", "draw"))
+    own = rule(name)
+    assert isinstance(own, FlowerPartition)
+    flower = own.partitioner(100, 4, derive_seed(5, "partition", "draw"))
     flower.dataset = datasets.Dataset.from_dict({"label": LABELS[order], "row": order})
     theirs = [list(flower.load_partition(client)["row"]) for client in range(4)]
     ours = [own.tolist() for own in rows]
@@ -186,7 +186,7 @@ def test_iid_is_what_the_iid_partitioner_gives() -> None:
     import datasets
     from flwr_datasets.partitioner import IidPartitioner
 
-    rows = partition_rows(rule("iid"), LABELS, 7, seed=5)
+    rows = rule("iid").rows(LABELS, 7, seed=5)
     flower = IidPartitioner(7)
     flower.dataset = datasets.Dataset.from_dict({"row": np.concatenate(rows)})
     assert [list(flower.load_partition(client)["row"]) for client in range(7)] == [
@@ -196,7 +196,7 @@ def test_iid_is_what_the_iid_partitioner_gives() -> None:
 
 def test_classes_may_have_gaps() -> None:
     """InnerDirichlet counts classes from 0; a subset of a data set may lack some."""
-    rows = partition_rows(rule("inner_dirichlet"), np.repeat([2, 7, 9], 10), 3, seed=0)
+    rows = rule("inner_dirichlet").rows(np.repeat([2, 7, 9], 10), 3, seed=0)
     assert sorted(np.concatenate(rows).tolist()) == list(range(30))
 
 
@@ -231,10 +231,10 @@ def test_classes_may_have_gaps() -> None:
     ],
 )
 def test_what_cant_be_met_is_refused_in_one_line(
-    cfg: PartitionConfig, clients: int, named: list[str]
+    cfg: Partition, clients: int, named: list[str]
 ) -> None:
     with warnings.catch_warnings(action="error"), pytest.raises(DataError) as refused:
-        partition_rows(cfg, LABELS, clients, seed=0)
+        cfg.rows(LABELS, clients, seed=0)
     message = str(refused.value)
     assert [word for word in named if word not in message] == []
     assert "\n" not in message
@@ -243,7 +243,7 @@ def test_what_cant_be_met_is_refused_in_one_line(
 def test_a_stored_partition_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cached_partition(rule("linear"), LABELS, 4, 0, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(partition, "partition_rows", lambda *_: pytest.fail("computed again"))
+        patch.setattr(Partition, "rows", lambda *_: pytest.fail("computed again"))
         again = cached_partition(rule("linear", eval_fraction=0.5), LABELS, 4, 0, tmp_path)
     assert [own.tolist() for own in again] == [own.tolist() for own in first]
     assert [own.dtype for own in again] == [np.int64] * 4
@@ -266,7 +266,7 @@ def test_another_question_is_another_partition(tmp_path: Path) -> None:
     for count, (cfg, labels, clients, seed) in enumerate(asked, 1):
         rows = cached_partition(cfg, labels, clients, seed, tmp_path)
         assert len(list(tmp_path.rglob("*.npz"))) == count
-        expected = partition_rows(cfg, labels, clients, seed)
+        expected = cfg.rows(labels, clients, seed)
         assert [own.tolist() for own in rows] == [own.tolist() for own in expected]
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from fedsweep.config import ShiftConfig
-from fedsweep.data.shift import make_shift, rotate
-from fedsweep.errors import DataError
+from fedsweep.data.shift import ClientGroups
+from fedsweep.errors import ConfigError, DataError
+from fedsweep.scenario.shifts import shift_of
+from fedsweep.scenario.shifts.rotation import rotate
+from fedsweep.sweep.compose import compose
 
 SQUARE = np.array([[[[1, 2], [3, 4]]]], np.uint8)
 
@@ -50,14 +52,15 @@ def test_oblong_images_keep_their_frame() -> None:
 
 
 def test_groups_are_dealt_in_turn() -> None:
-    shift = make_shift(ShiftConfig(name="rotation", groups=3), num_clients=7, num_classes=2, seed=0)
+    shift = ClientGroups.build(shift_of("rotation", groups=3), num_clients=7, num_classes=2, seed=0)
     assert shift.groups.tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert shift.angles == (0, 120, 240)
     assert shift.num_groups == 3
+    for group, angle in enumerate((0, 120, 240)):
+        assert np.array_equal(shift.apply(SQUARE, np.array([1]), group)[0], rotate(SQUARE, angle))
 
 
 def test_no_shift_is_one_group_and_no_copy() -> None:
-    shift = make_shift(ShiftConfig(), num_clients=3, num_classes=2, seed=0)
+    shift = ClientGroups.build(shift_of(), num_clients=3, num_classes=2, seed=0)
     y = np.array([1])
     x_seen, y_seen = shift.apply(SQUARE, y, 0)
     assert shift.groups.tolist() == [0, 0, 0]
@@ -66,7 +69,7 @@ def test_no_shift_is_one_group_and_no_copy() -> None:
 
 
 def test_rotation_turns_images_and_leaves_labels() -> None:
-    shift = make_shift(ShiftConfig(name="rotation", groups=2, angles=(90, 180)), 2, 2, seed=0)
+    shift = ClientGroups.build(shift_of("rotation", groups=2, angles=(90, 180)), 2, 2, seed=0)
     x, y = shift.apply(SQUARE, np.array([1]), 1)
     assert x[0, 0].tolist() == [[4, 3], [2, 1]]
     assert y.tolist() == [1]
@@ -74,7 +77,7 @@ def test_rotation_turns_images_and_leaves_labels() -> None:
 
 def test_label_permutations_differ_and_spare_group_0() -> None:
     """All six permutations of three classes are used by six groups."""
-    shift = make_shift(ShiftConfig(name="label_permutation", groups=6), 6, 3, seed=0)
+    shift = ClientGroups.build(shift_of("label_permutation", groups=6), 6, 3, seed=0)
     seen = [tuple(shift.relabel(np.arange(3), group).tolist()) for group in range(6)]
     assert seen[0] == (0, 1, 2)
     assert len(set(seen)) == 6
@@ -84,8 +87,8 @@ def test_label_permutations_differ_and_spare_group_0() -> None:
 
 
 def test_the_seed_draws_the_permutations() -> None:
-    cfg = ShiftConfig(name="label_permutation", groups=2)
-    drawn = [make_shift(cfg, 2, 10, seed).permutations.tolist() for seed in (0, 0, 1)]
+    cfg = shift_of("label_permutation", groups=2)
+    drawn = [ClientGroups.build(cfg, 2, 10, seed).permutations.tolist() for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -93,18 +96,18 @@ def test_more_groups_than_permutations_are_refused() -> None:
     with pytest.raises(
         DataError, match=r"shift\.groups=3 is more than the 2 permutations of 2 classes"
     ):
-        make_shift(ShiftConfig(name="label_permutation", groups=3), 3, 2, seed=0)
+        ClientGroups.build(shift_of("label_permutation", groups=3), 3, 2, seed=0)
 
 
 def test_inversion_shows_negatives_to_group_1() -> None:
-    shift = make_shift(ShiftConfig(name="inversion", groups=2), 2, 2, seed=0)
+    shift = ClientGroups.build(shift_of("inversion", groups=2), 2, 2, seed=0)
     assert shift.view(SQUARE, 0) is SQUARE
     assert shift.view(SQUARE, 1)[0, 0].tolist() == [[254, 253], [252, 251]]
 
 
 def test_erosion_and_dilation_by_hand() -> None:
     image = np.array([[[[0, 0, 0, 0], [0, 9, 9, 9], [0, 9, 9, 9], [0, 9, 9, 5]]]], np.uint8)
-    shift = make_shift(ShiftConfig(name="morphology", groups=3), 3, 2, seed=0)
+    shift = ClientGroups.build(shift_of("morphology", groups=3), 3, 2, seed=0)
     assert shift.view(image, 0) is image
     assert shift.view(image, 1)[0, 0].tolist() == [
         [0, 0, 0, 0],
@@ -118,7 +121,7 @@ def test_erosion_and_dilation_by_hand() -> None:
 
 def test_noise_grows_by_group_and_belongs_to_the_image() -> None:
     """Three groups of 0, 30 and 60 grey levels; the same image is noisy in the same way in any slice."""
-    shift = make_shift(ShiftConfig(name="noise", groups=3, noise_std=60), 3, 2, seed=0)
+    shift = ClientGroups.build(shift_of("noise", groups=3, noise_std=60), 3, 2, seed=0)
     assert shift.noise == (0, 30, 60)
     images = np.full((4, 1, 40, 40), 128, np.uint8)
     images[:, 0, 0, 0] = [1, 2, 3, 4]
@@ -134,31 +137,32 @@ def test_noise_grows_by_group_and_belongs_to_the_image() -> None:
 
 def test_label_groups_deal_out_the_classes() -> None:
     """Ten classes: three groups get 4, 3 and 3 of them; with six classes each, places 0, 3 and 6 on a ring of ten."""
-    shift = make_shift(ShiftConfig(name="label_groups", groups=3), 6, 10, seed=0)
+    shift = ClientGroups.build(shift_of("label_groups", groups=3), 6, 10, seed=0)
     assert [len(classes) for classes in shift.class_sets] == [4, 3, 3]
     assert sorted(sum(shift.class_sets, ())) == list(range(10))
-    wide = make_shift(
-        ShiftConfig(name="label_groups", groups=3, classes_per_group=6), 6, 10, seed=0
+    wide = ClientGroups.build(
+        shift_of("label_groups", groups=3, classes_per_group=6), 6, 10, seed=0
     )
     a, b, c = (set(classes) for classes in wide.class_sets)
     assert [len(a & b), len(b & c), len(a & c)] == [3, 3, 2]
     assert wide.has(np.arange(10), 0).nonzero()[0].tolist() == sorted(a)
     with pytest.raises(DataError, match="the data set has 2 classes"):
-        make_shift(ShiftConfig(name="label_groups", groups=3), 6, 2, seed=0)
+        ClientGroups.build(shift_of("label_groups", groups=3), 6, 2, seed=0)
 
 
 def test_a_drift_moves_the_same_share_of_each_group_to_the_next() -> None:
-    shift = make_shift(
-        ShiftConfig(name="rotation", groups=3, drift_round=5, drift_fraction=0.5), 12, 2, seed=0
+    shift = ClientGroups.build(
+        shift_of("rotation", groups=3, drift_round=5, drift_fraction=0.5), 12, 2, seed=0
     )
     moved = shift.drifted != shift.groups
     assert [int(moved[shift.groups == group].sum()) for group in range(3)] == [2, 2, 2]
     assert (shift.drifted[moved] == (shift.groups[moved] + 1) % 3).all()
-    still = make_shift(ShiftConfig(name="rotation", groups=3), 12, 2, seed=0)
+    still = ClientGroups.build(shift_of("rotation", groups=3), 12, 2, seed=0)
     assert still.drifted is still.groups
 
 
-@pytest.mark.parametrize(("name", "groups"), [("inversion", 3), ("morphology", 4)])
-def test_more_groups_than_kinds_are_refused(name: str, groups: int) -> None:
-    with pytest.raises(ValueError, match="lower shift.groups"):
-        ShiftConfig(name=name, groups=groups)
+@pytest.mark.parametrize(("name", "most"), [("inversion", 2), ("morphology", 3)])
+def test_more_groups_than_kinds_are_refused(name: str, most: int) -> None:
+    assert shift_of(name).num_groups == most
+    with pytest.raises(ConfigError, match=f"shift.groups=9: it has to be .* from 1 to {most}"):
+        compose([f"shift={name}", "shift.groups=9", "num_clients=20"])

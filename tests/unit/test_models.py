@@ -12,7 +12,8 @@ from torch import nn
 
 from fedsweep.config import ModelConfig, TrainingConfig
 from fedsweep.models import MODELS, build_model
-from fedsweep.models.dropout import Dropout
+from fedsweep.models._dropout import Dropout
+from fedsweep.sweep.compose import options
 
 ROOT = Path(__file__).parents[2]
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
@@ -195,7 +196,7 @@ def test_what_is_no_network_is_refused_before_it_is_called(
             "torch.Generator",
             DIGITS,
             {},
-            "'torch.Generator' is a class, not a torch.nn.Module class, nor",
+            "'torch.Generator' is a class, not a torch.nn.Module class, or",
         ),
         ("my_models.lies", DIGITS, {}, "gives a int, not a torch.nn.Module"),
         (
@@ -252,11 +253,7 @@ def test_dropout_refuses_what_a_byte_can_not_decide() -> None:
 
 
 def test_configs_compose() -> None:
-    models = {
-        p.stem: ModelConfig(**yaml.safe_load(p.read_text()))
-        for p in (ROOT / "configs/model").glob("*.yaml")
-    }
-    assert {stem: config.name for stem, config in models.items()} == {name: name for name in MODELS}
+    assert [ModelConfig(name=name).name for name in options("model")] == sorted(MODELS)
     training = {
         p.stem: TrainingConfig(**yaml.safe_load(p.read_text()))
         for p in (ROOT / "configs/training").glob("*.yaml")

@@ -5,15 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsweep.config import PartitionConfig, ShiftConfig
 from fedsweep.data.divergence import divergence_metrics, earth_movers, js_divergence
 from fedsweep.data.federated import FederatedData
-from fedsweep.data.partition import client_sizes, group_partition
-from fedsweep.data.shift import make_shift
+from fedsweep.data.partition import group_partition
+from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
 from fedsweep.errors import ConfigError
 from fedsweep.figures.split import divergences
 from fedsweep.records import RoundRecord
+from fedsweep.scenario.partition import Partition
+from fedsweep.scenario.partitions import partition_of
+from fedsweep.scenario.partitions.inner_dirichlet import client_sizes
+from fedsweep.scenario.shift import Shift
+from fedsweep.scenario.shifts import shift_of
 from fedsweep.sweep.compose import compose
 from tests.trials import digits, events_of, small
 
@@ -21,18 +25,16 @@ LABELS = np.arange(120) % 6
 
 
 def _rows(
-    tmp_path: Path, shift: ShiftConfig, partition: PartitionConfig | None = None, clients: int = 8
+    tmp_path: Path, shift: Shift, partition: Partition | None = None, clients: int = 8
 ) -> list:
-    made = make_shift(shift, clients, 6, seed=3)
-    rows = group_partition(
-        partition or PartitionConfig(), LABELS, made, 3, tmp_path, replicate=shift.replicate
-    )
+    made = ClientGroups.build(shift, clients, 6, seed=3)
+    rows = group_partition(partition or partition_of(), LABELS, made, 3, tmp_path)
     return [made, rows]
 
 
 def test_replication_gives_each_group_all_images(tmp_path: Path) -> None:
     """8 clients in 4 groups, 120 images: (m / k) n = 120, so n = 60 for each client."""
-    shift, rows = _rows(tmp_path, ShiftConfig(name="rotation", groups=4, replicate=True))
+    shift, rows = _rows(tmp_path, shift_of("rotation", groups=4, replicate=True))
     assert [len(own) for own in rows] == [60] * 8
     for group in range(4):
         together = np.concatenate(
@@ -43,13 +45,13 @@ def test_replication_gives_each_group_all_images(tmp_path: Path) -> None:
 
 
 def test_without_replication_no_image_is_held_twice(tmp_path: Path) -> None:
-    _, rows = _rows(tmp_path, ShiftConfig(name="rotation", groups=4))
+    _, rows = _rows(tmp_path, shift_of("rotation", groups=4))
     assert sorted(np.concatenate(rows)) == list(range(120))
 
 
 def test_label_groups_hold_their_classes_alone(tmp_path: Path) -> None:
     """Two groups of three classes, 60 images each, shared by four clients."""
-    shift, rows = _rows(tmp_path, ShiftConfig(name="label_groups", groups=2))
+    shift, rows = _rows(tmp_path, shift_of("label_groups", groups=2))
     assert [len(own) for own in rows] == [15] * 8
     assert sorted(np.concatenate(rows)) == list(range(120))
     for client, own in enumerate(rows):
@@ -58,7 +60,7 @@ def test_label_groups_hold_their_classes_alone(tmp_path: Path) -> None:
 
 def test_a_class_of_several_groups_is_dealt_out_among_them(tmp_path: Path) -> None:
     """Four of six classes each: two are in both groups, which get 10 of their 20 images each: 20 + 20 + 10 + 10."""
-    shift, rows = _rows(tmp_path, ShiftConfig(name="label_groups", groups=2, classes_per_group=4))
+    shift, rows = _rows(tmp_path, shift_of("label_groups", groups=2, classes_per_group=4))
     assert len(set(shift.class_sets[0]) & set(shift.class_sets[1])) == 2
     assert [sum(len(rows[c]) for c in range(8) if c % 2 == group) for group in (0, 1)] == [60, 60]
     assert len(np.unique(np.concatenate(rows))) == 120
@@ -69,8 +71,8 @@ def test_sizes_times_labels(tmp_path: Path) -> None:
     assert client_sizes("linear", 120, 8) == [3, 7, 10, 13, 17, 20, 23, 27]
     assert client_sizes("square", 14, 3) == [1, 4, 9]
     assert client_sizes("equal", 10, 4) == [3, 3, 2, 2]
-    partition = PartitionConfig(name="inner_dirichlet", sizes="linear", alpha=0.1)
-    _, rows = _rows(tmp_path, ShiftConfig(), partition)
+    partition = partition_of("inner_dirichlet", sizes="linear", alpha=0.1)
+    _, rows = _rows(tmp_path, shift_of(), partition)
     assert sorted(map(len, rows)) == [3, 7, 10, 13, 17, 20, 23, 27]
     counts = np.array([np.bincount(LABELS[own], minlength=6) for own in rows])
     assert js_divergence(counts).mean() > 0.2
@@ -248,7 +250,10 @@ def test_every_shift_runs(shift: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["shift=inversion", "shift.groups=3"], "there are only 2 kinds; lower shift.groups"),
+        (
+            ["shift=inversion", "shift.groups=3"],
+            "shift.groups=3: it has to be a whole number from 1 to 2",
+        ),
         (
             ["shift=label_groups", "shift.drift_round=3"],
             "shift.drift_round does not apply to shift=label_groups",

@@ -19,7 +19,7 @@ from fedsweep.tracking import Tracker, redact
 from fedsweep.tracking.past import past_trials
 
 TRIAL = TrialConfig.model_validate(
-    {"model": {"name": "logreg"}, "strategy": {"name": "kmeans"}, "partition": {"alpha": 9}}
+    {"model": {"name": "logreg"}, "strategy": {"name": "kmeans"}, "privacy": {"clipping_norm": 9.0}}
 )
 
 
@@ -124,7 +124,7 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     )
     assert params["training.lr"] == "0.02"
     assert params["strategy.server.rule"] == "load"
-    assert "partition.alpha" not in params  # does not apply to iid
+    assert "privacy.clipping_norm" not in params  # there is none
     assert not any(key.startswith("tracking") for key in params)
 
     history = client.get_metric_history(child.info.run_id, "1_global/acc")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fedsweep.models import build_model
-from fedsweep.models.dropout import Dropout
+from fedsweep.models._dropout import Dropout
 from fedsweep.training import layers, vectorized
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError

@@ -1,0 +1,73 @@
+"""Parts that have settings: a class of pydantic's for each."""
+
+import copyreg
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from fedsweep.parts.registry import Origin, Registry
+
+T = TypeVar("T")
+
+
+class Family(Registry[T]):
+    """Parts that have settings: a pydantic class, whose field ``name`` says whose they are.
+
+    Parameters
+    ----------
+    kind, package, home, entries : str
+        As a registry's.
+    default : str
+        The part that is meant where none is named.
+    """
+
+    def __init__(self, kind: str, package: str, home: str, entries: str, default: str) -> None:
+        super().__init__(kind, package, home, entries)
+        self.default = default
+
+    @abstractmethod
+    def settings(self, name: str) -> type[BaseModel]:
+        """Return the class of a part's settings."""
+
+    def make(self, name: str = "", **values: Any) -> Any:
+        """Return a part's settings, its defaults where no value is given.
+
+        Raises
+        ------
+        ValueError
+            There is no such part.
+        pydantic.ValidationError
+            A key is not one of the part's, or a value is not in its range.
+        """
+        return self.settings_from({"name": name or self.default, **values})
+
+    def settings_from(self, values: Mapping[str, Any]) -> Any:
+        """Return values as the settings of the part that they name: see :meth:`make`."""
+        name = self.find(str(values["name"]))
+        made: Any = self.settings(name).model_validate({**values, "name": name})
+        made._origin = self.origin(name)
+        return made
+
+    def options_of(self, key: str) -> list[str] | None:
+        """Return the parts that a key of settings applies to, or None where it applies to all."""
+        names = [name for name in self if key in self.settings(name).model_fields]
+        return names if 0 < len(names) < len(self) else None
+
+    def keys_of_all(self) -> list[str]:
+        """Return the keys of all parts' settings."""
+        return [*dict.fromkeys(key for name in self for key in self.settings(name).model_fields)]
+
+    def _added(self, name: str) -> None:
+        # Where its file is not known yet, it is when the settings arrive.
+        copyreg.pickle(self.settings(name), self._reduced)
+
+    def _reduced(self, settings: Any) -> tuple[Any, ...]:
+        return _restored, (self, settings.part_origin, settings.model_dump())
+
+
+def _restored(family: Family[Any], origin: Origin, values: dict[str, Any]) -> Any:
+    """Return settings that came from another process, once their part is known here."""
+    family.receive(origin)
+    return family.settings_from(values)

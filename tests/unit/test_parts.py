@@ -1,0 +1,256 @@
+"""Parts of one's own: a file, named by where it lies, is all that a run needs."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from fedsweep.config.trial import PARTS
+from fedsweep.errors import ConfigError
+from fedsweep.parts.code import code_of_file
+from fedsweep.sweep.compose import compose, expand
+from tests.trials import events_of, outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["resources.engine=inline", "num_clients=6", "dataset.max_train=120", "rounds=2"]
+
+PAGE = (ROOT / "docs" / "own.md").read_text()
+BY_PARITY, DIMMED, NET, DAMPED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+NET = NET.replace("from torch", "from sizes import HIDDEN\nfrom torch").replace("=7", "=HIDDEN")
+PARTS_OF_ONE = {
+    "partition": ("by_parity", BY_PARITY, "partition.even=2"),
+    "shift": ("dimmed", DIMMED, "shift.step=0.25"),
+    "model": ("net", NET, "model.kwargs.width=5"),
+}
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the parts that a test adds go away afterwards."""
+    for registry in PARTS.values():
+        assert len(registry)
+        for table in ("_found", "_origins"):
+            monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A file of each kind, and what one of them imports."""
+    for name, text, _ in PARTS_OF_ONE.values():
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "sizes.py").write_text("HIDDEN = 7\n")
+    sys.modules.pop("sizes", None)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", PARTS_OF_ONE)
+def test_a_file_is_all_that_a_trial_needs(folder: Path, kind: str) -> None:
+    name, _, setting = PARTS_OF_ONE[kind]
+    word = f"{kind}={folder}/{name}.py"
+    without = outcome(events_of(compose(SMALL)))[1]
+    config = compose([*SMALL, word])
+    assert getattr(config, kind).name == name
+    learned = outcome(events_of(config))[1]
+    assert learned[-1]["3_clients/train_loss"] != without[-1]["3_clients/train_loss"]
+
+    other = compose([*SMALL, word, setting])
+    assert other.key != config.key
+    again = outcome(events_of(other))[1]
+    assert again[-1]["3_clients/train_loss"] != learned[-1]["3_clients/train_loss"]
+
+
+def test_who_has_what_is_what_the_rule_says(folder: Path) -> None:
+    config = compose([f"partition={folder}/by_parity.py:ByParity", "partition.even=1"])
+    labels = np.arange(40) % 4
+    rows = config.partition.rows(labels, 3, seed=1)
+    assert {int(label) for label in labels[rows[0]]} == {0, 2}
+    assert {int(label) for own in rows[1:] for label in labels[own]} == {1, 3}
+    assert sorted(np.concatenate(rows)) == [*range(40)]
+
+
+@pytest.mark.parametrize("kind", PARTS_OF_ONE)
+def test_it_is_an_axis_by_its_name(folder: Path, kind: str) -> None:
+    name, _, setting = PARTS_OF_ONE[kind]
+    known = {"partition": "iid", "shift": "rotation", "model": "logreg"}[kind]
+    words = [f"{kind}={known},{folder}/{name}.py", "strategy=fedavg", "seed=0"]
+    fixed = ["partition=iid", "shift=none", "model=logreg"]
+    words += [word for word in fixed if not word.startswith(kind)]
+    trials = expand("default", words)[1]
+    assert [trial.axes[kind] for trial in trials] == [known, name]
+    assert compose(trials[1].overrides) == trials[1].config
+    key, _, value = setting.partition("=")
+    if kind != "model":
+        with pytest.raises(ConfigError, match=f"it belongs to {kind}={name}"):
+            compose([f"{kind}={known}", f"{key}={value}"])
+
+
+@pytest.mark.parametrize("kind", PARTS_OF_ONE)
+def test_its_content_is_part_of_the_key(folder: Path, kind: str) -> None:
+    name = PARTS_OF_ONE[kind][0]
+    file = folder / f"{name}.py"
+    before = compose([f"{kind}={file}"])
+    assert compose([f"{kind}={file}"]).key == before.key
+    assert compose([f"{kind}.name={file}"]).key == before.key
+
+    file.write_text(file.read_text() + "\n# edited\n")
+    assert compose([f"{kind}={file}"]).key != before.key
+    moved = folder / "elsewhere"
+    moved.mkdir()
+    for path in folder.glob("*.py"):
+        (moved / path.name).write_text(path.read_text())
+    edited = compose([f"{kind}={file}"]).key
+    sys.modules.pop("sizes", None)
+    assert code_of_file(moved / f"{name}.py").digest == code_of_file(file).digest
+    for registry in PARTS.values():
+        registry._found.pop(name, None)  # type: ignore[union-attr]
+    assert compose([f"{kind}={moved}/{name}.py"]).key == edited
+
+
+def test_what_it_imports_from_its_folder_is_part_of_it(folder: Path) -> None:
+    words = [*SMALL, f"model={folder}/net.py"]
+    before = compose(words)
+    seven = outcome(events_of(before))[1][-1]["3_clients/train_loss"]
+    (folder / "sizes.py").write_text("HIDDEN = 9  # more\n")
+    after = compose(words)
+    assert after.key != before.key
+    assert outcome(events_of(after))[1][-1]["3_clients/train_loss"] != seven
+
+
+def test_an_edited_class_is_the_one_that_runs(folder: Path) -> None:
+    file = folder / "dimmed.py"
+    compose([f"shift={file}"])
+    file.write_text(DIMMED.replace("step", "fall"))
+    assert compose([f"shift={file}", "shift.fall=0.25"]).shift.fall == 0.25
+    with pytest.raises(ConfigError, match="unknown key 'shift.step'"):
+        compose([f"shift={file}", "shift.step=0.25"])
+
+
+def test_it_reaches_a_process_that_cant_see_its_folder(folder: Path, tmp_path: Path) -> None:
+    words = [f"{kind}={folder}/{name}.py" for kind, (name, _, _) in PARTS_OF_ONE.items()]
+    config = compose([*SMALL, *words])
+    expected = outcome(events_of(config))[1][-1]["3_clients/train_loss"]
+    sent = tmp_path / "sent"
+    sent.write_bytes(cloudpickle.dumps(config))
+    for name in ("by_parity", "dimmed", "net", "sizes"):
+        (folder / f"{name}.py").unlink()
+    code = (
+        "import pickle, sys; from pathlib import Path\n"
+        "from tests.trials import events_of, outcome\n"
+        "config = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "print(config.key, outcome(events_of(config))[1][-1]['3_clients/train_loss'].hex())\n"
+    )
+    command = [sys.executable, "-c", code, str(sent)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
+    assert done.stdout.split() == [config.key, expected.hex()], done.stderr
+    assert pickle.loads(sent.read_bytes()).key == config.key
+
+
+def test_a_class_of_an_importable_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = folder / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "rules.py").write_text(BY_PARITY.replace("ByParity", "Fair"))
+    monkeypatch.syspath_prepend(str(folder))
+    config = compose(["partition=mine.rules:Fair", "partition.even=2"])
+    assert (config.partition.name, config.partition.even) == ("rules", 2)
+    assert config.canonical()["code"].keys() == {"partition"}
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "refusal"),
+    [
+        ("partition={}", "X = 1\n", "has none, and one partition is wanted: a class derived from"),
+        ("partition={}:Fair", "X = 1\n", "Fair is not there; it should be a partition: a class"),
+        ("partition={}:X", "X = 1\n", "X is no partition: a class derived from fedsweep.scenario"),
+        ("partition={}", "import nunpy\n", "own.py:1: ModuleNotFoundError: No module named 'nunpy'"),
+        ("partition={}", "def f(:\n", "own.py:1: SyntaxError: invalid syntax"),
+        ("model={}", "def net(a):\n    return a\n", "has none, and one model is wanted: a torch.nn"),
+        ("shift={}x", "", "own.pyx"),
+        ("partition=nowhere.at:all", "", "nowhere"),
+        ("strategy={}", "def f():\n    1 / 0\nf()\n", "own.py:2: ZeroDivisionError: division by zero"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_the_file(
+    tmp_path: Path, word: str, text: str, refusal: str
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        compose([word.format(file)])
+    assert refusal in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("[[0]] * num_clients", "it gives an example to several clients"),
+        ("[[i] for i in range(num_clients - 1)]", "it gives 5 parts"),
+        ("[[i] for i in range(num_clients - 1)] + [[10**6]]", "it gives places outside of 0 to"),
+        ("[[i] for i in range(num_clients - 1)] + [[]]", "can't split"),
+    ],
+)
+def test_what_is_no_partition_is_refused(tmp_path: Path, given: str, why: str) -> None:
+    file = tmp_path / "wrong.py"
+    text = BY_PARITY.partition("        if")[0] + f"        return {given}\n"
+    file.write_text(text)
+    with pytest.raises(Exception, match=why):
+        events_of(compose([*SMALL, f"partition={file}"]))
+
+
+def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    for place, text in (("a", DIMMED), ("b", DIMMED + "\n# another\n")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "dimmed.py").write_text(text)
+    (tmp_path / "rotation.py").write_text(DIMMED)
+    compose([f"shift={tmp_path}/a/dimmed.py"])
+    with pytest.raises(ConfigError, match="there is a shift 'dimmed' of .*a/dimmed.py already"):
+        compose([f"shift={tmp_path}/b/dimmed.py"])
+    with pytest.raises(ConfigError, match="there is a shift 'rotation' already; rename yours"):
+        compose([f"shift={tmp_path}/rotation.py"])
+
+
+NEEDY = """
+
+class Needy(FedAvg):
+    def __init__(self, model, **rest):
+        super().__init__(**rest)
+"""
+
+
+def test_an_unmodified_flower_strategy_has_its_keywords_as_settings(tmp_path: Path) -> None:
+    file = tmp_path / "plain.py"
+    file.write_text(DAMPED.replace("**rest", "log_every=10, **rest", 1) + NEEDY)
+    config = compose([*SMALL, f"strategy={file}:Damped", "strategy.damping=0"])
+    assert (config.strategy.name, config.strategy.log_every) == ("Damped", 10)
+    plain = compose([*SMALL, "strategy=fedavg"])
+    losses = [
+        outcome(events_of(trial))[1][-1]["3_clients/train_loss"]
+        for trial in (config, plain, compose([*SMALL, f"strategy={file}:Damped"]))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[2] > losses[1]
+    with pytest.raises(ConfigError, match="unknown key 'strategy.dampin'. Did you mean"):
+        compose([f"strategy={file}:Damped", "strategy.dampin=1"])
+    with pytest.raises(ConfigError, match="Needy needs model, and no setting can give it"):
+        compose([f"strategy={file}:Needy"])
+
+
+def test_a_key_that_a_constructor_does_not_take_is_refused(tmp_path: Path) -> None:
+    text = DAMPED.replace(", **rest):", "):").replace(
+        "super().__init__(**rest)", "super().__init__()"
+    )
+    (tmp_path / "damped.py").write_text(text)
+    word = f"strategy={tmp_path}/damped.py:Damped"
+    with pytest.raises(
+        ConfigError, match="no effect with strategy=damped, whose constructor has no"
+    ):
+        compose([word, "strategy.fraction_train=0.5"])
+    assert outcome(events_of(compose([*SMALL, word])))[1]
