@@ -205,25 +205,14 @@ def gini(values_N: Sequence[float]) -> float:
 
 
 def spearman(a_N: Sequence[float], b_N: Sequence[float]) -> float:
-    """Return Spearman's rank correlation, ties at their mean rank; nan where either is constant.
+    """Return Spearman's rank correlation, ties at their mean rank; nan where either is constant."""
+    from scipy.stats import spearmanr  # seconds to import, and only methods with servers need it
 
-    Source: Spearman 1904; Pearson's correlation of the ranks.
-    """
-    ranks_N, others_N = _ranks(a_N), _ranks(b_N)
-    if len(ranks_N) < 2 or np.ptp(ranks_N) == 0 or np.ptp(others_N) == 0:
+    if len(set(a_N)) < 2 or len(set(b_N)) < 2:
         return float("nan")
-    return float(np.corrcoef(ranks_N, others_N)[0, 1])
+    return float(spearmanr(a_N, b_N).statistic)
 
 
 def regret(server: int, members: Sequence[int], scores: Mapping[int, float]) -> float:
     """Return by how much a server's load score is above the lowest in its cluster: 0 for the lowest-load choice."""
     return scores[server] - min(scores[node] for node in members)
-
-
-def _ranks(values_N: Sequence[float]) -> NDArray[np.float64]:
-    """Return ranks from 1, equal values at the mean of theirs."""
-    _, places_N, counts = np.unique(
-        np.asarray(values_N, np.float64), return_inverse=True, return_counts=True
-    )
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[places_N]
-    return ranks

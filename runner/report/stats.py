@@ -29,11 +29,11 @@ def interval(values: Sequence[float] | np.ndarray) -> float:
 
 
 def share_interval(hits: int, n: int) -> tuple[float, float]:
-    """Return the 95% interval of a share, Wilson's: it is sound for few trials, and for none or all of them."""
-    z = 1.959964
-    middle = (hits + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * np.sqrt(hits * (n - hits) / n + z * z / 4)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    """Return the 95% interval of a share, Wilson's: sound for few trials, for none or all of them."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(hits, n).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def p_different(
@@ -68,7 +68,10 @@ def p_different(
 
 
 def holds_all(p_values: Sequence[float]) -> bool:
-    """Return whether Holm's procedure (1979) rejects every one of these hypotheses at ``LEVEL``."""
+    """Return whether Holm's procedure (1979) rejects every one of these hypotheses at ``LEVEL``.
+
+    SciPy has none, and statsmodels, which has, would be installed for this line alone.
+    """
     return all(p <= LEVEL / (len(p_values) - i) for i, p in enumerate(sorted(p_values)))
 
 
