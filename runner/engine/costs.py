@@ -1,7 +1,8 @@
 """What a task is expected to take, learned from what its client's tasks took: it decides an order, never a result."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+
+from cachetools import LRUCache
 
 from fedsweep.records import TaskRecord
 
@@ -20,7 +21,7 @@ class LearnedSeconds:
 
     def __init__(self, cost: CostFn) -> None:
         self._cost = cost
-        self._clients: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._clients: LRUCache[tuple[str, int], float] = LRUCache(CLIENTS)
         self._rates: dict[str, float] = {}
 
     def expect(self, node_id: int, message_type: str) -> float:
@@ -40,7 +41,6 @@ class LearnedSeconds:
                 continue
             key = task.message_type, task.node_id
             self._clients[key] = _mix(self._clients.get(key), task.wall_s)
-            self._clients.move_to_end(key)
             took, cost = seconds.get(task.message_type, (0.0, 0.0))
             seconds[task.message_type] = (
                 took + task.wall_s,
@@ -48,8 +48,6 @@ class LearnedSeconds:
             )
         for kind, (took, cost) in seconds.items():
             self._rates[kind] = _mix(self._rates.get(kind), took / max(cost, 1e-9))
-        while len(self._clients) > CLIENTS:
-            self._clients.popitem(last=False)
 
 
 def _mix(old: float | None, new: float) -> float:

@@ -4,13 +4,13 @@ import math
 import os
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from cachetools import LRUCache
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -37,6 +37,7 @@ from fedsweep.engine.wire import (
     count_bytes,
     empty,
     fill,
+    records_up_to,
 )
 from fedsweep.errors import AppError
 from fedsweep.records import TaskRecord
@@ -343,8 +344,8 @@ class ClientHost:
     def __init__(self, name: str, node: str, get: Callable[[list[Any]], list[Any]]) -> None:
         self.name = name
         self._get = get
-        self._apps: OrderedDict[str, tuple[ClientApp, AppSpec]] = OrderedDict()
-        self._records: OrderedDict[str, tuple[ArrayRecord, int]] = OrderedDict()
+        self._apps: LRUCache[str, tuple[ClientApp, AppSpec]] = LRUCache(self.APPS)
+        self._records: LRUCache[str, ArrayRecord] = records_up_to(self.RECORD_BYTES)
         self._sampler = LoadSampler(name, node)
 
     def ping(self) -> str:
@@ -389,20 +390,10 @@ class ClientHost:
                     f"the ClientApp can't be built: {type(error).__name__}: {error}"
                 ) from error
             self._apps[key] = app, app_spec
-            while len(self._apps) > self.APPS:
-                self._apps.popitem(last=False)
-        self._apps.move_to_end(key)
         return self._apps[key]
 
     def _record(self, ref: Any) -> ArrayRecord:
         key = ref.hex()
         if key not in self._records:
-            record = self._get([ref])[0]
-            self._records[key] = record, sum(len(array.data) for array in record.values())
-            while (
-                len(self._records) > 1
-                and sum(size for _, size in self._records.values()) > self.RECORD_BYTES
-            ):
-                self._records.popitem(last=False)
-        self._records.move_to_end(key)
-        return self._records[key][0]
+            self._records[key] = self._get([ref])[0]
+        return self._records[key]

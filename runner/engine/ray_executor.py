@@ -1,7 +1,6 @@
 """Chunks on Ray actors that pull work, heal, join and leave, and are shared by many trials."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -12,9 +11,17 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from fedsweep.engine.executors import Host
-from fedsweep.engine.flower import CLIENT_GONE, make_message, size_of
+from fedsweep.engine.flower import CLIENT_GONE, make_message
 from fedsweep.engine.host import AppSpec
-from fedsweep.engine.wire import Chunk, ChunkReplies, ChunkResult, Reply, Task, out_of_band
+from fedsweep.engine.wire import (
+    Chunk,
+    ChunkReplies,
+    ChunkResult,
+    Reply,
+    Task,
+    out_of_band,
+    records_up_to,
+)
 from fedsweep.errors import AppError, ResourceError, TrialError
 from fedsweep.records import TaskRecord
 
@@ -78,7 +85,7 @@ class RayExecutor:
         self._events: list[str] = []
         self._stateful = False
         self._probe_numbers = count(-1, -1)
-        self._read: OrderedDict[Any, tuple[ArrayRecord, int]] = OrderedDict()
+        self._read = records_up_to(READ_BYTES)
 
     def submit(self, chunks: Iterable[Chunk]) -> None:
         """Queue chunks and start as many as hosts take."""
@@ -97,13 +104,10 @@ class RayExecutor:
         if not isinstance(ref, ray.ObjectRef):
             return ref
         if ref in self._read:
-            self._read.move_to_end(ref)
-            return self._read[ref][0]
+            return self._read[ref]
         value = ray.get(ref)
         if isinstance(value, ArrayRecord):
-            self._read[ref] = value, size_of(value)
-            while len(self._read) > 1 and sum(size for _, size in self._read.values()) > READ_BYTES:
-                self._read.popitem(last=False)
+            self._read[ref] = value
         return value
 
     def collect(self, timeout: float | None) -> list[ChunkResult]:

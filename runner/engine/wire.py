@@ -10,6 +10,7 @@ from pickle import PickleBuffer
 from typing import Any
 
 import ray
+from cachetools import LRUCache
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Metadata, MetricRecord, RecordDict
 
 from fedsweep.engine.flower import size_of
@@ -97,6 +98,11 @@ def bytes_of(records: Records) -> int:
 def count_bytes(content: RecordDict) -> int:
     """Return the bytes of the arrays in a content."""
     return sum(size_of(record) for record in content.values() if isinstance(record, ArrayRecord))
+
+
+def records_up_to(most_bytes: int) -> LRUCache[Any, ArrayRecord]:
+    """Return a cache of the ArrayRecords used last; one with more bytes than all is kept alone."""
+    return LRUCache(most_bytes, lambda record: min(size_of(record), most_bytes))
 
 
 def fill(records: Records, arrays: tuple[ArrayRecord, ...]) -> RecordDict:

@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from ray.exceptions import OutOfMemoryError, TaskCancelledError
 
 from fedsweep.engine import ray_executor
@@ -12,7 +13,7 @@ from fedsweep.engine.executors import Host
 from fedsweep.engine.grid import inline_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.engine.ray_executor import RayExecutor
-from fedsweep.engine.wire import Chunk, ChunkReplies, Task
+from fedsweep.engine.wire import Chunk, ChunkReplies, Task, records_up_to
 from fedsweep.records import TaskRecord
 from tests.apps import add_app
 
@@ -131,3 +132,18 @@ def test_a_host_that_ray_ends_for_its_memory_loses_nothing(fake: FakeRay) -> Non
     fake.end(1)
     [result] = [r for _ in range(2) for r in runs.collect(None)]
     assert result.events[0] == "host a lost (OutOfMemoryError) with 1 client tasks; they run again"
+
+
+def test_records_are_kept_by_their_bytes() -> None:
+    """Of 400 bytes: the one used longest ago leaves for a third, and all leave for a large one."""
+
+    def record(values: int) -> ArrayRecord:
+        return ArrayRecord({"w": Array(np.zeros(values, np.uint8))})  # and 128 bytes of header
+
+    kept = records_up_to(400)
+    kept["a"], kept["b"] = record(20), record(20)
+    assert kept["a"]["w"].shape == (20,)
+    kept["c"] = record(20)
+    assert set(kept) == {"a", "c"}
+    kept["large"] = record(1000)
+    assert list(kept) == ["large"]
