@@ -6,15 +6,14 @@ change. A trial's key covers the digest, so that other content makes another tri
 
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from fedsweep.data.layout import Layout, Tree
 from fedsweep.errors import DataError, shown
+from fedsweep.files import write_whole
 
 _FRESH_NS = 2_000_000_000
 """A file that changed so lately may change again without a new time: its hash is not kept."""
@@ -102,8 +101,6 @@ def _read(path: Path) -> Mapping[str, object]:
 
 def _write(path: Path, values: Mapping[str, object]) -> None:
     """Write a file of the cache whole or not at all; it only saves time."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(values))
-        os.replace(draft, path)
+        write_whole(path, json.dumps(values).encode())

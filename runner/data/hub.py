@@ -1,9 +1,7 @@
 """Data sets of the Hugging Face Hub: the commit that a revision stands for, and its files, fetched when read."""
 
 import json
-import os
 import re
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +11,7 @@ from typing import Any
 from fedsweep.data.decoding import reason
 from fedsweep.data.layout import Kind
 from fedsweep.errors import DataError, shown
+from fedsweep.files import write_whole
 
 _TIMEOUT_S = 10.0
 
@@ -61,11 +60,9 @@ def commit_of(repo: str, revision: str, cache: Path, ask: bool) -> str:
             )
     except Exception as error:  # whatever it is, the data set can't be had
         raise DataError(f"{where}, {repo}@{revision}: {reason(error)}") from error
-    draft = kept.with_name(f".{kept.name}.{uuid.uuid4().hex[:8]}")
     with suppress(OSError):  # it is asked again
         kept.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(known | {name: commit}))
-        os.replace(draft, kept)
+        write_whole(kept, json.dumps(known | {name: commit}).encode())
     return commit
 
 

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from fedsweep.files import write_whole
 from fedsweep.tracking import waiting as form
 from fedsweep.tracking.ops import Op
 from fedsweep.tracking.store import Store
@@ -85,9 +86,9 @@ class Outbox:
         draft = self.folder / f".{number:08d}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _durable(draft / "op.json", form.dump(op))
+        write_whole(draft / "op.json", form.dump(op))
         for i, content in enumerate(op.files.values()):
-            _durable(draft / f"file{i}", content)
+            write_whole(draft / f"file{i}", content)
         draft.rename(self._place(number, op.run))
         self._last = number
         self._waiting.append((number, op.run))
@@ -146,9 +147,7 @@ class Outbox:
 
     def keep_runs(self, runs: Mapping[str, str]) -> None:
         """Note the runs made so far."""
-        draft = self.folder / ".runs.json"
-        _durable(draft, json.dumps(dict(runs)).encode())
-        draft.rename(self.folder / "runs.json")
+        write_whole(self.folder / "runs.json", json.dumps(dict(runs)).encode())
 
     def lock(self) -> bool:
         """Take the folder for this process; False where another one holds it."""
@@ -248,10 +247,3 @@ def _content(folder: Path, name: str) -> bytes:
             return file.read()
     except OSError as error:
         raise Damaged(f"{name} can't be read ({error.strerror})") from error
-
-
-def _durable(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

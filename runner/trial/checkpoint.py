@@ -14,11 +14,11 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -30,6 +30,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from fedsweep.errors import CheckpointError
+from fedsweep.files import write_whole
 from fedsweep.records import LoadSample, RoundRecord
 
 VERSION = 2  # of what a state holds
@@ -224,17 +225,7 @@ def write_atomically(fs: Any, path: str, data: bytes) -> None:
     if "file" not in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
         fs.pipe_file(path, data)
         return
-    draft = f"{path}.{uuid.uuid4().hex[:8]}"
-    try:
-        with open(draft, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        if os.path.exists(draft):
-            os.unlink(draft)
-        raise
+    write_whole(Path(path), data)
 
 
 def encode(state: Mapping[str, Any]) -> bytes:
