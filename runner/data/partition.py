@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from fedsweep.data.shift import ClientGroups
 from fedsweep.errors import DataError
+from fedsweep.files import write_whole
 from fedsweep.scenario.partition import Partition
 from fedsweep.seeding import derive_seed
 
@@ -41,9 +41,9 @@ def cached_partition(
         rows = partition.rows(labels, num_clients, seed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.savez(file, rows=np.concatenate(rows), sizes=[len(r) for r in rows])
-        os.replace(file.name, path)
+        content = BytesIO()
+        np.savez(content, rows=np.concatenate(rows), sizes=[len(r) for r in rows])
+        write_whole(path, content.getvalue())
     except OSError as error:
         raise DataError(
             f"data.cache={cache} can't be written: {error}; set data.cache to another"

@@ -1,5 +1,7 @@
 """Row numbers per client: sizes and classes worked out by hand, determinism, refusals, the cache."""
 
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,16 @@ def test_a_stored_partition_is_read_back(tmp_path: Path, monkeypatch: pytest.Mon
         o.tolist() for o in first
     ]
     assert file.read_bytes() != b"broken"
+
+
+def test_a_cached_partition_is_read_by_whom_the_cache_is_shared_with(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        cached_partition(rule("linear"), LABELS, 4, 0, tmp_path)
+    finally:
+        os.umask(before)
+    [file] = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert stat.filemode(file.stat().st_mode) == "-rw-r--r--"
 
 
 def test_another_question_is_another_partition(tmp_path: Path) -> None:
