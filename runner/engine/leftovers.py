@@ -5,7 +5,6 @@ once, however the driver ends, and in whatever container. A folder whose lock is
 and so are the processes that name it in their environment.
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from fedsweep.engine.load import end_processes
 from fedsweep.errors import ResourceError
+from fedsweep.files import lock
 
 SESSION = "FEDSWEEP_SESSION"
 """In the environment of every process of a session: its folder."""
@@ -44,13 +44,13 @@ def session_folder() -> Iterator[Path]:
     for folder in root.glob(f"{_PREFIX}*"):
         _remove_leftover(folder)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    lock = _lock(folder)
+    handle = _locked(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        if handle is not None:
+            os.close(handle)
 
 
 def _root() -> Path:
@@ -89,24 +89,23 @@ def _remove_leftover(folder: Path) -> None:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             return
-        lock = _lock(folder)
-        if lock is None:
+        handle = _locked(folder)
+        if handle is None:
             return
         try:
             ended = end_processes(SESSION, str(folder))
             shutil.rmtree(folder, ignore_errors=True)
         finally:
-            os.close(lock)
+            os.close(handle)
         if ended:
             _log.warning("a killed driver left %d Ray processes behind: they were ended", ended)
 
 
-def _lock(folder: Path) -> int | None:
-    """Take a folder's lock; None where a living driver has it."""
+def _locked(folder: Path) -> int | None:
+    """Return a folder, opened and locked; None where a living driver has the lock."""
     handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
+    with suppress(OSError):  # without locks nobody can tell who is alive: nothing is removed
+        if lock(handle):
+            return handle
+    os.close(handle)
+    return None

@@ -5,7 +5,6 @@ local store, so that all who write there meet it; for a server it lies in the ou
 that folder. On network folders it holds as far as their file system passes locks on.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -17,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fedsweep.errors import RunnerError
+from fedsweep.files import lock
 
 _log = logging.getLogger("fedsweep.tracking")
 _TRIES, _WAIT_S = 5, 0.1  # somebody who only looks holds a lock for a moment
@@ -71,9 +71,7 @@ def writer_of(folder: Path) -> str:
         with suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not path.read_text().startswith(this):
+                if not lock(handle, shared=True) and not path.read_text().startswith(this):
                     return _who(path)
             finally:
                 os.close(handle)
@@ -85,11 +83,10 @@ def _take(path: Path) -> int | None:
     for _ in range(_TRIES):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            time.sleep(_WAIT_S)
-            continue
+            if not lock(handle):
+                os.close(handle)
+                time.sleep(_WAIT_S)
+                continue
         except OSError as error:
             _log.warning(
                 "%s has no locks (%s): nothing else may run this meanwhile", path.parent, error

@@ -1,6 +1,5 @@
 """A local store: its SQLite file, the URIs of what lies beside it, and what becomes of it when its folder moves."""
 
-import fcntl
 import glob
 import os
 import sqlite3
@@ -12,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from fedsweep.errors import TrackingError
+from fedsweep.files import lock
 from fedsweep.tracking.claim import writer_of
 
 BESIDE = "fedsweep.artifacts", "beside the database"
@@ -176,7 +176,7 @@ def _locked(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, wait=True)
         yield
     finally:
         os.close(handle)

@@ -5,7 +5,6 @@ owns them all, and ``runs.json`` has MLflow's id of each run made so far. What c
 is moved to ``spill/aside-.../``, with ``why.txt``: it stands in nobody's way there.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from fedsweep.files import write_whole
+from fedsweep.files import lock, write_whole
 from fedsweep.tracking import waiting as form
 from fedsweep.tracking.ops import Op
 from fedsweep.tracking.store import Store
@@ -153,12 +152,10 @@ class Outbox:
         """Take the folder for this process; False where another one holds it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         self._lock = os.open(self.folder / "lock", flags, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.unlock()
-            return False
-        return True
+        if lock(self._lock):
+            return True
+        self.unlock()
+        return False
 
     def unlock(self) -> None:
         """Give the folder back."""
