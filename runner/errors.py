@@ -5,17 +5,24 @@ import sqlite3
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from fedsweep.escape import line
+from fedsweep.escape import line, shortened
 from fedsweep.redaction import redact
 
 _LONGEST = 2000
 """Characters of a message: what it quotes from outside may be longer than anybody reads."""
 
+_OTHERS = 300
+"""Characters of what another library says."""
+
 
 def shown(text: str, most: int = 80) -> str:
     """Return text from outside as one short line."""
-    text = line(text)
-    return text if len(text) <= most else f"{text[: most - 13]}...{text[-10:]}"
+    return shortened(line(text), most)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one short line without credentials."""
+    return shown(" ".join(redact(f"{type(error).__name__}: {error}").split()), _OTHERS)
 
 
 class RunnerError(Exception):

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedsweep.errors import one_line
 from fedsweep.escape import line, lines, shortened, storable
-from fedsweep.redaction import redact
 from fedsweep.strategies.registry import STRATEGIES
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ _LONG = 60  # characters of a text beside the title
 _LONG_ENTRY = 40
 _LONG_TICK = 24
 _TITLE_LINES = 3
-_REASON = 300
 
 
 @dataclass
@@ -57,8 +56,7 @@ class Extras:
         try:
             self.files.update(make())
         except Exception as error:  # over names and numbers of all kinds: no result is lost for it
-            reason = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            self.missing[name] = shortened(reason, _REASON)
+            self.missing[name] = one_line(error)
 
     def draw(self, name: str, figure: "Callable[[], Figure]", dpi: int = 110) -> None:
         """Draw a figure as a PNG file of this name, whatever comes of it."""

@@ -11,8 +11,8 @@ from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
+from fedsweep.errors import one_line
 from fedsweep.escape import command
-from fedsweep.redaction import redact
 from fedsweep.report.report import markdown_table, report, results_table
 from fedsweep.sweep.compose import Trial, remarks
 from fedsweep.sweep.halving import Halving
@@ -249,7 +249,7 @@ def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
             outcome.report = report(read_sweep(tracker.store, parent.run_id))
         except Exception as error:  # whatever the store or a figure said: the trials are whole, and so is their sweep
             _log.debug("no report", exc_info=error)
-            reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+            reason = one_line(error)
     if reason:
         again = command(["fedsweep", "report", parent.name])
         if tracker.writer.waiting:

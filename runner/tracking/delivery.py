@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsweep.redaction import redact
+from fedsweep.errors import one_line
 from fedsweep.tracking import ops, past
 from fedsweep.tracking.ops import Op
 from fedsweep.tracking.outbox import Outbox, left_behind, of_others
@@ -93,12 +93,6 @@ class Delivery:
     def doubt(self) -> None:
         """Look runs up again before what has waited is sent: the store did not answer for a while."""
         self._sure.clear()
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says, in one line without credentials."""
-    text = " ".join(redact(f"{type(error).__name__}: {error}").split())
-    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def overtaken(op: Op, store: Store, runs: dict[str, str]) -> str:

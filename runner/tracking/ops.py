@@ -165,7 +165,7 @@ def _acceptable(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
     data = dict(data)
     for what in _VALUE.keys() & data.keys():
         data[what] = {
-            escape.key(name): _cut(escape.storable(str(value)), _VALUE[what])
+            escape.key(name): escape.shortened(escape.storable(str(value)), _VALUE[what])
             for name, value in data[what].items()
         }
     if "metrics" in data:
@@ -175,10 +175,6 @@ def _acceptable(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in data.items()
     }
     return data | ({"name": escape.shortened(data["name"], _NAME[kind])} if kind in _NAME else {})
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _nested(op: Op, runs: Mapping[str, str]) -> dict[str, str]:

@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from fedsweep.config import TrackingConfig
-from fedsweep.errors import TrackingError
+from fedsweep.errors import TrackingError, one_line
 from fedsweep.redaction import redact
 from fedsweep.tracking import describe, ops
-from fedsweep.tracking.delivery import Delivery, Flushed, one_line, overtaken, send_spilled
+from fedsweep.tracking.delivery import Delivery, Flushed, overtaken, send_spilled
 from fedsweep.tracking.outbox import Outbox
 from fedsweep.tracking.store import Store, open_store
 from fedsweep.tracking.writer import Writer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedsweep.config import TrackingConfig
 from fedsweep.environ import environ
-from fedsweep.errors import TrackingError
+from fedsweep.errors import TrackingError, shown
 from fedsweep.imports import lasting
 from fedsweep.redaction import redact
 from fedsweep.tracking import database as local
@@ -127,7 +127,7 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
     except TrackingError:
         raise
     except Exception as error:  # whatever the driver, the server or the file system said: the user gets it as one line
-        reason = redact(str(error)).partition("\n")[0][:300].rstrip(" .")
+        reason = shown(redact(str(error)).partition("\n")[0], 300).rstrip(" .")
         given = f"{_named(cfg)}={redact(uri)}"
         mend = f"Start or mend that store, or set tracking.uri{told()}"
         raise TrackingError(f"{given} can't be used: {reason}. {mend}") from error

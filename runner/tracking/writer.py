@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fedsweep.errors import TrackingError
+from fedsweep.errors import TrackingError, one_line
 from fedsweep.tracking import noise
-from fedsweep.tracking.delivery import Delivery, LeftOut, one_line
+from fedsweep.tracking.delivery import Delivery, LeftOut
 from fedsweep.tracking.ops import Op
 from fedsweep.tracking.outbox import Outbox
 from fedsweep.tracking.waiting import Damaged

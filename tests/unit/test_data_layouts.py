@@ -458,7 +458,7 @@ def test_a_shown_name_is_one_short_line_of_text() -> None:
     assert shown("plain name, é 日本") == "plain name, é 日本"
     assert shown("a\nb\x1b[0m") == "a\\nb\\x1b[0m"
     assert shown("caf\udce9") == "caf\\udce9"
-    assert shown("x" * 300) == "x" * 67 + "..." + "x" * 10
+    assert shown("x" * 300) == "x" * 40 + "…" + "x" * 39
 
 
 # Tables

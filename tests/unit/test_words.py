@@ -206,7 +206,7 @@ def test_a_message_is_one_line_that_can_be_read() -> None:
 
 
 def test_a_shown_text_is_short() -> None:
-    assert shown("x" * 300, 20) == "x" * 7 + "..." + "x" * 10
+    assert shown("x" * 300, 20) == "x" * 10 + "…" + "x" * 9
 
 
 def test_options_give_what_hydra_composes_of_all_of_them() -> None:
