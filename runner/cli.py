@@ -45,7 +45,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
-    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input), 3 (a full disk) or 130 (interrupted).
+    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input), 3 (storage took no more) or 130
+    (interrupted); docs/sweeps.md says more of each.
     """
     if "" not in sys.path:  # networks of the user's own are named by their dotted paths
         sys.path.append("")
@@ -299,7 +300,7 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     status = _execute(
         SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode
     )
-    if status == 130:
+    if status in (3, 130):  # some of its trials have yet to end
         return status
     outcome = conclude(experiment, trials)
     if args.mode == "json":
@@ -335,6 +336,7 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
             "event": "result", "exit_status": outcome.exit_status, "interrupted": outcome.interrupted,
             "trials": [{"axes": row.axes, "metrics": row.metrics} for row in outcome.rows],
             "failures": [{"trial": t, "reason": r} for t, r in outcome.failures],
+            "stopped": [{"trial": t, "reason": r} for t, r in outcome.stopped],
             "store": tracker.uri, "waiting_on_disk": tracker.spilled, "missing": outcome.missing or None,
         }  # fmt: skip
         view.show(result, "")
@@ -344,6 +346,8 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
         console.print(rich_table(table, "results: mean ± deviation over seeds"))
     for label, reason in outcome.failures:
         say(f"FAILED {label}: {reason}", sys.stderr)
+    for label, reason in outcome.stopped:
+        say(f"STOPPED {label}: {reason}", sys.stderr)
     if outcome.missing:
         say(f"MISSING: {outcome.missing}", sys.stderr)
     console.print(escape.line(f"stored in {tracker.uri}"), soft_wrap=True)

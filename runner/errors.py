@@ -4,6 +4,7 @@ import errno
 import sqlite3
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 from fedsweep.escape import line, shortened
 from fedsweep.redaction import redact
@@ -28,8 +29,14 @@ def one_line(error: BaseException) -> str:
 class RunnerError(Exception):
     """Base of every error that is the user's to mend: one line on stderr, exit status 2, or 3 on a full disk."""
 
+    full = False  # whether a full disk was behind it in the process that it comes from
+
     def __init__(self, message: str) -> None:
         super().__init__(shown(redact(" ".join(message.split())), _LONGEST))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take along what its cause says of the disk: causes stay behind in their process."""
+        return type(self), self.args, vars(self) | {"full": no_room(self)}
 
 
 class ConfigError(RunnerError):
@@ -82,6 +89,8 @@ def no_room(error: BaseException | None) -> bool:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, RunnerError) and error.full:
             return True
         code = getattr(error, "sqlite_errorcode", None) or 0
         if isinstance(error, sqlite3.Error) and code & 0xFF == sqlite3.SQLITE_FULL:

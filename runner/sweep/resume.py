@@ -239,7 +239,7 @@ def _probe(storage: str) -> Iterator[str]:
     name = f".probe-{uuid.uuid4().hex[:8]}"
     try:
         fs.makedirs(path, exist_ok=True)
-        write_atomically(fs, f"{path}/{name}", b"")
+        write_atomically(fs, f"{path}/{name}", b"x")  # a full disk takes empty files
     except Exception as error:  # each kind of storage has errors of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

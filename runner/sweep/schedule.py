@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import OutOfDiskError, RayError
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config import TrialConfig
@@ -17,7 +17,7 @@ from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
-from fedsweep.errors import CheckpointError, RunnerError
+from fedsweep.errors import CheckpointError, RunnerError, no_room
 from fedsweep.imports import lasting
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialRow, TrialStarted
 from fedsweep.sweep.compose import Trial
@@ -47,6 +47,9 @@ class Outcome:
         default_factory=dict
     )  # by trial key, in the order of arrival
     failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
+    stopped: list[tuple[str, str]] = field(default_factory=list)
+    """Trials whose storage took no more, and why: the next session goes on with them."""
+    full: bool = False  # the disk of the store is: what was logged waits, or has to be made good
     report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
     missing: str = ""  # what could not be made at the end, why, and the command that makes it
     interrupted: bool = False
@@ -69,8 +72,10 @@ class Outcome:
 
     @property
     def exit_status(self) -> int:
-        """0: all finished; 1: some failed, or a report is missing; 130: interrupted."""
-        return 130 if self.interrupted else 1 if self.failures or self.missing else 0
+        """0: all finished; 1: some failed, or a report is missing; 3: storage took no more; 130: interrupted."""
+        if self.interrupted:
+            return 130
+        return 3 if self.stopped or self.full else int(bool(self.failures or self.missing))
 
 
 @dataclass
@@ -417,7 +422,9 @@ class Schedule:
             return  # all trials died: they go on together
         if self.interrupts.asked:
             self._interrupt(events)
-        elif active.deaths < retries and not isinstance(cause, CheckpointError):
+        elif isinstance(cause, (CheckpointError, OutOfDiskError)) or no_room(cause):
+            self._stop(events, reason)  # nothing is wrong with it, and a retry finds the same disk
+        elif active.deaths < retries:
             active.deaths += 1
             self.progress.line(
                 f"{active.label}: died, goes on (retry {active.deaths} of {retries}): {reason}"
@@ -437,12 +444,21 @@ class Schedule:
             self.outcome.failures.append((active.label, reason))
             self._end(events, "FAILED", reason)
 
+    def _stop(self, events: Any, reason: str) -> None:
+        """End a trial whose storage took no more, so that the next session goes on with it."""
+        active = self.active[events]
+        if active.run is None:
+            active.run = self._open(active)
+        active.run.killed(reason)
+        self.outcome.stopped.append((active.label, reason))
+        self._end(events, "KILLED", reason)
+
     def _end(
         self, events: Any, status: str, reason: str, summary: Mapping[str, float] | None = None
     ) -> None:
         key = self.active.pop(events).trial.config.key
         self.ended.add(key)
-        self.halving.end(key, status == "FAILED")
+        self.halving.end(key, status != "FINISHED")
         self.progress.ended(key, status, reason, summary)
 
 

@@ -133,6 +133,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
 
 def _add_losses(tracker: Tracker, outcome: Outcome) -> None:
     """Say which runs are not whole in the store, once everything is written that can be."""
+    outcome.full = tracker.full
     lost = [f"'{name}' ({reason})" for name, reason in tracker.lost.items()]
     if not lost:
         return
@@ -293,10 +294,12 @@ def _end_sweep(
     outcome: Outcome,
     progress: TrialProgress,
 ) -> None:
-    if outcome.interrupted:
-        ended = len(outcome.rows)
+    if outcome.interrupted or outcome.stopped:
+        why = "interrupted" if outcome.interrupted else "stopped"
+        mend = "mend the storage and " if outcome.stopped else ""
         progress.line(
-            f"interrupted: {ended} of {len(plan.trials)} trials ended; to go on, run the same command again:",
+            f"{why}: {len(outcome.rows)} of {len(plan.trials)} trials ended; to go on, "
+            f"{mend}run the same command again:",
             True,
         )
         progress.line(f"  {plan.command}", True)

@@ -43,7 +43,7 @@ def claim(folder: Path, what: str, driver: str) -> Iterator[None]:
     path = folder / f".claim-{hashlib.sha256(what.encode()).hexdigest()[:12]}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _take(path)
+        handle = _take(path, driver)
     except OSError as error:
         raise RunnerError(
             f"{folder} can't be written: {error.strerror}; name another folder"
@@ -54,14 +54,9 @@ def claim(folder: Path, what: str, driver: str) -> Iterator[None]:
             f"{what} is being run by {who}; wait for it, or end it there with Ctrl-C or kill"
         )
     try:
-        since = datetime.now().astimezone().isoformat(" ", "seconds")
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{driver}\n{since}\n".encode(), 0)
         yield
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        os.close(handle)
+        _drop(path, handle)
 
 
 def writer_of(folder: Path) -> str:
@@ -78,8 +73,8 @@ def writer_of(folder: Path) -> str:
     return ""
 
 
-def _take(path: Path) -> int | None:
-    """Return the open file with its lock; None where another process holds it."""
+def _take(path: Path, driver: str) -> int | None:
+    """Return the open file with its lock, which says whose it is; None where another process holds it."""
     for _ in range(_TRIES):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -92,9 +87,23 @@ def _take(path: Path) -> int | None:
                 "%s has no locks (%s): nothing else may run this meanwhile", path.parent, error
             )
         if os.path.exists(path) and os.path.samestat(os.fstat(handle), path.stat()):
+            try:
+                since = datetime.now().astimezone().isoformat(" ", "seconds")
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"{driver}\n{since}\n".encode(), 0)
+            except OSError:  # a full disk takes files, and nothing into them
+                _drop(path, handle)
+                raise
             return handle
         os.close(handle)  # who held it removed it in between
     return None
+
+
+def _drop(path: Path, handle: int) -> None:
+    """Give a lock back, its file with it."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    os.close(handle)
 
 
 def _who(path: Path) -> str:

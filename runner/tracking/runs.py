@@ -82,9 +82,15 @@ class OpenRun:
 
         self._close("FAILED", job)
 
-    def killed(self) -> None:
+    def killed(self, reason: str = "") -> None:
         """Close the run as KILLED: it was interrupted; what its rounds gave is kept."""
-        self._close("KILLED", self._leave)
+
+        def job() -> Iterator[Op]:
+            if reason:
+                yield ops.tags(self.token, {"reason": reason})
+            yield from self._leave()
+
+        self._close("KILLED", job)
 
     def _leave(self) -> Iterator[Op]:
         """Log what a run has gathered when it ends early."""

@@ -93,6 +93,11 @@ class Session:
         return self.writer.spilled
 
     @property
+    def full(self) -> bool:
+        """Whether something is not in the store because a disk is full, as known after :meth:`close`."""
+        return self.writer.full and bool(self.spilled or self.lost)
+
+    @property
     def lost(self) -> dict[str, str]:
         """Why a run is not whole in the store, by its name, as known before :meth:`close`."""
         names = self.names | {run.token: run.name for run in self.open_runs}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fedsweep.errors import TrackingError, one_line
+from fedsweep.errors import TrackingError, no_room, one_line
 from fedsweep.tracking import noise
 from fedsweep.tracking.delivery import Delivery, LeftOut
 from fedsweep.tracking.ops import Op
@@ -72,6 +72,8 @@ class Writer:
         self._then: list[tuple[str, Callable[[], object]]] = []
         self.tell: Callable[[str], None] = _log.warning
         """Says what is waited for, and what could not be written."""
+        self.full = False
+        """Whether nothing is taken at present because a disk is full."""
         self._retry_at, self._wait_s = 0.0, _FIRST_WAIT_S
         self._stopping = False
         self._progress_at = time.monotonic()  # of the last operation that the store took or refused
@@ -253,9 +255,9 @@ class Writer:
             except (
                 OSError
             ) as error:  # no store and no disk either: wait here until one of them is back
+                self._no_answer(error)
                 if self._stopping and self._lost_patience():
                     raise
-                self._no_answer(error)
             time.sleep(self._until_retry())
             if self._outbox:
                 self._send_waiting()
@@ -274,6 +276,7 @@ class Writer:
         self._answered()
 
     def _answered(self) -> None:
+        self.full = False
         self._progress_at = time.monotonic()
         self._sending = False
 
@@ -311,6 +314,7 @@ class Writer:
                 one_line(error),
                 noise.told(),
             )
+        self.full = no_room(error)
         self._delivery.doubt()
         self._retry_at = time.monotonic() + self._wait_s
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from fedsweep.errors import CheckpointError
+from fedsweep.errors import CheckpointError, no_room
 from fedsweep.files import write_whole
 from fedsweep.records import LoadSample, RoundRecord
 
@@ -97,8 +97,9 @@ class CheckpointStore:
             for name in sorted(name for name in self._names() if _STATE.fullmatch(name))[:-KEPT]:
                 self._fs.rm_file(f"{self._root}/{name}")
         except OSError as error:
+            mend = "make room there" if no_room(error) else "mend that"
             raise CheckpointError(
-                f"no checkpoint can be written to {self.url}: {error}; make room there"
+                f"no checkpoint can be written to {self.url}: {error}; {mend}"
             ) from error
 
     def load(self) -> Checkpoint | None:

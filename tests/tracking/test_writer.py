@@ -108,6 +108,30 @@ def test_what_is_left_at_the_end_stays_on_disk(store, tmp_path):
     assert (len(again), again.first()) == (2, job(0)()[0])
 
 
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [(OSError(errno.ENOSPC, "no space left"), True), (ConnectionError("refused"), False)],
+    ids=["a full disk", "silence"],
+)
+def test_a_store_whose_disk_is_full_is_told_from_one_that_is_silent(tmp_path, error, full):
+    down = threading.Event()
+    down.set()
+
+    def store(op):
+        if down.is_set():
+            raise error
+
+    writer = Writer(store, Outbox(tmp_path / "box"), patience_s=0.2)
+    writer.put("x", "run", job(0))
+    assert not writer.settle()
+    assert writer.full == full
+    down.clear()
+    while writer.waiting:
+        time.sleep(0.01)
+    writer.stop()
+    assert not writer.full
+
+
 def test_a_full_disk_and_a_dead_store_delay(store, tmp_path):
     store.down.set()
     (tmp_path / "box").write_text("a file, where the outbox wants its folder")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import resource
 import sqlite3
 import threading
@@ -10,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from ray.exceptions import OutOfDiskError
 
 from fedsweep.cli import main
-from fedsweep.errors import RunnerError, no_room
+from fedsweep.errors import CheckpointError, RunnerError, no_room
 from fedsweep.records import RoundRecord
-from fedsweep.sweep.resume import Restart
+from fedsweep.sweep import schedule
 from fedsweep.tracking import ops
 from fedsweep.tracking.runs import TrialRun
 from fedsweep.tracking.store import Store
@@ -34,41 +36,96 @@ def at_round(monkeypatch: pytest.MonkeyPatch, number: int, act: object) -> None:
     monkeypatch.setattr(TrialRun, "round", round_)
 
 
-def test_a_disk_without_room_for_checkpoints_fails_trials_alone_and_loses_nothing(
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "make room there"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "make room there"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "mend that"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "mend that"),
+    ],
+    ids=lambda value: getattr(value, "strerror", None),
+)
+def test_storage_that_takes_no_more_stops_trials_alone_and_loses_nothing(
     place: Place,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: OSError,
+    mend: str,
 ) -> None:
-    """The disk is full from round 2 of the first trial on, and has room again for the second one."""
+    """It takes none from round 2 of the first trial on, and is well again for the second one."""
     full, write = [False], checkpoint.write_atomically
     at_round(monkeypatch, 1, lambda: full.__setitem__(0, True))
 
-    def no_room(fs: object, path: str, data: bytes) -> None:
+    def refuse(fs: object, path: str, data: bytes) -> None:
         if full[0]:
             full[0] = False
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise error
         write(fs, path, data)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", no_room)
-    outcome, text = place.run("seed=0,1")
-    [(label, reason)] = outcome.failures
-    assert (label, outcome.exit_status, len(outcome.rows)) == (
-        "shift=none partition=iid seed=0",
-        1,
-        2,
-    )
-    assert "No space left on device; make room there" in reason
-    assert "\n" not in reason
-    assert "retry" not in text  # another try would find the same disk
-    outcome, text = place.run("seed=0,1", restart=Restart(retry_failed=True))
-    assert outcome.exit_status == 0
-    assert "goes on after round 1" in text
-    assert [(run.info.status, place.steps(run)) for run in place.runs()] == [
-        ("FINISHED", [0, 1, 2])
-    ] * 2
+    monkeypatch.setattr(checkpoint, "write_atomically", refuse)
+    words = ["sweep", "default", *WORDS, f"tracking.output={place.out}", "seed=0,1"]
+    assert main(words) == 3
+    out, err = capsys.readouterr()
+    assert "retry" not in out  # another try would find the same disk
+    assert "1 of 2 trials ended; to go on, mend the storage and run the same command again" in out
+    [told] = [line for line in err.splitlines() if line.startswith("STOPPED ")]
+    assert told.startswith("STOPPED shift=none partition=iid seed=0: no checkpoint can be written")
+    assert told.endswith(f"{error.strerror}; {mend}")
+    states = {run.info.status: run.data.tags.get("reason", "") for run in place.runs()}
+    assert error.strerror in states.pop("KILLED")
+    assert states == {"FINISHED": ""}
+    assert main(words) == 0
+    assert "goes on after round 1" in capsys.readouterr().out
+    assert [
+        (run.info.status, place.steps(run), run.data.tags.get("reason")) for run in place.runs()
+    ] == [("FINISHED", [0, 1, 2], None)] * 2
+
+
+def test_a_disk_that_ray_finds_full_stops_a_trial_too(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the trial's first word, so that its run is made to keep the reason."""
+
+    def full(*args: object, **kwargs: object) -> Iterator[object]:
+        raise OutOfDiskError
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "run_trial", full)
+        outcome, text = place.run("seed=0")
+    assert (outcome.exit_status, outcome.failures, outcome.rows) == (3, [], [])
+    assert "retry" not in text
+    [run] = place.runs()
+    assert run.info.status == "KILLED"
+    assert run.data.tags["reason"].startswith("OutOfDiskError: ")
+    assert place.run("seed=0")[0].exit_status == 0
+
+
+def test_a_full_disk_is_known_across_processes() -> None:
+    """A trial's process writes checkpoints, the driver's ends with the status; causes do not travel."""
+
+    def raised(cause: Exception) -> CheckpointError:
+        try:
+            raise CheckpointError("no checkpoint can be written") from cause
+        except CheckpointError as error:
+            return error
+
+    full = raised(OSError(errno.ENOSPC, "No space left on device"))
+    full.add_note("of a trial")
+    for _ in range(2):
+        full = pickle.loads(pickle.dumps(full))
+        assert no_room(full)
+        assert (type(full), str(full)) == (CheckpointError, "no checkpoint can be written")
+        assert full.__notes__ == ["of a trial"]
+    assert not no_room(pickle.loads(pickle.dumps(raised(OSError(errno.EROFS, "read-only")))))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
-@pytest.mark.parametrize("full", ["the database's folder", "the checkpoints' storage"])
+@pytest.mark.parametrize(
+    "full", ["the lock's folder", "the database's folder", "the checkpoints' storage"]
+)
 def test_a_disk_that_is_full_from_the_start_has_a_status_of_its_own(
     place: Place,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -81,7 +138,9 @@ def test_a_disk_that_is_full_from_the_start_has_a_status_of_its_own(
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    if full == "the database's folder":
+    if full == "the lock's folder":  # which takes an empty file
+        monkeypatch.setattr("fedsweep.tracking.claim.os.pwrite", refuse)
+    elif full == "the database's folder":
         monkeypatch.setattr("fedsweep.tracking.database.tempfile.TemporaryFile", refuse)
     else:
         monkeypatch.setattr("fedsweep.sweep.resume.write_atomically", refuse)
@@ -92,6 +151,7 @@ def test_a_disk_that_is_full_from_the_start_has_a_status_of_its_own(
     assert os.strerror(number) in error
     assert error.count("\n") == 1
     assert place.runs() == []
+    assert list(place.out.glob(".claim*")) == []
 
 
 def test_a_full_database_is_a_full_disk() -> None:
