@@ -455,7 +455,7 @@ def _ui(args: argparse.Namespace, words: list[str]) -> int:
     database = database_of(uri)
     if database is None:
         raise RunnerError(f"the UI of '{uri}' is served by its own server; `ui` opens local stores")
-    if not database.exists():
+    if not os.path.exists(database):  # nor is there one where no path can lead
         raise RunnerError(f"there is no MLflow store at {uri} yet; run `make sweep` first")
     if moved := settle_in(database):
         say(moved, sys.stderr)

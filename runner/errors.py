@@ -14,6 +14,8 @@ _LONGEST = 2000
 
 _OTHERS = 300
 """Characters of what another library says."""
+_LONGEST_WORD = 400
+"""Characters of a name or path in a message: what is wrong with it comes behind it."""
 
 
 def shown(text: str, most: int = 80) -> str:
@@ -32,7 +34,8 @@ class RunnerError(Exception):
     full = False  # whether a full disk was behind it in the process that it comes from
 
     def __init__(self, message: str) -> None:
-        super().__init__(shown(redact(" ".join(message.split())), _LONGEST))
+        words = line(redact(" ".join(message.split()))).split(" ")
+        super().__init__(shortened(" ".join(shortened(word, _LONGEST_WORD) for word in words), _LONGEST))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Take along what its cause says of the disk: causes stay behind in their process."""

@@ -8,6 +8,7 @@ import ast
 import atexit
 import hashlib
 import importlib
+import os
 import shutil
 import sys
 import sysconfig
@@ -72,7 +73,7 @@ def code_of_file(path: Path) -> Code:
         It can't be read, or its syntax is wrong.
     """
     path = path.expanduser().absolute()
-    if path.suffix != ".py" or not path.is_file():
+    if path.suffix != ".py" or not os.path.isfile(path):
         raise CodeError(f"{path} is no file of Python; name one that ends in .py")
     return Code(str(path.parent), path.stem, tuple(_files(path.parent, path)))
 

@@ -202,7 +202,7 @@ class Registry(Mapping[str, T], Generic[T]):
         for entry in entry_points(group=self._entries):
             self.find(f"{entry.module}:{entry.attr}")
         for folder in filter(None, os.environ.get(FOLDERS, "").split(os.pathsep)):
-            if not Path(folder).is_dir():
+            if not os.path.isdir(folder):
                 raise ValueError(f"${FOLDERS} names {folder}, which is no folder; change it")
             for path in sorted(Path(folder).resolve().glob("[!_]*.py")):
                 self.add_file(path)

@@ -19,6 +19,8 @@ BESIDE = "fedsweep.artifacts", "beside the database"
 
 _OURS = "%run by **fedsweep**%"  # in the note of experiments that earlier versions made
 _FRESH_BYTES = 2**20
+_LONGEST_PATH = 504
+"""Bytes of an absolute path that SQLite opens: it takes 512, and adds ``-journal``."""
 _LOCKED_S = 5.0
 
 
@@ -51,7 +53,18 @@ def check(database: Path, write: bool) -> None:
     ------
     OSError, sqlite3.Error
         That is not possible.
+    TrackingError
+        Its path is longer than SQLite takes: MLflow would try that for minutes, too.
     """
+    size, most = (
+        len(os.fsencode(database)),
+        _LONGEST_PATH - len(_draft(database).name) + len(database.name),
+    )
+    if size > most and not database.exists():
+        raise TrackingError(
+            f"the database {database} can't be made: its path has {size} bytes, and {most} is the most; "
+            "set tracking.output or tracking.uri to a shorter one"
+        )
     if database.exists():
         with closing(sqlite3.connect(database, timeout=_LOCKED_S, isolation_level=None)) as opened:
             opened.execute("BEGIN IMMEDIATE" if write else "BEGIN")
@@ -79,7 +92,7 @@ def create(database: Path) -> None:
             left.unlink(missing_ok=True)
         if database.exists():
             return
-        draft = database.with_name(f".{database.name}.{uuid.uuid4().hex[:8]}")
+        draft = _draft(database)
         try:
             MlflowClient(sqlite_uri(draft)).search_experiments(max_results=1)
             os.link(draft, database)
@@ -87,6 +100,10 @@ def create(database: Path) -> None:
             pass  # another process was faster; its database is as good
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _draft(database: Path) -> Path:
+    return database.with_name(f".{database.name}.{uuid.uuid4().hex[:8]}")
 
 
 def settle_in(database: Path) -> str:

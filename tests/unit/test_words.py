@@ -199,8 +199,8 @@ def test_a_command_line_is_refused_in_one_line(
 
 
 def test_a_message_is_one_line_that_can_be_read() -> None:
-    told = str(RunnerError(f"a\nb\x1b\x00\udcff{'x' * 9000}"))
-    assert told.startswith("a b\\x1b\\x00\\udcffxxx")
+    told = str(RunnerError(f"a\nb\x1b\x00\udcff{'x ' * 9000}"))
+    assert told.startswith("a b\\x1b\\x00\\udcffx x")
     assert told.isprintable()
     assert len(told) == 2000
 
