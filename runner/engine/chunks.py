@@ -3,21 +3,27 @@
 from collections.abc import Hashable, Sequence
 
 TARGET_CHUNKS = 64
-"""Chunks of a large round: enough that 16 hosts end together, few enough that their calls cost nothing."""
+"""Chunks of a large round: enough that 16 hosts end together, few enough that calls cost none."""
 
 MEANS_BYTES = 200 * 2**20
-"""Bytes of a round's partial means at most, where that leaves MIN_CHUNKS: the server reads them all."""
+"""Bytes of a round's partial means at most, beyond MIN_CHUNKS: the server reads them all."""
 
 MIN_CHUNKS = 8
 
 END_PARTS = 3
-"""Small tasks at a round's end go in chunks of one in so many parts of the cost that is left: hosts end together."""
+"""Parts of the cost that is left, at a round's end, in which small tasks go one by one.
+
+So hosts end together.
+"""
 
 OVERFULL = 1.1
-"""Even shares that a chunk of several tasks costs at most: a little more than one leaves no small rest."""
+"""Even shares that a chunk of several tasks costs at most: a bit over one leaves no small rest."""
 
 TOGETHER = 8
-"""Clients that one batched program should have: eight give most of what sixty give (docs/performance-training.md)."""
+"""Clients that a batched program should have: eight give most of what sixty give.
+
+docs/performance-training.md has the measurements.
+"""
 
 
 def make_chunks(
@@ -29,8 +35,9 @@ def make_chunks(
 ) -> list[list[int]]:
     """Group tasks into chunks; tasks of different groups never share a chunk.
 
-    Chunks cost about the same, but for the last ones, where those are of many tasks that cost less than the mean: each
-    of them has a third of the cost that is left, or ``together`` tasks where these cost more.
+    Chunks cost about the same, but for the last ones, where those are of many tasks that cost less
+    than the mean: each of them has a third of the cost that is left, or ``together`` tasks where
+    these cost more.
 
     Parameters
     ----------
@@ -41,7 +48,8 @@ def make_chunks(
     chunk_size : int, optional
         Exactly so many tasks a chunk (the last of a group may have fewer), whatever they cost.
     together : int
-        Tasks of about so many mean costs a chunk at least, as long as that leaves two chunks; and so many small tasks.
+        Tasks of about so many mean costs a chunk at least, as long as that leaves two chunks;
+        and so many small tasks.
     target : int
         Chunks to aim at, without ``chunk_size``.
 

@@ -1,4 +1,4 @@
-"""What a task is expected to take, learned from what its client's tasks took: it decides an order, never a result."""
+"""What a task should take, by what its client's tasks took: it decides an order, never a result."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,11 +13,13 @@ CLIENTS = 100_000
 """Clients and message types remembered; a population may be larger."""
 
 NEW = 0.5
-"""Weight of the last task: the one before may have met a busy machine, and a client's data may change."""
+"""Weight of the last task: the one before may have met a busy machine, and data may change."""
 
 
 class LearnedSeconds:
-    """Expected seconds of a task: what the client's tasks of its type took; else the type's seconds per cost."""
+    """Expected seconds of a task: what the client's tasks of its type took;
+    else the type's seconds per cost.
+    """
 
     def __init__(self, cost: CostFn) -> None:
         self._cost = cost

@@ -36,7 +36,8 @@ class Engine:
     Raises
     ------
     ResourceError
-        There is no such cluster, it has no room for the hosts, or Ray died at each of several starts.
+        There is no such cluster, it has no room for the hosts, or Ray died at each of several
+        starts.
     """
 
     pool: HostPool
@@ -53,7 +54,8 @@ class Engine:
         self._start()
 
     def do(self, work: Callable[[HostPool], T]) -> T:
-        """Return what a function makes of the pool; a function whose Ray dies under it is run again.
+        """Return what a function makes of the pool;
+        a function whose Ray dies under it is run again.
 
         Raises
         ------
@@ -71,7 +73,7 @@ class Engine:
                 self.restart(_line(error))
 
     def lost(self) -> bool:
-        """Return whether Ray's processes on this machine have died, and all that they held with them."""
+        """Return whether Ray's processes on this machine have died, with all that they held."""
         return lost()
 
     def restart(self, reason: str) -> None:
@@ -108,8 +110,8 @@ class Engine:
         if self._starts >= STARTS:
             where = self._resources.address or "this machine"
             raise ResourceError(
-                f"Ray on {where} died {self._starts} times in a row: {reason}; free memory there, or "
-                "lower resources.trials"
+                f"Ray on {where} died {self._starts} times in a row: {reason}; free memory there, "
+                "or lower resources.trials"
             )
         self._say(f"Ray is started again: {reason}")
 

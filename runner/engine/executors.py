@@ -30,7 +30,7 @@ class Executor(Protocol):
         """Accept chunks to run."""
 
     def collect(self, timeout: float | None) -> list[ChunkResult]:
-        """Return chunks that finished, waiting up to ``timeout`` seconds for the first (None: for ever)."""
+        """Return chunks that finished, after at most ``timeout`` seconds (None: for ever)."""
 
     def abandon(self) -> None:
         """Give up every chunk that is not finished; hosts still busy with one are restarted."""
@@ -43,7 +43,9 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """Runs chunks in this process when they are collected; for debugging, unit tests and machines without Ray."""
+    """Runs chunks in this process when they are collected;
+    for debugging, unit tests and machines without Ray.
+    """
 
     def __init__(self, spec: AppSpec) -> None:
         self._spec = spec

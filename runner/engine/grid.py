@@ -1,4 +1,4 @@
-"""Flower's Grid over chunks of client tasks: RayGrid on Ray actors, the inline grid in this process."""
+"""Flower's Grid over chunks of client tasks, on Ray's actors or inline, in this process."""
 
 import time
 from collections import Counter
@@ -60,9 +60,9 @@ class Trace:
 class EngineGrid(Grid):
     """A Flower Grid whose client tasks run in chunks on an executor.
 
-    Node ids are partition ids + 1. Replies come back in the order of their messages, whatever finished first. A client
-    that raises, and a host that dies again and again under it, become Flower error replies; messages without a reply at
-    the timeout get none, as in Flower.
+    Node ids are partition ids + 1. Replies come back in the order of their messages, whatever
+    finished first. A client that raises, and a host that dies again and again under it, become
+    Flower error replies; messages without a reply at the timeout get none, as in Flower.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ class EngineGrid(Grid):
     chunk_size : int, optional
         Tasks per chunk; by default about 64 chunks of equal cost a round.
     together : int
-        Clients that a chunk of training or evaluation should have at least, where the app runs chunks together.
+        Clients that a chunk of training or evaluation should have at least, where the app runs
+        chunks together.
 
     Attributes
     ----------
@@ -142,8 +143,8 @@ class EngineGrid(Grid):
     def push_messages(self, messages: Iterable[Message], *, stateless: bool = False) -> list[str]:
         """Send messages off in chunks; return their ids.
 
-        Where they are ``stateless``, ``Context.state`` is empty and stays what it was: their nodes may be at other
-        messages meanwhile.
+        Where they are ``stateless``, ``Context.state`` is empty and stays what it was: their nodes
+        may be at other messages meanwhile.
         """
         messages = list(messages)
         self._again.clear()
@@ -209,7 +210,8 @@ class EngineGrid(Grid):
         Returns
         -------
         list of Message
-            In the order of the messages. Under ``weight_key`` one reply per chunk, at the place of its first message.
+            In the order of the messages. Under ``weight_key`` one reply per chunk, at the place of
+            its first message.
         """
         return self.receive(self.push_messages(messages), timeout=timeout)
 
@@ -289,7 +291,7 @@ class EngineGrid(Grid):
         self._trace.events += new
 
     def _fetch(self, chunk: Chunk, index: int, ref: Any) -> ArrayRecord:
-        """Read a reply's arrays; where they were lost with their node, run their chunk again for them."""
+        """Read a reply's arrays; where they were lost with their node, run their chunk again."""
         for _ in range(LOSSES_PER_CHUNK):
             try:
                 record: ArrayRecord = self._executor.get(
@@ -299,11 +301,12 @@ class EngineGrid(Grid):
             except ObjectLostError:
                 self._repeat(chunk)
         raise TrialError(
-            f"results of {len(chunk.tasks)} clients were lost {LOSSES_PER_CHUNK} times with their nodes"
+            f"results of {len(chunk.tasks)} clients were lost {LOSSES_PER_CHUNK} times with their "
+            "nodes"
         )
 
     def _repeat(self, chunk: Chunk) -> None:
-        """Run a chunk again for its arrays alone: its replies and states were taken the first time."""
+        """Run a chunk again for its arrays alone: its replies and states were taken before."""
         self._trace.events.append(
             f"results of {len(chunk.tasks)} client tasks were lost with a node; they run again"
         )
@@ -357,7 +360,7 @@ def inline_grid(
 
 
 def _target_chunks(contents: Iterable[Records]) -> int:
-    """Return the chunks of a round of partial means: so many that the means together stay within MEANS_BYTES."""
+    """Return the chunks of a round of partial means, so many that these stay within MEANS_BYTES."""
     sizes = [
         record.nbytes
         for records in contents

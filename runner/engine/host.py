@@ -1,4 +1,4 @@
-"""A client host: runs chunks of client tasks through a Flower ClientApp, in a Ray actor or in this process."""
+"""A client host: runs chunks of client tasks through a ClientApp, in a Ray actor or in place."""
 
 import math
 import os
@@ -46,7 +46,7 @@ from fedsweep.strategies.arrays import read_array, write_array
 
 @dataclass(frozen=True)
 class AppSpec:
-    """A ClientApp that hosts can build: a factory and its arguments, which may be large and travel once per node."""
+    """A ClientApp that hosts can build: a factory and arguments, which travel once per node."""
 
     key: str
     factory: Callable[..., ClientApp]
@@ -62,10 +62,12 @@ class ChunkApp(Protocol):
     def run_chunk(
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> list[Message] | None:
-        """Return one reply a message, client states left in the contexts; None: call the app for each instead."""
+        """Return one reply a message, client states left in the contexts;
+        None: call the app for each instead.
+        """
 
     def notes(self) -> list[str]:
-        """Return what the user should know of how chunks were run, one line each, since the last call."""
+        """Return what the user should know of how chunks were run since the last call, in lines."""
 
 
 def run_chunk(
@@ -133,7 +135,7 @@ def _run_together(
     arrays: tuple[ArrayRecord, ...],
     states: list[RecordDict],
 ) -> list[tuple[Message, RecordDict]] | None:
-    """Return each task's reply and its client's state after it, or None where the app wants them one by one."""
+    """Return each task's reply and its client's state; None where the app wants them one by one."""
     messages = [
         make_message(copy(task.metadata), fill(task.records, arrays)) for task in chunk.tasks
     ]
@@ -159,7 +161,7 @@ def _context(spec: AppSpec, task: Task, state: RecordDict) -> Context:
 def _run_task(
     app: ClientApp, spec: AppSpec, task: Task, content: RecordDict, state: RecordDict
 ) -> tuple[Message, RecordDict, str | None]:
-    """Run one task; return its reply, the client's state after it, and the traceback of a client that raised."""
+    """Run one task; return its reply, the client's state after it, and a failure's traceback."""
     message = make_message(copy(task.metadata), content)
     context = _context(spec, task, state)
     try:
@@ -181,7 +183,7 @@ def _run_task(
 
 
 def _check_arrays(content: RecordDict) -> None:
-    """Refuse a reply with an array that nobody could read: here it costs its client's reply, later a round."""
+    """Refuse a reply with an array that nobody could read: here it costs a reply, later a round."""
     for record in content.array_records.values():
         for name, array in record.items():
             try:
@@ -204,7 +206,10 @@ def _each(replies: list[tuple[Reply, RecordDict | None]], kept: list[ArrayRecord
 
 
 class _PartialMean:
-    """The weighted mean of a chunk's replies, summed as they come: a chunk holds one sum, not its clients' models."""
+    """The weighted mean of a chunk's replies, summed as they come.
+
+    So a chunk holds one sum, not its clients' models.
+    """
 
     def __init__(self, weight_key: str, carried: frozenset[str]) -> None:
         self._weight_key, self._not_averaged = weight_key, carried
@@ -232,7 +237,8 @@ class _PartialMean:
         ):
             self._fail(
                 reply,
-                f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its MetricRecord",
+                f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its "
+                "MetricRecord",
             )
             return
         [(self._name, record)] = arrays.items()
@@ -265,7 +271,9 @@ class _PartialMean:
         self._failed.append(Reply(reply.metadata, None, Error(CLIENT_RAISED, reason)))
 
     def replies(self, kept: list[ArrayRecord]) -> list[Reply]:
-        """Return one reply that holds the mean and the summed weight, and those that failed; keep the mean."""
+        """Return one reply that holds the mean and the summed weight, and those that failed;
+        keep the mean.
+        """
         if not self._good:
             return self._failed
         metrics = [next(iter(content.metric_records.items())) for _, content in self._good]
@@ -295,7 +303,7 @@ class _PartialMean:
 
 
 def _loads(good: list[tuple[Reply, RecordDict]], weights: list[float]) -> ConfigRecord:
-    """Return what a partial mean still says about each client it stands for: its id, weight and load, in lists."""
+    """Return what a partial mean still says of each client in it: id, weight and load, in lists."""
     loads = ConfigRecord(
         {"node-ids": [reply.metadata.src_node_id for reply, _ in good], "num-examples": weights}
     )
@@ -333,9 +341,10 @@ def _load(content: RecordDict | None) -> dict[str, float]:
 
 
 class ClientHost:
-    """Holds the ClientApps of the trials that it works for, and runs their chunks one after the other.
+    """Holds the ClientApps of the trials that it works for, and runs their chunks one by one.
 
-    It is a Ray actor in the engine. Arguments that may be Ray object references are resolved by ``get``.
+    It is a Ray actor in the engine. Arguments that may be Ray object references are resolved by
+    ``get``.
     """
 
     APPS = 8  # ClientApps kept; a trial's app is some references and a model
@@ -359,10 +368,11 @@ class ClientHost:
     def run(
         self, spec_key: str, spec: list[Any], chunk: Chunk, num_arrays: int, num_states: int
     ) -> tuple[Any, ...]:
-        """Run a chunk for Ray: the replies, then ``num_arrays`` arrays and ``num_states`` client states.
+        """Run a chunk for Ray: the replies, ``num_arrays`` arrays, ``num_states`` client states.
 
-        Where the caller did not know that its app keeps state (``num_states`` 0), states travel with the replies. So do
-        arrays beyond ``num_arrays``: those of replies with more than one ArrayRecord.
+        Where the caller did not know that its app keeps state (``num_states`` 0), states travel
+        with the replies. So do arrays beyond ``num_arrays``: those of replies with more than one
+        ArrayRecord.
         """
         started = time.time()
         app, app_spec = self._app(spec_key, spec)

@@ -1,4 +1,4 @@
-"""The folder of a Ray session that is started here, and what is left of one whose driver was killed.
+"""The folder of a Ray session that starts here, and what is left of one whose driver was killed.
 
 The driver holds a lock on its session's folder for as long as it lives: the kernel gives it back at
 once, however the driver ends, and in whatever container. A folder whose lock is free is a leftover,
@@ -23,7 +23,7 @@ SESSION = "FEDSWEEP_SESSION"
 
 _PREFIX = "fedray-"
 _LONGEST_ROOT = 21
-"""Bytes of a path that Ray's files can lie below: its sockets add 82, and macOS takes 103 in all."""
+"""Bytes of a path that Ray's files can lie below: its sockets add 82, and macOS takes 103."""
 
 _log = logging.getLogger("fedsweep.engine")
 
@@ -67,8 +67,8 @@ def _root() -> Path:
             _log.warning("%s; Ray's files go to %s", ", ".join(problems), value)
         return Path(value).absolute()
     raise ResourceError(
-        f"Ray finds no folder for its files: {', '.join(problems)}; set TMPDIR to a folder that can "
-        f"be written, with a path of at most {_LONGEST_ROOT} characters"
+        f"Ray finds no folder for its files: {', '.join(problems)}; set TMPDIR to a folder that "
+        f"can be written, with a path of at most {_LONGEST_ROOT} characters"
     )
 
 

@@ -1,6 +1,7 @@
 """Load measured where it arises: per client task, per host, per node. The only importer of psutil.
 
-One process runs one client task at a time, so what the process used during a task is what the task used.
+One process runs one client task at a time, so what the process used during a task is what the task
+used.
 """
 
 import os
@@ -23,7 +24,7 @@ _FRESH_S = 0.1  # a sample holds for as long as the node's reading
 
 
 def process_started(pid: int) -> float | None:
-    """Return the Unix time at which a process of this machine started, or None where it is gone (or a zombie)."""
+    """Return when a process of this machine started, as Unix time; None: it is gone or a zombie."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -70,8 +71,9 @@ class TaskMeter:
     wall_s : float
         Seconds.
     rss_mb : float
-        Peak resident memory above that at the start, MiB. Memory that the allocator kept from earlier tasks is not
-        counted again, so a host's first task of a kind reads higher than the next.
+        Peak resident memory above that at the start, MiB. Memory that the allocator kept from
+        earlier tasks is not counted again, so a host's first task of a kind reads higher than the
+        next.
     """
 
     cpu_s = wall_s = rss_mb = 0.0
@@ -113,7 +115,7 @@ class _KernelPeak:
 
 
 class _SampledPeak(threading.Thread):
-    """Peak memory from a sampler thread: for systems other than Linux, and containers that may not reset the peak."""
+    """Peak memory from a sampler thread, where the system or the container can't reset the peak."""
 
     def __init__(self) -> None:
         super().__init__(name="rss-sampler", daemon=True)
@@ -140,9 +142,10 @@ def _kernel_peak() -> _KernelPeak | None:
 
 
 class _NodeMeter:
-    """CPU and memory of the node, from a reading that is at most as old as the period, for any number of threads.
+    """CPU and memory of the node, by a reading of at most the period's age, for all threads.
 
-    ``psutil.cpu_percent(None)`` keeps a state per thread and begins with 0.0 in each; this has one, primed when made.
+    ``psutil.cpu_percent(None)`` keeps a state per thread and begins with 0.0 in each;
+    this has one, primed when made.
     """
 
     def __init__(self) -> None:
@@ -183,7 +186,7 @@ def node_load() -> tuple[float, float]:
 
 
 class LoadSampler:
-    """A daemon thread that samples the load of this process and its node into a ring of the last hour.
+    """A daemon thread that samples this process's load and its node's into a ring of an hour.
 
     Parameters
     ----------
@@ -219,9 +222,10 @@ class LoadSampler:
             )
 
     def drain(self, since_s: float) -> list[LoadSample]:
-        """Return the samples taken after a Unix time, or one of now where that was too short ago for any.
+        """Return the samples taken after a Unix time, or one of now where there is none yet.
 
-        They stay in the ring, for other trials that share the host, so short work may be given a sample twice.
+        They stay in the ring, for other trials that share the host, so short work may be given a
+        sample twice.
         """
         samples = [sample for sample in self._samples.copy() if sample.time_s > since_s]
         if not samples:
@@ -240,7 +244,8 @@ def load_mod(
 ) -> Message:
     """Flower mod that measures a client task and adds ``content["load"]`` to its reply.
 
-    It holds cpu_s, wall_s and rss_mb (see :class:`TaskMeter`), node_cpu and node_mem (per cent, at the task's end).
+    It holds cpu_s, wall_s and rss_mb (see :class:`TaskMeter`), node_cpu and node_mem (per cent, at
+    the task's end).
     """
     with TaskMeter() as meter:
         reply = call_next(message, context)

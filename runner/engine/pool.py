@@ -1,4 +1,4 @@
-"""The client hosts of a sweep: long-lived Ray actors with resource specifications, shared by every trial."""
+"""The client hosts of a sweep: long-lived Ray actors with resources, shared by every trial."""
 
 import gc
 import logging
@@ -40,10 +40,11 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 HOST_ENV = {
-    "OMP_NUM_THREADS": "1",  # a host's threads are set per task; a second pool of them would only compete
+    "OMP_NUM_THREADS": "1",  # a host's threads are set per task; a second pool would compete
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a host without a GPU share sees no GPU
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what cuBLAS asks for to be deterministic
-    # glibc: a step's tensors take the memory of the step before instead of fresh pages, an eighth of simple_cnn's time
+    # glibc: a step's tensors take the memory of the step before instead of fresh pages, an eighth
+    # of simple_cnn's time
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
@@ -83,8 +84,8 @@ class _RayClientHost(ClientHost):
     def run(self, *args: Any) -> tuple[Any, ...]:
         """Run a chunk as :class:`ClientHost` does, one at a time.
 
-        Ray brings the next one to the actor's other thread meanwhile, so that it begins while this one's results go to
-        the object store: milliseconds a chunk.
+        Ray brings the next one to the actor's other thread meanwhile, so that it begins while this
+        one's results go to the object store: milliseconds a chunk.
         """
         with self._turn:
             if ray.get_runtime_context().is_canceled():  # called back while it waited here
@@ -183,8 +184,8 @@ def _cluster(address: str, named: str) -> Iterator[None]:
         raise ResourceError(f"no Ray cluster can be had at {named}={address}: {reason}") from error
     if mode != "token":
         _log.warning(
-            "the Ray cluster at %s asks for no token: whoever reaches its ports can run code on it; "
-            "docs/clusters.md says how it gets one",
+            "the Ray cluster at %s asks for no token: whoever reaches its ports can run code on "
+            "it; docs/clusters.md says how it gets one",
             address,
         )
     try:
@@ -229,7 +230,7 @@ def _read_token() -> None:
 
 @contextmanager
 def _loopback() -> Iterator[None]:
-    """Have a node that is started meanwhile take 127.0.0.1 for its address, as on macOS and Windows.
+    """Have a node that is started meanwhile take 127.0.0.1 as its address, even on macOS.
 
     All of Ray's servers on it listen on that address alone then. It is no use to tell ``ray.init``
     ``_node_ip_address="127.0.0.1"``: Ray puts the machine's own address in its place.
@@ -270,15 +271,17 @@ def _reach(address: str, named: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         mend = "unset it, or set it to" if named == "RAY_ADDRESS" else "give"
         raise ResourceError(
-            f"no Ray cluster answers at {named}={address} ({error}); {mend} HOST:PORT of its head node, auto, or local"
+            f"no Ray cluster answers at {named}={address} ({error}); {mend} HOST:PORT of its head "
+            "node, auto, or local"
         ) from error
 
 
 class HostPool:
-    """Starts the hosts that a configuration asks for, after checking that the cluster has room for them.
+    """Starts the hosts that a configuration asks for, once it knows that the cluster has room.
 
-    Groups of a fixed count keep it: Ray starts a lost host again, wherever there is room. Groups of ``count=auto``
-    follow the cluster: a node that joins is given the hosts that fit, those of a node that left are forgotten.
+    Groups of a fixed count keep it: Ray starts a lost host again, wherever there is room. Groups of
+    ``count=auto`` follow the cluster: a node that joins is given the hosts that fit, those of a
+    node that left are forgotten.
 
     Attributes
     ----------
@@ -349,7 +352,8 @@ class HostPool:
         """Return a line such as ``1 nodes, 2 CPUs, 0 GPUs, Ray 2.55.1; hosts: 2 cpu``."""
         nodes, total = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources()
         groups = Counter(host.name.rpartition("-")[0] for host in self.hosts)
-        cluster = f"{nodes} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, Ray {ray.__version__}"
+        cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
+        cluster = f"{nodes} nodes, {cpus:g} CPUs, {gpus:g} GPUs, Ray {ray.__version__}"
         return f"{cluster}; hosts: {', '.join(f'{count} {name}' for name, count in groups.items())}"
 
     def warm(self, module: str) -> None:
@@ -396,7 +400,7 @@ def _nodes() -> dict[str, dict[str, float]]:
 def plan(
     groups: Mapping[str, HostGroup], nodes: Mapping[str, Mapping[str, float]]
 ) -> dict[str, list[str]]:
-    """Return the node of each host of each group: ``auto`` fills the nodes, a given count is spread over them.
+    """Return the node of each host of each group: ``auto`` fills nodes, counts are spread.
 
     Raises
     ------
@@ -432,8 +436,9 @@ def plan(
             text = " ".join(f"{key}={amount:g}" for key, amount in need.items())
             has = {key: sum(node.get(key, 0.0) for node in nodes.values()) for key in need}
             raise ResourceError(
-                f"resources.hosts.{name} asks for {wanted or 'at least 1'} host(s) with {text} each, but the "
-                f"cluster has "
-                f"{' '.join(f'{key}={amount:g}' for key, amount in has.items())}; lower count, num_cpus or num_gpus"
+                f"resources.hosts.{name} asks for {wanted or 'at least 1'} host(s) "
+                f"with {text} each, but the cluster has "
+                f"{' '.join(f'{key}={amount:g}' for key, amount in has.items())}; lower count, "
+                "num_cpus or num_gpus"
             )
     return places

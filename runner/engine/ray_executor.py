@@ -26,16 +26,18 @@ from fedsweep.errors import AppError, ResourceError, TrialError
 from fedsweep.records import TaskRecord
 
 LOSSES_PER_CHUNK = 3
-"""A chunk whose host died so often is run client by client, to find the client that kills hosts: it fails alone."""
+"""Times that a chunk's host may die before its clients run one by one, to find the one at fault."""
 
 READ_BYTES = 64 * 2**20
-"""Arrays kept of the replies that were read last; a reply is read some times in a row, then hardly again."""
+"""Arrays kept of the replies that were read last;
+a reply is read some times in a row, then hardly again.
+"""
 
 QUICK_S = 0.5
-"""A host is sent a second chunk ahead where chunks should be shorter: the pause between two is milliseconds."""
+"""A host is sent a second chunk ahead where chunks should be shorter: a pause takes some ms."""
 
 NEAR_S = 0.02
-"""A chunk sent ahead is called back for an idle host, unless the one before it should end about now."""
+"""A chunk sent ahead is called back for an idle host, unless the one before it ends about now."""
 
 FOLLOW_S = 1.0
 """Seconds between two looks for hosts that joined the pool."""
@@ -100,7 +102,9 @@ class RayExecutor:
         return ray.put(record)
 
     def get(self, ref: Any) -> Any:
-        """Fetch what a reference stands for; the records read last are remembered, up to READ_BYTES."""
+        """Fetch what a reference stands for;
+        the records read last are remembered, up to READ_BYTES.
+        """
         if not isinstance(ref, ray.ObjectRef):
             return ref
         if ref in self._read:
@@ -137,7 +141,7 @@ class RayExecutor:
         return finished
 
     def abandon(self) -> None:
-        """Drop the queue; restart hosts that still run a chunk of ours, so that a hanging client holds nobody up."""
+        """Drop the queue; restart hosts busy with chunks of ours: one that hangs holds up none."""
         self._waiting.clear()
         self._probes.clear()
         hosts = {running.host.name: running.host for running in self._running.values()}
@@ -147,7 +151,7 @@ class RayExecutor:
             self._lost(host, "still busy at the round's deadline; restarted")
 
     def _follow(self) -> None:
-        """Take in hosts that joined the pool since the last look: they get work as soon as they answer."""
+        """Take in hosts that joined the pool since the last look; each works once it answers."""
         if not self._pool or time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + FOLLOW_S
@@ -158,7 +162,9 @@ class RayExecutor:
                 self._await(Host(name, ray.get_actor(full_name), pool))
 
     def _queues(self) -> dict[str, list[Any]]:
-        """Return what each host has been sent and not answered yet, in order; hosts that are away have no entry."""
+        """Return what each host has been sent and not answered yet, in order;
+        hosts that are away have no entry.
+        """
         away = {host.name for host in self._healing.values()}
         queues: dict[str, list[Any]] = {name: [] for name in self._hosts if name not in away}
         for ref, running in self._running.items():
@@ -187,7 +193,9 @@ class RayExecutor:
             left[name] += chunk.seconds
 
     def _take_back(self) -> bool:
-        """Call back chunks that wait behind another while a host has nothing to do; return whether to look again."""
+        """Call back chunks that wait behind another while a host has nothing to do;
+        return whether to look again.
+        """
         if self._waiting:
             return False
         now, queues = time.perf_counter(), self._queues()
@@ -241,8 +249,8 @@ class RayExecutor:
         """Deal with a chunk that its host could not run as a whole."""
         if isinstance(error.cause, ObjectLostError):
             raise TrialError(
-                f"arrays or client states that {len(chunk.tasks)} client tasks begin with were lost with their node; "
-                "a trial goes on from its last checkpoint"
+                f"arrays or client states that {len(chunk.tasks)} client tasks begin with were "
+                "lost with their node; a trial goes on from its last checkpoint"
             ) from error
         reason = str(error).strip().splitlines()[-1]
         if isinstance(error.cause, AppError):
@@ -264,9 +272,11 @@ class RayExecutor:
         )
 
     def _apart(self, chunk: Chunk, host: Host, reason: str, trace: str) -> list[ChunkResult]:
-        """Run each client of a chunk alone, to see which of them can't be run; the others run together after that.
+        """Run each client of a chunk alone, to see which of them can't be run;
+        the others run together after that.
 
-        So their results are those of a round in which it raised, and those of an undisturbed one if there is none.
+        So their results are those of a round in which it raised, and those of an undisturbed one if
+        there is none.
         """
         if chunk.number in self._probes:
             return self._probe_ended(chunk, [_failed(chunk, host.name, reason, trace)])
@@ -289,7 +299,9 @@ class RayExecutor:
         return []
 
     def _probe_ended(self, probe: Chunk, failed: Sequence[ChunkResult]) -> list[ChunkResult]:
-        """Take note of a client that ran alone, or failed; after the last one, run the good ones together."""
+        """Take note of a client that ran alone, or failed;
+        after the last one, run the good ones together.
+        """
         probing = self._probes.pop(probe.number)
         probing.left -= 1
         if not failed:
@@ -310,7 +322,7 @@ class RayExecutor:
             self._await(host)
 
     def _await(self, host: Host) -> None:
-        """Ask a host for a sign of life; Ray starts it, or starts it again, and this call waits for it."""
+        """Ask a host for a sign of life; Ray starts it where it must, and this call waits."""
         self._healing[host.actor.ping.options(max_task_retries=-1).remote()] = host
 
     def _healed(self, ref: Any) -> None:

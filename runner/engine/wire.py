@@ -1,7 +1,8 @@
 """What travels between a grid and its hosts.
 
-A message's arrays travel by reference, its other records (configs, metrics) by value. An :class:`ArrayRecord` that came
-back from a host stays a reference until somebody reads it, and goes to another host as that reference.
+A message's arrays travel by reference, its other records (configs, metrics) by value. An
+:class:`ArrayRecord` that came back from a host stays a reference until somebody reads it, and goes
+to another host as that reference.
 """
 
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from fedsweep.engine.flower import size_of
 from fedsweep.records import LoadSample, TaskRecord
 
 OUT_OF_BAND_BYTES = 2**16
-"""Arrays from here on go beside the pickle, not in it: one copy less on the way into the object store."""
+"""Arrays from here on go beside the pickle: one copy less on the way into the object store."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a content's ArrayRecord is found: an index into the arrays of its chunk; and how many bytes it has."""
+    """Where a content's ArrayRecord is found: an index into the arrays of its chunk;
+    and how many bytes it has.
+    """
 
     index: int
     nbytes: int
@@ -38,7 +41,7 @@ class Task:
 
     metadata: Metadata
     records: Records
-    state: Any  # the client's Context.state (RecordDict), by reference or by value; None while it is empty
+    state: Any  # the client's Context.state, by reference or by value; None while it is empty
     stateless: bool = False  # it neither sees nor changes the state
 
 
@@ -46,9 +49,9 @@ class Task:
 class Chunk:
     """A fixed group of client tasks that one host runs in one call.
 
-    ``arrays`` holds each distinct ArrayRecord of the tasks once. ``weight_key`` asks for one weighted mean of the
-    replies' arrays in place of the replies; arrays named in ``carried`` are not averaged, but those of
-    the heaviest reply, of equal ones that of the lowest node id.
+    ``arrays`` holds each distinct ArrayRecord of the tasks once. ``weight_key`` asks for one
+    weighted mean of the replies' arrays in place of the replies; arrays named in ``carried`` are
+    not averaged, but those of the heaviest reply, of equal ones that of the lowest node id.
     """
 
     number: int
@@ -71,7 +74,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class ChunkReplies:
-    """Everything that a host says about a chunk, but for the arrays and client states, which travel beside it."""
+    """What a host says about a chunk, but for the arrays and client states, which go beside it."""
 
     replies: tuple[Reply, ...]
     tasks: tuple[TaskRecord, ...]
@@ -129,7 +132,7 @@ def empty(content: RecordDict, store: Callable[[ArrayRecord], int]) -> Records:
 
 
 def out_of_band() -> None:
-    """Have Ray write the bytes of large arrays straight into the object store, from this process."""
+    """Have Ray write the bytes of large arrays straight into the store, from this process."""
     ray.util.register_serializer(Array, serializer=_take_apart, deserializer=_put_together)
 
 
