@@ -1,4 +1,4 @@
-"""From the words of a command line to validated configurations: Hydra composes, pydantic validates."""
+"""From the words of a command line to validated configurations: Hydra composes, pydantic checks."""
 
 import math
 import shlex
@@ -120,7 +120,8 @@ def compose(words: Sequence[str]) -> TrialConfig:
     Raises
     ------
     ConfigError
-        In one line: an unknown group, option or key (with the nearest match), or a value out of range.
+        In one line: an unknown group, option or key (with the nearest match), or a value out of
+        range.
     """
     return compose_trial(words).config
 
@@ -145,7 +146,8 @@ def compose_trial(words: Sequence[str]) -> Trial:
     config = _identified(trial.config, {})
     if config.halving.axis:
         raise ConfigError(
-            f"halving.axis={config.halving.axis} compares the trials of a sweep; leave it out, or use `sweep`"
+            f"halving.axis={config.halving.axis} compares the trials of a sweep; leave it out, "
+            "or use `sweep`"
         )
     return replace(trial, config=config)
 
@@ -270,7 +272,8 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         }
         if len(beside) == len({place for place, _ in beside}):  # other data would be other trials
             raise ConfigError(
-                f"'{key}' is no axis: it says where trials run and are logged and changes none of them; give one value"
+                f"'{key}' is no axis: it says where trials run and are logged and changes none of "
+                "them; give one value"
             )
     return list(axes), trials
 
@@ -323,7 +326,7 @@ def _key(word: str) -> str:
 
 
 def with_contents(trials: Sequence[Trial]) -> list[Trial]:
-    """Return trials that are about to run: the Hub says which commit it has of data that are there alone.
+    """Return trials that are about to run: of data that are there alone, the Hub tells the commit.
 
     Raises
     ------
@@ -530,8 +533,8 @@ def _drop_foreign(
             kept[key] = value
         elif not prune:
             raise ConfigError(
-                f"{name}.{key} does not apply to {name}={option}; it belongs to {name}={'|'.join(allowed)}: "
-                f"remove it, or change the {name}"
+                f"{name}.{key} does not apply to {name}={option}; it belongs to "
+                f"{name}={'|'.join(allowed)}: remove it, or change the {name}"
             )
     return kept
 

@@ -1,11 +1,15 @@
-"""Successive halving over an axis of a sweep: all its trials start, and only the best at each rung go on.
+"""Successive halving over an axis of a sweep: all trials start, the best at each rung go on.
 
-Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020, arXiv:1810.05934, algorithm 2
-(ASHA; ``min_rounds`` is the paper's r, ``factor`` its eta; R is a trial's ``rounds``).
+Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020,
+arXiv:1810.05934, algorithm 2 (ASHA; ``min_rounds`` is the paper's r, ``factor`` its eta; R is a
+trial's ``rounds``).
 
-Deviations. 1. The configurations are the values of the axis: those trials compete that differ in nothing else.
-2. Where fewer trials reached a rung than ``factor``, and none of them is under way, the best one goes on all the same:
-each bracket ends with a trial that ran all its rounds. 3. A trial that fails leaves its rungs, so the next goes on.
+Deviations. 1. The configurations are the values of the axis: those trials compete that differ in
+nothing else.
+2. Where fewer trials reached a rung than ``factor``, and none of them is under way, the best one
+   goes on all the same:
+each bracket ends with a trial that ran all its rounds. 3. A trial that fails leaves its rungs, so
+the next goes on.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -52,7 +56,8 @@ class Halving:
         a trial starts: it runs to the first of halving.rungs(key)
         each round:     halving.record(key, record)
         at a rung:      halving.wait(key, round)
-        a free place:   halving.promote() goes on to the next of halving.rungs(key); halving.stop() ends
+        a free place:   halving.promote() goes on to the next of halving.rungs(key);
+                        halving.stop() ends
 
     Parameters
     ----------
@@ -129,8 +134,8 @@ class Halving:
                 there = sum(number in self._scores.get(key, {}) for key in bracket)
                 best = max(1, there // self._config.factor)
                 return waits[0], number, (
-                    f"halving over {self._config.axis}: {self._config.metric}{value} after round {number} "
-                    f"is not among the best {best} of {there}"
+                    f"halving over {self._config.axis}: {self._config.metric}{value} after round "
+                    f"{number} is not among the best {best} of {there}"
                 )  # fmt: skip
         return None
 

@@ -11,7 +11,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Context in which the first signal sets ``asked`` and calls ``tell``; each further one raises KeyboardInterrupt.
+    """Context in which the first signal sets ``asked`` and calls ``tell``;
+    each further one raises KeyboardInterrupt.
 
     Outside the main thread, where Python lets nobody handle signals, it does nothing.
 

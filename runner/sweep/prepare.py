@@ -34,8 +34,9 @@ class Prepared:
 def _images_key(config: TrialConfig) -> str:
     if config.dataset.content is None:
         raise DataError(
-            f"the content of data set '{config.dataset.name}' is not known, so the trial's key does not cover it; "
-            "compose trials that run with fedsweep.sweep.compose.with_contents"
+            f"the content of data set '{config.dataset.name}' is not known, "
+            "so the trial's key does not cover it; compose trials that run with "
+            "fedsweep.sweep.compose.with_contents"
         )
     return json.dumps(config.dataset.canonical(), sort_keys=True)
 
@@ -129,7 +130,8 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
 def check_models(
     trials: Sequence[Trial], prepared: dict[str, Prepared], hosts: list[Host] | None
 ) -> dict[str, int]:
-    """Build each network once, before the first trial starts; return its number of parameters by trial key.
+    """Build each network once, before the first trial starts;
+    return its number of parameters by trial key.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""Follows the trials of a sweep while they run: rates, times left, how busy the hosts are. A view shows it."""
+"""Follows the trials of a sweep while they run: rates, times left, how busy the hosts are.
+
+A view shows it.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -64,10 +67,11 @@ class TrialProgress:
         self._view.close()
 
     def begin(self, sweep: str | None, to_run: int, rounds: int, cluster: str, store: str) -> None:
-        """Show that a sweep (None: a trial on its own) begins, with so many trials of so many rounds left to run."""
+        """Show that a sweep (None: a trial on its own) begins, and what is left to run of it."""
         self._num_trials, self._rounds_left, self._began = to_run, rounds, self._clock()
         event = {
-            "event": "begin", "sweep": sweep, "to_run": to_run, "rounds": rounds, "cluster": cluster, "store": store,
+            "event": "begin", "sweep": sweep, "to_run": to_run, "rounds": rounds,
+            "cluster": cluster, "store": store,
         }  # fmt: skip
         self._view.show(
             event, f"{to_run} trial{'s' * (to_run != 1)}, {rounds} rounds in all, on {cluster}"
@@ -108,9 +112,10 @@ class TrialProgress:
         )
         note += f" {_rate(speed)}" if speed else ""
         shown = {
-            "event": "round", "key": key, "trial": trial.label, "round": record.round, "rounds": trial.rounds,
-            "time": record.time_s, "metrics": record.metrics, "rounds_per_s": speed, "eta_s": left,
-            "hosts_cpu": dict(self._hosts), "_note": note, "_hosts": self._busy(), "_ended": self._ended,
+            "event": "round", "key": key, "trial": trial.label, "round": record.round,
+            "rounds": trial.rounds, "time": record.time_s, "metrics": record.metrics,
+            "rounds_per_s": speed, "eta_s": left, "hosts_cpu": dict(self._hosts), "_note": note,
+            "_hosts": self._busy(), "_ended": self._ended,
         }  # fmt: skip
         eta = f" eta {_duration(left)}" if left is not None else ""
         self._view.show(
@@ -154,7 +159,7 @@ class TrialProgress:
         )
 
     def _eta(self) -> float | None:
-        """Return how long all rounds that are left will take, if they take as long as those of this session."""
+        """Return how long all rounds that are left will take, at the pace of this session's."""
         return (
             (self._clock() - self._began) / self._rounds_done * self._rounds_left
             if self._rounds_done

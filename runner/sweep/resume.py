@@ -1,4 +1,4 @@
-"""Before a sweep starts: which of its trials are done, which go on, and whether another driver is at it."""
+"""Before a sweep starts: which trials are done, which go on, whether another driver is at it."""
 
 import hashlib
 import os
@@ -57,8 +57,8 @@ class Standing:
 def only_driver(name: str | None, trial: TrialConfig) -> Iterator[None]:
     """Be the only driver of a sweep, or of a trial on its own, as long as the context lasts.
 
-    What drivers say of themselves in the store shows only once they have made a run: of two that start at once, neither
-    would see the other.
+    What drivers say of themselves in the store shows only once they have made a run: of two that
+    start at once, neither would see the other.
 
     Raises
     ------
@@ -81,12 +81,13 @@ def sweep_key(trials: Sequence[Trial]) -> str:
 def look_back(
     name: str | None, trials: Sequence[Trial], restart: Restart, tracker: Tracker
 ) -> Standing:
-    """Find out where a sweep stands, close what a dead driver left RUNNING, and check the checkpoints.
+    """Find out where a sweep stands, close what a dead driver left RUNNING, check checkpoints.
 
     Parameters
     ----------
     name : str or None
-        The sweep; a trial on its own (None) goes on where it was interrupted, and is run anew where it ended.
+        The sweep; a trial on its own (None) goes on where it was interrupted, and is run anew where
+        it ended.
 
     Raises
     ------
@@ -160,7 +161,7 @@ def look_back(
 def _check_contents(
     name: str | None, trials: Sequence[Trial], runs: Mapping[str, PastRun], store: Store
 ) -> Sequence[str]:
-    """Compare the data of trials that were not run yet with what the same settings were run on before.
+    """Compare the data of trials not run yet with what the same settings were run on before.
 
     Returns
     -------
@@ -183,8 +184,9 @@ def _check_contents(
             counts = name is not None or run.status != "FINISHED"
             if run.content is None and counts and _same_settings(params, run.params):
                 raise RunnerError(
-                    f"run {run.run_id[:8]} of {f'sweep {name!r}' if name else 'this trial'} was made by an earlier "
-                    "version of fedsweep, which did not keep the content of its data; add --fresh to run it anew "
+                    f"run {run.run_id[:8]} of {f'sweep {name!r}' if name else 'this trial'} was "
+                    "made by an earlier version of fedsweep, which did not keep the content of "
+                    "its data; add --fresh to run it anew "
                     "(what was run stays in the store), or set another tracking.experiment"
                 )
             same = run.settings == trial.config.settings_key and run.place == place
@@ -194,8 +196,9 @@ def _check_contents(
             changed = changed_files(cache, run.content, trial.config.dataset.content or "")
             if run.status in ("RUNNING", "KILLED"):
                 raise DataError(
-                    f"the data of trial {run.key} changed since it was interrupted, in {shown(place, 200)}: "
-                    f"{changed}; put them back, or add --fresh to start over with the new ones"
+                    f"the data of trial {run.key} changed since it was interrupted, "
+                    f"in {shown(place, 200)}: {changed}; put them back, or add --fresh to start "
+                    "over with the new ones"
                 )
             told = f"run before on other content of {shown(place, 200)} ({changed})"
             notes[told] = notes.get(told, 0) + 1
@@ -206,7 +209,7 @@ def _check_contents(
 
 
 def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
-    """Return whether two trials agree in all settings that both have, the data set's place left out."""
+    """Return whether two trials agree in all settings that both have, but for the data's place."""
     shared = [
         key for key in ours if key in theirs and key not in ("dataset.path", "dataset.content")
     ]
@@ -243,7 +246,8 @@ def _probe(storage: str) -> Iterator[str]:
     except Exception as error:  # each kind of storage has errors of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"checkpoint.storage_path: {storage} can't be written ({reason}); name another folder or URL"
+            f"checkpoint.storage_path: {storage} can't be written ({reason}); "
+            "name another folder or URL"
         ) from error
     try:
         yield name
@@ -284,7 +288,7 @@ def _sees(storage: str, name: str) -> bool:
 
 
 def driver_name() -> str:
-    """Return this process as host, process id and start time: no other process ever has the same."""
+    """Return this process as host, process id and start time, which no other process ever has."""
     return f"{platform.node()} {os.getpid()} {process_started(os.getpid()) or 0.0:.2f}"
 
 
@@ -308,9 +312,10 @@ def _refuse_alive(run: PastRun, name: str | None, restart: Restart) -> None:
     what = f"sweep '{name}'" if name else "this trial"
     if alive:
         raise RunnerError(
-            f"{what} is being run by process {pid}; wait for it, or end it with Ctrl-C or kill {pid}"
+            f"{what} is being run by process {pid}; wait for it, or end it with Ctrl-C or kill "
+            f"{pid}"
         )
     raise RunnerError(
-        f"{what} was left RUNNING by process {pid} of {host}, which can't be seen from {platform.node()}; "
-        "wait for it, or add --take-over if it is gone"
+        f"{what} was left RUNNING by process {pid} of {host}, which can't be seen from "
+        f"{platform.node()}; wait for it, or add --take-over if it is gone"
     )

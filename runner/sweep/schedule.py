@@ -1,4 +1,6 @@
-"""The trials of a sweep, several at once over one pool of hosts; whatever happens in one trial stays in it."""
+"""The trials of a sweep, several at once over one pool of hosts;
+whatever happens in one trial stays in it.
+"""
 
 import gc
 import time
@@ -35,7 +37,9 @@ _STAY_S = (
 )
 WAIT_S = 0.5  # for an event: a signal is seen at least as often
 RETRY_WAIT_S = 120.0
-"""Longest wait of a trial that died for a host that answers; a node that is started anew takes as long."""
+"""Longest wait of a trial that died for a host that answers;
+a node that is started anew takes as long.
+"""
 
 
 @dataclass
@@ -114,7 +118,7 @@ def _trial_task(
 ) -> Iterator[TrialEvent]:
     """Run a trial in a process of its own; a crash ends this process alone."""
     quiet()
-    gc.freeze()  # some of Flower's strategies collect garbage after each reply; what was imported is none
+    gc.freeze()  # what was imported is no garbage, which some of Flower's strategies collect often
     images_ref, split_ref = refs
     yield from run_trial(
         config, images, split, hosts, images_ref, split_ref, checkpoints, rungs, lost
@@ -144,10 +148,10 @@ def warm_trials(count: int) -> None:
 def longest_first(
     trials: Sequence[Trial], prepared: dict[str, Prepared], parameters: Mapping[str, int]
 ) -> list[Trial]:
-    """Return the trials in the order of their expected length: no long one is left to run alone at the end.
+    """Return the trials, longest expected first: no long one is left to run alone at the end.
 
-    The length is the examples that all rounds of a trial pass over, times the bytes of an example and of the network's
-    parameters (by trial key, of 4 bytes each); equals keep their order.
+    The length is the examples that all rounds of a trial pass over, times the bytes of an example
+    and of the network's parameters (by trial key, of 4 bytes each); equals keep their order.
     """
 
     def length(trial: Trial) -> float:
@@ -194,7 +198,10 @@ class Schedule:
         return self.engine.pool.hosts if self.engine else None
 
     def run(self, at_once: int) -> None:
-        """Run all trials, ``at_once`` at a time. After an interrupt, running ones end with their round."""
+        """Run all trials, ``at_once`` at a time.
+
+        After an interrupt, running ones end with their round.
+        """
         fresh = deque(longest_first(self.standing.todo, self.prepared, self.parameters))
         while True:
             if self.engine and self.engine.lost():
@@ -231,7 +238,7 @@ class Schedule:
         self.delayed.clear()
 
     def _next(self, fresh: deque[Trial]) -> _Active | None:
-        """Return the trial that takes a free place: one that goes on from a rung, a new one, one that lost."""
+        """Return the trial that takes a free place: it leaves a rung, is new, or has lost."""
         if goes_on := self.halving.promote():
             active = self.waiting.pop(goes_on[0])
             active.rungs = goes_on[1]
@@ -298,14 +305,14 @@ class Schedule:
             self._launch(active)
 
     def _retry(self, active: _Active) -> None:
-        """Launch a trial again as soon as a host answers: until then a try would only be used up."""
+        """Launch a trial again once a host answers: before that a try would only be used up."""
         if self.hosts is None:
             self._launch(active)
         else:
             self.delayed.append(_Delayed(active))
 
     def _go_on(self) -> None:
-        """Launch the trials that died before and have a host that answers, or have waited long enough."""
+        """Launch the trials that died and have a host that answers, or have waited long enough."""
         for delayed in list(self.delayed):
             ready, rest = [], delayed.pings
             if rest:

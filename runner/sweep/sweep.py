@@ -1,4 +1,4 @@
-"""The sweep engine: what is left of a grid is run over one pool of hosts, and everything is logged once."""
+"""The sweep engine: what is left of a grid, over one pool of hosts, everything logged once."""
 
 import logging
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ from fedsweep.trial.trial import CLIENT_APP
 _log = logging.getLogger("fedsweep.sweep")
 
 MAX_TRIALS = 8
-"""Trials that ``resources.trials=auto`` runs at once at most: each is a process of some hundred megabytes."""
+"""Trials at once at most under ``resources.trials=auto``: each takes some hundred megabytes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class SweepPlan:
 
 
 def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
-    """Run every trial of a plan that has not been run yet, log it and show it; return what became of all.
+    """Run every trial of a plan that has not been run yet, log it and show it;
+    return what became of all.
 
     Raises
     ------
@@ -101,7 +102,8 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
 
             def tell() -> None:
                 progress.line(
-                    "interrupted: running trials end after their round; once more ends them at once",
+                    "interrupted: running trials end after their round; once more ends them at "
+                    "once",
                     True,
                 )
 
@@ -200,7 +202,7 @@ def _make_ready(
 
 
 def _history(tracker: Tracker, standing: Standing) -> dict[str, dict[int, float]]:
-    """Return the metric that halving compares, as earlier sessions logged it: trial key -> round -> value."""
+    """Return the halving's metric as earlier sessions logged it: trial key -> round -> value."""
     config = next(iter(standing.todo)).config.halving if standing.todo else None
     if config is None or not config.axis:
         return {}
@@ -248,7 +250,7 @@ def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
     else:
         try:
             outcome.report = report(read_sweep(tracker.store, parent.run_id))
-        except Exception as error:  # whatever the store or a figure said: the trials are whole, and so is their sweep
+        except Exception as error:  # whatever the store or a figure said: the sweep is whole
             _log.debug("no report", exc_info=error)
             reason = one_line(error)
     if reason:

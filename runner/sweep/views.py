@@ -1,7 +1,7 @@
-"""How what happens is shown: bars on a terminal, plain lines without one, JSON for machines, or failures alone.
+"""How what happens is shown: bars on a terminal, else lines, JSON for machines, failures alone.
 
-A view is given each event twice: as plain data, and as the sentence that says the same to a person ("" where the bars
-say it all). The events stand in docs/sweeps.md.
+A view is given each event twice: as plain data, and as the sentence that says the same to a person
+("" where the bars say it all). The events stand in docs/sweeps.md.
 """
 
 import json
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from fedsweep.output import Output
 
 Event = Mapping[str, Any]
-"""``event`` is its kind: begin, trial, round, end, line or result. Keys that begin with _ are for views alone."""
+"""``event`` is its kind: begin, trial, round, end, line or result.
+
+Keys that begin with _ are for views alone.
+"""
 
 Mode = Literal["auto", "quiet", "json"]
 
