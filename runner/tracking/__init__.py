@@ -1,4 +1,4 @@
-"""MLflow, seen by the runner: a tracker opens sweeps and trials, and one thread writes what they produce.
+"""MLflow, as the runner sees it: a tracker opens sweeps and trials, a thread writes what they say.
 
 This package is the only importer of mlflow, and it does so late: ``--help`` need not wait for it.
 """

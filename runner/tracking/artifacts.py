@@ -1,4 +1,6 @@
-"""What a run leaves as files: tables as Parquet, figures as PNG; here they become bytes, to be sent in one call."""
+"""What a run leaves as files: tables as Parquet, figures as PNG;
+here they become bytes, to be sent in one call.
+"""
 
 import io
 import json
@@ -51,7 +53,7 @@ def ui_images(files: Mapping[str, bytes], now_ms: int) -> Extras:
 
 
 def split_table(data: DataSummary) -> bytes:
-    """Return who holds what, for reports: a row per client with its known group and its examples of each class."""
+    """Return who holds what: a row per client, with its known group and examples of each class."""
     counts = {
         f"class_{name}": data.label_counts[:, i].tolist() for i, name in enumerate(data.class_names)
     }
@@ -61,16 +63,17 @@ def split_table(data: DataSummary) -> bytes:
 def cluster_image(
     record: RoundRecord, groups: np.ndarray, rounds: int, now_ms: int, first: bool
 ) -> Extras:
-    """Return a picture of a round's clusters for the UI's step slider, in some ten rounds of a trial.
+    """Return a picture of a round's clusters for the UI's step slider, in some ten rounds.
 
-    A row per known group, a square per client in the colour of its cluster, the server's with a white dot. Drawn as
-    pixels, since a figure a round would cost more than the round, and named as ``MlflowClient.log_image`` names it.
+    A row per known group, a square per client in the colour of its cluster, the server's with a
+    white dot. Drawn as pixels, since a figure a round would cost more than the round, and named as
+    ``MlflowClient.log_image`` names it.
     """
     pictures, every = Extras(), max(1, rounds // 10)
     if not record.assignments or (record.round % every and record.round != rounds):
         return pictures
     shown = [(record.round, record.assignments)]
-    if first:  # the slider starts at step 0: there it shows the known groups, which is what should be found
+    if first:  # the slider starts at step 0, with the known groups: what should be found
         client = record.assignments["client"]
         shown.append(
             (
@@ -95,8 +98,9 @@ def cluster_image(
 
 
 def ui_image(key: str, step: int, now_ms: int, image: "Image.Image") -> dict[str, bytes]:
-    """Return the files in which MLflow's UI looks for an image: itself and a thumbnail of MLflow's size."""
-    name = f"images/{key}+step+{step}+timestamp+{now_ms}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{key} {step}')}"
+    """Return where MLflow's UI looks for an image: the file itself, and a thumbnail of its size."""
+    own = uuid.uuid5(uuid.NAMESPACE_OID, f"{key} {step}")
+    name = f"images/{key}+step+{step}+timestamp+{now_ms}+{own}"
     small = image.copy()
     small.thumbnail((256, 256))
     files = {}
@@ -132,7 +136,8 @@ def dataset_fields(data: DataSummary) -> dict[str, str]:
 def data_figures(data: DataSummary) -> Extras:
     """Return the pictures of a data set under a partitioning.
 
-    The trials of a sweep share their splits, and drawing costs far more than logging, so drawn pictures are kept.
+    The trials of a sweep share their splits, and drawing costs far more than logging, so drawn
+    pictures are kept.
     """
     told = (
         data.fingerprint,

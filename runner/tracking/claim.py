@@ -1,8 +1,9 @@
 """Who writes: one driver at a time runs a sweep, or a trial on its own, in a store.
 
-The lock is the kernel's and ends with the process that holds it, however that ends. It lies beside the database of a
-local store, so that all who write there meet it; for a server it lies in the output folder, and meets those who share
-that folder. On network folders it holds as far as their file system passes locks on.
+The lock is the kernel's and ends with the process that holds it, however that ends. It lies beside
+the database of a local store, so that all who write there meet it; for a server it lies in the
+output folder, and meets those who share that folder. On network folders it holds as far as their
+file system passes locks on.
 """
 
 import hashlib

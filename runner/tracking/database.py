@@ -1,4 +1,4 @@
-"""A local store: its SQLite file, the URIs of what lies beside it, and what becomes of it when its folder moves."""
+"""A local store: its SQLite file, the URIs of what lies beside it, and its folder that may move."""
 
 import glob
 import os
@@ -15,7 +15,7 @@ from fedsweep.files import lock
 from fedsweep.tracking.claim import writer_of
 
 BESIDE = "fedsweep.artifacts", "beside the database"
-"""Tag of an experiment whose files lie in ``artifacts/`` beside its database, wherever both are moved together."""
+"""Tag of an experiment whose files lie in ``artifacts/`` beside its database and move with it."""
 
 _OURS = "%run by **fedsweep**%"  # in the note of experiments that earlier versions made
 _FRESH_BYTES = 2**20
@@ -27,7 +27,8 @@ _LOCKED_S = 5.0
 def sqlite_uri(database: Path) -> str:
     """Return the URI of an SQLite file, whatever its name holds.
 
-    With the driver in it MLflow does not take it for a path: it would make the folders that it reads there.
+    With the driver in it MLflow does not take it for a path: it would make the folders that it
+    reads there.
     """
     from sqlalchemy.engine import URL
 
@@ -79,8 +80,9 @@ def check(database: Path, write: bool) -> None:
 def create(database: Path) -> None:
     """Make a fresh SQLite store under another name and link it into place.
 
-    Processes that open one fresh database at once break it for good, and so does a kill in the middle of its making.
-    One process at a time makes one, so a draft that it finds is what a killed one left.
+    Processes that open one fresh database at once break it for good, and so does a kill in the
+    middle of its making. One process at a time makes one, so a draft that it finds is what a killed
+    one left.
     """
     from mlflow import MlflowClient
 
@@ -107,10 +109,11 @@ def _draft(database: Path) -> Path:
 
 
 def settle_in(database: Path) -> str:
-    """Have the runs of a store that was moved or copied find their files beside it; return what is to be said.
+    """Have the runs of a store that was moved or copied find their files beside it;
+    return what is to be said.
 
-    MLflow keeps the whole path of each run's files. As long as it named the old place, a moved store would be without
-    its files, and a copy would write into the original.
+    MLflow keeps the whole path of each run's files. As long as it named the old place, a moved
+    store would be without its files, and a copy would write into the original.
 
     Raises
     ------
@@ -133,13 +136,13 @@ def settle_in(database: Path) -> str:
             old = _path(location)
             if count and (who := writer_of(database.parent)):
                 raise TrackingError(
-                    f"the store {database} is being written by {who}, who knows its folder by another name; "
-                    "wait for that, or use the same name"
+                    f"the store {database} is being written by {who}, who knows its folder by "
+                    "another name; wait for that, or use the same name"
                 )
             if count and old.exists() and not database.with_name("artifacts").exists():
                 raise TrackingError(
-                    f"the store {database} was moved or copied from {old.parent} without the files of its runs; "
-                    f"move or copy {old} to {database.parent} too"
+                    f"the store {database} was moved or copied from {old.parent} without the "
+                    f"files of its runs; move or copy {old} to {database.parent} too"
                 )
             for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
                 opened.execute(
@@ -156,7 +159,10 @@ def settle_in(database: Path) -> str:
         opened.execute("COMMIT")
     if not runs:
         return ""
-    return f"the store was moved or copied from {left}: its {runs} runs have their files in {database.parent} now"
+    return (
+        f"the store was moved or copied from {left}: "
+        f"its {runs} runs have their files in {database.parent} now"
+    )
 
 
 def _locations(opened: sqlite3.Connection) -> list[tuple[int, str]]:

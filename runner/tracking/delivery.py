@@ -1,7 +1,8 @@
-"""Who gets what: operations go to the store run by run, and what is wrong with one run costs that run alone.
+"""Who gets what: operations go to the store run by run, and what is wrong costs its run alone.
 
-What has waited may have been overtaken: its trial was finished or gone on with by another session, its run deleted.
-So each run of which something has waited is looked up before the first operation is sent.
+What has waited may have been overtaken: its trial was finished or gone on with by another session,
+its run deleted. So each run of which something has waited is looked up before the first operation
+is sent.
 """
 
 from collections import Counter
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class LeftOut(Exception):
-    """An operation is not sent, or was refused; the message says why, ``news`` whether that is the run's first."""
+    """An operation is not sent, or was refused;
+    the message says why, ``news`` whether that is the run's first.
+    """
 
     def __init__(self, reason: str, news: bool = False) -> None:
         super().__init__(reason)
@@ -30,7 +33,7 @@ class LeftOut(Exception):
 
 
 class Delivery:
-    """Gives operations to the store, in the order of each run, up to the first that can't be written.
+    """Gives operations to the store, in each run's order, up to the first that can't be written.
 
     A run of which something could not be written ends as KILLED, so that the next session goes on
     with it from its checkpoint; other runs do not notice.
@@ -91,15 +94,15 @@ class Delivery:
         return news
 
     def doubt(self) -> None:
-        """Look runs up again before what has waited is sent: the store did not answer for a while."""
+        """Look runs up again before what waited is sent: the store did not answer for long."""
         self._sure.clear()
 
 
 def overtaken(op: Op, store: Store, runs: dict[str, str]) -> str:
     """Return why the run of an operation that has waited is not ours to write any more, or nothing.
 
-    ``runs`` (token -> MLflow's id) gains the runs that are found, and that of a later session in the place of ours:
-    trials that only we have are nested in it.
+    ``runs`` (token -> MLflow's id) gains the runs that are found, and that of a later session in
+    the place of ours: trials that only we have are nested in it.
     """
     if op.kind == "create":
         if past.by_token(store, op.run):
@@ -116,7 +119,10 @@ def overtaken(op: Op, store: Store, runs: dict[str, str]) -> str:
     elif op.run not in runs:
         found = past.by_token(store, op.run)
         if found is None:
-            return "its run is not in the store: it was not made, or another session has gone on with it"
+            return (
+                "its run is not in the store: it was not made, "
+                "or another session has gone on with it"
+            )
         runs[op.run] = found.info.run_id
     run = past.find_run(store, runs[op.run])
     if run is None or run.info.lifecycle_stage == "deleted":
@@ -142,8 +148,8 @@ class Flushed:
 def send_spilled(store: Store, spill: Path, tell: Callable[[str], None]) -> Flushed:
     """Send what earlier processes left on disk for this store.
 
-    What is damaged, what the store refuses, and what another session has overtaken is put aside and told of, run by
-    run; the rest is sent. Raises what the store raises when it does not answer.
+    What is damaged, what the store refuses, and what another session has overtaken is put aside and
+    told of, run by run; the rest is sent. Raises what the store raises when it does not answer.
     """
     total = Flushed()
     for folder in of_others(store, spill):

@@ -1,4 +1,7 @@
-"""What MLflow shows about a run besides its metrics: name, params, tags, note. Pure, but for :func:`environment`."""
+"""What MLflow shows about a run besides its metrics: name, params, tags, note.
+
+Pure, but for :func:`environment`.
+"""
 
 import getpass
 import json
@@ -36,13 +39,14 @@ LAYOUT, LAYOUT_NOW = "layout", "2"
 """Tag and version of how a sweep's run tells its trials; version 1 had no tag, and short names."""
 
 GRID = "grid.json"
-"""Artifact of a sweep's run: its axes by full key, and the key and place of each trial, in order."""
+"""Artifact of a sweep's run: its axes by full key, and its trials' keys and places, in order."""
 
 
 def run_name(trial: TrialConfig, axes: Mapping[str, str], grid: Iterable[str] = ()) -> str:
     """Return the trial's name in the UI: its place in the sweep, or what it is on its own.
 
-    ``grid`` are all axes of the sweep, by full key: names are short as long as they are none of two.
+    ``grid`` are all axes of the sweep, by full key: names are short as long as they are none of
+    two.
     """
     if not axes:
         sections = [trial.dataset.name, trial.partition.name, trial.shift.name, trial.strategy.name]
@@ -60,7 +64,7 @@ def trial_params(trial: TrialConfig, axes: Mapping[str, str]) -> dict[str, str]:
 
 
 def trial_tags(trial: TrialConfig, name: str, command: str) -> dict[str, str]:
-    """Return the tags of a trial's run; ``mlflow.note.content`` is the Markdown of the UI's overview page."""
+    """Return the tags of a trial's run; ``mlflow.note.content`` is its page in the UI, Markdown."""
     return {
         "kind": "trial",
         "trial.key": trial.key,
@@ -98,7 +102,9 @@ def reproduce(command: str) -> str:
 
 
 def config_yaml(trial: TrialConfig) -> str:
-    """Return the whole resolved configuration; lines are not folded, so that redaction sees each URI whole."""
+    """Return the whole resolved configuration;
+    lines are not folded, so that redaction sees each URI whole.
+    """
     return redact(yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False, width=10_000))
 
 
@@ -108,7 +114,10 @@ def environment() -> dict[str, str]:
         "mlflow.source.name": "fedsweep",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": _user(),
-        "host": f"{platform.node()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, {platform.platform(terse=True)}",
+        "host": (
+            f"{platform.node()}, {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB, "
+            f"{platform.platform(terse=True)}"
+        ),
         "version.python": platform.python_version(),
     }
     for package in _PACKAGES:
@@ -126,7 +135,9 @@ def environment() -> dict[str, str]:
 
 
 def _git(*args: str) -> str:
-    """Return what git says about this code's repository; nothing where it is installed without one."""
+    """Return what git says about this code's repository;
+    nothing where it is installed without one.
+    """
     repository = Path(__file__).resolve().parents[2]
     if not (repository / ".git").exists():
         return ""

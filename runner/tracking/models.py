@@ -1,7 +1,8 @@
 """Final models as MLflow models: traced programs with their weights (``pt2``), nothing pickled.
 
-``mlflow.pytorch.log_model`` would trace each model, check it by loading and copy the run's metric histories to it.
-A network is traced once per shape here, and each model is that trace with other weights.
+``mlflow.pytorch.log_model`` would trace each model, check it by loading and copy the run's metric
+histories to it. A network is traced once per shape here, and each model is that trace with other
+weights.
 """
 
 import logging
@@ -46,8 +47,8 @@ def model_op(
 ) -> Iterator[Op]:
     """Log a model so that ``mlflow.pytorch.load_model("runs:/<run_id>/<name>")`` gives it back.
 
-    A network that can't be traced (a user's own, with control flow on values) is logged as plain weights instead, in
-    ``models/<name>.safetensors``, and a tag of the run says why.
+    A network that can't be traced (a user's own, with control flow on values) is logged as plain
+    weights instead, in ``models/<name>.safetensors``, and a tag of the run says why.
     """
     try:
         folder, program, first = _template(config.model_dump_json(), input_shape, num_classes)

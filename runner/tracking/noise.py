@@ -1,4 +1,4 @@
-"""What MLflow and its libraries say of each failed try: some forty lines of traceback, which go to a file.
+"""What MLflow and its libraries say of each failed try: some forty lines, which go to a file.
 
 The user gets one line of ours, with the file's name.
 """
@@ -14,7 +14,7 @@ _LOUD = ("mlflow", "alembic", "sqlalchemy", "urllib3")
 
 
 class _Aside(logging.Handler):
-    """Appends records to a file under the output folder, or under the system's temporary one where that is full."""
+    """Appends records to a file under the output folder or, where that is full, a temporary one."""
 
     def __init__(self, output: Path) -> None:
         super().__init__(logging.WARNING)

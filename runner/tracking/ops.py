@@ -1,7 +1,7 @@
-"""What the writer sends to MLflow: small operations that are plain data, so that they can wait on disk.
+"""What the writer sends to MLflow: small operations of plain data, so that they can wait on disk.
 
-Each may be sent again after an answer that got lost: timestamps are those of the event, files have fixed names, a run
-is looked up by its token before it is made a second time.
+Each may be sent again after an answer that got lost: timestamps are those of the event, files have
+fixed names, a run is looked up by its token before it is made a second time.
 """
 
 import errno
@@ -62,10 +62,10 @@ def create(run: str, name: str, start_ms: int, tags: Mapping[str, str], parent: 
 
 
 def reopen(run: str, run_id: str, was: str, tags: Mapping[str, str], parent: str | None) -> Op:
-    """Go on with a run that an earlier session made, nested in the one whose token is ``parent``, if any.
+    """Go on with an earlier session's run, nested in the one whose token is ``parent``, if any.
 
-    ``was`` is the token that the earlier session gave it: where the run has another one by the time this
-    operation is sent, somebody else has gone on with it.
+    ``was`` is the token that the earlier session gave it: where the run has another one by the time
+    this operation is sent, somebody else has gone on with it.
     """
     return Op("reopen", run, {"run_id": run_id, "was": was, "tags": dict(tags), "parent": parent})
 
@@ -144,7 +144,9 @@ def amend(store: Store, run_id: str, content: Mapping[str, str], values: Mapping
 
 
 def passing(error: BaseException) -> bool:
-    """Whether another try may help: no answer, 5xx, a locked database, a full disk; not what was refused as wrong."""
+    """Whether another try may help: no answer, 5xx, a locked database, a full disk;
+    not what was refused as wrong.
+    """
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
@@ -210,7 +212,7 @@ def _slices(values: list[Any], most: int) -> Iterator[list[Any]]:
 
 
 def _log_model(store: Store, run_id: str, op: Op) -> None:
-    """Register a model folder; MLflow's ids are filled in here, since a spilled model has none yet."""
+    """Register a model folder; MLflow's ids are filled in here: a spilled model has none yet."""
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 

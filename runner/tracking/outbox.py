@@ -1,8 +1,9 @@
-"""Operations that wait on disk for a store that does not answer, in ``<tracking.output>/spill/<store>-<random>/``.
+"""Operations that wait on disk for a store that does not answer: ``spill/<store>-<random>/``.
 
-Each is a folder ``<number>-<token of its run>``, JSON and files, nothing pickled. ``lock`` is held by the process that
-owns them all, and ``runs.json`` has MLflow's id of each run made so far. What can't be sent, or must not be any more,
-is moved to ``spill/aside-.../``, with ``why.txt``: it stands in nobody's way there.
+Each is a folder ``<number>-<token of its run>``, JSON and files, nothing pickled. ``lock`` is held
+by the process that owns them all, and ``runs.json`` has MLflow's id of each run made so far. What
+can't be sent, or must not be any more, is moved to ``spill/aside-.../``, with ``why.txt``: it
+stands in nobody's way there.
 """
 
 import hashlib
@@ -133,7 +134,7 @@ class Outbox:
         self._tidy()
 
     def runs(self) -> dict[str, str]:
-        """Return the runs that were made before or while these operations waited, as far as that can be read."""
+        """Return the runs made before or while these operations waited, as far as can be read."""
         try:
             known = json.loads(_content(self.folder, "runs.json"))
             return {
@@ -214,7 +215,7 @@ def left_behind(store: Store, spill: Path) -> Iterator[Outbox]:
 
 
 def of_others(store: Store, spill: Path) -> list[Path]:
-    """Return the folders that wait for other stores than this one, or are links: they are left alone."""
+    """Return the folders that are left alone: links, and what waits for other stores than this."""
     ours = _store_id(store)
     return [
         path
@@ -224,7 +225,7 @@ def of_others(store: Store, spill: Path) -> list[Path]:
 
 
 def _store_id(store: Store) -> str:
-    """Return a name for a store that gives no credentials away: the address itself may hold some."""
+    """Return a name for a store that gives no credentials away, as its address might."""
     return hashlib.sha256(f"{store.name} {store.experiment_id}".encode()).hexdigest()[:12]
 
 

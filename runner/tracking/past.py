@@ -1,4 +1,4 @@
-"""What earlier sessions left in the store: the runs that a sweep goes on with, skips, or declares dead."""
+"""What earlier sessions left in the store: runs that a sweep takes up, skips or declares dead."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ REPORT = "report"
 """Tag of a sweep's run: "made", or why its report is missing."""
 
 TOKEN = "run.token"
-"""Tag that names a run before MLflow has given it an id: another one for each session that writes to it."""
+"""Tag that names a run before MLflow has given it an id, one for each session that writes to it."""
 
 ROUNDS_A_PART = "table.rounds"
 """Tag: how many rounds share a part of a trial's tables; one, where a first edition wrote it."""
@@ -50,7 +50,7 @@ class PastRun:
 
 
 def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[str, PastRun]:
-    """Return the newest run of each trial by key, as far as it was run in this sweep (None: on its own)."""
+    """Return each trial's newest run by key, of those run in this sweep (None: on their own)."""
     wanted = list(keys)
     if sweep is None:
         found = [run for key in wanted for run in _search(store, {"trial.key": key})]
@@ -149,7 +149,7 @@ def adopt(store: Store, parent: str, runs: Iterable[PastRun]) -> None:
 
 
 def reopen(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
-    """Make a run RUNNING again, without the reason of its failure, and without models that it may log again."""
+    """Make a run RUNNING again, without its failure's reason and models that it may log again."""
     client = store.client
     client.update_run(run_id, status="RUNNING")
     for key, value in tags.items():

@@ -1,4 +1,4 @@
-"""What reports read back: a finished sweep's trials, their rounds and their tables, from the tracking store."""
+"""What reports read back from the store: a finished sweep's trials, their rounds and tables."""
 
 import difflib
 import json
@@ -85,7 +85,9 @@ class StoredTrial:
         return {entry.path for entry in self.store.client.list_artifacts(self.run_id)}
 
     def table(self, name: str) -> pd.DataFrame | None:
-        """Return a Parquet artifact (``clients``, ``assignments``, ``load``, ``split``); None where there is none."""
+        """Return a Parquet artifact (``clients``, ``assignments``, ``load``, ``split``);
+        None where there is none.
+        """
         path = f"{name}.parquet"
         if path not in self._files:
             return None
@@ -139,7 +141,8 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
     if run is None or run.data.tags.get("kind") != "sweep":
         names = {run.data.tags["sweep"] for run in _search(store, "tags.kind = 'sweep'")}
         raise TrackingError(
-            f"there is no sweep '{word}' in {redact(store.uri)}{_nearest(word, names, 'its sweeps')}"
+            f"there is no sweep '{word}' in "
+            f"{redact(store.uri)}{_nearest(word, names, 'its sweeps')}"
         )
     name, command = run.data.tags["sweep"], StoredTrial(store, run).command
     grid = _grid(store, run, command)
@@ -164,8 +167,8 @@ def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:
     )
     if sweep.data.tags.get(LAYOUT) != LAYOUT_NOW:
         raise TrackingError(
-            f"sweep '{name}' (run {sweep.info.run_id}) was logged by another version of fedsweep, which told its axes "
-            f"in another way; {again}"
+            f"sweep '{name}' (run {sweep.info.run_id}) was logged by another version of fedsweep, "
+            f"which told its axes in another way; {again}"
         )
     if GRID not in {entry.path for entry in store.client.list_artifacts(sweep.info.run_id)}:
         raise TrackingError(
@@ -180,7 +183,7 @@ def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:
 
 
 def _trials_of(store: Store, sweep: "Run") -> "dict[str, Run]":
-    """Return the runs of a sweep's trials by key: its own, else those that a later one took along."""
+    """Return the runs of a sweep's trials by key: its own, else ones that later runs took along."""
     runs = _of_sweep(store, "trial", sweep.data.tags["sweep"])
     found: dict[str, Run] = {}
     for own in (True, False):
@@ -215,7 +218,9 @@ def read_runs(source: TrackingConfig | Store, words: Sequence[str]) -> list[Stor
 
 
 def report_folder(cfg: TrackingConfig, sweep: StoredSweep) -> Path:
-    """Return where a sweep's report is written; RunnerError where the run's name leads elsewhere."""
+    """Return where a sweep's report is written;
+    RunnerError where the run's name leads elsewhere.
+    """
     folder = f"{component(sweep.name, 'the tag sweep')}-{sweep.run_id[:8]}"
     reports = Path(cfg.output).expanduser().absolute() / "reports"
     return reports / component(folder, "the name of a report's folder")

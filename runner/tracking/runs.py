@@ -1,4 +1,7 @@
-"""Sweeps and trials as MLflow runs. Every method returns at once; the writer thread does the work, in order."""
+"""Sweeps and trials as MLflow runs.
+
+Every method returns at once; the writer thread does the work, in order.
+"""
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +65,10 @@ class OpenRun:
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the run; waits until it is open. Raises the TrackingError of a store that refuses it."""
+        """MLflow's id of the run; waits until it is open.
+
+        Raises the TrackingError of a store that refuses it.
+        """
         if self.token not in self._session.runs:
             self._session.writer.flush()
         try:
@@ -72,7 +78,7 @@ class OpenRun:
             raise TrackingError(f"MLflow: '{self.name}' could not be made: {reason}") from error
 
     def fail(self, reason: str, traceback: str = "") -> None:
-        """Close the run as FAILED, its reason in a tag, the traceback and what its rounds gave as artifacts."""
+        """Close the run as FAILED: its reason is a tag, traceback and rounds are artifacts."""
 
         def job() -> Iterator[Op]:
             yield ops.tags(self.token, {"reason": reason})
@@ -100,7 +106,10 @@ class OpenRun:
         self._session.writer.put(f"{what} of '{self.name}'", self.token, job, closing)
 
     def _close(self, status: str, job: Callable[[], Iterator[Op]]) -> None:
-        """Do a last job and close the run, once. A run of which something was not written ends as KILLED."""
+        """Do a last job and close the run, once.
+
+        A run of which something was not written ends as KILLED.
+        """
         if self not in self._session.open_runs:
             return
         end = self._now_ms()
@@ -189,7 +198,10 @@ class SweepRun(OpenRun):
 
 
 class TrialRun(OpenRun):
-    """The run of one trial. Each round's rows are written with it; what the figures need is kept until the end."""
+    """The run of one trial.
+
+    Each round's rows are written with it; what the figures need is kept until the end.
+    """
 
     def __init__(
         self,
@@ -243,8 +255,8 @@ class TrialRun(OpenRun):
     def round(self, record: RoundRecord) -> None:
         """Log a round: its rows' parts of the tables, then its metrics in one batch, at one time.
 
-        A round that was given before, by a trial that died and goes on, is left out; so is the writing of one that the
-        store has from an earlier session.
+        A round that was given before, by a trial that died and goes on, is left out; so is the
+        writing of one that the store has from an earlier session.
         """
         if record.round <= self._taken:
             return
@@ -280,7 +292,7 @@ class TrialRun(OpenRun):
             self._parts.add(record)
 
     def finish(self, result: TrialResult) -> None:
-        """Log final metrics (bars, at step 0), figures and models, and close the run as FINISHED."""
+        """Log final metrics (bars, at step 0), figures and models; close the run as FINISHED."""
         now = self._now_ms()
 
         def job() -> Iterator[Op]:
@@ -308,7 +320,7 @@ class TrialRun(OpenRun):
         return self._figures_and_events(None)
 
     def _figures_and_events(self, result: TrialResult | None) -> Iterator[Op]:
-        """Log the pictures, once all else is stored, then what happened: a picture that failed, too."""
+        """Log the pictures once all else is stored, then what happened, failed pictures too."""
         from fedsweep.tracking.artifacts import trial_figures
 
         if self._figures == "all":

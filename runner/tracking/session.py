@@ -76,7 +76,9 @@ class Session:
         )
         self.clock = clock
         self.tags = describe.environment()
-        """Tags of every run opened from now on; the driver adds ``cluster`` when it knows its hosts."""
+        """Tags of every run opened from now on;
+        the driver adds ``cluster`` when it knows its hosts.
+        """
         self.open_runs: list[Open] = []
         self._told: set[str] = set()
         self.names: dict[str, str] = {}

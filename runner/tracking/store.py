@@ -1,4 +1,4 @@
-"""Where results go: the tracking store is opened, or refused in one line, before anything starts."""
+"""Where results go: the tracking store is opened, or refused in a line, before anything starts."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ class Store:
 
 
 def tracking_uri(cfg: TrackingConfig) -> str:
-    """Return the configured URI, else MLFLOW_TRACKING_URI, else an SQLite file under the output folder; absolute.
+    """Return the configured URI, else MLFLOW_TRACKING_URI, else a SQLite file's; absolute.
 
     Raises
     ------
@@ -80,7 +80,8 @@ def _named(cfg: TrackingConfig) -> str:
 def store_name(cfg: TrackingConfig, uri: str) -> str:
     """Return what tells a store from others in an output folder.
 
-    For one that lies in the folder that is its place there: it stays the same where the folder is moved or copied.
+    For one that lies in the folder that is its place there: it stays the same where the folder is
+    moved or copied.
     """
     database = database_of(uri)
     if database is not None and database.is_relative_to(_output(cfg)):
@@ -101,7 +102,8 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
     Raises
     ------
     TrackingError
-        The store can't be reached or written, or can't hold the experiment. Takes seconds, not MLflow's minutes.
+        The store can't be reached or written, or can't hold the experiment.
+        Takes seconds, not MLflow's minutes.
     """
     uri = tracking_uri(cfg)
     database = database_of(uri)
@@ -133,15 +135,17 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
         raise TrackingError(f"{given} can't be used: {reason}. {mend}") from error
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"tracking.experiment={cfg.experiment} is deleted in {redact(uri)}; restore it (mlflow experiments restore "
-            f"-x {experiment.experiment_id}) or name another"
+            f"tracking.experiment={cfg.experiment} is deleted in {redact(uri)}; "
+            f"restore it (mlflow experiments restore -x {experiment.experiment_id}) "
+            "or name another"
         )
     if (experiment.artifact_location or "").startswith("mlflow-artifacts:") and not uri.startswith(
         "http"
     ):
         raise TrackingError(
-            f"tracking.experiment={cfg.experiment} was made through an MLflow server, so only through it can it be "
-            "written; set tracking.uri to the server's http:// address or name another experiment"
+            f"tracking.experiment={cfg.experiment} was made through an MLflow server, "
+            "so only through it can it be written; set tracking.uri to the server's http:// "
+            "address or name another experiment"
         )
     return Store(uri, client, experiment.experiment_id, store_name(cfg, uri))
 
@@ -176,7 +180,7 @@ def _connect_once(uri: str) -> None:
 
 
 def _create_experiment(client: "MlflowClient", uri: str, cfg: TrackingConfig) -> "Experiment":
-    """Create the experiment; a server decides itself where its artifacts go, else they lie beside the database."""
+    """Create the experiment; its artifacts go where a server says, else beside the database."""
     artifacts: str | None = None
     tags = {"mlflow.note.content": _NOTE}
     if database := database_of(uri):

@@ -49,5 +49,7 @@ class Tracker(Session):
         parent: SweepRun | None = None,
         past: PastRun | None = None,
     ) -> TrialRun:
-        """Open the run of one trial, or go on with a past one; ``axes`` is its place, by full key."""
+        """Open the run of one trial, or go on with a past one;
+        ``axes`` is its place, by full key.
+        """
         return TrialRun(self, trial, dict(axes or {}), command, parent, past)

@@ -1,4 +1,7 @@
-"""The form in which an operation waits on disk. What is read back may have been damaged, or made by somebody else."""
+"""The form in which an operation waits on disk.
+
+What is read back may have been damaged, or made by somebody else.
+"""
 
 import json
 from typing import Annotated, Any, Literal

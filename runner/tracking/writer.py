@@ -1,4 +1,4 @@
-"""The one thread that writes to MLflow, so that neither a slow store nor a dead one slows training."""
+"""The one thread that writes to MLflow: no slow or dead store slows training down."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
 _TELL_S = 10.0
 """From one word about a wait to the next; the first comes after a second."""
 _NICE = 10
-"""Clients' work goes first: drawing and logging take the moments in which hosts wait, and what is left at the end."""
+"""Clients' work goes first: drawing and logging take moments in which hosts wait, and the end."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class _Job:
 class Writer:
     """Turns jobs into operations and sends them one by one, in the order given.
 
-    Where the store does not answer, or where more than ``limit`` jobs wait, operations go to the outbox on disk and are
-    sent from there, in order, as soon as the store takes them; what is left at :meth:`stop` stays on disk.
+    Where the store does not answer, or where more than ``limit`` jobs wait, operations go to the
+    outbox on disk and are sent from there, in order, as soon as the store takes them; what is left
+    at :meth:`stop` stays on disk.
 
-    After an operation that the store refused as wrong, of the jobs behind it that write to the same run only the one
-    that closes it is done, and the run ends as KILLED: :attr:`lost` says why. Other runs go on.
+    After an operation that the store refused as wrong, of the jobs behind it that write to the same
+    run only the one that closes it is done, and the run ends as KILLED: :attr:`lost` says why.
+    Other runs go on.
 
     Parameters
     ----------
@@ -51,7 +53,8 @@ class Writer:
     runs : dict[str, str]
         Token -> MLflow's id of each run made so far, as ``send`` keeps it.
     limit : int
-        Jobs that may wait in memory; :meth:`put` blocks at twice as many, until the disk has taken some.
+        Jobs that may wait in memory; :meth:`put` blocks at twice as many, until the disk has taken
+        some.
     patience_s : float
         How long :meth:`settle` and :meth:`stop` wait without any progress: a store that answers,
         however slowly, is waited for.
@@ -91,7 +94,9 @@ class Writer:
         self._jobs.put(_Job(what, token, work, closing))
 
     def once_stored(self, token: str, act: Callable[[], object]) -> None:
-        """Do something as soon as the store has all that was put for a run so far; never, where some of it was lost."""
+        """Do something as soon as the store has all that was put for a run so far;
+        never, where some of it was lost.
+        """
 
         def work() -> Iterable[Op]:
             self._then.append((token, act))
@@ -135,8 +140,8 @@ class Writer:
     def stop(self) -> None:
         """Send what waits, as long as there is progress, and end the thread.
 
-        Patience that :meth:`settle` lost is not given again. What was refused is in :attr:`lost`, what
-        could not be sent is counted by :attr:`spilled`.
+        Patience that :meth:`settle` lost is not given again. What was refused is in :attr:`lost`,
+        what could not be sent is counted by :attr:`spilled`.
         """
         if self._thread.is_alive():
             self._begin_to_wait()
@@ -240,7 +245,7 @@ class Writer:
         return max(0.0, until - time.monotonic())
 
     def _deliver(self, op: Op) -> None:
-        """Send an operation, or put it on disk where others wait already or the store does not answer."""
+        """Send an operation, or put it on disk where others wait or the store does not answer."""
         direct = not self._outbox and self._jobs.qsize() <= self._limit
         while True:
             try:
@@ -324,5 +329,6 @@ class Writer:
         _log.debug("tracking job failed: %s", what, exc_info=error or left.__cause__)
         if left.news:
             self.tell(
-                f"MLflow: {what} could not be written: {left}; nothing more of this run is, others go on"
+                f"MLflow: {what} could not be written: {left}; nothing more of this run is, "
+                "others go on"
             )
