@@ -2,11 +2,12 @@
 
 A checkpoint of round n is two files under the trial's folder, on any storage that fsspec knows::
 
-    000005.safetensors   arrays and, in its header, the rest of the state as JSON; of the last two rounds
-    000005.json          the round records since the checkpoint before, the checksums; of every checkpoint
+    000005.safetensors   of the last two rounds: arrays, and in its header the rest as JSON
+    000005.json          of each checkpoint: the records since the one before, and the checksums
 
-The second is written last and makes the first valid. As it holds the records, a round whose log was lost with the
-driver is logged again from there, and tables of a resumed trial have all their rows. Nothing is pickled.
+The second is written last and makes the first valid. As it holds the records, a round whose log was
+lost with the driver is logged again from there, and tables of a resumed trial have all their rows.
+Nothing is pickled.
 """
 
 import base64
@@ -65,7 +66,8 @@ class CheckpointStore:
     key: str
 
     def save(self, number: int, state: Mapping[str, Any], records: Sequence[RoundRecord]) -> None:
-        """Store the state after a round, and the records since the last checkpoint; drop states that are too old.
+        """Store the state after a round, and the records since the last checkpoint;
+        drop states that are too old.
 
         Parameters
         ----------
@@ -103,7 +105,8 @@ class CheckpointStore:
             ) from error
 
     def load(self) -> Checkpoint | None:
-        """Return the newest checkpoint that is whole, with every record up to it; None where there is none.
+        """Return the newest checkpoint that is whole, with every record up to it;
+        None where there is none.
 
         Raises
         ------
@@ -181,8 +184,9 @@ class CheckpointStore:
         for what, found, ours in zip(("version", "trial"), given, (VERSION, self.key), strict=True):
             if found != ours:
                 raise CheckpointError(
-                    f"{self.url}/{number:06d}.json is a checkpoint of {what} {found}, but this is {what} {ours}; "
-                    "start over with --fresh, or set another checkpoint.storage_path"
+                    f"{self.url}/{number:06d}.json is a checkpoint of {what} {found}, "
+                    f"but this is {what} {ours}; start over with --fresh, or set another "
+                    "checkpoint.storage_path"
                 )
         try:
             records = [_record(values) for values in entry["records"]]
@@ -205,7 +209,8 @@ class CheckpointStore:
 
 
 def open_storage(url: str) -> tuple[Any, str]:
-    """Return the file system and the path of a URL; what names no protocol is a local path, whatever it holds.
+    """Return the file system and the path of a URL;
+    what names no protocol is a local path, whatever it holds.
 
     Raises
     ------
@@ -230,7 +235,7 @@ def write_atomically(fs: Any, path: str, data: bytes) -> None:
 
 
 def encode(state: Mapping[str, Any]) -> bytes:
-    """Return a state as the bytes of a safetensors file: arrays as its tensors, the rest as JSON in its header."""
+    """Return a state as a safetensors file: its arrays, and the rest as JSON in the header."""
     tensors: dict[str, np.ndarray] = {}
 
     def keep(array: np.ndarray) -> str:

@@ -1,7 +1,8 @@
-"""Models on the central test set, by the client hosts in slices; a client's group decides on which test set.
+"""Models on the central test set, by the client hosts in slices;
+a client's group decides on which test set.
 
-Nothing here chooses anything: a cluster's model is scored on the groups of its members, whichever those are. A model
-that one client alone holds is scored by that client, in its evaluation.
+Nothing here chooses anything: a cluster's model is scored on the groups of its members, whichever
+those are. A model that one client alone holds is scored by that client, in its evaluation.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,7 +71,7 @@ class TestScores:
         return np.concatenate([*shared, [float(getattr(s, what)) for s in self.alone.values()]])
 
     def of_client(self, node_id: int, model: str, group: int) -> Score | None:
-        """Return the score of a client's own model: that which it alone has, or one that it shares."""
+        """Return the score of a client's own model, be it its alone or one that it shares."""
         if node_id in self.alone or group not in self.own.get(model, {}):
             return self.alone.get(node_id)
         return self.of[model, group]
@@ -81,7 +82,7 @@ class TestScores:
         return _summed([*self._confusions(self.own), *alone])
 
     def classes(self) -> dict[str, ClassCounts]:
-        """Return all predictions by class and whose they are: :class:`fedsweep.catalog.Observed`."""
+        """Return all predictions by class and whose they are, as the catalog's ``Observed``."""
         users = {name: counts for name, counts in self.clients.items() if name == "global"}
         matrices = {"global": _summed(self._confusions(users)), "own": self.confusion()}
         found = {
@@ -133,7 +134,8 @@ def ask_scores(
     Returns
     -------
     callable
-        Waits for the scores and returns them; it raises a TrialError where a host could not give them.
+        Waits for the scores and returns them; it raises a TrialError where a host could not give
+        them.
     """
     clients = {name: _counts(groups, users.get(name, ())) for name in models}
     owners = (

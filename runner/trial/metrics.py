@@ -24,8 +24,8 @@ UNMEASURED = Load(nan, nan, nan)
 
 CLIENT_COLUMNS = (
     "round", "client", "cluster", "group", "host", "train_loss", "train_acc", "train_examples",
-    "eval_loss", "eval_acc", "eval_examples", "test_loss", "test_acc", "cpu_s", "wall_s", "rss_mb", "bytes_in",
-    "bytes_out",
+    "eval_loss", "eval_acc", "eval_examples", "test_loss", "test_acc", "cpu_s", "wall_s", "rss_mb",
+    "bytes_in", "bytes_out",
 )  # fmt: skip
 
 
@@ -34,8 +34,8 @@ def client_rows(
 ) -> dict[str, list[Any]]:
     """Return the clients that took part in a round as columns, in the order of their ids.
 
-    What a client was not scored on is nan, with no examples; a loss of some examples may itself be nan.
-    ``users`` says under which cluster's model a client is tested.
+    What a client was not scored on is nan, with no examples; a loss of some examples may itself be
+    nan. ``users`` says under which cluster's model a client is tested.
     """
     rows: dict[int, dict[str, Any]] = {}
     for task in [*done.train.tasks, *done.evaluate.tasks]:
@@ -77,7 +77,8 @@ def client_rows(
 def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
     """Return a clustered strategy's choices of a round as columns, one row per client.
 
-    Of the choice of servers they hold its inputs (the client's smoothed load), the scores and the outcome.
+    Of the choice of servers they hold its inputs (the client's smoothed load), the scores and the
+    outcome.
     """
     servers = {node_id: cluster for cluster, node_id in strategy.servers.items()}
     nodes = sorted(strategy.assignment)
@@ -104,7 +105,7 @@ def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
 
 
 def agreement(assignment: Mapping[int, int], groups: np.ndarray) -> dict[str, float]:
-    """Return how well clusters match the known groups: ARI and AMI (1 is exact), and the share of matched clients.
+    """Return how well clusters match known groups: ARI, AMI (1: exact), share of matched clients.
 
     Sources: Hubert and Arabie 1985 (ARI), Vinh et al. 2010 (AMI), as scikit-learn computes them.
     """
@@ -125,7 +126,7 @@ def agreement(assignment: Mapping[int, int], groups: np.ndarray) -> dict[str, fl
 
 
 class Ledger:
-    """Running totals of a trial: mebibytes moved, seconds that the server spent clustering, and since when it rests."""
+    """Running totals of a trial: MiB moved, seconds spent clustering, and since when it rests."""
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class Ledger:
         self.clustering_s, self.stable_since = clustering_s, stable_since
 
     def settle(self, number: int, churn: float, seconds: float) -> dict[str, float]:
-        """Take in how many clients changed their cluster in a round, and how long the server took to cluster."""
+        """Take in how many clients changed their cluster in a round, and the clustering's time."""
         self.clustering_s += seconds
         if churn or not self.stable_since:
             self.stable_since = number
@@ -149,7 +150,8 @@ class Ledger:
         }
 
     def add(self, tasks: list[TaskRecord], clustered: Clustered | None = None) -> dict[str, float]:
-        """Count a round's client traffic, clustering included; queries for aggregation and the test are apart.
+        """Count a round's client traffic, clustering included;
+        queries for aggregation and the test are apart.
 
         Where a strategy has clusters, also by link: see :func:`fedsweep.links.mb_by_link`.
         """
@@ -184,8 +186,8 @@ class Ledger:
 def initial_record(
     scores: TestScores | None, label_counts: np.ndarray, asked: Collection[str] = ()
 ) -> RoundRecord:
-    """Return round 0: the initial model on the central test set, and how far the clients' labels (clients, classes) are
-    from the global distribution.
+    """Return round 0: the initial model on the central test set, and how far the clients' labels
+    (clients, classes) are from the global distribution.
     """
     classes = scores.classes() if scores and asked else {}
     of_global = Observed(
@@ -325,8 +327,8 @@ def own_test_metrics(
 ) -> dict[str, float]:
     """Return how the clients' own models do on the central test set, as their groups see it.
 
-    Own is what a client would use: a personal model, its cluster's, or the one of all. A client whose model was not
-    tested is left out and counted.
+    Own is what a client would use: a personal model, its cluster's, or the one of all. A client
+    whose model was not tested is left out and counted.
 
     Parameters
     ----------

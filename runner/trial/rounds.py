@@ -1,9 +1,9 @@
-"""The one round loop there is: it drives any Flower Strategy over an engine grid, a round at a time.
+"""The one round loop there is: it drives any Flower Strategy over an engine's grid.
 
-Its rounds are those of Flower's own ``Strategy.start``: configure, send, aggregate, first for training, then for
-evaluation. It adds what ``start`` lacks: a seed per round, a hook per round, a first round other than 1, a lowest
-share of clients that must reply, a count of the replies that were used, and a test of the models while clients
-evaluate them.
+Its rounds are those of Flower's own ``Strategy.start``: configure, send, aggregate, first for
+training, then for evaluation. It adds what ``start`` lacks: a seed per round, a hook per round, a
+first round other than 1, a lowest share of clients that must reply, a count of the replies that
+were used, and a test of the models while clients evaluate them.
 """
 
 import time
@@ -58,7 +58,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round gave: the model after it, the strategy's own metrics, and what the engine saw."""
+    """What one round gave: the model after it, the strategy's metrics, and what the engine saw."""
 
     number: int
     arrays: ArrayRecord
@@ -93,16 +93,16 @@ def run_rounds(
     arrays : ArrayRecord
         The model that ``first_round`` starts from.
     ask_scores : callable, optional
-        Has a round's models tested, given the round and its arrays: it sends them, and returns what waits for their
-        scores. Hosts that have no client left to evaluate go on with it.
+        Has a round's models tested, given the round and its arrays: it sends them, and returns what
+        waits for their scores. Hosts that have no client left to evaluate go on with it.
     underway : Underway, optional
         The tasks that are under way, changed in place; nothing at first.
 
     Raises
     ------
     TrialError
-        When fewer than ``min_fit_fraction`` of a round's clients trained, or answered a query for the clustering, or
-        when the strategy made no model of what came; it carries their errors.
+        When fewer than ``min_fit_fraction`` of a round's clients trained, or answered a query for
+        the clustering, or when the strategy made no model of what came; it carries their errors.
     """
     grid.drain()
     underway = underway or Underway()
@@ -273,7 +273,7 @@ def _senders(replies: Iterable[Message]) -> list[int]:
 
 
 def _errors(trace: Trace, replies: Iterable[Message]) -> dict[int, str]:
-    """Return why clients failed, by node: their traceback, or why their reply was refused afterwards."""
+    """Return why clients failed, by node: a traceback, or why the reply was refused afterwards."""
     refused = {r.metadata.src_node_id: str(r.error.reason) for r in replies if r.has_error()}
     trained = [task for task in trace.tasks if task.message_type == "train"]
     return refused | {task.node_id: task.error for task in trained if task.error}

@@ -1,4 +1,7 @@
-"""Rules that end a trial before its last round. They read round records only, so a resumed trial decides alike."""
+"""Rules that end a trial before its last round.
+
+They read round records only, so a resumed trial decides alike.
+"""
 
 from collections.abc import Mapping
 from math import inf, isfinite

@@ -245,8 +245,8 @@ def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
         return ()
     shown = ", ".join(layout.averaged[:3]) + (", ..." if len(layout.averaged) > 3 else "")
     return (
-        f"privacy={config.privacy.name}: the model's running statistics ({shown}) are averaged without "
-        "clipping or noise: no guarantee covers them",
+        f"privacy={config.privacy.name}: the model's running statistics ({shown}) "
+        "are averaged without clipping or noise: no guarantee covers them",
     )
 
 
