@@ -60,8 +60,8 @@ def load_weights(model: nn.Module, arrays: ArrayRecord) -> None:
             sorted(arrays.keys() - state.keys()),
         )
         raise ValueError(
-            f"the arrays received do not fit the model: missing {missing}, unexpected {unexpected}; "
-            "strategy and clients must use the same model"
+            f"the arrays received do not fit the model: missing {missing}, unexpected "
+            f"{unexpected}; strategy and clients must use the same model"
         )
     for name, target in state.items():
         values = read_array(arrays[name])
@@ -92,8 +92,9 @@ def weighted_mean(
 ) -> ArrayRecord:
     """Return the weighted mean of records, bit for bit that of Flower's ``aggregate_arrayrecords``.
 
-    The operations and their order are Flower's: weights are normalised first, then records are added one after another.
-    Arrays that are ``carried`` are those of the heaviest record, given by its place.
+    The operations and their order are Flower's: weights are normalised first, then records are
+    added one after another. Arrays that are ``carried`` are those of the heaviest record, given by
+    its place.
     """
     total = sum(weights)
     mean: dict[str, np.ndarray] = {}

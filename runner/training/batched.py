@@ -2,8 +2,9 @@
 
 Imports torch and ``fedsweep.models._dropout`` only.
 
-All parameters lie in one (C, P) tensor, so that a step of the optimizer is two or three operations whatever the depth.
-What a layer does is in ``layers`` and ``convolution``; what it costs is measured in ``docs/performance-training.md``.
+All parameters lie in one (C, P) tensor, so that a step of the optimizer is two or three operations
+whatever the depth. What a layer does is in ``layers`` and ``convolution``; what it costs is
+measured in ``docs/performance-training.md``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +30,10 @@ from fedsweep.training.layers import (
 from fedsweep.training.winograd import WinogradLayer
 
 CACHE_FLOATS = 2**23
-"""Floats that the widest layer of a block may have on a CPU: what stays in the cache is several times faster."""
+"""Floats of a block's widest layer at most, on a CPU: several times faster within the cache."""
 
 DEVICE_SHARE = 64
-"""The same on a GPU: this part of its memory, since a backward pass needs all layers and their patches."""
+"""The same on a GPU: this part of its memory, as a backward pass needs all layers and patches."""
 
 WEIGHT_FLOATS = 2**20
 """Floats of the weights of a block on a CPU."""
@@ -54,13 +55,13 @@ _LAYERS: dict[type[nn.Module], _Make] = {
 
 
 class Program:
-    """A network as batched layers over flat parameters (C, P), in the order of the module's ``state_dict``.
+    """A network as batched layers over parameters (C, P), in the order of the ``state_dict``.
 
     Parameters
     ----------
     model : nn.Module
-        An ``nn.Sequential`` (nested ones too) of Linear, Conv2d, MaxPool2d(2), ReLU, Flatten, Identity and
-        ``fedsweep.models._dropout.Dropout``.
+        An ``nn.Sequential`` (nested ones too) of Linear, Conv2d, MaxPool2d(2), ReLU, Flatten,
+        Identity and ``fedsweep.models._dropout.Dropout``.
     input_shape : tuple of int
         Channels, height and width of an image.
     device : torch.device
@@ -128,7 +129,7 @@ class Program:
         return next((i for i, layer in enumerate(self.layers) if layer.shapes), len(self.layers))
 
     def views(self, values: Tensor, grads: Tensor, first: int = 0) -> list[Weights]:
-        """Return the views of flat values and gradients, both (C, rest of P), of each layer from the first one on."""
+        """Return views of values and gradients, each (C, rest of P), from layer ``first`` on."""
         per_layer, start = [], 0
         for layer in self.layers[first:]:
             cuts = []
@@ -145,9 +146,10 @@ class Program:
     def forward(
         self, weights: list[Weights], x: Tensor, first: int = 0, draws: Draws | None = None
     ) -> tuple[Tensor, list[Any]]:
-        """Return logits (C, b, classes), and what :meth:`backward` needs, from the input of layer ``first`` on.
+        """Return logits (C, b, classes) from layer ``first`` on, and what :meth:`backward` needs.
 
-        Layer 0 takes rows (C, b, pixels); ``weights`` are those of the layers used; ``draws`` while training.
+        Layer 0 takes rows (C, b, pixels); ``weights`` are those of the layers used;
+        ``draws`` while training.
         """
         kept = []
         for layer, w in zip(self.layers[first:], weights, strict=True):
@@ -163,7 +165,7 @@ class Program:
         beta: float,
         first: int | None = None,
     ) -> Tensor:
-        """Set every layer's gradient to beta times itself plus that of logits' gradient g (C, b, classes).
+        """Set all layers' gradients to beta times themselves plus those of g (C, b, classes).
 
         Returns
         -------
@@ -179,7 +181,7 @@ class Program:
         return g
 
     def logits_of_each(self, values: Tensor, x: Tensor) -> Tensor:
-        """Return the logits (K, b, classes) that K models, values (K, P), give the same rows x (b, pixels).
+        """Return the logits (K, b, classes) of K models, values (K, P), for the same b rows.
 
         The first layer with parameters is one product for all models.
         """

@@ -68,7 +68,7 @@ class Block:
 
     @property
     def _in_place(self) -> bool:
-        """Return whether a step's gradients go straight into the weights: nothing else needs them."""
+        """Return whether a step's gradients go right into the weights: nothing else needs them."""
         plain = self._hp.optimizer == "sgd" and not self._hp.momentum and self._penalties is None
         return plain and max(self._schedule.longest) <= self._columns
 
@@ -94,7 +94,8 @@ class Block:
                 weights = self._program.views(w, g, self._layers)
             beta = 1.0 if in_place else momentum if step else 0.0
             if self._penalties:
-                # g = momentum g + decay w + push - pull w_0; the batch's own gradient is added to it.
+                # g = momentum g + decay w + push - pull w_0; the batch's own gradient is added to
+                # it.
                 g = g.mul_(beta) if beta else g.zero_()
                 g.addcmul_(w, self._penalties.decay[:active])
                 beta = 1.0
@@ -125,7 +126,7 @@ class Block:
         return constant if push is None else constant.add_(push)
 
     def _forward(self, weights: list[Weights], step: int, part: slice) -> tuple[Tensor, Any]:
-        """Return logits (active, b, classes), and what ``_backward`` needs, of a part of a step's batches."""
+        """Return logits (active, b, classes) of a part of a step, and what ``_backward`` needs."""
         x = self._schedule.images(self._examples, step, part)
         return self._program.forward(weights, x, draws=self._draws(step))
 
@@ -142,7 +143,9 @@ class Block:
 
 
 class DualBlock(Block):
-    """A block whose first layer is linear and trains in its dual form; a batch is never taken in parts."""
+    """A block whose first layer is linear and trains in its dual form;
+    a batch is never taken in parts.
+    """
 
     _in_place = False  # the dual form is given the gradients
 
@@ -200,7 +203,9 @@ class _Scores:
         self._from = self._to = 0  # the steps that the tensors are for
 
     def take(self, step: int, active: int, part: slice, logits: Tensor) -> Tensor:
-        """Keep the logits (active, b, classes) of a part of a step's batches; return the loss's gradient there."""
+        """Keep the logits (active, b, classes) of a part of a step's batches;
+        return the loss's gradient there.
+        """
         if step >= self._to:
             self._next(step, logits.shape[2])
         here = step - self._from, slice(active), part

@@ -1,7 +1,8 @@
 """Convolutions for many clients at once, as products over copied patches.
 
-Images have their examples **last**, (C, channels, height, width, b): all positions of a convolution form one wide
-product per client, and its patches are copied in long runs. Around ``winograd`` their channels lie last in memory.
+Images have their examples **last**, (C, channels, height, width, b): all positions of a convolution
+form one wide product per client, and its patches are copied in long runs. Around ``winograd`` their
+channels lie last in memory.
 """
 
 from math import prod
@@ -14,8 +15,10 @@ from torch.nn import functional as F
 from fedsweep.training.layers import Buffer, Draws, UnsupportedError, Weights, add_bias_gradient
 
 WIDE = 1024
-"""Channels in times channels out from which copying a convolution's patches, on a CPU, costs more than calling the
-library for each client. 32 to 64 channels: 1.5 to 1.8 times; 6 to 16 (LeNet): half as much."""
+"""Channels in times channels out from which copying a convolution's patches, on a CPU, costs more
+than calling the library for each client. 32 to 64 channels: 1.5 to 1.8 times; 6 to 16 (LeNet): half
+as much.
+"""
 
 
 class ConvLayer:
@@ -85,7 +88,7 @@ class ConvLayer:
     def _input_gradient(
         self, w: Weights, g: Tensor, columns: torch.Size, shape: torch.Size
     ) -> Tensor:
-        """Return the gradient of the input from g (C, out, positions), and the shapes of columns and padded input."""
+        """Return the input's gradient from g (C, out, positions), columns' and input's shapes."""
         (ph, pw), (kh, kw), (sh, sw), (_, height, width) = self.p, self.k, self.s, self.out
         d_columns = self._d_patches.get(columns, g)
         torch.bmm(w.values[0].flatten(2).transpose(1, 2), g, out=d_columns)

@@ -1,17 +1,19 @@
 """A first linear layer trained in the coordinates of its examples. Imports torch only.
 
-Under SGD every gradient of the layer's matrix W (O, F) is D^T X, X being the client's examples (n, F) and D the
-gradient at the layer's outputs. So W never leaves W_0 + span(X):
+Under SGD every gradient of the layer's matrix W (O, F) is D^T X, X being the client's examples (n,
+F) and D the gradient at the layer's outputs. So W never leaves W_0 + span(X):
 
     W_t = p_t W_0 + q_t K - lr A_t^T X,    A_t (n, O)
 
-and its outputs on examples are p_t (X W_0^T) + q_t (X K^T) - lr (X X^T) A_t. With X W_0^T, X K^T and X X^T computed
-once, a step costs products of n instead of F columns and never touches W, which is written once, at the end. This is
-the same arithmetic in another order: exact up to rounding. Momentum, weight decay and the proximal term are linear, so
-they act on p, q and A alone; K is what they add in each step besides (SCAFFOLD's correction, Ditto's anchor). A bias is
-one more pixel that is always 1.
+and its outputs on examples are p_t (X W_0^T) + q_t (X K^T) - lr (X X^T) A_t. With X W_0^T, X K^T
+and X X^T computed once, a step costs products of n instead of F columns and never touches W, which
+is written once, at the end. This is the same arithmetic in another order: exact up to rounding.
+Momentum, weight decay and the proximal term are linear, so they act on p, q and A alone; K is what
+they add in each step besides (SCAFFOLD's correction, Ditto's anchor). A bias is one more pixel that
+is always 1.
 
-It pays where clients have few examples of many pixels and take many steps: full-batch gradient descent, several epochs.
+It pays where clients have few examples of many pixels and take many steps:
+full-batch gradient descent, several epochs.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TOUCH = 16
-"""What reading and writing a weight in a step costs, in operations of a product: it leaves the cache on the way."""
+"""What reading and writing a weight in a step costs, in operations of a product: cache misses."""
 
 
 def pays(
@@ -62,9 +64,11 @@ class DualLayer:
     lr, momentum : float
         Of SGD.
     decay : Tensor, optional
-        (C, 1): the multiple of W_t in each step's gradient: weight decay and proximal weight together.
+        (C, 1): the multiple of W_t in each step's gradient: weight decay and proximal weight
+        together.
     pull : Tensor, optional
-        (C, 1): the multiple of W_0 that is subtracted from it: the proximal weight where W_0 is the anchor.
+        (C, 1): the multiple of W_0 that is subtracted from it: the proximal weight where W_0 is the
+        anchor.
     """
 
     def __init__(
@@ -105,7 +109,8 @@ class DualLayer:
         active : int
             How many clients still train.
         at : slice or Tensor
-            The batch: the same slice of each client's rows, or row numbers (active, b) of x as (C n, F); C n fills up.
+            The batch: the same slice of each client's rows, or row numbers (active, b) of x as (C
+            n, F); C n fills up.
         """
         batch = [
             None if t is None else _take(t, active, at) for t in (self._h_0, self._gram, self._h_k)

@@ -1,12 +1,14 @@
-"""Layers for many clients at once, each with weights of its own; convolutions have a file of their own.
+"""Layers for many clients at once, each with weights of its own;
+convolutions have a file of their own.
 
-Vectors are (clients C, examples b, features F): a linear layer is one batched matrix product. Images are (C, channels,
-height, width, b), and lie so in memory, for which ``convolution`` gives the reason, or channels last around
-``winograd``: a layer takes either and keeps to it.
+Vectors are (clients C, examples b, features F): a linear layer is one batched matrix product.
+Images are (C, channels, height, width, b), and lie so in memory, for which ``convolution`` gives
+the reason, or channels last around ``winograd``: a layer takes either and keeps to it.
 
-Backward passes are written out, without autograd, since most of a small step is bookkeeping: a gradient is added by the
-product that makes it straight into the momentum buffer, or without momentum into the weights themselves. So a layer's
-gradients may be its weights, and what it still needs of the weights it reads before it writes the gradients.
+Backward passes are written out, without autograd, since most of a small step is bookkeeping: a
+gradient is added by the product that makes it straight into the momentum buffer, or without
+momentum into the weights themselves. So a layer's gradients may be its weights, and what it still
+needs of the weights it reads before it writes the gradients.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,7 @@ class UnsupportedError(ValueError):
 
 @dataclass(frozen=True)
 class Weights:
-    """Views of one layer's values in the flat parameters, and of its gradients in the flat gradient."""
+    """Views of one layer's values and gradients in the flat parameters and the flat gradient."""
 
     values: tuple[Tensor, ...]  # each (C, *shape)
     grads: tuple[Tensor, ...]
@@ -70,9 +72,10 @@ class Buffer:
 
 
 class Layer(Protocol):
-    """A layer for many clients at once. ``forward`` returns its output and what ``backward`` needs of it.
+    """A layer for many clients. ``forward`` returns its output and what ``backward`` needs.
 
-    Both may be given, and may return, memory that is used again: they may change what they are given.
+    Both may be given, and may return, memory that is used again: they may change what they are
+    given.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -85,7 +88,9 @@ class Layer(Protocol):
     def backward(
         self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
-        """Set grads = beta grads + this batch's gradient; return the gradient of the input where it is needed."""
+        """Set grads = beta grads + this batch's gradient;
+        return the gradient of the input where it is needed.
+        """
 
 
 class LinearLayer:
@@ -134,7 +139,7 @@ class LinearLayer:
 
 
 class MaxPoolLayer:
-    """2x2 pooling, first along rows, then along columns: of equal values the first has the gradient, as in torch."""
+    """2x2 pooling, by rows, then columns: the first of equals has the gradient, as in torch."""
 
     shapes = ()
 
@@ -227,7 +232,9 @@ class DropoutLayer:
 
 
 def add_gradient(grads: Tensor, gradient: Tensor, beta: float) -> None:
-    """Set a gradient to beta times itself plus this one; without beta whatever it was, be it no number."""
+    """Set a gradient to beta times itself plus this one;
+    without beta whatever it was, be it no number.
+    """
     torch.add(gradient, grads if beta else 0.0, alpha=beta, out=grads)
 
 
@@ -238,7 +245,7 @@ def add_bias_gradient(w: Weights, gradient: Tensor, beta: float) -> None:
 
 
 def _where_positive(g: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return g where x > 0, else 0: what ReLU's backward pass does, five times as fast as a product with booleans."""
+    """Return g where x > 0, else 0: ReLU's backward, five times as fast as by booleans."""
     backward = torch.ops.aten.threshold_backward
     result: Tensor = backward(g, x, 0) if out is None else backward(g, x, 0, grad_input=out)
     return result

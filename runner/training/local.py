@@ -1,7 +1,10 @@
-"""Local training and evaluation of one client's model. Imports torch and NumPy only, so it runs on a bare GPU machine.
+"""Local training and evaluation of one client's model.
 
-:func:`train` is the reference trainer: one client, one model, changed in place. Which examples form which batch is
-fixed by :func:`passes` alone, so another trainer (vectorized, compiled) that draws from it does the same arithmetic.
+Imports torch and NumPy only, so it runs on a bare GPU machine.
+
+:func:`train` is the reference trainer: one client, one model, changed in place. Which examples form
+which batch is fixed by :func:`passes` alone, so another trainer (vectorized, compiled) that draws
+from it does the same arithmetic.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +25,9 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """Hyperparameters of one round on one client; meanings and defaults are those of ``TrainingConfig``."""
+    """Hyperparameters of one round on one client;
+    meanings and defaults are those of ``TrainingConfig``.
+    """
 
     optimizer: str = "sgd"
     lr: float = 0.02
@@ -50,8 +55,9 @@ class LocalTraining:
     def from_config(cls, config: Mapping[str, Any]) -> "LocalTraining":
         """Read the hyperparameters that a strategy sent; what it did not send keeps its default.
 
-        Keys are the fields' names with dashes (``batch-size``). ``lr`` is that of round 1; the learning rate used is
-        ``lr * lr-decay ** (server-round - 1)``. Keys meant for others are ignored.
+        Keys are the fields' names with dashes (``batch-size``). ``lr`` is that of round 1; the
+        learning rate used is ``lr * lr-decay ** (server-round - 1)``. Keys meant for others are
+        ignored.
         """
         given = {
             f.name: config[key] for f in fields(cls) if (key := f.name.replace("_", "-")) in config
@@ -62,9 +68,10 @@ class LocalTraining:
 
 
 def passes(num_examples: int, hp: LocalTraining, seed: int, least: int = 1) -> Iterator[Tensor]:
-    """Yield pass after pass over the examples: each a new order of their row numbers, int64 on the CPU.
+    """Yield pass after pass over the examples: new orders of row numbers, int64 on the CPU.
 
-    A pass is cut into batches of ``hp.batch_size``: see :func:`cut`. With ``hp.steps`` the last pass ends early.
+    A pass is cut into batches of ``hp.batch_size``: see :func:`cut`. With ``hp.steps`` the last
+    pass ends early.
     """
     if num_examples == 0:
         raise ValueError("a client without examples can't train")
@@ -79,7 +86,8 @@ def passes(num_examples: int, hp: LocalTraining, seed: int, least: int = 1) -> I
 def batch_sizes(num_examples: int, batch_size: int, least: int = 1) -> list[int]:
     """Return the sizes of a pass's batches: full ones, then what is left.
 
-    What is left joins the batch before it where it is less than ``least``: no batch can be normalised by one example.
+    What is left joins the batch before it where it is less than ``least``:
+    no batch can be normalised by one example.
     """
     size = min(batch_size or num_examples, num_examples)
     full, rest = divmod(num_examples, size)
@@ -116,10 +124,10 @@ def _batch(x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distortions(num_examples: int, hp: LocalTraining, seed: int, side: int) -> Iterator[Tensor]:
-    """Yield what becomes of each example in pass after pass, int64 (N, 3): shift down, shift right, mirrored (0 or 1).
+    """Yield what becomes of each example by passes, int64 (N, 3): shift down, right, mirrored.
 
-    Shifts are at most an eighth of the side. The draws have a generator of their own: batches stay those of a run
-    without augmentation.
+    Shifts are at most an eighth of the side. The draws have a generator of their own: batches stay
+    those of a run without augmentation.
     """
     generator = torch.Generator().manual_seed(seed ^ 0x5EED)
     most = side // 8 if hp.augment == "crop_flip" else 0
@@ -129,7 +137,7 @@ def distortions(num_examples: int, hp: LocalTraining, seed: int, side: int) -> I
 
 
 def distort(x: Tensor, how: Tensor) -> Tensor:
-    """Return images (n, C, H, W), bytes or floats, each shifted and mirrored as its row of ``how`` (n, 3) says.
+    """Return images (n, C, H, W), bytes or floats, each shifted and mirrored as ``how`` says.
 
     What comes into view is the image reflected at its edge. It is one gather, whatever the draws.
     """
@@ -172,17 +180,19 @@ def train(
     hp : LocalTraining
         Hyperparameters.
     seed : int
-        Fixes the batches and the model's own draws (dropout). The process's generators are left as they were.
+        Fixes the batches and the model's own draws (dropout). The process's generators are left as
+        they were.
     anchor : sequence of Tensor, optional
-        Where the proximal term pulls, one tensor per trained parameter; the weights of the round's start by default.
+        Where the proximal term pulls, one tensor per trained parameter;
+        the weights of the round's start by default.
     offset : sequence of Tensor, optional
         Added to the gradient of each step, one tensor per trained parameter (SCAFFOLD's c - c_i).
 
     Returns
     -------
     dict[str, float]
-        ``loss`` (cross-entropy, without penalties) and ``accuracy``, averaged over the examples seen while training,
-        and ``steps``. A loss that is not finite is returned like any other.
+        ``loss`` (cross-entropy, without penalties) and ``accuracy``, averaged over the examples
+        seen while training, and ``steps``. A loss that is not finite is returned like any other.
     """
     params = [p for p in model.parameters() if p.requires_grad]
     start = list(anchor or [p.detach().clone() for p in params]) if hp.proximal_mu else []
@@ -211,7 +221,8 @@ def train(
                 losses.append(loss.detach())
                 logits.append(out.detach())
                 labels.append(y_b)
-            # Scored once a pass: three operations a step less, and on a GPU one wait instead of one a step.
+            # Scored once a pass: three operations a step less, and on a GPU one wait instead of one
+            # a step.
             sizes = [len(y_b) for y_b in labels]
             loss_sum += sum(n * v for n, v in zip(sizes, torch.stack(losses).tolist(), strict=True))
             correct += int((torch.cat(logits).argmax(1) == torch.cat(labels)).sum())
@@ -227,7 +238,7 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def alone(normed: Sequence[nn.Module], examples: int) -> Iterator[None]:
-    """Have these layers use their running statistics for a batch of one example: it has no variance of its own."""
+    """Have these layers use running statistics for a batch of one example: it has no variance."""
     if examples != 1 or not normed:
         yield
         return
@@ -250,9 +261,10 @@ def generator_of(device: torch.device) -> torch.Generator:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the device's global generator, which dropout draws from, and put its state back afterwards.
+    """Seed the device's global generator, which dropout draws from; put its state back later.
 
-    ``torch.random.fork_rng`` does the same in ten times the time, as much as two steps of a small model.
+    ``torch.random.fork_rng`` does the same in ten times the time, as much as two steps of a small
+    model.
     """
     generator = generator_of(device)
     state = generator.get_state()
@@ -265,7 +277,9 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 @contextmanager
 def precision_of(hp: LocalTraining, device: torch.device) -> Iterator[None]:
-    """Have products in the precision that the hyperparameters name; the process's settings are put back afterwards."""
+    """Have products in the precision that the hyperparameters name;
+    the process's settings are put back afterwards.
+    """
     if hp.precision == "tf32" and device.type != "cuda":
         raise ValueError(
             "training.precision=tf32 is a format of NVIDIA GPUs; this host trains on its CPU"
@@ -301,7 +315,10 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 512) -> Tensor:
 
 
 def score(logits: Tensor, y: Tensor) -> dict[str, float]:
-    """Return ``loss`` (mean cross-entropy), ``loss_sum``, ``correct`` and ``count`` of logits (N, classes)."""
+    """Return ``loss`` (mean cross-entropy), ``loss_sum``, ``correct``, ``count`` of logits.
+
+    Logits are (N, classes); the last three are sums over the rows.
+    """
     loss_sum = float(F.cross_entropy(logits.double(), y, reduction="sum"))
     correct = int((logits.argmax(1) == y).sum())
     return {"loss": loss_sum / len(y), "loss_sum": loss_sum, "correct": correct, "count": len(y)}
@@ -322,7 +339,7 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> d
 
 
 def confusion(logits: Tensor, y: Tensor) -> np.ndarray:
-    """Return the confusion matrix of logits (N, classes): int64 (classes, classes), true x predicted."""
+    """Return the confusion matrix of logits (N, classes): int64, true x predicted classes."""
     classes = logits.shape[1]
     cells = torch.bincount(y * classes + logits.argmax(1), minlength=classes * classes)
     return cells.reshape(classes, classes).cpu().numpy()

@@ -1,7 +1,8 @@
 """A process's one network, as new for each task. Imports torch and NumPy only.
 
-A record holds what is in a module's ``state_dict``. What a module keeps beside it, in buffers that are not persistent
-or in plain attributes, would leak from one client into the next, and results would depend on which client ran where.
+A record holds what is in a module's ``state_dict``. What a module keeps beside it, in buffers that
+are not persistent or in plain attributes, would leak from one client into the next, and results
+would depend on which client ran where.
 """
 
 from collections.abc import Callable
@@ -58,8 +59,9 @@ class AsBuilt:
             return deepcopy(value, {id(known): known for known in self._known})
         except Exception as error:  # whatever an attribute of the user's own raises
             raise ValueError(
-                f"the network's attribute {name} can't be copied ({type(error).__name__}: {error}), so one "
-                "client would leave it to the next; make it a buffer, or plain data"
+                f"the network's attribute {name} can't be copied ({type(error).__name__}: "
+                f"{error}), so one client would leave it to the next; make it a buffer, "
+                "or plain data"
             ) from error
 
 
@@ -86,8 +88,9 @@ def check_repeats(fresh: Callable[[], nn.Module], x: Tensor, y: Tensor, seed: in
     for name, values in first.items():
         if not torch.equal(values, second[name]):
             raise ValueError(
-                f"the network trains differently the second time ('{name}'): it keeps something outside "
-                "its state_dict (a global, a class attribute) that one client would leave to the next; "
+                f"the network trains differently the second time ('{name}'): "
+                "it keeps something outside its state_dict (a global, a class attribute) "
+                "that one client would leave to the next; "
                 "keep it in a buffer or an attribute of the module"
             )
 

@@ -1,7 +1,8 @@
-"""Examples on the device as bytes, kept from task to task in one tensor: a batch of many clients is one gather.
+"""Examples as bytes on the device, kept in one tensor: a batch of many clients is one gather.
 
-Bytes are a quarter of floats, so four times the clients stay where they were staged (and shifted: a rotation is worked
-out once); what a batch takes is normalised when it is gathered, which costs what the gather does.
+Bytes are a quarter of floats, so four times the clients stay where they were staged (and shifted: a
+rotation is worked out once); what a batch takes is normalised when it is gathered, which costs what
+the gather does.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -26,7 +27,9 @@ Read = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Examples:
-    """Images (N, C, H, W) and labels int64 (N,); bytes become floats, normalised, when they are taken."""
+    """Images (N, C, H, W) and labels int64 (N,);
+    bytes become floats, normalised, when they are taken.
+    """
 
     x: Tensor  # uint8, or floats that are taken as they are
     y: Tensor
@@ -78,7 +81,10 @@ class ExamplePool:
         return Examples(self._x, self._y, self._mean, self._std)
 
     def places(self, sets: dict[Hashable, Read]) -> list[Place]:
-        """Return where each set lies in ``all``: first row and number of rows. It holds until the next call."""
+        """Return where each set lies in ``all``: first row and number of rows.
+
+        It holds until the next call.
+        """
         missing = [key for key in sets if key not in self._places]
         if missing:
             new = {key: sets[key]() for key in missing}

@@ -1,4 +1,7 @@
-"""Which examples every client of a block takes in each step, as tensors. Imports torch and NumPy only."""
+"""Which examples every client of a block takes in each step, as tensors.
+
+Imports torch and NumPy only.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,17 +127,18 @@ class Schedule:
         return self.sizes[step][: self.active[step]]
 
     def images(self, examples: Examples, step: int, part: slice) -> Tensor:
-        """Return what the clients that still train take in a part of a step, (active, b, pixels)."""
+        """Return what clients that still train take in a part of a step, (active, b, pixels)."""
         rows, how = self.rows[step, : self.active[step], part], self.how
         if how is not None:
             how = how[step, : len(rows), part].flatten(0, 1)
         return examples.images(rows.flatten(), how).view(*rows.shape, -1)
 
     def in_order_of_use(self, tasks: Sequence[Task]) -> tuple[Tensor, list[slice | Tensor]]:
-        """Return the rows that each client uses, (C, n), in the order of their first use, and each step's places there.
+        """Return the rows each client uses, (C, n), by first use, and each step's places there.
 
-        A shorter set is filled up by beginning anew. In the first pass a step is a slice, the same for all clients;
-        else its places are numbers (active, longest) into (C n,), where C n itself fills up a short batch.
+        A shorter set is filled up by beginning anew. In the first pass a step is a slice, the same
+        for all clients; else its places are numbers (active, longest) into (C n,), where C n itself
+        fills up a short batch.
         """
         used = [task.orders[0] for task in tasks]  # a first pass that was cut short is the only one
         n = max(map(len, used))

@@ -93,7 +93,7 @@ class BatchedStepping:
 
 
 class BatchedSteps:
-    """C models under training by a method's own steps: :class:`fedsweep.strategies.clients.Steps`."""
+    """C models under training by a method's own steps: ``fedsweep.strategies.clients.Steps``."""
 
     def __init__(self, training: BatchedStepping, start: Models, mu: float) -> None:
         self._training, self._start, self._mu = training, start, mu
@@ -211,7 +211,7 @@ class ModuleStepping:
 
 
 class ModuleSteps:
-    """C models under training by a method's own steps: :class:`fedsweep.strategies.clients.Steps`."""
+    """C models under training by a method's own steps: ``fedsweep.strategies.clients.Steps``."""
 
     def __init__(
         self, training: ModuleStepping, start: Models, states: "list[_State]", mu: float

@@ -1,4 +1,4 @@
-"""Training, losses and predictions for C clients: one by one for any network, or batched in a program.
+"""Training, losses and predictions for C clients: one by one for any network, or batched.
 
 A client has the same examples, batches and hyperparameters either way; its numbers differ by
 rounding. Which one is used is known to ``fedsweep.client.app`` and ``fedsweep.client.together``

@@ -105,7 +105,7 @@ def train_many(
 def _block(
     program: Program, tasks: Sequence[Task], hp: LocalTraining, device: torch.device, *, drift: bool
 ) -> tuple[int, bool]:
-    """Return how many of the tasks go together, and whether their first layer trains in its dual form."""
+    """Return how many tasks go together, and whether their first layer trains in its dual form."""
     clients, columns = program.block(tasks[0].batch, device)
     if (
         program.first_linear
@@ -156,7 +156,7 @@ def _penalties(
 def predict_many(
     program: Program, values: Tensor, examples: Examples, places: Sequence[Place]
 ) -> list[Tensor]:
-    """Return the logits (n, classes) of each model, values (C, P), on examples of its own, or of all on the same."""
+    """Return logits (n, classes) of models (C, P), on examples of their own or all on the same."""
     longest = max(count for _, count in places)
     clients, columns = program.block(longest, values.device)
     logits: list[Tensor] = []
@@ -180,7 +180,9 @@ def predict_many(
 def logits_of_each(
     program: Program, values: Tensor, examples: Examples, place: Place
 ) -> Iterator[Tensor]:
-    """Yield the logits (n, classes) of each model, values (C, P), on the same examples; some models at a time."""
+    """Yield the logits (n, classes) of each model, values (C, P), on the same examples;
+    some models at a time.
+    """
     first, count = place
     clients, columns = program.block(count, values.device)
     for some in values.split(clients):
@@ -197,7 +199,7 @@ def logits_of_each(
 def losses_of_each(
     program: Program, values: Tensor, examples: Examples, places: Sequence[Place]
 ) -> list[Tensor]:
-    """Return the cross-entropy float64 (n, K) of each client's examples under each of K models, values (K, P)."""
+    """Return the cross-entropy float64 (n, K) of a client's examples under K models (K, P)."""
     rows = torch.cat([torch.arange(first, first + count) for first, count in places]).to(
         values.device
     )

@@ -1,11 +1,13 @@
-"""Convolutions of many channels by Winograd's minimal filtering: on a CPU two thirds of the library's time.
+"""Convolutions of many channels by Winograd's filtering: 2/3 of the library's time on a CPU.
 
-A tile of m x m outputs of an r x r kernel is r x r values of the kernel, mapped to 6 x 6 points, times 6 x 6 inputs,
-mapped to the same points, mapped back (m + r - 1 = 6): 36 products an input and output channel instead of 144 (3x3, m =
-4) or 100 (5x5, m = 2). The products of a point, over all tiles and channels, are one matrix product, and so is each
-map, over all points at once. Backward passes are the transposes, and share what forward has mapped.
+A tile of m x m outputs of an r x r kernel is r x r values of the kernel, mapped to 6 x 6 points,
+times 6 x 6 inputs, mapped to the same points, mapped back (m + r - 1 = 6): 36 products an input and
+output channel instead of 144 (3x3, m = 4) or 100 (5x5, m = 2). The products of a point, over all
+tiles and channels, are one matrix product, and so is each map, over all points at once. Backward
+passes are the transposes, and share what forward has mapped.
 
-Source: Winograd, Arithmetic Complexity of Computations, 1980; Lavin and Gray 2016, arXiv:1509.09308.
+Source: Winograd, Arithmetic Complexity of Computations, 1980; Lavin and Gray 2016,
+arXiv:1509.09308.
 """
 
 from math import ceil, prod
@@ -23,14 +25,14 @@ TILE = 6
 """Points a side."""
 
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
-"""Where polynomials are evaluated, beside infinity: rounding grows half as much as with 0, 1, -1, 2, -2."""
+"""Where polynomials are evaluated, beside infinity: half the rounding of 0, 1, -1, 2, -2."""
 
 
 def maps(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the maps of outputs (m, 6), of the kernel (6, r) and of inputs (6, 6), float64.
 
-    Outputs are ``y = A ((G w) * (B x))`` in one dimension: the product of polynomials by evaluation and interpolation
-    (Toom and Cook), transposed.
+    Outputs are ``y = A ((G w) * (B x))`` in one dimension: the product of polynomials by evaluation
+    and interpolation (Toom and Cook), transposed.
     """
     m, last = TILE + 1 - kernel, len(POINTS)
     a, g, b = np.zeros((m, TILE)), np.zeros((TILE, kernel)), np.zeros((TILE, TILE))
@@ -50,8 +52,8 @@ def maps(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
 class WinogradLayer(ConvLayer):
     """A convolution of 3x3 or 5x5 with stride 1.
 
-    Its passes share two pieces of memory, since what is not in the cache costs more than the arithmetic: what
-    ``forward`` returns holds until ``backward``, which a ``forward`` allows once.
+    Its passes share two pieces of memory, since what is not in the cache costs more than the
+    arithmetic: what ``forward`` returns holds until ``backward``, which a ``forward`` allows once.
     """
 
     def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
@@ -116,7 +118,7 @@ class WinogradLayer(ConvLayer):
         return self._put_together(d_inputs.view(TILE, TILE, clients, *self._tiles, examples, -1))
 
     def _cut(self, images: Tensor, size: int, before: tuple[int, ...] = (0, 0)) -> Tensor:
-        """Return tiles (size^2, C x rows x columns x b x channels) of images, padded before, and after as needed."""
+        """Return tiles (size^2, C x rows x columns x b x channels) of images, padded as needed."""
         images, m = images.permute(0, 2, 3, 4, 1), self._m
         sides = zip(self._tiles, images.shape[1:3], before, strict=True)
         after = [m * (n - 1) + size - side - p for n, side, p in sides]
@@ -126,7 +128,7 @@ class WinogradLayer(ConvLayer):
         return self._small.get(tiles.shape, images).copy_(tiles).view(size**2, -1)
 
     def _put_together(self, tiles: Tensor) -> Tensor:
-        """Return images without padding: the sum of overlapping tiles (6, 6, C, rows, columns, b, channels)."""
+        """Return unpadded images: sums of overlapping tiles (6, 6, C, rows, cols, b, channels)."""
         (ph, pw), (kh, kw), (_, height, width), m = self.p, self.k, self.out, self._m
         clients, th, tw, examples, channels = tiles.shape[2:]
         more = ceil(TILE / m) - 1
