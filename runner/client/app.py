@@ -1,40 +1,45 @@
-"""The built-in Flower ClientApp: train, evaluate, aggregate a cluster, score a model on the central test set.
+"""The built-in Flower ClientApp: trains, evaluates, aggregates clusters, scores models centrally.
 
 Messages, by type (all content keys are Flower's own where Flower has them):
 
-==================  ==============================================  ====================================================
-type                content                                         reply
-==================  ==============================================  ====================================================
-``train``           ``arrays``, ``config`` (see below)              ``arrays``, ``metrics``: num-examples, train_loss,
-                                                                    train_acc, steps
-``evaluate``        ``arrays``, ``config``                          ``metrics``: num-examples, eval_loss, eval_acc (of
-                                                                    no held-out examples: zeros); with ``test-own``
-                                                                    ``test``: as ``query.test``, confusion as bytes;
-                                                                    with ``by-class`` ``classes``: counts, the bytes
-                                                                    of (3, classes) of ``training.class_counts``
-``query.aggregate`` an ArrayRecord per member, ``weights``:         ``arrays``: weighted mean, ``metrics``: num-examples
-                    MetricRecord with the same keys, ``config``:
-                    heaviest (whose counters count)
-``query.losses``    an ArrayRecord per model                        ``metrics``: losses, one per model in their order,
-                                                                    mean over the client's training examples
-``query.signature`` nothing                                         ``arrays``: signature (classes, pixels), the share
-                                                                    of each class times its mean image
-``query.subspace``  ``config``: vectors                             ``arrays``: subspace (pixels, rank), orthonormal
-``query.sketch``    ``arrays``, ``config`` of ``train``, sketch     ``sketch``: float32, the bytes of so many numbers of
-                    (size), sketch-seed, sketch-of (array names)    the update that training would give
-``query.examples``  nothing                                         ``metrics``: num-examples
-``query.init``      nothing                                         ``arrays``: the trial's initial model, ``layout``:
-                                                                    ConfigRecord, see ``fedsweep.strategies.layout``
-``query.test``      ``arrays``, ``config``: group, start, stop,     ``metrics``: num-examples, loss_sum, correct,
-                    confusion (bool)                                confusion (classes x classes, row by row)
-==================  ==============================================  ====================================================
+==================  ====================================  ==========================================
+type                content                               reply
+==================  ====================================  ==========================================
+``train``           ``arrays``, ``config`` (see below)    ``arrays``, ``metrics``: num-examples,
+                                                          train_loss, train_acc, steps
+``evaluate``        ``arrays``, ``config``                ``metrics``: num-examples, eval_loss,
+                                                          eval_acc (of no held-out examples: zeros)
+``query.aggregate`` an ArrayRecord per member,            ``arrays``: weighted mean,
+                    ``weights``: MetricRecord with the    ``metrics``: num-examples
+                    same keys, ``config``: heaviest
+                    (whose counters count)
+``query.losses``    an ArrayRecord per model              ``metrics``: losses, one per model in
+                                                          their order, mean over the client's
+                                                          training examples
+``query.signature`` nothing                               ``arrays``: signature (classes, pixels),
+                                                          each class's share times its mean image
+``query.subspace``  ``config``: vectors                   ``arrays``: subspace (pixels, rank),
+                                                          orthonormal
+``query.sketch``    ``arrays``, ``config`` of ``train``,  ``sketch``: float32, the bytes of so many
+                    sketch (size), sketch-seed,           numbers of the update that training would
+                    sketch-of (array names)               give
+``query.examples``  nothing                               ``metrics``: num-examples
+``query.init``      nothing                               ``arrays``: the trial's initial model,
+                                                          ``layout``: ConfigRecord, see
+                                                          ``fedsweep.strategies.layout``
+``query.test``      ``arrays``, ``config``: group,        ``metrics``: num-examples, loss_sum,
+                    start, stop, confusion (bool)         correct, confusion (classes x classes, row
+                                                          by row)
+==================  ====================================  ==========================================
 
 ``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of
 ``LocalTraining``. A key that is not sent has its default, so Flower's strategies work as they are.
 With ``method`` a client does what the client part of that name does
 (``fedsweep.strategies.clients``), whose messages may carry more. With ``test-own`` (rows per slice)
-an evaluated client also scores its model on the central test set, as its group sees it. Every reply
-also has ``load``, see ``fedsweep.engine.load.load_mod``.
+an evaluated client also scores its model on the central test set, as its group sees it: ``test`` is
+as the reply of ``query.test``, confusion as bytes. With ``by-class`` it has ``classes``: counts,
+the bytes of (3, classes) of ``training.class_counts``. Every reply also has ``load``, see
+``fedsweep.engine.load.load_mod``.
 """
 
 from collections.abc import Sequence
@@ -75,7 +80,9 @@ def make_client_app(
     train_mods: Sequence[Mod] = (),
     engine: Engine = "sequential",
 ) -> ClientApp:
-    """Return the ClientApp of a trial. It holds one model and some clients' examples per process, made when first used.
+    """Return the ClientApp of a trial.
+
+    It holds one model and some clients' examples per process, made when first used.
 
     Parameters
     ----------
@@ -110,7 +117,7 @@ def make_client_app(
 
 
 class BuiltinApp(ClientApp):
-    """A ClientApp that can also run a chunk of messages at once: ``fedsweep.engine.host.ChunkApp``."""
+    """A ClientApp that can also run a chunk of messages at once: the engine's ``ChunkApp``."""
 
     def __init__(self, chunks: ChunkRunner, mods: list[Mod]) -> None:
         super().__init__(mods=mods)
@@ -128,12 +135,13 @@ class BuiltinApp(ClientApp):
 
 
 class BuiltinClient(ClientProcess):
-    """Any client of the trial, one at a time: all that a client is beyond its data lives in messages and contexts."""
+    """Any client of the trial, one at a time: beyond its data it is its messages and contexts."""
 
     def init(self, message: Message, context: Context) -> Message:
         """Return the trial's initial model, drawn from its seed, and what its arrays are.
 
-        The server itself does without torch. A network that can't be made as new for each client is refused.
+        The server itself does without torch. A network that can't be made as new for each client is
+        refused.
         """
         del context
         x, y = self.pool.examples(*self.train_set({}, 0))
@@ -147,7 +155,7 @@ class BuiltinClient(ClientProcess):
         return reply
 
     def on_trained(self, mod: Mod) -> Mod:
-        """Return a mod that sees the trained arrays alone, of what is sent and of what is replied."""
+        """Return a mod that sees the trained arrays alone, in messages and in replies."""
 
         def wrapped(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
             layout = self.layout
@@ -185,7 +193,7 @@ class BuiltinClient(ClientProcess):
         return reply
 
     def aggregate(self, message: Message, context: Context) -> Message:
-        """Be the server of a cluster: average its members' arrays in the order in which they were sent."""
+        """Be a cluster's server: average its members' arrays in the order in which they came."""
         del context
         weights, members = message.content.metric_records["weights"], message.content.array_records
         if weights.keys() != members.keys():
@@ -206,7 +214,7 @@ class BuiltinClient(ClientProcess):
         return make_reply(message, {"num-examples": len(rows)})
 
     def signature(self, message: Message, context: Context) -> Message:
-        """Tell the moments of images and labels: feature shift, label skew and concept shift all move them."""
+        """Tell moments of images and labels, which feature, label and concept shift all move."""
         x, y = self._data.client(partition_id(context), "train")
         found = signature(x, y, len(self._data.images.class_names))
         return make_reply(

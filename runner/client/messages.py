@@ -36,7 +36,9 @@ def train_metrics(result: Mapping[str, float], num_examples: int) -> dict[str, A
 
 
 def eval_metrics(num_examples: int, loss_sum: float, correct: float) -> dict[str, Any]:
-    """Return the metrics of an evaluation reply; of no examples, zeros, which no mean by examples counts."""
+    """Return the metrics of an evaluation reply;
+    of no examples, zeros, which no mean by examples counts.
+    """
     n = max(num_examples, 1)
     return {"num-examples": num_examples, "eval_loss": loss_sum / n, "eval_acc": correct / n}
 

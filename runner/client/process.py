@@ -124,7 +124,7 @@ class ClientProcess:
     # What a client is: its seed and its examples.
 
     def seed(self, purpose: str, config: Mapping[str, Any], client: int) -> int:
-        """Return what fixes a client's batches in a round, for a purpose: ``train``, ``prepare``."""
+        """Return what fixes a client's batches in a round for a purpose: ``train``, ``prepare``."""
         return derive_seed(self._seed, purpose, int(config.get("server-round", 1)), client)
 
     def train_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:

@@ -1,4 +1,4 @@
-"""What a client tells about its data or its update where a strategy clusters by that: never single images.
+"""What a client tells about data or update where it is clustered by that: never single images.
 
 Pixels are scaled to [0, 1]. Shapes: N examples, P pixels (all channels), K classes.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def signature(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return E[onehot(label) x image], float32 (K, P): the share of each class times its mean image.
+    """Return E[onehot(label) x image], float32 (K, P): each class's share times its mean image.
 
     Parameters
     ----------
@@ -27,10 +27,11 @@ def signature(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def subspace(x: np.ndarray, y: np.ndarray, vectors: int) -> np.ndarray:
-    """Return an orthonormal basis, float32 (P, R), of what the main directions of all classes span (PACFL).
+    """Return an orthonormal basis, float32 (P, R), of all classes' main directions (PACFL).
 
-    Of each class the ``vectors`` top left singular vectors of its matrix of images (P, N), uncentred as in the paper;
-    fewer where the class has fewer independent images. Bases of classes overlap, so R may be less than their sum.
+    Of each class the ``vectors`` top left singular vectors of its matrix of images (P, N),
+    uncentred as in the paper; fewer where the class has fewer independent images. Bases of classes
+    overlap, so R may be less than their sum.
     """
     images = _pixels(x)
     directions = []
@@ -43,11 +44,11 @@ def subspace(x: np.ndarray, y: np.ndarray, vectors: int) -> np.ndarray:
 
 
 def sketch(layers: Sequence[np.ndarray], size: int, seed: int) -> np.ndarray:
-    """Return so many sums of an update's numbers, each number in one of them with a random sign, float64 (size,).
+    """Return sums of an update's numbers, each in one with a random sign, float64 (size,).
 
-    A count sketch, or feature hashing (Weinberger et al. 2009, arXiv:0902.2206): inner products, so distances and
-    angles, are those of the updates on average, and off by the order of 1 / sqrt(size) of the lengths. It takes one
-    pass and no matrix.
+    A count sketch, or feature hashing (Weinberger et al. 2009, arXiv:0902.2206): inner products, so
+    distances and angles, are those of the updates on average, and off by the order of 1 /
+    sqrt(size) of the lengths. It takes one pass and no matrix.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """A chunk of messages run in one batched program, in place of one client after the other.
 
-``training.engine`` decides: ``sequential`` never does, ``vectorized`` does wherever it can. What can't be run together
-goes to the Flower ClientApp message by message, and a note says why, once.
+``training.engine`` decides: ``sequential`` never does, ``vectorized`` does wherever it can. What
+can't be run together goes to the Flower ClientApp message by message, and a note says why, once.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,9 @@ class ChunkRunner:
         self._notes: list[str] = []
 
     def run(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message] | None:
-        """Return one reply a message, with its client's share of the chunk's load; None: run them one by one."""
+        """Return one reply a message, with its client's share of the chunk's load;
+        None: run them one by one.
+        """
         kinds = {message.metadata.message_type for message in messages}
         work = {"train": self._train, "evaluate": self._evaluate, "query.losses": self._losses}.get(
             next(iter(kinds))
@@ -169,7 +171,8 @@ def _halving(
                 raise
             size = (size + 1) // 2
             say(
-                f"the device's memory does not suffice for a chunk of {len(messages)} clients; {size} go together"
+                f"the device's memory does not suffice for a chunk of {len(messages)} clients; "
+                f"{size} go together"
             )
             continue
         done += replies
