@@ -1,11 +1,12 @@
 """What every figure is drawn on: size and layout, colours, axes of clients and classes.
 
-Colours stay apart for colour-blind readers (Okabe and Ito 2008, then Tol's muted scheme; cividis for amounts).
-matplotlib is imported late and without pyplot: figures are made in the tracking thread, beside the driver's work.
+Colours stay apart for colour-blind readers (Okabe and Ito 2008, then Tol's muted scheme; cividis
+for amounts). matplotlib is imported late and without pyplot: figures are made in the tracking
+thread, beside the driver's work.
 
 Names come from outside. :func:`to_png`, through which every figure goes, shows each text as it is:
-nothing in it is mathematics. Legends are made by :func:`legend` alone, since matplotlib drops entries
-that begin with an underscore.
+nothing in it is mathematics. Legends are made by :func:`legend` alone, since matplotlib drops
+entries that begin with an underscore.
 """
 
 import colorsys
@@ -84,10 +85,11 @@ def strategy_colour(name: str) -> str:
 
 
 def to_png(figure: "Figure", dpi: int = 110) -> bytes:
-    """Return the figure as a PNG file; lightly compressed, since packing costs more time than the disk is worth.
+    """Return the figure as a PNG, lightly compressed: packing costs more than the disk is worth.
 
-    Where axes lie is worked out for the first figure of a kind, and taken over by those with the same size and texts:
-    laying out is nearly half of drawing, and the trials of a sweep draw a few kinds. ``savefig`` would draw twice.
+    Where axes lie is worked out for the first figure of a kind, and taken over by those with the
+    same size and texts: laying out is nearly half of drawing, and the trials of a sweep draw a few
+    kinds. ``savefig`` would draw twice.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -115,7 +117,7 @@ def to_png(figure: "Figure", dpi: int = 110) -> bytes:
 
 
 def _as_it_is(figure: "Figure") -> None:
-    """Have every text drawn as it is: on one line (but for the title), no mathematics, not too long."""
+    """Have all text drawn as it is: one line (but for the title), no mathematics, not too long."""
     from matplotlib.text import Text
     from matplotlib.ticker import ScalarFormatter
 
@@ -140,7 +142,7 @@ def _tick(named: "Formatter", x: float, place: int | None = None) -> str:
 def legend(
     axes: "Axes", entries: "Mapping[str, Artist]", outside: bool = True, **style: Any
 ) -> None:
-    """Add a legend of these names and what they stand for, beside the axes or where there is room."""
+    """Add a legend of these names and what they stand for, beside the axes or where room is."""
     for name, artist in entries.items():
         artist.set_label(name)
     beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
@@ -151,7 +153,7 @@ def legend(
 
 
 def _room(axes: "Axes") -> tuple[Any, ...]:
-    """Return what takes room around axes, but for numbers at their ticks: those differ by a digit at most."""
+    """Return what takes room around axes, but for ticks' numbers: these are of like widths."""
     legend = axes.get_legend()
     named = [
         [tick.label1.get_text() for tick in axis.majorTicks] for axis in (axes.xaxis, axes.yaxis)
@@ -202,12 +204,12 @@ def room_for(names: Sequence[str]) -> float:
 
 
 def client_order(groups: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Return the positions of the clients, sorted by group and, where they are many, by kind: patterns show."""
+    """Return the clients' positions, sorted by group and, where many, by kind: patterns show."""
     return np.lexsort((kind, groups)) if len(groups) > FEW else np.argsort(groups, kind="stable")
 
 
 def client_axis(axis: Any, order: np.ndarray, groups: np.ndarray, kind: str) -> None:
-    """Label an axis of clients: by their numbers, or, where they are sorted by kind, by what they are sorted by."""
+    """Label an axis of clients: by their numbers, or by what they are sorted by, if by kind."""
     by = ["group"] if groups.max(initial=0) > 0 else []
     if len(order) > FEW:
         by.append(kind)
@@ -234,7 +236,9 @@ def _group_lines(axes: "Axes", groups: np.ndarray, horizontal: bool) -> None:
 
 
 def cell(axes: "Axes", x: int, y: int, value: float, dark: bool) -> None:
-    """Write a number into a cell of an image; out of the layout's sight, which would measure each of them."""
+    """Write a number into a cell of an image;
+    out of the layout's sight, which would measure each of them.
+    """
     colour = "black" if dark else "white"
     axes.text(
         x, y, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour, in_layout=False

@@ -35,7 +35,9 @@ _CAPTION = 14  # characters that have room below an example
 def label_heatmap(
     counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str], title: str = ""
 ) -> "Figure":
-    """Show how many examples of each class each client holds; counts is (clients, classes), groups (clients,)."""
+    """Show how many examples of each class each client holds;
+    counts is (clients, classes), groups (clients,).
+    """
     order = client_order(groups, counts.argmax(axis=1))
     clients, classes = counts.shape
     figure, (axes,) = new_figure(
@@ -62,7 +64,9 @@ def label_heatmap(
 def label_bars(
     counts: np.ndarray, groups: np.ndarray, class_names: Sequence[str], title: str = ""
 ) -> "Figure":
-    """Show each client's examples as one bar stacked by class; counts is (clients, classes), groups (clients,)."""
+    """Show each client's examples as one bar stacked by class;
+    counts is (clients, classes), groups (clients,).
+    """
     order = client_order(groups, counts.argmax(axis=1))
     clients, classes = counts.shape
     figure, (axes,) = new_figure(
@@ -70,7 +74,8 @@ def label_bars(
         3.4,
         title or "Examples per client, stacked by class",
     )
-    # One outline per class with nan between the bars: a patch per client and class would take seconds to draw.
+    # One outline per class with nan between the bars: a patch per client and class would take
+    # seconds to draw.
     gap = 0.4 if clients <= FEW else 0.5
     place = np.arange(clients)
     corners = np.stack([place - gap, place + gap, np.full(clients, np.nan)], axis=1)[
@@ -93,7 +98,9 @@ def label_bars(
 
 
 def class_counts(counts: np.ndarray, class_names: Sequence[str], title: str = "") -> "Figure":
-    """Show how many examples of each class all clients hold together; counts is (clients, classes)."""
+    """Show how many examples of each class all clients hold together;
+    counts is (clients, classes).
+    """
     totals = counts.sum(axis=0)
     figure, (axes,) = new_figure(
         max(4.5, min(10.0, 2 + 0.4 * len(totals))),
@@ -110,7 +117,9 @@ def class_counts(counts: np.ndarray, class_names: Sequence[str], title: str = ""
 
 
 def divergences(counts: np.ndarray, groups: np.ndarray, title: str) -> "Figure":
-    """Show both divergences of each client as bars, sorted by known group; counts is (clients, classes)."""
+    """Show both divergences of each client as bars, sorted by known group;
+    counts is (clients, classes).
+    """
     order = np.argsort(groups, kind="stable")
     colours = [PALETTE[int(group) % len(PALETTE)] for group in groups[order]]
     figure, (upper, lower) = new_figure(client_width(len(order)), 4.4, title, rows=2, sharex=True)

@@ -43,7 +43,8 @@ def cluster_map(
     assignments : pd.DataFrame
         One row per client and round: ``round``, ``client``, ``cluster`` and ``server`` (bool).
     groups : Mapping[int, int], optional
-        True group of each client, for rows sorted by it; with right clusters each block has one colour.
+        True group of each client, for rows sorted by it; with right clusters each block has one
+        colour.
     """
     clients = np.unique(assignments["client"].to_numpy())
     rounds = np.arange(assignments["round"].min(), assignments["round"].max() + 1)
@@ -69,8 +70,8 @@ def cluster_map(
     half = 0.5
     extent = (rounds[0] - half, rounds[-1] + half, len(clients) - half, -half)
     axes.imshow(
-        grid, aspect="auto", interpolation="nearest", extent=extent, cmap=ListedColormap(colours), vmin=-half,
-        vmax=clusters - half,
+        grid, aspect="auto", interpolation="nearest", extent=extent, cmap=ListedColormap(colours),
+        vmin=-half, vmax=clusters - half,
     )  # fmt: skip
     server = assignments["server"].to_numpy(dtype=bool)
     size = np.clip(260 / len(clients), 2.0, 5.0)
@@ -98,9 +99,10 @@ def cluster_map(
 
 
 def cluster_squares(assignments: Mapping[str, Sequence[Any]], groups: np.ndarray) -> np.ndarray:
-    """Return one round's clusters as pixels, (height, width, 3) uint8: a row per known group, a square per client.
+    """Return a round's clusters as pixels, uint8 (height, width, 3): rows groups, squares clients.
 
-    ``assignments`` holds ``client``, ``cluster`` and ``server`` of each client, ``groups`` (clients,) its known group.
+    ``assignments`` holds ``client``, ``cluster`` and ``server`` of each client, ``groups``
+    (clients,) its known group.
     """
     from matplotlib.colors import to_rgb
 
@@ -152,7 +154,7 @@ def load_plot(load: "pd.DataFrame", title: str = "") -> "Figure":
 def curves(
     metrics: "pd.DataFrame", clients: "pd.DataFrame | None" = None, title: str = ""
 ) -> "Figure":
-    """Show accuracy and loss over rounds: global model, clusters, and the clients' median with its 10-90% band.
+    """Show accuracy and loss over rounds: global model, clusters, clients' median and 10-90% band.
 
     Parameters
     ----------
@@ -239,9 +241,11 @@ def _line(axes: "Axes", x: "pd.Series", y: "pd.Series", **style: Any) -> "Line2D
 def _traces(
     axes: "Axes", seconds: "pd.Series", values: "pd.Series", who: "pd.Series"
 ) -> "dict[str, Artist]":
-    """Draw one line per host or node, and return them by name; of more than eight, the median and the range.
+    """Draw one line per host or node, and return them by name;
+    of more than eight, the median and the range.
 
-    Samples are averaged over short steps of time: the hosts of one node sample it at different moments.
+    Samples are averaged over short steps of time: the hosts of one node sample it at different
+    moments.
     """
     step = max(1.0, float(seconds.max()) / 300)
     table = values.groupby([(seconds // step) * step, who]).mean().unstack()

@@ -1,4 +1,4 @@
-"""Figures over the trials of a sweep: lines are what is compared, panels are what it is compared on.
+"""Figures over the trials of a sweep: lines are compared, panels are what they are compared on.
 
 Pure functions of tables, as in :mod:`fedsweep.figures.trial`. A table of curves has a row per trial
 and round: ``trial``, the labels ``line`` and ``panel``, ``round``, ``mb`` (client traffic so far)
@@ -77,7 +77,9 @@ _TITLES = {
 
 
 def client_distributions(clients: "pd.DataFrame", title: str = "") -> "Figure":
-    """Show how the clients' final accuracies are spread; rows: ``line``, ``panel``, ``acc`` of a client and seed."""
+    """Show how the clients' final accuracies are spread;
+    rows: ``line``, ``panel``, ``acc`` of a client and seed.
+    """
     figure, axes, panels, lines = _panels(
         clients, title or "Accuracy of the single clients, last round, all seeds"
     )
@@ -98,7 +100,7 @@ def client_distributions(clients: "pd.DataFrame", title: str = "") -> "Figure":
 
 
 def embedding(points: "pd.DataFrame", title: str = "") -> "Figure":
-    """Show the clients as the clustering saw them, in two principal coordinates, by cluster and by true group.
+    """Show clients as the clustering saw them, in two principal coordinates, by cluster and group.
 
     ``points`` has a row per client: ``x``, ``y``, ``cluster``, ``group``.
     """
@@ -115,8 +117,8 @@ def embedding(points: "pd.DataFrame", title: str = "") -> "Figure":
         ):
             part = points[points[kind] == number]
             [entries[str(number)]] = ax.plot(
-                part["x"], part["y"], "osD^v<>P"[i % 8], color=colour, ms=6, alpha=0.8, mec="black", mew=0.4,
-                linestyle="none",
+                part["x"], part["y"], "osD^v<>P"[i % 8], color=colour, ms=6, alpha=0.8, mec="black",
+                mew=0.4, linestyle="none",
             )  # fmt: skip
         ax.set_title(f"by {name}", fontsize=9)
         ax.set_xlabel("principal coordinate 1 (a. u.)")
@@ -129,7 +131,7 @@ def embedding(points: "pd.DataFrame", title: str = "") -> "Figure":
 def server_traces(
     assignments: "pd.DataFrame", clients: "pd.DataFrame | None", title: str = ""
 ) -> "Figure":
-    """Show who served each cluster, for how long in a row, and what the servers' tasks cost, round by round."""
+    """Show each cluster's servers, how long they served in a row, and what their tasks cost."""
     served = assignments[assignments["server"]]
     figure, axes = new_figure(7.5, 6, title or "Servers of the clusters", rows=3, sharex=True)
     clusters = sorted(served["cluster"].unique())
@@ -167,7 +169,9 @@ def server_traces(
 
 
 def label_distributions(splits: "Mapping[str, pd.DataFrame]", title: str = "") -> "Figure":
-    """Show which classes each client holds, the partitionings side by side; of the split tables of the trials."""
+    """Show which classes each client holds, the partitionings side by side;
+    of the split tables of the trials.
+    """
     figure, axes = new_figure(
         1.2 + 3.0 * len(splits), 3.4, title or "Labels per client", columns=len(splits), sharey=True
     )
@@ -199,7 +203,7 @@ def axis_effect(
     title: str = "",
     names: "Mapping[str, str] | None" = None,
 ) -> "Figure":
-    """Show a metric against one axis of a sweep: a line per value of another, a panel per value of a third.
+    """Show a metric against an axis: a line per value of another, a panel per value of a third.
 
     Lines are means over all other columns (the seeds), with a gap where a trial has no number;
     bands reach one standard deviation to each side, and the dots are the single trials.
@@ -263,7 +267,7 @@ def axis_effect(
 def _panels(
     rows: "pd.DataFrame", title: str
 ) -> "tuple[Figure, list[Axes], list[str], dict[str, Any]]":
-    """Return a figure with an axes per panel, at most four side by side, and the colour of each line."""
+    """Return a figure with an axes per panel, four side by side at most, and each line's colour."""
     panels, names = list(rows["panel"].unique()), list(rows["line"].unique())
     columns = min(4, len(panels))
     height = -(-len(panels) // columns)

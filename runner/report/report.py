@@ -1,6 +1,7 @@
-"""Tables and figures over the trials of a sweep: mean and deviation over seeds per cell of its axes.
+"""Tables and figures over a sweep's trials: mean and deviation over seeds per cell of its axes.
 
-A trial is a row: its axes by full key, its seed among them, and its final metrics; one that failed has none.
+A trial is a row: its axes by full key, its seed among them, and its final metrics;
+one that failed has none.
 """
 
 import logging
@@ -53,7 +54,8 @@ class Target:
             target = cls(key or "3_clients/acc", float(value))
         except ValueError:
             raise RunnerError(
-                f"--target {word} is no target; give a share of the client accuracy (0.9) or METRIC=VALUE"
+                f"--target {word} is no target; give a share of the client accuracy (0.9) "
+                "or METRIC=VALUE"
             ) from None
         CATALOG[target.key]  # refuses one that nobody declared
         return target
@@ -208,7 +210,7 @@ def markdown_table(cells: Cells) -> str:
 def report(
     sweep: "StoredSweep", target: Target | None = None, test: Test = "t"
 ) -> dict[str, str | bytes]:
-    """Return a sweep's report, by file name: tables as Markdown, CSV, LaTeX and HTML, and the figures as PNG.
+    """Return a report by file name: tables as Markdown, CSV, LaTeX, HTML, and figures as PNG.
 
     Raises
     ------
@@ -255,7 +257,7 @@ def csv(table: Cells | Trials) -> str:
 
 
 def comparison(trials: "Sequence[StoredTrial]") -> "Table":
-    """Return trials side by side, a column each: the settings in which they differ, then how each ended."""
+    """Return trials side by side, a column each: settings in which they differ, and their ends."""
     names = ["", *(f"{trial.name} {trial.run_id[:8]}" for trial in trials)]
     settings: list[list[str]] = []
     every = [trial.params for trial in trials]
@@ -277,7 +279,7 @@ def comparison(trials: "Sequence[StoredTrial]") -> "Table":
 
 
 def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
-    """Return the cell with the best mean of a final metric, its interval, and the command of its best trial.
+    """Return the cell of a final metric's best mean, its interval, its best trial's command.
 
     The best is the highest, unless the metric is declared to be better the lower, or ``lowest``.
 
@@ -313,7 +315,8 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     values = np.array([trial.final[metric] for trial in chosen])
     half = interval(values)
     if not isnan(half):
-        of = f"[{values.mean() - half:.4f}, {values.mean() + half:.4f}] (mean [95% interval] of {len(values)} trials)"
+        ends = f"[{values.mean() - half:.4f}, {values.mean() + half:.4f}]"
+        of = f"{ends} (mean [95% interval] of {len(values)} trials)"
     elif len(values) > 1:
         of = f"(mean of {len(values)} trials: {values.min():.4f} to {values.max():.4f})"
     else:
@@ -366,14 +369,16 @@ def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataF
 
 
 def to_target(curve: pd.DataFrame, target: Target) -> dict[str, float]:
-    """Return the rounds and the client traffic (MB) until a trial first reached the target; nan if it did not."""
+    """Return the rounds and the client traffic (MB) until a trial first reached the target;
+    nan if it did not.
+    """
     there = curve[target.sign * curve["target"] >= target.sign * target.value]
     rounds, mb = (nan, nan) if there.empty else there[["round", "mb"]].iloc[0]
     return {"rounds_to_target": float(rounds), "mb_to_target": float(mb)}
 
 
 def with_labels(rows: pd.DataFrame, trials: Trials) -> pd.DataFrame:
-    """Add ``panel`` (the problem) and ``line`` (the way to solve it) to rows that name their ``trial``."""
+    """Add ``panel`` (the problem) and ``line`` (the way to solve it) to rows with a ``trial``."""
     axes = [
         key
         for key in map(str, trials.axes)
@@ -449,15 +454,18 @@ def _places(places: Sequence[Mapping[str, str]], keys: Sequence[str]) -> pd.Data
 
 def _caption(cells: Cells, target: Target | None, test: Test, absent: int) -> str:
     words = [
-        "Mean ± standard deviation [95% confidence interval of the mean, Student's t] over the seeds."
+        "Mean ± standard deviation [95% confidence interval of the mean, Student's t] over the "
+        "seeds."
     ]
     if (cells.numbers["trials"] == LEAST - 1).any():
         words.append(f"Of fewer than {LEAST} trials: (lowest to highest).")
     names = short_names([*cells.axes, _SEED])
     problem = [names[key] for key in map(str, cells.axes) if TrialConfig.is_problem(key)]
     same = f" of the same {', '.join(problem)}" if problem else ""
-    rule = f"{TESTS[test]} over at least {LEAST} seeds, the sign test where all differences are the same"
-    rule += f"; p < {LEVEL}, corrected for the number of rows by Holm"
+    rule = (
+        f"{TESTS[test]} over at least {LEAST} seeds, the sign test where all differences are the "
+        f"same; p < {LEVEL}, corrected for the number of rows by Holm"
+    )
     if any(
         str(column).endswith("_best") and cells.numbers[column].any() for column in cells.numbers
     ):
@@ -478,7 +486,7 @@ def _caption(cells: Cells, target: Target | None, test: Test, absent: int) -> st
 
 
 def texts(cells: Cells, full: bool = False) -> list[list[str | Marked]]:
-    """Return the lines of the table as it is read, headings first: ``91.2 ± 0.4``, per cents, no empty column.
+    """Return the table's lines as they are read, headings first: ``91.2 ± 0.4``, per cents.
 
     With ``full`` the intervals, the recovery rate and the marks of the best are there too.
     """

@@ -1,6 +1,7 @@
 """A report's tables as Markdown, LaTeX and one HTML page that holds everything.
 
-Lines are lists of cells. Cells, names and captions are plain text: each renderer escapes all that it is given.
+Lines are lists of cells. Cells, names and captions are plain text: each renderer escapes all that
+it is given.
 """
 
 from base64 import b64encode
@@ -30,13 +31,16 @@ Lines = Sequence[Sequence[str | Marked]]
 _PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>fedsweep: {{ sweep.name }}</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1100px; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a;
+  max-width: 1100px; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  display: block; overflow-x: auto }
 th, td { padding: .25em .8em; text-align: right; white-space: nowrap }
 thead th { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; white-space: normal }
 tbody tr:last-child td { border-bottom: 2px solid #1a1a1a }
 tbody tr:nth-child(even) { background: #f4f4f4 }
-img { max-width: 100%; height: auto } figure { margin: 2em 0 } figcaption, .note { color: #555; font-size: 13px }
+img { max-width: 100%; height: auto } figure { margin: 2em 0 }
+figcaption, .note { color: #555; font-size: 13px }
 pre { background: #f4f4f4; padding: .6em; overflow-x: auto }
 </style></head>
 <body><h1>{{ sweep.name }}</h1>
@@ -76,7 +80,7 @@ def document_markdown(
     figures: Sequence[str],
     missing: Sequence[str] = (),
 ) -> str:
-    """Return the report in Markdown; figures are links, ``missing`` says why others are not there."""
+    """Return the report in Markdown; figures are links, ``missing`` says why others lack."""
     shown = "\n".join(f"![{_title(path)}]({path})\n" for path in figures)
     command = escape.fence(sweep.command) if sweep.command else ""
     notes = "\n\n".join(map(escape.markdown, (caption, *missing)))

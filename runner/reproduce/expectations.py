@@ -1,4 +1,4 @@
-"""What an experiment should give, row by row, and whether it did: a paper's value, ours over the seeds, a verdict.
+"""What an experiment should give, row by row: a paper's value, ours over the seeds, a verdict.
 
 Pure: a row reads the rounds of the trials that it is about, and nothing else.
 """
@@ -20,7 +20,10 @@ ARI = "2_clusters/ari"
 
 
 class Row(BaseModel):
-    """One expected number. Values are in ``unit``: a share as it is logged is 100 times as many ``%`` or ``points``."""
+    """One expected number.
+
+    Values are in ``unit``: a share as it is logged is 100 times as many ``%`` or ``points``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +48,10 @@ class Row(BaseModel):
     )
     seeds: Literal["all", "recovered", "missed"] = Field(
         "all",
-        description="only the seeds that recovered the known groups (ARI 1 in the last round), or missed them",
+        description=(
+            "only the seeds that recovered the known groups (ARI 1 in the last round), "
+            "or missed them"
+        ),
     )
     unit: Literal["%", "points", "rounds", "x", ""] = Field(
         "%", description="unit of the values of this row"
@@ -153,7 +159,7 @@ class Verdict:
 
 
 def expand_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each value of ``each: {key: [values]}``: it joins ``at``, and is put for {} in ``what``."""
+    """Return a row per value of ``each: {key: [values]}``: it joins ``at``, is {} in ``what``."""
     expanded = []
     for row in rows:
         plain = {key: value for key, value in row.items() if key != "each"}
@@ -196,7 +202,9 @@ def judge(row: Row, trials: Sequence[Measured]) -> Verdict:
 
 
 def _holds(row: Row, mean: float, censored: int) -> bool:
-    """Return whether a mean is what the row expects; a lower bound can only show that it is at least something."""
+    """Return whether a mean is what the row expects;
+    a lower bound can only show that it is at least something.
+    """
     if row.at_least is not None:
         return mean >= row.at_least - 1e-9
     if censored:
@@ -264,7 +272,8 @@ def _value(row: Row, trial: Measured) -> Value:
 def rounds_to(rounds: Sequence[float], values: Sequence[float], target: float) -> Value:
     """Return when the best value so far reached a target, between rounds by linear interpolation.
 
-    Source: McMahan et al. 2017 (arXiv:1602.05629), section 3. Censored at the last round where it never did.
+    Source: McMahan et al. 2017 (arXiv:1602.05629), section 3. Censored at the last round where it
+    never did.
     """
     best = np.maximum.accumulate(np.asarray(values, float))
     there = np.flatnonzero(best >= target)

@@ -1,7 +1,8 @@
 """Reproductions: an experiment's trials are run as a sweep, and held against what the paper says.
 
-``configs/experiment/<name>.yaml`` is the setting that all its trials share. Under ``reproduction`` it says which trials
-there are (grids, in the grammar of sweeps), in a CPU tier and in the paper's full protocol, and what should come out.
+``configs/experiment/<name>.yaml`` is the setting that all its trials share. Under ``reproduction``
+it says which trials there are (grids, in the grammar of sweeps), in a CPU tier and in the paper's
+full protocol, and what should come out.
 """
 
 import json
@@ -89,7 +90,9 @@ class Experiment:
         return f"{self.spec.about} ({self.tier} tier: {self.protocol.note})"
 
     def trials(self, words: Sequence[str]) -> list[Trial]:
-        """Return the trials of all grids, without duplicates; ``words`` are settings or axes of each grid."""
+        """Return the trials of all grids, without duplicates;
+        ``words`` are settings or axes of each grid.
+        """
         setting = f"experiment={self.name}"
         grids = [
             grid.model_copy(update={"overrides": (setting, *grid.overrides)})
@@ -109,7 +112,8 @@ def load_experiment(name: str, full: bool = False) -> Experiment:
     Raises
     ------
     ConfigError
-        There is no such experiment, it says nothing that could be reproduced, or it has no full protocol.
+        There is no such experiment, it says nothing that could be reproduced, or it has no full
+        protocol.
     """
     known = reproductions()
     if name not in options("experiment"):
@@ -180,8 +184,10 @@ class Outcome:
             row = verdict.row
             paper = "-" if row.paper is None else f"{row.paper:g}"
             source = row.source or self.experiment.spec.source
-            lines.append([row.what, paper, verdict.ours, str(verdict.seeds), row.unit, verdict.tolerance, verdict.word,
-                          source])  # fmt: skip
+            lines.append([
+                row.what, paper, verdict.ours, str(verdict.seeds), row.unit, verdict.tolerance,
+                verdict.word, source,
+            ])  # fmt: skip
         return [headings, *lines]
 
     @property
@@ -200,7 +206,8 @@ class Outcome:
         """What was run: the protocol, the data that were there, the code."""
         failed = len(self.trials) - len(self._ended)
         notes = [
-            f"{self.experiment.spec.about}. {self.experiment.tier.upper()} tier: {self.experiment.protocol.note}",
+            f"{self.experiment.spec.about}. {self.experiment.tier.upper()} tier: "
+            f"{self.experiment.protocol.note}",
             f"Trials: {len(self._ended)} finished"
             + (f", {failed} did not" if failed else "")
             + ".",
@@ -209,7 +216,8 @@ class Outcome:
             there = max(self._train_images(name), default=asked)
             if there < asked:
                 notes.append(
-                    f"NOT the full data: {there:,} training images of {name}, the protocol has {asked:,}."
+                    f"NOT the full data: {there:,} training images of {name}, "
+                    f"the protocol has {asked:,}."
                 )
         tags = [trial.run.data.tags for trial in self._ended]
         commits = sorted({tag.get("mlflow.source.git.commit", "unknown")[:10] for tag in tags})
