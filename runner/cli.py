@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  fedsweep run dataset=mnist partition=dirichlet partition.alpha=0.1 strategy=kmeans strategy.num_clusters=4
+  fedsweep run dataset=mnist partition=dirichlet partition.alpha=0.1 strategy=kmeans \
+strategy.num_clusters=4
   fedsweep sweep default seed=0,1,2
   fedsweep sweep mnist_cifar10 data.root=DATA --address auto
   fedsweep sweep default strategy=fedavg,kmeans --dry-run
@@ -92,7 +93,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="fedsweep",
-        description="Sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow.",
+        description=(
+            "Sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow."
+        ),
         epilog=EXAMPLES + "\n" + _groups_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -333,7 +336,8 @@ def _execute(plan: "SweepPlan", mode: "Mode") -> int:
     )
     if mode == "json":
         result = {
-            "event": "result", "exit_status": outcome.exit_status, "interrupted": outcome.interrupted,
+            "event": "result", "exit_status": outcome.exit_status,
+            "interrupted": outcome.interrupted,
             "trials": [{"axes": row.axes, "metrics": row.metrics} for row in outcome.rows],
             "failures": [{"trial": t, "reason": r} for t, r in outcome.failures],
             "stopped": [{"trial": t, "reason": r} for t, r in outcome.stopped],
@@ -368,7 +372,7 @@ def _config(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _split_words(words: list[str]) -> tuple[list[str], list[str]]:
-    """Part names from settings (``key=value``): run names may hold an equals sign too, but no setting's key."""
+    """Part names from settings (``key=value``): run names may hold an equals sign, no key does."""
     settings = [word for word in words if word.startswith(("tracking.", "tracking="))]
     return [word for word in words if word not in settings], settings
 

@@ -1,4 +1,4 @@
-"""Environment variables that are set for a while: what other libraries read when they start something."""
+"""Environment variables set for a while: what other libraries read when they start something."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The one family of errors that a user sees, as one line: what was given, what is allowed, what to change."""
+"""The one family of errors that a user sees, in a line: what is given, allowed, to be changed."""
 
 import errno
 import sqlite3
@@ -29,7 +29,7 @@ def one_line(error: BaseException) -> str:
 
 
 class RunnerError(Exception):
-    """Base of every error that is the user's to mend: one line on stderr, exit status 2, or 3 on a full disk."""
+    """Base of all errors that a user can mend: a line on stderr, status 2, or 3 on a full disk."""
 
     full = False  # whether a full disk was behind it in the process that it comes from
 
@@ -67,7 +67,10 @@ class CheckpointError(RunnerError):
 
 
 class TrialError(RunnerError):
-    """A trial can't go on, for example because too few clients replied. It fails alone; the sweep goes on."""
+    """A trial can't go on, for example because too few clients replied.
+
+    It fails alone; the sweep goes on.
+    """
 
 
 class AppError(RunnerError):
@@ -87,7 +90,7 @@ def unknown(kind: str, given: str, valid: Iterable[str], among: str = "") -> str
 
 
 def no_room(error: BaseException | None) -> bool:
-    """Return whether a full disk, or a used-up quota, is behind an error: nothing is wrong with what was given."""
+    """Return whether a full disk or a used-up quota is behind an error: no input is wrong then."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

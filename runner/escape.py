@@ -1,4 +1,4 @@
-"""Text from outside, as it goes out: names of classes, data sets and hosts, settings, errors, commands.
+"""Text from outside, as it goes out: names of classes, data and hosts, settings, errors, commands.
 
 Any of them may hold any character. Each place where text leaves has one function here, and calls it
 itself on all that it writes, so that who hands a text over has nothing to think of; HTML is escaped

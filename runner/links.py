@@ -1,4 +1,4 @@
-"""What a round moves over each link of a deployment in which the servers of clusters are clients themselves."""
+"""What a round moves over each link of a deployment in which clients serve clusters."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,9 @@ def mb_by_link(
     servers: Mapping[int, int],
     read_centrally: bool,
 ) -> dict[str, float]:
-    """Return the mebibytes of a round's models by link, both ways. Here all bytes pass through the driver.
+    """Return the mebibytes of a round's models by link, both ways.
+
+    Here all bytes pass through the driver.
 
     Parameters
     ----------
@@ -23,15 +25,17 @@ def mb_by_link(
     assignment, servers : mapping
         Node -> cluster, and cluster -> node that serves it.
     read_centrally : bool
-        The clients' models are all read at the global server, because it clusters or places newcomers.
+        The clients' models are all read at the global server, because it clusters or places
+        newcomers.
 
     Returns
     -------
     dict
-        ``client_server``: between a member and its cluster's server; a server's own messages stay at home.
-        ``client_global``: between clients and the global server, where no cluster's server stands between them.
-        ``server_global``: clusters' models on their way to the global server and, where the members' models are read
-        there, these on their way to the servers. ``broadcast``: messages with several models (IFCA's K) to clients.
+        ``client_server``: between a member and its cluster's server; a server's own messages stay
+        at home. ``client_global``: between clients and the global server, where no cluster's server
+        stands between them. ``server_global``: clusters' models on their way to the global server
+        and, where the members' models are read there, these on their way to the servers.
+        ``broadcast``: messages with several models (IFCA's K) to clients.
     """
     moved = dict.fromkeys(("client_server", "client_global", "server_global", "broadcast"), 0)
     model = max((task.bytes_out for task in tasks if task.message_type == "train"), default=0)

@@ -1,4 +1,4 @@
-"""Names from outside that become part of a path here: they stay inside the folder they are put in."""
+"""Names from outside that become part of a path here: they stay in the folder they are put in."""
 
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -27,11 +27,13 @@ def component(name: str, what: str) -> str:
     plain = name == PurePosixPath(name).name == PureWindowsPath(name).name
     if not plain or name in ("", ".", "..") or not all(char.isprintable() for char in name):
         raise RunnerError(
-            f"{what}={name!r} is no name of a file or folder; leave out /, \\, .. and control characters"
+            f"{what}={name!r} is no name of a file or folder; leave out /, \\, .. "
+            "and control characters"
         )
     if (size := len(name.encode())) > _LONGEST:
         raise RunnerError(
-            f"{what}={shortened(name, 60)!r} has {size} bytes; the name of a file has {_LONGEST} at most"
+            f"{what}={shortened(name, 60)!r} has {size} bytes; the name of a file has {_LONGEST} "
+            "at most"
         )
     return name
 

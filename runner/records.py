@@ -1,7 +1,7 @@
 """What crosses the boundary between a trial and the driver: frozen, plain, small.
 
-A trial yields one :class:`TrialStarted`, one :class:`RoundRecord` per round (round 0 is the evaluation of the initial
-model) and, at its end, one :class:`TrialResult`.
+A trial yields one :class:`TrialStarted`, one :class:`RoundRecord` per round (round 0 is the
+evaluation of the initial model) and, at its end, one :class:`TrialResult`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Columns = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class LoadSample:
-    """The load of one host and its node at one moment, sampled while the host ran work of this trial."""
+    """The load of one host and its node at one moment, while the host ran work of this trial."""
 
     time_s: float  # Unix time
     host: str  # name of the client host
@@ -88,7 +88,7 @@ class RoundRecord:
     load: tuple[LoadSample, ...] = ()
     events: tuple[str, ...] = ()  # one line each: lost hosts, failed clients, why the trial stops
     time_s: float = 0.0
-    """Unix time of the round's end: what is logged again has the same timestamp, and no second row."""
+    """Unix time of the round's end: logged again it is the same timestamp, and no second row."""
 
 
 @dataclass(frozen=True)

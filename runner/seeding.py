@@ -11,7 +11,7 @@ import numpy as np
 _BITS = 63
 
 _GLOBALS = threading.RLock()
-"""Whose turn it is with the process-global generators: trials in threads of one process take turns."""
+"""Whose turn it is with the process-global generators: trials in threads take turns."""
 
 
 def derive_seed(root: int, *path: str | int) -> int:
@@ -22,8 +22,8 @@ def derive_seed(root: int, *path: str | int) -> int:
     root : int
         The trial's seed.
     path : str | int
-        What the seed is for, from the general to the particular: ``derive_seed(seed, "train", server_round, client)``.
-        ``1`` and ``"1"`` are different paths.
+        What the seed is for, from the general to the particular: ``derive_seed(seed, "train",
+        server_round, client)``. ``1`` and ``"1"`` are different paths.
     """
     text = repr(
         (int(root), *[int(p) if isinstance(p, (int, np.integer)) else str(p) for p in path])
@@ -33,7 +33,7 @@ def derive_seed(root: int, *path: str | int) -> int:
 
 @contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed the process-global generators that Flower's strategies draw from, and put their states back afterwards.
+    """Seed the process-global generators of Flower's strategies; put their states back later.
 
     Flower samples nodes with the global ``random``; privacy noise is drawn from the global
     ``numpy.random``. Another
