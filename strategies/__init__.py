@@ -1,4 +1,6 @@
-"""Federated strategies by name: Flower's own, and ours beside them. They run unmodified on any Flower Grid.
+"""Federated strategies by name: Flower's own, and ours beside them.
+
+They run unmodified on any Flower Grid.
 
 To add one, write one file: see :mod:`fedsweep.strategies.registry`.
 """
@@ -163,8 +165,8 @@ def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
 def with_layout(strategy: Strategy, layout: Layout) -> Strategy:
     """Tell a strategy what the arrays of its model are.
 
-    One that does its own maths on models takes the layout; any other sees the trained arrays alone, by
-    :class:`~fedsweep.strategies.apart.StateApart`, where the model has anything else.
+    One that does its own maths on models takes the layout; any other sees the trained arrays alone,
+    by :class:`~fedsweep.strategies.apart.StateApart`, where the model has anything else.
 
     Parameters
     ----------
@@ -180,7 +182,7 @@ def with_layout(strategy: Strategy, layout: Layout) -> Strategy:
 
 
 def is_weighted_mean(strategy: Strategy) -> bool:
-    """Whether replies of the round that was configured last may be replaced by partial weighted means.
+    """Whether replies of the last configured round may be replaced by partial weighted means.
 
     Ask after ``configure_train``: clustered methods must see each reply in their clustering rounds.
     A class says it for itself, and for none derived from it; a privacy wrapper clips each reply,

@@ -15,7 +15,7 @@ from fedsweep.strategies.state import load_strategy_state, strategy_state
 
 
 class StateApart(Strategy):
-    """Have a strategy see trained arrays only: its optimizer, distances and noise know of no running statistics.
+    """Have a strategy see trained arrays only: its maths knows of no running statistics.
 
     Clients are sent whole models and reply whole models. What the strategy does not see is put back
     here: floating buffers are averaged by examples over all replies, the rest is carried as
@@ -91,7 +91,7 @@ class StateApart(Strategy):
         load_strategy_state(self.strategy, state["strategy"])
 
     def _completed(self, messages: Iterable[Message], arrays: ArrayRecord) -> list[Message]:
-        """Add the state to each message's model: messages that share a content go on sharing one."""
+        """Add the state to each message's model: messages that share a content still share one."""
         messages = list(messages)
         state = self.layout.state_of(arrays)
 
@@ -115,13 +115,13 @@ class StateApart(Strategy):
         return reduced
 
     def _name(self, reply: Message) -> str:
-        """Return which of a reply's records is its model: clients may name their only one as they like."""
+        """Return which of a reply's records is its model: an only one may have any name."""
         records = reply.content.array_records
         return self._key if self._key in records else next(iter(records))
 
 
 def keys_of(strategy: Strategy) -> tuple[str, str]:
-    """Return where a strategy, or the one that it wraps, has a message's model and a reply's weight."""
+    """Return where a strategy, or the one it wraps, has a message's model and a reply's weight."""
     while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
         strategy = inner
     return getattr(strategy, "arrayrecord_key", "arrays"), getattr(

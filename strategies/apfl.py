@@ -1,7 +1,7 @@
 """APFL: each client uses a mixture of the global model and one of its own, and may adapt the share.
 
-Deng, Kamani and Mahdavi 2020, "Adaptive Personalized Federated Learning" (arXiv:2003.13461), algorithm 1.
-Deviations: docs/strategies/apfl.md.
+Deng, Kamani and Mahdavi 2020, "Adaptive Personalized Federated Learning" (arXiv:2003.13461),
+algorithm 1. Deviations: docs/strategies/apfl.md.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,9 @@ class APFLSettings(FedAvgSettings):
 
 
 class APFL(FedAvg):
-    """FedAvg with mixtures. The local models stay in the clients' state; the mixtures are what clients evaluate.
+    """FedAvg with mixtures.
+
+    The local models stay in the clients' state; the mixtures are what clients evaluate.
 
     Parameters
     ----------
@@ -63,7 +65,9 @@ class APFL(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Have the sampled clients evaluate their mixtures; who never trained has the global model."""
+        """Have the sampled clients evaluate their mixtures;
+        who never trained has the global model.
+        """
         return super().configure_evaluate(server_round, arrays, self._named(config), grid)
 
     def state_dict(self) -> dict[str, Any]:

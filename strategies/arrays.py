@@ -1,7 +1,8 @@
 """Flower's arrays read and written at the cost of a copy. Imports NumPy and Flower only.
 
-``Array.numpy()`` and ``Array(ndarray)`` run NumPy's file format each time, some 40 microseconds an array: several per
-cent of a small client task. The bytes here are the same, but the header is made once per shape.
+``Array.numpy()`` and ``Array(ndarray)`` run NumPy's file format each time, some 40 microseconds an
+array: several per cent of a small client task. The bytes here are the same, but the header is made
+once per shape.
 """
 
 from functools import lru_cache
@@ -15,7 +16,7 @@ _C_ORDER = b"'fortran_order': False"
 
 
 def read_array(array: Array) -> np.ndarray:
-    """Return the values of an Array as a read-only view of its bytes where its layout allows, else as a copy."""
+    """Return an Array's values as a read-only view of its bytes where it can be, else as a copy."""
     if not array.dtype:  # as Flower turns a NumPyClient's parameters into Arrays
         return array.numpy()
     dtype, data = np.dtype(array.dtype), array.data
@@ -27,7 +28,7 @@ def read_array(array: Array) -> np.ndarray:
 
 
 def write_array(values: np.ndarray) -> Array:
-    """Return ``Array(values)``: the same bytes where the values are C-ordered, else the same values in C order."""
+    """Return ``Array(values)``: the same bytes if C-ordered, else the same values in C order."""
     dtype, shape = str(values.dtype), tuple(values.shape)
     raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     return Array(dtype, shape, "numpy.ndarray", b"".join((_header(dtype, shape), raw.data)))

@@ -1,4 +1,4 @@
-"""What clustered strategies have in common: how the round loop sees them, how they read replies and average models."""
+"""What clustered strategies share: how the round loop sees them, how replies become models."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,10 +23,12 @@ TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a client that never answers
 
 @dataclass(frozen=True)
 class Models:
-    """What a method says about its models, by class attributes of these names; else it is as FedAvg."""
+    """What a method says about its models, by class attributes of these names;
+    else it is as FedAvg.
+    """
 
     has_global_model: bool = True
-    """There is one model for all: not so where nothing is averaged, or K independent networks are."""
+    """There is one model for all: not where nothing is averaged, or K networks are independent."""
     personal_models: bool = False
     """Each client uses a model that nobody else has, and alone can score it."""
     averages_models: bool = True
@@ -60,7 +62,8 @@ def says(strategy: object, fact: str) -> bool:
 class Clustered(Protocol):
     """A strategy that trains one model per cluster of clients.
 
-    Read it after ``aggregate_train`` of each round; where it ``assigns_in_evaluation``, after ``aggregate_evaluate``.
+    Read it after ``aggregate_train`` of each round; where it ``assigns_in_evaluation``, after
+    ``aggregate_evaluate``.
     """
 
     @property
@@ -73,7 +76,7 @@ class Clustered(Protocol):
 
     @property
     def servers(self) -> Mapping[int, int]:
-        """Node id of each cluster's server; a cluster that no member served in its last round is left out."""
+        """Node id of each cluster's server, but for clusters that no member served last round."""
 
     @property
     def scores(self) -> Mapping[int, float]:
@@ -88,7 +91,9 @@ class Clustered(Protocol):
 
 
 def model_users(strategy: Clustered) -> dict[int, int]:
-    """Return the cluster whose model each node uses; the others use the global model, where there is one."""
+    """Return the cluster whose model each node uses;
+    the others use the global model, where there is one.
+    """
     guests: Mapping[int, int] = getattr(
         strategy, "guests", {}
     )  # evaluated under a choice of their own
@@ -110,7 +115,8 @@ class Resumable(Protocol):
 def sort_replies(
     strategy: FedAvg, replies: Iterable[Message], read_arrays: bool
 ) -> tuple[list[Message], list[Message]]:
-    """Return the replies of a training round that carry content, and the errors; log and check them as FedAvg does.
+    """Return the replies of a training round that carry content, and the errors;
+    log and check them as FedAvg does.
 
     Parameters
     ----------
@@ -119,8 +125,8 @@ def sort_replies(
     replies : iterable of Message
         From the grid.
     read_arrays : bool
-        Also check that each reply holds one ArrayRecord, all with the same keys. That reads the records, so leave it
-        out where they are to stay references.
+        Also check that each reply holds one ArrayRecord, all with the same keys. That reads the
+        records, so leave it out where they are to stay references.
 
     Raises
     ------
@@ -145,7 +151,9 @@ def sort_replies(
 def ask(
     grid: Grid, query: str, contents: Mapping[int, RecordDict], needed_by: str = ""
 ) -> dict[int, RecordDict]:
-    """Send each node a query; return the answers by node, in order of ids. Errors are logged and left out.
+    """Send each node a query; return the answers by node, in order of ids.
+
+    Errors are logged and left out.
 
     Raises
     ------
@@ -173,7 +181,7 @@ def arrays_of(reply: Message) -> ArrayRecord:
 
 
 def weight_of(reply: Message, weighted_by_key: str) -> float:
-    """Return a reply's weight in averages: the examples of the client, or of all clients that it stands for.
+    """Return a reply's weight in averages: the examples of its client, or of all it stands for.
 
     Without a key every reply weighs 1.
     """
@@ -196,7 +204,7 @@ def largest(reply: Message, weighted_by_key: str) -> tuple[float, int]:
 
 
 def heaviest(replies: Sequence[Message], weighted_by_key: str) -> int:
-    """Return the place of the reply that holds the client with the most examples, then the lowest id."""
+    """Return the place of the reply whose client has the most examples, then the lowest id."""
     return max(range(len(replies)), key=lambda i: largest(replies[i], weighted_by_key))
 
 
@@ -211,7 +219,9 @@ def mean_of_replies(
 
 
 def mean_of_scored(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
-    """Return the weighted mean of evaluation metrics; empty where nobody had examples, which Flower divides by."""
+    """Return the weighted mean of evaluation metrics;
+    empty where nobody had examples, which Flower divides by.
+    """
     scored = [
         record for record in records if next(iter(record.metric_records.values()))[weighted_by_key]
     ]
@@ -224,7 +234,7 @@ def mean_of_clusters(
     examples: Mapping[int, float],
     layout: Layout,
 ) -> ArrayRecord:
-    """Return the global model: the clusters' models, weighted by the known examples of their members."""
+    """Return the global model: the clusters' models, weighted by their members' known examples."""
     clusters = sorted(cluster_arrays)
     if len(clusters) == 1:
         return cluster_arrays[clusters[0]]

@@ -1,4 +1,4 @@
-"""K models that clients choose from: how they begin, are sent, and are matched to groups (IFCA, CLoVE, FedSoft)."""
+"""K models that clients choose from: how they begin, are sent, are matched (as IFCA's are)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,7 +18,7 @@ MARGIN = 0.1
 
 
 class Candidates(WithLayout, FedAvg):
-    """K models that began independently; a client that is evaluated under a choice of its own says which it was."""
+    """K models that began independently; a client evaluated under its own choice says which."""
 
     has_global_model = False  # the mean of networks that began apart is none that anybody trained
     assigns_in_evaluation = True
@@ -73,11 +73,11 @@ def best(losses: Sequence[float]) -> int:
 def initial_models(
     arrays: ArrayRecord, num_models: int, seed: int, layout: Layout
 ) -> dict[int, ArrayRecord]:
-    """Return K initial models: the given one, and others whose trained arrays are its own, shuffled.
+    """Return K initial models: the given one, and others that have its trained arrays shuffled.
 
-    The entries of a freshly drawn layer are exchangeable, so a random order of them is another draw from the same
-    distribution, and no client has to be asked for one. What is constant (zero biases, BatchNorm) stays as it is, and
-    so do running statistics and frozen layers.
+    The entries of a freshly drawn layer are exchangeable, so a random order of them is another draw
+    from the same distribution, and no client has to be asked for one. What is constant (zero
+    biases, BatchNorm) stays as it is, and so do running statistics and frozen layers.
     """
     models, trained = {0: arrays}, set(layout.trained)
     for k in range(1, num_models):
@@ -120,7 +120,8 @@ def to_own_or_all(
     config: ConfigRecord,
     names: tuple[str, str],
 ) -> list[Message]:
-    """Give evaluation messages their clusters' models; a client without a cluster gets all, and chooses by itself.
+    """Give evaluation messages their clusters' models;
+    a client without a cluster gets all, and chooses by itself.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ def better_by_a_tenth(silhouettes: Mapping[int, float]) -> int:
 
 
 def match_models(losses_CK: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return each client's model: the one-to-one matching of groups and models with the lowest total loss."""
+    """Return each client's model by the one-to-one matching of groups and models of least loss."""
     from scipy.optimize import linear_sum_assignment
 
     groups, rows = np.unique(labels, return_inverse=True)

@@ -1,8 +1,11 @@
-"""CFL: split a cluster in two when its training stands still but its clients do not (Sattler et al. 2019, 1910.01991).
+"""CFL: split a cluster whose training stands still but whose clients do not.
 
-At a stationary point of the cluster's objective the mean update is small; if single clients still move far, they pull
-in different directions. The cluster is then cut in two by the cosines of their updates. Neither k nor a warm-up model
-is needed; the splits repeat until no cluster is cut any more.
+Sattler, Müller and Samek 2019 (arXiv:1910.01991).
+
+At a stationary point of the cluster's objective the mean update is small; if single clients still
+move far, they pull in different directions. The cluster is then cut in two by the cosines of their
+updates. Neither k nor a warm-up model is needed; the splits repeat until no cluster is cut any
+more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,32 +68,34 @@ def check_everybody(fraction_train: float) -> None:
     """
     if fraction_train < 1:
         raise ValueError(
-            f"strategy.fraction_train={fraction_train:g} with strategy=cfl: the norms of a cluster's "
-            "updates need every member in every round; set strategy.fraction_train=1"
+            f"strategy.fraction_train={fraction_train:g} with strategy=cfl: "
+            "the norms of a cluster's updates need every member in every round; "
+            "set strategy.fraction_train=1"
         )
 
 
 class CFL(ClusterTraining):
     """Clustered federated learning by recursive bipartition.
 
-    Partial participation is refused: the norms of a cluster's updates mean nothing where members are missing. A cluster
-    that lacks a reply is not split in that round. Newcomers join the largest cluster, and leave it by a later split.
-    Clients that leave: as in :class:`~fedsweep.strategies.clustered.ClusterTraining`.
+    Partial participation is refused: the norms of a cluster's updates mean nothing where members
+    are missing. A cluster that lacks a reply is not split in that round. Newcomers join the largest
+    cluster, and leave it by a later split. Clients that leave: as in
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------
     eps1, eps2 : float
         Split when ||weighted mean update|| < eps1 and max ||update|| > eps2.
     relative : bool
-        Give both norms in units of the longest mean update that the cluster's line has seen (the paper's rule of
-        thumb: eps1 a tenth of it, eps2 between eps1 and ten times that; ours, with the gate: .9 and .7); else they are
-        absolute, as in the reference.
+        Give both norms in units of the longest mean update that the cluster's line has seen (the
+        paper's rule of thumb: eps1 a tenth of it, eps2 between eps1 and ten times that; ours, with
+        the gate: .9 and .7); else they are absolute, as in the reference.
     min_size : int
         Split only clusters with more members.
     **common
-        Parameters of ClusterTraining; no split happens in the first ``warmup_rounds`` rounds, or where the gate finds
-        no groups. It is asked again and again: the n-th time that a cluster asks, the level is gate / (n (n + 1)),
-        which adds up to ``gate`` over all rounds.
+        Parameters of ClusterTraining; no split happens in the first ``warmup_rounds`` rounds, or
+        where the gate finds no groups. It is asked again and again: the n-th time that a cluster
+        asks, the level is gate / (n (n + 1)), which adds up to ``gate`` over all rounds.
     """
 
     settings = CFLSettings
@@ -176,17 +181,17 @@ class CFL(ClusterTraining):
 
 
 def update_norms(rows_CP: NDArray[np.float32], examples: Sequence[float]) -> tuple[float, float]:
-    """Return the length of the mean update, weighted by examples, and that of the longest update."""
+    """Return the lengths of the mean update, weighted by examples, and of the longest update."""
     rows = rows_CP.astype(np.float64)
     mean = np.average(rows, axis=0, weights=examples)
     return float(np.linalg.norm(mean)), float(np.linalg.norm(rows, axis=1).max())
 
 
 def groups_apart(points_CD: Points) -> float:
-    """Return the best silhouette, on the unit sphere, of the complete-linkage tree cut into 2 to 8 groups.
+    """Return the best silhouette, on the unit sphere, of a complete-linkage tree's 2 to 8 groups.
 
-    The gate asks whether there are groups, not whether there are two: of four equal ones no half is further from the
-    other than two halves of one cloud of that shape would be.
+    The gate asks whether there are groups, not whether there are two: of four equal ones no half is
+    further from the other than two halves of one cloud of that shape would be.
     """
     seen, split = at_length_one(points_CD), tree_split("complete")
     return silhouette(
@@ -197,8 +202,9 @@ def groups_apart(points_CD: Points) -> float:
 def bipartition(nodes: Sequence[int], points_CD: Points) -> tuple[list[int], list[int]]:
     """Cut clients in two by complete linkage; return node ids, the half of the first node first.
 
-    Source: the reference code clusters the rows of a sub-matrix, and after the first split takes the row numbers for
-    client ids, so that three or more clusters come out wrong. Here a row is its node, whatever the cluster.
+    Source: the reference code clusters the rows of a sub-matrix, and after the first split takes
+    the row numbers for client ids, so that three or more clusters come out wrong. Here a row is its
+    node, whatever the cluster.
     """
     labels = tree_split("complete")(points_CD, 2).tolist()
     halves = [

@@ -1,7 +1,8 @@
-"""CLoVE: clients are grouped by the vectors of their losses under K models, and the groups are matched to the models.
+"""CLoVE: clients are grouped by their losses under K models, and groups matched to models.
 
-Bhatia, Papadis, Kodialam, Lakshman and Chakrabarty 2025, "CLoVE: Personalized Federated Learning through Clustering of
-Loss Vector Embeddings" (arXiv:2506.22427). Deviations: docs/strategies/clove.md.
+Bhatia, Papadis, Kodialam, Lakshman and Chakrabarty 2025, "CLoVE: Personalized Federated Learning
+through Clustering of Loss Vector Embeddings" (arXiv:2506.22427). Deviations:
+docs/strategies/clove.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +61,8 @@ class CLoVE(WithServers, Candidates):
     num_clusters : int
         K, models; with ``auto_k`` the most clusters there can be.
     auto_k : bool
-        Choose the number of clusters from 2 to K by silhouette, each round until the clusters are frozen.
+        Choose the number of clusters from 2 to K by silhouette, each round until the clusters are
+        frozen.
     server : ServerRule
         Which member of a cluster is its server.
     seed : int
@@ -99,7 +101,7 @@ class CLoVE(WithServers, Candidates):
         self._grid: Grid
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the clusters that have members, the churn, the silhouette and whether the clusters are frozen."""
+        """Return clusters with members, churn, silhouette and whether the clusters are frozen."""
         if not self.assignment:
             return {}
         numbers: dict[str, float] = {
@@ -113,7 +115,7 @@ class CLoVE(WithServers, Candidates):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask the sampled clients for their loss vectors, group them, and send each its cluster's model."""
+        """Ask sampled clients for their loss vectors, group them, send each its cluster's model."""
         self._grid = grid
         layout = self.laid_out(arrays)
         if not self.cluster_arrays:
@@ -131,7 +133,9 @@ class CLoVE(WithServers, Candidates):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Have each cluster's server average its members' models; return the mean of the clusters' models."""
+        """Have each cluster's server average its members' models;
+        return the mean of the clusters' models.
+        """
         valid, errors = sort_replies(self, replies, read_arrays=False)
         if not valid:
             return None, None
@@ -156,7 +160,7 @@ class CLoVE(WithServers, Candidates):
         return to_own_or_all(messages, self.assignment, self.cluster_arrays, config, names)
 
     def chosen(self, choices: Mapping[int, int]) -> None:
-        """Note what clients without a cluster chose: it is the server that assigns them, when they train."""
+        """Note what clients without a cluster chose: the server assigns them when they train."""
         self.guests.update(choices)
 
     def state_dict(self) -> dict[str, Any]:

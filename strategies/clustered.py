@@ -1,8 +1,9 @@
-"""Training in clusters: what every clustered method here shares, so that a method only says when and how it groups.
+"""Training in clusters: what all methods here share, so that one says only when and how it groups.
 
-A method overrides some of five hooks of :class:`ClusterTraining`: :meth:`~ClusterTraining.prepare` (before a round's
-messages), :meth:`~ClusterTraining.plan` (what the round is), :meth:`~ClusterTraining.find` or
-:meth:`~ClusterTraining.group` (who belongs together) and :meth:`~ClusterTraining.welcome` (where a newcomer goes).
+A method overrides some of five hooks of :class:`ClusterTraining`: :meth:`~ClusterTraining.prepare`
+(before a round's messages), :meth:`~ClusterTraining.plan` (what the round is),
+:meth:`~ClusterTraining.find` or :meth:`~ClusterTraining.group` (who belongs together) and
+:meth:`~ClusterTraining.welcome` (where a newcomer goes).
 """
 
 import math
@@ -59,7 +60,7 @@ from fedsweep.strategies.servers import ClusterServers, WithServers
 from fedsweep.strategies.settings import FedAvgSettings, Setting
 
 PICTURED = 1_000
-"""Clients up to which a clustering is drawn: the axes of the picture cost the cube of their number."""
+"""Clients up to which a clustering is drawn: the picture's axes cost the cube of their number."""
 
 
 class WarmupSettings(FedAvgSettings):
@@ -81,8 +82,8 @@ class WarmupSettings(FedAvgSettings):
         if rounds > self.then:
             raise ValueError(
                 f"strategy.warmup_rounds={self.warmup_rounds} with rounds={rounds}: "
-                f"strategy={self.name} would never cluster; set it to {rounds - self.then} at most, "
-                "or raise rounds"
+                f"strategy={self.name} would never cluster; set it to {rounds - self.then} at "
+                "most, or raise rounds"
             )
         raise ValueError(
             f"rounds={rounds}: strategy={self.name} splits after its warm-up; "
@@ -101,16 +102,19 @@ class Plan(Enum):
 class ClusterTraining(WithServers, WithLayout, FedAvg):
     """FedAvg in clusters of clients, each with a server of its own.
 
-    As it stands a method groups the clients once: ``warmup_rounds`` of FedAvg, in the last of which all clients train
-    from the common model and :meth:`find` groups what they send back. From then on each cluster trains its own model;
-    the global model is the clusters' mean, weighted by examples.
+    As it stands a method groups the clients once: ``warmup_rounds`` of FedAvg, in the last of which
+    all clients train from the common model and :meth:`find` groups what they send back. From then
+    on each cluster trains its own model; the global model is the clusters' mean, weighted by
+    examples.
 
-    - **Partial participation**: outside the clustering round the sampled clients train; a cluster without replies keeps
-      its model. Where fewer usable replies than clusters came, clustering is put off to the next round.
-    - **Newcomers**, and clients whose reply was missing or not finite, train once from the model that the others were
-      grouped from, and join the cluster whose mean is nearest; that first model is not averaged (FedGroup's cold
-      start). Until then they evaluate the global model.
-    - **Clients that leave** are taken out of their clusters before the next round; an empty cluster keeps its model.
+    - **Partial participation**: outside the clustering round the sampled clients train; a cluster
+      without replies keeps its model. Where fewer usable replies than clusters came, clustering is
+      put off to the next round.
+    - **Newcomers**, and clients whose reply was missing or not finite, train once from the model
+      that the others were grouped from, and join the cluster whose mean is nearest; that first
+      model is not averaged (FedGroup's cold start). Until then they evaluate the global model.
+    - **Clients that leave** are taken out of their clusters before the next round;
+      an empty cluster keeps its model.
 
     Parameters
     ----------
@@ -188,7 +192,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     # What a method says
 
     def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
-        """Do what comes before a round's messages: ask the clients, or group them without training."""
+        """Do what comes before a round's messages: ask clients, or group them untrained."""
 
     def plan(self, server_round: int) -> Plan:
         """Return what a round is."""
@@ -199,7 +203,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         return nodes
 
     def updates(self, models: Sequence[ArrayRecord], start: ArrayRecord) -> NDArray[np.float32]:
-        """Return how far each model's trained arrays moved from where all of them started, (C, P)."""
+        """Return how far each model's trained arrays moved from their common start, (C, P)."""
         return represent(models, start, "updates", self.laid_out(start))
 
     def rows(self, models: Mapping[int, ArrayRecord]) -> NDArray[np.float32]:
@@ -213,7 +217,9 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         raise NotImplementedError
 
     def group(self, server_round: int, models: Mapping[int, ArrayRecord]) -> None:
-        """Group the clients by the models that they sent, or place newcomers among the clusters; in order of ids."""
+        """Group the clients by the models that they sent, or place newcomers among the clusters;
+        in order of ids.
+        """
         del server_round
         nodes, rows_CP = _usable(list(models), self.rows(models))
         if self._plan is Plan.APART:
@@ -241,7 +247,10 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         return True
 
     def welcome(self, nodes: Sequence[int]) -> None:
-        """Assign clients that no cluster has. Those that it leaves out train once from the anchor."""
+        """Assign clients that no cluster has.
+
+        Those that it leaves out train once from the anchor.
+        """
         if self.anchor is None:
             join_largest(self.assignment, nodes)
 
@@ -253,9 +262,10 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         found: Found | None = None,
         arrays: Mapping[int, ArrayRecord] | None = None,
     ) -> None:
-        """Begin new clusters, each with a model of its own or one that its members' replies of this round will give."""
+        """Begin new clusters, with a model each or one that this round's replies will give."""
         self.assignment = assignment
-        # A record of its own per cluster, even of equal models: hosts average the replies to one record, unasked whose.
+        # A record of its own per cluster, even of equal models: hosts average the replies to one
+        # record, unasked whose.
         self.cluster_arrays = {
             cluster: ArrayRecord(dict(model)) for cluster, model in (arrays or {}).items()
         }
@@ -273,7 +283,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         return answers
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the clusters, the churn, the servers' numbers and, where defined, silhouette and gate's p-value."""
+        """Return clusters, churn, numbers of servers and, where defined, silhouette and p-value."""
         if not self.assignment:
             return {}
         numbers = {"clusters": float(len(self.cluster_arrays)), "churn": float(self.churn)}
@@ -284,7 +294,9 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send each sampled client its cluster's model; in a TOGETHER round, send all clients the common one."""
+        """Send each sampled client its cluster's model;
+        in a TOGETHER round, send all clients the common one.
+        """
         self._grid, self._newcomers = grid, set()
         self.laid_out(arrays)
         config["server-round"] = server_round
@@ -314,7 +326,9 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Have each cluster's server average its members' models; return the mean of the clusters' models."""
+        """Have each cluster's server average its members' models;
+        return the mean of the clusters' models.
+        """
         replies = list(replies)
         valid, errors = sort_replies(
             self, replies, read_arrays=self.clustering_round or not self.assignment
@@ -348,7 +362,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send each sampled client its cluster's model, and a client that has none the global one."""
+        """Send each sampled client its cluster's model, or the global one where it has none."""
         return self._to_clusters(
             super().configure_evaluate(server_round, arrays, config, grid), config
         )
@@ -377,13 +391,13 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Add the seconds spent here to those of the clustering, less those that clients took to answer."""
+        """Add the seconds spent here to the clustering's, less those that clients took."""
         began = perf_counter() - self._asked_s
         yield
         self.clustering_s += perf_counter() - self._asked_s - began
 
     def _counts(self, node: int) -> bool:
-        """Whether a reply is averaged: a newcomer's began elsewhere, and counts only where a cluster has no model."""
+        """Whether a reply is averaged: a newcomer's only where a cluster has no model."""
         cluster = self.assignment.get(node)
         return cluster is not None and (
             node not in self._newcomers or cluster not in self.cluster_arrays
@@ -395,7 +409,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         return {message.metadata.dst_node_id for message in messages} - self.assignment.keys()
 
     def _to_clusters(self, messages: Iterable[Message], config: ConfigRecord) -> list[Message]:
-        """Give each message its cluster's content: one object per cluster, which a grid can send once."""
+        """Give each message its cluster's content: one object a cluster, which is sent once."""
         messages = list(messages)
         if self.assignment:
             self.welcome(sorted(self._unplaced(messages)))

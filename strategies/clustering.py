@@ -1,7 +1,7 @@
-"""The maths of clustering clients: what stands for a client, how far apart two are, which belong together.
+"""The maths of clustering clients: what stands for one, how far two are apart, who belongs where.
 
-Shapes: C clients, P parameters, K clusters. Everything here is a pure function; rows are in the caller's order, which
-must not depend on the order of replies if the result is not to.
+Shapes: C clients, P parameters, K clusters. Everything here is a pure function; rows are in the
+caller's order, which must not depend on the order of replies if the result is not to.
 """
 
 import warnings
@@ -45,12 +45,13 @@ def represent(
     Parameters
     ----------
     records : sequence of C ArrayRecords
-        The clients' models, all trained in one round from ``common``. Models of different rounds or different
-        starting points are not comparable: drift would pass for difference.
+        The clients' models, all trained in one round from ``common``. Models of different rounds or
+        different starting points are not comparable: drift would pass for difference.
     common : ArrayRecord
         The model that every client started from.
     kind : str
-        ``updates``: model - common; ``weights``: the model; ``last_layer``: the update of the last layer.
+        ``updates``: model - common; ``weights``: the model; ``last_layer``:
+        the update of the last layer.
     layout : Layout
         Of the models.
     """
@@ -65,7 +66,10 @@ def represent(
 
 
 def unit_rows(rows_CP: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows at length 1: their squared Euclidean distance is then 2 (1 - cosine). A zero row stays zero."""
+    """Return the rows at length 1: their squared Euclidean distance is then 2 (1 - cosine).
+
+    A zero row stays zero.
+    """
     norms = np.array([np.linalg.norm(row.astype(np.float64)) for row in rows_CP])
     return np.divide(
         rows_CP, np.where(norms > 0, norms, 1.0)[:, None], dtype=np.float32, casting="same_kind"
@@ -75,9 +79,9 @@ def unit_rows(rows_CP: NDArray[np.float32]) -> NDArray[np.float32]:
 def coordinates(rows_CP: NDArray[np.float32], centred: bool = True) -> Points:
     """Return points with the same distances in at most C dimensions: (C, min(C, P)).
 
-    With far more parameters than clients, the C x C Gram matrix of the rows holds all that distances and angles depend
-    on. Its eigenvectors, scaled, are the rows' principal coordinates: nothing is lost. Centred ones are exact to more
-    digits; the others keep the rows' angles too.
+    With far more parameters than clients, the C x C Gram matrix of the rows holds all that
+    distances and angles depend on. Its eigenvectors, scaled, are the rows' principal coordinates:
+    nothing is lost. Centred ones are exact to more digits; the others keep the rows' angles too.
     """
     num_clients, num_parameters = rows_CP.shape
     if num_parameters <= num_clients:
@@ -92,7 +96,7 @@ def coordinates(rows_CP: NDArray[np.float32], centred: bool = True) -> Points:
 
 
 def points_at(distances_CC: Points) -> Points:
-    """Return points (C, C) with the given distances, as near as Euclid can: classical scaling (Torgerson 1952)."""
+    """Return points (C, C) of given distances, as near as can be: classical scaling (Torgerson)."""
     squares = distances_CC**2
     squares = squares - squares.mean(axis=0) - squares.mean(axis=1)[:, None] + squares.mean()
     return _from_gram(-0.5 * squares)
@@ -106,23 +110,28 @@ def _from_gram(gram_CC: Points) -> Points:
 
 
 def points_of(rows_CP: NDArray[np.float32], distance: Distance) -> Points:
-    """Return points (C, min(C, P)) whose distances are those of the rows; for cosine, whose angles are too."""
+    """Return points (C, min(C, P)) whose distances are those of the rows;
+    for cosine, whose angles are too.
+    """
     return coordinates(rows_CP, centred=distance != "cosine")
 
 
 def view_of(distance: Distance) -> View:
-    """Return how points are seen so that Euclid's distance is the one asked for (for cosine: grows with it)."""
+    """Return points in which Euclid's distance is the one asked for (for cosine, grows with it)."""
     return at_length_one if distance == "cosine" else as_it_is
 
 
 def at_length_one(points_CD: Points) -> Points:
-    """Return points on the unit sphere: their squared Euclidean distance is 2 (1 - cosine). A zero stays zero."""
+    """Return points on the unit sphere: their squared Euclidean distance is 2 (1 - cosine).
+
+    A zero stays zero.
+    """
     lengths = np.linalg.norm(points_CD, axis=1, keepdims=True)
     return points_CD / np.where(lengths > 0, lengths, 1.0)
 
 
 def plane_of(rows_CP: NDArray[np.float32], distance: Distance) -> list[tuple[float, float]]:
-    """Return each row's first two principal coordinates: the flat picture that keeps most of the distances."""
+    """Return each row's first two principal coordinates: flat, and most of the distances kept."""
     points = view_of(distance)(points_of(rows_CP, distance))
     points = points - points.mean(axis=0)
     _, _, axes = np.linalg.svd(points, full_matrices=False)
@@ -162,7 +171,7 @@ def kmeans_split(seed: int) -> Split:
 
 
 def one_thread() -> AbstractContextManager[object]:
-    """Return a context in which BLAS and OpenMP use one thread: sums then have one order on any machine."""
+    """Return a context of one thread for BLAS and OpenMP: sums have one order on any machine."""
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(limits=1)  # type: ignore[no-any-return]
@@ -179,7 +188,9 @@ def group_means(
 def nearest(
     rows_NP: NDArray[np.float32], means_KP: NDArray[np.float32], distance: Distance
 ) -> NDArray[np.int64]:
-    """Return the group whose mean is nearest to each row, the first of equals; for cosine by angle."""
+    """Return the group whose mean is nearest to each row, the first of equals;
+    for cosine by angle.
+    """
     if distance == "cosine":
         rows_NP, means_KP = unit_rows(rows_NP), unit_rows(means_KP)
     order = 1 if distance == "manhattan" else 2

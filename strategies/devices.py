@@ -1,7 +1,8 @@
-"""Simulated devices: what a client's training would cost on a phone or a server that this machine is not.
+"""Simulated devices: what training would cost on a phone or server that this machine is not.
 
-On identical hosts the measured load mostly says how much data a client has. A device, drawn once per client from the
-strategy's seed, makes clients differ. Ranges and nominal costs are proposals, made to compare rules, not to predict.
+On identical hosts the measured load mostly says how much data a client has. A device, drawn once
+per client from the strategy's seed, makes clients differ. Ranges and nominal costs are proposals,
+made to compare rules, not to predict.
 """
 
 from functools import lru_cache
@@ -12,10 +13,10 @@ import numpy as np
 from fedsweep.strategies.selection import Load, Mode
 
 SPREAD = 4.0
-"""Devices are between 1 / SPREAD and SPREAD times the reference device, uniformly on a log scale."""
+"""Devices are 1 / SPREAD to SPREAD times the reference device, uniformly on a log scale."""
 
 S_PER_EXAMPLE, MB_AT_REST, MB_PER_EXAMPLE, NODE_LOAD = 1e-3, 50.0, 0.1, 50.0
-"""Training on the reference device: CPU seconds and memory by examples, and the load of its node (per cent)."""
+"""Training on the reference device: CPU seconds and memory by examples, its node's load (%)."""
 
 _STREAM = 0xDE71CE  # keeps the draws apart from those of other uses of the seed
 
@@ -28,13 +29,16 @@ class Device(NamedTuple):
     bandwidth: float
 
     def scaled(self, load: Load) -> Load:
-        """Return a load as it weighs on this device: CPU by speed, memory by memory, the node's load by bandwidth."""
+        """Return a load as this device has it: CPU by speed, memory by memory, node by link."""
         return Load(load.cpu_s / self.speed, load.rss_mb / self.memory, load.node / self.bandwidth)
 
 
 @lru_cache(maxsize=100_000)
 def device_of(seed: int, node: int) -> Device:
-    """Return the device of a client. It depends on the seed and the client's own id: newcomers change no other's."""
+    """Return the device of a client.
+
+    It depends on the seed and the client's own id: newcomers change no other's.
+    """
     draws_3 = np.random.default_rng([_STREAM, seed, node]).uniform(-1.0, 1.0, 3)
     return Device(*(SPREAD**draws_3).tolist())
 
@@ -52,8 +56,8 @@ def load_on_device(
     Parameters
     ----------
     mode : str
-        ``measured``: as measured; ``simulated``: the nominal cost of the client's examples on its device; ``hybrid``:
-        the measured load scaled by the device.
+        ``measured``: as measured; ``simulated``: the nominal cost of the client's examples on its
+        device; ``hybrid``: the measured load scaled by the device.
     seed, node : int
         Whose device.
     measured : Load, optional

@@ -1,7 +1,7 @@
-"""Ditto: beside FedAvg's global model, each client trains a model of its own that is pulled to the global one.
+"""Ditto: beside FedAvg's global model, each client trains one of its own, pulled to the global.
 
-Li, Hu, Beirami and Smith 2021, "Ditto: Fair and Robust Federated Learning Through Personalization" (arXiv:2012.04221),
-algorithm 1. Deviations: docs/strategies/ditto.md.
+Li, Hu, Beirami and Smith 2021, "Ditto: Fair and Robust Federated Learning Through Personalization"
+(arXiv:2012.04221), algorithm 1. Deviations: docs/strategies/ditto.md.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,9 @@ class DittoSettings(FedAvgSettings):
 
 
 class Ditto(FedAvg):
-    """FedAvg with personal models. They stay in the clients' state, and are what the clients evaluate.
+    """FedAvg with personal models.
+
+    They stay in the clients' state, and are what the clients evaluate.
 
     Parameters
     ----------
@@ -70,7 +72,9 @@ class Ditto(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Have the sampled clients evaluate their own models; who never trained has the global one."""
+        """Have the sampled clients evaluate their own models;
+        who never trained has the global one.
+        """
         return super().configure_evaluate(
             server_round, arrays, with_method(config, DittoClients.method), grid
         )

@@ -1,4 +1,4 @@
-"""FedAvg, then fine-tuning: before it is evaluated, each client trains the global model on its own examples.
+"""FedAvg, then fine-tuning: each client trains the global model before it is evaluated.
 
 Cheng, Chadha and Duchi 2021, "Fine-tuning is Fine in Federated Learning" (arXiv:2108.07313).
 Deviations: docs/strategies/fedavg_ft.md.
@@ -35,12 +35,15 @@ class FedAvgFTSettings(FedAvgSettings):
 
 
 class FedAvgFT(FedAvg):
-    """FedAvg whose clients are evaluated under the fine-tuned global model. Nothing of it is kept or sent.
+    """FedAvg whose clients are evaluated under the fine-tuned global model.
+
+    Nothing of it is kept or sent.
 
     Parameters
     ----------
     finetune_epochs : int
-        Passes over a client's training examples before its evaluation; the rest is as in the last training round.
+        Passes over a client's training examples before its evaluation;
+        the rest is as in the last training round.
     **fedavg
         Parameters of Flower's FedAvg.
     """
@@ -73,7 +76,7 @@ class FedAvgFT(FedAvg):
         return super().configure_evaluate(server_round, arrays, tuned, grid)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how the clients trained: a trial that ends early may be evaluated after it was resumed."""
+        """Return how the clients trained: a resumed trial may end early and be evaluated."""
         return {"training": dict(self._training)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -82,7 +85,7 @@ class FedAvgFT(FedAvg):
 
 
 class Finetuning(ClientPart):
-    """Clients train as FedAvg's, and use the global model after some epochs on their own examples."""
+    """Clients train as FedAvg's, then use the global model after epochs on their own examples."""
 
     method = "finetune"
 

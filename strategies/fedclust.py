@@ -1,7 +1,10 @@
-"""FedClust: one hierarchical clustering of the clients' last layers (Islam et al. 2024, arXiv:2407.07124).
+"""FedClust: one hierarchical clustering of the clients' last layers.
 
-In one warm-up round all clients train from the initial model. Their last layers, which lean the most towards the labels
-that a client holds, are compared by Euclidean distance and clustered hierarchically.
+Islam et al. 2024 (arXiv:2407.07124).
+
+In one warm-up round all clients train from the initial model. Their last layers, which lean the
+most towards the labels that a client holds, are compared by Euclidean distance and clustered
+hierarchically.
 """
 
 from typing import Any
@@ -20,7 +23,9 @@ class FedClustSettings(TreeSettings, WarmupSettings):
 
 
 class FedClust(FLHC):
-    """FL+HC on the last layer, in L2, after one round. A newcomer joins the cluster with the nearest mean last layer.
+    """FL+HC on the last layer, in L2, after one round.
+
+    A newcomer joins the cluster with the nearest mean last layer.
 
     Partial participation, newcomers and clients that leave: as in
     :class:`~fedsweep.strategies.clustered.ClusterTraining`.

@@ -1,8 +1,11 @@
-"""FedGroup: K-means on cosines with the main directions of the updates (Duan et al. 2020, arXiv:2010.06870; FlexCFL).
+"""FedGroup: K-means on cosines with the main directions of the updates (FlexCFL).
 
-Before the first round min(20 m, n) clients pre-train from one model. A truncated SVD of their update matrix gives m
-directions; each client is the vector of its m cosines with them (the decomposed cosine similarity), and K-means makes m
-groups of those. Any other client joins the group whose mean update it deviates from the least, by (1 - cos) / 2.
+Duan et al. 2020 (arXiv:2010.06870).
+
+Before the first round min(20 m, n) clients pre-train from one model. A truncated SVD of their
+update matrix gives m directions; each client is the vector of its m cosines with them (the
+decomposed cosine similarity), and K-means makes m groups of those. Any other client joins the group
+whose mean update it deviates from the least, by (1 - cos) / 2.
 """
 
 from functools import partial
@@ -26,7 +29,7 @@ class FedGroupSettings(GroupSettings, WarmupSettings):
 
 
 class FedGroup(ClusterTraining):
-    """Clustered federated learning by decomposed cosine similarity, with a cold start for everybody else.
+    """Clustered federated learning by decomposed cosine similarity, with cold start for others.
 
     Clients outside the pre-training, newcomers, and clients whose reply was lost, pre-train when
     they are first sampled, then belong to a group: the cold start of
@@ -69,10 +72,12 @@ class FedGroup(ClusterTraining):
 
 
 def decomposed_cosines(rows_CP: NDArray[np.floating[Any]], m: int) -> NDArray[np.float64]:
-    """Return the cosine of each update with the m main directions of all updates, (C, m); fewer where C or P is less.
+    """Return the cosine of each update with the m main directions of all updates, (C, m);
+    fewer where C or P is less.
 
-    The directions are the right singular vectors of the matrix of updates. With far more parameters than clients they
-    come from its C x C Gram matrix, and are never built: update i has the product U_ij s_j with direction j.
+    The directions are the right singular vectors of the matrix of updates. With far more parameters
+    than clients they come from its C x C Gram matrix, and are never built: update i has the product
+    U_ij s_j with direction j.
     """
     with one_thread():
         rows = rows_CP.astype(np.float64)

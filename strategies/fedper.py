@@ -1,7 +1,7 @@
 """FedPer: the last layers are every client's own, and only those below them are averaged.
 
-Arivazhagan, Aggarwal, Singh and Choudhary 2019, "Federated Learning with Personalization Layers" (arXiv:1912.00818),
-algorithms 1 and 2. Deviations: docs/strategies/fedper.md.
+Arivazhagan, Aggarwal, Singh and Choudhary 2019, "Federated Learning with Personalization Layers"
+(arXiv:1912.00818), algorithms 1 and 2. Deviations: docs/strategies/fedper.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,8 @@ class FedPerSettings(FedAvgSettings):
 class FedPer(WithLayout, FedAvg):
     """FedAvg of the base layers. Heads stay in the clients' state and never travel.
 
-    The model that ``aggregate_train`` returns is the averaged base under the initial head: no client uses it.
+    The model that ``aggregate_train`` returns is the averaged base under the initial head:
+    no client uses it.
 
     Parameters
     ----------
@@ -141,6 +142,7 @@ def head_keys(keys: Sequence[str], num_layers: int) -> list[str]:
         left = [key for key in left if key not in last]
         if not left:
             raise ValueError(
-                f"strategy.head_layers={num_layers} is the whole model; lower it, or take a model with more layers"
+                f"strategy.head_layers={num_layers} is the whole model; lower it, "
+                "or take a model with more layers"
             )
     return [key for key in keys if key not in left]

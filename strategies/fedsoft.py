@@ -1,7 +1,7 @@
-"""FedSoft: every client belongs to all clusters in part, and trains one model near all their centres.
+"""FedSoft: each client belongs to all clusters in part, and trains a model near all centres.
 
-Ruan and Joe-Wong 2022, "FedSoft: Soft Clustered Federated Learning with Proximal Local Updating" (arXiv:2112.06053),
-algorithm 1. Deviations: docs/strategies/fedsoft.md.
+Ruan and Joe-Wong 2022, "FedSoft: Soft Clustered Federated Learning with Proximal Local Updating"
+(arXiv:2112.06053), algorithm 1. Deviations: docs/strategies/fedsoft.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,15 +41,17 @@ class FedSoftSettings(NumClustersSettings):
         if setting.rounds is not None and self.estimate_every > max(setting.rounds, 2):
             raise ValueError(
                 f"strategy.estimate_every={self.estimate_every} is more than "
-                f"rounds={setting.rounds}: the shares are estimated once; lower it to rounds at most"
+                f"rounds={setting.rounds}: the shares are estimated once; lower it to rounds at "
+                "most"
             )
 
 
 class FedSoft(Candidates):
     """Soft clusters. In ``assignment`` a client belongs to the cluster of its largest share.
 
-    A centre that no reply has a share of keeps its weights. Newcomers estimate their shares when they first train. A
-    client that is evaluated estimates them again, under the centres of that round, for the evaluation alone.
+    A centre that no reply has a share of keeps its weights. Newcomers estimate their shares when
+    they first train. A client that is evaluated estimates them again, under the centres of that
+    round, for the evaluation alone.
 
     Parameters
     ----------
@@ -99,7 +101,7 @@ class FedSoft(Candidates):
         self.tenure: dict[int, int] = {}
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the clusters with members, the churn, and the mean of the clients' largest shares (1 is hard)."""
+        """Return clusters with members, churn, and the mean of clients' largest shares (1 hard)."""
         if not self.assignment:
             return {}
         largest = float(np.mean([max(u) / sum(u) for u in self.shares.values()]))
@@ -156,7 +158,7 @@ class FedSoft(Candidates):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send each sampled client all centres, to be evaluated under the one that it has the largest share of now."""
+        """Send each sampled client all centres; it is evaluated under its largest share's now."""
         messages = super().configure_evaluate(server_round, arrays, config, grid)
         named = with_method(config, SoftMembers.method, sigma=self.smoother)
         return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
@@ -167,7 +169,9 @@ class FedSoft(Candidates):
         self.churn = changed(self._before, self.assignment)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next round depends on; the clients keep their shares themselves."""
+        """Return everything that the next round depends on;
+        the clients keep their shares themselves.
+        """
         names = ("assignment", "cluster_arrays", "shares", "examples")
         return {name: base.string_keys(getattr(self, name)) for name in names} | {
             "churn": self.churn

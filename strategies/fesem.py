@@ -1,7 +1,8 @@
 """FeSEM: K centres, each client with the nearest (Xie et al. 2020, arXiv:2005.01026).
 
-Expectation-maximisation on the distance of local solutions to centres. Each round a client starts from its centre and
-trains; E-step: it joins the centre nearest to its solution in L2; M-step: a centre is the plain mean of its solutions.
+Expectation-maximisation on the distance of local solutions to centres. Each round a client starts
+from its centre and trains; E-step: it joins the centre nearest to its solution in L2; M-step: a
+centre is the plain mean of its solutions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +27,13 @@ class FeSEMSettings(GroupSettings, WarmupSettings):
 class FeSEM(ClusterTraining):
     """Federated stochastic expectation maximisation.
 
-    The centres are seeded by K-means (with K-means++) on the solutions of one common round: random centres collapse.
-    A centre that no client joins keeps its model.
+    The centres are seeded by K-means (with K-means++) on the solutions of one common round: random
+    centres collapse. A centre that no client joins keeps its model.
 
-    Partial participation: the sampled clients choose their centres anew, the others keep theirs. A newcomer trains once
-    from the global model and joins the centre nearest to its solution; that solution is not averaged. Clients that
-    leave: as in :class:`~fedsweep.strategies.clustered.ClusterTraining`.
+    Partial participation: the sampled clients choose their centres anew, the others keep theirs. A
+    newcomer trains once from the global model and joins the centre nearest to its solution; that
+    solution is not averaged. Clients that leave: as in
+    :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class FeSEM(ClusterTraining):
         return Plan.READ if self.assignment else super().plan(server_round)
 
     def find(self, rows_CP: NDArray[np.float32]) -> Found:
-        """Seed the centres, and run the E- and M-steps on the first solutions until they are stable."""
+        """Seed the centres, and run E- and M-steps on the first solutions until they are stable."""
         split, view = kmeans_split(self.seed), view_of(self.distance)
         return find_groups(points_of(rows_CP, self.distance), split, self.how, self.seed, view)
 

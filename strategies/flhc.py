@@ -1,7 +1,10 @@
-"""FL+HC: one hierarchical clustering of the clients' updates (Briggs, Fan, Andras 2020, arXiv:2004.11791).
+"""FL+HC: one hierarchical clustering of the clients' updates.
 
-After ``warmup_rounds`` of FedAvg all clients train from the common model; their updates are clustered agglomeratively
-under L1, L2 or cosine distance, and the tree is cut at a distance, or at a number of clusters.
+Briggs, Fan and Andras 2020 (arXiv:2004.11791).
+
+After ``warmup_rounds`` of FedAvg all clients train from the common model; their updates are
+clustered agglomeratively under L1, L2 or cosine distance, and the tree is cut at a distance, or at
+a number of clusters.
 """
 
 from typing import Any, ClassVar
@@ -86,8 +89,8 @@ class FLHC(ClusterTraining):
     linkage : str
         How far apart two groups are: ``average``, ``complete``, ``single`` or ``ward``.
     threshold : float, optional
-        Cut the tree at this distance: 1 - cosine, or the length of the difference in L2 or L1. Without it the number
-        of clusters is chosen as ``choose_k`` says.
+        Cut the tree at this distance: 1 - cosine, or the length of the difference in L2 or L1.
+        Without it the number of clusters is chosen as ``choose_k`` says.
     **common
         Parameters of ClusterTraining.
     """

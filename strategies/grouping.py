@@ -1,4 +1,4 @@
-"""How clients fall apart into groups: hierarchical clustering, how many groups there are, and whether there are any.
+"""How clients fall into groups: hierarchical clustering, how many groups there are, and if any.
 
 Shapes: C clients, D coordinates. Points are those of
 :func:`fedsweep.strategies.clustering.points_of`: in at most C dimensions, with the clients' own
@@ -23,7 +23,7 @@ Labels = NDArray[np.int64]
 Split = Callable[[Points, int], Labels]
 """Cuts points (C, D) into at most so many groups: a label per point."""
 View = Callable[[Points], Points]
-"""What a method sees of the points when it cuts them: them at length 1 where it goes by cosines, for one."""
+"""What a method sees of the points that it cuts: at length 1 where it goes by cosines, for one."""
 
 Rule = Literal["given", "silhouette", "gap", "davies_bouldin"]
 Linkage = Literal["average", "complete", "single", "ward"]
@@ -50,8 +50,10 @@ class GateSettings(ServerSettings):
         0.0,
         ge=0,
         lt=1,
-        description="level of the test whether there are clusters at all: the share of false splits "
-        "allowed; 0: cluster untested",
+        description=(
+            "level of the test whether there are clusters at all: the share of false splits "
+            "allowed; 0: cluster untested"
+        ),
     )
 
 
@@ -122,7 +124,7 @@ def find_groups(
     view: View = as_it_is,
     labels: Labels | None = None,
 ) -> Found:
-    """Cut points into as many groups as ``how`` says, or leave them in one where the gate finds no clusters.
+    """Cut points into groups as ``how`` says, or leave them in one where the gate finds none.
 
     Parameters
     ----------
@@ -147,7 +149,7 @@ def find_groups(
     if how.gate and k > 1:
 
         def score(points: Points) -> float:
-            """Do all that was done to the clients, the choice of k included, and say how well the groups are apart."""
+            """Redo all that was done to the clients, choice of k too; tell how far they part."""
             if rule in ("given", "gap"):
                 return between(view(points), _cut(view(points), split, k))
             found = _cut(view(points), split, choose_k(view(points), split, how, seed))
@@ -165,7 +167,9 @@ def _cut(points_CD: Points, split: Split, k: int) -> Labels:
 
 
 def silhouette(points_CD: Points, labels: Labels) -> float:
-    """Return the mean silhouette (Rousseeuw 1987), nan where it is not defined; of a sample where there are many."""
+    """Return the mean silhouette (Rousseeuw 1987), nan where it is not defined;
+    of a sample where there are many.
+    """
     from sklearn.metrics import silhouette_score
 
     if len(labels) > SAMPLED:  # its cost grows with the square
@@ -178,8 +182,9 @@ def silhouette(points_CD: Points, labels: Labels) -> float:
 def choose_k(points_CD: Points, split: Split, how: HowMany, seed: int) -> int:
     """Return the number of groups.
 
-    ``silhouette`` takes the largest mean silhouette and ``davies_bouldin`` the smallest index (Davies and Bouldin
-    1979), of 2 to ``max_clusters`` groups, the first of equals; ``gap`` is :func:`gap_k` and may say 1.
+    ``silhouette`` takes the largest mean silhouette and ``davies_bouldin`` the smallest index
+    (Davies and Bouldin 1979), of 2 to ``max_clusters`` groups, the first of equals; ``gap`` is
+    :func:`gap_k` and may say 1.
     """
     if how.choose_k == "given":
         return how.num_clusters
@@ -200,7 +205,7 @@ def choose_k(points_CD: Points, split: Split, how: HowMany, seed: int) -> int:
 
 
 def gap_k(points_CD: Points, split: Split, most: int, seed: int) -> int:
-    """Return the smallest k with Gap(k) >= Gap(k + 1) - s(k + 1), up to ``most`` (Tibshirani et al. 2001).
+    """Return the least k with Gap(k) >= Gap(k + 1) - s(k + 1), or ``most`` (Tibshirani 2001).
 
     The references are uniform in the box around the points along their principal axes.
     """
@@ -231,20 +236,22 @@ def rotation_p_value(
 ) -> float:
     """Return how likely groups as good as these are among clients that do not differ: the gate.
 
-    A rotation test (Langsrud 2005, Statistics and Computing 15). Were the clients draws of one normal distribution,
-    then, given their mean and covariance, every rotation of the C points that keeps both would be as likely as the one
-    seen. So ``score`` does to randomly rotated points all that the method did to the clients: whatever it normalises,
-    projects or chooses, it does to both. No covariance is estimated: far more parameters than clients do no harm.
+    A rotation test (Langsrud 2005, Statistics and Computing 15). Were the clients draws of one
+    normal distribution, then, given their mean and covariance, every rotation of the C points that
+    keeps both would be as likely as the one seen. So ``score`` does to randomly rotated points all
+    that the method did to the clients: whatever it normalises, projects or chooses, it does to
+    both. No covariance is estimated: far more parameters than clients do no harm.
 
-    It ends when the level is out of reach (Besag and Clifford 1991), which takes few rotations where there are no
-    groups; else it draws 99, or as many as the level needs.
+    It ends when the level is out of reach (Besag and Clifford 1991), which takes few rotations
+    where there are no groups; else it draws 99, or as many as the level needs.
 
     Parameters
     ----------
     points_CD : (C, D) float64
         The clients, as they were before the method saw them.
     score : callable
-        Points -> how well the groups that the method finds in them are apart; more is better, nan is worst.
+        Points -> how well the groups that the method finds in them are apart;
+        more is better, nan is worst.
     level : float
         Share of false groups allowed, above 0.
     seed : int
@@ -266,7 +273,9 @@ def _or_worst(score: float) -> float:
 
 
 def _rotations(points_CD: Points, number: int, seed: int) -> Iterator[Points]:
-    """Yield points with the same mean and covariance, rotated at random; the points themselves where all are equal."""
+    """Yield points with the same mean and covariance, rotated at random;
+    the points themselves where all are equal.
+    """
     rng = np.random.default_rng(seed)
     mean = points_CD.mean(axis=0)
     _, sizes, axes = np.linalg.svd(points_CD - mean, full_matrices=False)
@@ -278,7 +287,9 @@ def _rotations(points_CD: Points, number: int, seed: int) -> Iterator[Points]:
 
 
 def between(points_CD: Points, labels: Labels) -> float:
-    """Return the share of the points' variance that lies between the groups' means, 0 to 1; nan where all are equal."""
+    """Return the share of the points' variance that lies between the groups' means, 0 to 1;
+    nan where all are equal.
+    """
     total = ((points_CD - points_CD.mean(axis=0)) ** 2).sum()
     return float(1 - _within(points_CD, labels) / total) if total > 0 else float("nan")
 
@@ -309,7 +320,7 @@ def cut_tree(
     num_clusters: int | None = None,
     threshold: float | None = None,
 ) -> Labels:
-    """Cut a hierarchical clustering at a number of groups, or at a distance beyond which groups are not joined."""
+    """Cut a hierarchical clustering at a number of groups, or at a distance that none exceeds."""
     from scipy.cluster.hierarchy import fcluster
     from scipy.cluster.hierarchy import linkage as build_tree
     from scipy.spatial.distance import squareform

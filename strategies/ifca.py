@@ -1,7 +1,7 @@
-"""IFCA, the iterative federated clustering algorithm: clients choose among K models by their training loss.
+"""IFCA, iterative federated clustering: clients choose among K models by their training loss.
 
-Ghosh, Chung, Yin and Ramchandran 2020, "An Efficient Framework for Clustered Federated Learning" (arXiv:2006.04088),
-algorithm 1 with model averaging. Deviations: docs/strategies/ifca.md.
+Ghosh, Chung, Yin and Ramchandran 2020, "An Efficient Framework for Clustered Federated Learning"
+(arXiv:2006.04088), algorithm 1 with model averaging. Deviations: docs/strategies/ifca.md.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,9 +38,10 @@ class IFCASettings(ServerSettings, NumClustersSettings):
 class IFCA(WithServers, Candidates):
     """Hard clusters, chosen anew by each client in each round that it trains in.
 
-    A cluster that nobody chose keeps its model. Newcomers, and clients that return, choose like everybody else. A
-    client that is evaluated chooses again, by its training loss under the models of that round: ``assignment`` is each
-    client's last choice, ``members`` the last that it trained.
+    A cluster that nobody chose keeps its model. Newcomers, and clients that return, choose like
+    everybody else. A client that is evaluated chooses again, by its training loss under the models
+    of that round: ``assignment`` is each client's last choice, ``members`` the last that it
+    trained.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ class IFCA(WithServers, Candidates):
         self._grid: Grid
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the clusters that have members, how many clients changed theirs, and numbers about servers."""
+        """Return clusters with members, how many clients changed theirs, and servers' numbers."""
         if not self.assignment:
             return {}
         used = len(set(self.assignment.values()))
@@ -102,7 +103,9 @@ class IFCA(WithServers, Candidates):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Have each cluster's server average the models of those that chose it; return the mean of the clusters."""
+        """Have each cluster's server average the models of those that chose it;
+        return the mean of the clusters.
+        """
         valid, errors = sort_replies(self, replies, read_arrays=False)
         if not valid:
             return None, None
@@ -129,7 +132,7 @@ class IFCA(WithServers, Candidates):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send each sampled client all K models, to be evaluated under the one that it chooses now."""
+        """Send each sampled client all K models; it is evaluated under the one it chooses now."""
         messages = super().configure_evaluate(server_round, arrays, config, grid)
         named = with_method(config, Choosing.method)
         return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))

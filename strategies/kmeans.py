@@ -1,12 +1,16 @@
-"""The seed workflow: warm up with FedAvg, group the clients by K-means on their updates, train on in clusters.
+"""The seed workflow: warm up with FedAvg, group by K-means on updates, train on in clusters.
 
-The idea follows Briggs et al. 2020 (FL+HC, arXiv:2004.11791), with K-means in place of hierarchical clustering:
+The idea follows Briggs et al. 2020 (FL+HC, arXiv:2004.11791), with K-means in place of hierarchical
+clustering:
 
 1. rounds 1 to ``warmup_rounds`` are FedAvg from one common model;
-2. in the last of them all clients train, and K-means groups them by what stands for each: its update, its weights, its
-   last layer, its losses under models of its peers (concept shift), or a signature of its data (feature shift);
-3. in each cluster the member with the lowest load becomes the server, and averages its members' models;
-4. from then on each cluster trains its own model; the global model is the clusters' mean, weighted by examples.
+2. in the last of them all clients train, and K-means groups them by what stands for each: its
+   update, its weights, its last layer, its losses under models of its peers (concept shift), or a
+   signature of its data (feature shift);
+3. in each cluster the member with the lowest load becomes the server, and averages its members'
+   models;
+4. from then on each cluster trains its own model; the global model is the clusters' mean, weighted
+   by examples.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +37,7 @@ from fedsweep.strategies.ranges import EXAMPLES, ROUNDS
 from fedsweep.strategies.settings import Setting
 
 MODELS_PER_CLUSTER = 3
-"""Peers' models per wanted cluster that make up a vector of losses: few enough to send to every client."""
+"""Peers' models per wanted cluster in a vector of losses: few enough for every client."""
 
 
 class KMeansSettings(GroupSettings, WarmupSettings):
@@ -61,7 +65,10 @@ class KMeansSettings(GroupSettings, WarmupSettings):
         0,
         ge=0,
         le=EXAMPLES,
-        description="numbers that a client sends of its update in place of its model, to be grouped by; 0: the model",
+        description=(
+            "numbers that a client sends of its update in place of its model, to be grouped by; "
+            "0: the model"
+        ),
     )
 
     def check(self) -> None:
@@ -125,15 +132,17 @@ class KMeans(ClusterTraining):
     Parameters
     ----------
     recluster_every : int
-        Group anew every so many rounds after the warm-up, all clients starting from the global model; 0: once.
+        Group anew every so many rounds after the warm-up, all clients starting from the global
+        model; 0: once.
     stable_after : int
         Stop that when the same clusters came out so many times in a row; 0: never.
     sketch : int
-        Clients send so many numbers of a random sketch of their updates before the round in which they are grouped,
-        and hosts may average its models already: the server never holds the clients' models. 0: they send the models.
+        Clients send so many numbers of a random sketch of their updates before the round in which
+        they are grouped, and hosts may average its models already: the server never holds the
+        clients' models. 0: they send the models.
     **common
-        Parameters of ClusterTraining. ``cosine`` is K-means on rows of unit length. It needs updates: the angle
-        between weights depends on where the origin lies.
+        Parameters of ClusterTraining. ``cosine`` is K-means on rows of unit length. It needs
+        updates: the angle between weights depends on where the origin lies.
     """
 
     settings = KMeansSettings
@@ -150,7 +159,9 @@ class KMeans(ClusterTraining):
         self.peers: dict[int, ArrayRecord] = {}  # whose models make up the vectors of losses
 
     def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
-        """Put all clients into the one cluster where one is wanted; group them by their sketches."""
+        """Put all clients into the one cluster where one is wanted;
+        group them by their sketches.
+        """
         if self._one:
             if server_round >= self.warmup_rounds and not self.assignment:
                 self.assignment, self.cluster_arrays = (
@@ -203,7 +214,7 @@ class KMeans(ClusterTraining):
     def _sketches(
         self, nodes: Iterable[int], needed: bool = True
     ) -> tuple[list[int], NDArray[np.float32]]:
-        """Return the clients that answered, and the sketches of their updates from the anchor, (C, sketch)."""
+        """Return clients that answered and their updates' sketches from the anchor, (C, sketch)."""
         assert self.anchor is not None
         layout = self.laid_out(self.anchor)
         keys = layout.last_layer() if self.representation == "last_layer" else list(layout.trained)
@@ -218,7 +229,9 @@ class KMeans(ClusterTraining):
         return list(answers), np.frombuffer(sent, "<f4").reshape(len(answers), self.sketch)
 
     def welcome(self, nodes: Sequence[int]) -> None:
-        """Place newcomers by their sketches; else they train once from the anchor, as everywhere."""
+        """Place newcomers by their sketches;
+        else they train once from the anchor, as everywhere.
+        """
         if self.sketch and self.means_KP is not None and nodes:
             new, rows_CS = self._sketches(nodes, needed=False)
             finite = np.isfinite(rows_CS).all(axis=1)
@@ -229,7 +242,9 @@ class KMeans(ClusterTraining):
             super().welcome(nodes)
 
     def rows(self, models: Mapping[int, ArrayRecord]) -> NDArray[np.float32]:
-        """Return what stands for each client; a client that gives no answer gets a row that is not finite."""
+        """Return what stands for each client;
+        a client that gives no answer gets a row that is not finite.
+        """
         vectors: dict[int, NDArray[np.float32]]
         everybody = self._plan is Plan.TOGETHER
         if self.representation == "losses":

@@ -1,7 +1,8 @@
 """What a model's arrays are: which are trained, which are averaged state, which are carried along.
 
-The client that builds the model knows it (``query.init`` tells it); from there it travels with the model. All maths
-on models is maths on the *trained* arrays, as one vector. Shapes: R models, P trained parameters.
+The client that builds the model knows it (``query.init`` tells it); from there it travels with the
+model. All maths on models is maths on the *trained* arrays, as one vector. Shapes: R models, P
+trained parameters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,13 @@ class Layout:
     Attributes
     ----------
     trained : tuple of str
-        Parameters that gradients reach: server optimizers, clipping, noise, distances and control variates see these.
+        Parameters that gradients reach: server optimizers, clipping, noise, distances and control
+        variates see these.
     averaged : tuple of str
         Floating buffers, as BatchNorm's running statistics: averaged by examples, and nothing else.
     carried : tuple of str
-        What a mean would spoil: integers, and parameters that are frozen. They come from the reply of the client with
-        the most examples, of equal ones that of the lowest node id.
+        What a mean would spoil: integers, and parameters that are frozen. They come from the reply
+        of the client with the most examples, of equal ones that of the lowest node id.
     """
 
     trained: tuple[str, ...]
@@ -35,9 +37,10 @@ class Layout:
 
     @classmethod
     def by_dtype(cls, arrays: ArrayRecord) -> "Layout":
-        """Return what can be told without the model: floating arrays are trained, all others are carried.
+        """Return what can be told without the model: floats are trained, others are carried.
 
-        It takes BatchNorm's statistics and frozen layers for trained: give a strategy the model's own layout.
+        It takes BatchNorm's statistics and frozen layers for trained:
+        give a strategy the model's own layout.
         """
         floating = {name for name, array in arrays.items() if is_floating(array)}
         return cls(
@@ -93,7 +96,8 @@ class Layout:
         weights : sequence of R numbers
             Their weights; they need not add up to 1.
         heaviest : int, optional
-            Which model the carried arrays come from; the one of the largest weight, the first of equals, by default.
+            Which model the carried arrays come from; the one of the largest weight, the first of
+            equals, by default.
         """
         carried = set(self.carried).intersection(records[0])
         if not carried:
@@ -112,7 +116,8 @@ _KINDS = ("trained", "averaged", "carried")
 class WithLayout:
     """A strategy that does its own maths on models; ``layout`` is set before the first round.
 
-    On plain Flower, where nobody sets it, the layout is read off the dtypes: :meth:`Layout.by_dtype`.
+    On plain Flower, where nobody sets it, the layout is read off the dtypes:
+    :meth:`Layout.by_dtype`.
     """
 
     layout: Layout | None = None
@@ -141,7 +146,7 @@ def joined(like: ArrayRecord, *parts: Mapping[str, Array]) -> ArrayRecord:
 
 
 def last_layer_keys(keys: Sequence[str]) -> list[str]:
-    """Return the names that share the last one's module: ``fc.weight``, ``fc.bias`` of a torch state dict."""
+    """Return names of the last one's module: ``fc.weight``, ``fc.bias`` of a torch state dict."""
     module, dot, _ = keys[-1].rpartition(".")
     return [key for key in keys if key.rpartition(".")[:2] == (module, dot)] if dot else [keys[-1]]
 
@@ -154,7 +159,7 @@ def flatten(record: ArrayRecord, keys: Sequence[str]) -> NDArray[np.float32]:
 
 
 def weighted_mean(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
-    """Return the weighted mean of all arrays, in the order given and with FedAvg's own arithmetic."""
+    """Return the weighted mean of all arrays, in the order given and by FedAvg's arithmetic."""
     contents = [
         RecordDict({"arrays": record, "metrics": MetricRecord({"weight": weight})})
         for record, weight in zip(records, weights, strict=True)

@@ -1,4 +1,4 @@
-"""No federation: every client trains a model of its own, the baseline that a federated model has to beat."""
+"""No federation: every client trains a model of its own, the baseline of all federated ones."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +16,8 @@ from fedsweep.strategies.settings import FedAvgSettings
 class Local(FedAvg):
     """Local training only. Models stay in the clients' state; what travels are metrics.
 
-    A client gets the initial model until it has trained once, and no arrays afterwards. All parameters are FedAvg's.
+    A client gets the initial model until it has trained once, and no arrays afterwards.
+    All parameters are FedAvg's.
     """
 
     settings = FedAvgSettings

@@ -1,4 +1,7 @@
-"""The true groups: what a clustered method could reach at best. No method: it is told what others have to find."""
+"""The true groups: what a clustered method could reach at best.
+
+No method: it is told what others have to find.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,9 +1,10 @@
 """PACFL: cluster the clients by the principal angles between their data, once, before any training.
 
-Vahidian et al. 2022 (arXiv:2209.10526). Each client sends the top ``vectors`` left singular vectors of its raw images
-of each label; the server compares the subspaces that they span by their principal angles, and cuts a hierarchical
-clustering of the clients. **It uploads directions of the clients' raw data**, which other methods do not. Clients whose
-labels alone differ in meaning (label permutation) span the same subspace: it can't tell them apart.
+Vahidian et al. 2022 (arXiv:2209.10526). Each client sends the top ``vectors`` left singular vectors
+of its raw images of each label; the server compares the subspaces that they span by their principal
+angles, and cuts a hierarchical clustering of the clients. **It uploads directions of the clients'
+raw data**, which other methods do not. Clients whose labels alone differ in meaning (label
+permutation) span the same subspace: it can't tell them apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,21 +38,23 @@ class PACFLSettings(TreeSettings):
 class PACFL(ClusterTraining):
     """Principal angles between client data subspaces.
 
-    Partial participation: all clients answer the query before round 1, then the sampled ones train. A newcomer answers
-    the query when it is first sampled, and joins the cluster whose members' subspaces are nearest on average; a client
-    that gives no answer joins the largest cluster. Clients that leave: as in
-    :class:`~fedsweep.strategies.clustered.ClusterTraining`.
+    Partial participation: all clients answer the query before round 1, then the sampled ones train.
+    A newcomer answers the query when it is first sampled, and joins the cluster whose members'
+    subspaces are nearest on average; a client that gives no answer joins the largest cluster.
+    Clients that leave: as in :class:`~fedsweep.strategies.clustered.ClusterTraining`.
 
     Parameters
     ----------
     vectors : int
         p: singular vectors per label.
     measure : str
-        How far apart two subspaces are: their ``mean`` or their ``smallest`` principal angle, in degrees.
+        How far apart two subspaces are: their ``mean`` or their ``smallest`` principal angle, in
+        degrees.
     linkage : str
         How far apart two groups are.
     threshold : float, optional
-        Cut the tree at this angle. Without it the number of clusters is chosen as ``choose_k`` says.
+        Cut the tree at this angle. Without it the number of clusters is chosen as ``choose_k``
+        says.
     **common
         Parameters of ClusterTraining.
     """
@@ -134,8 +137,9 @@ class PACFL(ClusterTraining):
 def principal_angles(u_PR: NDArray[np.float32], v_PS: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the min(R, S) principal angles between two subspaces, in degrees, the smallest first.
 
-    Their cosines are the singular values of U^T V (Bjorck and Golub 1973), for orthonormal columns. The reference code
-    takes the arccos of the elements of U^T V, which depend on the choice of the basis; these angles do not.
+    Their cosines are the singular values of U^T V (Bjorck and Golub 1973), for orthonormal columns.
+    The reference code takes the arccos of the elements of U^T V, which depend on the choice of the
+    basis; these angles do not.
     """
     cosines = np.linalg.svd(u_PR.astype(np.float64).T @ v_PS.astype(np.float64), compute_uv=False)
     angles: NDArray[np.float64] = np.degrees(np.arccos(np.clip(cosines, 0.0, 1.0)))

@@ -121,6 +121,7 @@ def _start_loss(reply: Message) -> float:
     if LOSS_KEY not in metrics:
         raise AggregationError(
             f"client {reply.metadata.src_node_id} replied without '{LOSS_KEY}', the loss of the "
-            f"model it was sent: strategy=qfedavg needs clients that tell it under method={TellingLoss.method}"
+            "model it was sent: strategy=qfedavg needs clients that tell it under "
+            f"method={TellingLoss.method}"
         )
     return float(cast(float, metrics[LOSS_KEY]))

@@ -1,4 +1,4 @@
-"""SCAFFOLD: gradients are corrected by the difference of the server's and the client's control variates.
+"""SCAFFOLD: gradients corrected by the difference of server's and client's control variates.
 
 Karimireddy, Kale, Mohri, Reddi, Stich and Suresh 2020, "SCAFFOLD: Stochastic Controlled Averaging
 for Federated Learning" (arXiv:1910.06378), algorithm 1 with option II, for the objective
@@ -50,7 +50,8 @@ def check_optimizer(optimizer: str) -> None:
 
 
 class Scaffold(FedAvg):
-    """FedAvg with control variates. c_i stays in the clients' state; c and its changes travel beside the model.
+    """FedAvg with control variates. c_i stays in the clients' state;
+    c and its changes travel beside the model.
 
     After every round c = sum_i (n_i / n) c_i holds exactly, over all clients that have joined,
     trained or not: n is the sum of their n_i, and a newcomer's c_i is 0.

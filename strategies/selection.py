@@ -30,7 +30,9 @@ class ServerRule(Settings):
 
     rule: Rule = Field(
         "load",
-        description="load: lowest score each round; load_once: chosen at the clustering round and kept",
+        description=(
+            "load: lowest score each round; load_once: chosen at the clustering round and kept"
+        ),
     )
     mode: Mode = Field(  # fedsweep.strategies.devices
         "measured",
@@ -100,7 +102,7 @@ class ServerSettings(FedAvgSettings):
 
 
 def smooth(old: Load | None, new: Load, weight: float) -> Load:
-    """Return the moving average: ``weight`` times the newest measurement, the rest the average before it."""
+    """Return the moving average: ``weight`` times the newest, the rest the average before."""
     return (
         new
         if old is None
@@ -136,7 +138,8 @@ def load_scores(
     if measured:
         table_M3 = np.array([loads[node] for node in measured], np.float64)
         scaled_M3 = np.column_stack([robust_scale(column) for column in table_M3.T])
-        # Summed by hand: a BLAS product may round equal rows differently, and ties are broken by id.
+        # Summed by hand: a BLAS product may round equal rows differently, and ties are broken by
+        # id.
         scores.update(zip(measured, (scaled_M3 * weights).sum(axis=1).tolist(), strict=True))
     unknown = max(scores.values(), default=0.0) + float(weights.sum())
     return {node: scores.get(node, unknown) for node in members}
@@ -153,7 +156,8 @@ def rank(
     turn: int,
     seed: Sequence[int],
 ) -> list[int]:
-    """Return the members of one cluster, the best server first; the next ones take over if it is lost.
+    """Return the members of one cluster, the best server first;
+    the next ones take over if it is lost.
 
     Parameters
     ----------
@@ -164,8 +168,9 @@ def rank(
     examples : mapping
         Training examples of each node, as far as known (``largest_data``).
     rule : ServerRule
-        The rule. Under ``load`` the incumbent gives way only to a member whose score is below ``hysteresis`` times its
-        own, and only after ``min_tenure`` rounds; under ``load_once`` it stays.
+        The rule. Under ``load`` the incumbent gives way only to a member whose score is below
+        ``hysteresis`` times its own, and only after ``min_tenure`` rounds; under ``load_once`` it
+        stays.
     incumbent, tenure : int or None, int
         The server of the last round, and for how many rounds it has been that.
     turn : int
@@ -193,7 +198,7 @@ def rank(
 
 
 def gini(values_N: Sequence[float]) -> float:
-    """Return the Gini coefficient of values >= 0: 0 if all are equal, (N - 1) / N if one has it all; nan if all are 0.
+    """Return the Gini coefficient of values >= 0: 0 if equal, (N - 1) / N if one has all, or nan.
 
     Source: Gini 1912; sum over i, j of |x_i - x_j| / (2 N^2 mean), computed from the sorted values.
     """
@@ -214,5 +219,5 @@ def spearman(a_N: Sequence[float], b_N: Sequence[float]) -> float:
 
 
 def regret(server: int, members: Sequence[int], scores: Mapping[int, float]) -> float:
-    """Return by how much a server's load score is above the lowest in its cluster: 0 for the lowest-load choice."""
+    """Return how far a server's load score is above its cluster's lowest: 0 is the best choice."""
     return scores[server] - min(scores[node] for node in members)

@@ -1,7 +1,8 @@
-"""The servers of clusters: elected by load, asked to aggregate their members' models, replaced when they are lost.
+"""The servers of clusters: elected by load, asked to average their members, replaced when lost.
 
-Any clustered strategy can own a :class:`ClusterServers`; it knows nothing about how clusters are formed. Which member
-is the server never changes what is computed: it averages with FedAvg's own arithmetic, in the order of the replies.
+Any clustered strategy can own a :class:`ClusterServers`; it knows nothing about how clusters are
+formed. Which member is the server never changes what is computed: it averages with FedAvg's own
+arithmetic, in the order of the replies.
 """
 
 import math
@@ -70,9 +71,10 @@ class ClusterServers:
     def observe(self, replies: Sequence[Message], weighted_by_key: str, one_each: bool) -> None:
         """Take in the load and the examples that the replies of a training round report.
 
-        A client's reply reports its load as scalars in the ConfigRecord ``load``. A reply that stands for several
-        clients reports theirs as lists of equal length, with their ids under ``node-ids`` and, where known, their
-        examples under ``num-examples``. Without ``node-ids`` it says nothing about single clients.
+        A client's reply reports its load as scalars in the ConfigRecord ``load``. A reply that
+        stands for several clients reports theirs as lists of equal length, with their ids under
+        ``node-ids`` and, where known, their examples under ``num-examples``. Without ``node-ids``
+        it says nothing about single clients.
 
         Parameters
         ----------
@@ -107,10 +109,10 @@ class ClusterServers:
         Returns
         -------
         dict
-            ``handovers``; ``server_tenure``: mean rounds from taking a cluster over to losing it, or until now;
-            ``server_gini``: of the aggregations done per client; ``server_regret``: mean over all aggregations of the
-            score above the lowest in the cluster; ``server_spearman``: of the last scores and the examples, mean over
-            the clusters.
+            ``handovers``; ``server_tenure``: mean rounds from taking a cluster over to losing it,
+            or until now; ``server_gini``: of the aggregations done per client; ``server_regret``:
+            mean over all aggregations of the score above the lowest in the cluster;
+            ``server_spearman``: of the last scores and the examples, mean over the clusters.
         """
         members: dict[int, list[int]] = {}
         for node, cluster in assignment.items():
@@ -156,7 +158,8 @@ class ClusterServers:
         assignment : mapping
             Cluster of each node.
         replies : sequence of Message
-            Replies with content; a reply belongs to the cluster of its sender, and may stand for several members.
+            Replies with content; a reply belongs to the cluster of its sender, and may stand for
+            several members.
         failed : collection of int
             Nodes whose task failed in this round; they are not elected.
         weighted_by_key : str
@@ -254,7 +257,7 @@ class ClusterServers:
 
 
 class WithServers:
-    """What the round loop reads of a clustered strategy that owns a :class:`ClusterServers` (``base.Clustered``)."""
+    """What the round loop reads of a strategy that has a :class:`ClusterServers`: ``Clustered``."""
 
     election: ClusterServers
 
@@ -285,7 +288,7 @@ def _measured(load: ConfigRecord, count: int) -> list[Load | None]:
 
 
 def _query(replies: Sequence[Message], weighted_by_key: str) -> RecordDict:
-    """Return the content of one cluster's query: its members' arrays as received, their weights, the heaviest."""
+    """Return a cluster's query: its members' arrays as received, their weights, the heaviest."""
     names = [f"member-{reply.metadata.src_node_id}" for reply in replies]
     content = RecordDict(
         {name: arrays_of(reply) for name, reply in zip(names, replies, strict=True)}

@@ -13,8 +13,9 @@ from fedsweep.strategies.base import Resumable
 def strategy_state(strategy: Strategy) -> dict[str, Any]:
     """Return everything that the next round of a strategy depends on.
 
-    A strategy of ours says it itself (:class:`Resumable`). Flower's own keep their momentum, moments, last model and
-    clipping norm in plain attributes, so all attributes that are data are taken, the wrapped strategy's too.
+    A strategy of ours says it itself (:class:`Resumable`). Flower's own keep their momentum,
+    moments, last model and clipping norm in plain attributes, so all attributes that are data are
+    taken, the wrapped strategy's too.
 
     Returns
     -------
@@ -33,7 +34,7 @@ def strategy_state(strategy: Strategy) -> dict[str, Any]:
 
 
 def load_strategy_state(strategy: Strategy, state: Mapping[str, Any]) -> None:
-    """Put back what :func:`strategy_state` returned into a strategy built from the same settings."""
+    """Put back what :func:`strategy_state` returned into a strategy of the same settings."""
     if isinstance(strategy, Resumable):
         strategy.load_state_dict(state)
         return

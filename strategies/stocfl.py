@@ -1,8 +1,11 @@
-"""StoCFL: merge clusters of clients as they turn up, by the cosine of their updates (Zeng et al. 2023, 2303.00897).
+"""StoCFL: merge clusters of clients as they turn up, by the cosine of their updates.
 
-A client that is sampled for the first time trains from the anchor, the initial model; its update there represents its
-data. It begins as a cluster of its own. The two clusters with the largest cosine between their mean representations
-are merged while that is at least ``merge_cosine``. Each cluster trains its model, drawn towards the global one.
+Zeng et al. 2023 (arXiv:2303.00897).
+
+A client that is sampled for the first time trains from the anchor, the initial model; its update
+there represents its data. It begins as a cluster of its own. The two clusters with the largest
+cosine between their mean representations are merged while that is at least ``merge_cosine``. Each
+cluster trains its model, drawn towards the global one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +44,8 @@ class StoCFL(ClusterTraining):
     merge_cosine : float
         tau: clusters this similar are one.
     proximal_mu : float
-        mu: after each round a cluster's model is the minimiser of ||w - w_k||^2 / 2 + mu ||w - w_global||^2 / 2.
+        mu: after each round a cluster's model is the minimiser of ||w - w_k||^2 / 2 + mu ||w -
+        w_global||^2 / 2.
     **common
         Parameters of ClusterTraining.
     """
@@ -59,7 +63,9 @@ class StoCFL(ClusterTraining):
         self.sizes: dict[int, int] = {}  # cluster -> clients that it stands for
 
     def plan(self, server_round: int) -> Plan:
-        """Read replies only where newcomers are among them, as the common part does; before that, all are new."""
+        """Read replies only where newcomers are among them, as the common part does;
+        before that, all are new.
+        """
         return Plan.APART if self.assignment else Plan.READ
 
     def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
@@ -108,7 +114,7 @@ class StoCFL(ClusterTraining):
         return joined(model, model, weighted_mean(pair, [1.0, self.proximal_mu]))
 
     def _merged_models(self, renamed: Mapping[int, int]) -> dict[int, ArrayRecord]:
-        """Return the models of the merged clusters: means, weighted by clients, of those that have one."""
+        """Return the merged clusters' models: means of those that have one, weighted by clients."""
         parts: dict[int, list[int]] = {}
         for old in sorted(self.cluster_arrays):
             parts.setdefault(renamed[old], []).append(old)
@@ -147,7 +153,7 @@ class StoCFL(ClusterTraining):
 def merge(
     means: dict[int, NDArray[np.float32]], sizes: dict[int, int], tau: float
 ) -> dict[int, int]:
-    """Merge, in place, the two most similar clusters while their cosine is at least tau, the first of equals.
+    """Merge, in place, the two most similar clusters while their cosine is tau or more.
 
     Parameters
     ----------
