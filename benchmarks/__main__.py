@@ -1,4 +1,6 @@
-"""``python -m benchmarks [ROW ...]``: run the benchmarks, one at a time; print one table, write ``bench.json``."""
+"""``python -m benchmarks [ROW ...]``: run the benchmarks, one at a time;
+print one table, write ``bench.json``.
+"""
 
 import argparse
 import json
@@ -24,7 +26,9 @@ TEST = 2000
 """Central test images, the first ones."""
 
 CURVE = (10, 30, 50)
-"""Rounds after which models of pfl's CIFAR-10 benchmark are compared; it ends with the last of them."""
+"""Rounds after which models of pfl's CIFAR-10 benchmark are compared;
+it ends with the last of them.
+"""
 
 PFL_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
@@ -83,7 +87,9 @@ def spread(key: str, values: Sequence[float], goal: str, what: str) -> Row:
 
 
 def ratio(key: str, slow: Sequence[float], fast: Sequence[float], goal: str, names: str) -> Row:
-    """Return the row of a ratio: of the medians; its spread is that of the pairs, each measured side by side."""
+    """Return the row of a ratio: of the medians;
+    its spread is that of the pairs, each measured side by side.
+    """
     pairs = [a / b for a, b in zip(slow, fast, strict=True)]
     what = f"{names}: {_time(median(slow))} / {_time(median(fast))}, {len(pairs)} turns each"
     return Row(key, median(slow) / median(fast), min(pairs), max(pairs), goal, what)
@@ -177,7 +183,8 @@ def population(folder: str) -> list[Row]:
 def cohort_memory(folder: str) -> list[Row]:
     with ours("cohort_memory", "1000,25") as contender:
         answers = [contender.turn() for _ in range(2)]
-    what = f"driver's peak above idle; 1,000 x 25 MB, {_time(median(seconds(answers)))} a round, 2 rounds"
+    a_round = _time(median(seconds(answers)))
+    what = f"driver's peak above idle; 1,000 x 25 MB, {a_round} a round, 2 rounds"
     values = [answer["mb"] for answer in answers]
     return [Row("cohort_memory_mb", max(values), min(values), max(values), "<= 500", what)]
 
@@ -185,7 +192,8 @@ def cohort_memory(folder: str) -> list[Row]:
 def skewed(folder: str) -> list[Row]:
     with ours("skewed", folder) as contender:
         answers = [contender.turn() for _ in range(7)]
-    what = f"round / max(total work / hosts, largest client); {_time(median(seconds(answers)))} a round, 7 rounds"
+    a_round = _time(median(seconds(answers)))
+    what = f"round / max(total work / hosts, largest client); {a_round} a round, 7 rounds"
     return [spread("skewed_makespan", [answer["ratio"] for answer in answers], "<= 1.1", what)]
 
 
@@ -226,14 +234,15 @@ def pfl_cifar10(folder: str) -> list[Row]:
     row, curves = pfl_cifar10_of_seed(folder, 0)
     reached = [", ".join(f"{value:.1f} %" for value in curve) for curve in curves]
     what = (
-        f"a round of its CIFAR-10 IID benchmark ({data}; the same first weights, central accuracy after rounds 10, 30 "
-        f"and 50: pfl {reached[0]}; ours {reached[1]}), {row.what}"
+        f"a round of its CIFAR-10 IID benchmark ({data}; the same first weights, "
+        f"central accuracy after rounds 10, 30 and 50: pfl {reached[0]}; ours {reached[1]}), "
+        f"{row.what}"
     )
     return [replace(row, what=what)]
 
 
 def pfl_cifar10_of_seed(folder: str, seed: int) -> tuple[Row, list[list[float]]]:
-    """Return the row of one seed's weights and draws, and the central accuracies (%) of pfl and of ours at CURVE."""
+    """Return the row of a seed's weights and draws, and accuracies (%) of pfl and ours at CURVE."""
     word = str(seed)
     theirs, mine = alternate(
         [lambda: pfl("cifar10", folder, word), lambda: ours("cifar10", folder, word)], CURVE[-1]
@@ -249,7 +258,8 @@ def pfl_cifar10_of_seed(folder: str, seed: int) -> tuple[Row, list[list[float]]]
 
 def tracking(folder: str) -> list[Row]:
     got = measured("benchmarks.tracking_overhead")
-    what = f"share of a trial's time; 1,000 clients x 10 metrics, {got['rounds']:.0f} rounds of {got['round_s']:.1f} s"
+    rounds = f"{got['rounds']:.0f} rounds of {got['round_s']:.1f} s"
+    what = f"share of a trial's time; 1,000 clients x 10 metrics, {rounds}"
     return [Row("tracking_overhead", *[got["tracking_overhead"]] * 3, "<= 0.02", what)]
 
 
@@ -328,7 +338,9 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
 
 
 def lay_down(folder: Path, data: str = "mnist") -> str:
-    """Write a data set as all contenders read it; return what it is: its images, or noise of their shape."""
+    """Write a data set as all contenders read it;
+    return what it is: its images, or noise of their shape.
+    """
     from fedsweep.data.sources import load_images
     from fedsweep.errors import DataError
     from fedsweep.sweep.compose import compose
@@ -360,7 +372,8 @@ TABLE_HEAD = "| key | value | spread | goal | | what was run |\n|---|---:|---|--
 def line(row: Row) -> str:
     """Return a row as a line of a Markdown table."""
     mark = "yes" if row.reached else "**no**"
-    return f"| `{row.key}` | {row.value:.3g} | {row.low:.3g} to {row.high:.3g} | {row.goal} | {mark} | {row.what} |"
+    spread = f"{row.low:.3g} to {row.high:.3g}"
+    return f"| `{row.key}` | {row.value:.3g} | {spread} | {row.goal} | {mark} | {row.what} |"
 
 
 def keep(output: Path, rows: Sequence[Row], missing: Sequence[str], machine: str) -> None:
@@ -412,7 +425,8 @@ def main() -> int:
             + ("" if PFL_PYTHON.exists() else " (.venv-bench is missing)")
         )
     print(
-        f"\n{machine}; load average {os.getloadavg()[0]:.1f}; {time.monotonic() - began:.0f} s in all"
+        f"\n{machine}; load average {os.getloadavg()[0]:.1f}; {time.monotonic() - began:.0f} s in "
+        "all"
     )
     return 1 if failed else 0
 

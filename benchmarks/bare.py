@@ -1,4 +1,4 @@
-"""The bare loop: as many processes as cores train their share of the clients, nothing is averaged or sent."""
+"""The bare loop: a process a core trains its share of clients; nothing is averaged or sent."""
 
 import sys
 import time

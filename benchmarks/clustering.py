@@ -1,4 +1,4 @@
-"""10,000 clients grouped by K-means on sketches of their updates, on Ray as in a trial: what it costs the server."""
+"""10,000 clients grouped by K-means on sketches, on Ray as in a trial: the server's costs."""
 
 import sys
 import time
@@ -15,13 +15,14 @@ from fedsweep.trial.trial import initial_model, make_grid, make_strategy, train_
 
 
 def cluster(clients: int, folder: str) -> None:
-    """Group so many clients once; tell the seconds, the server's own, the rise of its memory, and how well."""
+    """Group so many clients once; tell seconds, the server's own, its memory's rise, how well."""
     quiet()
     images = images_of(folder)
     config = compose(
         [
-            "dataset=mnist", f"num_clients={clients}", "shift=rotation", "shift.replicate=true", "model=mlp",
-            "partition.eval_fraction=0", "training=full_batch", "strategy=kmeans", "strategy.sketch=256",
+            "dataset=mnist", f"num_clients={clients}", "shift=rotation", "shift.replicate=true",
+            "model=mlp", "partition.eval_fraction=0", "training=full_batch", "strategy=kmeans",
+            "strategy.sketch=256",
         ]
     )  # fmt: skip
     split = make_split(images, config)

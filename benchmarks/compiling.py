@@ -1,8 +1,8 @@
-"""``python -m benchmarks.compiling MODEL [BATCH]``: is ``torch.compile`` faster than the batched program?
+"""``python -m benchmarks.compiling MODEL [BATCH]``: is ``torch.compile`` faster than our batching?
 
-Milliseconds of CPU a client's step (SGD with momentum, 8 clients, 6 batches each) on one core: eager PyTorch, one
-client's step compiled, the step of all clients by ``torch.func.vmap``, that compiled, and the program; and what the
-first call took.
+Milliseconds of CPU a client's step (SGD with momentum, 8 clients, 6 batches each) on one core:
+eager PyTorch, one client's step compiled, the step of all clients by ``torch.func.vmap``, that
+compiled, and the program; and what the first call took.
 """
 
 import sys
@@ -91,7 +91,8 @@ def main(name: str = "lenet", batch: str = "10") -> None:
     for what, ms in taken.items():
         ratio = taken["eager"] / ms
         print(
-            f"{name}, batch {batch}, {what}: {ms:.3f} ms a step, {ratio:.2f} x; first {first[what]:.1f} s"
+            f"{name}, batch {batch}, {what}: {ms:.3f} ms a step, {ratio:.2f} x; "
+            f"first {first[what]:.1f} s"
         )
 
 

@@ -1,7 +1,8 @@
-"""Contenders that take turns: each lives in a process tree of its own and runs one repetition when it is told to.
+"""Contenders that take turns: each is a process tree that runs one repetition when told to.
 
-A contender says ``ready`` when it is warm; then every line it reads makes it run once and answer with its measurements.
-So A and B alternate within seconds, and a slow minute of the machine slows both.
+A contender says ``ready`` when it is warm; then every line it reads makes it run once and answer
+with its measurements. So A and B alternate within seconds, and a slow minute of the machine slows
+both.
 """
 
 import json
@@ -63,12 +64,14 @@ class Contender:
         self._timeout_s = timeout_s
         self._name = " ".join(command)
         env = os.environ | {
-            "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
-            "FLWR_TELEMETRY_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
+            "RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "RAY_DEDUP_LOGS": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }  # fmt: skip
         self._process = subprocess.Popen(
             [str(python or sys.executable), *command],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=env, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=env,
+            start_new_session=True,
         )  # fmt: skip
 
     def __enter__(self) -> Self:

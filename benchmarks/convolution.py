@@ -1,7 +1,8 @@
-"""``python -m benchmarks.convolution``: wide convolutions by minimal filtering against PyTorch's, on one core.
+"""``python -m benchmarks.convolution``: wide ones by minimal filtering or PyTorch, on a core.
 
-Milliseconds of CPU of a forward and a backward pass for 10 examples, taking turns, and the largest errors over the
-largest values against float64; then where a step of ``simple_cnn`` goes, layer by layer, beside an eager step.
+Milliseconds of CPU of a forward and a backward pass for 10 examples, taking turns, and the largest
+errors over the largest values against float64; then where a step of ``simple_cnn`` goes, layer by
+layer, beside an eager step.
 """
 
 import time
@@ -73,8 +74,8 @@ def compare(side: int, kernel: int, padding: int) -> str:
         name: 1e3 * s for name, s in take_turns({"library": library, "ours": ours}, TURNS).items()
     }
     return (
-        f"PyTorch {spent['library']:.2f} ms, ours {spent['ours']:.2f} ms; errors of outputs and of the inputs' and "
-        f"weights' gradients: PyTorch {errors[0]}, ours {errors[1]}"
+        f"PyTorch {spent['library']:.2f} ms, ours {spent['ours']:.2f} ms; errors of outputs and "
+        f"of the inputs' and weights' gradients: PyTorch {errors[0]}, ours {errors[1]}"
     )
 
 

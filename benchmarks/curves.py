@@ -1,7 +1,8 @@
-"""``python -m benchmarks.curves [--seeds N]``: does pfl's CIFAR-10 benchmark learn alike in pfl and here?
+"""``python -m benchmarks.curves [--seeds N]``: does pfl's CIFAR-10 learn alike in pfl and here?
 
-Prints the central accuracy of both after 10, 30 and 50 rounds for each seed (weights, users drawn, batches, dropout),
-and the difference of the means in its standard errors (Welch's t). It takes eight minutes a seed on two cores.
+Prints the central accuracy of both after 10, 30 and 50 rounds for each seed (weights, users drawn,
+batches, dropout), and the difference of the means in its standard errors (Welch's t). It takes
+eight minutes a seed on two cores.
 """
 
 import argparse
@@ -32,7 +33,8 @@ def main() -> None:
             curves.append(own)
             cells = [f"{value:.1f}" for curve in own for value in curve]
             print(
-                f"| {seed} | {' | '.join(cells)} | {row.value:.2f} ({row.low:.2f} to {row.high:.2f}) |",
+                f"| {seed} | {' | '.join(cells)} | {row.value:.2f} ({row.low:.2f} to "
+                f"{row.high:.2f}) |",
                 flush=True,
             )
     for i, n in enumerate(CURVE):
@@ -40,8 +42,8 @@ def main() -> None:
         error = ((variance(theirs) + variance(mine)) / given.seeds) ** 0.5
         gap = mean(mine) - mean(theirs)
         print(
-            f"after {n} rounds: pfl {mean(theirs):.1f} %, ours {mean(mine):.1f} %, difference {gap:+.1f} points, "
-            f"{gap / error:+.1f} standard errors"
+            f"after {n} rounds: pfl {mean(theirs):.1f} %, ours {mean(mine):.1f} %, "
+            f"difference {gap:+.1f} points, {gap / error:+.1f} standard errors"
         )
 
 

@@ -1,4 +1,4 @@
-"""Flower's own simulation engine: ``run_simulation`` with two actors of one core, its FedAvg, its ClientApp."""
+"""Flower's own engine: ``run_simulation`` with two actors of a core, its FedAvg, its ClientApp."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from benchmarks.work import PROCESSES, WORKS, make_model
 
 
 def main(name: str, folder: str) -> None:
-    """Take turns of a work's rounds; ``startup`` runs the first round of LeNet once and tells when it ended."""
+    """Take turns of a work's rounds; ``startup`` runs LeNet's first and tells when it ended."""
     learns = "lenet" if name == "startup" else name
     if name.startswith("noop"):
         clients, cohort, rounds = (int(n) for n in folder.split(","))
@@ -30,8 +30,8 @@ def main(name: str, folder: str) -> None:
     @server.main()
     def drive(grid: Grid, context: Context) -> None:
         strategy = FedAvg(
-            fraction_train=cohort / clients, fraction_evaluate=0.0, min_train_nodes=cohort, min_evaluate_nodes=0,
-            min_available_nodes=clients,
+            fraction_train=cohort / clients, fraction_evaluate=0.0, min_train_nodes=cohort,
+            min_evaluate_nodes=0, min_available_nodes=clients,
         )  # fmt: skip
         model = arrays
 
@@ -56,7 +56,8 @@ def main(name: str, folder: str) -> None:
     run_simulation(
         server, app, clients,
         backend_config={
-            "init_args": {"num_cpus": PROCESSES, "include_dashboard": False, "log_to_driver": False},
+            "init_args": {"num_cpus": PROCESSES, "include_dashboard": False,
+                "log_to_driver": False},
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         },
     )  # fmt: skip

@@ -1,5 +1,6 @@
-"""``python -m benchmarks.gate``: how often does each method split clients that do not differ, and does it still split
-those that do? Digits, ``configs/experiment/gate.yaml``; every trial from its data to its clusters, in this process.
+"""``python -m benchmarks.gate``: how often does each method split clients that do not differ, and
+does it still split those that do? Digits, ``configs/experiment/gate.yaml``; every trial from its
+data to its clusters, in this process.
 
 Another experiment can take its place (one round, unless the words say otherwise), a setting is
 tried by its words, and any metrics of the last round can be shown in place of the counts::
@@ -39,7 +40,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "stocfl": ("strategy=stocfl",),
     "cfl": ("strategy=cfl", "rounds=20"),
 }
-"""Methods that can tell whether there are groups, as they come. Where the gate is off by default it is at .01."""
+"""Methods that can tell whether there are groups, as they come.
+
+Where the gate is off by default it is at .01.
+"""
 
 SHIFTS = ("none", "rotation", "label_permutation", "label_groups")
 

@@ -1,19 +1,23 @@
-"""Local training on one GPU, one JSON line. Needs this repository, PyTorch and NumPy, and nothing else.
+"""Local training on one GPU, one JSON line.
+
+Needs this repository, PyTorch and NumPy, and nothing else.
 
 ``python -m benchmarks.gpu [--pfl SECONDS] [--cpu]``; a row that could not be measured says so.
 
 ``rows``
-    Logistic regression, the MLP and LeNet on MNIST-shaped, the CNNs on CIFAR-shaped clients (50 images, batch 10, one
-    epoch), one client after the other and a cohort at once, for cohorts of 16, 64, 256: milliseconds a client, their
-    ratio, the peak of memory, and the share of the card's measured float32 rate for large products (TF32 off).
+    Logistic regression, the MLP and LeNet on MNIST-shaped, the CNNs on CIFAR-shaped clients (50
+    images, batch 10, one epoch), one client after the other and a cohort at once, for cohorts of
+    16, 64, 256: milliseconds a client, their ratio, the peak of memory, and the share of the card's
+    measured float32 rate for large products (TF32 off).
 ``gpu_utilisation``
     That share for simple_cnn at a cohort of 256.
 ``hosts``
-    The same cohort by 1, 2 and 4 processes that share the GPU (``num_gpus`` 1, 0.5, 0.25): seconds a round.
+    The same cohort by 1, 2 and 4 processes that share the GPU (``num_gpus`` 1, 0.5, 0.25):
+    seconds a round.
 ``gpu_pfl_cifar10_s``
-    pfl-research's CIFAR-10 IID benchmark (1,000 users x 50 images, cohort 50, 1,500 rounds, lr 0.1, its CNN), as many
-    rounds as take 20 s, times 1,500; ``gpu_pfl_cifar10_vs_pfl`` is pfl's time over it, given as ``--pfl``: run its
-    benchmarks/image_classification/pytorch on the same card.
+    pfl-research's CIFAR-10 IID benchmark (1,000 users x 50 images, cohort 50, 1,500 rounds, lr 0.1,
+    its CNN), as many rounds as take 20 s, times 1,500; ``gpu_pfl_cifar10_vs_pfl`` is pfl's time
+    over it, given as ``--pfl``: run its benchmarks/image_classification/pytorch on the same card.
 
 ``--cpu`` runs one small row of each on the CPU, to see that the script works.
 """
@@ -37,7 +41,8 @@ from fedsweep.training.vectorized import train_many
 IMAGES = 50
 CIFAR = (3, 32, 32)
 ROWS = [
-    ("logreg", (1, 28, 28)), ("mlp", (1, 28, 28)), ("lenet", (1, 28, 28)), ("cnn", CIFAR), ("simple_cnn", CIFAR)
+    ("logreg", (1, 28, 28)), ("mlp", (1, 28, 28)), ("lenet", (1, 28, 28)), ("cnn", CIFAR),
+    ("simple_cnn", CIFAR)
 ]  # fmt: skip
 PFL_ROUNDS, PFL_COHORT = 1_500, 50
 NO_GPU = "could not be measured: PyTorch sees no GPU here"
@@ -62,7 +67,7 @@ def timed(run: Callable[[], Any], device: torch.device, repeats: int = 3) -> flo
 
 
 def operations(program: Program) -> float:
-    """Return the floating-point operations of one training example: forward, and twice that backward."""
+    """Return one training example's floating-point operations: forward, and twice that backward."""
     positions = [prod(layer.out[1:]) if len(layer.out) == 3 else 1 for layer in program.layers]
     return sum(
         6.0 * prod(layer.shapes[0]) * n
@@ -143,7 +148,7 @@ def _host(name: str, clients: int, kind: str, rounds: int, ready: Any, times: An
 
 
 def hosts(name: str, clients: int, count: int, device: torch.device, rounds: int = 3) -> float:
-    """Return the seconds of a round of a cohort that so many processes share: those of the slowest."""
+    """Return the seconds of a round that so many processes share: those of the slowest."""
     spawned = multiprocessing.get_context("spawn")
     ready, times = spawned.Barrier(count), spawned.Queue()
     share = (name, clients // count, str(device), rounds, ready, times)
@@ -157,7 +162,7 @@ def hosts(name: str, clients: int, count: int, device: torch.device, rounds: int
 
 
 def pfl_cifar10(device: torch.device, cohort_size: int, seconds: float) -> float:
-    """Return the seconds of 1,500 rounds: as many as fit are run, each on the mean of the last one's clients."""
+    """Return seconds of 1,500 rounds, from as many as fit, each on the last one's mean."""
     cohort = Cohort("simple_cnn", CIFAR, cohort_size, device)
     cohort.start = cohort.together()
     wait(device)

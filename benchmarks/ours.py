@@ -58,7 +58,7 @@ def no_shift(clients: int) -> ClientGroups:
 
 
 def split_of(rows: Sequence[np.ndarray]) -> Split:
-    """Return a split without examples held back, so that clients train on what the peers' clients train on."""
+    """Return a split with no examples held back: clients train on what the peers' train on."""
     nothing = Rows(np.empty(0, np.int64), np.zeros(len(rows), np.int64))
     return Split(Rows.of(rows), nothing, no_shift(len(rows)))
 
@@ -66,8 +66,9 @@ def split_of(rows: Sequence[np.ndarray]) -> Split:
 def config_of(work: Work) -> TrialConfig:
     return compose(
         [
-            f"dataset={work.data}", f"model={work.model}", f"num_clients={work.clients}", f"training.lr={work.lr}",
-            "training.momentum=0", f"training.batch_size={work.batch_size}", "training.epochs=1",
+            f"dataset={work.data}", f"model={work.model}", f"num_clients={work.clients}",
+            f"training.lr={work.lr}", "training.momentum=0",
+            f"training.batch_size={work.batch_size}", "training.epochs=1",
         ]
     )  # fmt: skip
 
@@ -106,7 +107,10 @@ def nothing(last: Round) -> dict[str, float]:
 def timed(
     rounds: Iterator[Round], count: int = 1, tell: Callable[[Round], dict[str, float]] = nothing
 ) -> Callable[[], dict[str, float]]:
-    """Return a turn: so many rounds; seconds a round, and what there is to tell of the last. Two rounds warm up."""
+    """Return a turn: so many rounds; seconds a round, and what there is to tell of the last.
+
+    Two rounds warm up.
+    """
     next(rounds)
     next(rounds)
 
@@ -180,7 +184,9 @@ def population(clients: str, folder: str) -> None:
 
 
 def cohort_memory(argument: str) -> None:
-    """Average 1,000 replies of a 25 MB model; tell how far the driver's memory rose above what it was before."""
+    """Average 1,000 replies of a 25 MB model;
+    tell how far the driver's memory rose above what it was before.
+    """
     clients, megabytes = (int(n) for n in argument.split(","))
     with hosts() as actors:
         grid = echo_grid(actors, clients)
@@ -200,7 +206,7 @@ def cohort_memory(argument: str) -> None:
 
 
 def skewed(folder: str) -> None:
-    """Train clients of log-normal sizes; tell the round's time over the lower bound of its tasks."""
+    """Train clients of log-normal sizes; tell the round's time over its tasks' lower bound."""
     work, images = WORKS["lenet"], images_of(folder)
     sizes = np.random.default_rng(0).lognormal(0.0, 1.5, work.clients)
     sizes = np.maximum(1, np.round(sizes / sizes.sum() * work.clients * work.examples)).astype(int)
@@ -230,7 +236,8 @@ def memory(field: str) -> float:
 
 
 WHAT = {
-    "noop": noop, "startup": startup, "population": population, "cohort_memory": cohort_memory, "skewed": skewed,
+    "noop": noop, "startup": startup, "population": population, "cohort_memory": cohort_memory,
+    "skewed": skewed,
 }  # fmt: skip
 
 if __name__ == "__main__":

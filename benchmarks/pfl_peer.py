@@ -1,8 +1,10 @@
-"""pfl-research: its FederatedAveraging and SimulatedBackend under ``torchrun``; runs in ``.venv-bench``.
+"""pfl-research: its FederatedAveraging and SimulatedBackend under ``torchrun``;
+runs in ``.venv-bench``.
 
-On CIFAR-10 it trains the CNN of its own benchmark, in its own form (apple/pfl-research, benchmarks/model/pytorch/cnn.py
-and benchmarks/dataset/cifar10/numpy.py): images with their channels last, ReLU before pooling, PyTorch's Dropout, users
-sampled at random. It is the same function of the same weights as our ``simple_cnn``.
+On CIFAR-10 it trains the CNN of its own benchmark, in its own form (apple/pfl-research,
+benchmarks/model/pytorch/cnn.py and benchmarks/dataset/cifar10/numpy.py): images with their channels
+last, ReLU before pooling, PyTorch's Dropout, users sampled at random. It is the same function of
+the same weights as our ``simple_cnn``.
 """
 
 import sys
@@ -29,7 +31,9 @@ ENDLESS = 10**6
 
 
 class Turns(TrainingProcessCallback):
-    """Rank 0 waits for its turn and answers; the other ranks wait for rank 0 in a collective operation."""
+    """Rank 0 waits for its turn and answers;
+    the other ranks wait for rank 0 in a collective operation.
+    """
 
     def __init__(self, score) -> None:
         self._score = score
@@ -69,9 +73,9 @@ def with_channels_last(ours: nn.Module) -> nn.Module:
     """Return pfl's CNN with the weights of our ``simple_cnn``."""
     flat, classes = ours.fc1.in_features, ours.output.out_features
     theirs = nn.Sequential(
-        ChannelsFirst(), nn.Conv2d(ours.conv1.in_channels, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Dropout(0.25), nn.Flatten(), nn.Linear(flat, 128), nn.ReLU(), nn.Dropout(0.5),
-        nn.Linear(128, classes),
+        ChannelsFirst(), nn.Conv2d(ours.conv1.in_channels, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3),
+        nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25), nn.Flatten(), nn.Linear(flat, 128), nn.ReLU(),
+        nn.Dropout(0.5), nn.Linear(128, classes),
     )  # fmt: skip
     return copy_weights(ours, theirs)
 

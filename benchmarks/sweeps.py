@@ -50,8 +50,8 @@ def run_sweep(words: list[str], folder: str, timeout_s: float = 400.0) -> list[d
     }
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # users keep their compiled modules
     done = subprocess.run(
-        [*command, f"tracking.output={folder}", *words], cwd=ROOT, env=env, capture_output=True, text=True,
-        timeout=timeout_s, check=False,
+        [*command, f"tracking.output={folder}", *words], cwd=ROOT, env=env, capture_output=True,
+        text=True, timeout=timeout_s, check=False,
     )  # fmt: skip
     if done.returncode:
         last = (done.stdout.splitlines() or [""])[-1]  # it tells the failures
@@ -62,7 +62,7 @@ def run_sweep(words: list[str], folder: str, timeout_s: float = 400.0) -> list[d
 
 
 def efficiency(words: list[str]) -> dict[str, float]:
-    """Return the clients' compute over what the cores could have computed, from the pool's start to the last trial."""
+    """Return the clients' compute over what the cores could do, from pool's start to last trial."""
     with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as folder:
         events = run_sweep([*EFFICIENCY, *words], folder)
         tables = [pd.read_parquet(path) for path in sorted(Path(folder).rglob("clients.parquet"))]
@@ -80,10 +80,10 @@ def efficiency(words: list[str]) -> dict[str, float]:
 
 
 def warm_start(words: list[str]) -> dict[str, list[float]]:
-    """Return the seconds from the end of each trial's last round to the first client task of the next trial's round 1.
+    """Return seconds from the end of each trial's last round to the next one's first client task.
 
-    The trial's result, the next one's start and the evaluation of its initial model lie between. A round's record has
-    the time of its end and its length.
+    The trial's result, the next one's start and the evaluation of its initial model lie between. A
+    round's record has the time of its end and its length.
     """
     with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as folder:
         events = [

@@ -1,11 +1,12 @@
-"""What logging costs: a trial of 1,000 clients with 10 metrics each a round, tracked in SQLite, beside full cores.
+"""What logging costs: a trial of 1,000 clients, 10 metrics a round, in SQLite, on full cores.
 
     python -m benchmarks.tracking_overhead [--rounds 20] [--round-s 2.0] [--clients 1000]
 
-Every core is kept busy with a fixed amount of work a round. ``tracking_overhead`` is the share of the trial's wall time
-that its logging takes: processor time of the writer thread (start, figures, models and end of the run included), spread
-over the cores that would else compute, and the time that calls held the driver up. ``wall_ratio`` is the same as a
-difference of wall times, tracked rounds against untracked ones in turn; it holds the machine's noise too.
+Every core is kept busy with a fixed amount of work a round. ``tracking_overhead`` is the share of
+the trial's wall time that its logging takes: processor time of the writer thread (start, figures,
+models and end of the run included), spread over the cores that would else compute, and the time
+that calls held the driver up. ``wall_ratio`` is the same as a difference of wall times, tracked
+rounds against untracked ones in turn; it holds the machine's noise too.
 """
 
 import argparse
@@ -50,8 +51,9 @@ def record(number: int, clients: int, rng: np.random.Generator) -> RoundRecord:
         "host": ["host-0"] * clients,
     }
     assigned: dict[str, Any] = {
-        "round": [number] * clients, "client": list(range(clients)), "cluster": [i % 4 for i in range(clients)],
-        "server": [i < 4 for i in range(clients)], "score": rng.random(clients).tolist(), "tenure": [1] * clients,
+        "round": [number] * clients, "client": list(range(clients)),
+        "cluster": [i % 4 for i in range(clients)], "server": [i < 4 for i in range(clients)],
+        "score": rng.random(clients).tolist(), "tenure": [1] * clients,
     }  # fmt: skip
     metrics = {f"{i % 6 + 1}_section/metric_{i}": float(rng.random()) for i in range(40)}
     load = tuple(
@@ -63,8 +65,8 @@ def record(number: int, clients: int, rng: np.random.Generator) -> RoundRecord:
 def started(clients: int, rng: np.random.Generator) -> TrialStarted:
     example = rng.integers(0, 255, (16, 1, 28, 28), np.uint8), np.arange(16) % 10
     data = DataSummary(
-        "mnist", "iid", "none", "f" * 32, "memory", tuple("0123456789"), rng.integers(1, 90, (clients, 10)),
-        np.zeros(clients, int), {0: example}, 60000, 10000,
+        "mnist", "iid", "none", "f" * 32, "memory", tuple("0123456789"),
+        rng.integers(1, 90, (clients, 10)), np.zeros(clients, int), {0: example}, 60000, 10000,
     )  # fmt: skip
     return TrialStarted("key", data)
 

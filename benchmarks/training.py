@@ -1,9 +1,10 @@
-"""Local training against a plain PyTorch loop, and FLUTE's logistic regression on MNIST: rows of ``make bench``.
+"""Local training against a plain PyTorch loop, and FLUTE's MNIST: rows of ``make bench``.
 
-``train_*_vs_bare`` is the loop's time over ours on one core, for 100 clients of 60 MNIST-shaped images and one epoch,
-in CPU seconds, which other work on the machine moves least. ``flute_lr_mnist_s`` is a whole trial's wall time on Ray,
-with 2 hosts: 1,000 clients, 10 a round, batch 10, learning rate 0.03, 100 rounds; everything but imports and the start
-of the hosts. ``python -m benchmarks.training [name ...]`` prints ratios alone, in one JSON line.
+``train_*_vs_bare`` is the loop's time over ours on one core, for 100 clients of 60 MNIST-shaped
+images and one epoch, in CPU seconds, which other work on the machine moves least.
+``flute_lr_mnist_s`` is a whole trial's wall time on Ray, with 2 hosts: 1,000 clients, 10 a round,
+batch 10, learning rate 0.03, 100 rounds; everything but imports and the start of the hosts.
+``python -m benchmarks.training [name ...]`` prints ratios alone, in one JSON line.
 """
 
 import json
@@ -84,7 +85,7 @@ def ratio(name: str, batch: int, repeats: int = 5) -> float:
 
 
 def turns(key: str) -> None:
-    """Be a contender: the loop's and our CPU seconds, or a whole trial's wall seconds, each time."""
+    """Be a contender: CPU seconds of the loop and of ours, or a trial's wall seconds, each time."""
     if key == "flute_lr_mnist_s":
         with flute_trials() as trial:
             serve(lambda: {"seconds": trial()})
@@ -113,7 +114,7 @@ def take_turns(runs: Mapping[str, Callable[[], object]], turns: int) -> dict[str
 
 @contextmanager
 def flute_trials() -> Iterator[Callable[[], float]]:
-    """Start Ray and the hosts; yield what runs FLUTE's trial on MNIST and returns its wall seconds."""
+    """Start Ray and the hosts; yield what runs FLUTE's trial on MNIST, returning its seconds."""
     import ray
 
     import fedsweep.client.app  # noqa: F401  what is imported counts for nobody
@@ -124,8 +125,10 @@ def flute_trials() -> Iterator[Callable[[], float]]:
     from fedsweep.trial.trial import run_trial
 
     config = compose(
-        ["dataset=mnist", "model=logreg", "num_clients=1000", "rounds=100", "strategy.fraction_train=0.01",
-         "strategy.fraction_evaluate=0.01", "evaluate_every=100", "training.batch_size=10", "training.lr=0.03",
+        ["dataset=mnist", "model=logreg", "num_clients=1000", "rounds=100",
+         "strategy.fraction_train=0.01",
+         "strategy.fraction_evaluate=0.01", "evaluate_every=100", "training.batch_size=10",
+         "training.lr=0.03",
          "training.momentum=0", "resources.hosts.cpu.count=2"]
     )  # fmt: skip
     with ray_session(None, 2):

@@ -1,7 +1,9 @@
-"""The work that contenders share: the data as tensors, and local training as a bare PyTorch loop. No ray, no flwr.
+"""The work that contenders share: the data as tensors, and local training as a bare PyTorch loop.
 
-Every contender has the same clients, model, batch size, steps and optimizer: SGD with the configured learning rate and
-no momentum, with the fused kernel of PyTorch.
+No ray, no flwr.
+
+Every contender has the same clients, model, batch size, steps and optimizer: SGD with the
+configured learning rate and no momentum, with the fused kernel of PyTorch.
 """
 
 from collections.abc import Callable
@@ -35,10 +37,13 @@ class Work:
 
 
 WORKS = {
-    "lenet": Work(clients=100, cohort=100, examples=174, batch_size=32, lr=0.05, model="lenet", rounds=1),
-    "flute": Work(clients=1000, cohort=10, examples=60, batch_size=10, lr=0.03, model="logreg", rounds=25),
+    "lenet": Work(clients=100, cohort=100, examples=174, batch_size=32, lr=0.05, model="lenet",
+        rounds=1),
+    "flute": Work(clients=1000, cohort=10, examples=60, batch_size=10, lr=0.03, model="logreg",
+        rounds=25),
     # pfl-research's CIFAR-10 IID benchmark
-    "cifar10": Work(clients=1000, cohort=50, examples=50, batch_size=10, lr=0.1, model="simple_cnn", rounds=1,
+    "cifar10": Work(clients=1000, cohort=50, examples=50, batch_size=10, lr=0.1, model="simple_cnn",
+        rounds=1,
                     data="cifar10", shape=(3, 32, 32), score_every=10),
 }  # fmt: skip
 PROCESSES = 2
@@ -59,7 +64,7 @@ def save(
 
 
 def rows_of(name: str, labels: np.ndarray) -> np.ndarray:
-    """Return each client's rows, int64 (clients, examples): as they come, or two labels each (FLUTE's split).
+    """Return clients' rows, int64 (clients, examples): as they come, or two labels each (FLUTE).
 
     A data set with fewer rows than the clients need is gone through again.
     """
@@ -74,19 +79,21 @@ def rows_of(name: str, labels: np.ndarray) -> np.ndarray:
 
 
 def load(folder: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the clients' images, float (clients, examples, C, H, W), and labels, int64 (clients, examples)."""
+    """Return images, float (clients, examples, C, H, W), and labels, int64 (clients, examples)."""
     with np.load(Path(folder) / f"{name}.npz") as file:
         return scaled(file["x"], file["scale"]), torch.from_numpy(file["y"])
 
 
 def scaled(images: np.ndarray, scale: np.ndarray) -> torch.Tensor:
-    """Return uint8 images as float32, less the mean of their channel and over its deviation; scale is (2, channels)."""
+    """Return uint8 images as float32, less the mean of their channel and over its deviation;
+    scale is (2, channels).
+    """
     mean, std = torch.from_numpy(scale).float().unsqueeze(2).unsqueeze(3)
     return torch.from_numpy(images).float().div_(255).sub_(mean).div_(std)
 
 
 def score(number: int, name: str, folder: str, model: Callable[[], nn.Module]) -> dict[str, float]:
-    """Return what to tell of a round's global model: its share of right answers on the central test, or nothing."""
+    """Return what to tell of a round's global model: its accuracy on the central test, or none."""
     every = WORKS[name].score_every
     if not every or number % every:
         return {}
