@@ -1,4 +1,4 @@
-"""Small Flower ClientApps for tests of the engine: plain NumPy, results that can be worked out by hand."""
+"""Small Flower ClientApps for tests of the engine: plain NumPy, results by hand."""
 
 import os
 import resource
@@ -23,9 +23,10 @@ def add_app(
 ):
     """Client p (partition id) adds p + 1 to every weight, and has 10 * (p + 1) examples.
 
-    It counts its training rounds in ``context.state``. It can be told to raise, to kill its process (once, leaving a
-    mark in the folder ``kill_once``), to hang, to be slow, or to raise in round 1 alone. Client 1 can be told to reply
-    what nobody can read (``unpicklable``, ``corrupt``), or to run out of memory (``memory``).
+    It counts its training rounds in ``context.state``. It can be told to raise, to kill its process
+    (once, leaving a mark in the folder ``kill_once``), to hang, to be slow, or to raise in round 1
+    alone. Client 1 can be told to reply what nobody can read (``unpicklable``, ``corrupt``), or to
+    run out of memory (``memory``).
     """
     app = ClientApp()
 
@@ -110,7 +111,8 @@ def model(value: float = 0.0, size: int = 4) -> ArrayRecord:
 def server_app(kill_once: str = "", kill_always: tuple[int, ...] = ()):
     """``tests.fakes.halfway_app`` of two pairs of clients, whose servers die while they aggregate.
 
-    Node 1's process is killed once, leaving a mark in the folder ``kill_once``; those of ``kill_always`` every time.
+    Node 1's process is killed once, leaving a mark in the folder ``kill_once``;
+    those of ``kill_always`` every time.
     """
     from tests.fakes import halfway_app
 

@@ -54,7 +54,7 @@ class _Seconds:
 
 @pytest.fixture(autouse=True)
 def _no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests name their stores; ``mlflow.set_tracking_uri`` sets the variable, so it is unset afterwards too."""
+    """Tests name their stores; ``mlflow.set_tracking_uri`` sets the variable: it is unset after."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
 

@@ -1,7 +1,8 @@
-"""Fakes that validate: a Grid that checks what a strategy sends, and clients whose numbers a reader can follow.
+"""Fakes that validate: a Grid that checks what is sent, and clients with numbers to follow.
 
-``FakeGrid`` runs a ClientApp in this process. It refuses what a real grid would, keeps every message, and seals the
-arrays of training replies: a strategy that reads arrays which could have stayed where they are fails its test.
+``FakeGrid`` runs a ClientApp in this process. It refuses what a real grid would, keeps every
+message, and seals the arrays of training replies: a strategy that reads arrays which could have
+stayed where they are fails its test.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -194,7 +195,7 @@ class FakeGrid(Grid):
 
 
 def partial_mean(replies: Sequence[Message]) -> Message:
-    """Return the one reply that stands for several: weighted mean, summed examples, loads as columns."""
+    """Return the one reply that stands for several: weighted mean, summed examples, all loads."""
     first = replies[0]
     contents = [reply.content for reply in replies]
     weights = [content["metrics"]["num-examples"] for content in contents]
@@ -220,9 +221,10 @@ def halfway_app(
 ) -> ClientApp:
     """Return clients that go half the way from the model they get to a target of their own.
 
-    They know the methods of the built-in ClientApp too, with the squared distance to the target as loss and one
-    example per client: ``choose`` and ``query.losses``; ``soft`` (share 1 of the nearest model, sigma of the others);
-    ``scaffold``, where half the way is a step of length 1 along the gradient x - y.
+    They know the methods of the built-in ClientApp too, with the squared distance to the target as
+    loss and one example per client: ``choose`` and ``query.losses``; ``soft`` (share 1 of the
+    nearest model, sigma of the others); ``scaffold``, where half the way is a step of length 1
+    along the gradient x - y.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ class Normed(nn.Module):
 
 
 class Leaky(nn.Module):
-    """It keeps what its ``state_dict`` does not show: each batch that it trained on turns its answers."""
+    """It keeps what its ``state_dict`` does not show: each batch trained on turns its answers."""
 
     def __init__(self, where: str = "buffer") -> None:
         super().__init__()

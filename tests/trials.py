@@ -40,7 +40,7 @@ def events_of(config: TrialConfig, hosts: list[Host] | None = None) -> list[Any]
 
 
 def outcome(events: list[Any]) -> tuple[str, list[dict[str, float]]]:
-    """Return what must be equal to the bit: the hash of the final weights, and every round's learning metrics."""
+    """Return what must be equal to the bit: the final weights' hash, rounds' learning metrics."""
     started, *rounds, result = events
     assert isinstance(started, TrialStarted)
     assert isinstance(result, TrialResult)

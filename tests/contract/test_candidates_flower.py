@@ -1,4 +1,4 @@
-"""IFCA, CLoVE, FedSoft and the stateful strategies on a Flower Grid, against numbers worked out by hand."""
+"""IFCA, CLoVE, FedSoft and the stateful strategies on a Flower Grid, against numbers by hand."""
 
 import json
 import random
@@ -114,7 +114,8 @@ def test_protocols(name: str) -> None:
 def test_ifca_by_hand() -> None:
     """Clients 1 and 2 choose (2, 0), 3 and 4 choose (0, 2); nobody chooses (-9, -9).
 
-    They reach (5, 0), (3, 0), (0, 5), (0, 3): (5 + 3 x 3) / 4 = 3.5 and 4. Weights: 4 and 2 examples.
+    They reach (5, 0), (3, 0), (0, 5), (0, 3): (5 + 3 x 3) / 4 = 3.5 and 4.
+    Weights: 4 and 2 examples.
     """
     strategy, grid = _from({0: (2, 0), 1: (0, 2), 2: (-9, -9)}, "ifca"), _grid()
     assert strategy.diagnostics() == {}
@@ -123,14 +124,18 @@ def test_ifca_by_hand() -> None:
     assert _models(strategy) == {0: [3.5, 0], 1: [0, 4], 2: [-9, -9]}
     assert values(arrays) == pytest.approx([3.5 * 4 / 6, 4 * 2 / 6])
     found = strategy.diagnostics()
-    assert {name: found[name] for name in ("clusters", "churn", "handovers", "server_tenure", "server_regret")} == {
+    told = ("clusters", "churn", "handovers", "server_tenure", "server_regret")
+    assert {name: found[name] for name in told} == {
         "clusters": 2, "churn": 0, "handovers": 0, "server_tenure": 1, "server_regret": 0
     }  # fmt: skip
     assert strategy.servers == {0: 1, 1: 3}  # the fake's CPU seconds are the ids
 
 
 def test_an_empty_cluster_keeps_its_model_and_nothing_is_drawn_anew() -> None:
-    """The reference code draws initial models again until every cluster has members. Here a bad start stays visible."""
+    """The reference code draws initial models again until every cluster has members.
+
+    Here a bad start stays visible.
+    """
     strategy, grid = _from({0: (1, 1), 1: (-50, -50)}, "ifca"), _grid()
     before = strategy.cluster_arrays[1]
     _rounds(strategy, grid, 3)
@@ -197,9 +202,11 @@ def test_who_has_no_cluster_yet_is_evaluated_under_its_own_choice(name: str) -> 
 
 @pytest.mark.parametrize("name", ["ifca", "fedsoft"])
 def test_the_clusters_of_a_round_are_those_chosen_under_its_models(name: str) -> None:
-    """Clients 1 and 2 train model 0 from 0 to -7 and 2; its mean, -2.5, is further from 4 than 10 is.
+    """Clients 1 and 2 train model 0 from 0 to -7 and 2;
+    its mean, -2.5, is further from 4 than 10 is.
 
-    So client 2 trained model 0, but the round's models are those under which it chooses 1: (4 - 10)^2.
+    So client 2 trained model 0, but the round's models are those under which it chooses 1: (4 -
+    10)^2.
     """
     targets = {1: (-14,), 2: (4,), 3: (10,)}
     strategy = _from({0: (0,), 1: (10,)}, name, **({"smoother": 0.0} if name == "fedsoft" else {}))
@@ -249,7 +256,7 @@ def test_partial_participation_keeps_the_others_clusters() -> None:
 
 
 def test_ifca_draws_no_start_again() -> None:
-    """Known bug: the reference draws its initial models anew, silently, until each has its share of the clients."""
+    """Known bug: the reference redraws its initial models, silently, until each has its clients."""
     strategy, grid = _from({0: (1, 1), 1: (-50, -50)}, "ifca"), _grid()
     _rounds(strategy, grid, 3)
     assert _models(strategy)[1] == [-50, -50]
@@ -262,7 +269,9 @@ NEAR = {1: (8, 0), 2: (7, 0), 3: (0, 8), 4: (0, 7)}
 
 
 def test_clove_by_hand() -> None:
-    """Loss vectors (36, 68), (25, 53), (68, 36), (53, 25): two groups; matched, they cost 61 each, else 121."""
+    """Loss vectors (36, 68), (25, 53), (68, 36), (53, 25): two groups;
+    matched, they cost 61 each, else 121.
+    """
     strategy, grid = _from({0: (0, 2), 1: (2, 0)}, "clove"), _grid(NEAR)
     _rounds(strategy, grid, 1)
     assert strategy.assignment == {1: 1, 2: 1, 3: 0, 4: 0}
@@ -382,7 +391,10 @@ def test_the_number_of_groups_by_silhouette() -> None:
 
 
 def test_fedsoft_by_hand() -> None:
-    """Shares (1, .5) and (.5, 1). Client 1 starts at (2 + 0, 0 + 1) / 1.5, and goes half the way to (8, 0)."""
+    """Shares (1, .5) and (.5, 1).
+
+    Client 1 starts at (2 + 0, 0 + 1) / 1.5, and goes half the way to (8, 0).
+    """
     strategy = _from({0: (2, 0), 1: (0, 2)}, "fedsoft", smoother=0.5)
     grid = FakeGrid(halfway_app({1: (8, 0), 2: (0, 8)}), 2)
     _rounds(strategy, grid, 1)
@@ -415,8 +427,9 @@ def test_a_centre_without_a_share_keeps_its_weights() -> None:
 def test_scaffold_by_hand() -> None:
     """Targets 8 and 0; a step goes half the way, minus c - c_i.
 
-    Round 1: 4 and 0; c_1 = 0 - 4 = -4, c_2 = 0, c = -2; the model is 2. Round 2: 2 + 3 - (-2 + 4) = 3 and
-    2 - 1 - (-2) = 3: corrected, both clients move alike. c_1 = -4 + 2 + 2 - 3 = -3, c_2 = 0 + 2 + 2 - 3 = 1, c = -1.
+    Round 1: 4 and 0; c_1 = 0 - 4 = -4, c_2 = 0, c = -2; the model is 2. Round 2: 2 + 3 - (-2 + 4) =
+    3 and 2 - 1 - (-2) = 3: corrected, both clients move alike. c_1 = -4 + 2 + 2 - 3 = -3, c_2 = 0 +
+    2 + 2 - 3 = 1, c = -1.
     """
     strategy, grid = _build("scaffold"), FakeGrid(halfway_app({1: (8,), 2: (0,)}), 2)
     assert values(_rounds(strategy, grid, 1, record(0))) == [2]
@@ -503,7 +516,9 @@ def test_a_head_that_is_the_whole_model_is_refused() -> None:
 
 @pytest.mark.parametrize("name", [*CHOOSING, "scaffold", "ditto", "apfl", "fedavg_ft"])
 def test_resumed_between_two_rounds_it_goes_on_as_if_nothing_had_happened(name: str) -> None:
-    """Through JSON, as a checkpoint stores it, arrays beside it; the clients' states are the grid's to keep."""
+    """Through JSON, as a checkpoint stores it, arrays beside it;
+    the clients' states are the grid's to keep.
+    """
 
     def fresh() -> Any:
         return _from({0: (2, 0), 1: (0, 2)}, name) if name in CHOOSING else _build(name)

@@ -1,4 +1,7 @@
-"""Each clustered method on a Flower Grid: groups by hand, newcomers, leavers, partial participation, resume."""
+"""Each clustered method on a Flower Grid: groups by hand, partial participation, resume.
+
+Newcomers and clients that leave, too.
+"""
 
 import random
 from typing import Any
@@ -178,9 +181,10 @@ def test_a_newcomer_that_gives_no_answer_stops_nobody(name: str, query: str) -> 
 def test_cfl_three_clusters_after_two_splits() -> None:
     """Known bug: after the first split the rows of a sub-matrix were taken for client ids.
 
-    Groups {1, 4}, {2, 5} and {3, 6} want a = (8, 0, 0), b = (4, 8, 0) and c = (0, 0, 8). At their mean the cosines are
-    -.22 (a, b), -.58 (a, c) and -.66 (b, c), so c leaves first; then a and b, which are rows 0, 2 and 1, 3 of their
-    cluster's matrix, part. Rows taken for ids would have moved clients 1 and 3.
+    Groups {1, 4}, {2, 5} and {3, 6} want a = (8, 0, 0), b = (4, 8, 0) and c = (0, 0, 8). At their
+    mean the cosines are -.22 (a, b), -.58 (a, c) and -.66 (b, c), so c leaves first; then a and b,
+    which are rows 0, 2 and 1, 3 of their cluster's matrix, part. Rows taken for ids would have
+    moved clients 1 and 3.
     """
     wanted = [(8, 0, 0), (4, 8, 0), (0, 0, 8)]
     targets = {node: wanted[(node - 1) % 3] for node in range(1, 7)}
@@ -200,7 +204,9 @@ def test_cfl_three_clusters_after_two_splits() -> None:
 
 
 def test_cfl_does_not_split_while_it_moves_or_where_nobody_pulls() -> None:
-    """Round 1: mean update (4 + 6, 4 + 2) / 6 = (1.67, 1), length 1.94. eps1 below it: later; eps2 above all: never."""
+    """Round 1: mean update (4 + 6, 4 + 2) / 6 = (1.67, 1), length 1.94. eps1 below it: later;
+    eps2 above all: never.
+    """
     for changes in ({"eps1": 1.9}, {"eps2": 100.0}, {"warmup_rounds": 9}, {"min_size": 4}):
         strategy = _build("cfl", **{"eps1": 2.0, "eps2": 0.5, **changes})
         _rounds(strategy, _grid(), 1)
@@ -226,7 +232,9 @@ def test_cfl_waits_for_a_missing_member() -> None:
 
 
 def test_fesem_centres_are_plain_means() -> None:
-    """Solutions (4, 0), (2, 0): 3, though client 2 has three times the examples; then (5.5, 0), (3.5, 0): 4.5."""
+    """Solutions (4, 0), (2, 0): 3, though client 2 has three times the examples;
+    then (5.5, 0), (3.5, 0): 4.5.
+    """
     strategy, grid = _method("fesem"), _grid()
     arrays = _rounds(strategy, grid, 1)
     assert values(strategy.cluster_arrays[0]) == [3, 0]
@@ -246,7 +254,7 @@ def test_fesem_clients_change_over_and_an_empty_centre_stays() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_fesem_centres_do_not_collapse(seed: int) -> None:
-    """Known bug: centres drawn at random among nine and three clients are of one group in 13 of 22 cases, for good."""
+    """Known bug: centres drawn among nine and three clients are of one group in 13 of 22 cases."""
     targets = {
         node: (0, 8 + node / 10) if node > 9 else (8 + node / 10, 0) for node in range(1, 13)
     }

@@ -1,4 +1,7 @@
-"""Partial participation, newcomers and clients that leave, for every method of ours: docs/strategies/README.md."""
+"""Partial participation, newcomers, clients that leave, in each of our methods.
+
+What holds is in docs/strategies/README.md.
+"""
 
 import random
 from pathlib import Path
@@ -50,7 +53,10 @@ def _asked(strategy: Any, grid: Any, arrays: ArrayRecord) -> list[int]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_half_the_clients_then_a_newcomer_then_two_leave(name: str) -> None:
-    """Rounds of two of four clients; a fifth joins; the last two leave. Every client there is asked, with a model."""
+    """Rounds of two of four clients; a fifth joins; the last two leave.
+
+    Every client there is asked, with a model.
+    """
     random.seed(2)
     strategy = _strategy(name, 1.0 if name in REFUSED or name in ROBUST else 0.5)
     grid, arrays = _grid(), _start(name)

@@ -1,4 +1,4 @@
-"""Contract 1: the same Flower apps on RayGrid, on the inline grid and on Flower's own engine give the same results."""
+"""The Grid is Flower's: apps give the same on RayGrid, the inline grid and Flower's own engine."""
 
 import numpy as np
 import pytest
@@ -118,7 +118,7 @@ def test_arrays_stay_references_until_they_are_read(ray_hosts) -> None:
 
 
 def test_partial_means_give_the_weighted_mean(make) -> None:
-    """Clients 0 to 4 reply p + 1 with weight 10 (p + 1): (1 + 4 + 9 + 16 + 25) * 10 / 150 = 55 / 15."""
+    """Clients 0 to 4 reply p + 1 at weight 10 (p + 1): (1 + 4 + 9 + 16 + 25) * 10 / 150 = 55/15."""
     grid = make(spec())
     grid.weight_key = "num-examples"
     grid._chunk_size = 2
@@ -236,7 +236,7 @@ def test_a_server_app_runs_unmodified(make) -> None:
 
 @pytest.mark.parametrize("name", ["oracle", "pacfl"])
 def test_partial_means_do_not_mix_clusters_that_begin_with_one_model(name: str) -> None:
-    """Groups {1, 2} and {3, 4} know each other before round 1: (4 + 3 x 2) / 4 = 2.5 and (4 + 2) / 2 = 3."""
+    """{1, 2} and {3, 4} know each other before round 1: (4 + 3 x 2) / 4 = 2.5, (4 + 2) / 2 = 3."""
     grid = inline_grid(AppSpec("servers", server_app, {}, 4, {}), chunk_size=4)
     groups = {"groups": {1: 0, 2: 0, 3: 1, 4: 1}} if name == "oracle" else {}
     strategy = STRATEGIES[name](num_clusters=2, **groups)

@@ -1,4 +1,4 @@
-"""Every strategy on a Flower Grid, driven by Flower's own ``Strategy.start``, against numbers worked out by hand."""
+"""Every strategy, driven by Flower's own ``Strategy.start`` on a Grid, against numbers by hand."""
 
 import json
 import random
@@ -30,7 +30,7 @@ CPU_S = {1: 0.2, 2: 0.6, 3: 0.9, 4: 0.1}
 
 
 def only_declared(name: str) -> bool:
-    """Return whether a method is a class of Flower's own with nothing but a declaration around it."""
+    """Return whether a method is Flower's own class with nothing but a declaration around it."""
     made = STRATEGIES[name]
     own = {key for key in vars(made) if key == "__init__" or key[:2] != "__"} - {"_abc_impl"}
     flowers = [kind for kind in vars(flower).values() if isinstance(kind, type)]
@@ -72,7 +72,7 @@ def _rounds(
 
 
 def stored(state: Any) -> Any:
-    """Return a state as a checkpoint gives it back: arrays as they are, everything else through JSON."""
+    """Return a state as a checkpoint gives it back: arrays as they are, the rest through JSON."""
     if isinstance(state, ArrayRecord):
         return state
     return (
@@ -145,8 +145,9 @@ def test_clipping_by_hand() -> None:
 def test_kmeans_by_hand() -> None:
     """Two directions, two clusters; then each cluster goes on from its own model.
 
-    Round 1: updates (4, 0), (2, 0), (0, 4), (0, 2); clusters (4 + 3 x 2) / 4 = 2.5 and (4 + 2) / 2 = 3.
-    Round 2: 5.25 and 3.25 give (5.25 + 3 x 3.25) / 4 = 3.75; 5.5 and 3.5 give 4.5. Cluster weights: 4 and 2 examples.
+    Round 1: updates (4, 0), (2, 0), (0, 4), (0, 2); clusters (4 + 3 x 2) / 4 = 2.5 and (4 + 2) / 2
+    = 3. Round 2: 5.25 and 3.25 give (5.25 + 3 x 3.25) / 4 = 3.75; 5.5 and 3.5 give 4.5. Cluster
+    weights: 4 and 2 examples.
     """
     strategy, grid = _kmeans(), _grid()
     assert strategy.diagnostics() == {}
@@ -161,7 +162,8 @@ def test_kmeans_by_hand() -> None:
     arrays, _ = _round(strategy, grid, 2, arrays)
     assert {c: values(a) for c, a in strategy.cluster_arrays.items()} == {0: [3.75, 0], 1: [0, 4.5]}
     assert values(arrays) == pytest.approx([2.5, 1.5])
-    # Clients 1 and 4 served twice each: Gini of (2, 0, 0, 2) is .5. Client 2 has the examples and the load.
+    # Clients 1 and 4 served twice each: Gini of (2, 0, 0, 2) is .5. Client 2 has the examples and
+    # the load.
     assert strategy.diagnostics() == pytest.approx(
         {"silhouette": 1, "clusters": 2, "churn": 0, "handovers": 0}
         | {"server_tenure": 2, "server_gini": 0.5, "server_regret": 0, "server_spearman": 1}
@@ -170,11 +172,14 @@ def test_kmeans_by_hand() -> None:
 
 
 def test_servers_are_the_members_with_the_lowest_load() -> None:
-    """90th percentiles of CPU: .56 of .2 and .6, .82 of .9 and .1; memory and node are equal: .5."""
+    """90th percentiles of CPU: .56 of .2 and .6, .82 of .9 and .1;
+    memory and node are equal: .5.
+    """
     strategy, grid = _kmeans(), _grid()
     _rounds(strategy, grid, 2)
     assert strategy.servers == {0: 1, 1: 4}
-    # CPU seconds over their 90th percentile, .56 of (.2, .6) and .82 of (.9, .1); all else is equal.
+    # CPU seconds over their 90th percentile, .56 of (.2, .6) and .82 of (.9, .1);
+    # all else is equal.
     by_hand = {1: 0.1 / 0.56, 2: 0.3 / 0.56, 3: 0.45 / 0.82, 4: 0.05 / 0.82}
     assert strategy.scores == pytest.approx({node: 0.5 + cpu for node, cpu in by_hand.items()})
     assert strategy.tenure == {0: 2, 1: 2}
@@ -271,7 +276,7 @@ def test_arrays_stay_references_outside_clustering_rounds() -> None:
 
 
 def test_partial_means_give_the_same_models_and_servers() -> None:
-    """A reply may stand for several members: it belongs to its sender's cluster, its columns tell each one's load."""
+    """A reply may stand for several members: its sender's cluster, its columns their loads."""
     strategy = _kmeans(server={"min_tenure": 1})
     grid = _grid(chunk_size=lambda: 2 if is_weighted_mean(strategy) else 1)
     arrays = _rounds(strategy, grid, 1)
@@ -307,7 +312,10 @@ def test_a_lost_server_is_replaced_by_the_next_best() -> None:
 
 
 def test_a_server_that_never_answers_is_replaced_and_the_regret_says_what_it_cost() -> None:
-    """Its host died while it aggregated: no reply, no error. Client 2 costs .2 / .56 more, twice."""
+    """Its host died while it aggregated: no reply, no error.
+
+    Client 2 costs .2 / .56 more, twice.
+    """
     whole = _rounds(_kmeans(), _grid(), 2)
     strategy = _kmeans()
     arrays = _rounds(strategy, _grid(loses=_fails(1, "query.aggregate")), 2)
@@ -336,7 +344,9 @@ def test_a_server_lost_in_a_later_round_hands_over() -> None:
 
 
 def test_simulated_servers_depend_on_the_seed_alone() -> None:
-    """The measured load changes, the servers do not; a client that never reports a load may serve too."""
+    """The measured load changes, the servers do not;
+    a client that never reports a load may serve too.
+    """
     strategy = _kmeans(server={"mode": "simulated"})
     _rounds(strategy, _grid(), 3)
     other = _kmeans(server={"mode": "simulated"})
@@ -384,7 +394,9 @@ def test_a_round_without_replies_changes_nothing() -> None:
 def test_a_client_missed_by_the_clustering_trains_once_from_the_anchor_and_joins_the_nearest() -> (
     None
 ):
-    """Client 1 failed in the clustering round, client 5 came later; both start from the anchor (0, 0), uncounted."""
+    """Client 1 failed in the clustering round, client 5 came later;
+    both start from the anchor (0, 0), uncounted.
+    """
     targets = {**TARGETS, 5: (0, 2)}
     strategy, grid = _kmeans(), FakeGrid(halfway_app(targets), 4, fails=_fails(1, "train"))
     arrays = _rounds(strategy, grid, 1)

@@ -1,6 +1,9 @@
-"""Golden runs: the losses of whole trials, kept in a file. A change that should not change maths leaves them alone.
+"""Golden runs: the losses of whole trials, kept in a file.
 
-After a change that should: ``python -m tests.golden.test_golden`` writes the file anew; its diff is the review.
+A change that should not change maths leaves them alone.
+
+After a change that should: ``python -m tests.golden.test_golden`` writes the file anew;
+its diff is the review.
 """
 
 import json
@@ -31,7 +34,8 @@ def losses(words: list[str]) -> list[float]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_losses_are_those_of_the_file(name: str) -> None:
-    # Another CPU may round a sum otherwise; the bits of one machine are tested in tests/ray/test_exactness.py.
+    # Another CPU may round a sum otherwise; the bits of one machine are tested in
+    # tests/ray/test_exactness.py.
     assert losses(CASES[name]) == pytest.approx(json.loads(FILE.read_text())[name], rel=1e-3)
 
 

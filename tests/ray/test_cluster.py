@@ -1,4 +1,4 @@
-"""A cluster of two nodes (two raylets on this machine): the bits of one process, also when a node leaves a sweep.
+"""Two nodes (raylets) on this machine: the bits of one process, also when one leaves a sweep.
 
 Ray holds one cluster per process, so these run in a process of their own.
 """
@@ -19,23 +19,30 @@ from fedsweep.engine.pool import HostPool, ray_session
 from fedsweep.sweep.sweep import SweepPlan, run_sweep
 from tests.trials import SMALL, events_of, outcome, small
 
-WORDS = [*SMALL, "strategy=fedavg", "strategy.fraction_train=0.5", "model=mlp", "partition=iid", "shift=none"]
+WORDS = [*SMALL, "strategy=fedavg", "strategy.fraction_train=0.5", "model=mlp",
+         "partition=iid", "shift=none"]
 expected = {seed: outcome(events_of(small(*WORDS, f"seed={seed}"))) for seed in (0, 1)}
-health = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+health = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000,
+          "health_check_failure_threshold": 3}
 head = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "_system_config": health}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 second = cluster.add_node(num_cpus=1, resources={"other": 1}, object_store_memory=80 * 2**20)
 cluster.wait_for_nodes()
-HOSTS = {"here": HostGroup(count=1, num_cpus=0.5), "there": HostGroup(count=1, num_cpus=0.5, resources={"other": 1})}
+HOSTS = {"here": HostGroup(count=1, num_cpus=0.5),
+         "there": HostGroup(count=1, num_cpus=0.5, resources={"other": 1})}
 
 
 @ray.remote(num_cpus=0, resources={"other": 0.1})
 def where():
-    # On one machine Ray lets the driver's own folders come first; a node elsewhere has only what came with the session.
+    # On one machine Ray lets the driver's own folders come first; a node elsewhere has only what
+    # came with the session.
     shipped = [path for path in sys.path if "py_modules_files" in path]
-    code = f"import sys; sys.path[:0] = {shipped}; import fedsweep.models, fedsweep.strategies as s;" \\
-        "print(fedsweep.__file__, s.__file__, fedsweep.models.__file__)"
-    return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = (f"import sys; sys.path[:0] = {shipped}; "
+            "import fedsweep.models, fedsweep.strategies as s; "
+            "print(fedsweep.__file__, s.__file__, fedsweep.models.__file__)")
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True,
+                          check=True)
+    return done.stdout.split()
 
 
 class KillsANode:
@@ -55,19 +62,24 @@ class KillsANode:
 
 try:
     with ray_session(cluster.address):
-        assert all("py_modules_files" in place for place in ray.get(where.remote())), "no code came along"
+        places = ray.get(where.remote())
+        assert all("py_modules_files" in place for place in places), "no code came along"
         pool = HostPool(ResourcesConfig(hosts=HOSTS))
         pool.warm("fedsweep.client.app")
         pool.wait()
-        assert outcome(events_of(small(*WORDS, "seed=0"), pool.hosts)) == expected[0], "two nodes differ"
+        events = events_of(small(*WORDS, "seed=0"), pool.hosts)
+        assert outcome(events) == expected[0], "two nodes differ"
         pool.close()
-        words = [*WORDS, f"tracking.output={sys.argv[1]}", "tracking.figures=none", "tracking.log_models=false"]
+        words = [*WORDS, f"tracking.output={sys.argv[1]}", "tracking.figures=none",
+                 "tracking.log_models=false"]
         _, trials = expand("default", [*words, "seed=0,1", "resources.trials=2"])
         done, tracker = run_sweep(SweepPlan("default", "", "", trials), KillsANode())
         assert (done.exit_status, len(done.rows)) == (0, 2), done
-        runs = tracker.store.client.search_runs([tracker.store.experiment_id], "tags.kind = 'trial'")
+        store = tracker.store
+        runs = store.client.search_runs([store.experiment_id], "tags.kind = 'trial'")
         weights = {int(run.data.params["seed"]): run.data.tags["weights_sha256"] for run in runs}
-        assert weights == {seed: bits for seed, (bits, _) in expected.items()}, "a lost node changed the result"
+        undisturbed = {seed: bits for seed, (bits, _) in expected.items()}
+        assert weights == undisturbed, "a lost node changed the result"
         print("CLUSTER OK")
 finally:
     cluster.shutdown()

@@ -1,4 +1,4 @@
-"""Contract 5: the same config gives the same bits, on any number of hosts, with hosts killed, and without Ray."""
+"""Same configuration, same bits: on any number of hosts, with hosts killed, and without Ray."""
 
 import os
 import random

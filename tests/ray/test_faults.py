@@ -102,7 +102,9 @@ def test_a_client_that_hangs_gets_no_reply_and_its_host_is_restarted(pool: HostP
 
 
 def test_chunks_behind_a_slow_one_are_called_back(pool: HostPool) -> None:
-    """A quick round lets chunks be sent ahead; behind the slow client they go to the other host, and none is lost."""
+    """A quick round lets chunks be sent ahead;
+    behind the slow client they go to the other host, and none is lost.
+    """
     grid = grid_of(pool, slow=(0,))
     for _ in range(6):
         replies = grid.send_and_receive(messages(), timeout=60)
@@ -134,7 +136,9 @@ def test_the_round_goes_on_without_a_failed_client(pool: HostPool) -> None:
 
 
 def test_a_server_killed_while_it_aggregates_changes_no_bit(pool: HostPool, tmp_path: Path) -> None:
-    """Killed once, it aggregates on another host; killed each time, the next best member takes over (1 -> 2)."""
+    """Killed once, it aggregates on another host;
+    killed each time, the next best member takes over (1 -> 2).
+    """
     found = {}
     for name, kwargs in {
         "none": {},

@@ -1,4 +1,4 @@
-"""Nothing is left behind: no process, port or object-store file, after success, failure, Ctrl-C and SIGTERM."""
+"""Nothing is left behind: process, port or file, after success, failure, Ctrl-C and SIGTERM."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ WORDS = [
 
 
 def marked(mark: str) -> list[str]:
-    """Return the live processes that were started with a variable of this run in their environment."""
+    """Return live processes that were started with a variable of this run in their environment."""
     found = []
     for process in psutil.process_iter(["pid", "name", "status"]):
         try:

@@ -25,7 +25,10 @@ from tests.trials import digits, events_of, outcome, small
 
 def trial(config, pool, at_round, act, checkpoints=None, after=lambda record: None):
     events = []
-    for event in run_trial(config, digits(), make_split(digits(), config), list(pool.hosts), checkpoints=checkpoints):
+    split = make_split(digits(), config)
+    for event in run_trial(
+        config, digits(), split, list(pool.hosts), checkpoints=checkpoints
+    ):
         events.append(event)
         if isinstance(event, RoundRecord) and event.round == at_round:
             act()
@@ -36,7 +39,8 @@ def trial(config, pool, at_round, act, checkpoints=None, after=lambda record: No
 def records(events):
     return [event for event in events if isinstance(event, RoundRecord)]
 
-health = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+health = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000,
+          "health_check_failure_threshold": 3}
 head = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "_system_config": health}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 second = cluster.add_node(num_cpus=1, resources={"other": 1}, object_store_memory=80 * 2**20)
@@ -55,7 +59,8 @@ with ray_session(cluster.address):
     pool = HostPool(ResourcesConfig(hosts={"here": HostGroup(count=1, num_cpus=0.5), "there": far}))
     pool.wait()
     for name, words in cases.items():
-        assert outcome(events_of(small(*words), pool.hosts)) == expected[name], f"{name}: two nodes differ from none"
+        events = events_of(small(*words), pool.hosts)
+        assert outcome(events) == expected[name], f"{name}: two nodes differ from none"
     config = small(*cases["fedavg"])
     events = trial(config, pool, 1, lambda: cluster.remove_node(second, allow_graceful=False))
     assert outcome(events) == expected["fedavg"], "a lost node changed the result"
@@ -103,7 +108,8 @@ words = ["strategy=local", "model=mlp", "model.kwargs={hidden:1000}", "rounds=4"
 config = small(*words, "checkpoint.every=2")
 expected = outcome(events_of(config))
 with ray_session(cluster.address):
-    pool = HostPool(ResourcesConfig(hosts={"there": HostGroup(num_cpus=0.6, resources={"other": 1})}))
+    there = HostGroup(num_cpus=0.6, resources={"other": 1})
+    pool = HostPool(ResourcesConfig(hosts={"there": there}))
     pool.wait()
     store = CheckpointStore(tempfile.mkdtemp(), config.key)
 

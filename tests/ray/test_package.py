@@ -30,9 +30,9 @@ class Net(torch.nn.Module):
         return self.net(x)
 """
 WORDS = [
-    "num_clients=2", "rounds=1", "model.name=models.Net", "partition=iid", "shift=none", "strategy=kmeans",
-    "strategy.num_clusters=1", "strategy.warmup_rounds=1", "seed=0", "tracking.figures=none",
-    "tracking.log_models=false", "resources.hosts.cpu.num_cpus=0.5",
+    "num_clients=2", "rounds=1", "model.name=models.Net", "partition=iid", "shift=none",
+    "strategy=kmeans", "strategy.num_clusters=1", "strategy.warmup_rounds=1", "seed=0",
+    "tracking.figures=none", "tracking.log_models=false", "resources.hosts.cpu.num_cpus=0.5",
 ]  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def test_a_checkout_runs_without_being_installed(tmp_path: Path) -> None:
     )
     ran = subprocess.run(
         [sys.executable, "-S", "-c", start, ROOT / "runner", "--version"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True,
+        timeout=60,
     )  # fmt: skip
     assert ran.stdout == f"fedsweep {__version__}\n", ran.stderr

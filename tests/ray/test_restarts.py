@@ -20,8 +20,8 @@ from tests.trials import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
-    *SMALL, "strategy=fedavg", "partition=iid", "shift=none", "seed=0,1", "rounds=12", "resources.trials=2",
-    "tracking.figures=none", "tracking.log_models=false",
+    *SMALL, "strategy=fedavg", "partition=iid", "shift=none", "seed=0,1", "rounds=12",
+    "resources.trials=2", "tracking.figures=none", "tracking.log_models=false",
 ]  # fmt: skip
 
 

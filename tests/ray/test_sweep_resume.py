@@ -1,4 +1,6 @@
-"""Contract 7: a sweep that is interrupted ends as one that nobody disturbed; kills: test_soak.py."""
+"""Contract 7: a sweep that is interrupted ends as one that nobody disturbed;
+kills: test_soak.py.
+"""
 
 import os
 import re
@@ -15,8 +17,9 @@ from fedsweep.catalog import CATALOG
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 8
 GRID = [
-    "shift=rotation", "shift.groups=2", "partition=iid", "strategy.num_clusters=1,2", "seed=0", "num_clients=4",
-    f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false", "tracking.figures=none",
+    "shift=rotation", "shift.groups=2", "partition=iid", "strategy.num_clusters=1,2", "seed=0",
+    "num_clients=4", f"rounds={ROUNDS}", "strategy.warmup_rounds=2", "tracking.log_models=false",
+    "tracking.figures=none",
 ]  # fmt: skip
 SAME_TRAFFIC = "4_comm/mb_client_server"
 """All clients train here, so that it is the same whoever serves a cluster."""
@@ -59,7 +62,9 @@ class Session:
 
 
 def stored(out: Path) -> dict[str, tuple[str, str, dict]]:
-    """Return each trial's status, weights and learning metrics; check that every metric is there once per step."""
+    """Return each trial's status, weights and learning metrics;
+    check that every metric is there once per step.
+    """
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
@@ -112,9 +117,12 @@ def test_an_interrupt_ends_the_sweep_in_order(undisturbed: dict, tmp_path: Path)
 
 
 def test_halving_goes_on_after_its_driver_is_killed(tmp_path: Path) -> None:
-    """One of three goes on from the rung at round 2, whatever the kill interrupted; the others end there."""
+    """One of three goes on from the rung at round 2, whatever the kill interrupted;
+    the others end there.
+    """
     words = [
-        "strategy.num_clusters=2", "training.lr=.0001,.1,.001", "halving.axis=training.lr", "halving.min_rounds=2",
+        "strategy.num_clusters=2", "training.lr=.0001,.1,.001", "halving.axis=training.lr",
+        "halving.min_rounds=2",
     ]  # fmt: skip
     session = Session(tmp_path, *words)
     session.wait_for(r"round 2/")

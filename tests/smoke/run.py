@@ -1,4 +1,4 @@
-"""The smoke run: two clients through every stage of the real path, and a check of what it logged. ``make smoke``."""
+"""The smoke run: two clients through every real stage, and what it logged: ``make smoke``."""
 
 import sys
 import tempfile
@@ -7,18 +7,22 @@ from pathlib import Path
 
 ARTIFACTS = {
     "config.yaml", "clients.parquet", "assignments.parquet", "load.parquet", "confusion.png",
-    "plots/curves.png", "plots/clusters.png", "plots/load.png", "plots/label_heatmap.png", "plots/label_bars.png",
-    "plots/class_counts.png", "plots/examples_group0.png", "plots/examples_group1.png",
+    "plots/curves.png", "plots/clusters.png", "plots/load.png", "plots/label_heatmap.png",
+    "plots/label_bars.png", "plots/class_counts.png", "plots/examples_group0.png",
+    "plots/examples_group1.png",
 }  # fmt: skip
 METRICS = {
-    "1_global/acc", "1_global/loss", "2_clusters/ari", "2_clusters/c0_acc", "2_clusters/c1_acc", "2_clusters/c0_size",
-    "3_clients/acc", "3_clients/acc_std", "3_clients/acc_p10", "3_clients/acc_min", "3_clients/train_loss",
-    "4_comm/mb_down", "4_comm/mb_up", "4_comm/mb_to_servers", "5_time/round_s", "6_load/cpu_s",
+    "1_global/acc", "1_global/loss", "2_clusters/ari", "2_clusters/c0_acc", "2_clusters/c1_acc",
+    "2_clusters/c0_size", "3_clients/acc", "3_clients/acc_std", "3_clients/acc_p10",
+    "3_clients/acc_min", "3_clients/train_loss", "4_comm/mb_down", "4_comm/mb_up",
+    "4_comm/mb_to_servers", "5_time/round_s", "6_load/cpu_s",
 }  # fmt: skip
 
 
 def check(output: Path) -> str:
-    """Read back what the smoke sweep stored in ``output``; return the trial's run id, or raise AssertionError."""
+    """Read back what the smoke sweep stored in ``output``;
+    return the trial's run id, or raise AssertionError.
+    """
     import pandas as pd
     from mlflow import MlflowClient
 
@@ -88,7 +92,8 @@ def main() -> int:
             assert not late, f"imported while threads work side by side: {late}"
             check(Path(folder))
             print(
-                f"smoke: every stage ran and what it logged is there ({time.monotonic() - started:.0f} s)"
+                "smoke: every stage ran and what it logged is there "
+                f"({time.monotonic() - started:.0f} s)"
             )
     return status
 

@@ -80,8 +80,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class Proxy:
     """Passes requests on to a server, as long as ``mode`` is ``up``.
 
-    ``down`` closes each connection without an answer, ``busy`` answers 503, ``lost`` passes the request on and loses
-    the answer; a function decides for each request (method and path) which of them it is.
+    ``down`` closes each connection without an answer, ``busy`` answers 503, ``lost`` passes the
+    request on and loses the answer; a function decides for each request (method and path) which of
+    them it is.
     """
 
     def __init__(self, target: str) -> None:

@@ -1,4 +1,4 @@
-"""What waited on disk, against a real store: overtaken by other sessions, damaged, made up by somebody else."""
+"""What waited on disk, against a real store: overtaken, damaged, made up by somebody else."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class Place:
             return tracker.store.client
 
     def state(self) -> dict[str, object]:
-        """All that counts in the store: runs, what was logged of them (as often as it was), models."""
+        """All that counts in the store: runs, what was logged of them (each time), models."""
         client = self.client
         [experiment] = [e for e in client.search_experiments() if e.name == "fedsweep"]
         found = {}
@@ -85,7 +85,7 @@ def rounds(trial: TrialRun, first: int, last: int) -> None:
 
 
 def session(place: Place, machine: str, cut: str = "", end: str = "finish", config=TRIAL) -> None:
-    """Run the sweep as a driver does: goes on with what the store has. ``cut``: when the store falls silent."""
+    """Run the sweep as a driver does, from what the store has; ``cut``: when it falls silent."""
     with Tracker(place.cfg(machine)) as tracker:
         past = past_trials(tracker.store, "grid", [config.key]).get(config.key)
         above = past_sweep(tracker.store, "grid", "key")
@@ -110,7 +110,9 @@ def session(place: Place, machine: str, cut: str = "", end: str = "finish", conf
 @pytest.mark.parametrize("cut", ["before", "at round 2"])
 @pytest.mark.parametrize("begun", [False, True])
 def test_what_another_session_went_on_with_is_not_doubled(place, capsys, begun, cut, later):
-    """Machine A can't send the end of a trial; B goes on with it from the store; then A's outbox is sent."""
+    """Machine A can't send the end of a trial; B goes on with it from the store;
+    then A's outbox is sent.
+    """
     if begun:
         session(place, "0", end="killed")
     session(place, "A", cut)
@@ -132,7 +134,7 @@ def test_what_another_session_went_on_with_is_not_doubled(place, capsys, begun, 
 
 
 def test_what_only_one_session_has_is_sent(place):
-    """B ran another trial of the same sweep: A's comes to it, and A's own run of the sweep does not."""
+    """B ran another trial of the same sweep: A's comes to it, and A's own sweep run does not."""
     session(place, "A", "before")
     session(place, "B", config=OTHER)
     assert place.flush("A") == 0
@@ -268,7 +270,7 @@ DAMAGES = {
 
 @pytest.fixture(scope="module")
 def boxes(template, tmp_path_factory):
-    """A store with two outboxes: the first is about trials seed=0 and seed=1, the second about seed=2."""
+    """A store with two outboxes: one about trials seed=0 and seed=1, one about seed=2."""
     folder = tmp_path_factory.mktemp("boxes")
     shutil.copy(template, folder / "mlflow.db")
     cfg = TrackingConfig(output=str(folder), figures="none", log_models=False, patience_s=0.0)

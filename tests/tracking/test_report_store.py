@@ -21,11 +21,13 @@ from tests.unit.test_tracking import TRIAL, started
 
 
 def round_of(number, accuracy):
-    clients = {"round": [number] * 4, "client": range(4), "eval_acc": [accuracy] * 4, "eval_loss": [1.0] * 4,
+    clients = {"round": [number] * 4, "client": range(4), "eval_acc": [accuracy] * 4,
+        "eval_loss": [1.0] * 4,
                "cpu_s": [0.1] * 4}  # fmt: skip
     assigned = {
-        "round": [number] * 4, "client": range(4), "cluster": [0, 1, 0, 1], "server": [True, True, False, False],
-        "score": [0.1] * 4, "tenure": [number] * 4, "x": [0.0, 1.0, 0.1, 1.1], "y": [0.0, 1.0, 0.1, 0.9],
+        "round": [number] * 4, "client": range(4), "cluster": [0, 1, 0, 1],
+        "server": [True, True, False, False], "score": [0.1] * 4, "tenure": [number] * 4,
+        "x": [0.0, 1.0, 0.1, 1.1], "y": [0.0, 1.0, 0.1, 0.9],
     }  # fmt: skip
     metrics = {
         "3_clients/acc": accuracy,
@@ -43,7 +45,10 @@ def cell(clusters, seed):
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
-    """A sweep of two cells and three seeds; with 4 clusters the accuracy grows twice as fast. One more trial failed."""
+    """A sweep of two cells and three seeds; with 4 clusters the accuracy grows twice as fast.
+
+    One more trial failed.
+    """
     folder = tmp_path_factory.mktemp("store")
     with Tracker(
         TrackingConfig(output=str(folder), uri=f"sqlite:///{folder}/mlflow.db", log_models=False)
@@ -108,8 +113,9 @@ def test_report(call, output, tmp_path):
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing but what is in it
     figures = {path.stem for path in (tmp_path / "plots").iterdir()}
     assert figures == {
-        "acc_over_rounds", "acc_over_megabytes", "loss_over_rounds", "loss_over_megabytes", "client_acc_by_clusters",
-        "ari_by_clusters", "client_accuracy", "label_distributions", "cluster_map", "servers", "embedding",
+        "acc_over_rounds", "acc_over_megabytes", "loss_over_rounds", "loss_over_megabytes",
+        "client_acc_by_clusters", "ari_by_clusters", "client_accuracy", "label_distributions",
+        "cluster_map", "servers", "embedding",
     }  # fmt: skip
     assert page.count("data:image/png;base64,") == len(figures)
     assert r"\toprule" in (tmp_path / "report.tex").read_text()
@@ -149,8 +155,8 @@ def test_a_table_that_is_damaged_costs_its_figures_alone(call, tmp_path, monkeyp
     }
     assert len(said) == 6  # a line for each trial's table
     assert (
-        "report of grid: clients.parquet of num_clusters=1 seed=0 is missing: OSError: not a Parquet file"
-        in said
+        "report of grid: clients.parquet of num_clusters=1 seed=0 is missing: OSError: "
+        "not a Parquet file" in said
     )
     assert (
         "clients.parquet of num_clusters=1 seed=0 is missing"
@@ -254,7 +260,7 @@ HOSTILE = "<img src=x onerror=alert(1)>|`a` \\input{/etc/passwd} $x$ [red] \x1b[
 
 
 def test_what_others_wrote_to_a_shared_store_is_text(tmp_path, template, capsys):
-    """A sweep's name, values, command and its trials' names: none is mark-up, a path or a command of the terminal."""
+    """Names and values of a sweep and its trials: none is mark-up, a path or a command."""
     shutil.copy(template, tmp_path / "mlflow.db")
     cfg = TrackingConfig(output=str(tmp_path), log_models=False, figures="none")
     name, told = f"../{HOSTILE}", line(HOSTILE)

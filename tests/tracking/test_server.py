@@ -1,4 +1,4 @@
-"""Against a real MLflow server over HTTP, that goes away, answers 503 and loses answers while a trial trains."""
+"""A real MLflow server over HTTP goes away, answers 503, loses answers, while a trial trains."""
 
 import shutil
 import subprocess

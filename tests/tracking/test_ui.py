@@ -1,4 +1,4 @@
-"""MLflow's own UI over a finished sweep, driven in headless Chromium: what a user sees without touching a setting."""
+"""MLflow's UI over a finished sweep, in headless Chromium: what a user sees without settings."""
 
 import shutil
 from dataclasses import replace
@@ -17,8 +17,8 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: chromium)")

@@ -1,4 +1,4 @@
-"""The catalog of metrics: what a declaration says, what is refused, and that it is enough to declare one."""
+"""The catalog of metrics: what a declaration says, what is refused, that declaring is enough."""
 
 import csv
 import re
@@ -29,7 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_statistics_over_clients_by_hand() -> None:
-    """Of .2, .4, .9: mean .5; deviation sqrt(.26/3); 10th percentile .24; Jain 2.25 / (3 x 1.01)."""
+    """Of .2, .4, .9: mean .5; deviation sqrt(.26/3); 10th percentile .24;
+    Jain 2.25 / (3 x 1.01).
+    """
     observed = Observed({"eval_acc": np.array([0.9, 0.2, 0.4])})
     values = client_values("eval_acc")
     assert values.mean()(observed) == pytest.approx(0.5)
@@ -142,8 +144,8 @@ def spread(observed: Observed) -> float | None:
 
 SPREAD = Metric(
     "3_clients/spread", "spread of clients", "%", "lower", final="spread", of=spread,
-    needs=(Need.HELD_OUT,), shown="table", ranked=True, curve="spread", label="best to worst client",
-    live="spread",
+    needs=(Need.HELD_OUT,), shown="table", ranked=True, curve="spread",
+    label="best to worst client", live="spread",
 )  # fmt: skip
 
 
@@ -157,14 +159,15 @@ def declared() -> Iterator[Metric]:
 def test_a_metric_declared_here_is_everywhere(
     declared: Metric, template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Logs, live line, summary, halving, tables, figures, target, best and help: lower is better."""
+    """Logs, live line, summary, halving, tables, figures, target, best, help: lower is better."""
     shutil.copy(template, tmp_path / "mlflow.db")
     here = f"tracking.output={tmp_path}"
     words = [
-        "shift=none", "partition=dirichlet", "partition.alpha=0.3", "strategy=kmeans", "num_clients=4",
-        "strategy.num_clusters=1,2", "strategy.warmup_rounds=1", "seed=0", "rounds=2", "model=logreg",
-        "resources.engine=inline", "resources.trials=1", "tracking.log_models=false", "tracking.figures=none",
-        "training.lr=0.00001,0.05", "halving.axis=training.lr", f"halving.metric={declared.key}", here,
+        "shift=none", "partition=dirichlet", "partition.alpha=0.3", "strategy=kmeans",
+        "num_clients=4", "strategy.num_clusters=1,2", "strategy.warmup_rounds=1", "seed=0",
+        "rounds=2", "model=logreg", "resources.engine=inline", "resources.trials=1",
+        "tracking.log_models=false", "tracking.figures=none", "training.lr=0.00001,0.05",
+        "halving.axis=training.lr", f"halving.metric={declared.key}", here,
     ]  # fmt: skip
     _, trials = expand("default", words)
     outcome, tracker = run_sweep(

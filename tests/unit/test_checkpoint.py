@@ -27,8 +27,8 @@ def state(value: float = 1.0) -> dict:
         }
     )
     return {
-        "arrays": arrays, "clients": {"3": client}, "nan": float("nan"), "none": None, "pair": (1, 2.5),
-        "moments": [np.arange(3.0)], "scalar": np.float32(0.1), "flag": True,
+        "arrays": arrays, "clients": {"3": client}, "nan": float("nan"), "none": None,
+        "pair": (1, 2.5), "moments": [np.arange(3.0)], "scalar": np.float32(0.1), "flag": True,
     }  # fmt: skip
 
 

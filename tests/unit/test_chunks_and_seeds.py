@@ -44,7 +44,9 @@ def test_chunks_of_equal_tasks_leave_no_small_rest() -> None:
 
 
 def test_chunks_of_small_tasks_get_smaller_towards_the_end() -> None:
-    """35 in six chunks is 5.8 each. 12 is one of its own; then 6 of 23 left, 5 of 17 (a third is 5.7), then 4 each."""
+    """35 in six chunks is 5.8 each. 12 is one of its own;
+    then 6 of 23 left, 5 of 17 (a third is 5.7), then 4 each.
+    """
     chunks = make_chunks(["a"] * 24, [12.0] + [1.0] * 23, together=4)
     assert [len(chunk) for chunk in chunks] == [1, 6, 5, 4, 4, 4]
     assert [i for chunk in chunks for i in chunk] == list(range(24))
@@ -60,7 +62,10 @@ def task(node_id: int, wall_s: float, error: str | None = None) -> TaskRecord:
 
 
 def test_expected_seconds_are_learned() -> None:
-    """Node 1 takes 2 s, then 4 s; node n costs 10 n. A new one takes 3 s per 10 of cost; a failed task says nothing."""
+    """Node 1 takes 2 s, then 4 s; node n costs 10 n.
+
+    A new one takes 3 s per 10 of cost; a failed task says nothing.
+    """
     learned = LearnedSeconds(lambda node_id, message_type: 10.0 * node_id)
     assert learned.expect(1, "train") == 0.0
     learned.learn([task(1, 2.0)])
@@ -113,7 +118,7 @@ def test_seeded_globals_puts_the_generators_back() -> None:
 
 
 def test_seeded_globals_lets_one_thread_in_at_a_time() -> None:
-    """Trials in threads of one process drew from each other's generators, and lost Flower's sampling."""
+    """Trials in threads of a process drew from each other's generators; Flower's sampling broke."""
     with seeded_globals(1):
         expected = [random.random() for _ in range(20)]
     drawn: list[list[float]] = []

@@ -38,9 +38,10 @@ def found(counts: np.ndarray) -> tuple[float, float]:
 
 
 def test_by_hand() -> None:
-    """Of 3 x class 0 two are hit, of 1 x class 1 none, class 2 is predicted twice, class 3 is nowhere.
+    """Of 3 x class 0 two are hit, of 1 x class 1 none, 2 is predicted twice, 3 is nowhere.
 
-    Recalls 2/3 and 0: mean 1/3. F1 of class 0 is 2 x 2 / (3 + 2), of classes 1 and 2 it is 0: mean 4/15.
+    Recalls 2/3 and 0: mean 1/3. F1 of class 0 is 2 x 2 / (3 + 2), of classes 1 and 2 it is 0: mean
+    4/15.
     """
     counts = np.array([[3, 1, 0, 0], [2, 0, 2, 0], [2, 0, 0, 0]])
     assert found(counts) == pytest.approx((1 / 3, 4 / 15))
@@ -52,7 +53,7 @@ def test_of_nothing_there_is_no_figure() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_predictions(seed: int) -> None:
-    """Classes that are absent from the labels, from the predictions and from both, few examples and many."""
+    """Classes absent from labels, from predictions and from both, few examples and many."""
     rng = np.random.default_rng(seed)
     classes, n = int(rng.integers(2, 12)), int(rng.integers(1, 60))
     true = rng.choice(rng.choice(classes, max(1, classes // 2), replace=False), n)
@@ -83,7 +84,8 @@ def predictions(model: dict[str, np.ndarray], data: FederatedData, x: np.ndarray
     [
         ["partition=pathological"],  # a client has two classes
         ["shift=label_groups", "shift.groups=2"],  # neither test set has all classes
-        ["strategy=kmeans", "strategy.num_clusters=2", "strategy.warmup_rounds=1", "shift=rotation", "shift.groups=2"],
+        ["strategy=kmeans", "strategy.num_clusters=2", "strategy.warmup_rounds=1", "shift=rotation",
+         "shift.groups=2"],
     ],
     ids=lambda words: words[0],
 )  # fmt: skip
@@ -171,7 +173,8 @@ def test_asking_is_part_of_the_key_and_its_order_is_not() -> None:
             r"is logged on request; set metrics=\[balanced_acc,macro_f1\]",
         ),
         (
-            ["stop.metric=3_clients/macro_f1", "stop.target=.9", "metrics=macro_f1", "partition.eval_fraction=0"],
+            ["stop.metric=3_clients/macro_f1", "stop.target=.9", "metrics=macro_f1",
+             "partition.eval_fraction=0"],
             "no client holds out",
         ),
     ],

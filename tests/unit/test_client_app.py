@@ -31,7 +31,10 @@ LOGREG = ModelConfig(name="logreg")
 
 
 class FakeData:
-    """Three clients of 12, 7 and 1 examples; the last has none to evaluate on. Group 1 sees negatives."""
+    """Three clients of 12, 7 and 1 examples; the last has none to evaluate on.
+
+    Group 1 sees negatives.
+    """
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -226,7 +229,8 @@ def test_local_models_stay(app: ClientApp) -> None:
     own = ctx.state["model"]
     assert not same(own, arrays)
 
-    # The second round goes on from the client's own model and needs no arrays; other methods ignore it.
+    # The second round goes on from the client's own model and needs no arrays;
+    # other methods ignore it.
     config["server-round"] = 2
     send(app, "train", {"arrays": ArrayRecord(), "config": ConfigRecord(config)}, ctx)
     shared = send(

@@ -1,4 +1,4 @@
-"""Methods that need several models or a memory, in the built-in ClientApp, on three tiny clients."""
+"""Methods that need several models or a memory, in the built-in ClientApp: three tiny clients."""
 
 import random
 from dataclasses import replace
@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_is_never_the_lowest() -> None:
 def test_an_evaluation_chooses_by_training_examples_never_by_the_labels_it_is_scored_on(
     app: ClientApp, data: FakeData, method: str
 ) -> None:
-    """Model 0 knows the held-out examples by heart, model 1 those of the training: model 1 is taken."""
+    """Model 0 knows the held-out examples by heart, model 1 the training's: model 1 is taken."""
     sent = {"model-0": fitted(data, 0, "eval"), "model-1": fitted(data, 0, "train")}
     config = ConfigRecord({"method": method, "sigma": 0.1})
     reply = send(app, "evaluate", {**sent, "config": config}, context(0))
@@ -164,7 +164,9 @@ def test_losses_alone(app: ClientApp, data: FakeData) -> None:
 
 
 def test_importance_by_hand() -> None:
-    """Four examples: two are best under model 0, two under model 2; a loss that is not a number is never best."""
+    """Four examples: two are best under model 0, two under model 2;
+    a loss that is not a number is never best.
+    """
     losses = np.array([[1.0, 2, 3], [1, 2, 3], [3, 2, 1], [float("nan"), 2, 1]])
     assert importance(losses, 0.0) == [0.5, 0.0, 0.5]
     assert importance(losses, 0.1) == [0.5, 0.1, 0.5]
@@ -434,7 +436,7 @@ def test_what_a_client_can_not_do_is_said(
 
 
 def test_states_survive_the_engines_copies(app: ClientApp) -> None:
-    """What a client remembers are Flower records: they travel between hosts and into checkpoints."""
+    """What a client remembers are Flower records: these travel, and go into checkpoints."""
     ctx = context(0)
     config = ConfigRecord({**STEP, "method": "apfl", "alpha": 0.5, "adaptive": True})
     send(app, "train", {"arrays": arrays(1), "config": config}, ctx)

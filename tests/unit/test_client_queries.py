@@ -1,4 +1,4 @@
-"""What clients tell where a strategy groups them by losses, data or sketches: against numbers worked out by hand."""
+"""What clients tell where they are grouped by losses, data or sketches: against numbers by hand."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,10 @@ def _constant(biases: list[float]) -> ArrayRecord:
 
 
 def test_losses_by_hand() -> None:
-    """Client 1 holds classes 0 0 1 1 2 2 0. Equal biases cost ln 3; odds 2 : 1 : 1 cost (3 ln 2 + 4 ln 4) / 7."""
+    """Client 1 holds classes 0 0 1 1 2 2 0.
+
+    Equal biases cost ln 3; odds 2 : 1 : 1 cost (3 ln 2 + 4 ln 4) / 7.
+    """
     data = FakeData()
     data._labels = np.array([*range(12), 0, 0, 1, 1, 2, 2, 0, *[0] * 21]) % CLASSES
     app = make_client_app(data, LOGREG, SEED)
@@ -44,7 +47,7 @@ def test_losses_by_hand() -> None:
 
 
 def test_signature_by_hand() -> None:
-    """Two images of class 0, one of class 2, two pixels each: sums of their grey levels over 255 and over 3."""
+    """Two images of class 0, one of class 2, two pixels each: sums of grey over 255 and over 3."""
     x = np.array([[255, 0], [51, 102], [0, 255]], np.uint8).reshape(3, 1, 1, 2)
     found = signature(x, np.array([0, 0, 2]), 3)
     assert found == pytest.approx(np.array([[1.2 / 3, 0.4 / 3], [0, 0], [0, 1 / 3]]), abs=1e-7)
@@ -62,7 +65,7 @@ def test_a_signature_tells_rotation_and_renamed_labels_apart_but_not_order() -> 
 
 
 def test_subspace_by_hand() -> None:
-    """Class 0 lies on the first axis, class 1 on the second: one direction each span their plane, not the third."""
+    """Class 0 lies on the first axis, class 1 on the second: their plane has not the third."""
     x = np.array([[200, 0, 0], [100, 0, 0], [0, 50, 0]], np.uint8).reshape(3, 1, 1, 3)
     basis = subspace(x, np.array([0, 0, 1]), vectors=1)
     assert basis @ basis.T == pytest.approx(np.diag([1.0, 1.0, 0.0]), abs=1e-6)
@@ -70,7 +73,10 @@ def test_subspace_by_hand() -> None:
 
 
 def test_a_subspace_keeps_the_main_directions_and_no_empty_ones() -> None:
-    """(3, 0) three times and (0, 1): uncentred, the first axis is the main one. Equal images have one direction."""
+    """(3, 0) three times and (0, 1): uncentred, the first axis is the main one.
+
+    Equal images have one direction.
+    """
     x = np.array([[3, 0], [3, 0], [3, 0], [0, 1]], np.uint8).reshape(4, 1, 1, 2)
     assert np.abs(subspace(x, np.zeros(4, int), vectors=1)) == pytest.approx(
         np.array([[1.0], [0.0]]), abs=1e-6
@@ -99,7 +105,7 @@ def test_a_client_tells_how_many_examples_it_has_and_reads_none_for_it() -> None
 
 
 def test_sketch_by_hand() -> None:
-    """A bucket is the sum of its numbers with their signs, and the same number always has the same place."""
+    """A bucket is the sum of its numbers with their signs; a number always has its place."""
     one_each = [sketch([row], 4, seed=3) for row in np.eye(6)]
     for row in one_each:
         assert sorted(np.abs(row)) == [0, 0, 0, 1]

@@ -1,4 +1,4 @@
-"""The cluster files of docs/cluster: the launcher's against Ray's schema, KubeRay's by Ray's reader and API fields."""
+"""docs/cluster's files: the launcher's by Ray's schema, KubeRay's by Ray's reader and fields."""
 
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,18 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "cluster"
 
-# Fields of ray.io/v1 (kuberay, ray-operator/apis/ray/v1/raycluster_types.go at 026f143) that a cluster needs;
+# Fields of ray.io/v1 (kuberay, ray-operator/apis/ray/v1/raycluster_types.go at 026f143) that a
+# cluster needs;
 # None: free keys, texts as values.
 API: dict[str, Any] = {
     "apiVersion": str, "kind": str, "metadata": {"name": str, "labels": None, "annotations": None},
     "spec": {
-        "rayVersion": str, "enableInTreeAutoscaling": bool, "suspend": bool, "autoscalerOptions": dict,
-        "authOptions": {"mode": str},
+        "rayVersion": str, "enableInTreeAutoscaling": bool, "suspend": bool,
+        "autoscalerOptions": dict, "authOptions": {"mode": str},
         "headGroupSpec": {"serviceType": str, "rayStartParams": None, "template": "pod"},
         "workerGroupSpecs": [{
-            "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "numOfHosts": int,
-            "rayStartParams": None, "template": "pod",
+            "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int,
+            "numOfHosts": int, "rayStartParams": None, "template": "pod",
         }],
     },
 }  # fmt: skip
@@ -30,8 +31,9 @@ POD: dict[str, Any] = {
     "metadata": {"labels": None, "annotations": None},
     "spec": {
         "containers": [{
-            "name": str, "image": str, "imagePullPolicy": str, "env": list, "command": list, "args": list,
-            "ports": [{"containerPort": int, "name": str}], "resources": {"requests": None, "limits": None},
+            "name": str, "image": str, "imagePullPolicy": str, "env": list, "command": list,
+            "args": list, "ports": [{"containerPort": int, "name": str}],
+            "resources": {"requests": None, "limits": None},
             "volumeMounts": [{"name": str, "mountPath": str}],
         }],
         "volumes": [{"name": str, "persistentVolumeClaim": {"claimName": str}}],

@@ -244,12 +244,14 @@ ONE = ["shift=none", "partition=iid", "seed=0", "strategy=fedavg"]
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["resources.trials=1,2"], "'resources.trials' is no axis: it says where trials run and are logged"),
+        (["resources.trials=1,2"],
+         "'resources.trials' is no axis: it says where trials run and are logged"),
         (["resources=cpu,inline"], "'resources' is no axis"),
         (["tracking.figures=all,none"], "'tracking.figures' is no axis"),
         (["data.root=a,b"], "'data.root' is no axis"),
         (["checkpoint.every=1,2"], "'checkpoint.every' is no axis"),
-        (["strategy.q=1"], "'strategy.q=1' applies to none of the 1 trials; it belongs to strategy=qfedavg"),
+        (["strategy.q=1"],
+         "'strategy.q=1' applies to none of the 1 trials; it belongs to strategy=qfedavg"),
         (["strategy.q=1,2"], "'strategy.q=1,2' applies to none of the 1 trials"),
         (["strategy.num_clusters=3"], "'strategy.num_clusters=3' applies to none of the 1 trials"),
         (["shift.groups=2"], "it belongs to shift=rotation|inversion"),
@@ -288,7 +290,8 @@ def test_what_applies_to_some_trials_is_said_once() -> None:
 
 def test_an_axis_of_the_file_that_applies_to_no_trial_is_said() -> None:
     assert remarks(expand("default", ONE)[1]) == [
-        "strategy.warmup_rounds=3 applies to 0 of 1 trials", "axis strategy.num_clusters applies to 0 of 1 trials",
+        "strategy.warmup_rounds=3 applies to 0 of 1 trials",
+        "axis strategy.num_clusters applies to 0 of 1 trials",
     ]  # fmt: skip
 
 
@@ -302,10 +305,12 @@ def test_trials_without_a_rival_are_said() -> None:
 @pytest.mark.parametrize(
     ("key", "problem"),
     [
-        ("dataset", True), ("dataset.normalize", True), ("partition.sizes", True), ("partition.eval_fraction", True),
-        ("shift.noise_std", True), ("shift.drift_round", True), ("shift.newcomers", True), ("num_clients", True),
-        ("evaluate_every", True), ("strategy.fraction_evaluate", True), ("strategy", False), ("strategy.alpha", False),
-        ("rounds", False), ("training.batch_size", False), ("model", False), ("num_clients_more", False),
+        ("dataset", True), ("dataset.normalize", True), ("partition.sizes", True),
+        ("partition.eval_fraction", True), ("shift.noise_std", True), ("shift.drift_round", True),
+        ("shift.newcomers", True), ("num_clients", True), ("evaluate_every", True),
+        ("strategy.fraction_evaluate", True), ("strategy", False), ("strategy.alpha", False),
+        ("rounds", False), ("training.batch_size", False), ("model", False),
+        ("num_clients_more", False),
     ],
 )  # fmt: skip
 def test_what_makes_a_problem_is_told_by_the_full_key(key: str, problem: bool) -> None:

@@ -37,7 +37,7 @@ def picture(value: int) -> bytes:
 
 
 def pictures(root: Path, shift: int = 0) -> Path:
-    """A data root with the data set ``pets``: two classes, 20 images each to train on, 4 to test on."""
+    """A data root with the set ``pets``: two classes, 20 images each to train on, 4 to test on."""
     for split, count in (("train", 20), ("test", 4)):
         for number, name in enumerate(("cat", "dog")):
             folder = root / "pets" / split / name
@@ -51,7 +51,8 @@ def pictures(root: Path, shift: int = 0) -> Path:
 
 def pets(root: Path, *words: str) -> list[str]:
     return [
-        "dataset=folder", "dataset.name=pets", f"data.root={root}", f"data.cache={root.parent / 'cache'}", *words
+        "dataset=folder", "dataset.name=pets", f"data.root={root}",
+        f"data.cache={root.parent / 'cache'}", *words
     ]  # fmt: skip
 
 
@@ -314,7 +315,7 @@ def test_data_that_changed_since_an_interruption_are_refused(
 
 
 def test_trials_of_an_earlier_version_are_refused_in_one_line(place: Place) -> None:
-    """They do not say what their data were: neither are they taken for ours, nor run again in silence."""
+    """They do not say what their data were: not taken for ours, nor run again in silence."""
     place.run("seed=0")
     [run] = place.runs()
     for tag in ("data.content", "data.place", "trial.settings"):

@@ -1,4 +1,4 @@
-"""What is read of a folder: hostile layouts, each made in a folder, and the right outcome of each."""
+"""What is read of a folder: hostile layouts, each made in one, and the right outcome of each."""
 
 import io
 import json
@@ -138,7 +138,8 @@ CASES = {
         {"test": [23], "train": [3], "train_station": [13]},
     ),
     "a class called test tube": Case(
-        split("test tube", "beaker"), {"beaker": [11, 12], "test tube": [1, 2]}, {"beaker": [13], "test tube": [3]}
+        split("test tube", "beaker"), {"beaker": [11, 12], "test tube": [1, 2]},
+        {"beaker": [13], "test tube": [3]}
     ),
     "a copy of train beside it": Case(
         CATS | {"train (copy)/cat/c.png": 99}, *CATS_READ, said=("not read: train (copy)/",)
@@ -149,7 +150,8 @@ CASES = {
         said=("not read: backup/, old-test/, train.txt",),
     ),
     "train_old.parquet": Case(
-        {"train.parquet": TRAIN, "test.parquet": TEST, "train_old.parquet": TEST, "test-2.parquet": TRAIN},
+        {"train.parquet": TRAIN, "test.parquet": TEST, "train_old.parquet": TEST,
+         "test-2.parquet": TRAIN},
         *TABLES_READ,
         said=("not read: test-2.parquet, train_old.parquet",),
     ),
@@ -165,29 +167,36 @@ CASES = {
         {"__background__": [3], "cat": [13]},
     ),
     "a class that begins with a dot": Case(
-        split(".net", "cat"), refused=("3 of 6 files", "hidden (train/.net/a.png, train/.net/b.png, test/.net/a.png)")
+        split(".net", "cat"),
+        refused=("3 of 6 files", "hidden (train/.net/a.png, train/.net/b.png, test/.net/a.png)")
     ),
     "a hidden copy of one image in two hundred": Case(
-        MANY | {"train/cat/.copy.png": 9, "train/.DS_Store": b"junk", "train/cat/.DS_Store": b"junk"},
+        MANY | {"train/cat/.copy.png": 9, "train/.DS_Store": b"junk",
+            "train/cat/.DS_Store": b"junk"},
         {"cat": sorted(number % 200 for number in range(199))},
         {"cat": [1]},
-        said=("left out: 1 hidden (train/cat/.copy.png)", "not read: train/.DS_Store, train/cat/.DS_Store"),
+        said=("left out: 1 hidden (train/cat/.copy.png)",
+            "not read: train/.DS_Store, train/cat/.DS_Store"),
     ),
     "a class that is a link": Case(
-        CATS | {"elsewhere/c.png": 21, "train/fox": Link("../elsewhere"), "test/fox": Link("../elsewhere")},
+        CATS | {"elsewhere/c.png": 21, "train/fox": Link("../elsewhere"),
+            "test/fox": Link("../elsewhere")},
         CATS_READ[0] | {"fox": [21]},
         CATS_READ[1] | {"fox": [21]},
     ),
     "images that are links": Case(
-        {"store/1": png(7), "train/cat/a.png": Link("../../store/1"), "test/cat/a.png": Link("../../store/1")},
+        {"store/1": png(7), "train/cat/a.png": Link("../../store/1"),
+         "test/cat/a.png": Link("../../store/1")},
         {"cat": [7]},
         {"cat": [7]},
     ),
     "images in folders of a class": Case(
-        {"train/cat/indoor/1/a.png": 1, "train/cat/b.png": 2, "test/cat/c.png": 3}, {"cat": [1, 2]}, {"cat": [3]}
+        {"train/cat/indoor/1/a.png": 1, "train/cat/b.png": 2, "test/cat/c.png": 3}, {"cat": [1, 2]},
+        {"cat": [3]}
     ),
     "a class without an image": Case(
-        CATS | {"train/fox/read me.txt": "none"}, refused=("1 of 7 files", "1 not an image (train/fox/read me.txt)")
+        CATS | {"train/fox/read me.txt": "none"},
+        refused=("1 of 7 files", "1 not an image (train/fox/read me.txt)")
     ),
     # Links without an end.
     "two folders that link to each other": Case(
@@ -203,19 +212,23 @@ CASES = {
     ),
     # Layouts that fit two readings, or none.
     "Tiny-ImageNet": Case(
-        {"train/n01/images/n01_0.JPEG": 1, "train/n02/images/n02_0.JPEG": 2, "val/images/val_0.JPEG": 3,
-         "val/val_annotations.txt": "val_0.JPEG n01", "test/images/test_0.JPEG": 4, "wnids.txt": "n01 n02"},
+        {"train/n01/images/n01_0.JPEG": 1, "train/n02/images/n02_0.JPEG": 2,
+         "val/images/val_0.JPEG": 3,
+         "val/val_annotations.txt": "val_0.JPEG n01", "test/images/test_0.JPEG": 4,
+         "wnids.txt": "n01 n02"},
         refused=("the test set test has classes that train has not: images", "test/CLASS/IMAGE"),
     ),
     "Tiny-ImageNet, its training images alone": Case(
-        {"train/n01/images/n01_0.JPEG": 1, "train/n01/images/n01_1.JPEG": 5, "train/n02/images/n02_0.JPEG": 2,
+        {"train/n01/images/n01_0.JPEG": 1, "train/n01/images/n01_1.JPEG": 5,
+         "train/n02/images/n02_0.JPEG": 2,
          "val/images/val_0.JPEG": 3, "test/images/test_0.JPEG": 4},
         settings={"train": "train", **HALF},
         train={"n01": [1, 5], "n02": [2]},
         said=("1 drawn from them to test on (dataset.test_fraction=0.5)",),
     ),
     "two configurations": Case(
-        {f"{config}/{name}.parquet": TRAIN for config in ("large", "small") for name in ("train", "test")},
+        {f"{config}/{name}.parquet": TRAIN
+         for config in ("large", "small") for name in ("train", "test")},
         refused=("several configurations: large, small", "set dataset.config"),
     ),
     "two configurations, one of them named": Case(
@@ -231,7 +244,8 @@ CASES = {
     ),
     "a folder and a table for one split": Case(
         CATS | {"train.parquet": TRAIN},
-        refused=("split 'train' can be read from train.parquet, train", "set dataset.train to one of them"),
+        refused=("split 'train' can be read from train.parquet, train",
+            "set dataset.train to one of them"),
     ),
     "two formats": Case(
         {"train.parquet": TRAIN, "train.arrow": TRAIN, "test.parquet": TEST},
@@ -239,7 +253,8 @@ CASES = {
     ),
     "the root and data/": Case(
         {"train.parquet": TRAIN, "test.parquet": TEST, "data/test.parquet": TEST},
-        refused=("split 'test' can be read from test.parquet, data/test.parquet", "set dataset.test to one"),
+        refused=("split 'test' can be read from test.parquet, data/test.parquet",
+            "set dataset.test to one"),
     ),
     "explicit places decide": Case(
         CATS | {"train.parquet": TRAIN, "data/my test.parquet": TEST},
@@ -247,10 +262,12 @@ CASES = {
         settings={"train": "train.parquet", "test": "data/my test.parquet"},
     ),
     "an explicit place that is not there": Case(
-        CATS, settings={"train": "trian", "test": "test"}, refused=("dataset.train=trian", "no such file or folder")
+        CATS, settings={"train": "trian", "test": "test"},
+        refused=("dataset.train=trian", "no such file or folder")
     ),
     "an explicit place that is no table": Case(
-        CATS | {"list.txt": "a"}, settings={"train": "list.txt", "test": "test"}, refused=("dataset.train=list.txt",)
+        CATS | {"list.txt": "a"}, settings={"train": "list.txt", "test": "test"},
+        refused=("dataset.train=list.txt",)
     ),
     "images and labels of two kinds": Case(
         CATS | {"test.csv": "image,label\ntrain/cat/a.png,cat\n", "all.parquet": TRAIN},
@@ -259,12 +276,14 @@ CASES = {
     ),
     "no test set": Case(
         {"train/cat/a.png": 1, "val/cat/a.png": 2},
-        refused=("unknown split 'test'", "Valid: train, val", "dataset.test_split", "dataset.test_fraction=0.2"),
+        refused=("unknown split 'test'", "Valid: train, val", "dataset.test_split",
+            "dataset.test_fraction=0.2"),
     ),
     "another name for the test set": Case(
         split("cat", "dog", test="val"), *CATS_READ, settings={"test_split": "val"}
     ),
-    "nothing": Case({"read me.txt": "soon"}, refused=("no split 'train' is there", "dataset.train_split")),
+    "nothing": Case({"read me.txt": "soon"},
+        refused=("no split 'train' is there", "dataset.train_split")),
     "images of no class": Case({"a.png": 1, "b.png": 2}, refused=("no split 'train'",)),
     "splits without classes": Case(
         {"train/a.png": 1, "test/b.png": 2},
@@ -273,7 +292,8 @@ CASES = {
     # Classes without splits.
     "flat": Case(flat("cat", "dog"), {"cat": [1, 2], "dog": [11, 12]}, settings=HALF),
     "flat, without a fraction": Case(
-        flat("cat", "dog"), refused=("Valid: cat, dog", "If its folders are the classes, set dataset.test_fraction=0.2")
+        flat("cat", "dog"),
+        refused=("Valid: cat, dog", "If its folders are the classes, set dataset.test_fraction=0.2")
     ),
     "flat, with classes called train and test": Case(
         flat("test", "train", "tram"),
@@ -283,7 +303,8 @@ CASES = {
     "flat, a class called train with folders": Case(
         flat("bus") | {"train/old/1.png": 1, "train/new/2.png": 2},
         settings=HALF,
-        refused=("is 'train' a split, or a class beside bus?", "dataset.train=train", "dataset.train=."),
+        refused=("is 'train' a split, or a class beside bus?", "dataset.train=train",
+            "dataset.train=."),
     ),
     "flat, a class called train with folders, decided": Case(
         {"bus/1.png": 1, "bus/2.png": 2, "train/old/1.png": 11, "train/new/2.png": 12},
@@ -291,14 +312,15 @@ CASES = {
         settings={"train": ".", **HALF},
     ),
     "a fraction of the split train": Case(
-        {"train/cat/1.png": 1, "train/cat/2.png": 2, "read me.txt": "x"}, {"cat": [1, 2]}, settings=HALF,
-        said=("not read: read me.txt",),
+        {"train/cat/1.png": 1, "train/cat/2.png": 2, "read me.txt": "x"}, {"cat": [1, 2]},
+        settings=HALF, said=("not read: read me.txt",),
     ),
     "a fraction and a test set": Case(
         CATS, settings=HALF, refused=("dataset.test_fraction is set", "dataset.train=.")
     ),
     "one image of a class": Case(
-        {"cat/1.png": 1, "cat/2.png": 2, "dog/1.png": 11}, {"cat": [1, 2], "dog": [11]}, settings=HALF
+        {"cat/1.png": 1, "cat/2.png": 2, "dog/1.png": 11}, {"cat": [1, 2], "dog": [11]},
+        settings=HALF
     ),
     "one image of each class": Case(
         {"cat/1.png": 1, "dog/1.png": 2}, settings=HALF, refused=("no class has two images",)
@@ -307,7 +329,8 @@ CASES = {
     "shards, as the Hub writes them": Case(
         {"data/train-00000-of-00002.parquet": table([0], [1], ["cat", "dog"]),
          "data/train-00001-of-00002.parquet": table([1, 0], [2, 3], ["cat", "dog"]),
-         "data/test-00000-of-00001-a09b74b3ef9c3b56.parquet": TEST, "README.md": "x", ".gitattributes": "x"},
+         "data/test-00000-of-00001-a09b74b3ef9c3b56.parquet": TEST, "README.md": "x",
+         ".gitattributes": "x"},
         *TABLES_READ,
     ),
     "a shard is missing": Case(
@@ -315,11 +338,13 @@ CASES = {
         refused=("of the 2 shards train-*.parquet in . there are 1", "missing has number 0"),
     ),
     "Arrow, as save_to_disk writes it": Case(
-        {"train/data-00000-of-00001.arrow": TRAIN, "train/state.json": "{}", "test/data-00000-of-00001.arrow": TEST,
+        {"train/data-00000-of-00001.arrow": TRAIN, "train/state.json": "{}",
+         "test/data-00000-of-00001.arrow": TEST,
          "test/dataset_info.json": "{}", "dataset_dict.json": "{}"},
         *TABLES_READ,
     ),
-    "the Hub's converted branch": Case({"train/0000.parquet": TRAIN, "test/0000.parquet": TEST}, *TABLES_READ),
+    "the Hub's converted branch": Case({"train/0000.parquet": TRAIN, "test/0000.parquet": TEST},
+        *TABLES_READ),
     "CSV": Case(
         {"train.csv": "image,label\nimages/a.png,cat\nimages/b.png,dog\n",
          "test.csv": "image,label\nimages/a.png,cat\n",
@@ -328,11 +353,13 @@ CASES = {
         {"cat": [1]},
     ),
     "CSV that names a file that is not there": Case(
-        {"train.csv": "image,label\na.png,cat\nb.png,dog\n", "test.csv": "image,label\na.png,cat\n", "a.png": 1},
+        {"train.csv": "image,label\na.png,cat\nb.png,dog\n", "test.csv": "image,label\na.png,cat\n",
+         "a.png": 1},
         refused=("train.csv, line 3", "no file b.png"),
     ),
     "CSV that leads out of the folder": Case(
-        {"train.csv": "image,label\n../secret.png,cat\n", "test.csv": "image,label\n/etc/passwd,cat\n"},
+        {"train.csv": "image,label\n../secret.png,cat\n",
+         "test.csv": "image,label\n/etc/passwd,cat\n"},
         refused=("train.csv, line 2", "../secret.png lies outside"),
     ),
     "CSV without the column": Case(
@@ -421,8 +448,9 @@ def test_a_folder_of_any_name_is_read_and_no_other(name: str, tmp_path: Path) ->
 
 
 NAMES = [
-    "$\\frac$", "a\\b", "<script>", "a|b", "line\nbreak", "tab\there", "ü" * 120, "日本語", "e\u0301", "[red]", "{}",
-    "%s", "'quote\"", " space ", "-rf", "*", "~", "train", "\u202eleft", "CON", "a" * 255, "💥", "#", "~$x", "{a,b}",
+    "$\\frac$", "a\\b", "<script>", "a|b", "line\nbreak", "tab\there", "ü" * 120, "日本語",
+    "e\u0301", "[red]", "{}", "%s", "'quote\"", " space ", "-rf", "*", "~", "train", "\u202eleft", "CON",
+    "a" * 255, "💥", "#", "~$x", "{a,b}",
 ]  # fmt: skip
 
 
@@ -506,17 +534,20 @@ COLUMNS = {
     ),
     "labels from 1": Column(
         labelled([1, 2, 1], names=["cat", "dog"]), labelled([1], names=["cat", "dog"]),
-        refused=("train.parquet, row 1: label 2", "column 'label' declares 2 classes", "outside 0..1"),
+        refused=("train.parquet, row 1: label 2", "column 'label' declares 2 classes",
+            "outside 0..1"),
     ),
     "labels of a test set that nobody labelled": Column(
         labelled([0, 1], names=["cat", "dog"]), labelled([-1], names=["cat", "dog"]),
         refused=("test.parquet, row 0: label -1",),
     ),
     "large_string": Column(
-        labelled(CATS_LARGE), labelled(pa.array(["dog"], pa.string_view())), ("cat", "dog"), ([0, 1, 0], [1])
+        labelled(CATS_LARGE), labelled(pa.array(["dog"], pa.string_view())), ("cat", "dog"),
+        ([0, 1, 0], [1])
     ),
     "dictionary": Column(
-        labelled(CATS_LARGE.dictionary_encode()), labelled(["dog"]), ("cat", "dog"), ([0, 1, 0], [1])
+        labelled(CATS_LARGE.dictionary_encode()), labelled(["dog"]), ("cat", "dog"),
+        ([0, 1, 0], [1])
     ),
     "small unsigned numbers": Column(
         labelled(pa.array([10, 9, 10], pa.uint8())), labelled([9]), ("9", "10"), ([1, 0, 1], [0])
@@ -524,7 +555,8 @@ COLUMNS = {
     "numbers and text": Column(
         labelled([0, 1, 0]), labelled(["0", "1"]), refused=("labels of different types (int, str)",)
     ),
-    "decimals": Column(labelled([0.5, 1.5, 0.5]), labelled([0.5]), refused=("holds double, not class labels",)),
+    "decimals": Column(labelled([0.5, 1.5, 0.5]), labelled([0.5]),
+        refused=("holds double, not class labels",)),
     "a text for each image is no class": Column(
         table([f"a photograph of number {n}" for n in range(60)], range(60)), labelled(["one"]),
         refused=("61 different values in 61 rows", "a photograph of number 0", "set dataset.label"),
@@ -538,24 +570,28 @@ COLUMNS = {
         refused=("column 'image' holds string, not images",),
     ),
     "numbers as the image": Column(
-        with_images(pa.array([1, 2, 3])), labelled([0]), refused=("column 'image' holds int64, not images",)
+        with_images(pa.array([1, 2, 3])), labelled([0]),
+        refused=("column 'image' holds int64, not images",)
     ),
     "pixels as lists": Column(
-        with_images(pa.array([[1, 2], [3, 4]])), labelled([0]), refused=("column 'image' holds list", "not images")
+        with_images(pa.array([[1, 2], [3, 4]])), labelled([0]),
+        refused=("column 'image' holds list", "not images")
     ),
     "encoded bytes alone": Column(
-        with_images(pa.array([png(1), png(2), png(3)])), with_images(pa.array([png(1)], pa.large_binary())),
-        ("0", "1"), ([0, 1, 0], [0]),
+        with_images(pa.array([png(1), png(2), png(3)])),
+        with_images(pa.array([png(1)], pa.large_binary())), ("0", "1"), ([0, 1, 0], [0]),
     ),
     "images that are elsewhere": Column(
         with_images(pa.array([{"bytes": None, "path": "/etc/passwd"}])), labelled([0]),
         refused=("train.parquet, row 0: the image is missing (only embedded images are read)",),
     ),
     "a column that is not there": Column(
-        labelled([0]), labelled([0]), settings={"image": "img"}, refused=("unknown column 'img'", "Set dataset.image")
+        labelled([0]), labelled([0]), settings={"image": "img"},
+        refused=("unknown column 'img'", "Set dataset.image")
     ),
     "a column twice": Column(
-        pa.table([pa.array([png(1)]), pa.array([0]), pa.array([1])], names=["image", "label", "label"]), labelled([0]),
+        pa.table([pa.array([png(1)]), pa.array([0]), pa.array([1])],
+            names=["image", "label", "label"]), labelled([0]),
         refused=("two columns 'label'",),
     ),
     "a row that can't be read": Column(
@@ -659,7 +695,7 @@ def test_images_are_turned_as_their_exif_says(
 def test_a_decompression_bomb_is_refused_in_one_line(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """A header that asks for gigabytes: below PIL's error and above its warning, and above its error."""
+    """A header that asks for gigabytes: above PIL's warning, below and above its error."""
     header = "P5 {0} {0} 255\n"
     for name, side in (("a", 12_000), ("b", 60_000)):
         files = CATS | {"train/cat/a.pgm": header.format(side)}
@@ -671,7 +707,9 @@ def test_a_decompression_bomb_is_refused_in_one_line(
 
 
 def test_every_test_image_is_drawn_once_and_by_class() -> None:
-    """A property over sizes: each class gives its share, at least one, never all; the draw does not change."""
+    """A property over sizes: each class gives its share, at least one, never all;
+    the draw does not change.
+    """
     rng = np.random.default_rng(1)
     for fraction in (0.01, 0.2, 0.5, 0.99):
         labels = rng.integers(0, 9, 500)

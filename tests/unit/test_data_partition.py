@@ -1,4 +1,4 @@
-"""Row numbers per client: sizes and classes worked out by hand, determinism, refusals, the cache."""
+"""Row numbers per client: sizes and classes by hand, determinism, refusals, the cache."""
 
 import os
 import stat
@@ -151,7 +151,7 @@ def test_groups_are_of_one_size_before_and_after_a_drift(clients: int, fraction:
 
 
 def test_alpha_skews_the_classes() -> None:
-    """The share of a client's largest class: near one fifth for a large alpha, far above it for a small one."""
+    """The share of a client's largest class: about 1/5 for a large alpha, far more for a small."""
     for name in ("dirichlet", "inner_dirichlet"):
         even, skewed = (
             np.mean(

@@ -29,8 +29,8 @@ def test_quarter_turns_are_exact(angle: float, expected: list[list[int]]) -> Non
 def test_other_angles_are_bilinear() -> None:
     """One pixel right of the centre moves up by 45 degrees.
 
-    The corner comes from row 1, column 1 + sqrt 2: .5858 of the pixel. Its two neighbours come from a place
-    that holds .2929 x .7071 of it.
+    The corner comes from row 1, column 1 + sqrt 2: .5858 of the pixel. Its two neighbours come from
+    a place that holds .2929 x .7071 of it.
     """
     image = np.zeros((1, 1, 3, 3), np.uint8)
     image[0, 0, 1, 2] = 100
@@ -47,7 +47,8 @@ def test_the_centre_of_rotation_is_the_same_for_all_angles() -> None:
 def test_oblong_images_keep_their_frame() -> None:
     image = np.arange(6, dtype=np.uint8).reshape(1, 1, 2, 3)
     assert rotate(image, 180)[0, 0].tolist() == [[5, 4, 3], [2, 1, 0]]
-    # Each pixel comes from between four others. Of those in the outer columns, two lie outside and count as black.
+    # Each pixel comes from between four others. Of those in the outer columns, two lie outside and
+    # count as black.
     assert rotate(image, 90)[0, 0].tolist() == [[1, 3, 2], [0, 2, 2]]
 
 
@@ -120,7 +121,9 @@ def test_erosion_and_dilation_by_hand() -> None:
 
 
 def test_noise_grows_by_group_and_belongs_to_the_image() -> None:
-    """Three groups of 0, 30 and 60 grey levels; the same image is noisy in the same way in any slice."""
+    """Three groups of 0, 30 and 60 grey levels;
+    the same image is noisy in the same way in any slice.
+    """
     shift = ClientGroups.build(shift_of("noise", groups=3, noise_std=60), 3, 2, seed=0)
     assert shift.noise == (0, 30, 60)
     images = np.full((4, 1, 40, 40), 128, np.uint8)
@@ -136,7 +139,9 @@ def test_noise_grows_by_group_and_belongs_to_the_image() -> None:
 
 
 def test_label_groups_deal_out_the_classes() -> None:
-    """Ten classes: three groups get 4, 3 and 3 of them; with six classes each, places 0, 3 and 6 on a ring of ten."""
+    """Ten classes: three groups get 4, 3 and 3 of them;
+    with six classes each, places 0, 3 and 6 on a ring of ten.
+    """
     shift = ClientGroups.build(shift_of("label_groups", groups=3), 6, 10, seed=0)
     assert [len(classes) for classes in shift.class_sets] == [4, 3, 3]
     assert sorted(sum(shift.class_sets, ())) == list(range(10))

@@ -53,7 +53,7 @@ def write(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root that holds the data set ``tiny``: three greyscale images to train on, two to test on."""
+    """A data root with the set ``tiny``: three greyscale images to train on, two to test on."""
     write(tmp_path / "sets/tiny/train.parquet", list(GREY), [0, 1, 0], ["cat", "dog"])
     write(tmp_path / "sets/tiny/test.parquet", list(GREY[:2]), [1, 1], ["cat", "dog"])
     return tmp_path / "sets"
@@ -145,7 +145,9 @@ def test_labels_without_class_names_are_numbered_in_order(
 
 
 def test_any_folder_that_datasets_opens_will_do(tmp_path: Path) -> None:
-    """One folder per split with one folder of images per class; columns and splits are the configuration's."""
+    """One folder per split with one folder of images per class;
+    columns and splits are the configuration's.
+    """
     for split, names in {"train": ("cat", "dog"), "validation": ("dog", "cat")}.items():
         for name in names:
             folder = tmp_path / "pets" / split / name
@@ -188,7 +190,8 @@ def test_the_cache_is_read_without_any_data_set_library(root: Path) -> None:
         from fedsweep.data.sources import load_images
         data = DataConfig(root={str(root)!r}, cache={str(root.parent / "cache")!r})
         images = [load_images(DatasetConfig(name=name), data) for name in ("tiny", "digits")]
-        print(images[0].train_x.sum(), {{"datasets", "flwr_datasets", "sklearn", "pandas", "torch"}} & set(sys.modules))
+        heavy = {{"datasets", "flwr_datasets", "sklearn", "pandas", "torch"}}
+        print(images[0].train_x.sum(), heavy & set(sys.modules))
     """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -256,16 +259,19 @@ def test_wrong_settings_are_refused_in_one_line(
     [
         (
             [GREY[0], np.zeros((2, 3), np.uint8)], [0, 1],
-            ["train.parquet, row 1 is 2 x 3 greyscale but", "train.parquet, row 0 is 2 x 2 greyscale"],
+            ["train.parquet, row 1 is 2 x 3 greyscale but",
+             "train.parquet, row 0 is 2 x 2 greyscale"],
         ),
-        ([GREY[0], RGB[0]], [0, 1], ["train.parquet, row 1 is 2 x 2 RGB but", "row 0 is 2 x 2 greyscale"]),
+        ([GREY[0], RGB[0]], [0, 1],
+         ["train.parquet, row 1 is 2 x 2 RGB but", "row 0 is 2 x 2 greyscale"]),
         ([RGB[0], RGB[1]], [0, 1], ["'train' are 2 x 2 RGB", "'test' 2 x 2 greyscale"]),
         ([GREY[0], b"no image"], [0, 1], ["train.parquet, row 1", "can't be decoded"]),
         ([GREY[0], png(GREY[1])[:45]], [0, 1], ["train.parquet, row 1", "can't be decoded"]),
         ([GREY[0], None], [0, 1], ["train.parquet, row 1", "missing"]),
         ([np.ones((2, 2), np.uint16)], [0], ["row 0", "more than 8 bits"]),
         ([GREY[0]], [-1], ["train.parquet, row 0", "labels outside 0..1"]),
-        ([GREY[0], GREY[1]], [1, 2], ["train.parquet, row 1: label 2", "'label' declares 2 classes"]),
+        ([GREY[0], GREY[1]], [1, 2],
+         ["train.parquet, row 1: label 2", "'label' declares 2 classes"]),
         ([GREY[0], GREY[1]], [0, None], ["train.parquet, row 1", "missing labels"]),
     ],
 )  # fmt: skip

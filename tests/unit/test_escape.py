@@ -429,7 +429,8 @@ def test_consoles_are_made_in_one_place() -> None:
 
 
 DOCUMENTS = {
-    "to_yaml(trial.config)", "as_json({**told, 'cells': cells})", "best_cell(sweep, args.metric, args.lowest)",
+    "to_yaml(trial.config)", "as_json({**told, 'cells': cells})",
+    "best_cell(sweep, args.metric, args.lowest)",
     "str(files['report.md']).partition('```')[0].rstrip()",
 }  # fmt: skip
 """What has lines of its own, each with an escape; all else is a line, and said by ``say``."""

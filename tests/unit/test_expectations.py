@@ -61,7 +61,7 @@ def test_a_round_and_some_seeds_alone() -> None:
 
 
 def test_a_share_of_seeds_has_wilsons_interval() -> None:
-    """Two of three: (2 + z^2/2) / (3 + z^2) plus or minus z / (3 + z^2) sqrt(2/3 + z^2/4) = .208 to .939."""
+    """Two of three: (2 + z^2/2) / (3 + z^2) -+ z / (3 + z^2) sqrt(2/3 + z^2/4) = .208 to .939."""
     got = verdict(metric=ARI, reaches=0.999, paper=60, within=10)
     assert got.mean == pytest.approx(200 / 3)
     assert (got.low, got.high) == (pytest.approx(20.8, abs=0.1), pytest.approx(93.9, abs=0.1))
@@ -85,7 +85,9 @@ def test_rounds_to_a_target() -> None:
 
 
 def test_a_target_that_was_not_reached_is_a_lower_bound() -> None:
-    """Seed 2 never has .75 within its two rounds; the others after 1 + 25/30 and 1 + 15/30 rounds."""
+    """Seed 2 never has .75 within its two rounds;
+    the others after 1 + 25/30 and 1 + 15/30 rounds.
+    """
     got = verdict(rounds_to=0.75, unit="rounds", at_least=1.5)
     assert got.mean == pytest.approx((11 / 6 + 1.5 + 2) / 3)
     assert (got.ours, got.censored, got.word) == (">= 1.8", 1, "holds")

@@ -170,7 +170,9 @@ def curve_table(losses: dict[int, list[float]]) -> pd.DataFrame:
 
 
 def test_a_seed_that_diverged_breaks_the_curve_of_its_line():
-    """As in the tables, where the mean is nan; the mean of the others would look like that of all."""
+    """As in the tables, where the mean is nan;
+    the mean of the others would look like that of all.
+    """
     nan = float("nan")
     axes = drawn(
         sweep.over(curve_table({0: [1, 2, nan, 4], 1: [3, 4, 5, 6]}), "round", "loss", "loss")

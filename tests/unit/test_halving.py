@@ -1,4 +1,4 @@
-"""Successive halving: rungs worked out by hand, then a small sweep that is interrupted and goes on."""
+"""Successive halving: rungs by hand, then a small sweep that is interrupted and goes on."""
 
 import pytest
 
@@ -85,7 +85,8 @@ def test_a_bracket_from_start_to_end() -> None:
     assert halving.promote() == (d, ())  # the next best in its place
     halving.end(d)
     assert halving.stop() == (
-        a, 1, "halving over training.lr: 3_clients/acc=0.1 after round 1 is not among the best 1 of 3"
+        a, 1,
+        "halving over training.lr: 3_clients/acc=0.1 after round 1 is not among the best 1 of 3",
     )  # fmt: skip
     assert [halving.stop()[0], halving.stop()] == [c, None]  # type: ignore[index]
 
@@ -161,7 +162,8 @@ def test_trials_compete_within_a_bracket_and_with_earlier_sessions() -> None:
     halving.record(left, RoundRecord(1, {"3_clients/acc": 0.5}))
     halving.wait(left, 1)
     assert halving.promote() is None
-    assert halving.stop()[0] == left  # type: ignore[index]  # the other seed, still under way, has no say
+    # The other seed, still under way, has no say.
+    assert halving.stop()[0] == left  # type: ignore[index]
 
 
 def test_halving_is_part_of_the_key_only_where_it_is_set() -> None:

@@ -48,8 +48,8 @@ def test_local_training_needs_torch_and_numpy_only() -> None:
     """So it runs where nothing else is installed: on a GPU machine that is lent for an hour."""
     allowed = {"torch", "numpy", *sys.stdlib_module_names}
     bare = (
-        "local", "modules", "pool", "layers", "convolution", "winograd", "batched", "dual", "schedule", "blocks",
-        "vectorized",
+        "local", "modules", "pool", "layers", "convolution", "winograd", "batched", "dual",
+        "schedule", "blocks", "vectorized",
     )  # fmt: skip
     ours = (*(f"fedsweep.training.{other}" for other in bare), "fedsweep.models._dropout")
     for name in bare:
@@ -61,7 +61,8 @@ def test_local_training_needs_torch_and_numpy_only() -> None:
 def test_a_trial_process_does_without_torch_mlflow_and_datasets() -> None:
     code = (
         "import sys, fedsweep.trial.trial; "
-        "print([m for m in ('torch', 'mlflow', 'datasets', 'sklearn', 'pandas') if m in sys.modules])"
+        "print([m for m in ('torch', 'mlflow', 'datasets', 'sklearn', 'pandas') "
+        "if m in sys.modules])"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT

@@ -55,7 +55,7 @@ def test_a_layout_travels() -> None:
 
 
 def test_shared_weights_are_one_array() -> None:
-    """Twice in a record, they would count twice in every distance, and one copy would win when it is loaded."""
+    """Twice in a record they would count twice in distances, and one copy would win when loaded."""
     model = Shared()
     layout, arrays = layout_of(model), read_weights(model)
     assert layout == Layout(("first.weight", "out.weight", "out.bias"))
@@ -104,7 +104,7 @@ def test_vectors_hold_what_is_trained() -> None:
 
 
 def clients(examples: dict[int, int]) -> ClientApp:
-    """Clients that add their node id to what is trained, ten times it to the state, and it to the counter."""
+    """Clients that add their node id to what is trained and counted, ten times it to the state."""
     app = ClientApp()
 
     @app.train()
@@ -133,7 +133,9 @@ def one_round(strategy, examples: dict[int, int], chunk: int = 1) -> ArrayRecord
 
 
 def test_a_server_optimizer_steps_what_is_trained_alone() -> None:
-    """FedAvgM with server_learning_rate 2: x - 2 (x - mean) for parameters; the state is the mean itself."""
+    """FedAvgM with server_learning_rate 2: x - 2 (x - mean) for parameters;
+    the state is the mean itself.
+    """
     inner = flower.FedAvgM(server_learning_rate=2.0, server_momentum=0.0)
     strategy = with_layout(inner, LAYOUT)
     assert isinstance(strategy, StateApart)
@@ -148,7 +150,7 @@ def test_a_server_optimizer_steps_what_is_trained_alone() -> None:
 
 
 def test_krum_is_told_nothing_of_counters() -> None:
-    """Of updates 1 to 6 with one attacker, 2 to 5 are as near to their three nearest: the first of them."""
+    """Of updates 1 to 6 with one attacker, 2 to 5 have equally near three: the first is taken."""
 
     class Counting(flower.Krum):
         def aggregate_train(self, server_round, replies):
@@ -169,7 +171,7 @@ def test_a_strategy_is_left_as_it_is_where_all_arrays_are_trained() -> None:
 
 @pytest.mark.parametrize("words", EVERY, ids=lambda words: words[0])
 def test_what_is_not_trained_changes_nothing(words: list[str]) -> None:
-    """The same trained arrays, to the bit, with and without running statistics, counters and frozen layers."""
+    """The same trained arrays, to the bit, with and without statistics, counters, frozen layers."""
     words = [*words, *(NOISE if "privacy" in words[0] else [])]
     without = result_of(*words, "model.name=tests.networks.Plain").models
     beside = result_of(*words, "model.name=tests.networks.Laden").models
@@ -179,14 +181,15 @@ def test_what_is_not_trained_changes_nothing(words: list[str]) -> None:
         for key, values in arrays.items():
             np.testing.assert_array_equal(values, beside[name][key], err_msg=f"{name}/{key}")
         assert set(beside[name]) == set(fixed.state_dict())
-        # Nobody can tell that a floating buffer is fixed: it is averaged, so it may be off by a rounding.
+        # Nobody can tell that a floating buffer is fixed: it is averaged, so it may be off by a
+        # rounding.
         np.testing.assert_allclose(beside[name]["fixed"], fixed.fixed, rtol=1e-6)
         assert beside[name]["seen"].dtype == np.int64
 
 
 @pytest.mark.parametrize("words", EVERY, ids=lambda words: words[0])
 def test_every_strategy_trains_a_network_with_batch_norm(words: list[str]) -> None:
-    """It learns: the loss falls, what is frozen rests, the number without dimensions moves, counters count."""
+    """It learns: the loss falls, what is frozen rests, a scalar parameter moves, counters count."""
     words = [*words, *(NOISE if "privacy" in words[0] else [])]
     setting = ["model.name=tests.networks.Normed", "rounds=3", "seed=3"]
     _, *rounds, result = events_of(small(*setting, "training.engine=sequential", *words))
@@ -202,7 +205,7 @@ def test_every_strategy_trains_a_network_with_batch_norm(words: list[str]) -> No
 
 
 def test_batch_norms_statistics_are_averaged_by_examples_and_counters_carried() -> None:
-    """Two rounds of FedAvg on unequal clients: partial means on the hosts and whole replies give the same."""
+    """Two rounds of FedAvg on unequal clients: partial means and whole replies give the same."""
     words = ("strategy=fedavg", "model.name=tests.networks.Normed", "partition=linear")
     chunked = result_of(*words, "resources.chunk_size=8").models["global"]
     single = result_of(*words, "resources.chunk_size=1").models["global"]
@@ -256,8 +259,8 @@ def test_statistics_that_no_privacy_covers_are_said() -> None:
     words = ["privacy=fixed_server", "privacy.noise_multiplier=0.1", "rounds=1"]
     _, first, *_ = events_of(small(*words, "model.name=tests.networks.Normed"))
     assert first.events == (
-        "privacy=fixed_server: the model's running statistics (norm.running_mean, norm.running_var) "
-        "are averaged without clipping or noise: no guarantee covers them",
+        "privacy=fixed_server: the model's running statistics (norm.running_mean, "
+        "norm.running_var) are averaged without clipping or noise: no guarantee covers them",
     )
     _, first, *_ = events_of(small(*words))
     assert first.events == ()

@@ -1,4 +1,4 @@
-"""A method is one file: what is read from it, and that nothing else has to be touched for a new one."""
+"""A method is one file: what is read from it, and that a new one needs nothing else touched."""
 
 import os
 import pickle
@@ -28,7 +28,7 @@ from tests.unit.test_sweep import Place, dies, place  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "docs" / "strategies" / "README.md"
-HALVES = '''"""Halves: after a warm-up the clients are cut in two by the length of their updates (of a test)."""
+HALVES = '''"""Halves: after warm-up clients are cut in two by their updates' length (of a test)."""
 
 import numpy as np
 from pydantic import Field
@@ -211,14 +211,17 @@ def test_it_is_in_words_and_their_refusals(halves: Path) -> None:
     for words, refusal in (
         (["strategy=halfes"], "Did you mean 'halves'"),
         (["strategy=halves", "strategy.shar=0.1"], "Did you mean 'strategy.share'"),
-        (["strategy=halves", "strategy.share=2"], "share=2: it has to be a number above 0 and below 1"),
+        (["strategy=halves", "strategy.share=2"],
+         "share=2: it has to be a number above 0 and below 1"),
         (["strategy=halves", "strategy.q=2"], "does not apply to strategy=halves"),
         (["strategy=fedavg", "strategy.share=0.2"], "it belongs to strategy=halves"),
         (["strategy=halves", "strategy.share=0.01"], "leaves a half empty; move it to 0.5"),
         (["strategy=halves", "strategy.warmup_rounds=99"], "strategy=halves would never cluster"),
-        (["strategy=halves", "strategy.server.rule=random", "strategy.server.hysteresis=1"], "no effect"),
+        (["strategy=halves", "strategy.server.rule=random", "strategy.server.hysteresis=1"],
+         "no effect"),
         (["strategy=halves", "privacy=fixed_server"], "strategy=halves takes none"),
-        (["strategy=halves", "shift=none", "stop.metric=2_clusters/ari", "stop.target=1"], "no known groups"),
+        (["strategy=halves", "shift=none", "stop.metric=2_clusters/ari", "stop.target=1"],
+         "no known groups"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=refusal):
             compose(words)

@@ -18,7 +18,9 @@ from fedsweep.trial.stop import StopRules
 
 
 def test_jain_by_hand() -> None:
-    """(1 + 0 + 0)^2 / (3 x 1) = 1/3; (.5 + 1)^2 / (2 x 1.25) = .9; nobody has anything: not defined."""
+    """(1 + 0 + 0)^2 / (3 x 1) = 1/3; (.5 + 1)^2 / (2 x 1.25) = .9;
+    nobody has anything: not defined.
+    """
     assert jain(np.array([1.0, 0.0, 0.0])) == pytest.approx(1 / 3)
     assert jain(np.array([0.5, 1.0])) == pytest.approx(0.9)
     assert jain(np.full(7, 0.3)) == pytest.approx(1.0)
@@ -39,7 +41,9 @@ def test_the_round_of_stability_is_the_last_in_which_a_client_changed() -> None:
 
 
 def test_agreement_by_hand() -> None:
-    """Groups 0 0 1 1: exact under other names; one of four astray is .75 matched; one cluster has ARI 0 and AMI 0."""
+    """Groups 0 0 1 1: exact under other names; one of four astray is .75 matched;
+    one cluster has ARI 0 and AMI 0.
+    """
     groups = np.array([0, 0, 1, 1])
     assert agreement({1: 7, 2: 7, 3: 2, 4: 2}, groups) == pytest.approx(
         {"ari": 1.0, "ami": 1.0, "matched": 1.0}
@@ -147,7 +151,7 @@ def test_a_clusters_loss_that_is_no_number_ends_the_trial() -> None:
 
 
 def test_own_models_by_hand() -> None:
-    """Two clients use cluster 0 (.5 and .7 on their groups), one is without a cluster, one has a model alone."""
+    """Two clients use cluster 0 (.5, .7 on their groups), one has no cluster, one its own model."""
     scores = TestScores(
         of={
             ("cluster_0", 0): Score(1.0, 0.5),

@@ -166,7 +166,8 @@ def test_what_is_no_network_is_refused_before_it_is_called(
             "lanet",
             DIGITS,
             {},
-            "unknown model 'lanet'. Did you mean 'lenet'\\? Valid: cnn, lenet, logreg, mlp, resnet18, simple_cnn, or",
+            "unknown model 'lanet'. Did you mean 'lenet'\\? Valid: cnn, lenet, logreg, mlp, "
+            "resnet18, simple_cnn, or",
         ),
         ("lenet", (1, 3, 28), {}, "images of 3x28 pixels are too small; lenet needs at least 4x4"),
         ("cnn", (1, 28, 3), {}, "images of 28x3 pixels are too small; cnn needs at least 4x4"),
@@ -266,7 +267,8 @@ def test_configs_compose() -> None:
 def test_models_and_training_import_neither_flower_nor_ray() -> None:
     code = (
         "import sys, models, fedsweep.training.local\n"
-        "print([m for m in ('ray', 'flwr', 'mlflow', 'torchvision', 'psutil', 'pydantic') if m in sys.modules])"
+        "print([m for m in ('ray', 'flwr', 'mlflow', 'torchvision', 'psutil', 'pydantic') "
+        "if m in sys.modules])"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

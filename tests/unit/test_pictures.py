@@ -23,12 +23,14 @@ SMALL = [
     "strategy.num_clusters=1,2", "strategy.warmup_rounds=1", "seed=0", "resources=inline",
 ]  # fmt: skip
 _PLOTS = [
-    "label_heatmap", "label_bars", "class_counts", "divergence", "examples_group0", "curves", "clusters", "load",
+    "label_heatmap", "label_bars", "class_counts", "divergence", "examples_group0", "curves",
+    "clusters", "load",
 ]  # fmt: skip
 OF_TRIALS = {*(f"plots/{name}.png" for name in _PLOTS), "confusion.png"}
 REPORT = {
-    "acc_over_rounds", "acc_over_megabytes", "loss_over_rounds", "loss_over_megabytes", "acc_by_clusters",
-    "client_acc_by_clusters", "client_accuracy", "label_distributions", "cluster_map", "servers", "load",
+    "acc_over_rounds", "acc_over_megabytes", "loss_over_rounds", "loss_over_megabytes",
+    "acc_by_clusters", "client_acc_by_clusters", "client_accuracy", "label_distributions",
+    "cluster_map", "servers", "load",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Output folders that move, are copied, shared, read-only, full, or have names that mean something elsewhere."""
+"""Output folders that move, are copied, shared, read-only, full, or have names that mean more."""
 
 import logging
 import os
@@ -133,7 +133,7 @@ def test_experiments_of_others_keep_their_files_where_they_are(
 
 
 def test_a_store_that_is_written_elsewhere_does_not_move(place: Place, tmp_path: Path) -> None:  # noqa: F811
-    """One folder under two names on two machines: the second one must not take it away from the first."""
+    """One folder under two names on two machines: the second must not take it from the first."""
     place.run("seed=0", "tracking.figures=none")
     with sqlite3.connect(place.out / "mlflow.db") as database:  # as the first machine knows it
         there = "file:///mnt/other/artifacts"
@@ -158,7 +158,8 @@ def hold(folder: Path, what: str) -> "subprocess.Popen[str]":
     code = (
         "import sys; from pathlib import Path; from fedsweep.sweep.resume import driver_name\n"
         "from fedsweep.tracking.claim import claim\n"
-        "with claim(Path(sys.argv[1]), sys.argv[2], driver_name()): print('held', flush=True); sys.stdin.read()"
+        "with claim(Path(sys.argv[1]), sys.argv[2], driver_name()): print('held', flush=True); "
+        "sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder), what],
@@ -204,7 +205,9 @@ def test_a_sweep_holds_its_claim_to_its_end(
     place: Place,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its store is other drivers' at once when all is written, and not before; other sweeps never wait."""
+    """Its store is other drivers' at once when all is written, and not before;
+    other sweeps never wait.
+    """
     seen: list[str] = []
 
     def look() -> None:

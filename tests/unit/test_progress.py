@@ -1,4 +1,4 @@
-"""What is shown while trials run: rates, times left and hosts, as lines, as JSON, and failures alone."""
+"""What is shown while trials run: rates, times left, hosts; as lines, JSON, failures alone."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def load(host: str, cpu: float, time_s: float) -> LoadSample:
 
 
 def a_sweep(progress: TrialProgress, clock: Clock) -> None:
-    """Two trials of 4 rounds: the first takes 2 s a round, the second goes on after round 3 and fails in the last."""
+    """Two trials of 4 rounds: one takes 2 s a round, one goes on after its third and then fails."""
     progress.begin("grid", to_run=2, rounds=8, cluster="2 hosts", store="sqlite:///x")
     progress.started("a", "seed=0", 4)
     progress.round("a", RoundRecord(0, {"1_global/acc": 0.1}, time_s=2e9))

@@ -19,7 +19,7 @@ from tests.apps import add_app
 
 
 class FakeRay:
-    """Chunks are ready when ``end`` or ``cancel`` was called on their head, or their host is asked for a ping."""
+    """Chunks are ready at ``end`` or ``cancel`` of their head, or when their host is pinged."""
 
     ObjectRef = type("ObjectRef", (), {})
 
@@ -93,7 +93,9 @@ def executor(fake: FakeRay, *hosts: str) -> RayExecutor:
 
 
 def test_a_chunk_that_was_called_back_is_waited_for_where_it_went(fake: FakeRay) -> None:
-    """Ray answers the cancelled call too (TaskCancelledError); nobody may take it for the chunk's end (KeyError)."""
+    """Ray answers the cancelled call too (TaskCancelledError);
+    nobody may take it for the chunk's end (KeyError).
+    """
     runs = executor(fake, "a", "b")
     runs.submit([chunk(1, 0.4), chunk(2, 0.3), chunk(3, 0.2)])
     assert fake.sent == [("a", 1), ("b", 2), ("b", 3)]  # b is expected to be done first
@@ -123,7 +125,7 @@ def test_long_chunks_are_not_sent_ahead(fake: FakeRay) -> None:
 
 
 def test_a_host_that_ray_ends_for_its_memory_loses_nothing(fake: FakeRay) -> None:
-    """Ray's memory monitor ends the actor; the call fails with OutOfMemoryError, and the chunk runs again."""
+    """Ray's memory monitor ends the actor: the call fails with OutOfMemoryError and is repeated."""
     runs = executor(fake, "a", "b")
     runs.submit([chunk(1, 0.0)])
     fake.end(1, OutOfMemoryError("the node ran low on memory"))

@@ -45,7 +45,8 @@ def test_markdown_and_terminal_show_the_same():
     table = report.results_table(ROWS)
     lines = report.markdown_table(table).splitlines()
     assert lines[0] == (
-        "| partition | num_clusters | trials | failed | client accuracy (%) | global accuracy (%) | time (s) |"
+        "| partition | num_clusters | trials | failed | client accuracy (%) "
+        "| global accuracy (%) | time (s) |"
     )
     assert lines[2] == "| iid | 10 | 2 | 0 | 92.0 ± 2.8 | 60.0 ± 14.1 | 2.0 ± 1.4 |"
     assert lines[3] == "| iid | 2 | 1 | 1 | 80.0 | 60.0 | 2.0 |"
@@ -195,7 +196,8 @@ def test_whole_numbers_stay_whole_where_some_trials_lack_them():
 def test_panels_are_problems_and_lines_are_ways_to_solve_them():
     rows = [
         row(
-            f"shift=noise shift.noise_std={s} dataset.normalize={n} partition.alpha=0.1 strategy.alpha={a}",
+            f"shift=noise shift.noise_std={s} dataset.normalize={n} partition.alpha=0.1 "
+            f"strategy.alpha={a}",
             acc=0.1,
         )
         for s in (1, 2)
@@ -211,12 +213,14 @@ def test_panels_are_problems_and_lines_are_ways_to_solve_them():
 
 def test_several_other_axes_become_panels():
     rows = [
-        row(f"dataset={d} shift={s} partition={p} strategy.num_clusters={k} seed=0", acc=0.5, wall_s=1.0)
+        row(f"dataset={d} shift={s} partition={p} strategy.num_clusters={k} seed=0", acc=0.5,
+            wall_s=1.0)
         for d in "ab" for s in "xy" for p in ("iid", "dirichlet") for k in (1, 2)
     ]  # fmt: skip
     figure = report_figures.cluster_effect(report.trials_table(rows), "acc")
     assert [ax.get_title() for ax in figure.axes] == [
-        "dataset, shift: a, x", "dataset, shift: a, y", "dataset, shift: b, x", "dataset, shift: b, y",
+        "dataset, shift: a, x", "dataset, shift: a, y", "dataset, shift: b, x",
+        "dataset, shift: b, y",
     ]  # fmt: skip
 
 
@@ -312,7 +316,8 @@ def test_a_row_that_diverged_is_never_the_best_and_loses_by_its_signs():
 
 @pytest.mark.parametrize(
     "axis",
-    ["dataset=", "dataset.normalize=", "partition=", "partition.alpha=", "partition.sizes=", "shift.noise_std=",
+    ["dataset=", "dataset.normalize=", "partition=", "partition.alpha=", "partition.sizes=",
+     "shift.noise_std=",
      "shift.drift_round=", "shift.newcomers=", "num_clients=", "strategy.fraction_evaluate="],
 )  # fmt: skip
 def test_only_ways_to_solve_the_same_problem_are_compared(axis):

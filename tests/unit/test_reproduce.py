@@ -72,8 +72,8 @@ def test_a_reproduction_from_the_command_to_the_table(
     Path("outputs").mkdir()
     shutil.copy(template, "outputs/mlflow.db")
     command = [
-        "reproduce", "gate", "shift=none", "strategy=fedclust", "seed=20", "rounds=1", "num_clients=6",
-        "training.epochs=1", "strategy.num_clusters=2", "resources=inline",
+        "reproduce", "gate", "shift=none", "strategy=fedclust", "seed=20", "rounds=1",
+        "num_clients=6", "training.epochs=1", "strategy.num_clusters=2", "resources=inline",
     ]  # fmt: skip
     assert main(command) == 0
     first = capsys.readouterr().out

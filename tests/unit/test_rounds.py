@@ -1,4 +1,6 @@
-"""The cost of a round depends on the cohort; the central test runs beside the clients' evaluation."""
+"""The cost of a round depends on the cohort;
+the central test runs beside the clients' evaluation.
+"""
 
 import time
 
@@ -22,7 +24,7 @@ from fedsweep.trial.rounds import Loop, Round, _enough, run_rounds
 def rounds_with_a_central_test(
     did: list[str], timeout: float | None = None, takes_s: float = 0.0
 ) -> tuple[list[Round], dict]:
-    """Two rounds of three clients who count in their state how often they evaluated, with a central test of 4,000.
+    """Two rounds of three clients that count their evaluations in their state, a test of 4,000.
 
     Returns the rounds, and the clients' states.
     """
@@ -106,7 +108,10 @@ MIN = {"min_train_nodes": 4, "min_evaluate_nodes": 4}
 def train_once(
     strategy: FedAvg, share: float = 0.0, together: bool = False, **loop: object
 ) -> Round:
-    """One round of four clients. Client 3 has arrays of another shape; only client 0 answers the sketch query."""
+    """One round of four clients.
+
+    Client 3 has arrays of another shape; only client 0 answers the sketch query.
+    """
     app = ClientApp()
 
     @app.train()

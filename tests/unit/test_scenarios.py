@@ -1,4 +1,4 @@
-"""Scenarios of clients that differ in known groups and over time: who holds which rows, what a trial makes of it."""
+"""Clients that differ by known groups and over time: who holds which rows, and what comes out."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_label_groups_hold_their_classes_alone(tmp_path: Path) -> None:
 
 
 def test_a_class_of_several_groups_is_dealt_out_among_them(tmp_path: Path) -> None:
-    """Four of six classes each: two are in both groups, which get 10 of their 20 images each: 20 + 20 + 10 + 10."""
+    """Four of six classes each: two are in both groups, at 10 of 20 images: 20 + 20 + 10 + 10."""
     shift, rows = _rows(tmp_path, shift_of("label_groups", groups=2, classes_per_group=4))
     assert len(set(shift.class_sets[0]) & set(shift.class_sets[1])) == 2
     assert [sum(len(rows[c]) for c in range(8) if c % 2 == group) for group in (0, 1)] == [60, 60]
@@ -103,8 +103,9 @@ def test_a_drift_changes_what_a_client_sees_from_its_round_on() -> None:
 
 
 SHIFTS = {
-    "rotation": [], "inversion": [], "noise": [], "morphology": [], "label_permutation": [], "label_groups": [],
-    "rotation replicated": ["shift.replicate=true"], "rotation drifting": ["shift.drift_round=2"],
+    "rotation": [], "inversion": [], "noise": [], "morphology": [], "label_permutation": [],
+    "label_groups": [], "rotation replicated": ["shift.replicate=true"],
+    "rotation drifting": ["shift.drift_round=2"],
     "rotation with newcomers": ["shift.newcomers=0.25"],
     "label_groups mixed": ["partition=dirichlet", "partition.min_size=1"],
     "rotation of other sizes and labels": ["partition=inner_dirichlet", "partition.sizes=linear"],
@@ -114,7 +115,7 @@ SHIFTS = {
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 14)])
 @pytest.mark.parametrize("scenario", SHIFTS)
 def test_every_scenario_on_images_of_every_kind(scenario: str, shape: tuple[int, int, int]) -> None:
-    """Grey, colour, oblong: the images keep their shape and type, and the known groups are in what is logged."""
+    """Grey, colour, oblong: images keep shape and type, known groups are in what is logged."""
     rng = np.random.default_rng(0)
     y = np.arange(400) % 10
     x = rng.integers(0, 256, (400, *shape), np.uint8)
@@ -137,7 +138,10 @@ def test_every_scenario_on_images_of_every_kind(scenario: str, shape: tuple[int,
 
 
 def test_divergence_by_hand() -> None:
-    """Global: half and half. A client with one class: JS = (1 log2(1/.75) + .5 log2(.5/.75) + .5 log2(.5/.25)) / 2."""
+    """Global: half and half.
+
+    A client with one class: JS = (1 log2(1/.75) + .5 log2(.5/.75) + .5 log2(.5/.25)) / 2.
+    """
     counts = np.array([[4, 0], [0, 4], [3, 3]])
     one = (np.log2(4 / 3) + 0.5 * np.log2(2 / 3) + 0.5) / 2
     assert js_divergence(counts) == pytest.approx([one, one, 0])
@@ -180,7 +184,9 @@ def test_newcomers_join_in_their_round(strategy: str) -> None:
 
 
 def test_a_drift_is_scored_against_the_groups_of_its_time() -> None:
-    """IFCA chooses anew each round, and follows; the agreement is that with the groups of the round."""
+    """IFCA chooses anew each round, and follows;
+    the agreement is that with the groups of the round.
+    """
     words = [
         "shift=inversion",
         "shift.drift_round=5",

@@ -43,7 +43,9 @@ def _net(body: float, head: float, count: int = 0) -> ArrayRecord:
     ],
 )
 def test_representation_of_a_client(kind: str, expected: list[float]) -> None:
-    """Updates are model - common; counters are left out; the last layer is the last module's arrays."""
+    """Updates are model - common; counters are left out;
+    the last layer is the last module's arrays.
+    """
     layout = Layout.by_dtype(_net(1, 2))
     rows_CP = represent([_net(3, 5, count=9)], _net(1, 2), kind, layout)
     assert rows_CP.tolist() == [expected]
@@ -71,7 +73,7 @@ def test_coordinates_lose_no_distance_where_parameters_outnumber_clients() -> No
 
 
 def test_points_for_cosine_keep_the_angles() -> None:
-    """(3, 4), (0, 5) and (-6, -8) among zeros: the first two have the cosine 4/5, the third turns back."""
+    """(3, 4), (0, 5), (-6, -8) among zeros: two have the cosine 4/5, the third turns back."""
     rows_CP = np.zeros((3, 50), np.float32)
     rows_CP[:, :2] = [[3, 4], [0, 5], [-6, -8]]
     seen = view_of("cosine")(points_of(rows_CP, "cosine"))
@@ -122,7 +124,7 @@ def test_fewer_different_rows_than_clusters_give_fewer_clusters(
 
 
 def test_weights_and_updates_agree_only_from_a_common_start() -> None:
-    """Pitfall: K-means on weights is K-means on updates, because the common start shifts every row alike."""
+    """Pitfall: K-means on weights is that on updates: the common start shifts every row alike."""
     common = record(100.0, -100.0)
     models = [record(104, -100), record(100, -96), record(103, -100), record(100, -97)]
     for kind in ("weights", "updates"):

@@ -1,4 +1,4 @@
-"""Every combination of what K-means and FL+HC can be told is either accepted or refused, by both doors, in one line."""
+"""Whatever K-means and FL+HC can be told is accepted or refused, by both doors, in one line."""
 
 from itertools import product
 from typing import Any
@@ -12,7 +12,8 @@ REPRESENTATIONS = ("updates", "weights", "last_layer", "losses", "data")
 DISTANCES = ("cosine", "euclidean", "manhattan")
 RULES = ("given", "silhouette", "gap", "davies_bouldin")
 COMMON: dict[str, tuple[Any, ...]] = {
-    "representation": REPRESENTATIONS, "distance": DISTANCES, "choose_k": RULES, "gate": (0.0, 0.05),
+    "representation": REPRESENTATIONS, "distance": DISTANCES, "choose_k": RULES,
+    "gate": (0.0, 0.05),
 }  # fmt: skip
 AXES: dict[str, dict[str, tuple[Any, ...]]] = {
     "kmeans": {**COMMON, "recluster_every": (0, 2), "stable_after": (0, 2), "sketch": (0, 64)},
@@ -25,7 +26,10 @@ AXES: dict[str, dict[str, tuple[Any, ...]]] = {
 
 
 def _allowed(name: str, s: dict[str, Any]) -> bool:
-    """Return what the pages say: angles and sketches are of updates, K-means has no L1, L1 has no Euclidean part."""
+    """Return what the pages say of representations and distances.
+
+    Angles and sketches are of updates, K-means has no L1, and L1 has no Euclidean part.
+    """
     update = s["representation"] in ("updates", "last_layer")
     if s["distance"] == "cosine" and not update:
         return False

@@ -1,4 +1,4 @@
-"""How many groups, and whether any: against numbers worked out by hand, and the gate's level on equal clients."""
+"""How many groups, if any: against numbers by hand, and the gate's level on equal clients."""
 
 import numpy as np
 import pytest
@@ -99,7 +99,9 @@ def test_share_of_the_variance_between_groups_by_hand() -> None:
 
 @pytest.mark.parametrize("unit", [1.0, 2.0**-30, 2.0**30], ids=["one", "small", "large"])
 def test_rotations_are_of_the_clients_before_the_method_saw_them(unit: float) -> None:
-    """A score sees 99 sets of points with the clients' own mean and covariance; a rare one is kept, p is 1 in 100."""
+    """A score sees 99 sets of points with the clients' own mean and covariance;
+    a rare one is kept, p is 1 in 100.
+    """
     points = np.random.default_rng(0).normal(loc=(7, 0, 0), size=(5, 3))
     seen: list[np.ndarray] = []
 
@@ -121,7 +123,10 @@ def test_rotations_are_of_the_clients_before_the_method_saw_them(unit: float) ->
 def test_the_gate_ends_when_its_level_is_out_of_reach(
     level: float, drawn: int, p_value: float
 ) -> None:
-    """At .05 five of 99 rotations may be as good as the clients, less one: the fifth ends it (Besag and Clifford)."""
+    """At .05 five of 99 rotations may be as good, less the clients: the fifth ends it.
+
+    Besag and Clifford 1991.
+    """
     scores = []
 
     def score(points_CD: np.ndarray) -> float:
@@ -136,9 +141,10 @@ def test_the_gate_ends_when_its_level_is_out_of_reach(
     ("rule", "dimensions"), [("given", 3), ("given", 200), ("silhouette", 200)]
 )
 def test_the_gates_level_on_normal_clients(dimensions: int, rule: str) -> None:
-    """40 draws of 12 equal clients seen by angle, with few and many parameters of unequal variance: about 2 splits.
+    """40 draws of 12 equal clients seen by angle, of few and many parameters: about 2 splits.
 
-    Where the rule chooses k, it chooses for the rotations too: else the best of many k passes for groups.
+    Where the rule chooses k, it chooses for the rotations too: else the best of many k passes for
+    groups.
     """
     false = 0
     how = HowMany(num_clusters=2, choose_k=rule, max_clusters=3, gate=0.05)

@@ -1,4 +1,4 @@
-"""How good the choice of servers was, what simulated devices cost, and what each link carries: all by hand."""
+"""How good servers' choices were, what simulated devices and links cost: all by hand."""
 
 from math import isnan
 
@@ -71,7 +71,10 @@ def _task(node: int, kind: str, down: float, up: float) -> TaskRecord:
 
 
 def test_links_by_hand() -> None:
-    """Nodes 1 (the server), 2 and 3 in cluster 0; node 4 in cluster 1, which has no server. A model has 1 MiB."""
+    """Nodes 1 (the server), 2 and 3 in cluster 0; node 4 in cluster 1, which has no server.
+
+    A model has 1 MiB.
+    """
     tasks = [_task(node, "train", 1, 1) for node in (1, 2, 3, 4)] + [_task(2, "evaluate", 1, 0)]
     tasks += [_task(1, "query.aggregate", 3, 1), _task(1, "query.test", 1, 0)]
     where = {1: 0, 2: 0, 3: 0, 4: 1}, {0: 1}

@@ -1,4 +1,4 @@
-"""What a sweep does with trials that were run before, that die, and with drivers that are dead or alive.
+"""What a sweep does with trials run before or dying, and with drivers dead or alive.
 
 Everything runs in this process against a real SQLite store; killed drivers are tested in tests/ray.
 """
@@ -290,7 +290,10 @@ def test_long_trials_come_first() -> None:
 def test_halving_ends_the_losers_and_goes_on_after_an_interrupt(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rungs at rounds 1 and 2 of 4; one of three goes on. The driver ends while the first trial waits."""
+    """Rungs at rounds 1 and 2 of 4; one of three goes on.
+
+    The driver ends while the first trial waits.
+    """
     words = ["seed=0", "rounds=4", "training.lr=.0001,.1,.001", "halving.axis=training.lr"]
 
     def dead(self: object, *args: object) -> None:

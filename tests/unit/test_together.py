@@ -1,4 +1,4 @@
-"""Chunks run together by the built-in app: the same replies as one by one, and a way out for everything else."""
+"""Chunks run together by the built-in app: replies as one by one, and a way out for all else."""
 
 from typing import Any
 

@@ -33,8 +33,9 @@ def started(classes=10):
     counts = np.arange(4 * classes).reshape(4, classes)
     example = np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1])
     data = DataSummary(
-        "digits", "iid", "rotation", "f" * 64, "https://u:secret@host/data", tuple(map(str, range(classes))), counts,
-        np.arange(4) % 2, {0: example, 1: example}, 100, 20,
+        "digits", "iid", "rotation", "f" * 64, "https://u:secret@host/data",
+        tuple(map(str, range(classes))), counts, np.arange(4) % 2, {0: example, 1: example}, 100,
+        20,
     )  # fmt: skip
     return TrialStarted("key", data)
 
@@ -47,8 +48,8 @@ def record(number):
         "eval_loss": [1.0] * 4,
     }
     assigned = {
-        "round": [number] * 4, "client": range(4), "cluster": [0, 1, 0, 1], "server": [True, True, False, False],
-        "score": [0.1] * 4, "tenure": [1] * 4,
+        "round": [number] * 4, "client": range(4), "cluster": [0, 1, 0, 1],
+        "server": [True, True, False, False], "score": [0.1] * 4, "tenure": [1] * 4,
     }  # fmt: skip
     load = (LoadSample(100.0 + number, "host-0", "node-0", 90.0, 300.0, 50.0, 40.0),)
     metrics = {"1_global/acc": number / 10, "1_global/loss": 1.0, "2_clusters/c0_acc": 0.5}
@@ -145,8 +146,9 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     assert logged - images == {
         "config.yaml", "events.txt", "confusion.png", "split.parquet",
         *(f"{table}.parquet/part-00000.parquet" for table in ("clients", "assignments", "load")),
-        "plots/curves.png", "plots/clusters.png", "plots/load.png", "plots/label_heatmap.png", "plots/label_bars.png",
-        "plots/class_counts.png", "plots/divergence.png", "plots/examples_group0.png", "plots/examples_group1.png",
+        "plots/curves.png", "plots/clusters.png", "plots/load.png", "plots/label_heatmap.png",
+        "plots/label_bars.png", "plots/class_counts.png", "plots/divergence.png",
+        "plots/examples_group0.png", "plots/examples_group1.png",
     }  # fmt: skip
     folder = client.download_artifacts(child.info.run_id, "", str(tmp_path))
     clients = pd.read_parquet(f"{folder}/clients.parquet")

@@ -44,7 +44,8 @@ def zeros(*labels: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_one_sgd_step_of_logistic_regression() -> None:
-    # Weights 0, so p = 1/2. Gradient of row 0: ((1/2 - 1)(1, 2) + (1/2)(3, -1)) / 2 = (0.5, -0.75); row 1: minus that.
+    # Weights 0, so p = 1/2. Gradient of row 0: ((1/2 - 1)(1, 2) + (1/2)(3, -1)) / 2 = (0.5, -0.75);
+    # row 1: minus that.
     model = linear(2)
     x = torch.tensor([[1.0, 2.0], [3.0, -1.0]]).view(2, 1, 1, 2)
     result = train(model, x, torch.tensor([0, 1]), LocalTraining(lr=0.1, momentum=0.0), seed=0)
@@ -62,7 +63,8 @@ def test_one_sgd_step_of_logistic_regression() -> None:
         ({"steps": 2, "momentum": 0.5}, 0.0, 0.5 + 0.25 + (1 - SIGMOID_1)),
         # g = sigmoid(1) - 1 + 0.1 * 1.
         ({"weight_decay": 0.1}, 1.0, 1.0 + (1 - SIGMOID_1) - 0.1),
-        # The first step is at the start, where the proximal term is 0; the second adds mu * 1/2 to the gradient.
+        # The first step is at the start, where the proximal term is 0;
+        # the second adds mu * 1/2 to the gradient.
         ({"steps": 2, "proximal_mu": 0.5}, 0.0, 0.5 + (1 - SIGMOID_1) - 0.25),
         # Adam's first step is lr * sign(g).
         ({"optimizer": "adam", "lr": 0.01}, 0.0, 0.01),
@@ -213,8 +215,9 @@ def test_defaults_are_those_of_the_configuration() -> None:
 
 def test_config_record_keys() -> None:
     sent = {
-        "server-round": 3, "lr": 0.8, "lr-decay": 0.5, "optimizer": "adam", "momentum": 0.1, "weight-decay": 0.2,
-        "epochs": 4, "steps": 5, "batch-size": 6, "proximal-mu": 0.7, "keep-local": True,
+        "server-round": 3, "lr": 0.8, "lr-decay": 0.5, "optimizer": "adam", "momentum": 0.1,
+        "weight-decay": 0.2, "epochs": 4, "steps": 5, "batch-size": 6, "proximal-mu": 0.7,
+        "keep-local": True,
     }  # fmt: skip
     expected = LocalTraining("adam", 0.8 * 0.25, 0.1, 0.2, 4, 5, 6, 0.7)
     assert LocalTraining.from_config(sent) == expected

@@ -1,4 +1,4 @@
-"""Whole trials in this process: every strategy, privacy wrapper, partition and shift goes through the real path."""
+"""Whole trials in this process: all strategies, privacy wrappers, partitions, shifts for real."""
 
 import math
 
@@ -68,7 +68,9 @@ def test_every_partition_runs(name: str) -> None:
 
 
 def test_rotated_groups_are_found_and_pay_off() -> None:
-    """The answer is known: four rotations, four clusters; and clustered clients beat one global model."""
+    """The answer is known: four rotations, four clusters;
+    and clustered clients beat one global model.
+    """
     words = ["num_clients=20", "model=logreg", "training.epochs=5", "rounds=6", "shift=rotation"]
     for seed in (0, 1, 2):
         *_, clustered = events_of(
@@ -133,7 +135,9 @@ def test_the_choice_of_servers_is_kept_with_its_inputs() -> None:
 
 
 def test_every_training_message_names_its_steps() -> None:
-    """Left open, ``steps`` is 0 on the way to the clients; options that are off are not sent at all."""
+    """Left open, ``steps`` is 0 on the way to the clients;
+    options that are off are not sent at all.
+    """
     told = train_config(small().training)
     assert told["steps"] == 0
     assert told["lr"] == 0.02

@@ -1,4 +1,6 @@
-"""Full disks, locked databases, foreign checkpoints: one line, or the sweep goes on; nothing is lost either way."""
+"""Full disks, locked databases, foreign checkpoints: one line, or the sweep goes on;
+nothing is lost either way.
+"""
 
 import errno
 import os
@@ -133,7 +135,7 @@ def test_a_disk_that_is_full_from_the_start_has_a_status_of_its_own(
     full: str,
     number: int,
 ) -> None:
-    """Nothing is wrong with what was given: 3, and 2 where the folder is one that can't be written."""
+    """Nothing is wrong with what was given: 3, and 2 where the folder can't be written."""
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -181,7 +183,9 @@ def test_a_database_that_cannot_grow_delays_and_loses_nothing(
     place: Place,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From round 1 on SQLite's writes fail, as on a full disk; what is logged waits in files until it can be sent."""
+    """From round 1 on SQLite's writes fail, as on a full disk;
+    what is logged waits in files until it can be sent.
+    """
     limits: list[object] = []
 
     def fill() -> None:
@@ -243,7 +247,9 @@ def test_a_run_that_is_deleted_while_it_is_written_costs_that_run_alone(
     place: Place,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Somebody deletes the first trial in the UI; the other is whole, and the next session runs the first again."""
+    """Somebody deletes the first trial in the UI;
+    the other is whole, and the next session runs the first again.
+    """
 
     def delete() -> None:
         deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""The batched program against the reference trainer in float64, and by hand where the reference has nothing to say."""
+"""The batched program against the reference trainer in float64, and by hand where it is silent."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ SHAPE, CLASSES = (2, 11, 10), 5  # pooling drops a row of 11
 SIZES = (13, 4, 30, 1)
 
 TOLERANCE = 1e-5
-"""Largest difference of a float32 weight from the reference's float64 weight, of weights of about 0.1."""
+"""Largest difference of float32 weights of about 0.1 from the reference's float64 weights."""
 
 
 def padded_net() -> nn.Module:
@@ -191,7 +191,8 @@ def test_each_client_may_start_elsewhere(form: str) -> None:
 
 
 def test_correction_is_added_to_each_steps_gradient(form: str) -> None:
-    # Blank images: the weights' gradients are 0, so that 4 steps of lr 0.1 take 4 * 0.1 * 2 off each weight.
+    # Blank images: the weights' gradients are 0, so that 4 steps of lr 0.1 take 4 * 0.1 * 2 off
+    # each weight.
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2, bias=False))
     hp = LocalTraining(lr=0.1, momentum=0.0, steps=4)
     blank = Examples(torch.zeros(2, 1, 1, 3), torch.tensor([0, 1])), [(0, 1), (1, 1)]
@@ -241,7 +242,8 @@ def test_correction_anchor_and_own_weights_of_the_pull_are_those_of_the_referenc
 
 
 def test_the_dual_form_is_taken_where_it_costs_less() -> None:
-    # IFCA's MLP: 10 steps over 100 examples, 4 * 1000 * F * O directly; 60 examples once; a logistic regression once.
+    # IFCA's MLP: 10 steps over 100 examples, 4 * 1000 * F * O directly; 60 examples once;
+    # a logistic regression once.
     assert vectorized.pays(784, 200, 100, 1000, 10, drift=False)
     assert vectorized.pays(784, 200, 60, 60, 6, drift=False)
     assert not vectorized.pays(784, 10, 60, 60, 6, drift=False)

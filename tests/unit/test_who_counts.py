@@ -1,4 +1,4 @@
-"""Over whom a figure is taken: whole trials, whose figures are worked out again from their tables and final models."""
+"""Over whom a figure is taken: whole trials, worked out again from tables and final models."""
 
 import math
 from typing import Any
@@ -45,7 +45,7 @@ def data_of(*words: str) -> FederatedData:
 
 
 def accuracy(model: dict[str, np.ndarray], name: str, data: FederatedData, group: int) -> float:
-    """Return a model's accuracy on the central test set as a group sees it, by a network of its own."""
+    """Return a model's accuracy on the central test as a group sees it, by a network of its own."""
     x, y = data.test(group)
     net = build_model(name, x.shape[1:], 10)
     net.load_state_dict({key: torch.from_numpy(value) for key, value in model.items()})
@@ -181,7 +181,7 @@ def test_every_methods_clients_are_scored_on_the_central_test_set(name: str) -> 
 
 @pytest.mark.parametrize("name", ["fedavg", "ifca", "kmeans"])
 def test_own_scores_are_those_of_the_final_models(name: str) -> None:
-    """Of the cluster that a client has in the last round, or of the one model, as its group sees the test set."""
+    """Of a client's cluster in the last round, or of the one model, as its group sees the test."""
     words = [*words_of(name), "shift=rotation", "shift.groups=2", "rounds=3"]
     words += [] if name == "fedavg" else ["strategy.num_clusters=2"]
     *_, last, result = events_of(small(*words))
@@ -195,7 +195,7 @@ def test_own_scores_are_those_of_the_final_models(name: str) -> None:
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_personal_models_are_scored_alike_alone_and_together(name: str) -> None:
-    """And they are not the global model: after a few rounds of two rotations a personal model does better."""
+    """And they are not the global model: after some rounds of two rotations a personal one wins."""
     words = [
         *words_of(name),
         "shift=rotation",
@@ -261,7 +261,9 @@ def test_when_personal_models_are_scored_is_in_the_key_only_where_it_says_someth
 def test_a_trial_that_ends_early_scores_its_personal_models_in_the_end(
     name: str, tmp_path: Any
 ) -> None:
-    """Also where it was interrupted after the round that ended it; as a trial that was meant to be so long."""
+    """Also where it was interrupted after the round that ended it;
+    as a trial that was meant to be so long.
+    """
     from fedsweep.trial.checkpoint import CheckpointStore
 
     words = [*words_of(name), "rounds=5", "stop.target=0.01"]

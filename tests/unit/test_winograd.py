@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering against convolutions, exactly (float64) and within its rounding (float32)."""
+"""Winograd's minimal filtering against convolutions: exact (float64), within rounding (float32)."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_a_tile_of_outputs_by_hand(kernel: int) -> None:
 def reference(
     w: Tensor, bias: Tensor, x: Tensor, g: Tensor, padding: tuple[int, int]
 ) -> list[Tensor]:
-    """Return the output of a convolution and the gradients of input, weights and bias, of one client in float64."""
+    """Return a convolution's output and gradients (input, weights, bias) of a client in float64."""
     x, w, bias = (t.double().requires_grad_() for t in (x.permute(3, 0, 1, 2), w, bias))
     y = F.conv2d(x, w, bias, padding=padding)
     d_x, d_w, d_b = torch.autograd.grad(y, (x, w, bias), g.double().permute(3, 0, 1, 2))
@@ -48,8 +48,8 @@ def reference(
 )
 @pytest.mark.parametrize("clients", [1, 3])
 def test_it_is_the_convolution(
-    kernel: int, padding: tuple[int, int], height: int, width: int, examples: int, clients: int, dtype: torch.dtype,
-    tolerance: float,
+    kernel: int, padding: tuple[int, int], height: int, width: int, examples: int, clients: int,
+    dtype: torch.dtype, tolerance: float,
 ) -> None:  # fmt: skip
     layer = WinogradLayer(nn.Conv2d(INNER, OUTER, kernel, padding=padding), (INNER, height, width))
     generator = torch.Generator().manual_seed(2)
