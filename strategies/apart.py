@@ -1,14 +1,13 @@
 """Any Flower strategy on the trained arrays of a model alone; the model's state goes beside it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import copy
-from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsweep.strategies.base import heaviest, weight_of
+from fedsweep.strategies.base import State, heaviest, weight_of
 from fedsweep.strategies.insides import Shared
 from fedsweep.strategies.layout import Layout, joined, part
 from fedsweep.strategies.state import load_strategy_state, strategy_state
@@ -82,11 +81,11 @@ class StateApart(Strategy):
         """Log the strategy's own summary."""
         self.strategy.summary()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the strategy's state: the next round depends on nothing here."""
         return {"strategy": strategy_state(self.strategy)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         load_strategy_state(self.strategy, state["strategy"])
 

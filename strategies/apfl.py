@@ -4,7 +4,7 @@ Deng, Kamani and Mahdavi 2020, "Adaptive Personalized Federated Learning" (arXiv
 algorithm 1. Deviations: docs/strategies/apfl.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.base import State
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.settings import FedAvgSettings
@@ -70,11 +72,11 @@ class APFL(FedAvg):
         """
         return super().configure_evaluate(server_round, arrays, self._named(config), grid)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return nothing: local models and shares are the clients'."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back nothing."""
 
     def _named(self, config: ConfigRecord) -> ConfigRecord:
@@ -146,10 +148,10 @@ class Mixing(ClientPart):
         return np.array([first if own is None else float(own["alpha"]) for own in kept])
 
 
-def _mixture(alpha_C: NDArray[np.float64], v: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
+def _mixture(alpha_C: NDArray[np.float64], v: Rows, w: Rows) -> Rows:
     """Return alpha v + (1 - alpha) w, (C, P), in their dtype."""
     return np.asarray(_scaled(alpha_C, v) + _scaled(1 - alpha_C, w))
 
 
-def _scaled(factors_C: NDArray[np.float64], rows_CP: NDArray[Any]) -> NDArray[Any]:
+def _scaled(factors_C: NDArray[np.float64], rows_CP: Rows) -> Rows:
     return np.asarray(factors_C.astype(rows_CP.dtype)[:, None] * rows_CP)

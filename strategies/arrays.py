@@ -11,6 +11,10 @@ from math import prod
 
 import numpy as np
 from flwr.app import Array
+from numpy.typing import NDArray
+
+Rows = NDArray[np.floating]
+"""Models as rows of trained parameters, (R, P), or one of them, (P,), in the network's own type."""
 
 _C_ORDER = b"'fortran_order': False"
 

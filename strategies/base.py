@@ -101,14 +101,18 @@ def model_users(strategy: Clustered) -> dict[int, int]:
     return {node: c for node, c in {**guests, **strategy.assignment}.items() if c in there}
 
 
+State = dict[str, Any]
+"""What a checkpoint keeps of an object, by name: JSON's values, NumPy arrays and ArrayRecords."""
+
+
 @runtime_checkable
 class Resumable(Protocol):
     """A strategy whose state between two rounds can be stored and put back."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the state: JSON-able values and ArrayRecords in nested dicts with string keys."""
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
 
 

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedsweep.strategies.base import int_keys, string_keys
+from fedsweep.strategies.base import State, int_keys, string_keys
 from fedsweep.strategies.clustered import ClusterTraining, Plan, WarmupSettings
 from fedsweep.strategies.clustering import at_length_one, one_thread, points_of
 from fedsweep.strategies.grouping import (
@@ -166,7 +166,7 @@ class CFL(ClusterTraining):
         self.p_value = rotation_p_value(points_CD, groups_apart, level, self.seed + server_round)
         return self.p_value <= level
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on."""
         return {
             **super().state_dict(),
@@ -174,7 +174,7 @@ class CFL(ClusterTraining):
             "tests": string_keys(self.tests),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         super().load_state_dict(state)
         self.longest, self.tests = int_keys(state["longest"]), int_keys(state["tests"])

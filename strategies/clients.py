@@ -16,10 +16,15 @@ import numpy as np
 from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
+from fedsweep.strategies.arrays import Rows
 from fedsweep.strategies.models import Models
 
 METHOD = "method"
 """Config key that names the client part; without it clients train what they were sent."""
+
+
+Values = Mapping[str, Any]
+"""What a Flower record holds by name: numbers, texts, bytes, and lists of one of these."""
 
 
 class Local(Protocol):
@@ -63,7 +68,7 @@ class Batch:
 class Gradient:
     """Of the mean cross-entropy of the clients' batches; zeros for a client that sits out."""
 
-    rows: NDArray[Any]  # (C, P)
+    rows: Rows  # (C, P)
     losses: NDArray[np.float64]  # (C,)
     hits: NDArray[np.int64]  # (C,): examples that were classified right
 
@@ -72,20 +77,20 @@ class Steps(Protocol):
     """C models under training by a method's own steps, each with an optimizer of its own."""
 
     @property
-    def rows(self) -> NDArray[Any]:
+    def rows(self) -> Rows:
         """The trained parameters as they are now, (C, P)."""
 
     @property
     def models(self) -> Models:
         """The models as they are now."""
 
-    def gradient(self, batch: Batch, at: NDArray[Any] | None = None) -> Gradient:
+    def gradient(self, batch: Batch, at: Rows | None = None) -> Gradient:
         """Return the gradient of the models, or of others ``at`` (C, P) in their place.
 
         The models' own running statistics take in the batch; others leave them alone.
         """
 
-    def step(self, batch: Batch, gradient: NDArray[Any]) -> None:
+    def step(self, batch: Batch, gradient: Rows) -> None:
         """Have the optimizers of the clients that have a batch step along (C, P)."""
 
 
@@ -93,7 +98,7 @@ class Work(Protocol):
     """The tasks of C clients who share their configuration: what they were sent and remember."""
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Values:
         """What the strategy sent beside the models."""
 
     @property
@@ -118,13 +123,13 @@ class Work(Protocol):
     def keep(self, name: str, models: Models) -> None:
         """Have each client keep its own of C models under a name, until the trial's end."""
 
-    def recalled(self, name: str) -> list[Mapping[str, Any] | None]:
+    def recalled(self, name: str) -> list[Values | None]:
         """Return the numbers that each client keeps under a name; None where there are none."""
 
-    def remember(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+    def remember(self, name: str, values: Sequence[Values]) -> None:
         """Have each client keep its own numbers under a name, until the trial's end."""
 
-    def tell(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+    def tell(self, name: str, values: Sequence[Values]) -> None:
         """Put a record of each client into its reply, beside what the reply has anyway."""
 
     def train(
@@ -133,7 +138,7 @@ class Work(Protocol):
         *,
         anchor: Models | None = None,
         mu: float | Sequence[float] | None = None,
-        correction: NDArray[Any] | None = None,
+        correction: Rows | None = None,
         epochs: int = 0,
     ) -> Trained:
         """Train a model per client, as the round's settings say.

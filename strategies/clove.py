@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from pydantic import Field
 
 from fedsweep.strategies.base import (
+    State,
     arrays_of,
     ask,
     int_keys,
@@ -163,14 +164,14 @@ class CLoVE(WithServers, Candidates):
         """Note what clients without a cluster chose: the server assigns them when they train."""
         self.guests.update(choices)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
         plain = {name: getattr(self, name) for name in ("silhouette", "frozen", "churn")}
         names = ("assignment", "same", "cluster_arrays")
         tables = {name: string_keys(getattr(self, name)) for name in names}
         return {**plain, **tables, "election": self.election.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         for name in ("silhouette", "frozen", "churn"):
             setattr(self, name, state[name])

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsweep.strategies.base import (
+    State,
     arrays_of,
     ask,
     int_keys,
@@ -367,7 +368,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
             super().configure_evaluate(server_round, arrays, config, grid), config
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
         return {
             "assignment": string_keys(self.assignment),
@@ -380,7 +381,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
             else ArrayRecord({"means": Array(self.means_KP)}),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         self.assignment = int_keys(state["assignment"])
         self.cluster_arrays = int_keys(state["cluster_arrays"])

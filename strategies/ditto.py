@@ -4,7 +4,7 @@ Li, Hu, Beirami and Smith 2021, "Ditto: Fair and Robust Federated Learning Throu
 (arXiv:2012.04221), algorithm 1. Deviations: docs/strategies/ditto.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
+from fedsweep.strategies.base import State
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.ranges import WEIGHT
@@ -79,11 +80,11 @@ class Ditto(FedAvg):
             server_round, arrays, with_method(config, DittoClients.method), grid
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return nothing: the personal models are the clients'."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back nothing."""
 
 

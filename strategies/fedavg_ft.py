@@ -4,7 +4,7 @@ Cheng, Chadha and Duchi 2021, "Fine-tuning is Fine in Federated Learning" (arXiv
 Deviations: docs/strategies/fedavg_ft.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
+from fedsweep.strategies.base import State
 from fedsweep.strategies.clients import ClientPart, Work, with_method
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.settings import FedAvgSettings
@@ -75,11 +76,11 @@ class FedAvgFT(FedAvg):
         tuned = with_method(tuned, Finetuning.method, finetune_epochs=self.finetune_epochs)
         return super().configure_evaluate(server_round, arrays, tuned, grid)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return how the clients trained: a resumed trial may end early and be evaluated."""
         return {"training": dict(self._training)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         self._training = ConfigRecord(state["training"])
 

@@ -4,7 +4,7 @@ Arivazhagan, Aggarwal, Singh and Choudhary 2019, "Federated Learning with Person
 (arXiv:1912.00818), algorithms 1 and 2. Deviations: docs/strategies/fedper.md.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
-from fedsweep.strategies.base import mean_of_replies, sort_replies
+from fedsweep.strategies.base import State, mean_of_replies, sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.layout import WithLayout, joined, last_layer_keys, part
 from fedsweep.strategies.models import Models
@@ -93,11 +93,11 @@ class FedPer(WithLayout, FedAvg):
         base, config = self._split(arrays, config)
         return super().configure_evaluate(server_round, base, config, grid)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return nothing: the heads are the clients'."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back nothing."""
 
     def _split(self, arrays: ArrayRecord, config: ConfigRecord) -> tuple[ArrayRecord, ConfigRecord]:

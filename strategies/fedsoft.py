@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsweep.strategies import base
-from fedsweep.strategies.base import arrays_of, mean_of_clusters, sort_replies, weight_of
+from fedsweep.strategies.base import State, arrays_of, mean_of_clusters, sort_replies, weight_of
 from fedsweep.strategies.candidates import Candidates, all_models, changed, initial_models, to_all
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
@@ -168,7 +168,7 @@ class FedSoft(Candidates):
         self.assignment.update(choices)
         self.churn = changed(self._before, self.assignment)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on;
         the clients keep their shares themselves.
         """
@@ -177,7 +177,7 @@ class FedSoft(Candidates):
             "churn": self.churn
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         for name in ("assignment", "cluster_arrays", "shares", "examples"):
             setattr(self, name, base.int_keys(state[name]))

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedsweep.strategies.base import (
+    State,
     arrays_of,
     int_keys,
     mean_of_clusters,
@@ -142,7 +143,7 @@ class IFCA(WithServers, Candidates):
         self.assignment.update(choices)
         self.churn = changed(self._before, self.assignment)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on: JSON-able values and ArrayRecords."""
         return {
             "assignment": string_keys(self.assignment),
@@ -152,7 +153,7 @@ class IFCA(WithServers, Candidates):
             "election": self.election.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         self.assignment = int_keys(state["assignment"])
         self.members = int_keys(state["members"])

@@ -21,7 +21,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedsweep.strategies.base import int_keys, join_largest, string_keys
+from fedsweep.strategies.base import State, int_keys, join_largest, string_keys
 from fedsweep.strategies.clustered import ClusterTraining, Plan, WarmupSettings
 from fedsweep.strategies.clustering import (
     Distance,
@@ -276,7 +276,7 @@ class KMeans(ClusterTraining):
         split, view = kmeans_split(self.seed), view_of(self.distance)
         return find_groups(points_of(rows_CP, self.distance), split, self.how, self.seed, view)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on."""
         return {
             **super().state_dict(),
@@ -284,7 +284,7 @@ class KMeans(ClusterTraining):
             "peers": string_keys(self.peers),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         super().load_state_dict(state)
         self.times_same, self.peers = state["times_same"], int_keys(state["peers"])

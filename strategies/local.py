@@ -1,13 +1,13 @@
 """No federation: every client trains a model of its own, the baseline of all federated ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedsweep.strategies.base import sort_replies
+from fedsweep.strategies.base import State, sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.settings import FedAvgSettings
@@ -59,11 +59,11 @@ class Local(FedAvg):
             super().configure_evaluate(server_round, arrays, config, grid), arrays, config
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return which clients hold a model of their own."""
         return {"trained": sorted(self.trained)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         self.trained = set(state["trained"])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from fedsweep.strategies.base import int_keys, join_largest, string_keys
+from fedsweep.strategies.base import State, int_keys, join_largest, string_keys
 from fedsweep.strategies.clustered import ClusterTraining
 from fedsweep.strategies.clustering import canonical
 from fedsweep.strategies.selection import ServerSettings
@@ -72,11 +72,11 @@ class Oracle(ClusterTraining):
             self.assignment[node] = cluster
         join_largest(self.assignment, self._grid.get_node_ids())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on."""
         return {**super().state_dict(), "cluster_of": string_keys(self.cluster_of)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         super().load_state_dict(state)
         self.cluster_of = int_keys(state["cluster_of"])

@@ -7,7 +7,7 @@ raw data**, which other methods do not. Clients whose labels alone differ in mea
 permutation) span the same subspace: it can't tell them apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedsweep.strategies.base import join_largest
+from fedsweep.strategies.base import State, join_largest
 from fedsweep.strategies.clustered import ClusterTraining
 from fedsweep.strategies.clustering import canonical, one_thread, points_at
 from fedsweep.strategies.grouping import Linkage, TreeSettings, cut_tree, find_groups, tree_split
@@ -123,12 +123,12 @@ class PACFL(ClusterTraining):
         angles = principal_angles(self.subspaces[a], self.subspaces[b])
         return float(angles.mean() if self.measure == "mean" else angles[0])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on."""
         subspaces = ArrayRecord({str(node): Array(u) for node, u in self.subspaces.items()})
         return {**super().state_dict(), "subspaces": subspaces}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         super().load_state_dict(state)
         self.subspaces = {int(node): array.numpy() for node, array in state["subspaces"].items()}

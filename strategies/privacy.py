@@ -6,18 +6,18 @@ McMahan, Ramage, Talwar and Zhang 2018, "Learning Differentially Private Recurre
 What is guaranteed, and Flower's own wrappers: docs/strategies/privacy.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from logging import INFO, WARNING
 from math import exp, inf, sqrt
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.base import State, arrays_of, sort_replies
 from fedsweep.strategies.insides import AggregationError, log
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.state import load_strategy_state, strategy_state
@@ -212,11 +212,11 @@ class PrivateMean(Strategy):
         log(INFO, "\t├──> Privacy: %s, clients clip: %s", self.norm, self.clients_clip)
         self.strategy.summary()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return S and the wrapped strategy's state."""
         return {"strategy": strategy_state(self.strategy), "clipping_norm": self.clipping_norm}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         load_strategy_state(self.strategy, state["strategy"])
         self.norm.clipping_norm = state["clipping_norm"]

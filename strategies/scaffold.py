@@ -6,16 +6,16 @@ sum_i (n_i / n) F_i: each client counts by its examples n_i, in the model and in
 Deviations: docs/strategies/scaffold.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from numpy.typing import NDArray
 
-from fedsweep.strategies.base import ask, int_keys, sort_replies, string_keys, weight_of
+from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.base import State, ask, int_keys, sort_replies, string_keys, weight_of
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.layout import is_floating, weighted_mean
 from fedsweep.strategies.optimizers import StepSettings
@@ -140,12 +140,12 @@ class Scaffold(FedAvg):
                 control[key] = Array(np.asarray(mean, np.dtype(array.dtype)))
         return control
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the sum of the n_i c_i, and the n_i; the clients keep their own c_i."""
         sums = ArrayRecord({key: Array(value) for key, value in self._sums.items()})
         return {"control": sums, "examples": string_keys(self.examples)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         self._sums = {key: array.numpy() for key, array in state["control"].items()}
         self.examples = int_keys(state["examples"])
@@ -201,9 +201,7 @@ def gradient_weight(lr: float, momentum: float, steps: int) -> float:
     return lr * sum((1 - momentum**t) / (1 - momentum) for t in range(1, steps + 1))
 
 
-def renewed(
-    x: NDArray[Any], y: NDArray[Any], correction: NDArray[Any], weight: NDArray[Any] | float
-) -> NDArray[Any]:
+def renewed(x: Rows, y: Rows, correction: Rows, weight: Rows | float) -> Rows:
     """Return c_i+ = c_i - c + (x - y) / weight, where the correction is c - c_i.
 
     y moved by the corrected gradients, g + c - c_i, so this is the mean of g alone.

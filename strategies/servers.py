@@ -8,7 +8,7 @@ arithmetic, in the order of the replies.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from logging import WARNING
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from fedsweep.strategies.base import (
     TIMEOUT_S,
+    State,
     arrays_of,
     heaviest,
     int_keys,
@@ -239,7 +240,7 @@ class ClusterServers:
         self.tenure[cluster] = self.tenure.get(cluster, 0) + 1 if before == node else 1
         self.servers[cluster] = node
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on, JSON-able."""
         return {
             "loads": {str(node): list(load) for node, load in self.loads.items()},
@@ -247,7 +248,7 @@ class ClusterServers:
             **{name: string_keys(getattr(self, name)) for name in _TABLES},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         self.loads = {int(node): Load(*load) for node, load in state["loads"].items()}
         for name in _NUMBERS:

@@ -1,16 +1,13 @@
 """The state of any strategy between two rounds, taken out and put back."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedsweep.strategies.base import Resumable
+from fedsweep.strategies.base import Resumable, State
 
 
-def strategy_state(strategy: Strategy) -> dict[str, Any]:
+def strategy_state(strategy: Strategy) -> State:
     """Return everything that the next round of a strategy depends on.
 
     A strategy of ours says it itself (:class:`Resumable`). Flower's own keep their momentum,
@@ -33,7 +30,7 @@ def strategy_state(strategy: Strategy) -> dict[str, Any]:
     return state
 
 
-def load_strategy_state(strategy: Strategy, state: Mapping[str, Any]) -> None:
+def load_strategy_state(strategy: Strategy, state: State) -> None:
     """Put back what :func:`strategy_state` returned into a strategy of the same settings."""
     if isinstance(strategy, Resumable):
         strategy.load_state_dict(state)
@@ -46,7 +43,7 @@ def load_strategy_state(strategy: Strategy, state: Mapping[str, Any]) -> None:
             setattr(strategy, name, value)
 
 
-def _is_data(value: Any) -> bool:
+def _is_data(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_data(item) for key, item in value.items())
     if isinstance(value, list | tuple):

@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedsweep.strategies.base import State
 from fedsweep.strategies.clustered import ClusterTraining, Plan
 from fedsweep.strategies.clustering import one_thread, unit_rows
 from fedsweep.strategies.layout import joined, weighted_mean
@@ -132,7 +133,7 @@ class StoCFL(ClusterTraining):
             for kept, olds in parts.items()
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return everything that the next round depends on."""
         means = ArrayRecord({str(cluster): Array(row) for cluster, row in self.means.items()})
         return {
@@ -141,7 +142,7 @@ class StoCFL(ClusterTraining):
             "sizes": {str(c): n for c, n in self.sizes.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         super().load_state_dict(state)
         self.means = {

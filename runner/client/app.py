@@ -44,12 +44,12 @@ the bytes of (3, classes) of ``training.class_counts``. Every reply also has ``l
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsweep.client.messages import make_reply, message_config, partition_id
+from fedsweep.client.messages import Metrics, make_reply, message_config, partition_id
 from fedsweep.client.process import ClientProcess, ModelSpec
 from fedsweep.client.signatures import signature, sketch, subspace
 from fedsweep.client.together import ChunkRunner, Engine
@@ -254,7 +254,7 @@ class BuiltinClient(ClientProcess):
         group, start, stop = (int(cast(int, config[key])) for key in ("group", "start", "stop"))
         x, y = self.pool.examples(*self.test_set(group, start, stop))
         if len(y) == 0:  # this group has none of the slice's labels
-            empty: dict[str, Any] = {"num-examples": 0, "loss_sum": 0.0, "correct": 0}
+            empty: Metrics = {"num-examples": 0, "loss_sum": 0.0, "correct": 0}
             classes = len(self._data.images.class_names)
             return make_reply(
                 message,
@@ -262,7 +262,7 @@ class BuiltinClient(ClientProcess):
             )
         logits = predict(model, x)
         result = score(logits, y)
-        metrics: dict[str, Any] = {
+        metrics: Metrics = {
             "num-examples": len(y),
             "loss_sum": result["loss_sum"],
             "correct": int(result["correct"]),

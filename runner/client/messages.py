@@ -1,13 +1,24 @@
 """What the built-in client reads from Flower's messages, and how it answers."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    ConfigRecordValues,
+    Context,
+    Message,
+    MetricRecord,
+    MetricRecordValues,
+    RecordDict,
+)
 from torch import Tensor
 
 from fedsweep.training.local import confusion, score
+
+Metrics = dict[str, MetricRecordValues]
+"""The numbers of a reply, by name."""
 
 
 def message_config(message: Message) -> ConfigRecord:
@@ -15,9 +26,7 @@ def message_config(message: Message) -> ConfigRecord:
     return message.content.config_records.get("config", ConfigRecord())
 
 
-def make_reply(
-    message: Message, metrics: dict[str, Any], arrays: ArrayRecord | None = None
-) -> Message:
+def make_reply(message: Message, metrics: Metrics, arrays: ArrayRecord | None = None) -> Message:
     """Return the reply with these metrics and, where given, arrays."""
     content = RecordDict({"metrics": MetricRecord(metrics)})
     if arrays is not None:
@@ -25,7 +34,7 @@ def make_reply(
     return Message(content, reply_to=message)
 
 
-def train_metrics(result: Mapping[str, float], num_examples: int) -> dict[str, Any]:
+def train_metrics(result: Mapping[str, float], num_examples: int) -> Metrics:
     """Return the metrics of a training reply."""
     return {
         "num-examples": num_examples,
@@ -35,7 +44,7 @@ def train_metrics(result: Mapping[str, float], num_examples: int) -> dict[str, A
     }
 
 
-def eval_metrics(num_examples: int, loss_sum: float, correct: float) -> dict[str, Any]:
+def eval_metrics(num_examples: int, loss_sum: float, correct: float) -> Metrics:
     """Return the metrics of an evaluation reply;
     of no examples, zeros, which no mean by examples counts.
     """
@@ -68,7 +77,7 @@ class TestSums:
     def record(self) -> ConfigRecord:
         """Return num-examples, loss_sum, correct and confusion: int64, the bytes of its rows."""
         matrix = self._confusion.astype("<i8").tobytes()
-        sums: dict[str, Any] = {"loss_sum": self._loss, "correct": self._correct}
+        sums: dict[str, ConfigRecordValues] = {"loss_sum": self._loss, "correct": self._correct}
         return ConfigRecord({"num-examples": self._count, **sums, "confusion": matrix})
 
 

@@ -1,6 +1,6 @@
 """What a process holds for a trial's clients: network, device, examples, and what a client is."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,7 @@ from fedsweep.client.messages import TestSums
 from fedsweep.data.federated import FederatedData
 from fedsweep.models import build_model
 from fedsweep.seeding import derive_seed
+from fedsweep.strategies.clients import Values
 from fedsweep.strategies.layout import Layout
 from fedsweep.training.arrays import layout_of, load_weights, read_weights
 from fedsweep.training.modules import AsBuilt
@@ -123,16 +124,16 @@ class ClientProcess:
 
     # What a client is: its seed and its examples.
 
-    def seed(self, purpose: str, config: Mapping[str, Any], client: int) -> int:
+    def seed(self, purpose: str, config: Values, client: int) -> int:
         """Return what fixes a client's batches in a round for a purpose: ``train``, ``prepare``."""
         return derive_seed(self._seed, purpose, int(config.get("server-round", 1)), client)
 
-    def train_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
+    def train_set(self, config: Values, client: int) -> tuple[Hashable, Read]:
         """Return a client's training examples in a round as the pool takes them."""
         phase = self._phase(config)
         return ("train", client, phase), lambda: self._data.client(client, "train", phase)
 
-    def evaluation_set(self, config: Mapping[str, Any], client: int) -> tuple[Hashable, Read]:
+    def evaluation_set(self, config: Values, client: int) -> tuple[Hashable, Read]:
         """Return what a client is evaluated on, as the pool takes it.
 
         It is empty for a client that holds out nothing: one example, or
@@ -141,7 +142,7 @@ class ClientProcess:
         phase = self._phase(config)
         return ("eval", client, phase), lambda: self._data.client(client, "eval", phase)
 
-    def test_sets(self, config: Mapping[str, Any], client: int) -> list[tuple[Hashable, Read]]:
+    def test_sets(self, config: Values, client: int) -> list[tuple[Hashable, Read]]:
         """Return the test set as a client's group sees it, in slices of ``test-own`` rows."""
         group, size = (
             int(self._data.groups_in(self._phase(config))[client]),
@@ -158,6 +159,6 @@ class ClientProcess:
         """Return a slice of the central test set, as a group sees it, as the pool takes it."""
         return ("test", group, start, stop), lambda: self._data.test(group, start, stop)
 
-    def _phase(self, config: Mapping[str, Any]) -> int:
+    def _phase(self, config: Values) -> int:
         """Return which of the drifting data's phases a round is in."""
         return self._data.phase(int(config.get("server-round", 1)))

@@ -6,10 +6,10 @@ can't be run together goes to the Flower ClientApp message by message, and a not
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, ConfigRecordValues, Context, Message, RecordDict
 
 from fedsweep.client.messages import message_config
 from fedsweep.client.process import ClientProcess
@@ -73,7 +73,7 @@ class ChunkRunner:
         for reply, cost in done:
             if reply.has_content():
                 share = cost / total
-                load: dict[str, Any] = {
+                load: dict[str, ConfigRecordValues] = {
                     "cpu_s": meter.cpu_s * share,
                     "wall_s": meter.wall_s * share,
                     "rss_mb": meter.rss_mb * share,

@@ -4,10 +4,10 @@ One client is a chunk of one. What a client does is said by the method's client 
 (``fedsweep.strategies.clients``), which gets a :class:`ChunkWork`.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from numpy.typing import NDArray
 
 from fedsweep.client.messages import (
+    Metrics,
     class_record,
     eval_metrics,
     make_reply,
@@ -23,7 +24,8 @@ from fedsweep.client.messages import (
     train_metrics,
 )
 from fedsweep.client.process import ClientProcess
-from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained
+from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained, Values
 from fedsweep.strategies.models import Models, all_same
 from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.training.layers import UnsupportedError
@@ -61,7 +63,7 @@ class ChunkWork:
         self._messages, self._contexts = messages, contexts
         self.config = message_config(messages[0])
         self.local = LocalTraining.from_config(self.config)
-        self.told: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self.told: dict[str, Sequence[Values]] = {}
         self._clients = [partition_id(context) for context in contexts]
         self._seeds = [client.seed(purpose, self.config, c) for c in self._clients]
 
@@ -111,16 +113,16 @@ class ChunkWork:
         for context, record in zip(self._contexts, models.records, strict=True):
             context.state[name] = record
 
-    def recalled(self, name: str) -> list[Mapping[str, Any] | None]:
+    def recalled(self, name: str) -> list[Values | None]:
         """Return the numbers that each client keeps under a name; None where there are none."""
         return [context.state.metric_records.get(name) for context in self._contexts]
 
-    def remember(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+    def remember(self, name: str, values: Sequence[Values]) -> None:
         """Have each client keep its own numbers under a name."""
         for context, own in zip(self._contexts, values, strict=True):
             context.state[name] = MetricRecord(dict(own))
 
-    def tell(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+    def tell(self, name: str, values: Sequence[Values]) -> None:
         """Put a record of each client into its reply."""
         self.told[name] = values
 
@@ -132,7 +134,7 @@ class ChunkWork:
         *,
         anchor: Models | None = None,
         mu: float | Sequence[float] | None = None,
-        correction: NDArray[Any] | None = None,
+        correction: Rows | None = None,
         epochs: int = 0,
     ) -> Trained:
         """Train a model per client, as the round's settings say."""
@@ -180,7 +182,7 @@ class ChunkWork:
         """
         return STRATEGIES.client_part(str(self.config.get(METHOD, "")))
 
-    def reply(self, c: int, metrics: dict[str, Any], arrays: ArrayRecord | None = None) -> Message:
+    def reply(self, c: int, metrics: Metrics, arrays: ArrayRecord | None = None) -> Message:
         """Return a client's reply, with what the part told of it."""
         reply = make_reply(self._messages[c], metrics, arrays)
         for name, values in self.told.items():

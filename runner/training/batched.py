@@ -21,6 +21,7 @@ from fedsweep.training.layers import (
     Buffer,
     Draws,
     DropoutLayer,
+    Layer,
     LinearLayer,
     MaxPoolLayer,
     ReLULayer,
@@ -43,7 +44,10 @@ MAX_BLOCK = 64
 
 _CPU = torch.device("cpu")
 
-_Make = Callable[[Any, tuple[int, ...]], Any]
+KeptByLayer = list[Any]
+"""What each layer needs of a forward pass for the backward pass, as that layer alone knows it."""
+
+_Make = Callable[[Any, tuple[int, ...]], Layer[Any]]
 _LAYERS: dict[type[nn.Module], _Make] = {
     nn.Linear: LinearLayer,
     nn.Conv2d: ConvLayer,
@@ -77,7 +81,7 @@ class Program:
         self, model: nn.Module, input_shape: Sequence[int], device: torch.device = _CPU
     ) -> None:
         modules = list(_flat(model))
-        self.layers: list[Any] = []
+        self.layers: list[Layer[Any]] = []
         features = tuple(input_shape)
         if modules and type(modules[0]) is nn.Flatten:  # rows are flat already
             modules, features = modules[1:], (prod(features),)
@@ -97,7 +101,7 @@ class Program:
             self.layers.append(layer)
             features = layer.out
         for i, layer in enumerate(self.layers):
-            if type(layer) is ConvLayer:
+            if isinstance(layer, ConvLayer):
                 layer.channels_last = any(
                     isinstance(later, WinogradLayer) for later in self.layers[i + 1 :]
                 )
@@ -109,7 +113,7 @@ class Program:
         ):  # a parameter is listed once, but has two names
             raise UnsupportedError("layers that share parameters")
         for layer in self.layers if device.type == "cpu" else []:
-            if type(layer) is ConvLayer and prod(layer.shapes[0][:2]) >= WIDE:
+            if isinstance(layer, ConvLayer) and prod(layer.shapes[0][:2]) >= WIDE:
                 outer, inner = layer.shapes[0][:2]
                 raise UnsupportedError(
                     f"convolutions of {inner} to {outer} channels are faster one by one on a CPU"
@@ -145,7 +149,7 @@ class Program:
 
     def forward(
         self, weights: list[Weights], x: Tensor, first: int = 0, draws: Draws | None = None
-    ) -> tuple[Tensor, list[Any]]:
+    ) -> tuple[Tensor, KeptByLayer]:
         """Return logits (C, b, classes) from layer ``first`` on, and what :meth:`backward` needs.
 
         Layer 0 takes rows (C, b, pixels); ``weights`` are those of the layers used;
@@ -160,7 +164,7 @@ class Program:
     def backward(
         self,
         weights: list[Weights],
-        kept: list[Any],
+        kept: KeptByLayer,
         g: Tensor,
         beta: float,
         first: int | None = None,
@@ -175,9 +179,10 @@ class Program:
         skipped = len(self.layers) - len(weights)
         for i in reversed(range(self._first if first is None else first, len(self.layers))):
             needs_input = i > (self._first if first is None else first - 1)
-            g = self.layers[i].backward(
+            below = self.layers[i].backward(
                 weights[i - skipped], kept[i - skipped], g, beta, needs_input
             )
+            g = g if below is None else below
         return g
 
     def logits_of_each(self, values: Tensor, x: Tensor) -> Tensor:

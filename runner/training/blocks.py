@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsweep.training.batched import Program
+from fedsweep.training.batched import KeptByLayer, Program
 from fedsweep.training.dual import DualLayer
 from fedsweep.training.layers import Draws, Weights
 from fedsweep.training.local import LocalTraining
@@ -125,7 +125,9 @@ class Block:
         constant = torch.mul(start, self._penalties.pull).neg_()
         return constant if push is None else constant.add_(push)
 
-    def _forward(self, weights: list[Weights], step: int, part: slice) -> tuple[Tensor, Any]:
+    def _forward(
+        self, weights: list[Weights], step: int, part: slice
+    ) -> tuple[Tensor, KeptByLayer]:
         """Return logits (active, b, classes) of a part of a step, and what ``_backward`` needs."""
         x = self._schedule.images(self._examples, step, part)
         return self._program.forward(weights, x, draws=self._draws(step))
@@ -135,7 +137,7 @@ class Block:
         return Draws(self._generators, self._schedule.counts(step)) if self._generators else None
 
     def _backward(
-        self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float
+        self, weights: list[Weights], kept: KeptByLayer, d_logits: Tensor, step: int, beta: float
     ) -> None:
         """Set the gradients to beta times themselves plus that of the logits."""
         del step
@@ -180,13 +182,15 @@ class DualBlock(Block):
         parts = flat[:, : self._skip].split([prod(shape) for shape in shapes], 1)
         return [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def _forward(self, weights: list[Weights], step: int, part: slice) -> tuple[Tensor, Any]:
+    def _forward(
+        self, weights: list[Weights], step: int, part: slice
+    ) -> tuple[Tensor, KeptByLayer]:
         del part
         outputs = self._dual.outputs(self._schedule.active[step], self._at[step])
         return self._program.forward(weights, outputs, 1, self._draws(step))
 
     def _backward(
-        self, weights: list[Weights], kept: Any, d_logits: Tensor, step: int, beta: float
+        self, weights: list[Weights], kept: KeptByLayer, d_logits: Tensor, step: int, beta: float
     ) -> None:
         g = self._program.backward(weights, kept, d_logits, beta, 1)
         self._dual.step(g, self._at[step])

@@ -6,7 +6,6 @@ channels lie last in memory.
 """
 
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +20,8 @@ as much.
 """
 
 
-class ConvLayer:
-    """One product over all positions and examples per client.
-
-    ``channels_last`` says how its images lie in memory; what it returns is the same.
-    """
-
-    channels_last = False
+class Convolution:
+    """What a convolution maps, however it does it; shapes as :class:`Layer` has them."""
 
     def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
         if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
@@ -42,14 +36,24 @@ class ConvLayer:
         height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in sides)
         self.out = (module.out_channels, height, width)
         self.width = height * width * max(prod(module.weight.shape[1:]), module.out_channels)
-        self._patches, self._d_patches, self._d_x, self._out = (
-            Buffer(),
-            Buffer(),
-            Buffer(),
-            Buffer(),
-        )
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+
+class ConvLayer(Convolution):
+    """One product over all positions and examples per client.
+
+    ``channels_last`` says how its images lie in memory; what it returns is the same.
+    """
+
+    channels_last = False
+
+    def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
+        super().__init__(module, features)
+        self._patches, self._d_patches = Buffer(), Buffer()
+        self._d_x, self._out = Buffer(), Buffer()
+
+    def forward(
+        self, w: Weights, x: Tensor, draws: Draws | None
+    ) -> tuple[Tensor, tuple[Tensor, torch.Size]]:
         """Map images."""
         (ph, pw), (kh, kw), (sh, sw) = self.p, self.k, self.s
         if ph or pw:
@@ -75,7 +79,7 @@ class ConvLayer:
         return out.view(len(x), -1, *self.out[1:], x.shape[-1]), (columns, x.shape)
 
     def backward(
-        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+        self, w: Weights, kept: tuple[Tensor, torch.Size], g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
         """See :class:`fedsweep.training.layers.Layer`."""
         columns, shape = kept
@@ -110,12 +114,12 @@ class ImagesLayer:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.out, self.width = shape, prod(shape)
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, None]:
         """Map rows (C, b, pixels)."""
         return x.transpose(1, 2).reshape(len(x), *self.out, x.shape[1]), None
 
     def backward(
-        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+        self, w: Weights, kept: None, g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
         """See :class:`fedsweep.training.layers.Layer`."""
         return g.flatten(1, -2).transpose(1, 2)
@@ -131,12 +135,12 @@ class FlattenLayer:
             raise UnsupportedError("Flatten of some dimensions only")
         self.out, self.width, self._d_x = (prod(features),), prod(features), Buffer()
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor]:
         """Map images."""
         return x.flatten(1, -2).transpose(1, 2).clone(memory_format=torch.contiguous_format), x
 
     def backward(
-        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+        self, w: Weights, kept: Tensor, g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
         """See :class:`fedsweep.training.layers.Layer`."""
         return self._d_x.get_like(kept).copy_(g.transpose(1, 2).reshape(kept.shape))

@@ -14,7 +14,7 @@ needs of the weights it reads before it writes the gradients.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -71,22 +71,33 @@ class Buffer:
         )
 
 
-class Layer(Protocol):
+Kept = TypeVar("Kept")
+
+
+class Layer(Protocol[Kept]):
     """A layer for many clients. ``forward`` returns its output and what ``backward`` needs.
 
     Both may be given, and may return, memory that is used again: they may change what they are
     given.
     """
 
-    shapes: tuple[tuple[int, ...], ...]
-    out: tuple[int, ...]  # features of its output: (F,), or channels, height and width
-    width: int  # floats of its largest tensor, per example
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of its parameters."""
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Features of its output: (F,), or channels, height and width."""
+
+    @property
+    def width(self) -> int:
+        """Floats of its largest tensor, per example."""
+
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Kept]:
         """Map vectors or images; ``draws`` while training."""
 
     def backward(
-        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+        self, w: Weights, kept: Kept, g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
         """Set grads = beta grads + this batch's gradient;
         return the gradient of the input where it is needed.
@@ -107,7 +118,7 @@ class LinearLayer:
         self.width = max(module.in_features, module.out_features)
         self.out = (module.out_features,)
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor]:
         """Map vectors."""
         matrix = w.values[0].transpose(1, 2)
         return (
@@ -117,7 +128,7 @@ class LinearLayer:
         ), x
 
     def backward(
-        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+        self, w: Weights, kept: Tensor, g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
         """See :class:`Layer`."""
         (matrix, grads), d_x = (w.values[0], w.grads[0]), None
@@ -151,7 +162,9 @@ class MaxPoolLayer:
         self.out = (features[0], features[1] // 2, features[2] // 2)
         self.width, self._d_x = prod(features), Buffer()
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+    def forward(
+        self, w: Weights, x: Tensor, draws: Draws | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Map images."""
         _, height, width = self.out
         left, right = (
@@ -163,7 +176,12 @@ class MaxPoolLayer:
         return torch.maximum(top, bottom), (x, right - left, bottom - top)
 
     def backward(
-        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+        self,
+        w: Weights,
+        kept: tuple[Tensor, Tensor, Tensor],
+        g: Tensor,
+        beta: float,
+        needs_input: bool,
     ) -> Tensor | None:
         """See :class:`Layer`."""
         x, to_right, to_bottom = kept
@@ -188,12 +206,12 @@ class ReLULayer:
     def __init__(self, module: nn.ReLU, features: tuple[int, ...]) -> None:
         self.out, self.width = features, prod(features)
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor]:
         """Map anything."""
         return x.clamp_min_(0), x
 
     def backward(
-        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+        self, w: Weights, kept: Tensor, g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
         """See :class:`Layer`."""
         return _where_positive(g, kept, g)
@@ -211,7 +229,7 @@ class DropoutLayer:
             features[0],
         )  # the order of the draws: (F,) or (height, width, channels)
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor | None]:
         """Map anything."""
         if draws is None:
             return x, None
@@ -225,10 +243,10 @@ class DropoutLayer:
         return x * mask, mask
 
     def backward(
-        self, w: Weights, kept: Tensor, g: Tensor, beta: float, needs_input: bool
+        self, w: Weights, kept: Tensor | None, g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
         """See :class:`Layer`."""
-        return g * kept
+        return g if kept is None else g * kept
 
 
 def add_gradient(grads: Tensor, gradient: Tensor, beta: float) -> None:

@@ -4,26 +4,24 @@ Batches, optimizers and draws are those of ordinary training; which gradient is 
 what becomes of it, is the method's: :class:`fedsweep.strategies.clients.Steps`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, zip_longest
-from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fedsweep.strategies.arrays import write_array
+from fedsweep.strategies.arrays import Rows, write_array
 from fedsweep.strategies.clients import Batch, Gradient
 from fedsweep.strategies.models import Models
-from fedsweep.training.batched import Program
+from fedsweep.training.batched import KeptByLayer, Program
 from fedsweep.training.blocks import step_adam
-from fedsweep.training.layers import Draws, UnsupportedError
+from fedsweep.training.layers import Draws, UnsupportedError, Weights
 from fedsweep.training.local import (
     LocalTraining,
     alone,
@@ -81,11 +79,11 @@ class BatchedStepping:
             sizes[self.order] = ordered
             yield Batch(step, sizes, step)
 
-    def values(self, rows: NDArray[Any]) -> Tensor:
+    def values(self, rows: Rows) -> Tensor:
         """Return rows (C, P) of all clients in the order of this class."""
         return torch.from_numpy(np.ascontiguousarray(rows[self.order])).to(self.examples.y.device)
 
-    def rows(self, values: Tensor) -> NDArray[Any]:
+    def rows(self, values: Tensor) -> Rows:
         """Return what :meth:`values` was given; zeros for clients that are not in it."""
         rows = np.zeros((len(self.order), values.shape[1]), np.float32)
         rows[self.order[: len(values)]] = values.cpu().numpy()
@@ -101,10 +99,10 @@ class BatchedSteps:
         self._first = self._values.clone() if mu else self._values
         moments = 2 if training.hp.optimizer == "adam" else 1
         self._moments = [torch.zeros_like(self._values) for _ in range(moments)]
-        self._rows: NDArray[Any] | None = None  # as they were asked for, until the next step
+        self._rows: Rows | None = None  # as they were asked for, until the next step
 
     @property
-    def rows(self) -> NDArray[Any]:
+    def rows(self) -> Rows:
         """The trained parameters as they are now, (C, P)."""
         if self._rows is None:
             self._rows = self._training.rows(self._values)
@@ -115,7 +113,7 @@ class BatchedSteps:
         """The models as they are now."""
         return self._start.with_rows(self.rows)
 
-    def gradient(self, batch: Batch, at: NDArray[Any] | None = None) -> Gradient:
+    def gradient(self, batch: Batch, at: Rows | None = None) -> Gradient:
         """Return the gradient of the models, or of others ``at`` (C, P) in their place."""
         training, program, schedule = (
             self._training,
@@ -144,7 +142,7 @@ class BatchedSteps:
                 hits[here] += right.sum((1, 2)).cpu().numpy()
         return Gradient(training.rows(g), losses, hits)
 
-    def step(self, batch: Batch, gradient: NDArray[Any]) -> None:
+    def step(self, batch: Batch, gradient: Rows) -> None:
         """Have the optimizers of the clients that have a batch step along (C, P)."""
         training, hp, step = self._training, self._training.hp, int(batch.examples)
         active = slice(training.schedule.active[step])
@@ -161,7 +159,9 @@ class BatchedSteps:
             w.add_(momentum.mul_(hp.momentum).add_(g), alpha=-hp.lr)
         self._rows = None
 
-    def _forward(self, weights: Any, step: int, part: slice) -> tuple[Tensor, Any]:
+    def _forward(
+        self, weights: list[Weights], step: int, part: slice
+    ) -> tuple[Tensor, KeptByLayer]:
         """Return logits (active, b, classes), and what the backward pass needs."""
         training, schedule = self._training, self._training.schedule
         x = schedule.images(training.examples, step, part)
@@ -217,13 +217,13 @@ class ModuleSteps:
         self, training: ModuleStepping, start: Models, states: "list[_State]", mu: float
     ) -> None:
         self._training, self._start, self._states, self._mu = training, start, states, mu
-        self._rows: NDArray[Any] | None = None  # as they were asked for, until the next step
+        self._rows: Rows | None = None  # as they were asked for, until the next step
         self._first = [
             {p: p.detach().clone() for p in state.params.values()} for state in states if mu
         ]
 
     @property
-    def rows(self) -> NDArray[Any]:
+    def rows(self) -> Rows:
         """The trained parameters as they are now, (C, P)."""
         if self._rows is None:
             self._rows = np.stack([_joined(state.params.values()) for state in self._states])
@@ -235,7 +235,7 @@ class ModuleSteps:
         pairs = zip(self._start.records, self._states, strict=True)
         return self._start.with_records([state.record(like) for like, state in pairs])
 
-    def gradient(self, batch: Batch, at: NDArray[Any] | None = None) -> Gradient:
+    def gradient(self, batch: Batch, at: Rows | None = None) -> Gradient:
         """Return the gradient of the models, or of others ``at`` (C, P) in their place."""
         rows, losses, hits = [], np.zeros(len(self._states)), np.zeros(len(self._states), np.int64)
         for c, (state, own) in enumerate(zip(self._states, batch.examples, strict=True)):
@@ -259,7 +259,7 @@ class ModuleSteps:
             losses[c], hits[c] = float(loss.detach()), int((logits.argmax(1) == y).sum())
         return Gradient(np.stack(rows), losses, hits)
 
-    def step(self, batch: Batch, gradient: NDArray[Any]) -> None:
+    def step(self, batch: Batch, gradient: Rows) -> None:
         """Have the optimizers of the clients that have a batch step along (C, P)."""
         self._rows = None
         for c, (state, own) in enumerate(zip(self._states, batch.examples, strict=True)):
@@ -321,7 +321,7 @@ class _Draws:
         self._generator.set_state(self._outside)
 
 
-def as_parameters(row: NDArray[Any], params: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+def as_parameters(row: Rows, params: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """Return a row (P,) as parameters of these shapes, types and memory formats."""
     values, start = {}, 0
     for name, p in params.items():
@@ -331,6 +331,6 @@ def as_parameters(row: NDArray[Any], params: dict[str, nn.Parameter]) -> dict[st
     return values
 
 
-def _joined(tensors: Any) -> NDArray[Any]:
+def _joined(tensors: Iterable[Tensor]) -> Rows:
     """Return tensors as one row (P,)."""
     return np.concatenate([values.detach().cpu().numpy().ravel() for values in tensors])

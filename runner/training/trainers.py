@@ -8,7 +8,7 @@ alone.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedsweep.strategies.arrays import Rows
 from fedsweep.strategies.clients import Batch, Steps, Trained
 from fedsweep.strategies.models import Models
 from fedsweep.training.arrays import read_weights
@@ -34,7 +35,7 @@ class Penalty:
 
     anchor: Models | None = None  # where the proximal term pulls; the start by default
     mu: Sequence[float] | None = None  # its weight per client; the hyperparameters' by default
-    correction: NDArray[Any] | None = None  # (C, P)
+    correction: Rows | None = None  # (C, P)
 
 
 class Trainer(Protocol):
@@ -247,7 +248,7 @@ class Batched:
         return torch.from_numpy(values if values.flags.writeable else values.copy()).to(device)
 
 
-def _split(row: NDArray[Any], model: nn.Module) -> list[Tensor]:
+def _split(row: Rows, model: nn.Module) -> list[Tensor]:
     """Return a row (P,) as one tensor per trained parameter of a network."""
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return [values.detach() for values in as_parameters(row, params).values()]

@@ -11,14 +11,13 @@ arXiv:1509.09308.
 """
 
 from math import ceil, prod
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedsweep.training.convolution import WIDE, ConvLayer
+from fedsweep.training.convolution import WIDE, Convolution
 from fedsweep.training.layers import Buffer, Draws, Weights, add_bias_gradient, add_gradient
 
 TILE = 6
@@ -49,7 +48,7 @@ def maps(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(a), torch.from_numpy(g), torch.from_numpy(b)
 
 
-class WinogradLayer(ConvLayer):
+class WinogradLayer(Convolution):
     """A convolution of 3x3 or 5x5 with stride 1.
 
     Its passes share two pieces of memory, since what is not in the cache costs more than the
@@ -70,7 +69,9 @@ class WinogradLayer(ConvLayer):
         wide = module.in_channels * module.out_channels >= WIDE
         return wide and module.kernel_size in ((3, 3), (5, 5)) and module.stride == (1, 1)
 
-    def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
+    def forward(
+        self, w: Weights, x: Tensor, draws: Draws | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, list[Tensor]]]:
         """Map images."""
         (_, height, width), (th, tw), m = self.out, self._tiles, self._m
         (clients, outer, inner), examples = w.values[0].shape[:3], x.shape[-1]
@@ -95,7 +96,12 @@ class WinogradLayer(ConvLayer):
         return whole[:, :height, :width].permute(0, 4, 1, 2, 3), (mapped, kernels, used)
 
     def backward(
-        self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
+        self,
+        w: Weights,
+        kept: tuple[Tensor, Tensor, list[Tensor]],
+        g: Tensor,
+        beta: float,
+        needs_input: bool,
     ) -> Tensor | None:
         """See :class:`fedsweep.training.layers.Layer`."""
         (mapped, kernels, used), m = kept, self._m
