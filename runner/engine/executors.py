@@ -4,13 +4,20 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flwr.app import ArrayRecord, RecordDict
 
+from fedsweep.engine.flower import ArrayRef
 from fedsweep.engine.host import AppSpec, run_chunk
 from fedsweep.engine.load import LoadSampler
 from fedsweep.engine.wire import Chunk, ChunkResult
+
+if TYPE_CHECKING:
+    import ray
+    from ray.actor import ActorHandle
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class Host:
     """A client host as a trial sees it: a Ray actor that Ray restarts when it dies."""
 
     name: str
-    actor: Any
+    actor: "ActorHandle"
     pool: str = ""  # actors called ``<pool>/<name>`` are its hosts, those that join later too
     node: str = ""  # the node that it stays on; "": any
 
@@ -35,10 +42,10 @@ class Executor(Protocol):
     def abandon(self) -> None:
         """Give up every chunk that is not finished; hosts still busy with one are restarted."""
 
-    def put(self, record: ArrayRecord) -> Any:
+    def put(self, record: ArrayRecord) -> ArrayRef:
         """Keep an ArrayRecord where hosts can read it; return what stands for it in a chunk."""
 
-    def get(self, ref: Any) -> Any:
+    def get(self, ref: "ray.ObjectRef[T] | T") -> T:
         """Return what a reference stands for."""
 
 
@@ -76,9 +83,9 @@ class InlineExecutor:
         self._waiting.clear()
 
     def put(self, record: ArrayRecord) -> ArrayRecord:
-        """Return the record itself."""
+        """Return the value itself."""
         return record
 
-    def get(self, ref: Any) -> Any:
+    def get(self, ref: "ray.ObjectRef[T] | T") -> T:
         """Return the value itself."""
         return ref

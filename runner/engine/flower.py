@@ -25,7 +25,7 @@ import random
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from flwr.app import Array, ArrayRecord, Message, Metadata, UserConfig
 from flwr.app.message.message import make_message
@@ -42,6 +42,9 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsweep.errors import TrialError
+
+if TYPE_CHECKING:
+    import ray
 
 __all__ = [
     "CLIENT_GONE",
@@ -102,6 +105,12 @@ def node_config(partition: int, num_partitions: int) -> UserConfig:
 # Arrays that stay where they are
 
 
+ArrayRef: TypeAlias = "ray.ObjectRef[ArrayRecord] | ArrayRecord"
+"""What stands for a record's arrays: where Ray has them, or, in one process, the record itself."""
+
+Fetch = Callable[[ArrayRef], ArrayRecord]
+
+
 class _RemoteArrays(UserDict[str, Array]):
     """The dictionary inside an ArrayRecord whose arrays are fetched when they are read.
 
@@ -110,8 +119,8 @@ class _RemoteArrays(UserDict[str, Array]):
     stands for the reference.
     """
 
-    def __init__(self, ref: Any, fetch: Callable[[Any], ArrayRecord], nbytes: int) -> None:
-        self.ref: Any | None = ref
+    def __init__(self, ref: ArrayRef, fetch: Fetch, nbytes: int) -> None:
+        self.ref: ArrayRef | None = ref
         self.nbytes = nbytes
         self._fetch = fetch
         self._own: dict[str, Array] = {}
@@ -137,7 +146,7 @@ class _RemoteArrays(UserDict[str, Array]):
             return dict(self._own)
         return _RemoteArrays(self.ref, self._fetch, self.nbytes)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return dict, (dict(self.data),)
 
 
@@ -146,7 +155,7 @@ def _arrays_in(record: ArrayRecord) -> Any:
     return record.__dict__["_data"]
 
 
-def remote_record(ref: Any, fetch: Callable[[Any], ArrayRecord], nbytes: int) -> ArrayRecord:
+def remote_record(ref: ArrayRef, fetch: Fetch, nbytes: int) -> ArrayRecord:
     """Return an ArrayRecord of so many bytes that fetches its arrays when they are read.
 
     Parameters
@@ -163,7 +172,7 @@ def remote_record(ref: Any, fetch: Callable[[Any], ArrayRecord], nbytes: int) ->
     return record
 
 
-def reference_of(record: ArrayRecord) -> Any | None:
+def reference_of(record: ArrayRecord) -> "ArrayRef | None":
     """Return the reference that a record still stands for; None: its arrays are in this process."""
     arrays = _arrays_in(record)
     return arrays.ref if isinstance(arrays, _RemoteArrays) else None

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
-from typing import Any
 
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -16,6 +15,7 @@ from fedsweep.engine.chunks import MEANS_BYTES, MIN_CHUNKS, TARGET_CHUNKS, make_
 from fedsweep.engine.costs import CostFn, LearnedSeconds
 from fedsweep.engine.executors import Executor, Host, InlineExecutor
 from fedsweep.engine.flower import (
+    ArrayRef,
     Run,
     empty_run,
     identify,
@@ -32,6 +32,7 @@ from fedsweep.engine.wire import (
     Records,
     Reply,
     Slot,
+    StateRef,
     Task,
     empty,
 )
@@ -104,10 +105,10 @@ class EngineGrid(Grid):
         self._learned = LearnedSeconds(self._cost)
         self._chunk_size, self._together = chunk_size, together
         self._noted: set[str] = set()
-        self._states: dict[int, Any] = {}
+        self._states: dict[int, StateRef] = {}
         self._replies: dict[str, list[Message]] = {}
         self._again: dict[
-            tuple[int, int], Any
+            tuple[int, int], ArrayRef
         ] = {}  # (chunk, index) -> arrays that took the place of lost ones
         self._unanswered: set[str] = set()
         self._message_ids, self._chunk_numbers = count(1), count()
@@ -148,7 +149,7 @@ class EngineGrid(Grid):
         """
         messages = list(messages)
         self._again.clear()
-        arrays: list[Any] = []  # what stands for each ArrayRecord of the messages
+        arrays: list[ArrayRef] = []  # what stands for each ArrayRecord of the messages
 
         def keep(record: ArrayRecord) -> int:
             ref = reference_of(record)
@@ -290,13 +291,12 @@ class EngineGrid(Grid):
         self._noted.update(new)
         self._trace.events += new
 
-    def _fetch(self, chunk: Chunk, index: int, ref: Any) -> ArrayRecord:
+    def _fetch(self, chunk: Chunk, index: int, ref: ArrayRef) -> ArrayRecord:
         """Read a reply's arrays; where they were lost with their node, run their chunk again."""
         for _ in range(LOSSES_PER_CHUNK):
             try:
-                record: ArrayRecord = self._executor.get(
-                    self._again.get((chunk.number, index), ref)
-                )
+                where = self._again.get((chunk.number, index), ref)
+                record: ArrayRecord = self._executor.get(where)
                 return record
             except ObjectLostError:
                 self._repeat(chunk)

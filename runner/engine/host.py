@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from cachetools import LRUCache
@@ -42,6 +42,9 @@ from fedsweep.engine.wire import (
 from fedsweep.errors import AppError
 from fedsweep.records import TaskRecord
 from fedsweep.strategies.arrays import read_array, write_array
+
+if TYPE_CHECKING:
+    import ray
 
 
 @dataclass(frozen=True)
@@ -350,7 +353,7 @@ class ClientHost:
     APPS = 8  # ClientApps kept; a trial's app is some references and a model
     RECORD_BYTES = 256 * 2**20  # decoded ArrayRecords kept: the models of the rounds now running
 
-    def __init__(self, name: str, node: str, get: Callable[[list[Any]], list[Any]]) -> None:
+    def __init__(self, name: str, node: str, get: Callable[[Sequence[object]], list[Any]]) -> None:
         self.name = name
         self._get = get
         self._apps: LRUCache[str, tuple[ClientApp, AppSpec]] = LRUCache(self.APPS)
@@ -366,8 +369,13 @@ class ClientHost:
         return os.getpid()
 
     def run(
-        self, spec_key: str, spec: list[Any], chunk: Chunk, num_arrays: int, num_states: int
-    ) -> tuple[Any, ...]:
+        self,
+        spec_key: str,
+        spec: "list[ray.ObjectRef[AppSpec]]",
+        chunk: Chunk,
+        num_arrays: int,
+        num_states: int,
+    ) -> tuple[object, ...]:
         """Run a chunk for Ray: the replies, ``num_arrays`` arrays, ``num_states`` client states.
 
         Where the caller did not know that its app keeps state (``num_states`` 0), states travel
@@ -388,7 +396,7 @@ class ClientHost:
         by_reference = kept[:num_arrays] + [None] * (num_arrays - len(kept))
         return (head, in_band, kept[num_arrays:]), *by_reference, *out
 
-    def _app(self, key: str, spec: list[Any]) -> tuple[ClientApp, AppSpec]:
+    def _app(self, key: str, spec: "list[ray.ObjectRef[AppSpec]]") -> tuple[ClientApp, AppSpec]:
         if key not in self._apps:
             app_spec: AppSpec = self._get(spec)[0]
             names = list(app_spec.kwargs)
@@ -402,7 +410,7 @@ class ClientHost:
             self._apps[key] = app, app_spec
         return self._apps[key]
 
-    def _record(self, ref: Any) -> ArrayRecord:
+    def _record(self, ref: "ray.ObjectRef[ArrayRecord]") -> ArrayRecord:
         key = ref.hex()
         if key not in self._records:
             self._records[key] = self._get([ref])[0]

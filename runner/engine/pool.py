@@ -8,7 +8,7 @@ import socket
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import count
@@ -66,7 +66,7 @@ NODES_S = 2.0
 """Seconds between two looks for nodes that joined or left."""
 
 
-def _get(refs: list[Any]) -> list[Any]:
+def _get(refs: Sequence[object]) -> list[Any]:
     """Resolve those entries that are object references, in one call."""
     wanted = [ref for ref in refs if isinstance(ref, ray.ObjectRef)]
     values = iter(ray.get(wanted) if wanted else [])
@@ -81,7 +81,7 @@ class _RayClientHost(ClientHost):
         super().__init__(name, ray.get_runtime_context().get_node_id()[:8], _get)
         self._turn = threading.Lock()
 
-    def run(self, *args: Any) -> tuple[Any, ...]:
+    def run(self, *args: Any) -> tuple[object, ...]:
         """Run a chunk as :class:`ClientHost` does, one at a time.
 
         Ray brings the next one to the actor's other thread meanwhile, so that it begins while this
@@ -255,7 +255,7 @@ def lost() -> bool:
 
 
 @contextmanager
-def _code() -> Iterator[dict[str, Any]]:
+def _code() -> Iterator[dict[str, list[str]]]:
     """Give the part of a runtime environment that brings this code to every node, as it is here."""
     with TemporaryDirectory() as folder:
         yield {"py_modules": [str(lay_out(Path(folder)))], "excludes": ["__pycache__"]}
@@ -291,7 +291,7 @@ class HostPool:
 
     def __init__(self, config: ResourcesConfig) -> None:
         self.hosts: list[Host] = []
-        self._warming: list[Any] = []
+        self._warming: list[ray.ObjectRef] = []
         self._module = ""
         self._config, self._id = config, f"hosts-{uuid4().hex[:8]}"
         self._numbers = {group: count() for group in config.hosts}

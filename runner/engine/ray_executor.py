@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from flwr.app import ArrayRecord, Error, Message, RecordDict
@@ -42,12 +42,14 @@ NEAR_S = 0.02
 FOLLOW_S = 1.0
 """Seconds between two looks for hosts that joined the pool."""
 
+T = TypeVar("T")
+
 
 @dataclass
 class _Running:
     chunk: Chunk
     host: Host
-    refs: list[Any]
+    refs: list[ray.ObjectRef]
     num_arrays: int
     started: float = field(default_factory=time.perf_counter)
 
@@ -78,9 +80,9 @@ class RayExecutor:
         self._spec_ref = ray.put(self._spec)
         self._hosts = {host.name: host for host in hosts}
         self._pool, self._known, self._look_at = hosts[0].pool, set(self._hosts), 0.0
-        self._healing: dict[Any, Host] = {}
+        self._healing: dict[ray.ObjectRef, Host] = {}
         self._waiting: list[Chunk] = []
-        self._running: dict[Any, _Running] = {}  # in the order in which they were sent
+        self._running: dict[ray.ObjectRef, _Running] = {}  # in the order in which they were sent
         self._losses: dict[int, int] = {}
         self._probes: dict[int, _Probing] = {}  # by number of the probe
         self._probed: set[int] = set()
@@ -97,11 +99,11 @@ class RayExecutor:
         self._follow()
         self._start()
 
-    def put(self, record: ArrayRecord) -> Any:
+    def put(self, record: ArrayRecord) -> ArrayRef:
         """Put a record into Ray's object store."""
         return ray.put(record)
 
-    def get(self, ref: Any) -> Any:
+    def get(self, ref: ray.ObjectRef[T] | T) -> T:
         """Fetch what a reference stands for;
         the records read last are remembered, up to READ_BYTES.
         """
@@ -161,12 +163,14 @@ class RayExecutor:
                 self._known.add(name)
                 self._await(Host(name, ray.get_actor(full_name), pool))
 
-    def _queues(self) -> dict[str, list[Any]]:
+    def _queues(self) -> dict[str, list[ray.ObjectRef]]:
         """Return what each host has been sent and not answered yet, in order;
         hosts that are away have no entry.
         """
         away = {host.name for host in self._healing.values()}
-        queues: dict[str, list[Any]] = {name: [] for name in self._hosts if name not in away}
+        queues: dict[str, list[ray.ObjectRef]] = {
+            name: [] for name in self._hosts if name not in away
+        }
         for ref, running in self._running.items():
             if running.host.name in queues:
                 queues[running.host.name].append(ref)
@@ -220,7 +224,7 @@ class RayExecutor:
         )
         self._running[refs[0]] = _Running(chunk, host, refs, num_arrays)
 
-    def _finish(self, running: _Running, head: Any) -> list[ChunkResult]:
+    def _finish(self, running: _Running, head: ray.ObjectRef) -> list[ChunkResult]:
         chunk, host = running.chunk, running.host
         for other in self._running.values():
             if other.host.name == host.name:  # it comes next
@@ -325,7 +329,7 @@ class RayExecutor:
         """Ask a host for a sign of life; Ray starts it where it must, and this call waits."""
         self._healing[host.actor.ping.options(max_task_retries=-1).remote()] = host
 
-    def _healed(self, ref: Any) -> None:
+    def _healed(self, ref: ray.ObjectRef) -> None:
         host = self._healing.pop(ref)
         try:
             ray.get(ref)

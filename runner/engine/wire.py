@@ -8,13 +8,13 @@ to another host as that reference.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from cachetools import LRUCache
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Metadata, MetricRecord, RecordDict
 
-from fedsweep.engine.flower import size_of
+from fedsweep.engine.flower import ArrayRef, size_of
 from fedsweep.records import LoadSample, TaskRecord
 
 OUT_OF_BAND_BYTES = 2**16
@@ -35,13 +35,17 @@ Records = dict[str, Slot | ConfigRecord | MetricRecord]
 """A message's content in its own order, arrays replaced by slots."""
 
 
+StateRef: TypeAlias = "ray.ObjectRef[RecordDict] | RecordDict | None"
+"""A client's Context.state, by reference or by value; None while it is empty."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One message for one client."""
 
     metadata: Metadata
     records: Records
-    state: Any  # the client's Context.state, by reference or by value; None while it is empty
+    state: StateRef
     stateless: bool = False  # it neither sees nor changes the state
 
 
@@ -56,7 +60,7 @@ class Chunk:
 
     number: int
     tasks: tuple[Task, ...]
-    arrays: tuple[Any, ...]
+    arrays: tuple[ArrayRef, ...]
     weight_key: str | None = None
     carried: frozenset[str] = frozenset()
     cost: float = 1.0  # in any unit, the same in every run
@@ -88,8 +92,8 @@ class ChunkResult:
 
     chunk: Chunk
     replies: ChunkReplies
-    arrays: tuple[Any, ...]  # one per slot of the replies: by reference or by value
-    states: tuple[Any, ...]  # one per task: its new Context.state, by reference or by value
+    arrays: tuple[ArrayRef, ...]  # one per slot of the replies
+    states: tuple[StateRef, ...]  # one per task, after it
     events: tuple[str, ...] = field(default=())
 
 
@@ -136,12 +140,15 @@ def out_of_band() -> None:
     ray.util.register_serializer(Array, serializer=_take_apart, deserializer=_put_together)
 
 
-def _take_apart(array: Array) -> tuple[Any, ...]:
+_Parts = tuple[str, tuple[int, ...], str, bytes | PickleBuffer]
+
+
+def _take_apart(array: Array) -> _Parts:
     large = len(array.data) >= OUT_OF_BAND_BYTES
     return array.dtype, array.shape, array.stype, PickleBuffer(array.data) if large else array.data
 
 
-def _put_together(parts: tuple[Any, ...]) -> Array:
+def _put_together(parts: _Parts) -> Array:
     dtype, shape, stype, data = parts
     return Array(
         dtype, shape, stype, bytes(data)
