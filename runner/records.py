@@ -6,9 +6,12 @@ evaluation of the initial model) and, at its end, one :class:`TrialResult`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""What YAML and JSON hold, and the words of a command line; pydantic takes no recursive alias."""
 
 Columns = Mapping[str, Sequence[Any]]
 """A table by columns: every value has the same length; a missing number is ``nan``."""

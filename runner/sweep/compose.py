@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from fedsweep.config import TrialConfig
 from fedsweep.config.section import Group, flat, group_of, short_names
@@ -25,6 +26,7 @@ from fedsweep.config.trial import PARTS
 from fedsweep.errors import ConfigError, shown, unknown
 from fedsweep.escape import command
 from fedsweep.places import folder
+from fedsweep.records import Json
 from fedsweep.strategies.ranges import allowed, leaves
 from fedsweep.sweep.words import MOST_CELLS, Word, literal, parse, setting
 
@@ -363,7 +365,7 @@ def _read(words: Sequence[str]) -> list[Word]:
     return parsed
 
 
-def _option(group: str, given: Any) -> str:
+def _option(group: str, given: Json) -> str:
     """Return the name of a group's option, which may be given by where it lies.
 
     Raises
@@ -382,7 +384,7 @@ def _option(group: str, given: Any) -> str:
 
 
 @lru_cache(maxsize=256)
-def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
+def _composed(choices: tuple[str, ...]) -> dict[str, Json]:
     """Return what the chosen options set: each is composed once, where it sets its group alone."""
     if len(choices) < 2 or any(choice.startswith("experiment=") for choice in choices):
         return _hydra(choices)
@@ -395,7 +397,7 @@ def _composed(choices: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _hydra(choices: tuple[str, ...]) -> dict[str, Any]:
+def _hydra(choices: tuple[str, ...]) -> dict[str, Json]:
     for group in PARTS:
         for name in options(
             group
@@ -431,8 +433,9 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
     )  # what an experiment should give: see runner/reproduce/reproduce.py
     for name, field_ in TrialConfig.model_fields.items():
         section = group_of(field_)
-        if section is not None and isinstance(values.get(name), dict):
-            values[name] = _drop_foreign(section, name, values[name], prune=prune)
+        own = values.get(name)
+        if section is not None and isinstance(own, dict):
+            values[name] = _drop_foreign(section, name, own, prune=prune)
     config = validated(TrialConfig, values, "")
     idle = config.idle()
     without = [word for word in parsed if word.key in idle]
@@ -449,7 +452,7 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
 def _check_overlaid(
     experiment: str,
     chosen: dict[str, str],
-    values: dict[str, Any],
+    values: dict[str, Json],
     parsed: Sequence[Word],
 ) -> None:
     """Refuse an option of a group some of whose settings an experiment's file sets otherwise."""
@@ -468,28 +471,29 @@ def _check_overlaid(
             )
 
 
-def _put(values: dict[str, Any], word: Word) -> None:
+def _put(values: dict[str, Json], word: Word) -> None:
     """Set the value of a word; one that is a mapping is merged with what is there."""
     *path, last = word.key.split(".")
-    node: Any = values
+    node = values
     for part in path:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            there = f"there are no keys below {part}={shown(repr(node))}"
+        below = node.setdefault(part, {})
+        if not isinstance(below, dict):
+            there = f"there are no keys below {part}={shown(repr(below))}"
             raise ConfigError(f"'{shown(word.line)}' can't be set: {there}")
+        node = below
     if isinstance(old := node.get(last), dict) and old and not isinstance(word.value, dict):
         beside = f"beside {word.key}={shown(repr(old))}"
         raise ConfigError(f"'{shown(word.line)}' can't be set {beside}; give one of them")
     node[last] = _merged(old, word.value)
 
 
-def _merged(old: Any, new: Any) -> Any:
+def _merged(old: Json, new: Json) -> Json:
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
-def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+def _resolved(values: dict[str, Json]) -> dict[str, Json]:
     """Return values with what ``${...}`` in them stands for."""
     try:
         found: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
@@ -500,7 +504,7 @@ def _resolved(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _experiment_settings(name: str) -> dict[str, Any]:
+def _experiment_settings(name: str) -> dict[str, Json]:
     """Return what a file of ``configs/experiment`` sets, by full key."""
     base, there = flat(_composed(())), flat(_composed((f"experiment={name}",)))
     found = {key: value for key, value in there.items() if base.get(key) != value}
@@ -522,8 +526,8 @@ def _unused(experiment: str, config: TrialConfig, parsed: Sequence[Word]) -> dic
 
 
 def _drop_foreign(
-    group: Group, name: str, values: dict[str, Any], *, prune: bool
-) -> dict[str, Any]:
+    group: Group, name: str, values: dict[str, Json], *, prune: bool
+) -> dict[str, Json]:
     """Refuse (or in a grid, leave out) the fields that belong to another option of the group."""
     option = group.option(values)
     kept = {}
@@ -548,7 +552,7 @@ def _applies(config: TrialConfig, idle: Collection[str], key: str) -> bool:
     return options_ is None or getattr(getattr(config, top), "name", None) in options_
 
 
-def validated(model: type[M], values: Any, prefix: str) -> M:
+def validated(model: type[M], values: object, prefix: str) -> M:
     """Return the values as a model, or refuse them in one line."""
     try:
         return model.model_validate(values)
@@ -557,7 +561,7 @@ def validated(model: type[M], values: Any, prefix: str) -> M:
         raise ConfigError("; ".join([*dict.fromkeys(issues)][:3])) from error
 
 
-def _sentence(model: type[BaseModel], issue: Any, prefix: str, values: Any) -> str:
+def _sentence(model: type[BaseModel], issue: ErrorDetails, prefix: str, values: object) -> str:
     """Say one validation error as key, what was given and what is allowed."""
     path = [
         str(part) for part in issue["loc"] if not str(part).startswith(("constrained-", "literal["))
@@ -574,7 +578,7 @@ def _sentence(model: type[BaseModel], issue: Any, prefix: str, values: Any) -> s
     return f"{key}={shown(repr(issue['input']))}: {message[0].lower()}{message[1:]}"
 
 
-def _keys(model: type[BaseModel], path: Sequence[str], values: Any) -> Iterable[str]:
+def _keys(model: type[BaseModel], path: Sequence[str], values: object) -> Iterable[str]:
     """Return the keys there are at a place in the values, under other options of its group too."""
     field_ = _field(model, path, values)
     group = group_of(field_) if field_ else None
@@ -584,14 +588,14 @@ def _keys(model: type[BaseModel], path: Sequence[str], values: Any) -> Iterable[
     return [*next(kind for kind in owners if hasattr(kind, "model_fields")).model_fields]
 
 
-def _field(model: type[BaseModel], loc: Sequence[Any], values: Any) -> FieldInfo | None:
+def _field(model: type[BaseModel], loc: Sequence[int | str], values: object) -> FieldInfo | None:
     """Return the field that a place in the values belongs to."""
     owner: Any = model
     found = None
     for part in loc:
         values = values.get(part) if isinstance(values, dict) else getattr(values, str(part), None)
         if hasattr(owner, "model_fields"):
-            found = owner.model_fields.get(part)
+            found = owner.model_fields.get(str(part))
             group = group_of(found) if found else None
             owner = group.kind(values) if group else found.annotation if found else None
         else:  # a name in a mapping of sections

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import ray
 
@@ -24,8 +23,8 @@ from fedsweep.trial.trial import Split, initial_model, make_grid
 class Prepared:
     """References to a trial's images and split (values, for the inline engine)."""
 
-    images: Any
-    split: Any
+    images: "ray.ObjectRef[ImageData] | ImageData"
+    split: "ray.ObjectRef[Split] | Split"
     num_train: int
     train_bytes: int
     told: str  # what was read and what was left out, in a line
@@ -58,7 +57,7 @@ def _load(dataset: DatasetConfig, data: DataConfig) -> ImageData:
 
 
 @ray.remote(num_cpus=0)
-def _split(images: ImageData, configs: list[TrialConfig]) -> tuple[Any, ...]:
+def _split(images: ImageData, configs: list[TrialConfig]) -> tuple[object, ...]:
     """Return what is to be known of the data, then a split per configuration.
 
     The first tells of an error without fetching a split.
@@ -100,8 +99,8 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
     by_images: dict[str, dict[str, TrialConfig]] = {}
     for config in (trial.config for trial in trials):
         by_images.setdefault(_images_key(config), {}).setdefault(_split_key(config), config)
-    images: dict[str, Any] = {}
-    splits: dict[str, Any] = {}
+    images: dict[str, ray.ObjectRef] = {}
+    splits: dict[str, ray.ObjectRef] = {}
     checks = []
     for key, configs in by_images.items():
         first = next(iter(configs.values()))
@@ -138,7 +137,7 @@ def check_models(
     ConfigError
         A network can't be built for its data set.
     """
-    checked: dict[Any, int] = {}
+    checked: dict[tuple[str, str], int] = {}
     found = {}
     for config in (trial.config for trial in trials):
         key = _images_key(config), json.dumps(config.model.canonical(), sort_keys=True, default=str)

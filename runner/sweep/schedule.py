@@ -6,15 +6,16 @@ import gc
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import ray
 from ray.exceptions import OutOfDiskError, RayError
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config import TrialConfig
+from fedsweep.data.sources import ImageData
 from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
@@ -30,7 +31,7 @@ from fedsweep.sweep.progress import TrialProgress
 from fedsweep.sweep.resume import Standing
 from fedsweep.tracking import SweepRun, Tracker, TrialRun
 from fedsweep.trial.checkpoint import CheckpointStore
-from fedsweep.trial.trial import TrialEvent, run_trial
+from fedsweep.trial.trial import Split, TrialEvent, run_trial
 
 _STAY_S = (
     1.0  # for a process that was just made ready, so that Ray starts another one for the next trial
@@ -96,21 +97,25 @@ class _Active:
     lost: str = ""  # why it goes on no longer from a rung
 
 
+_Events: TypeAlias = "ray.ObjectRefGenerator | Generator[TrialEvent, None, None]"
+"""What a trial tells: references to its events, or, in this process, the events."""
+
+
 @dataclass
 class _Delayed:
     """A trial that died, and goes on as soon as a host answers."""
 
     active: _Active
-    pings: list[Any] = field(default_factory=list)
+    pings: list[ray.ObjectRef] = field(default_factory=list)
     until: float = field(default_factory=lambda: time.monotonic() + RETRY_WAIT_S)
 
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _trial_task(
     config: TrialConfig,
-    images: Any,
-    split: Any,
-    refs: list[Any],
+    images: ImageData,
+    split: Split,
+    refs: list[ray.ObjectRef],
     hosts: list[Host],
     checkpoints: CheckpointStore,
     rungs: Sequence[int],
@@ -188,7 +193,7 @@ class Schedule:
     halving: Halving
     parameters: Mapping[str, int]  # of each trial's network, by trial key
     waiting: dict[str, _Active] = field(default_factory=dict)  # at a rung, by trial key
-    active: dict[Any, _Active] = field(default_factory=dict)
+    active: dict[_Events, _Active] = field(default_factory=dict)
     delayed: list[_Delayed] = field(default_factory=list)
     ended: set[str] = field(default_factory=set)  # trial keys
 
@@ -259,7 +264,7 @@ class Schedule:
     def _launch(self, active: _Active) -> None:
         config, data = active.trial.config, self.prepared[active.trial.config.key]
         if self.hosts is None:
-            events: Any = run_trial(
+            events: _Events = run_trial(
                 config,
                 data.images,
                 data.split,
@@ -323,7 +328,7 @@ class Schedule:
             else:
                 delayed.pings = rest or [host.actor.ping.remote() for host in self.hosts or ()]
 
-    def _ready(self) -> list[Any]:
+    def _ready(self) -> list[_Events]:
         """Return the trials that have something to tell."""
         if self.hosts is None:
             return list(self.active)
@@ -335,7 +340,7 @@ class Schedule:
             raise
         return list(ready)
 
-    def _take(self, events: Any) -> None:
+    def _take(self, events: _Events) -> None:
         """Take one event of a trial: log it, show it, or end the trial."""
         active = self.active[events]
         try:
@@ -376,7 +381,7 @@ class Schedule:
         past = self.standing.runs.get(trial.config.key)
         return self.tracker.start_trial(trial.config, trial.axes, trial.command, self.parent, past)
 
-    def _round(self, events: Any, record: RoundRecord) -> None:
+    def _round(self, events: _Events, record: RoundRecord) -> None:
         active = self.active[events]
         assert active.run
         active.run.round(record)
@@ -397,7 +402,7 @@ class Schedule:
                 events
             )  # its checkpoint is written; what it has begun since is thrown away
 
-    def _interrupt(self, events: Any) -> None:
+    def _interrupt(self, events: _Events) -> None:
         active = self.active.pop(events)
         if self.hosts is None:
             events.close()
@@ -407,7 +412,7 @@ class Schedule:
             active.run.killed()
         self.outcome.interrupted = True
 
-    def _finish(self, events: Any, result: TrialResult) -> None:
+    def _finish(self, events: _Events, result: TrialResult) -> None:
         active = self.active[events]
         assert active.run
         active.run.finish(result)
@@ -415,7 +420,7 @@ class Schedule:
         self.outcome.add(active.trial, result.summary)
         self._end(events, "FINISHED", result.stopped, result.summary)
 
-    def _died(self, events: Any, error: Exception) -> None:
+    def _died(self, events: _Events, error: Exception) -> None:
         """Have a trial that died go on from its last checkpoint, or fail."""
         active = self.active[events]
         cause = getattr(error, "cause", None) or error
@@ -461,7 +466,7 @@ class Schedule:
         self._end(events, "KILLED", reason)
 
     def _end(
-        self, events: Any, status: str, reason: str, summary: Mapping[str, float] | None = None
+        self, events: _Events, status: str, reason: str, summary: Mapping[str, float] | None = None
     ) -> None:
         key = self.active.pop(events).trial.config.key
         self.ended.add(key)
@@ -469,7 +474,7 @@ class Schedule:
         self.progress.ended(key, status, reason, summary)
 
 
-def _answered(ping: Any) -> bool:
+def _answered(ping: ray.ObjectRef) -> bool:
     try:
         ray.get(ping)
     except RayError:

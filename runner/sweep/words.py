@@ -26,6 +26,7 @@ from hydra.core.override_parser.types import (
 )
 
 from fedsweep.errors import ConfigError, shown
+from fedsweep.records import Json
 
 MOST_CELLS = 10_000
 """Most values of an axis, and most cells of a grid."""
@@ -46,7 +47,7 @@ class Word:
         The word as it is written, without a plus before it.
     key : str
         A group, or the full key of a setting.
-    value : Any
+    value : Json
         What a single value is: text, a number, a list, ...; None for ``null`` and for axes.
     values : tuple[str, ...] or None
         The values of an axis as they are written; None for a single one.
@@ -54,7 +55,7 @@ class Word:
 
     line: str
     key: str
-    value: Any = None
+    value: Json = None
     values: tuple[str, ...] | None = None
 
 
@@ -142,7 +143,7 @@ def _hint(line: str) -> str:
     return f"; if it is meant as text, type {typed}" if len(typed) < 200 else ""
 
 
-def _holds_sweep(value: Any) -> bool:
+def _holds_sweep(value: object) -> bool:
     """Return whether a sweep stands inside of a value, where the grammar does not expand it."""
     if isinstance(value, ChoiceSweep):
         value = value.list
@@ -191,12 +192,12 @@ def _count(given: RangeSweep, text: str) -> int:
     return max(0, math.ceil((stop - start) / step))
 
 
-def setting(key: str, value: Any) -> str:
+def setting(key: str, value: Json) -> str:
     """Return the word that gives a setting a value of YAML, as a shell passes it on."""
     return shlex.quote(f"{key}={literal(value)}")
 
 
-def literal(value: Any) -> str:
+def literal(value: Json) -> str:
     """Write a value of YAML in the grammar of words. Text stays text, whatever it holds."""
     if isinstance(value, dict):
         items = (f"{literal(str(key))}:{literal(item)}" for key, item in value.items())
@@ -215,10 +216,11 @@ def _in_quotes(text: str) -> str:
     return str(QuotedString(text, Quote.double).with_quotes())
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> Json:
     """Turn the keys of mappings into text."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    return value
+    plain: Json = value
+    return plain

@@ -25,6 +25,7 @@ from typing import Any
 import fsspec
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -33,6 +34,7 @@ from safetensors.numpy import save as save_tensors
 from fedsweep.errors import CheckpointError, no_room
 from fedsweep.files import write_whole
 from fedsweep.records import LoadSample, RoundRecord
+from fedsweep.strategies.base import State
 
 VERSION = 2  # of what a state holds
 _ENTRY = re.compile(r"\d{6,9}\.json")
@@ -46,7 +48,7 @@ class Checkpoint:
     """A trial after a round."""
 
     round: int
-    state: dict[str, Any]
+    state: State
     records: tuple[RoundRecord, ...]  # of rounds 0 to ``round``
 
 
@@ -65,7 +67,7 @@ class CheckpointStore:
     url: str
     key: str
 
-    def save(self, number: int, state: Mapping[str, Any], records: Sequence[RoundRecord]) -> None:
+    def save(self, number: int, state: State, records: Sequence[RoundRecord]) -> None:
         """Store the state after a round, and the records since the last checkpoint;
         drop states that are too old.
 
@@ -144,11 +146,11 @@ class CheckpointStore:
             self._fs.rm(self._root, recursive=True)
 
     @cached_property
-    def _opened(self) -> tuple[Any, str]:
+    def _opened(self) -> tuple[AbstractFileSystem, str]:
         return open_storage(self.url)
 
     @property
-    def _fs(self) -> Any:
+    def _fs(self) -> AbstractFileSystem:
         return self._opened[0]
 
     @property
@@ -167,7 +169,7 @@ class CheckpointStore:
         except FileNotFoundError:
             return []
 
-    def _entry(self, number: int) -> dict[str, Any] | None:
+    def _entry(self, number: int) -> State | None:
         """Return what a checkpoint's second file says, or None where it is cut off or corrupted.
 
         Its records are RoundRecords. One of another trial or version is refused by what it says of
@@ -177,7 +179,7 @@ class CheckpointStore:
             outer = json.loads(self._read(f"{number:06d}.json") or b"")
             if _sha256(outer["entry"]) != outer["sha256"]:
                 return None
-            entry: dict[str, Any] = json.loads(outer["entry"])
+            entry: State = json.loads(outer["entry"])
             given = entry["version"], entry["trial"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
@@ -208,7 +210,7 @@ class CheckpointStore:
         write_atomically(self._fs, f"{self._root}/{name}", data)
 
 
-def open_storage(url: str) -> tuple[Any, str]:
+def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
     """Return the file system and the path of a URL;
     what names no protocol is a local path, whatever it holds.
 
@@ -226,7 +228,7 @@ def open_storage(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-def write_atomically(fs: Any, path: str, data: bytes) -> None:
+def write_atomically(fs: AbstractFileSystem, path: str, data: bytes) -> None:
     """Write a file that is there whole or not at all; object stores do so by themselves."""
     if "file" not in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
         fs.pipe_file(path, data)
@@ -234,7 +236,7 @@ def write_atomically(fs: Any, path: str, data: bytes) -> None:
     write_whole(Path(path), data)
 
 
-def encode(state: Mapping[str, Any]) -> bytes:
+def encode(state: State) -> bytes:
     """Return a state as a safetensors file: its arrays, and the rest as JSON in the header."""
     tensors: dict[str, np.ndarray] = {}
 
@@ -266,7 +268,7 @@ def encode(state: Mapping[str, Any]) -> bytes:
     return bytes(save_tensors(tensors, {"state": json.dumps(walk(state))}))
 
 
-def decode(data: bytes) -> dict[str, Any]:
+def decode(data: bytes) -> State:
     """Return what :func:`encode` was given; keys are strings.
 
     Raises
@@ -304,23 +306,23 @@ def decode(data: bytes) -> dict[str, Any]:
                 return tuple(walk(part) for part in item)
         return {name: walk(item) for name, item in value.items()}
 
-    state: dict[str, Any] = walk(written)
+    state: State = walk(written)
     return state
 
 
-_RECORDS: dict[str, Any] = {
+_RECORDS: dict[str, type[RecordDict | ConfigRecord | MetricRecord]] = {
     "$records": RecordDict,
     "$config": ConfigRecord,
     "$metrics": MetricRecord,
 }
 
 
-def _record(values: dict[str, Any]) -> RoundRecord:
+def _record(values: State) -> RoundRecord:
     load = tuple(LoadSample(**sample) for sample in values["load"])
     return RoundRecord(**{**values, "load": load, "events": tuple(values["events"])})
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: np.generic | np.ndarray) -> object:
     """Write NumPy's values, which tables may hold, as Python's."""
     return value.tolist()
 

@@ -22,7 +22,7 @@ The loop, for the model of each round::
 """
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from math import inf
@@ -32,6 +32,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedsweep.engine.grid import EngineGrid
 from fedsweep.errors import TrialError
+from fedsweep.strategies.base import State
 from fedsweep.strategies.insides import Shared
 
 
@@ -144,7 +145,7 @@ class Underway:
             heapify(self._in_flight)
         self.now = self.since = due.at
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return all of it as a checkpoint holds it; what tasks share is held once."""
         models: list[ArrayRecord] = []
         contents: list[list[tuple[str, Any]]] = []
@@ -178,7 +179,7 @@ class Underway:
             "models": models,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         self.now, self.since, self._asked = state["now"], state["since"], state["asked"]
         models = state["models"]

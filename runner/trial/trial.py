@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +26,7 @@ from fedsweep.parts.registry import Origin
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_layout, wrap_privacy
-from fedsweep.strategies.base import Clustered, Models, model_users, models_of
+from fedsweep.strategies.base import Clustered, Models, State, model_users, models_of
 from fedsweep.strategies.state import load_strategy_state, strategy_state
 from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
@@ -67,7 +67,7 @@ def run_trial(
     checkpoints: CheckpointStore | None = None,
     rungs: Sequence[int] = (),
     lost: str = "",
-) -> Iterator[TrialEvent]:
+) -> Generator[TrialEvent, None, None]:
     """Run a trial and yield what happens: its start, round 0, each round, its result.
 
     With a checkpoint it goes on from there: it yields the records of the rounds behind it again,
@@ -178,7 +178,7 @@ class _Trial:
         self._underway.load_state_dict(state["underway"])
         return saved.records
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return all that the next round depends on, besides the configuration."""
         return {
             "arrays": self._arrays,
