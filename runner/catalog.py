@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import nan
-from typing import Any, Literal
+from typing import Literal, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +147,7 @@ class ClientValues:
         """Return Jain's index of fairness: see :func:`jain`."""
         return self._over(jain)
 
-    def _over(self, statistic: Callable[[NDArray[np.float64]], Any]) -> Of:
+    def _over(self, statistic: Callable[[NDArray[np.float64]], SupportsFloat]) -> Of:
         def computed(observed: Observed) -> float | None:
             values = observed.clients.get(self.name)
             return None if values is None else float(statistic(values))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, ConfigRecordValues, RecordDict
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -219,7 +219,11 @@ class KMeans(ClusterTraining):
         layout = self.laid_out(self.anchor)
         keys = layout.last_layer() if self.representation == "last_layer" else list(layout.trained)
         seed = self.seed % 2**31
-        asked: dict[str, Any] = {"sketch": self.sketch, "sketch-seed": seed, "sketch-of": keys}
+        asked: dict[str, ConfigRecordValues] = {
+            "sketch": self.sketch,
+            "sketch-seed": seed,
+            "sketch-of": keys,
+        }
         config = ConfigRecord({**self._config, **asked})
         content = RecordDict({"arrays": self.anchor, "config": config})
         answers = self.ask("query.sketch", dict.fromkeys(nodes, content), needed)

@@ -28,7 +28,7 @@ _EXACT = 2**53  # up to here a float is the whole number that was written
 _LARGE, _SMALL = 1e30, 1e-30  # what float32, in which models compute, holds with room to spare
 
 
-def checked(value: Any, annotation: Any) -> Any:
+def checked(value: object, annotation: object) -> object:
     """Return a setting's value with a whole number for ``2.0`` or ``1e2``, where one is meant.
 
     Raises
@@ -59,7 +59,7 @@ def _holds(number: float) -> bool:
     return isfinite(number) and (number == 0 or _SMALL <= abs(number) <= _LARGE)
 
 
-def _numbers(value: Any) -> Iterable[int | float]:
+def _numbers(value: object) -> Iterable[int | float]:
     """Yield the numbers in a value of YAML; its containers are no deeper than words may be."""
     if isinstance(value, Mapping):
         value = [*value, *value.values()]
@@ -70,7 +70,7 @@ def _numbers(value: Any) -> Iterable[int | float]:
         yield value
 
 
-def leaves(annotation: Any) -> Iterable[Any]:
+def leaves(annotation: object) -> Iterable[object]:
     """Yield the types that an annotation is made of, without their limits."""
     args = get_args(annotation)
     if not args or get_origin(annotation) is Literal:
@@ -80,7 +80,7 @@ def leaves(annotation: Any) -> Iterable[Any]:
         yield from leaves(part)
 
 
-def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str | None:
+def allowed(annotation: object, limits: Iterable[object] = ()) -> str | None:
     """Say what a field takes, such as ``a whole number from 1 to 9, or null``; None if no numbers.
 
     Parameters
@@ -108,21 +108,23 @@ def allowed(annotation: Any, limits: Iterable[Any] = ()) -> str | None:
         return f"for each name {each}"
     if annotation is bool:
         return "true or false"
-    kind = {int: "a whole number", float: "a number"}.get(annotation)
-    return f"{kind} {_range(limits)}".rstrip() if kind else None
+    if annotation not in (int, float):
+        return None
+    kind = "a whole number" if annotation is int else "a number"
+    return f"{kind} {_range(limits)}".rstrip()
 
 
-def _metadata(extra: Any) -> list[Any]:
+def _metadata(extra: object) -> list[object]:
     return list(extra.metadata) if isinstance(extra, FieldInfo) else [extra]
 
 
-def bounds(limits: Iterable[Any]) -> dict[str, float]:
+def bounds(limits: Iterable[object]) -> dict[str, float]:
     """Return the bounds among the metadata of a field: ``ge``, ``gt``, ``le``, ``lt``."""
     names = ("ge", "gt", "le", "lt")
     return {n: getattr(m, n) for m in limits for n in names if getattr(m, n, None) is not None}
 
 
-def _range(limits: Iterable[Any]) -> str:
+def _range(limits: Iterable[object]) -> str:
     found = {name: f"{Decimal(str(bound)):f}" for name, bound in bounds(limits).items()}
     found = {name: text.removesuffix(".0") for name, text in found.items()}
     if "ge" in found and "le" in found:

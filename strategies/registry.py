@@ -1,8 +1,8 @@
 """The methods there are: each a file, called as it is.
 
 A method is a Flower ``Strategy`` whose own body names its ``settings``, and beside it, where its
-clients do more than to train what they were sent, a :class:`~fedsweep.strategies.clients.ClientPart`
-that names its ``method``.
+clients do more than to train what they were sent, a
+:class:`~fedsweep.strategies.clients.ClientPart` that names its ``method``.
 """
 
 from types import ModuleType

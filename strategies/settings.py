@@ -39,7 +39,7 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _means_something(cls, value: Any, info: ValidationInfo) -> Any:
+    def _means_something(cls, value: object, info: ValidationInfo) -> object:
         field = cls.model_fields[str(info.field_name)]
         if value == "" and field.default != "":
             raise ValueError("it is empty; give a value, or leave it out")
@@ -136,7 +136,7 @@ class NumClustersSettings(FedAvgSettings):
             )
 
 
-def inherited(base: type[Settings], key: str, default: Any) -> Any:
+def inherited(base: type[Settings], key: str, default: object) -> Any:
     """Declare a setting of a base class anew, with a default of one's own."""
     field = base.model_fields[key]
     limits: dict[str, Any] = dict(bounds(field.metadata))

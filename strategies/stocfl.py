@@ -8,11 +8,11 @@ cosine between their mean representations are merged while that is at least ``me
 cluster trains its model, drawn towards the global one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, MetricRecord
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -98,7 +98,7 @@ class StoCFL(ClusterTraining):
             self.election.forget()
 
     def aggregate_train(
-        self, server_round: int, replies: Any
+        self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average as ever, then draw each cluster's model towards the global one."""
         arrays, metrics = super().aggregate_train(server_round, replies)

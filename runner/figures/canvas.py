@@ -29,14 +29,18 @@ from fedsweep.strategies.registry import STRATEGIES
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from matplotlib.ticker import Formatter
+    from matplotlib.transforms import Bbox
+    from matplotlib.typing import ColorType
 
 PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
     "#000000", "#882255", "#999933", "#332288", "#44AA99", "#888888", "#AA4466",
 )  # fmt: skip
-_places: dict[tuple[Any, ...], list[Any]] = {}  # kind of figure -> where its axes lie
+_places: "dict[tuple[object, ...], list[Bbox]]" = {}  # kind of figure -> where its axes lie
 _PLACES = 256
 FEW = 40  # so many clients can be told apart by their tick labels and bars
 _LONG = 60  # characters of a text beside the title
@@ -152,7 +156,7 @@ def legend(
         axes.legend(list(entries.values()), names, **{"fontsize": 7, **place, **style})
 
 
-def _room(axes: "Axes") -> tuple[Any, ...]:
+def _room(axes: "Axes") -> tuple[object, ...]:
     """Return what takes room around axes, but for ticks' numbers: these are of like widths."""
     legend = axes.get_legend()
     named = [
@@ -183,7 +187,7 @@ def new_figure(
     return figure, axes
 
 
-def distinct_colours(count: int) -> "list[Any]":
+def distinct_colours(count: int) -> "list[ColorType]":
     """Return distinct colours; above the palette's length, even steps on a ramp."""
     if count <= len(PALETTE):
         return list(PALETTE[:count])
@@ -208,7 +212,7 @@ def client_order(groups: np.ndarray, kind: np.ndarray) -> np.ndarray:
     return np.lexsort((kind, groups)) if len(groups) > FEW else np.argsort(groups, kind="stable")
 
 
-def client_axis(axis: Any, order: np.ndarray, groups: np.ndarray, kind: str) -> None:
+def client_axis(axis: "XAxis | YAxis", order: np.ndarray, groups: np.ndarray, kind: str) -> None:
     """Label an axis of clients: by their numbers, or by what they are sorted by, if by kind."""
     by = ["group"] if groups.max(initial=0) > 0 else []
     if len(order) > FEW:
@@ -245,19 +249,21 @@ def cell(axes: "Axes", x: int, y: int, value: float, dark: bool) -> None:
     )
 
 
-def colorbar(figure: "Figure", axes: "Axes | list[Axes]", image: Any, label: str) -> None:
+def colorbar(
+    figure: "Figure", axes: "Axes | list[Axes]", image: "ScalarMappable", label: str
+) -> None:
     """Add the scale of an image's colours."""
     bar = figure.colorbar(image, ax=axes, label=label, pad=0.02)
     bar.ax.tick_params(labelsize=7)
 
 
-def ticks(axis: Any, names: Sequence[Any] | np.ndarray) -> None:
+def ticks(axis: "XAxis | YAxis", names: Sequence[object] | np.ndarray) -> None:
     """Label every position where there is room, else some twenty of them."""
     step = 1 if len(names) <= FEW else -(-len(names) // 20)
     axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]], fontsize=7)
 
 
-def class_ticks(axis: Any, names: Sequence[str]) -> None:
+def class_ticks(axis: "XAxis | YAxis", names: Sequence[str]) -> None:
     """Label an axis of classes; long names are turned."""
     ticks(axis, names)
     if axis.axis_name == "x" and max(map(len, names)) > 3:

@@ -24,6 +24,7 @@ from fedsweep.figures.canvas import (
     room_for,
     whole_rounds,
 )
+from fedsweep.records import Columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +91,7 @@ def cluster_map(
     axes.set_xlabel("round")
     sizes = np.bincount(grid[:, -1][~np.isnan(grid[:, -1])].astype(int), minlength=clusters)
     shown = range(clusters) if clusters <= 20 else (0, clusters - 1)
-    entries: dict[str, Any] = {
+    entries: dict[str, Artist] = {
         f"cluster {k} ({sizes[k]} clients)": Patch(color=colours[k]) for k in shown
     }
     entries["its server"] = Line2D([], [], marker="o", mfc="white", mec="black", linestyle="none")
@@ -98,7 +99,7 @@ def cluster_map(
     return figure
 
 
-def cluster_squares(assignments: Mapping[str, Sequence[Any]], groups: np.ndarray) -> np.ndarray:
+def cluster_squares(assignments: Columns, groups: np.ndarray) -> np.ndarray:
     """Return a round's clusters as pixels, uint8 (height, width, 3): rows groups, squares clients.
 
     ``assignments`` holds ``client``, ``cluster`` and ``server`` of each client, ``groups``
@@ -165,7 +166,7 @@ def curves(
     """
     figure, axes = new_figure(9.5, 3.6, title or "Accuracy and loss", columns=2)
     panels = (("acc", "accuracy (%)"), ("loss", "loss (cross-entropy, nats)"))
-    entries: dict[str, Any] = {}
+    entries: dict[str, Artist] = {}
     for ax, (kind, label) in zip(axes, panels, strict=True):
         factor = CATALOG[f"1_global/{kind}"].factor
         if clients is not None and f"eval_{kind}" in clients:

@@ -96,7 +96,7 @@ def cluster_effect(rows: Trials, metric: str) -> "Figure":
     return sweeps.axis_effect(frame, _CLUSTERS, metric, line, panel, names=names)
 
 
-def _told(value: Any) -> str:
+def _told(value: str | float | None) -> str:
     """Return a setting as it is read; one that does not apply as a dash."""
     return "-" if pd.isna(value) else str(value)
 

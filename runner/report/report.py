@@ -146,10 +146,10 @@ def results_table(
     return Cells(_places(places, keys), numbers)
 
 
-def _cell(part: Sequence[TrialRow], metrics: Sequence[str]) -> dict[str, Any]:
+def _cell(part: Sequence[TrialRow], metrics: Sequence[str]) -> dict[str, object]:
     """Return the numbers of a cell."""
     kept = [row.metrics for row in part if row.metrics]
-    cell: dict[str, Any] = {"trials": len(kept), "failed": len(part) - len(kept)}
+    cell: dict[str, object] = {"trials": len(kept), "failed": len(part) - len(kept)}
     for metric in metrics:
         values = np.array([float(final[metric]) for final in kept if metric in final])
         if CATALOG.final(metric).over_seeds == "reached":
@@ -400,7 +400,7 @@ def with_labels(rows: pd.DataFrame, trials: Trials) -> pd.DataFrame:
     )
 
 
-def _label(name: str, value: Any) -> str:
+def _label(name: str, value: str | float | None) -> str:
     """Return a setting as figures show it; nothing where it does not apply."""
     if pd.isna(value):
         return ""

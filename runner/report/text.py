@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedsweep import escape
 
@@ -126,7 +126,7 @@ def html(
 def _page() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
-    def shown(value: Any) -> Any:
+    def shown(value: object) -> object:
         return escape.line(value) if type(value) is str else value  # not what was escaped before
 
     environment = Environment(autoescape=True, finalize=shown, undefined=StrictUndefined)

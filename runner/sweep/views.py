@@ -149,7 +149,7 @@ class Bars:
         self._bars.stop()
 
 
-def as_json(value: Any) -> str:
+def as_json(value: object) -> str:
     """Return one line of JSON; NaN and infinity, which JSON has not, are null."""
 
     def plain(item: Any) -> Any:

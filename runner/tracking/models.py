@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from fedsweep.config import ModelConfig
 from fedsweep.escape import line, shortened
 from fedsweep.tracking import ops
 from fedsweep.tracking.ops import Op
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 _log = logging.getLogger(__name__)
 _PROGRAM = "data/model.pt2"
@@ -65,7 +68,7 @@ def model_op(
         )
 
 
-def _with_weights(program: Any, state: Mapping[str, np.ndarray]) -> bytes:
+def _with_weights(program: "ExportedProgram", state: Mapping[str, np.ndarray]) -> bytes:
     """Return the traced program with these weights in the place of its own."""
     import torch
 
@@ -82,7 +85,7 @@ def _with_weights(program: Any, state: Mapping[str, np.ndarray]) -> bytes:
 @lru_cache(8)
 def _template(
     config_json: str, input_shape: tuple[int, int, int], num_classes: int
-) -> tuple[dict[str, bytes], Any, dict[str, str]]:
+) -> "tuple[dict[str, bytes], ExportedProgram, dict[str, str]]":
     """Return MLflow's model folder of an architecture, but for the program, and the traced program.
 
     And every name of its state dict with the name that a record has the same tensor under.

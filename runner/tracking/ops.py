@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedsweep import escape
 from fedsweep.environ import environ
@@ -32,6 +32,9 @@ _ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 """MLflow's client asks again where an answer got lost: what makes something would make it twice."""
 _CLIENT_ERRORS = range(400, 500)
 _PASSING = (408, 425, 429)  # timeout, too early, too many requests: worth another try
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def _log_batch(client: "MlflowClient", run_id: str, data: Mapping[str, Any]) -> 
         client.log_batch(run_id, metrics=some)
 
 
-def _slices(values: list[Any], most: int) -> Iterator[list[Any]]:
+def _slices(values: list[T], most: int) -> Iterator[list[T]]:
     """Cut what is too long for one log_batch."""
     for first in range(0, len(values), most):
         yield values[first : first + most]

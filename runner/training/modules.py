@@ -7,7 +7,6 @@ would depend on which client ran where.
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +51,7 @@ class AsBuilt:
             for name, tensor in loose.items():
                 module._buffers[name] = None if tensor is None else tensor.clone()
 
-    def _copied(self, value: Any, name: str) -> Any:
+    def _copied(self, value: object, name: str) -> object:
         if _is_constant(value):
             return value
         try:  # what the network itself holds is referred to, not copied
@@ -102,7 +101,7 @@ def _trained(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> dict[str, Ten
     return {**state, "its output": predict(model, x).clone()}
 
 
-def _plain(module: nn.Module) -> dict[str, Any]:
+def _plain(module: nn.Module) -> dict[str, object]:
     """Return a module's attributes that torch does not know of."""
     return {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
 
@@ -117,7 +116,7 @@ def _loose_buffers(module: nn.Module) -> dict[str, Tensor | None]:
     }
 
 
-def _is_constant(value: Any) -> bool:
+def _is_constant(value: object) -> bool:
     """Return whether a value can't change: it needs no copy."""
     if isinstance(value, tuple):
         return all(map(_is_constant, value))

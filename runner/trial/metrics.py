@@ -10,7 +10,7 @@ import numpy as np
 from fedsweep.catalog import CATALOG, Observed
 from fedsweep.data.divergence import divergence_metrics
 from fedsweep.links import CLUSTERING_QUERIES, MB, mb_by_link
-from fedsweep.records import RoundRecord, TaskRecord
+from fedsweep.records import Columns, RoundRecord, TaskRecord
 from fedsweep.strategies.base import Clustered, model_users
 from fedsweep.strategies.selection import Load
 from fedsweep.strategies.servers import ClusterServers
@@ -31,7 +31,7 @@ CLIENT_COLUMNS = (
 
 def client_rows(
     done: Round, groups: np.ndarray, assignment: Mapping[int, int], users: Mapping[int, int]
-) -> dict[str, list[Any]]:
+) -> Columns:
     """Return the clients that took part in a round as columns, in the order of their ids.
 
     What a client was not scored on is nan, with no examples; a loss of some examples may itself be
@@ -57,24 +57,24 @@ def client_rows(
         row["wall_s"] += task.wall_s
         row["bytes_in"] += task.bytes_in
         row["bytes_out"] += task.bytes_out
-    columns: dict[str, list[Any]] = {name: [] for name in CLIENT_COLUMNS}
-    missing: dict[str, Any] = {"host": "", "train_examples": 0, "eval_examples": 0}
+    columns: dict[str, list[object]] = {name: [] for name in CLIENT_COLUMNS}
+    missing: dict[str, object] = {"host": "", "train_examples": 0, "eval_examples": 0}
     for node_id in sorted(rows):
-        known: dict[str, Any] = {
+        known: dict[str, object] = {
             "round": done.number,
             "client": node_id - 1,
             "cluster": assignment.get(node_id, -1),
         }
-        known["group"] = int(groups[node_id - 1])
+        known["group"] = group = int(groups[node_id - 1])
         model = f"cluster_{users[node_id]}" if node_id in users else "global"
-        if done.scores and (own := done.scores.of_client(node_id, model, known["group"])):
+        if done.scores and (own := done.scores.of_client(node_id, model, group)):
             known |= {"test_loss": own.loss, "test_acc": own.acc}
         for name in CLIENT_COLUMNS:
             columns[name].append(known.get(name, rows[node_id].get(name, missing.get(name, nan))))
     return columns
 
 
-def assignment_rows(number: int, strategy: Clustered) -> dict[str, list[Any]]:
+def assignment_rows(number: int, strategy: Clustered) -> Columns:
     """Return a clustered strategy's choices of a round as columns, one row per client.
 
     Of the choice of servers they hold its inputs (the client's smoothed load), the scores and the
@@ -288,7 +288,7 @@ def _cluster_metrics(
     return metrics
 
 
-def _client_metrics(done: Round, clients: Mapping[str, list[Any]]) -> dict[str, float]:
+def _client_metrics(done: Round, clients: Columns) -> dict[str, float]:
     metrics = {"3_clients/asked": float(done.asked), "3_clients/trained": float(done.used)}
     if clients["client"]:
         metrics["3_clients/nonfinite"] = float(len(_nonfinite(done)))
@@ -301,7 +301,7 @@ def _client_metrics(done: Round, clients: Mapping[str, list[Any]]) -> dict[str, 
     return metrics
 
 
-def _values_of_clients(clients: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
+def _values_of_clients(clients: Columns) -> dict[str, np.ndarray]:
     """Return the values of the clients that have some, by name: (clients that do,)."""
     found = {}
     for kind in ("train", "eval"):

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config import TrainingConfig, TrialConfig
+from fedsweep.config import ModelConfig, TrainingConfig, TrialConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.shift import ClientGroups
@@ -275,7 +275,7 @@ def make_strategy(config: TrialConfig, shift: ClientGroups, layout: Layout) -> S
 def client_app(
     images: ImageData,
     split: Split,
-    model: Any,
+    model: ModelConfig,
     seed: int,
     threads: int,
     privacy: str,
