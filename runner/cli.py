@@ -30,7 +30,7 @@ from fedsweep.sweep.words import literal
 
 if TYPE_CHECKING:
     from fedsweep.sweep.sweep import SweepPlan
-    from fedsweep.sweep.views import Mode
+    from fedsweep.sweep.views import ViewMode
 
 EXAMPLES = """\
 examples:
@@ -322,7 +322,7 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     return status
 
 
-def _execute(plan: "SweepPlan", mode: "Mode") -> int:
+def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
     from fedsweep.report.report import results_table, rich_table
     from fedsweep.sweep.sweep import run_sweep
     from fedsweep.sweep.views import view_of

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.base import State
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
@@ -148,10 +148,10 @@ class Mixing(ClientPart):
         return np.array([first if own is None else float(own["alpha"]) for own in kept])
 
 
-def _mixture(alpha_C: NDArray[np.float64], v: Rows, w: Rows) -> Rows:
+def _mixture(alpha_C: NDArray[np.float64], v: ModelRows, w: ModelRows) -> ModelRows:
     """Return alpha v + (1 - alpha) w, (C, P), in their dtype."""
     return np.asarray(_scaled(alpha_C, v) + _scaled(1 - alpha_C, w))
 
 
-def _scaled(factors_C: NDArray[np.float64], rows_CP: Rows) -> Rows:
+def _scaled(factors_C: NDArray[np.float64], rows_CP: ModelRows) -> ModelRows:
     return np.asarray(factors_C.astype(rows_CP.dtype)[:, None] * rows_CP)

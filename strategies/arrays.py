@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array
 from numpy.typing import NDArray
 
-Rows = NDArray[np.floating]
+ModelRows = NDArray[np.floating]
 """Models as rows of trained parameters, (R, P), or one of them, (P,), in the network's own type."""
 
 _C_ORDER = b"'fortran_order': False"

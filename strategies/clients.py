@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
-from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.models import Models
 
 METHOD = "method"
@@ -27,7 +27,7 @@ Values = Mapping[str, Any]
 """What a Flower record holds by name: numbers, texts, bytes, and lists of one of these."""
 
 
-class Local(Protocol):
+class LocalSettings(Protocol):
     """How the clients train in the round: the fields that a client part may need."""
 
     @property
@@ -68,7 +68,7 @@ class Batch:
 class Gradient:
     """Of the mean cross-entropy of the clients' batches; zeros for a client that sits out."""
 
-    rows: Rows  # (C, P)
+    rows: ModelRows  # (C, P)
     losses: NDArray[np.float64]  # (C,)
     hits: NDArray[np.int64]  # (C,): examples that were classified right
 
@@ -77,20 +77,20 @@ class Steps(Protocol):
     """C models under training by a method's own steps, each with an optimizer of its own."""
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> ModelRows:
         """The trained parameters as they are now, (C, P)."""
 
     @property
     def models(self) -> Models:
         """The models as they are now."""
 
-    def gradient(self, batch: Batch, at: Rows | None = None) -> Gradient:
+    def gradient(self, batch: Batch, at: ModelRows | None = None) -> Gradient:
         """Return the gradient of the models, or of others ``at`` (C, P) in their place.
 
         The models' own running statistics take in the batch; others leave them alone.
         """
 
-    def step(self, batch: Batch, gradient: Rows) -> None:
+    def step(self, batch: Batch, gradient: ModelRows) -> None:
         """Have the optimizers of the clients that have a batch step along (C, P)."""
 
 
@@ -102,7 +102,7 @@ class Work(Protocol):
         """What the strategy sent beside the models."""
 
     @property
-    def local(self) -> Local:
+    def local(self) -> LocalSettings:
         """How the clients train in this round."""
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class Work(Protocol):
         *,
         anchor: Models | None = None,
         mu: float | Sequence[float] | None = None,
-        correction: Rows | None = None,
+        correction: ModelRows | None = None,
         epochs: int = 0,
     ) -> Trained:
         """Train a model per client, as the round's settings say.

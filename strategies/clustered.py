@@ -52,7 +52,7 @@ from fedsweep.strategies.clustering import (
     plane_of,
     represent,
 )
-from fedsweep.strategies.grouping import Found, HowMany, Rule
+from fedsweep.strategies.grouping import ChooseK, Found, HowMany
 from fedsweep.strategies.insides import log, sample_nodes
 from fedsweep.strategies.layout import WithLayout
 from fedsweep.strategies.ranges import ROUNDS
@@ -141,7 +141,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         self,
         *,
         num_clusters: int = 4,
-        choose_k: Rule = "given",
+        choose_k: ChooseK = "given",
         max_clusters: int = 8,
         gate: float = 0.0,
         warmup_rounds: int = 1,

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from fedsweep.strategies.grouping import Points, Split, View, as_it_is, silhouette
+from fedsweep.strategies.grouping import Cut, Points, Seen, as_it_is, silhouette
 from fedsweep.strategies.layout import Layout, flatten
 
 Representation = Literal["updates", "weights", "last_layer", "losses", "data"]
@@ -116,7 +116,7 @@ def points_of(rows_CP: NDArray[np.float32], distance: Distance) -> Points:
     return coordinates(rows_CP, centred=distance != "cosine")
 
 
-def view_of(distance: Distance) -> View:
+def view_of(distance: Distance) -> Seen:
     """Return points in which Euclid's distance is the one asked for (for cosine, grows with it)."""
     return at_length_one if distance == "cosine" else as_it_is
 
@@ -152,7 +152,7 @@ def kmeans(
         return labels, silhouette(points_CD, labels)
 
 
-def kmeans_split(seed: int) -> Split:
+def kmeans_split(seed: int) -> Cut:
     """Return K-means as a cut of points; call it under :func:`one_thread`."""
     from sklearn.cluster import KMeans  # seconds to import, and only clustering rounds need it
     from sklearn.exceptions import ConvergenceWarning

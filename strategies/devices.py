@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedsweep.strategies.selection import Load, Mode
+from fedsweep.strategies.selection import Load, LoadMode
 
 SPREAD = 4.0
 """Devices are 1 / SPREAD to SPREAD times the reference device, uniformly on a log scale."""
@@ -49,7 +49,7 @@ def nominal(examples: float) -> Load:
 
 
 def load_on_device(
-    mode: Mode, seed: int, node: int, measured: Load | None, examples: float | None
+    mode: LoadMode, seed: int, node: int, measured: Load | None, examples: float | None
 ) -> Load | None:
     """Return a client's load in a round, or None where it is unknown.
 

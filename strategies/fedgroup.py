@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.clustered import ClusterTraining, WarmupSettings
 from fedsweep.strategies.clustering import group_means, kmeans_split, one_thread, points_of
 from fedsweep.strategies.grouping import Found, GroupSettings, find_groups
@@ -72,7 +72,7 @@ class FedGroup(ClusterTraining):
         return grouped
 
 
-def decomposed_cosines(rows_CP: Rows, m: int) -> NDArray[np.float64]:
+def decomposed_cosines(rows_CP: ModelRows, m: int) -> NDArray[np.float64]:
     """Return the cosine of each update with the m main directions of all updates, (C, m);
     fewer where C or P is less.
 

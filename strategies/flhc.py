@@ -22,10 +22,10 @@ from fedsweep.strategies.clustering import (
     view_of,
 )
 from fedsweep.strategies.grouping import (
+    ChooseK,
     Found,
     Linkage,
     Points,
-    Rule,
     TreeSettings,
     cut_tree,
     euclidean,
@@ -40,7 +40,7 @@ class FLHCSettings(TreeSettings, WarmupSettings):
 
     cuts = ("gate", "linkage", "representation", "distance")
 
-    choose_k: Rule = inherited(TreeSettings, "choose_k", "silhouette")
+    choose_k: ChooseK = inherited(TreeSettings, "choose_k", "silhouette")
     gate: float = inherited(TreeSettings, "gate", 0.01)
     representation: Representation = Field(
         "updates", description="what stands for a client, made of its model"

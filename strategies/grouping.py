@@ -20,12 +20,12 @@ from fedsweep.strategies.settings import NumClustersSettings
 
 Points = NDArray[np.float64]
 Labels = NDArray[np.int64]
-Split = Callable[[Points, int], Labels]
+Cut = Callable[[Points, int], Labels]
 """Cuts points (C, D) into at most so many groups: a label per point."""
-View = Callable[[Points], Points]
+Seen = Callable[[Points], Points]
 """What a method sees of the points that it cuts: at length 1 where it goes by cosines, for one."""
 
-Rule = Literal["given", "silhouette", "gap", "davies_bouldin"]
+ChooseK = Literal["given", "silhouette", "gap", "davies_bouldin"]
 Linkage = Literal["average", "complete", "single", "ward"]
 
 _GAP_REFERENCES = 10
@@ -38,7 +38,7 @@ class HowMany:
     """How the number of clusters is chosen; fields as in :class:`GroupSettings`."""
 
     num_clusters: int = 4
-    choose_k: Rule = "given"
+    choose_k: ChooseK = "given"
     max_clusters: int = 8
     gate: float = 0.0
 
@@ -63,7 +63,7 @@ class GroupSettings(GateSettings, NumClustersSettings):
     cuts: ClassVar[tuple[str, ...]] = ("gate",)
     """Keys of what tells clusters apart, where there is more than one."""
 
-    choose_k: Rule = Field(
+    choose_k: ChooseK = Field(
         "given", description="given: num_clusters; else the rule that chooses their number"
     )
     max_clusters: int = Field(
@@ -118,10 +118,10 @@ def as_it_is(points_CD: Points) -> Points:
 
 def find_groups(
     points_CD: Points,
-    split: Split,
+    split: Cut,
     how: HowMany,
     seed: int,
-    view: View = as_it_is,
+    view: Seen = as_it_is,
     labels: Labels | None = None,
 ) -> Found:
     """Cut points into groups as ``how`` says, or leave them in one where the gate finds none.
@@ -130,13 +130,13 @@ def find_groups(
     ----------
     points_CD : (C, D) float64
         The clients.
-    split : Split
+    split : Cut
         The method's own way to cut.
     how : HowMany
         k, or the rule that chooses it, and the gate's level.
     seed : int
         Root of the references that the gap statistic and the gate draw.
-    view : View
+    view : Seen
         What the method makes of the points before it cuts them.
     labels : (C,) int, optional
         A cut made already, by a threshold; then only the gate is asked.
@@ -161,7 +161,7 @@ def find_groups(
     return Found(labels, silhouette(seen, labels), p_value)
 
 
-def _cut(points_CD: Points, split: Split, k: int) -> Labels:
+def _cut(points_CD: Points, split: Cut, k: int) -> Labels:
     k = min(k, len(points_CD))
     return split(points_CD, k) if k > 1 else np.zeros(len(points_CD), np.int64)
 
@@ -179,7 +179,7 @@ def silhouette(points_CD: Points, labels: Labels) -> float:
     return float(silhouette_score(points_CD, labels)) if defined else float("nan")
 
 
-def choose_k(points_CD: Points, split: Split, how: HowMany, seed: int) -> int:
+def choose_k(points_CD: Points, split: Cut, how: HowMany, seed: int) -> int:
     """Return the number of groups.
 
     ``silhouette`` takes the largest mean silhouette and ``davies_bouldin`` the smallest index
@@ -204,7 +204,7 @@ def choose_k(points_CD: Points, split: Split, how: HowMany, seed: int) -> int:
     return max(scores, key=lambda k: (scores[k], -k)) if scores else 1
 
 
-def gap_k(points_CD: Points, split: Split, most: int, seed: int) -> int:
+def gap_k(points_CD: Points, split: Cut, most: int, seed: int) -> int:
     """Return the least k with Gap(k) >= Gap(k + 1) - s(k + 1), or ``most`` (Tibshirani 2001).
 
     The references are uniform in the box around the points along their principal axes.
@@ -300,7 +300,7 @@ def _within(points_CD: Points, labels: Labels) -> float:
     return float(sum(((group - group.mean(axis=0)) ** 2).sum() for group in groups))
 
 
-def tree_split(linkage: Linkage) -> Split:
+def tree_split(linkage: Linkage) -> Cut:
     """Return the cut of a hierarchical clustering of points by Euclidean distance into k groups."""
     return lambda points_CD, k: cut_tree(euclidean(points_CD), linkage, num_clusters=k)
 

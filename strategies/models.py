@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from flwr.app import ArrayRecord
 
-from fedsweep.strategies.arrays import Rows, read_array, write_array
+from fedsweep.strategies.arrays import ModelRows, read_array, write_array
 from fedsweep.strategies.layout import Layout, part
 
 
@@ -29,7 +29,7 @@ class Models:
     """
 
     def __init__(
-        self, layout: Layout, like: Sequence[ArrayRecord], rows: Rows | None = None
+        self, layout: Layout, like: Sequence[ArrayRecord], rows: ModelRows | None = None
     ) -> None:
         self._layout, self.like = layout, list(like)
         if rows is None:
@@ -51,7 +51,7 @@ class Models:
         return [self._filled(like, row) for like, row in zip(self.like, self.rows, strict=True)]
 
     @cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> ModelRows:
         """The trained parameters of each, (R, P)."""
         if self.same:
             return np.broadcast_to(row := self._row(self.records[0]), (len(self), len(row)))
@@ -63,7 +63,7 @@ class Models:
         some = self.like[:1] if self.same else self.like
         return [{name: tuple(array.shape) for name, array in like.items()} for like in some]
 
-    def with_rows(self, rows: Rows) -> "Models":
+    def with_rows(self, rows: ModelRows) -> "Models":
         """Return the same models with other trained parameters, (R, P)."""
         return Models(self._layout, self.like, rows)
 
@@ -109,7 +109,7 @@ class Models:
             start += prod(shape)
         return cuts
 
-    def _filled(self, like: ArrayRecord, row: Rows) -> ArrayRecord:
+    def _filled(self, like: ArrayRecord, row: ModelRows) -> ArrayRecord:
         """Return a record with its trained arrays from a row (P,)."""
         trained = {
             name: write_array(row[place].reshape(shape).astype(dtype, copy=False))
@@ -119,7 +119,7 @@ class Models:
             return ArrayRecord(trained)
         return ArrayRecord({name: trained.get(name, array) for name, array in like.items()})
 
-    def _row(self, record: ArrayRecord) -> Rows:
+    def _row(self, record: ArrayRecord) -> ModelRows:
         return np.concatenate([read_array(record[name]).ravel() for name in self._layout.trained])
 
 

@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.base import State, ask, int_keys, sort_replies, string_keys, weight_of
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.layout import is_floating, weighted_mean
@@ -201,7 +201,9 @@ def gradient_weight(lr: float, momentum: float, steps: int) -> float:
     return lr * sum((1 - momentum**t) / (1 - momentum) for t in range(1, steps + 1))
 
 
-def renewed(x: Rows, y: Rows, correction: Rows, weight: Rows | float) -> Rows:
+def renewed(
+    x: ModelRows, y: ModelRows, correction: ModelRows, weight: ModelRows | float
+) -> ModelRows:
     """Return c_i+ = c_i - c + (x - y) / weight, where the correction is c - c_i.
 
     y moved by the corrected gradients, g + c - c_i, so this is the mean of g alone.

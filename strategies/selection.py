@@ -13,8 +13,8 @@ from pydantic import Field
 from fedsweep.strategies.ranges import ROUNDS, SHARE, WEIGHT
 from fedsweep.strategies.settings import FedAvgSettings, Settings
 
-Rule = Literal["load", "load_once", "random", "round_robin", "largest_data"]
-Mode = Literal["measured", "simulated", "hybrid"]
+ElectionRule = Literal["load", "load_once", "random", "round_robin", "largest_data"]
+LoadMode = Literal["measured", "simulated", "hybrid"]
 
 
 class Load(NamedTuple):
@@ -28,13 +28,13 @@ class Load(NamedTuple):
 class ServerRule(Settings):
     """Which member of a cluster is its server."""
 
-    rule: Rule = Field(
+    rule: ElectionRule = Field(
         "load",
         description=(
             "load: lowest score each round; load_once: chosen at the clustering round and kept"
         ),
     )
-    mode: Mode = Field(  # fedsweep.strategies.devices
+    mode: LoadMode = Field(  # fedsweep.strategies.devices
         "measured",
         description="simulated: of the examples on a drawn device; hybrid: measured, scaled by it",
     )

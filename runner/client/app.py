@@ -52,7 +52,7 @@ from flwr.clientapp import ClientApp
 from fedsweep.client.messages import Metrics, make_reply, message_config, partition_id
 from fedsweep.client.process import ClientProcess, ModelSpec
 from fedsweep.client.signatures import signature, sketch, subspace
-from fedsweep.client.together import ChunkRunner, Engine
+from fedsweep.client.together import ChunkRunner, TrainingEngine
 from fedsweep.client.work import ChunkWork, evaluate_chunk, losses_of_chunk, train_chunk
 from fedsweep.data.federated import FederatedData
 from fedsweep.engine.flower import ClientAppCallable, Mod
@@ -78,7 +78,7 @@ def make_client_app(
     device: Literal["cpu", "auto"] = "cpu",
     threads: int = 1,
     train_mods: Sequence[Mod] = (),
-    engine: Engine = "sequential",
+    engine: TrainingEngine = "sequential",
 ) -> ClientApp:
     """Return the ClientApp of a trial.
 

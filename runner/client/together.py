@@ -21,7 +21,7 @@ from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining
 from fedsweep.training.trainers import Batched
 
-Engine = Literal["sequential", "vectorized"]
+TrainingEngine = Literal["sequential", "vectorized"]
 Replies = list[tuple[Message, float]]
 """Each message's reply, and its share of the work in any unit."""
 
@@ -39,7 +39,9 @@ class ChunkRunner:
         Flower mods around training, the outermost first: each is given its own client's reply.
     """
 
-    def __init__(self, client: ClientProcess, engine: Engine, mods: Sequence[Mod] = ()) -> None:
+    def __init__(
+        self, client: ClientProcess, engine: TrainingEngine, mods: Sequence[Mod] = ()
+    ) -> None:
         self._client, self._engine, self._mods = client, engine, mods
         self._said: set[str] = set()
         self._notes: list[str] = []

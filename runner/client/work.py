@@ -24,7 +24,7 @@ from fedsweep.client.messages import (
     train_metrics,
 )
 from fedsweep.client.process import ClientProcess
-from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained, Values
 from fedsweep.strategies.models import Models, all_same
 from fedsweep.strategies.registry import STRATEGIES
@@ -134,7 +134,7 @@ class ChunkWork:
         *,
         anchor: Models | None = None,
         mu: float | Sequence[float] | None = None,
-        correction: Rows | None = None,
+        correction: ModelRows | None = None,
         epochs: int = 0,
     ) -> Trained:
         """Train a model per client, as the round's settings say."""

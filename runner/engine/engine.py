@@ -51,7 +51,7 @@ class Engine:
         self._resources, self._warm, self._say = resources, warm, say
         self._open = ExitStack()
         self._starts = 0
-        self._start()
+        self._start_hosts()
 
     def do(self, work: Callable[[HostPool], T]) -> T:
         """Return what a function makes of the pool;
@@ -80,7 +80,7 @@ class Engine:
         """Start Ray and the hosts again; what the old ones held is gone."""
         self._give_up_or_say(reason)
         self._open.close()
-        self._start()
+        self._start_hosts()
 
     def works(self) -> None:
         """Note that the sweep got somewhere: from here on, starts are counted anew."""
@@ -90,7 +90,7 @@ class Engine:
         """End the hosts and, where it was started here, Ray."""
         self._open.close()
 
-    def _start(self) -> None:
+    def _start_hosts(self) -> None:
         while True:
             self._starts += 1
             try:

@@ -150,15 +150,15 @@ def _here(num_cpus: int | None) -> Iterator[None]:
         try:
             with environ(env, without=("RAY_AUTH_TOKEN_PATH",)), _loopback():
                 _read_token()
-                _start(num_cpus, folder)
+                _start_ray(num_cpus, folder)
             yield
         finally:
-            _leave()
+            _shut_ray_down()
             _read_token()  # what this process may connect to next has another one, or none
             end_processes(SESSION, str(folder))
 
 
-def _start(num_cpus: int | None, folder: Path) -> None:
+def _start_ray(num_cpus: int | None, folder: Path) -> None:
     try:
         _init("local", include_dashboard=False, num_cpus=num_cpus, _temp_dir=str(folder / "r"))
     except Exception as error:  # each of Ray's processes has errors of its own
@@ -191,7 +191,7 @@ def _cluster(address: str, named: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _leave()
+        _shut_ray_down()
 
 
 def _init(address: str, **options: Any) -> None:
@@ -205,7 +205,7 @@ def _init(address: str, **options: Any) -> None:
     )
 
 
-def _leave() -> None:
+def _shut_ray_down() -> None:
     """Shut Ray down while nobody collects garbage.
 
     A stream of a trial's events that is garbage tells Ray's worker so when it is collected, by

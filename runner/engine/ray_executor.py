@@ -97,7 +97,7 @@ class RayExecutor:
             [*self._waiting, *chunks], key=lambda c: (-c.seconds, -c.cost, c.number)
         )
         self._follow()
-        self._start()
+        self._send_waiting()
 
     def put(self, record: ArrayRecord) -> ArrayRef:
         """Put a record into Ray's object store."""
@@ -138,8 +138,8 @@ class RayExecutor:
             if ref in self._healing:
                 self._healed(ref)
             else:
-                finished += self._finish(self._running.pop(ref), ref)
-        self._start()
+                finished += self._finish_chunk(self._running.pop(ref), ref)
+        self._send_waiting()
         return finished
 
     def abandon(self) -> None:
@@ -176,7 +176,7 @@ class RayExecutor:
                 queues[running.host.name].append(ref)
         return queues
 
-    def _start(self) -> None:
+    def _send_waiting(self) -> None:
         """Send chunks to the hosts that should be done first."""
         if not self._waiting:
             return
@@ -224,7 +224,7 @@ class RayExecutor:
         )
         self._running[refs[0]] = _Running(chunk, host, refs, num_arrays)
 
-    def _finish(self, running: _Running, head: ray.ObjectRef) -> list[ChunkResult]:
+    def _finish_chunk(self, running: _Running, head: ray.ObjectRef) -> list[ChunkResult]:
         chunk, host = running.chunk, running.host
         for other in self._running.values():
             if other.host.name == host.name:  # it comes next
@@ -259,7 +259,7 @@ class RayExecutor:
         reason = str(error).strip().splitlines()[-1]
         if isinstance(error.cause, AppError):
             return [_failed(chunk, host.name, reason, str(error))]
-        return self._apart(chunk, host, reason, str(error))
+        return self._run_one_by_one(chunk, host, reason, str(error))
 
     def _redo(self, chunk: Chunk, host: Host, error: Exception) -> list[ChunkResult]:
         """Run a lost chunk again elsewhere, so many times."""
@@ -271,11 +271,13 @@ class RayExecutor:
         if losses < LOSSES_PER_CHUNK:
             self.submit([chunk])
             return []
-        return self._apart(
+        return self._run_one_by_one(
             chunk, host, f"the host running this client died {losses} times", str(error)
         )
 
-    def _apart(self, chunk: Chunk, host: Host, reason: str, trace: str) -> list[ChunkResult]:
+    def _run_one_by_one(
+        self, chunk: Chunk, host: Host, reason: str, trace: str
+    ) -> list[ChunkResult]:
         """Run each client of a chunk alone, to see which of them can't be run;
         the others run together after that.
 

@@ -65,7 +65,7 @@ def over(
         ax.set_xlabel(_AXES[x])
         if x == "round":
             whole_rounds(ax)
-    _finish(axes, panels, entries, label)
+    _label_panels(axes, panels, entries, label)
     return figure
 
 
@@ -95,7 +95,7 @@ def client_distributions(clients: "pd.DataFrame", title: str = "") -> "Figure":
                 )
         ax.set_xlabel("client accuracy (%)")
         ax.set_ylim(0, 101)
-    _finish(axes, panels, entries, "clients at or below (%)")
+    _label_panels(axes, panels, entries, "clients at or below (%)")
     return figure
 
 
@@ -280,7 +280,7 @@ def _panels(
     return figure, axes, panels, dict(zip(names, distinct_colours(len(names)), strict=True))
 
 
-def _finish(
+def _label_panels(
     axes: "list[Axes]", panels: Sequence[str], entries: "Mapping[str, Artist]", label: str
 ) -> None:
     columns = min(4, len(panels))

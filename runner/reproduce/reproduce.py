@@ -141,7 +141,7 @@ def _file(name: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Findings:
     """What came out of an experiment."""
 
     experiment: Experiment
@@ -243,7 +243,7 @@ class Outcome:
         return {"reproduction.md": text, "reproduction.csv": table.to_csv(index=False)}
 
 
-def conclude(experiment: Experiment, trials: Sequence[Trial]) -> Outcome:
+def conclude(experiment: Experiment, trials: Sequence[Trial]) -> Findings:
     """Judge the trials as the tracking store has them, and keep the table with the sweep's run."""
     store = open_store(trials[0].config.tracking)
     runs = past_trials(store, experiment.sweep, [trial.config.key for trial in trials])
@@ -251,7 +251,7 @@ def conclude(experiment: Experiment, trials: Sequence[Trial]) -> Outcome:
         key: StoredTrial(store, store.client.get_run(run.run_id)) for key, run in runs.items()
     }
     there = {trial.config.key: trial_params(trial.config, trial.axes) for trial in trials}
-    outcome = Outcome(experiment, list(stored.values()), [there[key] for key in stored])
+    outcome = Findings(experiment, list(stored.values()), [there[key] for key in stored])
     sweep = past_sweep(store, experiment.sweep, sweep_key(trials))
     if sweep:
         amend(store, sweep.run_id, outcome.files(), {"reproduction": outcome.summary})

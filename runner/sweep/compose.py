@@ -425,7 +425,7 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
         _check_overlaid(experiment, chosen, values, parsed)
     for word in parsed:
         if word.key not in groups():
-            _put(values, word)
+            _put_value(values, word)
     if any("${" in word.line for word in parsed):
         values = _resolved(values)
     values.pop(
@@ -471,7 +471,7 @@ def _check_overlaid(
             )
 
 
-def _put(values: dict[str, Json], word: Word) -> None:
+def _put_value(values: dict[str, Json], word: Word) -> None:
     """Set the value of a word; one that is a mapping is merged with what is there."""
     *path, last = word.key.split(".")
     node = values

@@ -215,7 +215,7 @@ class Schedule:
             while (
                 len(self.active) + len(self.delayed) < at_once
                 and not self.interrupts.asked
-                and (active := self._next(fresh))
+                and (active := self._next_trial(fresh))
             ):
                 self._launch(active)
             if not self.active and self.delayed and not self.interrupts.asked:
@@ -224,16 +224,16 @@ class Schedule:
             if not self.active:
                 break
             for events in self._ready():
-                self._take(events)
-        self._leave()
+                self._take_event(events)
+        self._interrupt_waiting()
 
     def kill(self) -> None:
         """End running trials at once."""
         for events in list(self.active):
             self._interrupt(events)
-        self._leave()
+        self._interrupt_waiting()
 
-    def _leave(self) -> None:
+    def _interrupt_waiting(self) -> None:
         """Have trials that wait at a rung or for a host, after an interrupt, be interrupted too."""
         for active in [*self.waiting.values(), *(delayed.active for delayed in self.delayed)]:
             if active.run:
@@ -242,7 +242,7 @@ class Schedule:
         self.waiting.clear()
         self.delayed.clear()
 
-    def _next(self, fresh: deque[Trial]) -> _Active | None:
+    def _next_trial(self, fresh: deque[Trial]) -> _Active | None:
         """Return the trial that takes a free place: it leaves a rung, is new, or has lost."""
         if goes_on := self.halving.promote():
             active = self.waiting.pop(goes_on[0])
@@ -340,7 +340,7 @@ class Schedule:
             raise
         return list(ready)
 
-    def _take(self, events: _Events) -> None:
+    def _take_event(self, events: _Events) -> None:
         """Take one event of a trial: log it, show it, or end the trial."""
         active = self.active[events]
         try:
@@ -358,13 +358,13 @@ class Schedule:
         if isinstance(event, TrialStarted):
             self._started(active, event)
         elif isinstance(event, RoundRecord):
-            self._round(events, event)
+            self._take_round(events, event)
         elif isinstance(event, TrialPaused):
             active = self.active.pop(events)
             self.waiting[active.trial.config.key] = active
             self.halving.wait(active.trial.config.key, event.round)
         elif isinstance(event, TrialResult):
-            self._finish(events, event)
+            self._finish_trial(events, event)
         else:
             self._died(events, event)
 
@@ -381,7 +381,7 @@ class Schedule:
         past = self.standing.runs.get(trial.config.key)
         return self.tracker.start_trial(trial.config, trial.axes, trial.command, self.parent, past)
 
-    def _round(self, events: _Events, record: RoundRecord) -> None:
+    def _take_round(self, events: _Events, record: RoundRecord) -> None:
         active = self.active[events]
         assert active.run
         active.run.round(record)
@@ -412,13 +412,13 @@ class Schedule:
             active.run.killed()
         self.outcome.interrupted = True
 
-    def _finish(self, events: _Events, result: TrialResult) -> None:
+    def _finish_trial(self, events: _Events, result: TrialResult) -> None:
         active = self.active[events]
         assert active.run
         active.run.finish(result)
         self.tracker.writer.once_stored(active.run.token, active.checkpoints.remove)
         self.outcome.add(active.trial, result.summary)
-        self._end(events, "FINISHED", result.stopped, result.summary)
+        self._end_trial(events, "FINISHED", result.stopped, result.summary)
 
     def _died(self, events: _Events, error: Exception) -> None:
         """Have a trial that died go on from its last checkpoint, or fail."""
@@ -454,7 +454,7 @@ class Schedule:
             active.run.fail(reason, trace)
             self.outcome.add(active.trial, {})
             self.outcome.failures.append((active.label, reason))
-            self._end(events, "FAILED", reason)
+            self._end_trial(events, "FAILED", reason)
 
     def _stop(self, events: Any, reason: str) -> None:
         """End a trial whose storage took no more, so that the next session goes on with it."""

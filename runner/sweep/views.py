@@ -34,7 +34,7 @@ Event = Mapping[str, Any]
 Keys that begin with _ are for views alone.
 """
 
-Mode = Literal["auto", "quiet", "json"]
+ViewMode = Literal["auto", "quiet", "json"]
 
 
 class View(Protocol):
@@ -47,13 +47,13 @@ class View(Protocol):
         """Leave the terminal as it was; lines may still be shown."""
 
 
-def view_of(mode: Mode, console: Console) -> View:
+def view_of(mode: ViewMode, console: Console) -> View:
     """Return the view for a mode: ``auto`` takes bars where the console is a terminal."""
     if mode == "json":
-        return Json(console)
+        return JsonView(console)
     if mode == "quiet":
-        return Quiet()
-    return Bars(console) if console.is_terminal else Lines(console)
+        return QuietView()
+    return BarView(console) if console.is_terminal else LineView(console)
 
 
 def new_console(**options: Any) -> Console:
@@ -66,7 +66,7 @@ def say(text: str, file: "TextIO | Output | None" = None) -> None:
     print(line(text), file=file or sys.stdout, flush=True)
 
 
-class Lines:
+class LineView:
     """Plain lines."""
 
     def __init__(self, console: Console) -> None:
@@ -81,7 +81,7 @@ class Lines:
         """Nothing is to be done."""
 
 
-class Quiet:
+class QuietView:
     """Failures and interruptions alone, on standard error."""
 
     def show(self, event: Event, text: str) -> None:
@@ -93,7 +93,7 @@ class Quiet:
         """Nothing is to be done."""
 
 
-class Json:
+class JsonView:
     """An object a line, with the Unix time; what is no finite number is null."""
 
     def __init__(self, console: Console) -> None:
@@ -108,11 +108,11 @@ class Json:
         """Nothing is to be done."""
 
 
-class Bars:
+class BarView:
     """A bar for the sweep and one for each trial that runs; lines that stay above them."""
 
     def __init__(self, console: Console) -> None:
-        self._lines = Lines(console)
+        self._lines = LineView(console)
         self._tasks: dict[str, TaskID] = {}
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),

@@ -32,7 +32,7 @@ class LeftOut(Exception):
         self.news = news
 
 
-class Delivery:
+class Sender:
     """Gives operations to the store, in each run's order, up to the first that can't be written.
 
     A run of which something could not be written ends as KILLED, so that the next session goes on
@@ -177,7 +177,7 @@ def _send_all(outbox: Outbox, store: Store, tell: Callable[[str], None]) -> Flus
             looked_up.add(op.run)
         return reason
 
-    delivery = Delivery(lambda op: ops.apply(op, store, runs), look_up)
+    delivery = Sender(lambda op: ops.apply(op, store, runs), look_up)
     aside: Counter[tuple[str, str]] = Counter()  # by token and reason
     if outbox.strangers:
         aside["", f"{', '.join(outbox.strangers[:3])}: no operation of this version"] = len(

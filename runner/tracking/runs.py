@@ -60,7 +60,7 @@ class OpenRun:
             )
             yield ops.files(self.token, files)
 
-        self._put("the start", job)
+        self._put_job("the start", job)
         session.open_runs.append(self)
 
     @property
@@ -84,7 +84,7 @@ class OpenRun:
             yield ops.tags(self.token, {"reason": reason})
             if traceback:
                 yield ops.files(self.token, {"traceback.txt": traceback})
-            yield from self._leave()
+            yield from self._log_gathered()
 
         self._close("FAILED", job)
 
@@ -98,11 +98,11 @@ class OpenRun:
 
         self._close("KILLED", job)
 
-    def _leave(self) -> Iterator[Op]:
+    def _log_gathered(self) -> Iterator[Op]:
         """Log what a run has gathered when it ends early."""
         return iter(())
 
-    def _put(self, what: str, job: Callable[[], Iterator[Op]], closing: bool = False) -> None:
+    def _put_job(self, what: str, job: Callable[[], Iterator[Op]], closing: bool = False) -> None:
         self._session.writer.put(f"{what} of '{self.name}'", self.token, job, closing)
 
     def _close(self, status: str, job: Callable[[], Iterator[Op]]) -> None:
@@ -124,7 +124,7 @@ class OpenRun:
             finally:
                 yield ops.end(self.token, reached, end)
 
-        self._put("the end", last, closing=True)
+        self._put_job("the end", last, closing=True)
         self._session.open_runs.remove(self)
         self._session.names[self.token] = self.name
 
@@ -250,7 +250,7 @@ class TrialRun(OpenRun):
             if self._figures != "none":
                 yield from self._pictures(data_figures(first.data))
 
-        self._put("the data set", job)
+        self._put_job("the data set", job)
 
     def round(self, record: RoundRecord) -> None:
         """Log a round: its rows' parts of the tables, then its metrics in one batch, at one time.
@@ -287,7 +287,7 @@ class TrialRun(OpenRun):
             )
 
         if record.round > self._logged:
-            self._put(f"round {record.round}", job)
+            self._put_job(f"round {record.round}", job)
         else:  # before any job: parts that are not full go on
             self._parts.add(record)
 
@@ -316,7 +316,7 @@ class TrialRun(OpenRun):
 
         self._close("FINISHED", job)
 
-    def _leave(self) -> Iterator[Op]:
+    def _log_gathered(self) -> Iterator[Op]:
         return self._figures_and_events(None)
 
     def _figures_and_events(self, result: TrialResult | None) -> Iterator[Op]:

@@ -66,7 +66,7 @@ class Session:
         self.runs: dict[str, str] = {}
         """MLflow's id of each run that has been made, by its token."""
         self.writer = Writer(
-            Delivery(
+            Sender(
                 lambda op: ops.apply(op, self.store, self.runs),
                 lambda op: overtaken(op, self.store, self.runs),
             ),

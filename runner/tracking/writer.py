@@ -46,7 +46,7 @@ class Writer:
 
     Parameters
     ----------
-    send : Callable[[Op], None] or Delivery
+    send : Callable[[Op], None] or Sender
         Does one operation; raises what :func:`fedsweep.tracking.ops.passing` judges.
     outbox : Outbox
         Where operations wait.
@@ -62,13 +62,13 @@ class Writer:
 
     def __init__(
         self,
-        send: Callable[[Op], None] | Delivery,
+        send: Callable[[Op], None] | Sender,
         outbox: Outbox,
         runs: dict[str, str] | None = None,
         limit: int = 256,
         patience_s: float = 60.0,
     ) -> None:
-        self._delivery = send if isinstance(send, Delivery) else Delivery(send)
+        self._delivery = send if isinstance(send, Sender) else Sender(send)
         self._outbox, self._runs = outbox, runs if runs is not None else {}
         self._limit, self._patience_s = limit, patience_s
         self._jobs: queue.Queue[_Job | None] = queue.Queue(2 * limit)
@@ -181,7 +181,7 @@ class Writer:
         if sys.platform == "linux":  # elsewhere only whole processes can be nice
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        while (job := self._next()) is not None:
+        while (job := self._next_job()) is not None:
             if job.token not in self._delivery.lost or job.closing:
                 self._do(job)
             self._go_on()
@@ -223,7 +223,7 @@ class Writer:
                     act()
         self._then.clear()
 
-    def _next(self) -> _Job | None:
+    def _next_job(self) -> _Job | None:
         """Return the next job; while there is none, send what waits on disk."""
         while True:
             try:

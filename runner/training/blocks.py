@@ -13,7 +13,7 @@ from fedsweep.training.dual import DualLayer
 from fedsweep.training.layers import Draws, Weights
 from fedsweep.training.local import LocalTraining
 from fedsweep.training.pool import Examples
-from fedsweep.training.schedule import Schedule, Task
+from fedsweep.training.timetable import Passes, Timetable
 
 SCORED_FLOATS = 2**18
 """Logits kept until they are scored: a dozen operations for many steps instead of each one."""
@@ -35,7 +35,7 @@ class Block:
     ----------
     shared : Tensor, optional
         The weights (P,) that all start from, where they are the same.
-    tasks : sequence of Task
+    passes : sequence of Passes
         One per client; the first takes the most steps.
     seeds : sequence of int
         Of what the model draws, one per client.
@@ -47,7 +47,7 @@ class Block:
         values: Tensor,
         shared: Tensor | None,
         examples: Examples,
-        tasks: Sequence[Task],
+        passes: Sequence[Passes],
         hp: LocalTraining,
         penalties: Penalties | None,
         seeds: Sequence[int],
@@ -58,9 +58,9 @@ class Block:
             shared,
             examples,
         )
-        self._tasks, self._hp, self._penalties = tasks, hp, penalties
-        self._schedule = Schedule.make(tasks, values)
-        self._columns = program.block(max(task.batch for task in tasks), values.device)[1]
+        self._passes, self._hp, self._penalties = passes, hp, penalties
+        self._timetable = Timetable.make(passes, values)
+        self._columns = program.block(max(each.batch for each in passes), values.device)[1]
         self._skip = self._layers = 0  # parameters and layers that are left out
         self._generators = [
             torch.Generator(values.device).manual_seed(seed) for seed in seeds if program.draws
@@ -70,11 +70,11 @@ class Block:
     def _in_place(self) -> bool:
         """Return whether a step's gradients go right into the weights: nothing else needs them."""
         plain = self._hp.optimizer == "sgd" and not self._hp.momentum and self._penalties is None
-        return plain and max(self._schedule.longest) <= self._columns
+        return plain and max(self._timetable.longest) <= self._columns
 
     def train(self) -> tuple[list[float], list[int]]:
         """Return each client's summed loss, and its hits."""
-        hp, schedule, values = self._hp, self._schedule, self._values[:, self._skip :]
+        hp, timetable, values = self._hp, self._timetable, self._values[:, self._skip :]
         in_place = self._in_place
         grads = values if in_place else self._program.buffer("grads", values.shape, values)
         constant = self._constant(values)
@@ -85,9 +85,9 @@ class Block:
             else None
         )
         momentum, last = 0.0 if moments else hp.momentum, 0
-        scores = _Scores(schedule, self._examples.y)
+        scores = _Scores(timetable, self._examples.y)
         for step, (active, longest) in enumerate(
-            zip(schedule.active, schedule.longest, strict=True)
+            zip(timetable.active, timetable.longest, strict=True)
         ):
             if active != last:
                 w, g, last = values[:active], grads[:active], active
@@ -129,12 +129,12 @@ class Block:
         self, weights: list[Weights], step: int, part: slice
     ) -> tuple[Tensor, KeptByLayer]:
         """Return logits (active, b, classes) of a part of a step, and what ``_backward`` needs."""
-        x = self._schedule.images(self._examples, step, part)
+        x = self._timetable.images(self._examples, step, part)
         return self._program.forward(weights, x, draws=self._draws(step))
 
     def _draws(self, step: int) -> Draws | None:
         """Return what the active clients draw from, where the model draws."""
-        return Draws(self._generators, self._schedule.counts(step)) if self._generators else None
+        return Draws(self._generators, self._timetable.counts(step)) if self._generators else None
 
     def _backward(
         self, weights: list[Weights], kept: KeptByLayer, d_logits: Tensor, step: int, beta: float
@@ -154,11 +154,11 @@ class DualBlock(Block):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._layers, self._skip = 1, sum(map(prod, self._program.layers[0].shapes))
-        self._columns = max(self._schedule.longest)
+        self._columns = max(self._timetable.longest)
 
     def train(self) -> tuple[list[float], list[int]]:
         """Return each client's summed loss, and its hits."""
-        rows, self._at = self._schedule.in_order_of_use(self._tasks)
+        rows, self._at = self._timetable.in_order_of_use(self._passes)
         penalties, first = self._penalties, self._first(self._values)
         push = None if penalties is None or penalties.push is None else self._first(penalties.push)
         self._dual = DualLayer(
@@ -186,7 +186,7 @@ class DualBlock(Block):
         self, weights: list[Weights], step: int, part: slice
     ) -> tuple[Tensor, KeptByLayer]:
         del part
-        outputs = self._dual.outputs(self._schedule.active[step], self._at[step])
+        outputs = self._dual.outputs(self._timetable.active[step], self._at[step])
         return self._program.forward(weights, outputs, 1, self._draws(step))
 
     def _backward(
@@ -199,11 +199,11 @@ class DualBlock(Block):
 class _Scores:
     """Losses and hits of a block, counted for many steps at once."""
 
-    def __init__(self, schedule: Schedule, y: Tensor) -> None:
-        self._schedule, self._y = schedule, y.take(schedule.rows)
-        self._loss_sum = schedule.weights.new_zeros(schedule.rows.shape[1], dtype=torch.float64)
+    def __init__(self, timetable: Timetable, y: Tensor) -> None:
+        self._timetable, self._y = timetable, y.take(timetable.rows)
+        self._loss_sum = timetable.weights.new_zeros(timetable.rows.shape[1], dtype=torch.float64)
         self._hits = torch.zeros_like(self._y[0, :, 0])
-        self._logits = self._targets = schedule.weights.new_empty(0)
+        self._logits = self._targets = timetable.weights.new_empty(0)
         self._from = self._to = 0  # the steps that the tensors are for
 
     def take(self, step: int, active: int, part: slice, logits: Tensor) -> Tensor:
@@ -211,10 +211,10 @@ class _Scores:
         return the loss's gradient there.
         """
         if step >= self._to:
-            self._next(step, logits.shape[2])
+            self._score_and_go_on(step, logits.shape[2])
         here = step - self._from, slice(active), part
         self._logits[here] = logits
-        weights = self._schedule.weights[step, :active, part].unsqueeze(2)
+        weights = self._timetable.weights[step, :active, part].unsqueeze(2)
         return logits.softmax(2).mul_(weights).sub_(self._targets[here])
 
     def sums(self) -> tuple[list[float], list[int]]:
@@ -222,10 +222,10 @@ class _Scores:
         self._count()
         return self._loss_sum.tolist(), self._hits.tolist()
 
-    def _next(self, step: int, classes: int) -> None:
+    def _score_and_go_on(self, step: int, classes: int) -> None:
         """Score what was kept, and make room for the steps from this one on."""
         self._count()
-        y, weights = self._y[step:], self._schedule.weights[step:]
+        y, weights = self._y[step:], self._timetable.weights[step:]
         steps = max(1, SCORED_FLOATS // (y[0].numel() * classes))
         y, weights = y[:steps].unsqueeze(3), weights[:steps].unsqueeze(3)
         self._from, self._to = step, step + len(y)
@@ -236,7 +236,7 @@ class _Scores:
         if self._from == self._to:
             return
         steps = slice(self._from, self._to)
-        y, used = self._y[steps], self._schedule.weights[steps] > 0
+        y, used = self._y[steps], self._timetable.weights[steps] > 0
         losses = self._logits.log_softmax(3).gather(3, y.unsqueeze(3)).squeeze(3)
         self._loss_sum -= torch.where(used, losses, 0.0).double().sum((0, 2))
         self._hits += ((self._logits.argmax(3) == y) & used).sum((0, 2))

@@ -113,7 +113,8 @@ class DualLayer:
             n, F); C n fills up.
         """
         batch = [
-            None if t is None else _take(t, active, at) for t in (self._h_0, self._gram, self._h_k)
+            None if t is None else _rows_of_first(t, active, at)
+            for t in (self._h_0, self._gram, self._h_k)
         ]
         h, gram, h_k = batch
         assert h is not None
@@ -178,7 +179,7 @@ def _outputs(x: Tensor, layer: Sequence[Tensor]) -> Tensor:
     )
 
 
-def _take(table: Tensor, active: int, at: slice | Tensor) -> Tensor:
+def _rows_of_first(table: Tensor, active: int, at: slice | Tensor) -> Tensor:
     """Return rows of a table (C, n, ...) for the first clients."""
     if isinstance(at, slice):
         return table[:active, at]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fedsweep.strategies.arrays import Rows, write_array
+from fedsweep.strategies.arrays import ModelRows, write_array
 from fedsweep.strategies.clients import Batch, Gradient
 from fedsweep.strategies.models import Models
 from fedsweep.training.batched import KeptByLayer, Program
@@ -33,7 +33,7 @@ from fedsweep.training.local import (
     seeded,
 )
 from fedsweep.training.pool import Examples, Place
-from fedsweep.training.schedule import Schedule, longest_first, tasks_of
+from fedsweep.training.timetable import Timetable, longest_first, passes_of
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class BatchedStepping:
 
     def __init__(self, program: Program, data: LocalData) -> None:
         self.program, self.examples, self.hp = program, data.examples, data.hp
-        tasks = tasks_of(data.examples, data.places, data.hp, data.seeds)
-        self.order = longest_first(tasks)
+        passes = passes_of(data.examples, data.places, data.hp, data.seeds)
+        self.order = longest_first(passes)
         device = data.examples.y.device
-        self.schedule = Schedule.make(
-            [tasks[c] for c in self.order], torch.empty(0, dtype=torch.float32, device=device)
+        self.timetable = Timetable.make(
+            [passes[c] for c in self.order], torch.empty(0, dtype=torch.float32, device=device)
         )
-        self.columns = max(1, program.columns(device) // len(tasks))
-        if program.draws and max(self.schedule.longest) > self.columns:
+        self.columns = max(1, program.columns(device) // len(passes))
+        if program.draws and max(self.timetable.longest) > self.columns:
             raise UnsupportedError(f"dropout in batches of more than {self.columns} examples")
         self.generators = [
             torch.Generator(device).manual_seed(data.seeds[c]) for c in self.order if program.draws
@@ -74,16 +74,16 @@ class BatchedStepping:
 
     def batches(self) -> Iterator[Batch]:
         """Yield the batches that ``train`` would take."""
-        for step, ordered in enumerate(self.schedule.sizes):
+        for step, ordered in enumerate(self.timetable.sizes):
             sizes = np.zeros(len(self.order), np.int64)
             sizes[self.order] = ordered
             yield Batch(step, sizes, step)
 
-    def values(self, rows: Rows) -> Tensor:
+    def values(self, rows: ModelRows) -> Tensor:
         """Return rows (C, P) of all clients in the order of this class."""
         return torch.from_numpy(np.ascontiguousarray(rows[self.order])).to(self.examples.y.device)
 
-    def rows(self, values: Tensor) -> Rows:
+    def rows(self, values: Tensor) -> ModelRows:
         """Return what :meth:`values` was given; zeros for clients that are not in it."""
         rows = np.zeros((len(self.order), values.shape[1]), np.float32)
         rows[self.order[: len(values)]] = values.cpu().numpy()
@@ -99,10 +99,10 @@ class BatchedSteps:
         self._first = self._values.clone() if mu else self._values
         moments = 2 if training.hp.optimizer == "adam" else 1
         self._moments = [torch.zeros_like(self._values) for _ in range(moments)]
-        self._rows: Rows | None = None  # as they were asked for, until the next step
+        self._rows: ModelRows | None = None  # as they were asked for, until the next step
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> ModelRows:
         """The trained parameters as they are now, (C, P)."""
         if self._rows is None:
             self._rows = self._training.rows(self._values)
@@ -113,26 +113,26 @@ class BatchedSteps:
         """The models as they are now."""
         return self._start.with_rows(self.rows)
 
-    def gradient(self, batch: Batch, at: Rows | None = None) -> Gradient:
+    def gradient(self, batch: Batch, at: ModelRows | None = None) -> Gradient:
         """Return the gradient of the models, or of others ``at`` (C, P) in their place."""
-        training, program, schedule = (
+        training, program, timetable = (
             self._training,
             self._training.program,
-            self._training.schedule,
+            self._training.timetable,
         )
         step: int = batch.examples
-        active, clients = schedule.active[step], len(self._values)
+        active, clients = timetable.active[step], len(self._values)
         w = (self._values if at is None else training.values(at))[:active]
         g = torch.empty_like(w)
         weights = program.views(w, g)
         losses, hits = np.zeros(clients), np.zeros(clients, np.int64)
         here = training.order[:active]
         with torch.no_grad(), precision_of(training.hp, w.device):
-            for begin in range(0, schedule.longest[step], training.columns):
-                part = slice(begin, min(begin + training.columns, schedule.longest[step]))
+            for begin in range(0, timetable.longest[step], training.columns):
+                part = slice(begin, min(begin + training.columns, timetable.longest[step]))
                 logits, kept = self._forward(weights, step, part)
-                y = training.examples.y[schedule.rows[step, :active, part]].unsqueeze(2)
-                share = schedule.weights[step, :active, part].unsqueeze(2)
+                y = training.examples.y[timetable.rows[step, :active, part]].unsqueeze(2)
+                share = timetable.weights[step, :active, part].unsqueeze(2)
                 d_logits = logits.softmax(2).mul_(share)
                 d_logits.scatter_add_(2, y, -share)
                 program.backward(weights, kept, d_logits, 1.0 if begin else 0.0)
@@ -142,10 +142,10 @@ class BatchedSteps:
                 hits[here] += right.sum((1, 2)).cpu().numpy()
         return Gradient(training.rows(g), losses, hits)
 
-    def step(self, batch: Batch, gradient: Rows) -> None:
+    def step(self, batch: Batch, gradient: ModelRows) -> None:
         """Have the optimizers of the clients that have a batch step along (C, P)."""
         training, hp, step = self._training, self._training.hp, int(batch.examples)
-        active = slice(training.schedule.active[step])
+        active = slice(training.timetable.active[step])
         w, g = self._values[active], training.values(gradient)[active]
         if self._mu:
             g.add_(w - self._first[active], alpha=self._mu)
@@ -163,9 +163,9 @@ class BatchedSteps:
         self, weights: list[Weights], step: int, part: slice
     ) -> tuple[Tensor, KeptByLayer]:
         """Return logits (active, b, classes), and what the backward pass needs."""
-        training, schedule = self._training, self._training.schedule
-        x = schedule.images(training.examples, step, part)
-        counts = schedule.counts(step)
+        training, timetable = self._training, self._training.timetable
+        x = timetable.images(training.examples, step, part)
+        counts = timetable.counts(step)
         draws = Draws(training.generators, counts) if training.generators else None
         return training.program.forward(weights, x, draws=draws)
 
@@ -217,13 +217,13 @@ class ModuleSteps:
         self, training: ModuleStepping, start: Models, states: "list[_State]", mu: float
     ) -> None:
         self._training, self._start, self._states, self._mu = training, start, states, mu
-        self._rows: Rows | None = None  # as they were asked for, until the next step
+        self._rows: ModelRows | None = None  # as they were asked for, until the next step
         self._first = [
             {p: p.detach().clone() for p in state.params.values()} for state in states if mu
         ]
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> ModelRows:
         """The trained parameters as they are now, (C, P)."""
         if self._rows is None:
             self._rows = np.stack([_joined(state.params.values()) for state in self._states])
@@ -235,7 +235,7 @@ class ModuleSteps:
         pairs = zip(self._start.records, self._states, strict=True)
         return self._start.with_records([state.record(like) for like, state in pairs])
 
-    def gradient(self, batch: Batch, at: Rows | None = None) -> Gradient:
+    def gradient(self, batch: Batch, at: ModelRows | None = None) -> Gradient:
         """Return the gradient of the models, or of others ``at`` (C, P) in their place."""
         rows, losses, hits = [], np.zeros(len(self._states)), np.zeros(len(self._states), np.int64)
         for c, (state, own) in enumerate(zip(self._states, batch.examples, strict=True)):
@@ -259,7 +259,7 @@ class ModuleSteps:
             losses[c], hits[c] = float(loss.detach()), int((logits.argmax(1) == y).sum())
         return Gradient(np.stack(rows), losses, hits)
 
-    def step(self, batch: Batch, gradient: Rows) -> None:
+    def step(self, batch: Batch, gradient: ModelRows) -> None:
         """Have the optimizers of the clients that have a batch step along (C, P)."""
         self._rows = None
         for c, (state, own) in enumerate(zip(self._states, batch.examples, strict=True)):
@@ -321,7 +321,7 @@ class _Draws:
         self._generator.set_state(self._outside)
 
 
-def as_parameters(row: Rows, params: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+def as_parameters(row: ModelRows, params: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     """Return a row (P,) as parameters of these shapes, types and memory formats."""
     values, start = {}, 0
     for name, p in params.items():
@@ -331,6 +331,6 @@ def as_parameters(row: Rows, params: dict[str, nn.Parameter]) -> dict[str, nn.Pa
     return values
 
 
-def _joined(tensors: Iterable[Tensor]) -> Rows:
+def _joined(tensors: Iterable[Tensor]) -> ModelRows:
     """Return tensors as one row (P,)."""
     return np.concatenate([values.detach().cpu().numpy().ravel() for values in tensors])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedsweep.strategies.arrays import Rows
+from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.clients import Batch, Steps, Trained
 from fedsweep.strategies.models import Models
 from fedsweep.training.arrays import read_weights
@@ -35,7 +35,7 @@ class Penalty:
 
     anchor: Models | None = None  # where the proximal term pulls; the start by default
     mu: Sequence[float] | None = None  # its weight per client; the hyperparameters' by default
-    correction: Rows | None = None  # (C, P)
+    correction: ModelRows | None = None  # (C, P)
 
 
 class Trainer(Protocol):
@@ -248,7 +248,7 @@ class Batched:
         return torch.from_numpy(values if values.flags.writeable else values.copy()).to(device)
 
 
-def _split(row: Rows, model: nn.Module) -> list[Tensor]:
+def _split(row: ModelRows, model: nn.Module) -> list[Tensor]:
     """Return a row (P,) as one tensor per trained parameter of a network."""
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return [values.detach() for values in as_parameters(row, params).values()]

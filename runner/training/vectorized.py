@@ -18,7 +18,7 @@ from fedsweep.training.dual import pays
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining, precision_of
 from fedsweep.training.pool import Examples, Place
-from fedsweep.training.schedule import Task, longest_first, tasks_of
+from fedsweep.training.timetable import Passes, longest_first, passes_of
 
 DUAL_FLOATS = 2**22
 """Floats of the examples of a block in dual form, and of what is computed of them."""
@@ -66,18 +66,18 @@ def train_many(
     list of dict
         What ``train`` returns, per client.
     """
-    tasks = tasks_of(examples, places, hp, seeds)
-    if program.draws and max(task.batch for task in tasks) > (
+    passes = passes_of(examples, places, hp, seeds)
+    if program.draws and max(each.batch for each in passes) > (
         most := program.columns(start.device)
     ):
         raise UnsupportedError(f"dropout in batches of more than {most} examples")
-    order = longest_first(tasks)
-    out = program.buffer("values", (len(tasks), program.num_params), start)
+    order = longest_first(passes)
+    out = program.buffer("values", (len(passes), program.num_params), start)
     out.copy_(start if start.ndim == 1 else start[order])
-    results: list[dict[str, float]] = [{}] * len(tasks)
+    results: list[dict[str, float]] = [{}] * len(passes)
     done = 0
     while done < len(order):
-        left = [tasks[c] for c in order[done:]]
+        left = [passes[c] for c in order[done:]]
         clients, in_dual = _block(
             program, left, hp, start.device, drift=correction is not None or anchor is not None
         )
@@ -91,40 +91,45 @@ def train_many(
             loss_sum, correct = block(
                 program, values, shared, examples, left[:clients], hp, penalties, own_seeds
             ).train()
-        for c, task, loss, hits in zip(own, left, loss_sum, correct, strict=False):
+        for c, each, loss, hits in zip(own, left, loss_sum, correct, strict=False):
             results[c] = {
-                "loss": loss / task.seen,
-                "accuracy": hits / task.seen,
-                "steps": task.steps,
+                "loss": loss / each.seen,
+                "accuracy": hits / each.seen,
+                "steps": each.steps,
             }
         done += clients
     rows = {c: row for row, c in enumerate(order)}
-    return [out[rows[c]] for c in range(len(tasks))], results
+    return [out[rows[c]] for c in range(len(passes))], results
 
 
 def _block(
-    program: Program, tasks: Sequence[Task], hp: LocalTraining, device: torch.device, *, drift: bool
+    program: Program,
+    passes: Sequence[Passes],
+    hp: LocalTraining,
+    device: torch.device,
+    *,
+    drift: bool,
 ) -> tuple[int, bool]:
-    """Return how many tasks go together, and whether their first layer trains in its dual form."""
-    clients, columns = program.block(tasks[0].batch, device)
+    """Return how many clients go together, and whether their first layer trains dually."""
+    clients, columns = program.block(passes[0].batch, device)
     if (
         program.first_linear
         and hp.optimizer == "sgd"
         and hp.augment == "none"
-        and tasks[0].batch <= columns
+        and passes[0].batch <= columns
     ):
         outputs, inputs = program.first_linear
-        n = max(task.count for task in tasks)
+        n = max(each.count for each in passes)
         together = _even(
-            len(tasks), max(1, min(MAX_BLOCK, DUAL_FLOATS // (n * (inputs + 4 * outputs + n))))
+            len(passes), max(1, min(MAX_BLOCK, DUAL_FLOATS // (n * (inputs + 4 * outputs + n))))
         )
         seen, steps = (
-            sum(getattr(task, what) for task in tasks[:together]) / together
+            sum(getattr(each, what) for each in passes[:together]) / together
             for what in ("seen", "steps")
         )
         if pays(inputs, outputs, n, seen, steps, drift=drift):
             return together, True
-    return _even(len(tasks), clients), False
+    return _even(len(passes), clients), False
 
 
 def _even(count: int, most: int) -> int:

@@ -125,14 +125,14 @@ def run_rounds(
         if due.dropped:
             train.events.append(f"the work of {len(due.dropped)} clients was thrown away")
         share, taken = loop.min_fit_fraction, len(due.taken)
-        _enough(number, len(used), taken, share, errors)
+        _check_share(number, len(used), taken, share, errors)
         with seeded_globals(derive_seed(loop.seed, "round", number, "aggregate")):
             new_arrays, train_metrics = strategy.aggregate_train(number, replies)
         if new_arrays is None and used and models.averages_models:
             why = f"the strategy made no model of {len(used)} replies"
             train.events.append(f"{why}; the one before stays")
             used = []
-            _enough(number, 0, taken, share, errors, "were used", why)
+            _check_share(number, 0, taken, share, errors, "were used", why)
         arrays = arrays if new_arrays is None else new_arrays
         del due, replies, new_arrays  # they hold the round's arrays in the object store
         more = grid.drain()
@@ -284,10 +284,10 @@ def _answered(number: int, trace: Trace, share: float) -> None:
     for query in CLUSTERING_QUERIES:
         answered = [task for task in trace.tasks if task.message_type == query and not task.error]
         errors = {t.node_id: t.error for t in trace.tasks if t.message_type == query and t.error}
-        _enough(number, len(answered), trace.asked[query], share, errors, f"answered {query}")
+        _check_share(number, len(answered), trace.asked[query], share, errors, f"answered {query}")
 
 
-def _enough(
+def _check_share(
     number: int,
     done: int,
     asked: int,

@@ -90,7 +90,7 @@ def test_the_order_of_chunks_changes_no_bit(
     def submit(self: RayExecutor, chunks: Iterable[Chunk]) -> None:
         self._waiting += chunks
         chance.shuffle(self._waiting)
-        self._start()
+        self._send_waiting()
 
     monkeypatch.setattr(RayExecutor, "submit", submit)
     for name, words in CASES.items():

@@ -19,7 +19,7 @@ from fedsweep.reproduce.expectations import Row
 from fedsweep.sweep.compose import compose, expand
 from fedsweep.sweep.resume import Restart
 from fedsweep.sweep.sweep import SweepPlan, run_sweep
-from fedsweep.sweep.views import Lines, new_console
+from fedsweep.sweep.views import LineView, new_console
 from fedsweep.tracking.read import read_sweep
 from tests.trials import events_of, small
 
@@ -171,7 +171,7 @@ def test_a_metric_declared_here_is_everywhere(
     ]  # fmt: skip
     _, trials = expand("default", words)
     outcome, tracker = run_sweep(
-        SweepPlan("mine", "", "the command", trials, Restart()), Lines(new_console(width=200))
+        SweepPlan("mine", "", "the command", trials, Restart()), LineView(new_console(width=200))
     )
     assert outcome.exit_status == 0
     sweep = read_sweep(tracker.store, "mine")

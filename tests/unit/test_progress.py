@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fedsweep.records import LoadSample, RoundRecord
 from fedsweep.sweep.progress import TrialProgress
-from fedsweep.sweep.views import Bars, Lines, view_of
+from fedsweep.sweep.views import BarView, LineView, view_of
 
 
 class Clock:
@@ -114,5 +114,5 @@ def test_a_terminal_gets_bars_and_the_lines_that_stay() -> None:
     text = shown("auto", terminal=True)
     assert "seed=1: FAILED: on purpose" in text
     assert "hosts at 90% CPU" in text
-    assert isinstance(view_of("auto", Console(file=io.StringIO(), force_terminal=True)), Bars)
-    assert isinstance(view_of("auto", Console(file=io.StringIO())), Lines)
+    assert isinstance(view_of("auto", Console(file=io.StringIO(), force_terminal=True)), BarView)
+    assert isinstance(view_of("auto", Console(file=io.StringIO())), LineView)

@@ -18,7 +18,7 @@ from fedsweep.strategies.base import ask
 from fedsweep.strategies.insides import aggregate_metricrecords
 from fedsweep.strategies.local import Local
 from fedsweep.trial.evaluation import ask_scores
-from fedsweep.trial.rounds import Loop, Round, _enough, run_rounds
+from fedsweep.trial.rounds import Loop, Round, _check_share, run_rounds
 
 
 def rounds_with_a_central_test(
@@ -213,6 +213,6 @@ def test_the_least_share_of_replies_is_counted_as_people_do(asked: int) -> None:
     """.07 of 100 is 7, although the product of the floats is a little more."""
     for needed in range(1, asked + 1):
         share = float(f"{needed / asked}")
-        _enough(1, needed, asked, share, {})
+        _check_share(1, needed, asked, share, {})
         with pytest.raises(TrialError, match=f"{needed - 1} of {asked} clients trained"):
-            _enough(1, needed - 1, asked, share, {})
+            _check_share(1, needed - 1, asked, share, {})

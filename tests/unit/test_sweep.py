@@ -27,7 +27,7 @@ from fedsweep.sweep.prepare import Prepared
 from fedsweep.sweep.resume import Restart, driver_name, is_alive
 from fedsweep.sweep.schedule import longest_first
 from fedsweep.sweep.sweep import Outcome, SweepPlan, run_sweep
-from fedsweep.sweep.views import Lines
+from fedsweep.sweep.views import LineView
 from fedsweep.trial.trial import run_trial
 
 WORDS = [
@@ -52,7 +52,7 @@ class Place:
             None if alone else "default", "", "the command", trials, restart or Restart()
         )
         text = io.StringIO()
-        outcome, _ = run_sweep(plan, Lines(Console(file=text, width=200)))
+        outcome, _ = run_sweep(plan, LineView(Console(file=text, width=200)))
         return outcome, text.getvalue()
 
     def runs(self, kind: str = "trial") -> list[Run]:

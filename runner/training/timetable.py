@@ -18,8 +18,8 @@ from fedsweep.training.pool import Examples, Place
 
 
 @dataclass(frozen=True)
-class Task:
-    """A client's part: its examples and the batches it takes of them."""
+class Passes:
+    """A client's passes over its examples, and the batches it cuts them into."""
 
     first: int  # row of its first example
     count: int
@@ -28,8 +28,8 @@ class Task:
     distortions: list[np.ndarray]  # pass after pass, (count, 3); none without augmentation
 
     @classmethod
-    def of(cls, place: Place, hp: LocalTraining, seed: int, side: int) -> "Task":
-        """Return the task of a client whose examples, images of so many columns, lie there."""
+    def of(cls, place: Place, hp: LocalTraining, seed: int, side: int) -> "Passes":
+        """Return the passes of a client whose examples, images of so many columns, lie there."""
         first, count = place
         orders = [order.numpy() for order in passes(count, hp, seed)]
         batch = min(hp.batch_size or count, count)
@@ -50,10 +50,10 @@ class Task:
         return sum(len(order) for order in self.orders)
 
 
-def tasks_of(
+def passes_of(
     examples: Examples, places: Sequence[Place], hp: LocalTraining, seeds: Sequence[int]
-) -> list[Task]:
-    """Return the clients' tasks.
+) -> list[Passes]:
+    """Return the clients' passes.
 
     Raises
     ------
@@ -63,16 +63,16 @@ def tasks_of(
     if hp.precision == "bf16":
         raise UnsupportedError("training.precision=bf16 has no batched form")
     side = examples.x.shape[-1]
-    return [Task.of(place, hp, seed, side) for place, seed in zip(places, seeds, strict=True)]
+    return [Passes.of(place, hp, seed, side) for place, seed in zip(places, seeds, strict=True)]
 
 
-def longest_first(tasks: Sequence[Task]) -> list[int]:
+def longest_first(passes: Sequence[Passes]) -> list[int]:
     """Return the clients in the order of a block: those that still train are always the first."""
-    return sorted(range(len(tasks)), key=lambda c: (-tasks[c].steps, -tasks[c].count, c))
+    return sorted(range(len(passes)), key=lambda c: (-passes[c].steps, -passes[c].count, c))
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Timetable:
     """The batches of a block of C clients; a weight of 0 fills up a short batch."""
 
     rows: Tensor  # (steps, C, batch)
@@ -81,28 +81,30 @@ class Schedule:
     sizes: list[list[int]]  # (steps, C): examples in each batch
 
     @classmethod
-    def make(cls, tasks: Sequence[Task], like: Tensor) -> "Schedule":
-        """Return the schedule of clients of which the first takes the most steps."""
-        rows = np.zeros((tasks[0].steps, len(tasks), max(task.batch for task in tasks)), np.int64)
+    def make(cls, passes: Sequence[Passes], like: Tensor) -> "Timetable":
+        """Return the timetable of clients of which the first takes the most steps."""
+        rows = np.zeros(
+            (passes[0].steps, len(passes), max(each.batch for each in passes)), np.int64
+        )
         sizes = np.zeros(rows.shape[:2], np.int64)
-        how = np.zeros((*rows.shape, 3), np.int64) if tasks[0].distortions else None
-        for c, task in enumerate(tasks):
-            rows[:, c] = task.first
+        how = np.zeros((*rows.shape, 3), np.int64) if passes[0].distortions else None
+        for c, each in enumerate(passes):
+            rows[:, c] = each.first
             step = 0
-            for number, order in enumerate(task.orders):
+            for number, order in enumerate(each.orders):
                 begin = step
-                full, rest = divmod(len(order), task.batch)
-                rows[step : step + full, c, : task.batch] = (
-                    order[: len(order) - rest].reshape(full, -1) + task.first
+                full, rest = divmod(len(order), each.batch)
+                rows[step : step + full, c, : each.batch] = (
+                    order[: len(order) - rest].reshape(full, -1) + each.first
                 )
-                sizes[step : step + full, c] = task.batch
+                sizes[step : step + full, c] = each.batch
                 step += full
                 if rest:
-                    rows[step, c, :rest] = order[full * task.batch :] + task.first
+                    rows[step, c, :rest] = order[full * each.batch :] + each.first
                     sizes[step, c] = rest
                     step += 1
                 if how is not None:
-                    how[begin:step, c] = task.distortions[number][rows[begin:step, c] - task.first]
+                    how[begin:step, c] = each.distortions[number][rows[begin:step, c] - each.first]
         filled = np.arange(rows.shape[2]) < sizes[:, :, None]
         weights = filled / np.maximum(sizes, 1)[:, :, None]
         return cls(
@@ -133,27 +135,29 @@ class Schedule:
             how = how[step, : len(rows), part].flatten(0, 1)
         return examples.images(rows.flatten(), how).view(*rows.shape, -1)
 
-    def in_order_of_use(self, tasks: Sequence[Task]) -> tuple[Tensor, list[slice | Tensor]]:
+    def in_order_of_use(self, passes: Sequence[Passes]) -> tuple[Tensor, list[slice | Tensor]]:
         """Return the rows each client uses, (C, n), by first use, and each step's places there.
 
         A shorter set is filled up by beginning anew. In the first pass a step is a slice, the same
         for all clients; else its places are numbers (active, longest) into (C n,), where C n itself
         fills up a short batch.
         """
-        used = [task.orders[0] for task in tasks]  # a first pass that was cut short is the only one
+        used = [
+            each.orders[0] for each in passes
+        ]  # a first pass that was cut short is the only one
         n = max(map(len, used))
         all_rows = np.stack(
-            [task.first + np.resize(own, n) for task, own in zip(tasks, used, strict=True)]
+            [each.first + np.resize(own, n) for each, own in zip(passes, used, strict=True)]
         )
         rows, filled = self.rows.cpu().numpy(), self.weights.cpu().numpy() > 0
         at = np.empty_like(rows)
-        for c, (task, own) in enumerate(zip(tasks, used, strict=True)):
-            place = np.zeros(task.count, np.int64)
+        for c, (each, own) in enumerate(zip(passes, used, strict=True)):
+            place = np.zeros(each.count, np.int64)
             place[own] = np.arange(len(own))
-            at[:, c] = place[rows[:, c] - task.first]
+            at[:, c] = place[rows[:, c] - each.first]
         begins = at[:, 0, 0]
         in_a_row = ((at == begins[:, None, None] + np.arange(at.shape[2])) | ~filled).all((1, 2))
-        flat = np.where(filled, at + n * np.arange(len(tasks))[:, None], len(tasks) * n)
+        flat = np.where(filled, at + n * np.arange(len(passes))[:, None], len(passes) * n)
         numbers = torch.from_numpy(flat).to(self.rows.device)
         places: list[slice | Tensor] = [
             slice(int(begin), int(begin) + longest) if sliced else numbers[step, :active, :longest]
