@@ -35,7 +35,9 @@ class RunnerError(Exception):
 
     def __init__(self, message: str) -> None:
         words = line(redact(" ".join(message.split()))).split(" ")
-        super().__init__(shortened(" ".join(shortened(word, _LONGEST_WORD) for word in words), _LONGEST))
+        super().__init__(
+            shortened(" ".join(shortened(word, _LONGEST_WORD) for word in words), _LONGEST)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Take along what its cause says of the disk: causes stay behind in their process."""

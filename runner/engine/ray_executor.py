@@ -7,11 +7,12 @@ from itertools import count
 from typing import Any, TypeVar
 
 import ray
+from cachetools import LRUCache
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from fedsweep.engine.executors import Host
-from fedsweep.engine.flower import CLIENT_GONE, make_message
+from fedsweep.engine.flower import CLIENT_GONE, ArrayRef, make_message
 from fedsweep.engine.host import AppSpec
 from fedsweep.engine.wire import (
     Chunk,
@@ -89,7 +90,7 @@ class RayExecutor:
         self._events: list[str] = []
         self._stateful = False
         self._probe_numbers = count(-1, -1)
-        self._read = records_up_to(READ_BYTES)
+        self._read: LRUCache[ray.ObjectRef, Any] = records_up_to(READ_BYTES)
 
     def submit(self, chunks: Iterable[Chunk]) -> None:
         """Queue chunks and start as many as hosts take."""
@@ -110,8 +111,9 @@ class RayExecutor:
         if not isinstance(ref, ray.ObjectRef):
             return ref
         if ref in self._read:
-            return self._read[ref]
-        value = ray.get(ref)
+            known: T = self._read[ref]
+            return known
+        value: T = ray.get(ref)
         if isinstance(value, ArrayRecord):
             self._read[ref] = value
         return value

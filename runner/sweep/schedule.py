@@ -456,16 +456,16 @@ class Schedule:
             self.outcome.failures.append((active.label, reason))
             self._end_trial(events, "FAILED", reason)
 
-    def _stop(self, events: Any, reason: str) -> None:
+    def _stop(self, events: _Events, reason: str) -> None:
         """End a trial whose storage took no more, so that the next session goes on with it."""
         active = self.active[events]
         if active.run is None:
             active.run = self._open(active)
         active.run.killed(reason)
         self.outcome.stopped.append((active.label, reason))
-        self._end(events, "KILLED", reason)
+        self._end_trial(events, "KILLED", reason)
 
-    def _end(
+    def _end_trial(
         self, events: _Events, status: str, reason: str, summary: Mapping[str, float] | None = None
     ) -> None:
         key = self.active.pop(events).trial.config.key

@@ -94,7 +94,7 @@ class OpenRun:
         def job() -> Iterator[Op]:
             if reason:
                 yield ops.tags(self.token, {"reason": reason})
-            yield from self._leave()
+            yield from self._log_gathered()
 
         self._close("KILLED", job)
 

@@ -11,7 +11,7 @@ from fedsweep.config import TrackingConfig
 from fedsweep.errors import TrackingError, one_line
 from fedsweep.redaction import redact
 from fedsweep.tracking import describe, ops
-from fedsweep.tracking.delivery import Delivery, Flushed, overtaken, send_spilled
+from fedsweep.tracking.delivery import Flushed, Sender, overtaken, send_spilled
 from fedsweep.tracking.outbox import Outbox
 from fedsweep.tracking.store import Store, open_store
 from fedsweep.tracking.writer import Writer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fedsweep.errors import TrackingError, no_room, one_line
 from fedsweep.tracking import noise
-from fedsweep.tracking.delivery import Delivery, LeftOut
+from fedsweep.tracking.delivery import LeftOut, Sender
 from fedsweep.tracking.ops import Op
 from fedsweep.tracking.outbox import Outbox
 from fedsweep.tracking.waiting import Damaged
