@@ -27,12 +27,15 @@ def small(*words: str) -> TrialConfig:
     return compose([*SMALL, *words])
 
 
-def events_of(config: TrialConfig, hosts: list[Host] | None = None) -> list[Any]:
-    """Run a trial to its end and return all that it yields."""
+def events_of(
+    config: TrialConfig, hosts: list[Host] | None = None, images: ImageData | None = None
+) -> list[Any]:
+    """Run a trial to its end, on the digits if nothing else is given; return all that it yields."""
     import fedsweep.client.app  # noqa: F401  torch is there before the freeze
 
     gc.freeze()  # as in a trial's own process
-    events = list(run_trial(config, digits(), make_split(digits(), config), hosts))
+    images = images or digits()
+    events = list(run_trial(config, images, make_split(images, config), hosts))
     for record in events[1:-1]:
         undeclared = [key for key in record.metrics if key not in CATALOG]
         assert not undeclared, f"logged, and not in runner/catalog.py: {undeclared}"

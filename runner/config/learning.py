@@ -6,7 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from fedsweep.config.section import Section, absolute
 from fedsweep.models import MODELS
-from fedsweep.parts.registry import Origin
+from fedsweep.parts.registry import Origin, is_reference
+from fedsweep.scenario.dataset import DATASETS
 from fedsweep.strategies.ranges import EXAMPLES, SHARE, WEIGHT
 
 
@@ -53,6 +54,20 @@ class DatasetConfig(Section):
         description="training images used, drawn by chance, the same for every seed (all if null)",
     )
 
+    @field_validator("name")
+    @classmethod
+    def _function(cls, name: str) -> str:
+        return DATASETS.find(name) if is_reference(name) else name
+
+    def model_post_init(self, context: Any) -> None:
+        """Know where a data set of somebody's own comes from."""
+        del context
+        self._origin = DATASETS.origin(self.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take along where a data set of somebody's own comes from."""
+        return _dataset_of, (self.part_origin, self.model_dump())
+
     def canonical(self) -> dict[str, Any]:
         """Return what defines the data: their content, not their place."""
         values = super().canonical()
@@ -72,6 +87,12 @@ class DatasetConfig(Section):
                 f"test={self.test} with test_fraction={self.test_fraction}; leave out one of them"
             )
         return self
+
+
+def _dataset_of(origin: Origin | None, values: dict[str, Any]) -> DatasetConfig:
+    if origin is not None:
+        DATASETS.receive(origin)
+    return DatasetConfig.model_validate(values)
 
 
 class ModelConfig(Section):

@@ -26,6 +26,7 @@ from fedsweep.config.section import OneOf, Section
 from fedsweep.errors import ConfigError, unknown
 from fedsweep.models import MODELS
 from fedsweep.parts.registry import Origin, Registry
+from fedsweep.scenario.dataset import DATASETS
 from fedsweep.scenario.partition import Partition
 from fedsweep.scenario.partitions import PARTITIONS, partition_of
 from fedsweep.scenario.shift import Shift
@@ -36,6 +37,7 @@ from fedsweep.strategies.registry import STRATEGIES, settings_of
 from fedsweep.strategies.settings import FedAvgSettings, Setting
 
 PARTS: dict[str, Registry[Any]] = {
+    "dataset": DATASETS,
     "partition": PARTITIONS,
     "shift": SHIFTS,
     "model": MODELS,
@@ -280,8 +282,8 @@ class TrialConfig(Section):
 
     @property
     def code(self) -> dict[str, str]:
-        """The digests of the code of somebody's own: by part."""
-        return {part: origin.code.digest for part, origin in self.origins.items()}
+        """The digests of the code of somebody's own: by part; of data their content counts."""
+        return {part: o.code.digest for part, o in self.origins.items() if part != "dataset"}
 
     @property
     def origins(self) -> dict[str, Origin]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from fedsweep.config import DatasetConfig
 from fedsweep.data.layout import Layout, Part, Tree, check_share, listed, reasons
 from fedsweep.data.tables import Table, cells, class_numbers
 from fedsweep.errors import DataError, shown
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _CHUNK = 2000  # images decoded at a time by a thread
 _CLASSES_SAID = 10
@@ -80,8 +84,8 @@ def decode(cfg: DatasetConfig, layout: Layout, tree: Tree, place: str) -> Decode
     (train_x, train_y), (test_x, test_y) = splits
     if train_x.shape[1:] != test_x.shape[1:]:
         raise DataError(
-            f"{place}: images of split '{cfg.train_split}' are {_size(train_x.shape[1:])}, of '{cfg.test_split}' "
-            f"{_size(test_x.shape[1:])}; resize them to one size first"
+            f"{place}: images of split '{cfg.train_split}' are {image_size(train_x.shape[1:])}, of '{cfg.test_split}' "
+            f"{image_size(test_x.shape[1:])}; resize them to one size first"
         )
     told = _told(cfg, replace(layout, left_out=left_out), names, train_y, test_y)
     return Decoded(names, (train_x, train_y, test_x, test_y), told)
@@ -129,19 +133,23 @@ def _told(
         tested = f"{len(test_y):,} drawn from them to test on (dataset.test_fraction={cfg.test_fraction:g})"
     else:
         tested = part("to test on", len(test_y), layout.test)
-    counts = np.bincount(train_y, minlength=len(names))
-    each = [f"{shown(name, 40)}: {count:,}" for name, count in zip(names, counts, strict=True)]
-    more = f" and {len(each) - _CLASSES_SAID:,} more" if len(each) > _CLASSES_SAID else ""
     line = (
-        f"{part('to train on', len(train_y), layout.train)}, {tested}; {len(names):,} classes ("
-        + ", ".join(each[:_CLASSES_SAID])
-        + f"{more})"
+        f"{part('to train on', len(train_y), layout.train)}, {tested}; "
+        f"{class_counts(names, train_y)}"
     )
     if layout.left_out:
         line += f"; left out: {reasons(layout.left_out)}"
     if layout.ignored:
         line += f"; not read: {listed(layout.ignored)}"
     return line
+
+
+def class_counts(names: Sequence[str], labels: np.ndarray) -> str:
+    """Say how many classes there are, and how many examples the first of them have."""
+    counts = np.bincount(labels, minlength=len(names))
+    each = [f"{shown(name, 40)}: {count:,}" for name, count in zip(names, counts, strict=True)]
+    more = f" and {len(each) - _CLASSES_SAID:,} more" if len(each) > _CLASSES_SAID else ""
+    return f"{len(names):,} classes ({', '.join(each[:_CLASSES_SAID])}{more})"
 
 
 # What a split is read from
@@ -200,7 +208,7 @@ def _opened(
     """Return class names, and per part the labels 0..K-1 and what reads its images."""
     labels, readers = [], list[_Reader]()
     if layout.train.kind == "images":
-        classes = sorted({name for part in layout.parts for name in part.classes}, key=_as_number)
+        classes = sorted({name for part in layout.parts for name in part.classes}, key=as_number)
         order = {name: number for number, name in enumerate(classes)}
         for part in layout.parts:
             labels.append(np.array([order[name] for name in part.classes], np.int64))
@@ -223,7 +231,7 @@ def _opened(
     return names, labels, readers
 
 
-def _as_number(name: str) -> tuple[int, int, str]:
+def as_number(name: str) -> tuple[int, int, str]:
     """Sort names as text, but those that are all whole numbers by their value."""
     return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
 
@@ -247,7 +255,7 @@ def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, 
         decoded: list[tuple[_Encoded, np.ndarray | DataError]] = []
         for encoded in chunk:
             try:
-                decoded.append((encoded, _pixel(encoded.data, encoded.where)))
+                decoded.append((encoded, pixel(encoded.data, encoded.where)))
             except _Broken as error:
                 if not reader.may_leave_out:
                     raise
@@ -269,7 +277,7 @@ def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, 
                     images, first = np.empty((len(rows), *image.shape), np.uint8), encoded.where
                 if image.shape != images.shape[1:]:
                     raise DataError(
-                        f"{encoded.where} is {_size(image.shape)} but {first} is {_size(images.shape[1:])}; "
+                        f"{encoded.where} is {image_size(image.shape)} but {first} is {image_size(images.shape[1:])}; "
                         "convert the images to one size and one colour mode first"
                     )
                 images[place_of[encoded.row]] = image
@@ -300,7 +308,7 @@ class _Broken(DataError):
     """An image that can't be decoded."""
 
 
-def _pixel(data: bytes | Path | None, where: str) -> np.ndarray:
+def pixel(data: "bytes | str | Path | Image.Image | None", where: str) -> np.ndarray:
     """Decode one image as it is meant to be seen, turned as its EXIF says, into uint8 (C, H, W)."""
     from PIL import Image, ImageOps
 
@@ -309,7 +317,7 @@ def _pixel(data: bytes | Path | None, where: str) -> np.ndarray:
             f"{where}: the image is missing (only embedded images are read); remove the row first"
         )
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with _opened_image(data) as image:
             width, height = image.size
             if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
                 raise _too_large(where, f"{width} x {height} pixels")
@@ -330,13 +338,22 @@ def _pixel(data: bytes | Path | None, where: str) -> np.ndarray:
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
+def _opened_image(data: "bytes | str | Path | Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    if isinstance(data, Image.Image):
+        return data.copy()
+    return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+
+
 def _too_large(where: str, size: str) -> DataError:
     return DataError(
         f"{where}: the image is too large to be one to learn from ({size}); scale it down or remove it"
     )
 
 
-def _size(shape: Sequence[int]) -> str:
+def image_size(shape: Sequence[int]) -> str:
+    """Say the size of an image of the shape (C, H, W)."""
     channels, height, width = shape
     return f"{height} x {width} {'greyscale' if channels == 1 else 'RGB'}"
 

@@ -1,8 +1,9 @@
 """Image data sets as uint8 arrays: found once, decoded once, then read from disk without any data-set library.
 
-A data set is looked for in this order: ``dataset.path``, ``<data.root>/<dataset.name>``, the Hugging Face Hub under
-``dataset.id``. Folders and the Hub's files are read by the same rules (``layout.py``). The decoded arrays lie in
-``data.cache`` as ``.npy`` files under a digest of what was read, so that all processes of a node share their memory
+A data set is a function of somebody's own, or looked for in this order: ``dataset.path``,
+``<data.root>/<dataset.name>``, the Hugging Face Hub under ``dataset.id``. Folders and the Hub's
+files are read by the same rules (``layout.py``). The decoded arrays lie in ``data.cache`` as
+``.npy`` files under a digest of what was read, so that all processes of a node share their memory
 pages, and equal content at two places is decoded once.
 """
 
@@ -23,9 +24,12 @@ import numpy as np
 from fedsweep.config import DataConfig, DatasetConfig, TrialConfig
 from fedsweep.data.content import changed_files, digest_of, files_digest
 from fedsweep.data.decoding import Decoded, decode, reason
+from fedsweep.data.functions import content_of, decode_returned
 from fedsweep.data.hub import HubTree, commit_of
 from fedsweep.data.layout import LocalTree, find_layout
 from fedsweep.errors import ConfigError, DataError, shown
+from fedsweep.parts.registry import Origin
+from fedsweep.scenario.dataset import DATASETS
 
 _FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
@@ -159,9 +163,11 @@ def identified(
 
 def _content(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
     """Return the content of a data set; nothing where it takes more than a look, unless asked."""
-    here = ask or _is_digits(cfg) or _folder(cfg, data) is not None
+    here = ask or _is_digits(cfg) or cfg.part_origin or _folder(cfg, data) is not None
     if not here and (cfg.id is None or not _commit(cfg, data, ask=False)):
         return ""
+    if cfg.part_origin is not None:  # what it gave is not asked for again
+        return load_images(cfg, data).content
     return _find(cfg, data).content
 
 
@@ -171,6 +177,8 @@ def place_of(config: TrialConfig) -> str:
 
 
 def _place(cfg: DatasetConfig, data: DataConfig) -> str:
+    if cfg.part_origin is not None:
+        return _place_of(cfg.part_origin)
     folder = _folder(cfg, data)
     return (
         str(folder)
@@ -218,6 +226,8 @@ def _is_folder(path: Path) -> bool:
 
 
 def _find(cfg: DatasetConfig, data: DataConfig) -> _Source:
+    if cfg.part_origin is not None:
+        return _function_source(cfg, cfg.part_origin)
     folder = _folder(cfg, data)
     if folder is not None:
         return _folder_source(cfg, folder, Path(data.cache).expanduser())
@@ -294,6 +304,33 @@ def _folder_source(cfg: DatasetConfig, folder: Path, cache: Path) -> _Source:
     layout = find_layout(cfg, tree, shown(place, 200))
     content = files_digest(layout, tree, cache, place)
     return _Source(place, content, lambda: decode(cfg, layout, tree, shown(place, 200)))
+
+
+def _function_source(cfg: DatasetConfig, origin: Origin) -> _Source:
+    """Return what a function of somebody's own gives; it is called to know its content."""
+    place = _place_of(origin)
+    DATASETS.receive(origin)
+
+    def decoded() -> Decoded:
+        return decode_returned(cfg, DATASETS[origin.name], place)
+
+    if cfg.content is None:
+        found = decoded()
+        return _Source(place, content_of(found), lambda: found)
+
+    def same() -> Decoded:
+        if (content := content_of(found := decoded())) != cfg.content:
+            raise DataError(
+                f"{place} gave data of the content {cfg.content}, and now of {content}; let it give "
+                "the same whenever it is called"
+            )
+        return found
+
+    return _Source(place, cfg.content, same)
+
+
+def _place_of(origin: Origin) -> str:
+    return f"{origin.code.path}:{origin.attribute}"
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -212,12 +212,19 @@ class Registry(Mapping[str, T], Generic[T]):
         self._found[name] = value
 
 
+def is_reference(given: str) -> bool:
+    """Return whether a text says where a part lies, rather than how it is called."""
+    return bool(split_reference(given)[0])
+
+
 def split_reference(given: str) -> tuple[str, str]:
     """Return the file or module of a reference, and the name in it; nothing if it is a plain name."""
     path, colon, attribute = given.rpartition(":")
     if given.endswith(".py"):
         return given, ""
-    return (path, attribute) if colon and attribute.isidentifier() else ("", "")
+    names = [*path.split("."), attribute]
+    is_named = path.endswith(".py") or all(name.isidentifier() for name in names)
+    return (path, attribute) if colon and is_named else ("", "")
 
 
 def _own(module: ModuleType, is_part: Any) -> dict[str, Any]:

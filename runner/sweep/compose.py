@@ -25,6 +25,7 @@ from fedsweep.config.section import Group, flat, group_of, short_names
 from fedsweep.config.trial import PARTS
 from fedsweep.errors import ConfigError, shown, unknown
 from fedsweep.escape import command
+from fedsweep.parts.registry import is_reference
 from fedsweep.places import folder
 from fedsweep.records import Json
 from fedsweep.strategies.ranges import allowed, leaves
@@ -96,12 +97,11 @@ class Trial:
 
 def options(group: str) -> list[str]:
     """Return the names of a group's options."""
-    if group not in PARTS:
-        return _files(group)
     try:
-        return list(PARTS[group])
+        parts = list(PARTS.get(group, ()))
     except ValueError as error:
         raise ConfigError(f"a {group} can't be read: {error}") from error
+    return sorted({*_files(group), *parts})
 
 
 @cache
@@ -257,9 +257,8 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         resolved = flat(config.canonical())
         applies = partial(_applies, config, config.idle())
         applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
-        named = {part: getattr(config, part).name for part in PARTS}
         place = {
-            key: str(resolved.get(key, named.get(key, word.split("=", 1)[1])))
+            key: str(resolved.get(key, _placed(config, key, word)))
             for key, word in applying.items()
         }
         settings = [word for word in fixed if not word.startswith("halving.")]
@@ -278,6 +277,12 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
                 "them; give one value"
             )
     return list(axes), trials
+
+
+def _placed(config: TrialConfig, key: str, word: str) -> str:
+    """Return a trial's place on the axis of a group: its option, by its name if it is one's own."""
+    given = word.split("=", 1)[1]
+    return str(getattr(config, key).name) if is_reference(given) else given
 
 
 def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
@@ -373,7 +378,7 @@ def _option(group: str, given: Json) -> str:
     ConfigError
         There is no such option.
     """
-    if group in PARTS:
+    if group in PARTS and (is_reference(str(given)) or not _files(group)):
         try:
             return PARTS[group].find(str(given))
         except ValueError as error:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,22 +12,25 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from fedsweep.config import TrialConfig
 from fedsweep.config.trial import PARTS
-from fedsweep.errors import ConfigError
+from fedsweep.data.sources import load_images
+from fedsweep.errors import ConfigError, RunnerError
 from fedsweep.parts.code import code_of_file
 from fedsweep.sweep.compose import compose, expand
 from tests.trials import events_of, outcome
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["resources.engine=inline", "num_clients=6", "dataset.max_train=120", "rounds=2"]
+SMALL = ["resources.engine=inline", "num_clients=6", "dataset.max_train=100", "rounds=2"]
 
 PAGE = (ROOT / "docs" / "own.md").read_text()
-BY_PARITY, DIMMED, NET, DAMPED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+BY_PARITY, DIMMED, NET, MAKE, DAMPED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 NET = NET.replace("from torch", "from sizes import HIDDEN\nfrom torch").replace("=7", "=HIDDEN")
 PARTS_OF_ONE = {
     "partition": ("by_parity", BY_PARITY, "partition.even=2"),
     "shift": ("dimmed", DIMMED, "shift.step=0.25"),
     "model": ("net", NET, "model.kwargs.width=5"),
+    "dataset": ("stripes", MAKE, "dataset.max_train=60"),
 }
 
 
@@ -34,7 +38,7 @@ PARTS_OF_ONE = {
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the parts that a test adds go away afterwards."""
     for registry in PARTS.values():
-        assert len(registry)
+        list(registry)  # what is there is read
         for table in ("_found", "_origins"):
             monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -50,19 +54,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def learn(config: TrialConfig) -> list[dict[str, float]]:
+    """Run a trial on its own data; return its rounds' metrics."""
+    return outcome(events_of(config, images=load_images(config.dataset, config.data)))[1]
+
+
 @pytest.mark.parametrize("kind", PARTS_OF_ONE)
 def test_a_file_is_all_that_a_trial_needs(folder: Path, kind: str) -> None:
     name, _, setting = PARTS_OF_ONE[kind]
     word = f"{kind}={folder}/{name}.py"
-    without = outcome(events_of(compose(SMALL)))[1]
+    without = learn(compose(SMALL))
     config = compose([*SMALL, word])
     assert getattr(config, kind).name == name
-    learned = outcome(events_of(config))[1]
+    learned = learn(config)
     assert learned[-1]["3_clients/train_loss"] != without[-1]["3_clients/train_loss"]
 
     other = compose([*SMALL, word, setting])
     assert other.key != config.key
-    again = outcome(events_of(other))[1]
+    again = learn(other)
     assert again[-1]["3_clients/train_loss"] != learned[-1]["3_clients/train_loss"]
 
 
@@ -78,20 +87,20 @@ def test_who_has_what_is_what_the_rule_says(folder: Path) -> None:
 @pytest.mark.parametrize("kind", PARTS_OF_ONE)
 def test_it_is_an_axis_by_its_name(folder: Path, kind: str) -> None:
     name, _, setting = PARTS_OF_ONE[kind]
-    known = {"partition": "iid", "shift": "rotation", "model": "logreg"}[kind]
+    known = {"partition": "iid", "shift": "rotation", "model": "logreg", "dataset": "digits"}[kind]
     words = [f"{kind}={known},{folder}/{name}.py", "strategy=fedavg", "seed=0"]
-    fixed = ["partition=iid", "shift=none", "model=logreg"]
+    fixed = ["partition=iid", "shift=none", "model=logreg", "dataset=digits"]
     words += [word for word in fixed if not word.startswith(kind)]
     trials = expand("default", words)[1]
     assert [trial.axes[kind] for trial in trials] == [known, name]
     assert compose(trials[1].overrides) == trials[1].config
     key, _, value = setting.partition("=")
-    if kind != "model":
+    if kind in ("partition", "shift"):
         with pytest.raises(ConfigError, match=f"it belongs to {kind}={name}"):
             compose([f"{kind}={known}", f"{key}={value}"])
 
 
-@pytest.mark.parametrize("kind", PARTS_OF_ONE)
+@pytest.mark.parametrize("kind", [kind for kind in PARTS_OF_ONE if kind != "dataset"])
 def test_its_content_is_part_of_the_key(folder: Path, kind: str) -> None:
     name = PARTS_OF_ONE[kind][0]
     file = folder / f"{name}.py"
@@ -138,7 +147,7 @@ def test_it_reaches_a_process_that_cant_see_its_folder(folder: Path, tmp_path: P
     expected = outcome(events_of(config))[1][-1]["3_clients/train_loss"]
     sent = tmp_path / "sent"
     sent.write_bytes(cloudpickle.dumps(config))
-    for name in ("by_parity", "dimmed", "net", "sizes"):
+    for name in ("by_parity", "dimmed", "net", "sizes", "stripes"):
         (folder / f"{name}.py").unlink()
     code = (
         "import pickle, sys; from pathlib import Path\n"
@@ -254,3 +263,85 @@ def test_a_key_that_a_constructor_does_not_take_is_refused(tmp_path: Path) -> No
     ):
         compose([word, "strategy.fraction_train=0.5"])
     assert outcome(events_of(compose([*SMALL, word])))[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("return {'train': (x[:80], y[:80]), 'test': (x[80:], y[80:])}", []),
+        ("return (x[:80], y[:80]), (x[80:], y[80:])", []),
+        ("return x, y", ["dataset.test_fraction=0.2"]),
+        ("return {'a': (x[:80], y[:80]), 'b': (x[80:], y[80:])}",
+         ["dataset.train_split=a", "dataset.test_split=b"]),
+        ("return x[..., None].repeat(3, -1), y", ["dataset.test_fraction=0.2"]),
+        ("import pandas as pd; return pd.DataFrame({'image': list(x), 'label': y})",
+         ["dataset.test_fraction=0.2"]),
+        ("import datasets, PIL.Image as p; i = [p.fromarray(a) for a in x]\n"
+         "    d = datasets.Dataset.from_dict({'pic': i, 'label': y})\n"
+         "    return datasets.DatasetDict(d.train_test_split(20, shuffle=False))",
+         ["dataset.image=pic"]),
+        ("import torch; return torch.tensor(x), torch.tensor(y)", ["dataset.test_fraction=0.2"]),
+    ],
+)  # fmt: skip
+def test_what_a_function_may_return(tmp_path: Path, body: str, named: list[str]) -> None:
+    file = tmp_path / "made.py"
+    head = "import numpy as np\n\n\ndef made():\n    y = np.arange(100) % 4\n"
+    head += "    x = np.zeros((100, 6, 5), np.uint8)\n    x[np.arange(100), y] = 200\n"
+    file.write_text(f"{head}    {body}\n")
+    config = compose([f"dataset={file}", *named])
+    assert config.dataset.content
+    images = load_images(config.dataset, config.data)
+    assert images.class_names == ("0", "1", "2", "3")
+    assert (len(images.train_y), len(images.test_y)) == (80, 20)
+    assert images.shape == (3 if "repeat" in body else 1, 6, 5)
+    for x, y in ((images.train_x, images.train_y), (images.test_x, images.test_y)):
+        assert (x.max((1, 3)).argmax(1) == y).all()
+    assert compose([f"dataset={file}", *named]).key == config.key
+    file.write_text(file.read_text().replace("200", "100"))
+    assert compose([f"dataset={file}", *named]).key != config.key
+
+
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        ("return 1 / 0", "made.py:made raises ZeroDivisionError: division by zero"),
+        ("return 3", "returns a int; return {'train': split, 'test': split}"),
+        ("return x, y", "returns one split; set dataset.test_fraction"),
+        ("return x / 255, y", "pixels are float64; give images as uint8"),
+        ("return x[0], y", "images have the shape"),
+        ("return {'train': (x, y[:5]), 'test': (x, y)}", "10 images and labels of shape (5,)"),
+        ("return {'train': (x, y / 2), 'test': (x, y)}", "labels are float64"),
+        ("return {'fit': (x, y), 'test': (x, y)}", "returns the splits fit, test, and 'train'"),
+        ("return {'train': (x, y), 'test': (x[:, 1:], y)}", "10 x 6 x 5"),
+        ("import pandas as pd; return pd.DataFrame({'image': list(x), 'target': y})",
+         "has the columns image, target, and no 'label'; set dataset.label"),
+        ("import os; r = int.from_bytes(os.urandom(4), 'big'); x[0, 0, 0] = r % 251\n"
+         "    x[1, 0, 0] = r // 251 % 251; return (x, y), (x, y)", "let it give the same"),
+    ],
+)  # fmt: skip
+def test_what_is_no_data_set_is_refused_in_one_line(
+    tmp_path: Path, body: str, refusal: str
+) -> None:
+    file = tmp_path / "made.py"
+    head = "import numpy as np\n\n\ndef made():\n    y = np.arange(10) % 4\n"
+    head += "    x = np.zeros((10, 6, 5), np.uint8)\n"
+    file.write_text(f"{head}    {body}\n")
+    if "10 x 6" in refusal:
+        refusal = "images to train and to test on differ: 6 x 5 greyscale and 5 x 5 greyscale"
+
+    def made_twice() -> None:
+        config = compose([f"dataset={file}", f"data.cache={tmp_path}/cache"])
+        shutil.rmtree(tmp_path / "cache")
+        load_images(config.dataset, config.data)
+
+    with pytest.raises(RunnerError) as refused:
+        made_twice()
+    assert refusal in str(refused.value)
+
+
+def test_a_data_set_of_ones_own_does_not_hide_another(tmp_path: Path) -> None:
+    (tmp_path / "mnist.py").write_text(MAKE.replace("def stripes", "def mnist"))
+    with pytest.raises(ConfigError, match="there is a dataset 'mnist' already; rename yours"):
+        compose([f"dataset={tmp_path}/mnist.py"])
+    with pytest.raises(ConfigError, match="unknown dataset 'mnits'. Did you mean 'mnist'"):
+        compose(["dataset=mnits"])
