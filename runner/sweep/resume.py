@@ -24,6 +24,7 @@ from fedsweep.tracking.database import database_of
 from fedsweep.tracking.describe import trial_params
 from fedsweep.tracking.past import PastRun
 from fedsweep.tracking.store import Store, store_name, tracking_uri
+from fedsweep.tracking.store_claim import claim_in_store
 from fedsweep.trial.checkpoint import CheckpointStore, open_storage, write_atomically
 
 
@@ -68,9 +69,38 @@ def only_driver(name: str | None, trial: TrialConfig) -> Iterator[None]:
     tracking = trial.tracking
     database = database_of(tracking_uri(tracking))
     folder = database.parent if database else Path(tracking.output).expanduser().absolute()
-    what = f"sweep '{name}'" if name else f"trial {trial.key}"
-    with claim(folder, f"{what} of experiment {tracking.experiment}", driver_name()):
+    what = f"{_what(name, trial)} of experiment {tracking.experiment}"
+    with claim(folder, what, driver_name()):
         yield
+
+
+@contextmanager
+def only_driver_of_store(
+    store: Store, name: str | None, trial: TrialConfig, restart: Restart
+) -> Iterator[None]:
+    """Be the only driver of a sweep, or of a trial on its own, in a store, as long as the context lasts.
+
+    Beside the database of a local one lies the lock of :func:`only_driver`; drivers that write to a
+    server may have an output folder each.
+
+    Raises
+    ------
+    RunnerError
+        Another driver runs it, or it can't be seen from here whether one does.
+    """
+    if database_of(store.uri) is not None:
+        yield
+        return
+
+    def refuse(driver: str, since: str) -> None:
+        _refuse_alive(driver, _what(name, trial), restart, f" since {since}")
+
+    with claim_in_store(store, _what(name, trial), driver_name(), refuse):
+        yield
+
+
+def _what(name: str | None, trial: TrialConfig) -> str:
+    return f"sweep '{name}'" if name else f"trial {trial.key}"
 
 
 def sweep_key(trials: Sequence[Trial]) -> str:
@@ -111,7 +141,7 @@ def look_back(
         else [run for run in runs.values() if run.status == "RUNNING"]
     )
     for run in left:
-        _refuse_alive(run, name, restart)
+        _refuse_alive(run.driver, _what(name, trials[0].config), restart)
     past.close(store, left)
     everything = Standing(trials, (), (), {}, None, storage)
     if restart.fresh:
@@ -296,7 +326,7 @@ def is_alive(driver: str) -> bool | None:
     """Return whether a driver still runs; None where that can't be seen from this machine."""
     host, _, rest = driver.partition(" ")
     pid, _, started = rest.partition(" ")
-    if not started:
+    if not started or not pid.isdecimal():
         return False
     if host != platform.node():
         return None
@@ -304,18 +334,18 @@ def is_alive(driver: str) -> bool | None:
     return since is not None and f"{since:.2f}" == started
 
 
-def _refuse_alive(run: PastRun, name: str | None, restart: Restart) -> None:
-    alive = is_alive(run.driver)
-    if alive is False or (alive is None and restart.take_over) or run.driver == driver_name():
+def _refuse_alive(driver: str, what: str, restart: Restart, since: str = "") -> None:
+    """Raise the RunnerError for a driver that may still run something."""
+    alive = is_alive(driver)
+    if alive is False or (alive is None and restart.take_over) or driver == driver_name():
         return
-    host, pid, _ = run.driver.split(" ")
-    what = f"sweep '{name}'" if name else "this trial"
+    host, pid = driver.split(" ")[:2]
     if alive:
         raise RunnerError(
-            f"{what} is being run by process {pid}; wait for it, or end it with Ctrl-C or kill "
-            f"{pid}"
+            f"{what} is being run by process {pid}{since}; wait for it, or end it with Ctrl-C or "
+            f"kill {pid}"
         )
     raise RunnerError(
-        f"{what} was left RUNNING by process {pid} of {host}, which can't be seen from "
-        f"{platform.node()}; wait for it, or add --take-over if it is gone"
+        f"{what} is being run, or was left RUNNING, by process {pid} of {host}{since}, which can't "
+        f"be seen from {platform.node()}; wait for it, or add --take-over if it is gone"
     )

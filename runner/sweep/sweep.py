@@ -25,6 +25,7 @@ from fedsweep.sweep.resume import (
     check_nodes,
     look_back,
     only_driver,
+    only_driver_of_store,
     storage_of,
     sweep_key,
 )
@@ -70,10 +71,11 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
         stack.enter_context(only_driver(plan.name, first))
-        opened = _open(plan) if _was_run(plan) else None  # maybe nothing is left to start Ray for
+        # Where it was run before, maybe nothing is left to start Ray for.
+        opened = _open(plan, stack) if _was_run(plan) else None
         trials = len(opened[1].todo if opened else plan.trials)
         engine = _start_engine(first.resources, trials, stack, progress) if trials else None
-        tracker, standing = opened or _open(plan)  # while the hosts come up
+        tracker, standing = opened or _open(plan, stack)  # while the hosts come up
         with tracker:
             where = (
                 engine.pool.describe() if engine else "none: everything ran in the driver's process"
@@ -214,10 +216,12 @@ def _history(tracker: Tracker, standing: Standing) -> dict[str, dict[int, float]
     }
 
 
-def _open(plan: SweepPlan) -> tuple[Tracker, Standing]:
-    """Open the store and see where the sweep stands."""
-    tracker = Tracker(plan.trials[0].config.tracking)
+def _open(plan: SweepPlan, stack: ExitStack) -> tuple[Tracker, Standing]:
+    """Open the store, be the only one who runs this sweep there, and see where it stands."""
+    first = plan.trials[0].config
+    tracker = Tracker(first.tracking)
     try:
+        stack.enter_context(only_driver_of_store(tracker.store, plan.name, first, plan.restart))
         return tracker, look_back(plan.name, plan.trials, plan.restart, tracker)
     except BaseException:
         tracker.close()

@@ -25,7 +25,7 @@ _NOTE = """Clustered federated learning, run by **fedsweep**.
 A parent run is a sweep; its children are trials.
 Group by `strategy.num_clusters`, `partition`, ... to average over seeds."""
 _VARIABLE = "MLFLOW_TRACKING_URI"
-_AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """While the store is being opened, MLflow gives up on a dead server at once."""
 
 
@@ -113,7 +113,7 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
         _mlflow_defaults()
         _import_mlflow()
         keep_aside(_output(cfg))
-        with environ(_AT_ONCE):
+        with environ(AT_ONCE):
             from mlflow import MlflowClient
 
             if database is not None:

@@ -248,7 +248,7 @@ def test_a_driver_of_another_machine_is_asked_about(place: Place) -> None:
     leave_running(place, "elsewhere 12 3.00")
     with pytest.raises(
         RunnerError,
-        match="left RUNNING by process 12 of elsewhere, .* add --take-over if it is gone",
+        match="left RUNNING, by process 12 of elsewhere, .* add --take-over if it is gone",
     ):
         place.run("seed=0")
     outcome, _ = place.run("seed=0", restart=Restart(take_over=True))
