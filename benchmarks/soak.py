@@ -6,7 +6,8 @@ moments, some while they start. A driver that was killed is started again with t
 the lap's end each logged point and the hash of each model are held against those of an undisturbed
 sweep in one process.
 
-What was done is kept in the output folder after each lap: the same command goes on there.
+What was done is kept in the output folder after each lap: the same command goes on there, and begins
+a lap that was cut off anew.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -343,7 +345,8 @@ def soak(out: Path, kills: int, a_lap: int, seed: int, rounds: int = ROUNDS) -> 
     laps = [Lap(**{**lap, "kills": Counter(lap["kills"])}) for lap in before]
     expected = undisturbed(out / "undisturbed", words)
     while (so_far := sum(lap.kills.total() for lap in laps)) < kills:
-        folder = out / f"lap-{len(laps):04}"
+        # A lap that was cut off starts anew: its driver may run on where this process was killed.
+        folder = Path(tempfile.mkdtemp(prefix=f"lap-{len(laps):04}-", dir=out))
         chance = random.Random(f"{seed}/{len(laps)}")
         lap = run_lap(folder, words, min(a_lap, kills - so_far), chance, expected)
         laps.append(lap)
