@@ -68,3 +68,41 @@ def test_a_trial_process_does_without_torch_mlflow_and_datasets() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert out.stdout.strip() == "[]"
+
+
+LATE = """
+import sys, threading
+late = []
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if ready:
+            late.append((name, threading.current_thread().name))
+ready = []
+sys.meta_path.insert(0, Watch())
+import fedsweep.sweep.sweep as sweep
+make_ready = sweep._make_ready
+def made_ready(*args):
+    made = make_ready(*args)
+    ready.append(True)
+    return made
+sweep._make_ready = made_ready
+from fedsweep.cli import main
+status = main([*sys.argv[1:], "--quiet"])
+print(status, len(ready), [(name, who) for name, who in late if name in sys.modules])
+"""
+
+
+def test_nothing_is_imported_once_threads_work_side_by_side(tmp_path: Path) -> None:
+    """A thread sees half of what another one imports: one sweep in six ended in a torch without Tensor.
+
+    Whether it does is chance, and that somebody imports is none: figures, models and the report are
+    made here, and whatever they need is there before the first run is opened.
+    """
+    words = ["sweep", "smoke", "seed=0", "rounds=1", "resources.engine=inline"]
+    out = subprocess.run(
+        [sys.executable, "-c", LATE, *words, f"tracking.output={tmp_path}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert out.stdout.strip() == "0 1 []", out.stderr[-2000:]
