@@ -138,10 +138,7 @@ class CFL(ClusterTraining):
             if not present:
                 continue
             rows_CP = self.updates([models[node] for node in present], self.cluster_arrays[cluster])
-            mean, most = update_norms(rows_CP, [self.election.examples[node] for node in present])
-            self.longest[cluster] = max(self.longest.get(cluster, 0.0), mean)
-            unit = self.longest[cluster] if self.relative else 1.0
-            stuck = mean < self.eps1 * unit and most > self.eps2 * unit
+            stuck = self._is_stuck(cluster, present, rows_CP)
             late = server_round > self.warmup_rounds and len(members) > self.min_size
             if not (stuck and late and len(present) == len(members) and np.isfinite(rows_CP).all()):
                 continue
@@ -150,14 +147,24 @@ class CFL(ClusterTraining):
                 if self.gate and not self._passes(cluster, points_CD, server_round):
                     continue
                 _, second = bipartition(present, at_length_one(points_CD))
-            new = max(self.cluster_arrays) + 1
-            self.assignment.update(dict.fromkeys(second, new))
-            self.longest[new] = self.longest[cluster]
-            self.tests.pop(cluster, None)
-            self.cluster_arrays[new] = self.cluster_arrays[
-                cluster
-            ]  # replaced by its members' mean in this very round
-            self.election.forget()
+            self._divide(cluster, second)
+
+    def _is_stuck(self, cluster: int, present: list[int], rows_CP: NDArray[np.float32]) -> bool:
+        """Return whether a cluster's mean update is short, and the longest update is long."""
+        mean, most = update_norms(rows_CP, [self.election.examples[node] for node in present])
+        self.longest[cluster] = max(self.longest.get(cluster, 0.0), mean)
+        unit = self.longest[cluster] if self.relative else 1.0
+        return mean < self.eps1 * unit and most > self.eps2 * unit
+
+    def _divide(self, cluster: int, second: Sequence[int]) -> None:
+        """Give the second half of a cluster's clients a cluster of their own."""
+        new = max(self.cluster_arrays) + 1
+        self.assignment.update(dict.fromkeys(second, new))
+        self.longest[new] = self.longest[cluster]
+        self.tests.pop(cluster, None)
+        # It is replaced by its members' mean in this very round.
+        self.cluster_arrays[new] = self.cluster_arrays[cluster]
+        self.election.forget()
 
     def _passes(self, cluster: int, points_CD: Points, server_round: int) -> bool:
         """Ask the gate whether there are groups among a cluster's clients."""

@@ -174,29 +174,30 @@ class EngineGrid(Grid):
         for indices in make_chunks(groups, costs, self._chunk_size, together, target):
             own = {key: i for i, key in enumerate(dict.fromkeys(slots_of(contents[indices[0]])))}
             local = Shared(partial(_moved, own))  # a content that tasks share is pickled once
-            tasks = tuple(
-                Task(
-                    m.metadata,
-                    local(contents[i]),
-                    states.get(m.metadata.dst_node_id),
-                    stateless,
+            told = [messages[i].metadata for i in indices]
+            chunks.append(
+                self._chunk(
+                    tuple(
+                        Task(m, local(contents[i]), states.get(m.dst_node_id), stateless)
+                        for i, m in zip(indices, told, strict=True)
+                    ),
+                    tuple(arrays[key] for key in own),
+                    sum(costs[i] for i in indices),
                 )
-                for i in indices
-                for m in [messages[i]]
             )
-            cost = sum(costs[i] for i in indices)
-            seconds = sum(
-                self._learned.expect(t.metadata.dst_node_id, t.metadata.message_type) for t in tasks
-            )
-            number = next(self._chunk_numbers)
-            mean = self.weight_key, self.carried
-            sent = tuple(arrays[key] for key in own)
-            chunks.append(Chunk(number, tasks, sent, *mean, cost, seconds))
         ids = [message.metadata.message_id for message in messages]
         self._unanswered.update(ids)
         self._trace.asked.update(message.metadata.message_type for message in messages)
         self._executor.submit(chunks)
         return ids
+
+    def _chunk(self, tasks: tuple[Task, ...], arrays: tuple[ArrayRef, ...], cost: float) -> Chunk:
+        """Return the next chunk, with the seconds that such tasks should take."""
+        seconds = sum(
+            self._learned.expect(t.metadata.dst_node_id, t.metadata.message_type) for t in tasks
+        )
+        mean = self.weight_key, self.carried
+        return Chunk(next(self._chunk_numbers), tasks, arrays, *mean, cost, seconds)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies to these messages that are there by now, each once."""

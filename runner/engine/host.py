@@ -232,29 +232,35 @@ class _PartialMean:
         if content is None:
             self._failed.append(reply)
             return
-        arrays, metrics = content.array_records, content.metric_records
-        if (
-            len(arrays) != 1
-            or not metrics
-            or not all(self._weight_key in record for record in metrics.values())
-        ):
-            self._fail(
-                reply,
-                f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its "
-                "MetricRecord",
-            )
+        if reason := self._unfit(content):
+            self._failed.append(Reply(reply.metadata, None, Error(CLIENT_RAISED, reason)))
             return
-        [(self._name, record)] = arrays.items()
-        shapes = {key: tuple(array.shape) for key, array in record.items()}
-        if self._good and shapes != self._shapes:
-            self._fail(
-                reply, f"a reply to be averaged has arrays {shapes}, those before it {self._shapes}"
-            )
-            return
-        self._shapes = shapes
-        weight = float(next(iter(metrics.values()))[self._weight_key])  # type: ignore[arg-type]
+        [(self._name, record)] = content.array_records.items()
+        self._shapes = _shapes(record)
+        weighted = next(iter(content.metric_records.values()))
         self._only = record
-        rank = weight, -reply.metadata.src_node_id
+        self._sum(record, float(weighted[self._weight_key]), reply.metadata.src_node_id)  # type: ignore[arg-type]
+        self._good.append(
+            (reply, RecordDict({k: v for k, v in content.items() if k != self._name}))
+        )
+
+    def _unfit(self, content: RecordDict) -> str:
+        """Return why a content can't be averaged; "" where it can."""
+        arrays, metrics = content.array_records, content.metric_records
+        weighted = metrics and all(self._weight_key in record for record in metrics.values())
+        if len(arrays) != 1 or not weighted:
+            return (
+                f"a reply to be averaged needs one ArrayRecord, and '{self._weight_key}' in its "
+                "MetricRecord"
+            )
+        shapes = _shapes(next(iter(arrays.values())))
+        if self._good and shapes != self._shapes:
+            return f"a reply to be averaged has arrays {shapes}, those before it {self._shapes}"
+        return ""
+
+    def _sum(self, record: ArrayRecord, weight: float, node: int) -> None:
+        """Add a client's arrays with their weight; keep what is carried of the heaviest client."""
+        rank = weight, -node
         if self._not_averaged and rank > self._heaviest:
             self._heaviest = rank
             self._carried = {key: a for key, a in record.items() if key in self._not_averaged}
@@ -266,12 +272,6 @@ class _PartialMean:
                 self._sums[key] += scaled
             else:
                 self._sums[key] = np.asarray(scaled)
-        self._good.append(
-            (reply, RecordDict({k: v for k, v in content.items() if k != self._name}))
-        )
-
-    def _fail(self, reply: Reply, reason: str) -> None:
-        self._failed.append(Reply(reply.metadata, None, Error(CLIENT_RAISED, reason)))
 
     def replies(self, kept: list[ArrayRecord]) -> list[Reply]:
         """Return one reply that holds the mean and the summed weight, and those that failed;
@@ -314,6 +314,10 @@ def _loads(good: list[tuple[Reply, RecordDict]], weights: list[float]) -> Config
     for key in single[0]:
         loads[key] = [load.get(key, 0.0) for load in single]
     return loads
+
+
+def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(array.shape) for key, array in record.items()}
 
 
 def _mean_value(values: list[Any], factors: list[float]) -> Any:

@@ -416,11 +416,7 @@ def plan(
         limit = wanted if wanted is not None else (10_000 if need else len(nodes))
         places[name] = []
         while len(places[name]) < limit:
-            fits = [
-                node
-                for node, has in free.items()
-                if all(has.get(k, 0.0) + 1e-9 >= amount for k, amount in need.items())
-            ]
+            fits = [node for node, has in free.items() if _has_room(has, need)]
             if not fits:
                 break
             used = Counter(places[name])
@@ -433,12 +429,25 @@ def plan(
                 free[node][key] -= amount
             places[name].append(node)
         if len(places[name]) < (wanted or 1):
-            text = " ".join(f"{key}={amount:g}" for key, amount in need.items())
-            has = {key: sum(node.get(key, 0.0) for node in nodes.values()) for key in need}
-            raise ResourceError(
-                f"resources.hosts.{name} asks for {wanted or 'at least 1'} host(s) "
-                f"with {text} each, but the cluster has "
-                f"{' '.join(f'{key}={amount:g}' for key, amount in has.items())}; lower count, "
-                "num_cpus or num_gpus"
-            )
+            raise _no_room(name, wanted, need, nodes)
     return places
+
+
+def _has_room(has: Mapping[str, float], need: Mapping[str, float]) -> bool:
+    return all(has.get(key, 0.0) + 1e-9 >= amount for key, amount in need.items())
+
+
+def _no_room(
+    name: str,
+    wanted: int | None,
+    need: Mapping[str, float],
+    nodes: Mapping[str, Mapping[str, float]],
+) -> ResourceError:
+    text = " ".join(f"{key}={amount:g}" for key, amount in need.items())
+    has = {key: sum(node.get(key, 0.0) for node in nodes.values()) for key in need}
+    return ResourceError(
+        f"resources.hosts.{name} asks for {wanted or 'at least 1'} host(s) "
+        f"with {text} each, but the cluster has "
+        f"{' '.join(f'{key}={amount:g}' for key, amount in has.items())}; lower count, "
+        "num_cpus or num_gpus"
+    )

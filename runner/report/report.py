@@ -5,7 +5,7 @@ one that failed has none.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from csv import QUOTE_NONNUMERIC
 from dataclasses import dataclass, replace
 from math import isnan, nan
@@ -125,25 +125,30 @@ def results_table(
         cells.setdefault(tuple(row.axes.get(key) for key in keys), []).append(row)
     metrics = _shown_metrics(rows)
     numbers = pd.DataFrame([_cell(part, metrics) for part in cells.values()])
-    blocks: dict[tuple[str | None, ...], list[int]] = {}
-    for i, place in enumerate(cells):
-        problem = (
-            value for key, value in zip(keys, place, strict=True) if TrialConfig.is_problem(key)
-        )
-        blocks.setdefault(tuple(problem), []).append(i)
+    blocks = _blocks(keys, cells)
     for metric in (metric for metric in CATALOG.ranked if metric in metrics):
-        marks = [False] * len(cells)
         seeds = [_by_seed(part, metric) for part in cells.values()]
-        for block in blocks.values():
+        marked = set()
+        for block in blocks:
             best = clear_best([seeds[i] for i in block], test)
             if best is not None:
-                marks[block[best]] = True
-        numbers[f"{metric}_best"] = marks
+                marked.add(block[best])
+        numbers[f"{metric}_best"] = [i in marked for i in range(len(cells))]
     places = [
         {key: value for key, value in zip(keys, place, strict=True) if value is not None}
         for place in cells
     ]
     return Cells(_places(places, keys), numbers)
+
+
+def _blocks(keys: Sequence[str], places: Iterable[Sequence[str | None]]) -> list[list[int]]:
+    """Return the numbers of the cells of each problem: only these are compared."""
+    blocks: dict[tuple[str | None, ...], list[int]] = {}
+    for i, place in enumerate(places):
+        pairs = zip(keys, place, strict=True)
+        problem = tuple(value for key, value in pairs if TrialConfig.is_problem(key))
+        blocks.setdefault(problem, []).append(i)
+    return list(blocks.values())
 
 
 def _cell(part: Sequence[TrialRow], metrics: Sequence[str]) -> dict[str, object]:
@@ -313,14 +318,6 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
         cells.items(), key=lambda item: rank([trial.final[metric] for trial in item[1]])
     )
     values = np.array([trial.final[metric] for trial in chosen])
-    half = interval(values)
-    if not isnan(half):
-        ends = f"[{values.mean() - half:.4f}, {values.mean() + half:.4f}]"
-        of = f"{ends} (mean [95% interval] of {len(values)} trials)"
-    elif len(values) > 1:
-        of = f"(mean of {len(values)} trials: {values.min():.4f} to {values.max():.4f})"
-    else:
-        of = "(one trial)"
     lost = sum(isnan(trial.final[metric]) for trial in trials)
     last = (
         f"{lost} of the sweep's trials diverged: their {metric} is nan, and their cells come last"
@@ -329,12 +326,23 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
     told = [
         place,
-        f"{metric} {values.mean():.4f} {of}",
+        f"{metric} {values.mean():.4f} {_spread(values)}",
         *diverged,
         f"best trial: {metric} {top.final[metric]:.4f}, run {top.run_id}",
         top.command,
     ]
     return "\n".join(map(escape.line, told))
+
+
+def _spread(values: np.ndarray) -> str:
+    """Return a mean's interval, in brackets, or what there is in its place."""
+    half = interval(values)
+    if not isnan(half):
+        ends = f"[{values.mean() - half:.4f}, {values.mean() + half:.4f}]"
+        return f"{ends} (mean [95% interval] of {len(values)} trials)"
+    if len(values) > 1:
+        return f"(mean of {len(values)} trials: {values.min():.4f} to {values.max():.4f})"
+    return "(one trial)"
 
 
 def trial_curves(sweep: "StoredSweep", target: Target | None = None) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
@@ -195,20 +195,7 @@ def expand_grids(files: Sequence[SweepFile], words: Sequence[str]) -> list[Trial
 
 def remarks(trials: Sequence[Trial]) -> list[str]:
     """Return what does not hold for all trials of a grid, in sentences: settings, and halving."""
-    told = []
-    for key in dict.fromkeys(_key(word) for trial in trials for word in trial.left_out):
-        if key not in trials[0].grid:  # the table shows to which trials an axis applies
-            without = [word for trial in trials for word in trial.left_out if _key(word) == key]
-            count = sum(any(_key(word) == key for word in trial.overrides) for trial in trials)
-            what = f"axis {key}" if without[0] == key else without[0]
-            told.append(f"{what} applies to {count} of {count + len(without)} trials")
-    unused = dict.fromkeys((t.experiment, s, why) for t in trials for s, why in t.unused.items())
-    for (name, setting_), why in {(name, word): why for name, word, why in unused}.items():
-        of_it = [trial for trial in trials if trial.experiment == name]
-        count = sum(setting_ not in trial.unused for trial in of_it)
-        what = f"{setting_} of experiment={name}"
-        none = f"{what} has no effect: {why}"
-        told.append(f"{what} applies to {count} of {len(of_it)} trials" if count else none)
+    told = [*_left_out(trials), *_unused_settings(trials)]
     if alone := _rivals(trials)[1]:
         axis = trials[0].config.halving.axis
         told.append(
@@ -217,8 +204,50 @@ def remarks(trials: Sequence[Trial]) -> list[str]:
     return told
 
 
+def _left_out(trials: Sequence[Trial]) -> Iterable[str]:
+    """Say which words apply to some trials only; of axes, the table shows to which they do."""
+    for key in dict.fromkeys(_key(word) for trial in trials for word in trial.left_out):
+        if key not in trials[0].grid:
+            without = [word for trial in trials for word in trial.left_out if _key(word) == key]
+            count = sum(any(_key(word) == key for word in trial.overrides) for trial in trials)
+            what = f"axis {key}" if without[0] == key else without[0]
+            yield f"{what} applies to {count} of {count + len(without)} trials"
+
+
+def _unused_settings(trials: Sequence[Trial]) -> Iterable[str]:
+    """Say which settings of an experiment's file apply to some trials only, or to none."""
+    unused = dict.fromkeys((t.experiment, s, why) for t in trials for s, why in t.unused.items())
+    for (name, setting_), why in {(name, word): why for name, word, why in unused}.items():
+        of_it = [trial for trial in trials if trial.experiment == name]
+        count = sum(setting_ not in trial.unused for trial in of_it)
+        what = f"{setting_} of experiment={name}"
+        none = f"{what} has no effect: {why}"
+        yield f"{what} applies to {count} of {len(of_it)} trials" if count else none
+
+
 def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial]]:
     """Return a grid's axes by full key, and its trials."""
+    axes, fixed = _grid(file, words)
+    _check_size(axes)
+    trials: list[Trial] = []
+    contents: dict[str, str] = {}
+    for cell in product(*axes.values()):
+        try:
+            built = _build(_read([*fixed, *cell]), prune=True)
+            config = _identified(built.config, contents)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (in the cell {shown(' '.join(cell), 200)})") from error
+        if config.halving.axis and config.halving.axis not in axes:
+            raise ConfigError(unknown("axis", config.halving.axis, axes) + " (halving.axis)")
+        trials.append(_placed(replace(built, config=config), axes, cell, fixed))
+    for key, values in axes.items():
+        if len(values) > 1 and key.split(".")[0] in TrialConfig.PLACE:
+            _check_place(key, trials)
+    return list(axes), trials
+
+
+def _grid(file: SweepFile, words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the words of each axis by its full key, and those of every trial."""
     axes = {key: [f"{key}={literal(v)}" for v in values] for key, values in file.axes.items()}
     rule = (f"halving.{key}={literal(value)}" for key, value in file.halving.items())
     fixed = [*file.overrides, *rule]
@@ -232,6 +261,11 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
             axes[word.key] = [word.line]
         else:
             fixed.append(word.line)
+    return axes, fixed
+
+
+def _check_size(axes: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a grid without cells, and one of too many."""
     for key, values in axes.items():
         if not values:
             raise ConfigError(
@@ -244,42 +278,35 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
             f"the grid has {cells:,} cells ({sizes}), and at most {MOST_CELLS:,} are expanded; "
             "give fewer values, or make several sweeps of it"
         )
-    trials: list[Trial] = []
-    contents: dict[str, str] = {}
-    for cell in product(*axes.values()):
-        try:
-            built = _build(_read([*fixed, *cell]), prune=True)
-            config = _identified(built.config, contents)
-        except ConfigError as error:
-            raise ConfigError(f"{error} (in the cell {shown(' '.join(cell), 200)})") from error
-        if config.halving.axis and config.halving.axis not in axes:
-            raise ConfigError(unknown("axis", config.halving.axis, axes) + " (halving.axis)")
-        resolved = flat(config.canonical())
-        applies = partial(_applies, config, config.idle())
-        applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
-        place = {
-            key: str(resolved.get(key, _placed(config, key, word)))
-            for key, word in applying.items()
-        }
-        settings = [word for word in fixed if not word.startswith("halving.")]
-        kept = (*(word for word in settings if applies(_key(word))), *applying.values())
-        left_out = tuple(word for word in [*settings, *axes] if not applies(_key(word)))
-        trials.append(replace(built, config=config, axes=place, overrides=kept, left_out=left_out))
-    for key in (
-        key for key in axes if len(axes[key]) > 1 and key.split(".")[0] in TrialConfig.PLACE
-    ):
-        beside = {
-            (tuple((k, v) for k, v in t.axes.items() if k != key), t.config.key) for t in trials
-        }
-        if len(beside) == len({place for place, _ in beside}):  # other data would be other trials
-            raise ConfigError(
-                f"'{key}' is no axis: it says where trials run and are logged and changes none of "
-                "them; give one value"
-            )
-    return list(axes), trials
 
 
-def _placed(config: TrialConfig, key: str, word: str) -> str:
+def _placed(trial: Trial, axes: Iterable[str], cell: Sequence[str], fixed: Sequence[str]) -> Trial:
+    """Return a cell's trial with its place on the axes that apply to it, and its words."""
+    config = trial.config
+    resolved = flat(config.canonical())
+    applies = partial(_applies, config, config.idle())
+    applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
+    place = {
+        key: str(resolved.get(key, _group_place(config, key, word)))
+        for key, word in applying.items()
+    }
+    settings = [word for word in fixed if not word.startswith("halving.")]
+    kept = (*(word for word in settings if applies(_key(word))), *applying.values())
+    left_out = tuple(word for word in [*settings, *axes] if not applies(_key(word)))
+    return replace(trial, axes=place, overrides=kept, left_out=left_out)
+
+
+def _check_place(key: str, trials: Sequence[Trial]) -> None:
+    """Refuse an axis of where trials run, unless other data come from there: other trials."""
+    beside = {(tuple((k, v) for k, v in t.axes.items() if k != key), t.config.key) for t in trials}
+    if len(beside) == len({place for place, _ in beside}):
+        raise ConfigError(
+            f"'{key}' is no axis: it says where trials run and are logged and changes none of "
+            "them; give one value"
+        )
+
+
+def _group_place(config: TrialConfig, key: str, word: str) -> str:
     """Return a trial's place on the axis of a group: its option, by its name if it is one's own."""
     given = word.split("=", 1)[1]
     return str(getattr(config, key).name) if is_reference(given) else given

@@ -133,16 +133,8 @@ def look_back(
     with _probe(storage):
         pass
     tracker.tags["driver"] = driver_name()
-    keys = [trial.config.key for trial in trials]
-    runs = past.past_trials(store, name, keys)
-    left = (
-        past.running(store, name)
-        if name
-        else [run for run in runs.values() if run.status == "RUNNING"]
-    )
-    for run in left:
-        _refuse_alive(run.driver, _what(name, trials[0].config), restart)
-    past.close(store, left)
+    runs = past.past_trials(store, name, [trial.config.key for trial in trials])
+    _close_dead(_what(name, trials[0].config), name, runs, restart, store)
     everything = Standing(trials, (), (), {}, None, storage)
     if restart.fresh:
         if name:
@@ -151,33 +143,18 @@ def look_back(
             everything.checkpoints(trial).remove()
         return everything
     notes = _check_contents(name, trials, runs, store)
-    ended = {
-        run.key
-        for run in runs.values()
-        if run.status == "FINISHED" or (run.status == "FAILED" and not name)
-    }
+    over = ("FINISHED",) if name else ("FINISHED", "FAILED")
+    ended = {run.key for run in runs.values() if run.status in over}
     for trial in trials:
-        if (
-            trial.config.key in ended
-        ):  # its last driver may have been killed before it had tidied up
+        if trial.config.key in ended:  # its last driver may have died before it had tidied up
             everything.checkpoints(trial).remove()
     if not name:
-        return Standing(
-            trials,
-            (),
-            (),
-            {k: run for k, run in runs.items() if k not in ended},
-            None,
-            storage,
-            notes,
-        )
-    done = [(trial, runs[trial.config.key]) for trial in trials if trial.config.key in ended]
+        goes_on = {key: run for key, run in runs.items() if key not in ended}
+        return Standing(trials, (), (), goes_on, None, storage, notes)
+    known = [(trial, runs[trial.config.key]) for trial in trials if trial.config.key in runs]
+    done = [(trial, run) for trial, run in known if trial.config.key in ended]
     failed = [
-        (trial, runs[trial.config.key])
-        for trial in trials
-        if not restart.retry_failed
-        and trial.config.key in runs
-        and runs[trial.config.key].status == "FAILED"
+        (trial, run) for trial, run in known if run.status == "FAILED" and not restart.retry_failed
     ]
     settled = {trial.config.key for trial, _ in [*done, *failed]}
     todo = [trial for trial in trials if trial.config.key not in settled]
@@ -186,6 +163,17 @@ def look_back(
     return Standing(
         todo, done, failed, runs, past.past_sweep(store, name, sweep_key(trials)), storage, notes
     )
+
+
+def _close_dead(
+    what: str, name: str | None, runs: Mapping[str, PastRun], restart: Restart, store: Store
+) -> None:
+    """Close the runs that are RUNNING in the store; refuse the sweep if one's driver is alive."""
+    alone = (run for run in runs.values() if run.status == "RUNNING")
+    left = past.running(store, name) if name else list(alone)
+    for run in left:
+        _refuse_alive(run.driver, what, restart)
+    past.close(store, left)
 
 
 def _check_contents(
@@ -213,12 +201,7 @@ def _check_contents(
         for run in before:
             counts = name is not None or run.status != "FINISHED"
             if run.content is None and counts and _same_settings(params, run.params):
-                raise RunnerError(
-                    f"run {run.run_id[:8]} of {f'sweep {name!r}' if name else 'this trial'} was "
-                    "made by an earlier version of fedsweep, which did not keep the content of "
-                    "its data; add --fresh to run it anew "
-                    "(what was run stays in the store), or set another tracking.experiment"
-                )
+                raise _of_earlier_version(run, name)
             same = run.settings == trial.config.settings_key and run.place == place
             if not same or run.content is None:
                 continue
@@ -236,6 +219,14 @@ def _check_contents(
         f"{told}: {count}; with the data as they are now these are other trials"
         for told, count in notes.items()
     ]
+
+
+def _of_earlier_version(run: PastRun, name: str | None) -> RunnerError:
+    return RunnerError(
+        f"run {run.run_id[:8]} of {f'sweep {name!r}' if name else 'this trial'} was made by an "
+        "earlier version of fedsweep, which did not keep the content of its data; add --fresh to "
+        "run it anew (what was run stays in the store), or set another tracking.experiment"
+    )
 
 
 def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:

@@ -50,22 +50,18 @@ class StopRules:
 
     def _verdict(self, metrics: Mapping[str, float]) -> str:
         config = self._config
-        if config.divergence:
-            losses = [name for name in metrics if name.endswith("loss")]
-            for name in sorted(losses, key=CATALOG.place):
-                if not isfinite(metrics[name]):
-                    return f"diverged: {name} is {metrics[name]}"
-            if lost := metrics.get("3_clients/nonfinite", 0.0):
-                return f"diverged: 3_clients/nonfinite is {lost:.0f}"
+        if config.divergence and (diverged := _diverged(metrics)):
+            return diverged
         if config.wall_s is not None and self.seconds >= config.wall_s:
             return f"{self.seconds:.1f} s of rounds, stop.wall_s={config.wall_s:g}"
         moved = metrics.get("4_comm/mb_total", 0.0)
         if config.mb is not None and moved >= config.mb:
             return f"{moved:.2f} MiB moved, stop.mb={config.mb:g}"
-        if config.metric not in metrics:
-            return ""
-        value = metrics[config.metric]
-        sign = config.sign
+        return self._judged(metrics[config.metric]) if config.metric in metrics else ""
+
+    def _judged(self, value: float) -> str:
+        """Return why the value of the metric that is watched ends the trial."""
+        config, sign = self._config, self._config.sign
         if config.target is not None and sign * value >= sign * config.target:
             return f"{config.metric}={value:.4g} reached stop.target={config.target:g}"
         if config.patience is not None:
@@ -80,3 +76,13 @@ class StopRules:
                     f"stop.patience={config.patience}"
                 )
         return ""
+
+
+def _diverged(metrics: Mapping[str, float]) -> str:
+    """Return the first loss that is not finite, in words; "" where all are."""
+    losses = [name for name in metrics if name.endswith("loss")]
+    for name in sorted(losses, key=CATALOG.place):
+        if not isfinite(metrics[name]):
+            return f"diverged: {name} is {metrics[name]}"
+    lost = metrics.get("3_clients/nonfinite", 0.0)
+    return f"diverged: 3_clients/nonfinite is {lost:.0f}" if lost else ""
