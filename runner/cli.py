@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
+    # What runs trials.
     run = command("run", _run, "run one trial")
     sweep = command("sweep", _sweep, "run a grid of trials")
     sweep.add_argument("name", help=f"a file of configs/sweep: {', '.join(options('sweep'))}")
@@ -158,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
             metavar="GROUP=OPTION|key=value",
             help="settings; a=1,2 makes an axis",
         )
+
+    # What reads them back.
     report = command(
         "report", _report, "tables and plots of a sweep, with intervals and tests over the seeds"
     )
@@ -196,6 +199,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     for sub in (report, compare, best):
         sub.set_defaults(words=[])
+
+    # The store itself.
     flush = command(
         "flush", _flush, "send what waits on disk for a tracking store that did not answer"
     )
@@ -402,6 +407,8 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
         raise RunnerError(
             f"the report can't be written to {folder} ({error}); name another folder with --out"
         ) from error
+
+    # What is shown of it.
     if args.mode == "json":
         table = (
             read_csv(StringIO(str(files["report.csv"])), keep_default_na=False, na_values=[""])

@@ -149,6 +149,8 @@ class EngineGrid(Grid):
         """
         messages = list(messages)
         self._again.clear()
+
+        # Each distinct record is put where hosts find it, and each content emptied, once.
         arrays: list[ArrayRef] = []  # what stands for each ArrayRecord of the messages
 
         def keep(record: ArrayRecord) -> int:
@@ -162,6 +164,8 @@ class EngineGrid(Grid):
             self._check(message)
             set_message_id(message, self._next_id())
         contents = [emptied(message.content) for message in messages]
+
+        # What decides which tasks share a chunk.
         slots_of: Shared[Records, tuple[int, ...]] = Shared(_slots)
         kinds = [message.metadata.message_type for message in messages]
         costs = [self._cost(m.metadata.dst_node_id, m.metadata.message_type) for m in messages]
@@ -169,6 +173,8 @@ class EngineGrid(Grid):
         clients = all(kind.split(".")[0] in ("train", "evaluate") for kind in kinds)
         together = self._together if clients else 1
         target = _target_chunks(emptied.values()) if self.weight_key else TARGET_CHUNKS
+
+        # The chunks.
         states = {} if stateless else self._states
         chunks = []
         for indices in make_chunks(groups, costs, self._chunk_size, together, target):
@@ -185,6 +191,8 @@ class EngineGrid(Grid):
                     sum(costs[i] for i in indices),
                 )
             )
+
+        # Off they go.
         ids = [message.metadata.message_id for message in messages]
         self._unanswered.update(ids)
         self._trace.asked.update(message.metadata.message_type for message in messages)

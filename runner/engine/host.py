@@ -90,6 +90,8 @@ def run_chunk(
         _run_together(app, spec, chunk, arrays, states) if isinstance(app, ChunkApp) else None
     )
     share = (time.perf_counter() - started) / len(chunk.tasks)
+
+    # Each task's reply, its record, and its client's state after it.
     replies: list[tuple[Reply, RecordDict | None]] = []
     mean = _PartialMean(chunk.weight_key, chunk.carried) if chunk.weight_key else None
     records: list[TaskRecord] = []

@@ -47,6 +47,7 @@ def cluster_map(
         True group of each client, for rows sorted by it; with right clusters each block has one
         colour.
     """
+    # The clusters as an image: a row per client, sorted, and a column per round.
     clients = np.unique(assignments["client"].to_numpy())
     rounds = np.arange(assignments["round"].min(), assignments["round"].max() + 1)
     known = np.array([(groups or {}).get(int(client), 0) for client in clients])
@@ -58,6 +59,8 @@ def cluster_map(
     grid = np.full((len(clients), len(rounds)), np.nan)
     grid[y, x] = assignments["cluster"].to_numpy()
     clusters = int(np.nanmax(grid)) + 1
+
+    # The image, and a dot for each server.
     figure, (axes,) = new_figure(
         min(11.0, 4.2 + 0.18 * len(rounds)),
         client_width(len(clients)) * 0.55 + 1.2,
@@ -86,6 +89,8 @@ def cluster_map(
         mew=0.6,
         linestyle="none",
     )
+
+    # What is written around it.
     client_axis(axes.yaxis, order, known, "last cluster")
     whole_rounds(axes)
     axes.set_xlabel("round")

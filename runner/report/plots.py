@@ -235,6 +235,8 @@ def axis_effect(
             part = part if line is None else part[part[line] == name]
             if part[metric].isna().all():
                 continue
+
+            # A line of means with its band, and a dot per trial.
             scores = part[metric] * told.factor
             groups = scores.groupby(part[x])
             mean, spread = (

@@ -71,12 +71,14 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
         stack.enter_context(only_driver(plan.name, first))
-        # Where it was run before, maybe nothing is left to start Ray for.
+
+        # What is left of it: maybe nothing to start Ray for. Else hosts come up meanwhile.
         opened = _open(plan, stack) if _was_run(plan) else None
         trials = len(opened[1].todo if opened else plan.trials)
         engine = _start_engine(first.resources, trials, stack, progress) if trials else None
         tracker, standing = opened or _open(plan, stack)  # while the hosts come up
         with tracker:
+            # What is said before the first trial.
             where = (
                 engine.pool.describe() if engine else "none: everything ran in the driver's process"
             )
@@ -87,6 +89,8 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             _recall(standing, outcome, progress)
             if not standing.todo and not _unfinished(standing.sweep):
                 return outcome, tracker
+
+            # The data, the networks and the race, all checked before a run is made.
             prepared, parameters = _make_ready(engine, standing, first.tracking)
             for told in dict.fromkeys(data.told for data in prepared.values()):
                 progress.line(told)
@@ -96,6 +100,8 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 {trial.config.key for trial in standing.todo},
                 _history(tracker, standing),
             )
+
+            # The trials.
             rounds = sum(trial.config.rounds for trial in standing.todo)
             progress.begin(
                 plan.name, len(standing.todo), rounds, tracker.tags["cluster"], tracker.uri

@@ -131,6 +131,8 @@ def settle_in(database: Path) -> str:
         for experiment, location in _locations(opened):
             if not _moved(database, location):
                 continue
+
+            # Nobody may be writing there, and the files have to be here.
             query = "SELECT count(*) FROM runs WHERE experiment_id = ?"
             [count] = opened.execute(query, (experiment,)).fetchone()
             old = _path(location)
@@ -144,6 +146,8 @@ def settle_in(database: Path) -> str:
                     f"the store {database} was moved or copied from {old.parent} without the "
                     f"files of its runs; move or copy {old} to {database.parent} too"
                 )
+
+            # Every path that begins with the old place begins with the new one.
             for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
                 opened.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) "

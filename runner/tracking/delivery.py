@@ -177,6 +177,7 @@ def _send_all(outbox: Outbox, store: Store, tell: Callable[[str], None]) -> Flus
             looked_up.add(op.run)
         return reason
 
+    # What is known to be wrong before anything is sent.
     delivery = Sender(lambda op: ops.apply(op, store, runs), look_up)
     aside: Counter[tuple[str, str]] = Counter()  # by token and reason
     if outbox.strangers:
@@ -188,6 +189,8 @@ def _send_all(outbox: Outbox, store: Store, tell: Callable[[str], None]) -> Flus
         for token in outbox.tokens:
             delivery.lose(token, "an event that waited on disk has vanished")
         tell(f"an event of {outbox.folder} has vanished: none of its runs is known to be whole")
+
+    # One operation after the other; what can't be sent is put aside.
     try:
         while outbox:
             token = outbox.token()

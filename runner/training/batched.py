@@ -80,6 +80,7 @@ class Program:
     def __init__(
         self, model: nn.Module, input_shape: Sequence[int], device: torch.device = _CPU
     ) -> None:
+        # Its layers, from the image on.
         modules = list(_flat(model))
         self.layers: list[Layer[Any]] = []
         features = tuple(input_shape)
@@ -100,11 +101,15 @@ class Program:
             layer = make(module, features)
             self.layers.append(layer)
             features = layer.out
+
+        # A direct convolution before a Winograd one writes as that one reads.
         for i, layer in enumerate(self.layers):
             if isinstance(layer, ConvLayer):
                 layer.channels_last = any(
                     isinstance(later, WinogradLayer) for later in self.layers[i + 1 :]
                 )
+
+        # What has no batched form, or a slower one.
         if any(not p.requires_grad for p in model.parameters()):
             raise UnsupportedError("some parameters are frozen")
         self.shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -118,6 +123,8 @@ class Program:
                 raise UnsupportedError(
                     f"convolutions of {inner} to {outer} channels are faster one by one on a CPU"
                 )
+
+        # What it has in all.
         self.num_params = sum(prod(shape) for shape in self.shapes.values())
         self.width = max(layer.width for layer in self.layers)
         self.draws = any(isinstance(layer, DropoutLayer) for layer in self.layers)
