@@ -1,9 +1,9 @@
 """Networks by name, fitted to a data set's images and classes.
 
-A network is a file with one function, called as the file is: ``(input_shape, num_classes, **options)
--> nn.Module``. One of somebody's own may also be a class of modules. Inputs are normalised float
-images (N, C, H, W), outputs are logits (N, classes). Layers come in the order of the forward pass,
-so the last parameters are the classifier's.
+A network is a file with one function, called as the file is: ``(input_shape, num_classes,
+**options) -> nn.Module``. One of somebody's own may also be a class of modules. Inputs are
+normalised float images (N, C, H, W), outputs are logits (N, classes). Layers come in the order of
+the forward pass, so the last parameters are the classifier's.
 
 What networks there are is known without torch, which takes seconds to import.
 """

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """Drop values with probability ``p`` while training, and scale up the others (Srivastava et al. 2014).
+    """Drop values with probability ``p`` while training; scale up the others (Srivastava 2014).
 
-    One random byte decides over a value, features last. PyTorch's own draws differ between Intel's processors and
-    others, and take thirteen nanoseconds a value, where these take two.
+    One random byte decides over a value, features last. PyTorch's own draws differ between Intel's
+    processors and others, and take thirteen nanoseconds a value, where these take two.
 
     Parameters
     ----------
@@ -23,7 +23,9 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map values (N, ...) or images (N, C, H, W); the draws are those of the device's global generator."""
+        """Map values (N, ...) or images (N, C, H, W);
+        the draws are those of the device's global generator.
+        """
         if not self.training:
             return x
         features = (*x.shape[2:], x.shape[1])
@@ -35,7 +37,7 @@ class Dropout(nn.Module):
 
 
 def fill_mask(p: float, out: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Fill a contiguous tensor with 1 / (1 - p) for values that are kept and 0 for those that are dropped."""
+    """Fill a contiguous tensor with 1 / (1 - p) for values kept and 0 for those dropped."""
     words = torch.empty(-(-out.numel() // 8), dtype=torch.int64, device=out.device)
     draws = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: out.numel()]
     torch.ge(draws, round(256 * p), out=out.view(-1))

@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun et al. 1998) as federated papers use it: ReLU, max pooling, fully connected convolutions."""
+"""LeNet-5 (LeCun et al. 1998) as federated papers use it: ReLU, max pooling, all maps joined."""
 
 from collections import OrderedDict
 
@@ -6,10 +6,11 @@ from torch import nn
 
 
 def lenet(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """Return two 5x5 convolutions (6, 16) and three linear layers (120, 84, classes): 44,426 parameters on MNIST.
+    """Return two 5x5 convolutions (6, 16), three linear layers (120, 84, classes): 44,426 on MNIST.
 
-    The convolutions shrink the image (28 -> 24 -> 12 -> 8 -> 4). Images under 28 pixels would lose most of their area
-    to that, so theirs are padded to keep the size (8 -> 8 -> 4 -> 4 -> 2); at least 4x4 pixels are needed.
+    The convolutions shrink the image (28 -> 24 -> 12 -> 8 -> 4). Images under 28 pixels would lose
+    most of their area to that, so theirs are padded to keep the size (8 -> 8 -> 4 -> 4 -> 2); at
+    least 4x4 pixels are needed.
     """
     channels, height, width = input_shape
     if min(height, width) < 4:

@@ -1,4 +1,7 @@
-"""The perceptrons of IFCA (Ghosh et al. 2020), 784-200-10 on MNIST, and of FedAvg (McMahan et al. 2017), the 2NN."""
+"""The perceptrons of IFCA, 784-200-10 on MNIST, and of FedAvg, the 2NN.
+
+Ghosh et al. 2020 (arXiv:2006.04088), McMahan et al. 2017 (arXiv:1602.05629).
+"""
 
 from collections import OrderedDict
 from math import prod
@@ -9,7 +12,10 @@ from torch import nn
 def mlp(
     input_shape: tuple[int, int, int], num_classes: int, hidden: int = 200, layers: int = 1
 ) -> nn.Module:
-    """Return pixels, ``layers`` times ``hidden`` ReLU units, classes: 159,010 parameters on MNIST, 199,210 the 2NN."""
+    """Return pixels, ``layers`` times ``hidden`` ReLU units, classes.
+
+    On MNIST 159,010 parameters, and 199,210 the 2NN.
+    """
     for name, value in (("hidden", hidden), ("layers", layers)):
         if value < 1:
             raise ValueError(f"{name}={value}; it must be at least 1")

@@ -1,6 +1,7 @@
 """ResNet-18 (He et al. 2016) with group normalisation, as for non-IID clients (Hsieh et al. 2020).
 
-Batch statistics of skewed clients do not average; those of a group of channels in one image need no averaging.
+Batch statistics of skewed clients do not average; those of a group of channels in one image need no
+averaging.
 """
 
 from torch import nn
@@ -9,8 +10,8 @@ from torch import nn
 def resnet18(input_shape: tuple[int, int, int], num_classes: int, groups: int = 2) -> nn.Module:
     """Return torchvision's ResNet-18 with ``groups`` channel groups in each normalisation.
 
-    Images under 64 pixels get the stem of He et al. for CIFAR-10, a 3x3 convolution of stride 1 and no pooling. The
-    stem for ImageNet would leave 8 of 32 pixels.
+    Images under 64 pixels get the stem of He et al. for CIFAR-10, a 3x3 convolution of stride 1 and
+    no pooling. The stem for ImageNet would leave 8 of 32 pixels.
     """
     from torchvision.models import (
         resnet18 as build,

@@ -1,4 +1,7 @@
-"""The CNN of pfl-research's and TensorFlow Federated's CIFAR-10 benchmarks (Reddi et al. 2021, arXiv:2003.00295)."""
+"""The CNN of pfl-research's and TensorFlow Federated's CIFAR-10 benchmarks.
+
+Reddi et al. 2021 (arXiv:2003.00295).
+"""
 
 from collections import OrderedDict
 
@@ -10,10 +13,10 @@ from fedsweep.models._dropout import Dropout
 def simple_cnn(
     input_shape: tuple[int, int, int], num_classes: int, dropout: bool = True
 ) -> nn.Module:
-    """Return two 3x3 convolutions (32, 64), one 2x2 max pooling and 128 dense units, Glorot-initialised.
+    """Return two 3x3 convolutions (32, 64), a 2x2 max pooling, 128 dense units, Glorot-initialised.
 
-    1,626,442 parameters on CIFAR-10. Images need at least 6x6 pixels. ``dropout`` drops 25% of the pooled values and
-    50% of the dense units while training.
+    1,626,442 parameters on CIFAR-10. Images need at least 6x6 pixels. ``dropout`` drops 25% of the
+    pooled values and 50% of the dense units while training.
     """
     channels, height, width = input_shape
     if min(height, width) < 6:

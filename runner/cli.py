@@ -46,8 +46,8 @@ strategy.num_clusters=4
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
-    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input), 3 (storage took no more) or 130
-    (interrupted); docs/sweeps.md says more of each.
+    It is 0, 1 (a trial failed, a report or output is missing), 2 (bad input), 3 (storage took no
+    more) or 130 (interrupted); docs/sweeps.md says more of each.
     """
     if "" not in sys.path:  # networks of the user's own are named by their dotted paths
         sys.path.append("")
@@ -346,7 +346,8 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
             "trials": [{"axes": row.axes, "metrics": row.metrics} for row in outcome.rows],
             "failures": [{"trial": t, "reason": r} for t, r in outcome.failures],
             "stopped": [{"trial": t, "reason": r} for t, r in outcome.stopped],
-            "store": tracker.uri, "waiting_on_disk": tracker.spilled, "missing": outcome.missing or None,
+            "store": tracker.uri, "waiting_on_disk": tracker.spilled,
+            "missing": outcome.missing or None,
         }  # fmt: skip
         view.show(result, "")
         return outcome.exit_status

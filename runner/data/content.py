@@ -1,7 +1,7 @@
 """What a data set is, apart from where it lies: a digest of the bytes that are read.
 
-Files are hashed once: ``<data.cache>/contents`` keeps the hash of each by its path, size and time of
-change. A trial's key covers the digest, so that other content makes another trial.
+Files are hashed once: ``<data.cache>/contents`` keeps the hash of each by its path, size and time
+of change. A trial's key covers the digest, so that other content makes another trial.
 """
 
 import hashlib
@@ -25,12 +25,13 @@ def digest_of(parts: object) -> str:
 
 
 def files_digest(layout: Layout, tree: Tree, cache: Path, place: str) -> str:
-    """Return the digest of the files that a layout reads: their bytes, order, split and class, not their names.
+    """Return the digest of the files that a layout reads: bytes, order, split and class, no names.
 
     Parameters
     ----------
     cache : Path
-        ``data.cache``. What was hashed is kept there; where that can't be written, it is hashed again.
+        ``data.cache``. What was hashed is kept there; where that can't be written, it is hashed
+        again.
     place : str
         The data set's place, as it is said in messages.
 
@@ -50,7 +51,7 @@ def files_digest(layout: Layout, tree: Tree, cache: Path, place: str) -> str:
 
 
 def changed_files(cache: Path, before: str, after: str) -> str:
-    """Return what differs between two contents, in words: names of files, as far as they are known here."""
+    """Return what differs between two contents, in words: names of files, as far as known here."""
     old, new = (_read(cache / "contents" / f"{digest}.json") for digest in (before, after))
     if not old or not new:
         return "its files"

@@ -1,13 +1,14 @@
-"""How far each client's labels are from the global label distribution: the size of the label skew, in numbers.
+"""How far clients' labels are from the global label distribution: the label skew in numbers.
 
-Sources: Lin 1991 (Jensen-Shannon divergence); Zhao et al. 2018 (arXiv:1806.00582) for the earth mover's distance.
+Sources: Lin 1991 (Jensen-Shannon divergence); Zhao et al. 2018 (arXiv:1806.00582) for the earth
+mover's distance.
 """
 
 import numpy as np
 
 
 def js_divergence(counts: np.ndarray) -> np.ndarray:
-    """Return the Jensen-Shannon divergence of each client, in bits: 0 (the global distribution) to 1 (disjoint).
+    """Return each client's Jensen-Shannon divergence, in bits: 0 (as all) to 1 (disjoint).
 
     Parameters
     ----------
@@ -22,10 +23,10 @@ def js_divergence(counts: np.ndarray) -> np.ndarray:
 
 
 def earth_movers(counts: np.ndarray) -> np.ndarray:
-    """Return the earth mover's distance of each client, 0 to 1: the share of its examples that would have to change.
+    """Return each client's earth mover's distance, 0 to 1: the share of examples to be changed.
 
-    Classes have no order, so all are equally far apart, and the distance is half the L1 distance of the
-    distributions (Zhao et al. report all of it, twice this).
+    Classes have no order, so all are equally far apart, and the distance is half the L1 distance of
+    the distributions (Zhao et al. report all of it, twice this).
     """
     p, q = _distributions(counts)
     distance: np.ndarray = np.abs(p - q).sum(axis=1) / 2
@@ -44,7 +45,7 @@ def divergence_metrics(counts: np.ndarray) -> dict[str, float]:
 
 
 def _distributions(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the clients' distributions (clients, classes), and the one of all their examples together (classes,)."""
+    """Return the clients' distributions (clients, classes), and that of all examples (classes,)."""
     sizes = counts.sum(axis=1, keepdims=True).astype(float)
     p = np.divide(counts, sizes, out=np.full(counts.shape, np.nan), where=sizes > 0)
     return p, counts.sum(axis=0) / counts.sum()

@@ -1,4 +1,7 @@
-"""One data set, split among clients and shifted by group: what a client host holds. Imports NumPy only."""
+"""One data set, split among clients and shifted by group: what a client host holds.
+
+Imports NumPy only.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ _EXAMPLES = 16  # per group, in the pictures
 
 
 class Rows(Sequence[np.ndarray]):
-    """Row numbers per client in two flat arrays: a million arrays of their own would take 110 MB, and seconds to ship.
+    """Row numbers per client in two flat arrays: a million small ones would take 110 MB.
 
     Parameters
     ----------
@@ -58,7 +61,10 @@ class Rows(Sequence[np.ndarray]):
 
 @dataclass(frozen=True, eq=False)
 class FederatedData:
-    """The images once, and which rows belong to which client. Clients' examples are gathered when asked for."""
+    """The images once, and which rows belong to which client.
+
+    Clients' examples are gathered when asked for.
+    """
 
     images: ImageData
     train_rows: Sequence[np.ndarray]  # per client
@@ -92,7 +98,7 @@ class FederatedData:
     def client(
         self, partition_id: int, split: Literal["train", "eval"], phase: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return a client's images uint8 (n, C, H, W) and labels int64 (n,), as its group of that phase sees them."""
+        """Return a client's images uint8 (n, C, H, W), labels int64 (n,), as seen by its group."""
         rows = (self.train_rows if split == "train" else self.eval_rows)[partition_id]
         group = self.groups_in(phase)[partition_id]
         return self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], group)
@@ -108,9 +114,10 @@ class FederatedData:
     def test(
         self, group: int, start: int | None = None, stop: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return a slice of the central test set as a group sees it, without the classes that the group does not have.
+        """Return a slice of the central test set as a group sees it, without classes it has not.
 
-        The arrays may be read-only views; they are empty where the slice holds none of the group's classes.
+        The arrays may be read-only views; they are empty where the slice holds none of the group's
+        classes.
         """
         x, y = self.images.test_x[start:stop], self.images.test_y[start:stop]
         if self.shift.class_sets:
@@ -133,7 +140,7 @@ class FederatedData:
         return Rows.of(self.train_rows).sizes
 
     def label_counts(self) -> np.ndarray:
-        """Return the training examples per client and class, after the shift, int64 (clients, classes)."""
+        """Return training examples by client and class, after the shift, int64 (clients, K)."""
         classes = self.images.num_classes
         labels = np.concatenate(
             [
@@ -146,7 +153,10 @@ class FederatedData:
         return counts.reshape(-1, classes)
 
     def summary(self, cfg: TrialConfig) -> DataSummary:
-        """Return what the pictures show. A group's examples are drawn by chance from its clients' training rows."""
+        """Return what the pictures show.
+
+        A group's examples are drawn by chance from its clients' training rows.
+        """
         examples = {}
         for group in range(self.shift.num_groups):
             rows = np.concatenate(

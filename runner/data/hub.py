@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub: the commit that a revision stands for, and its files, fetched when read."""
+"""Data sets of the Hugging Face Hub: a revision's commit, and its files, fetched when read."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _TIMEOUT_S = 10.0
 
 
 def commit_of(repo: str, revision: str, cache: Path, ask: bool) -> str:
-    """Return the commit that a revision stands for: as it was when it was asked first, so that results stay.
+    """Return the commit that a revision stands for, as it was when first asked: results stay.
 
     Parameters
     ----------

@@ -1,10 +1,11 @@
-"""Which files of a data set are read as what: a few exact rules, nothing guessed from a part of a name.
+"""Which files of a data set are read as what: exact rules, nothing guessed from part of a name.
 
 A split (``train`` and ``test``, or what ``dataset.train_split`` and ``dataset.test_split`` say) is
 
 - a folder of that name that holds one folder of images per class, or Parquet or Arrow files;
-- ``<split>.parquet``, ``.arrow`` or ``.csv``, or all shards ``<split>-00000-of-00002.parquet``, in the
-  data set's folder, in its ``data/``, or in the one folder that holds such files (a Hub configuration).
+- ``<split>.parquet``, ``.arrow`` or ``.csv``, or all shards ``<split>-00000-of-00002.parquet``, in
+  the data set's folder, in its ``data/``, or in the one folder that holds such files (a Hub
+  configuration).
 
 Without splits, the folders of the data set are its classes, and ``dataset.test_fraction`` of each
 is the test set. ``dataset.train`` and ``dataset.test`` name other folders or files. What fits two
@@ -147,8 +148,8 @@ class _Finder:
                 test = self._at(cfg.test, "dataset.test")
             elif cfg.test_fraction is None:
                 raise DataError(
-                    f"dataset.train={cfg.train} without a test set; set dataset.test to a folder or file, "
-                    "or dataset.test_fraction=0.2"
+                    f"dataset.train={cfg.train} without a test set; set dataset.test to a folder "
+                    "or file, or dataset.test_fraction=0.2"
                 )
             else:
                 test = None
@@ -165,8 +166,9 @@ class _Finder:
             return self._done(train, test, self._beside(base, entries, [train, test]))
         if train and test:
             raise DataError(
-                f"{self.where} holds the splits {train.name} and {test.name}, and dataset.test_fraction is "
-                "set: leave it out if they are the splits, or set dataset.train to the folder whose "
+                f"{self.where} holds the splits {train.name} and {test.name}, "
+                "and dataset.test_fraction is set: leave it out if they are the splits, "
+                "or set dataset.train to the folder whose "
                 "folders are the classes (dataset.train=. for the whole)"
             )
         one = train or test
@@ -176,8 +178,9 @@ class _Finder:
         others = [name for name in folders if name != own]
         if one and (others or one is test):
             raise DataError(
-                f"{self.where}: is '{one.name}' a split, or a class beside {listed(others) or 'none'}? Set "
-                f"dataset.train={one.name} if it is the split to learn from, or dataset.train=. if it is a class"
+                f"{self.where}: is '{one.name}' a split, or a class beside "
+                f"{listed(others) or 'none'}? Set dataset.train={one.name} if it is the split to "
+                "learn from, or dataset.train=. if it is a class"
             )
         if train:
             return self._done(train, None, self._beside(base, entries, [train]))
@@ -196,15 +199,17 @@ class _Finder:
                 )
         if test is not None and (train.kind == "images") != (test.kind == "images"):
             raise DataError(
-                f"{self.where}: {train.name} and {test.name} are not of one kind: images in folders have "
-                "their classes' names, tables have labels; bring both into one form"
+                f"{self.where}: {train.name} and {test.name} are not of one kind: "
+                "images in folders have their classes' names, tables have labels; "
+                "bring both into one form"
             )
         if test is not None and train.kind == "images":
             foreign = sorted(set(test.classes) - set(train.classes))
             if foreign:
                 raise DataError(
-                    f"{self.where}: the test set {test.name} has classes that {train.name} has not: "
-                    f"{listed(foreign)}; it needs one folder of images per class, as {test.name}/CLASS/IMAGE"
+                    f"{self.where}: the test set {test.name} has classes that {train.name} has "
+                    f"not: {listed(foreign)}; it needs one folder of images per class, "
+                    f"as {test.name}/CLASS/IMAGE"
                 )
         read = sum(len(part.files) for part in (train, test) if part and part.kind == "images")
         out = {reason: tuple(paths) for reason, paths in self.left_out.items()}
@@ -214,13 +219,14 @@ class _Finder:
     # Where the splits are
 
     def _base(self) -> tuple[str, dict[str, Kind]]:
-        """Return the folder that holds the splits, and what is in it: the data set's, or that of a configuration."""
+        """Return the folder that holds the splits, and what it holds; configurations have one."""
         entries = self.tree.entries("")
         if self.cfg.config is not None:
             if entries.get(self.cfg.config) != "folder":
                 folders = [name for name, kind in entries.items() if kind == "folder"]
                 raise DataError(
-                    f"{self.where}: {unknown('folder', self.cfg.config, folders)} Set dataset.config"
+                    f"{self.where}: {unknown('folder', self.cfg.config, folders)} Set "
+                    "dataset.config"
                 )
             return self.cfg.config, self.tree.entries(self.cfg.config)
         names = (self.cfg.train_split, self.cfg.test_split)
@@ -234,7 +240,8 @@ class _Finder:
                     configs[name] = inside
         if len(configs) > 1:
             raise DataError(
-                f"{self.where} holds several configurations: {listed(configs)}; set dataset.config to one of them"
+                f"{self.where} holds several configurations: {listed(configs)}; "
+                "set dataset.config to one of them"
             )
         return next(iter(configs.items()), ("", entries))
 
@@ -290,8 +297,8 @@ class _Finder:
                 shards = groups.setdefault((suffix, total or ""), {})
                 if int(number or 0) in shards:
                     raise DataError(
-                        f"{self.where}: {shown(shards[int(number or 0)])} and {shown(name)} are the same shard; "
-                        "remove one, or set dataset.train and dataset.test"
+                        f"{self.where}: {shown(shards[int(number or 0)])} and {shown(name)} are "
+                        "the same shard; remove one, or set dataset.train and dataset.test"
                     )
                 shards[int(number or 0)] = name
         found: dict[str, list[str] | None] = {}
@@ -299,15 +306,16 @@ class _Finder:
             missing = sorted(set(range(int(total or 1))) - set(shards))
             if missing or len(shards) != int(total or 1):
                 raise DataError(
-                    f"{self.where}: of the {int(total or 1)} shards {split}-*.{suffix} in {folder or '.'} there are "
-                    f"{len(shards)}; the first that is missing has number {missing[0] if missing else total}"
+                    f"{self.where}: of the {int(total or 1)} shards {split}-*.{suffix} in "
+                    f"{folder or '.'} there are {len(shards)}; the first that is missing has "
+                    f"number {missing[0] if missing else total}"
                 )
             files = [_join(folder, shards[number]) for number in sorted(shards)]
             found[files[0]] = files
         return found
 
     def _holds(self, folder: str) -> Literal["images", "folders", "tables", "nothing"]:
-        """Return what a folder holds directly: images alone, folders, tables, or nothing of these."""
+        """Return what a folder holds directly: images, folders, tables, or nothing of these."""
         entries = {
             name: kind
             for name, kind in self.tree.entries(folder).items()
@@ -349,7 +357,8 @@ class _Finder:
         """Return a folder as the tables or the classes that it holds."""
         if self._holds(place) == "images":
             raise DataError(
-                f"{self.where}: {shown(place) or 'it'} holds images but no folder per class; {_how(self.cfg)}"
+                f"{self.where}: {shown(place) or 'it'} holds images but no folder per class; "
+                f"{_how(self.cfg)}"
             )
         entries = self.tree.entries(place)
         tables = [
@@ -360,8 +369,8 @@ class _Finder:
         suffixes = {_suffix(name) for name in tables}
         if self._holds(place) == "folders" or len(suffixes) > 1:
             raise DataError(
-                f"{self.where}: {shown(place) or 'it'} holds {listed(tables)} and other files or folders that "
-                "could be read; set dataset.train and dataset.test to what is meant"
+                f"{self.where}: {shown(place) or 'it'} holds {listed(tables)} and other files or "
+                "folders that could be read; set dataset.train and dataset.test to what is meant"
             )
         return self._of_tables(place, [_join(place, name) for name in tables])
 
@@ -382,9 +391,11 @@ class _Finder:
             path = _join(place, name)
             if kind != "folder":
                 if kind == "neither":
-                    self._leave("a link that leads nowhere", path)
+                    self._leave_out("a link that leads nowhere", path)
                 elif is_image(name):
-                    self._leave("hidden" if name.startswith(".") else "in no class's folder", path)
+                    self._leave_out(
+                        "hidden" if name.startswith(".") else "in no class's folder", path
+                    )
                 else:
                     self.unread.append(path)
                 continue
@@ -400,7 +411,7 @@ class _Finder:
         """Yield the images of a class; a hidden one's are left out."""
         here = self.tree.identity(folder)
         if here in above:
-            self._leave("a link to a folder above it", folder)
+            self._leave_out("a link to a folder above it", folder)
             return
         for name, kind in self.tree.entries(folder).items():
             path, unseen = _join(folder, name), hidden or name.startswith(".")
@@ -408,15 +419,15 @@ class _Finder:
                 yield from self._images(path, (*above, here), unseen)
             elif unseen:
                 if is_image(name):
-                    self._leave("hidden", path)
+                    self._leave_out("hidden", path)
                 else:
                     self.unread.append(path)
             elif kind == "neither":
-                self._leave("a link that leads nowhere", path)
+                self._leave_out("a link that leads nowhere", path)
             elif is_image(name):
                 yield path
             else:
-                self._leave("not an image", path)
+                self._leave_out("not an image", path)
 
     def _csv(self, file: str) -> list[tuple[str, str]]:
         """Return image paths, relative to the data set, and labels of a CSV file, row by row."""
@@ -447,7 +458,8 @@ class _Finder:
                 path = os.path.normpath(_join(folder, image))
                 if os.path.isabs(image) or path.split(os.sep)[0] == "..":
                     raise DataError(
-                        f"{where}: {shown(image)} lies outside the data set; give paths relative to the CSV"
+                        f"{where}: {shown(image)} lies outside the data set; give paths relative "
+                        "to the CSV"
                     )
                 inside, name = os.path.split(path)
                 if inside not in known:
@@ -468,7 +480,7 @@ class _Finder:
             )
         return rows
 
-    def _leave(self, reason: str, path: str) -> None:
+    def _leave_out(self, reason: str, path: str) -> None:
         self.left_out.setdefault(reason, []).append(path)
 
     # What is said
@@ -504,7 +516,8 @@ class _Finder:
             inside = self.tree.entries(_join(base, "data"))
             splits |= {match[1] for entry in inside if (match := re.fullmatch(_NAMED, entry))}
         if entries.get(name) == "folder":
-            return f"{self.where}: {shown(name)}/ holds images but no folder per class; {_how(self.cfg)}"
+            what = f"{shown(name)}/ holds images but no folder per class"
+            return f"{self.where}: {what}; {_how(self.cfg)}"
         lacking = (
             unknown("split", name, map(shown, sorted(splits)[:20]))
             if splits
@@ -516,8 +529,8 @@ class _Finder:
             else " If its folders are the classes, set dataset.test_fraction=0.2."
         )
         return (
-            f"{self.where}: {lacking}{classes} Set dataset.{role}_split to the split's name, dataset.{role} to its "
-            "folder or file"
+            f"{self.where}: {lacking}{classes} Set dataset.{role}_split to the split's name, "
+            f"dataset.{role} to its folder or file"
             + (", or dataset.test_fraction=0.2 to draw a test set" if train else "")
         )
 
@@ -538,7 +551,8 @@ def find_layout(cfg: DatasetConfig, tree: Tree, where: str) -> Layout:
     Raises
     ------
     DataError
-        Nothing or two things can be meant, a shard or an image is missing, or too much would be left out.
+        Nothing or two things can be meant, a shard or an image is missing, or too much would be
+        left out.
     """
     return _Finder(cfg, tree, where).layout()
 
@@ -554,8 +568,8 @@ def check_share(left_out: Mapping[str, tuple[str, ...]], read: int, where: str) 
     count = sum(map(len, left_out.values()))
     if count > MOST_LEFT_OUT * (read + count):
         raise DataError(
-            f"{where}: {count:,} of {read + count:,} files can't be read as images of a class, more than "
-            f"{MOST_LEFT_OUT:.0%}: {reasons(left_out)}; remove, rename or move them"
+            f"{where}: {count:,} of {read + count:,} files can't be read as images of a class, "
+            f"more than {MOST_LEFT_OUT:.0%}: {reasons(left_out)}; remove, rename or move them"
         )
 
 
@@ -581,6 +595,6 @@ def _join(folder: str, name: str) -> str:
 
 def _how(cfg: DatasetConfig) -> str:
     return (
-        f"lay images out as {cfg.train_split}/CLASS/IMAGE and {cfg.test_split}/CLASS/IMAGE, or as CLASS/IMAGE "
-        "with dataset.train=. dataset.test_fraction=0.2"
+        f"lay images out as {cfg.train_split}/CLASS/IMAGE and {cfg.test_split}/CLASS/IMAGE, "
+        "or as CLASS/IMAGE with dataset.train=. dataset.test_fraction=0.2"
     )

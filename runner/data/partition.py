@@ -1,4 +1,4 @@
-"""The split of the training set among the clients, as row numbers: made once, inside of groups too."""
+"""The split of the training set among clients, as row numbers: made once, also inside groups."""
 
 import hashlib
 import json
@@ -77,7 +77,7 @@ def group_partition(
 
 
 def _pools(labels: np.ndarray, class_sets: Sequence[Sequence[int]], seed: int) -> list[np.ndarray]:
-    """Return the rows of each group: of a class an equal share for each of the groups that have it."""
+    """Return each group's rows: of a class an equal share for each of the groups that have it."""
     rng = np.random.default_rng(seed)
     parts: list[list[np.ndarray]] = [[] for _ in class_sets]
     for label in sorted({label for classes in class_sets for label in classes}):
@@ -89,7 +89,9 @@ def _pools(labels: np.ndarray, class_sets: Sequence[Sequence[int]], seed: int) -
 
 
 def split_rows(rows: np.ndarray, eval_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split a client's rows by chance into training and evaluation rows; one is always trained on."""
+    """Split a client's rows by chance into training and evaluation rows;
+    one is always trained on.
+    """
     shuffled = np.random.default_rng(seed).permutation(rows)
     held_out = min(round(len(rows) * eval_fraction), len(rows) - 1)
     return shuffled[held_out:], shuffled[:held_out]

@@ -63,7 +63,7 @@ class ClientGroups:
 
 
 def _drift(groups: np.ndarray, shift: Shift, seed: int) -> np.ndarray:
-    """Return the groups after the drift: the same share of each, drawn by chance, moves to the next.
+    """Return the groups after the drift: the same share of each, by chance, moves to the next.
 
     If all moved, the same clients would still belong together, and no clustering would have to
     change.

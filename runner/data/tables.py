@@ -102,13 +102,15 @@ class Table:
             _is_bytes(encoded) or pa.types.is_null(encoded)
         ):  # missing ones are named with their row
             raise DataError(
-                f"{self.where}: column '{shown(self.image)}' holds {_named(image)}, not images (encoded, as "
-                "bytes or as the Hub's struct of bytes and path); set dataset.image"
+                f"{self.where}: column '{shown(self.image)}' holds {_named(image)}, "
+                "not images (encoded, as bytes or as the Hub's struct of bytes and path); "
+                "set dataset.image"
             )
         label = label.value_type if pa.types.is_dictionary(label) else label
         if not (pa.types.is_integer(label) or pa.types.is_boolean(label) or _is_text(label)):
             raise DataError(
-                f"{self.where}: column '{shown(self.label)}' holds {_named(label)}, not class labels; set dataset.label"
+                f"{self.where}: column '{shown(self.label)}' holds {_named(label)}, "
+                "not class labels; set dataset.label"
             )
         return schema
 
@@ -130,14 +132,16 @@ class Table:
             if batch.null_count:
                 at = row + batch.is_null().to_numpy(zero_copy_only=False).argmax()
                 raise DataError(
-                    f"{self.where}, row {at}: column '{shown(self.label)}' has missing labels; remove those rows first"
+                    f"{self.where}, row {at}: column '{shown(self.label)}' has missing labels; "
+                    "remove those rows first"
                 )
             columns.append(np.array(batch.to_pylist(), object))
             row += len(batch)
         values = np.concatenate(columns)
         if not len(values):
             raise DataError(
-                f"{self.where}: a split is empty; set dataset.train_split and dataset.test_split to others"
+                f"{self.where}: a split is empty; set dataset.train_split and dataset.test_split "
+                "to others"
             )
         if names is not None and not isinstance(values[0], str):
             numbers = values.astype(np.int64)
@@ -145,8 +149,9 @@ class Table:
             if wrong.any():
                 at = int(wrong.argmax())
                 raise DataError(
-                    f"{self.where}, row {at}: label {numbers[at]}, and column '{shown(self.label)}' declares "
-                    f"{len(names)} classes: labels outside 0..{len(names) - 1} have no name; renumber or "
+                    f"{self.where}, row {at}: label {numbers[at]}, and column "
+                    f"'{shown(self.label)}' declares {len(names)} classes: labels outside "
+                    f"0..{len(names) - 1} have no name; renumber or "
                     "remove such rows first"
                 )
         return names, values
@@ -154,7 +159,8 @@ class Table:
     def _damaged(self, error: Exception) -> DataError:
         lines = str(error).strip().splitlines()
         return DataError(
-            f"{self.where} can't be read as {self.kind}: {lines[0] if lines else type(error).__name__}"
+            f"{self.where} can't be read as {self.kind}: "
+            f"{lines[0] if lines else type(error).__name__}"
         )
 
 
@@ -167,8 +173,8 @@ def cells(batch: "pa.Array", rows: Sequence[int]) -> list[bytes | None]:
 def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Return class names, and per file labels 0..K-1, int64 (rows,).
 
-    One label has one meaning: where files declare names, a class is its name, whatever its number in
-    a file. Without names, classes are the values, in order.
+    One label has one meaning: where files declare names, a class is its name, whatever its number
+    in a file. Without names, classes are the values, in order.
 
     Raises
     ------
@@ -180,8 +186,8 @@ def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.nda
     if any(named) and not all(named):
         with_names, without = tables[named.index(True)], tables[named.index(False)]
         raise DataError(
-            f"{with_names.where} declares the names of its classes and {without.where} does not: what a label "
-            "means in the second is not known; write both alike"
+            f"{with_names.where} declares the names of its classes and {without.where} does not: "
+            "what a label means in the second is not known; write both alike"
         )
     if all(named):
         classes = tuple(dict.fromkeys(name for names, _ in read for name in names or ()))
@@ -209,8 +215,9 @@ def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.nda
     found = sorted(set().union(*(set(values) for _, values in read)))
     if len(found) > max(_FEW, total // 2):
         raise DataError(
-            f"{tables[0].where}: column '{shown(tables[0].label)}' has {len(found):,} different values in {total:,} "
-            f"rows ({listed(map(str, found), 3)}): these are no classes; set dataset.label to another column"
+            f"{tables[0].where}: column '{shown(tables[0].label)}' has {len(found):,} different "
+            f"values in {total:,} rows ({listed(map(str, found), 3)}): these are no classes; "
+            "set dataset.label to another column"
         )
     order = {value: number for number, value in enumerate(found)}
     return tuple(map(str, found)), [

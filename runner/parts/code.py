@@ -153,7 +153,7 @@ def _modules(root: Path, names: list[str]) -> Iterator[Path]:
 
 
 class _Loaded:
-    """The modules of own code in this process: Python has one place for modules, and so has this."""
+    """The modules of own code in this process: Python has one place for them, so has this."""
 
     def __init__(self) -> None:
         self._modules: dict[str, ModuleType] = {}  # by digest

@@ -29,7 +29,7 @@ def interval(values: Sequence[float] | np.ndarray) -> float:
 
 
 def share_interval(hits: int, n: int) -> tuple[float, float]:
-    """Return the 95% interval of a share, Wilson's: sound for few trials, for none or all of them."""
+    """Return Wilson's 95% interval of a share: sound for few trials, for none and for all."""
     from scipy.stats import binomtest
 
     low, high = binomtest(hits, n).proportion_ci(method="wilson")

@@ -64,7 +64,9 @@ class Shift(Settings):
         return x
 
     def permutations(self, num_classes: int, seed: int) -> np.ndarray:
-        """Return the class that each class becomes, int64 (groups, classes); empty where none does."""
+        """Return the class that each class becomes, int64 (groups, classes);
+        empty where none does.
+        """
         del seed
         return np.empty((0, num_classes), np.int64)
 

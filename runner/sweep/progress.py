@@ -128,15 +128,15 @@ class TrialProgress:
     def ended(
         self, key: str, status: str, reason: str = "", summary: Mapping[str, float] | None = None
     ) -> None:
-        """Show a trial that ended: FINISHED, with a reason where it ended early, or not, whatever the view."""
+        """Show a trial that ended, whatever the view: FINISHED, early for a reason, or not."""
         trial = self._trials.pop(key)
         self._ended += 1
         self._rounds_left -= trial.rounds - trial.done
         left = self._eta()
         event = {
             "event": "end", "key": key, "trial": trial.label, "status": status, "reason": reason,
-            "metrics": summary or {}, "ended": self._ended, "to_run": self._num_trials, "eta_s": left,
-            "_loud": status != "FINISHED",
+            "metrics": summary or {}, "ended": self._ended, "to_run": self._num_trials,
+            "eta_s": left, "_loud": status != "FINISHED",
         }  # fmt: skip
         notes = [self._busy(), f"eta {_duration(left)}" if left else ""]
         end = (

@@ -77,7 +77,9 @@ class Outcome:
 
     @property
     def exit_status(self) -> int:
-        """0: all finished; 1: some failed, or a report is missing; 3: storage took no more; 130: interrupted."""
+        """0: all finished; 1: some failed, or a report is missing; 3: storage took no more;
+        130: interrupted.
+        """
         if self.interrupted:
             return 130
         return 3 if self.stopped or self.full else int(bool(self.failures or self.missing))

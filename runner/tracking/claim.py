@@ -75,7 +75,9 @@ def writer_of(folder: Path) -> str:
 
 
 def _take(path: Path, driver: str) -> int | None:
-    """Return the open file with its lock, which says whose it is; None where another process holds it."""
+    """Return the open file with its lock, which says whose it is;
+    None where another process holds it.
+    """
     for _ in range(_TRIES):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:

@@ -63,8 +63,8 @@ def check(database: Path, write: bool) -> None:
     )
     if size > most and not database.exists():
         raise TrackingError(
-            f"the database {database} can't be made: its path has {size} bytes, and {most} is the most; "
-            "set tracking.output or tracking.uri to a shorter one"
+            f"the database {database} can't be made: its path has {size} bytes, "
+            f"and {most} is the most; set tracking.output or tracking.uri to a shorter one"
         )
     if database.exists():
         with closing(sqlite3.connect(database, timeout=_LOCKED_S, isolation_level=None)) as opened:

@@ -96,7 +96,7 @@ class Session:
 
     @property
     def full(self) -> bool:
-        """Whether something is not in the store because a disk is full, as known after :meth:`close`."""
+        """Whether something lacks in the store for a full disk, as known after :meth:`close`."""
         return self.writer.full and bool(self.spilled or self.lost)
 
     @property

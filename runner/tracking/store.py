@@ -128,7 +128,7 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
             )
     except TrackingError:
         raise
-    except Exception as error:  # whatever the driver, the server or the file system said: the user gets it as one line
+    except Exception as error:  # whatever driver, server or file system said, in one line
         reason = shown(redact(str(error)).partition("\n")[0], 300).rstrip(" .")
         given = f"{_named(cfg)}={redact(uri)}"
         mend = f"Start or mend that store, or set tracking.uri{told()}"

@@ -449,8 +449,8 @@ def test_a_folder_of_any_name_is_read_and_no_other(name: str, tmp_path: Path) ->
 
 NAMES = [
     "$\\frac$", "a\\b", "<script>", "a|b", "line\nbreak", "tab\there", "ü" * 120, "日本語",
-    "e\u0301", "[red]", "{}", "%s", "'quote\"", " space ", "-rf", "*", "~", "train", "\u202eleft", "CON",
-    "a" * 255, "💥", "#", "~$x", "{a,b}",
+    "e\u0301", "[red]", "{}", "%s", "'quote\"", " space ", "-rf", "*", "~", "train",
+    "\u202eleft", "CON", "a" * 255, "💥", "#", "~$x", "{a,b}",
 ]  # fmt: skip
 
 

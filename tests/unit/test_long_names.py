@@ -1,4 +1,4 @@
-"""Names and paths that are longer than a file system takes: one line, with what to change behind them."""
+"""Names and paths longer than a file system takes: one line, with what to change behind them."""
 
 import os
 import time

@@ -181,9 +181,12 @@ def test_who_constructs_a_robust_mean_is_refused_as_the_command_line_is(
     ("name", "old", "new", "refusal"),
     [
         ("kmeans", "", "", "there is a strategy 'kmeans' already; rename yours"),
-        ("other", 'method = "halves"', 'method = "ditto"', "there is a client part of method 'ditto'"),
-        ("other", "import numpy", "import nunpy", r"other.py:3: ModuleNotFoundError: No module named 'nunpy'"),
-        ("other", "self.share, self", "self.share self", r"other.py:32: SyntaxError: invalid syntax"),
+        ("other", 'method = "halves"', 'method = "ditto"',
+         "there is a client part of method 'ditto'"),
+        ("other", "import numpy", "import nunpy",
+         r"other.py:3: ModuleNotFoundError: No module named 'nunpy'"),
+        ("other", "self.share, self", "self.share self",
+         r"other.py:32: SyntaxError: invalid syntax"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_method_leaves_nothing_behind(

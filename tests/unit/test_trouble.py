@@ -106,7 +106,9 @@ def test_a_disk_that_ray_finds_full_stops_a_trial_too(
 
 
 def test_a_full_disk_is_known_across_processes() -> None:
-    """A trial's process writes checkpoints, the driver's ends with the status; causes do not travel."""
+    """A trial's process writes checkpoints, the driver's ends with the status;
+    causes do not travel.
+    """
 
     def raised(cause: Exception) -> CheckpointError:
         try:

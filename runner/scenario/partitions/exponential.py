@@ -1,4 +1,4 @@
-"""Of n clients, dealt out by the seed, the i-th gets a share proportional to exp(i): for about ten clients at most."""
+"""Of n clients, in the seed's order, the i-th gets a share like exp(i): for about ten clients."""
 
 from typing import TYPE_CHECKING, ClassVar
 

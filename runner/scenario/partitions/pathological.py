@@ -1,6 +1,7 @@
 """A fixed number of distinct classes per client.
 
-Li et al. 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench), ICDE.
+Li et al. 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench),
+ICDE.
 """
 
 from typing import TYPE_CHECKING, ClassVar
