@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from fedsweep.environ import environ
-from fedsweep.errors import RunnerError, TrackingError
+from fedsweep.errors import RunnerError, TrackingError, one_line
 from fedsweep.redaction import redact
-from fedsweep.tracking.delivery import one_line
 from fedsweep.tracking.store import AT_ONCE, Store
 
 _log = logging.getLogger("fedsweep.tracking")
