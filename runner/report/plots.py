@@ -156,7 +156,7 @@ def server_traces(
     if clients is not None:
         everyone = clients.groupby("round")["cpu_s"].mean()
         [mean] = axes[2].plot(everyone.index, everyone, color="black", lw=1, ls=":")
-        legend(axes[2], {"mean of all clients": mean}, outside=False, frameon=False)
+        legend(axes[2], {"mean of all clients": mean}, outside=False)
     for ax, label in zip(
         axes, ("server (client)", "tenure (rounds)", "CPU time (s a round)"), strict=True
     ):

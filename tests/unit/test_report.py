@@ -382,6 +382,7 @@ def test_targets_are_read_or_refused():
         ([1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),
         ([1, 1, 2, 2, 3, 3], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),  # exact with ties too
         ([1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], "wilcoxon", 2 / 64),
+        ([1] * 7 + [2] * 6, [0] * 13, "wilcoxon", 2 / 2**13),  # the most pairs that are exact
         (
             [1, 2, 3, 4, -5],
             [0, 0, 0, 0, 0],
