@@ -431,9 +431,8 @@ def _composed(choices: tuple[str, ...]) -> dict[str, Json]:
 
 def _hydra(choices: tuple[str, ...]) -> dict[str, Json]:
     for group in PARTS:
-        for name in options(
-            group
-        ):  # what the option of a part sets is its name: its file has the rest
+        # What the option of a part sets is its name: its file has the rest.
+        for name in PARTS[group]:
             ConfigStore.instance().store(group=group, name=name, node={"name": name})
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -254,7 +254,7 @@ ONE = ["shift=none", "partition=iid", "seed=0", "strategy=fedavg"]
          "'strategy.q=1' applies to none of the 1 trials; it belongs to strategy=qfedavg"),
         (["strategy.q=1,2"], "'strategy.q=1,2' applies to none of the 1 trials"),
         (["strategy.num_clusters=3"], "'strategy.num_clusters=3' applies to none of the 1 trials"),
-        (["shift.groups=2"], "it belongs to shift=rotation|inversion"),
+        (["shift.groups=2"], "it belongs to shift=inversion|label_groups"),
         (["stop.metric=1_global/acc,3_clients/acc"], "it has no effect with no stop.target"),
         (["seed=0,0"], "the values of 'seed=0,0' all give the same trials"),
         (["halving.axis=seed", "rounds=4"], "halving.axis=seed: no two trials differ in it alone"),

@@ -8,9 +8,8 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from fedsweep.config import Section, TrialConfig
-from fedsweep.config.section import group_of
+from fedsweep.config.section import OneOf, group_of
 from fedsweep.errors import ConfigError
-from fedsweep.strategies import STRATEGIES
 from fedsweep.strategies.ranges import allowed, bounds, leaves
 from fedsweep.sweep.compose import compose, validated
 from fedsweep.sweep.words import literal
@@ -25,8 +24,8 @@ def fields(owner: type[Section], path: Path = ()) -> Iterator[tuple[Path, FieldI
     """Yield every field of every section, by its full key; a mapping's name is ``x``."""
     for name, field in owner.model_fields.items():
         sections = [kind for kind in leaves(field.annotation) if hasattr(kind, "model_fields")]
-        if (owner, name) == (TrialConfig, "strategy"):
-            sections = [STRATEGIES.settings(method) for method in STRATEGIES]
+        if isinstance(one_of := group_of(field), OneOf):
+            sections = [one_of.family.settings(part) for part in one_of.family]
         inner = (*path, name, *(("x",) if get_origin(field.annotation) is dict else ()))
         for section in sections:
             yield from fields(section, inner)
@@ -52,7 +51,9 @@ def numbers(field: FieldInfo) -> dict[type, dict[str, float]]:
     return found
 
 
-ALL = dict(fields(TrialConfig))
+ALL: dict[Path, FieldInfo] = {}
+for place, own in fields(TrialConfig):
+    ALL.setdefault(place, own)  # of several options that have a key the first one's
 NUMBERS = {path: field for path, field in ALL.items() if numbers(field)}
 BOOLEANS = {path: field for path, field in ALL.items() if field.annotation is bool}
 
