@@ -96,12 +96,13 @@ def build_strategy(
     """
     if name not in STRATEGIES:
         raise ValueError(f"unknown strategy '{name}'. Valid: {', '.join(STRATEGIES)}.")
-    # The name is the registry's, and the least share of replies is the round loop's to watch.
-    kwargs = {k: value for k, value in params.items() if k not in ("name", "min_fit_fraction")}
-
-    settings = settings_of(name, **kwargs)
+    settings = settings_of(name, **{k: value for k, value in params.items() if k != "name"})
     settings.check()
     settings.check_in(Setting(num_clients, settings.trained(num_clients)))
+
+    # The name is the registry's, and the least share of replies is the round loop's to watch.
+    left_out = ("name", "min_fit_fraction")
+    kwargs = {k: value for k, value in settings.canonical().items() if k not in left_out}
 
     for share in ("fraction_train", "fraction_evaluate"):
         if share in kwargs:

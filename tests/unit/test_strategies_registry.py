@@ -237,3 +237,9 @@ def test_protocols() -> None:
     assert isinstance(_build("kmeans"), Resumable)
     assert isinstance(_build("local"), Resumable)
     assert not isinstance(_build("fedavg"), Clustered | Resumable)
+
+
+def test_what_is_not_given_is_as_the_settings_have_it() -> None:
+    cfl = build_strategy("cfl", {"gate": 0.01}, seed=0, num_clients=20)
+    assert (cfl.eps1, cfl.eps2, cfl.relative, cfl.gate) == (0.9, 0.7, True, 0.01)
+    assert build_strategy("fedadam", {}, seed=0, num_clients=4).eta == settings_of("fedadam").eta
