@@ -1,8 +1,14 @@
-"""Who may come in: a Ray that is started here listens on loopback, and wants its token."""
+"""Who may come in: all that is started here listens on loopback, and Ray wants its token."""
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -12,7 +18,10 @@ import ray
 
 from fedsweep.config import HostGroup, ResourcesConfig
 from fedsweep.engine.pool import HostPool
+from tests.tracking.conftest import free_port
 
+ROOT = Path(__file__).resolve().parents[2]
+LOOPBACK = {"127.0.0.1", "::1"}
 CALLS = {  # of each of Ray's services one that reads, runs or frees something
     "NodeInfoGcsService/GetAllNodeInfo",
     "InternalKVGcsService/InternalKVKeys",
@@ -35,25 +44,56 @@ def answer(port: int, call: str, *headers: tuple[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def doors(ray_runtime: None):
-    """Return (process, address, port) of each socket that the session's processes listen on."""
+    """Return the sockets that the session's processes listen on."""
     pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=1, num_cpus=0.1)}))
     pool.wait()
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    yield [
-        (process.name(), connection.laddr.ip, connection.laddr.port)
-        for process in processes
-        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    yield listening(psutil.Process())
     pool.close()
+
+
+def listening(parent: psutil.Process) -> list[tuple[str, str, int]]:
+    """Return (process, address, port) of each socket that a process and its children listen on."""
+    found = []
+    for process in [parent, *parent.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile
+            found += [
+                (process.name(), socket.laddr.ip.removeprefix("::ffff:"), socket.laddr.port)
+                for socket in process.net_connections("inet")
+                if socket.status == psutil.CONN_LISTEN
+            ]
+    return found
 
 
 def test_every_socket_of_a_session_is_on_loopback(doors) -> None:
     assert {"gcs_server", "raylet"} <= {name for name, _, _ in doors}
     assert any(name.startswith("ray::") for name, _, _ in doors), doors
-    addresses = {address.removeprefix("::ffff:") for _, address, _ in doors}
-    assert addresses <= {"127.0.0.1", "::1"}, doors
+    assert {address for _, address, _ in doors} <= LOOPBACK, doors
+
+
+def test_every_socket_of_the_ui_is_on_loopback(template: Path, tmp_path: Path) -> None:
+    shutil.copy(template, tmp_path / "mlflow.db")
+    port = free_port()
+    words = ["ui", "--port", str(port), f"tracking.output={tmp_path}"]
+    with (tmp_path / "log").open("w") as log:
+        ui = subprocess.Popen(
+            [sys.executable, "-m", "fedsweep", *words],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 150
+        while not any(number == port for _, _, number in listening(psutil.Process(ui.pid))):
+            assert ui.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).close()
+        sockets = listening(psutil.Process(ui.pid))
+        assert {address for _, address, _ in sockets} <= LOOPBACK, sockets
+    finally:
+        os.killpg(ui.pid, signal.SIGTERM)
+        ui.wait(60)
 
 
 def test_nobody_comes_in_without_the_token(doors) -> None:
