@@ -139,21 +139,9 @@ class _Finder:
     unread: list[str] = field(default_factory=list)  # what is no image and need not be one
 
     def layout(self) -> Layout:
+        if self.cfg.train is not None:
+            return self._as_told(self.cfg.train)
         cfg = self.cfg
-        train: Part | None
-        test: Part | None
-        if cfg.train is not None:
-            train = self._at(cfg.train, "dataset.train")
-            if cfg.test is not None:
-                test = self._at(cfg.test, "dataset.test")
-            elif cfg.test_fraction is None:
-                raise DataError(
-                    f"dataset.train={cfg.train} without a test set; set dataset.test to a folder "
-                    "or file, or dataset.test_fraction=0.2"
-                )
-            else:
-                test = None
-            return self._done(train, test, sorted(self.unread))
         base, entries = self._base()
         train = self._split(base, entries, cfg.train_split, "train")
         test = self._split(base, entries, cfg.test_split, "test")
@@ -188,6 +176,18 @@ class _Finder:
             raise DataError(self._missing(base, entries, folders, train, test))
         whole = self._classes(base)
         return self._done(whole, None, self._beside(base, entries, [whole]))
+
+    def _as_told(self, place: str) -> Layout:
+        """Return the layout of a data set whose training examples are said to be at a place."""
+        train, test = self._at(place, "dataset.train"), None
+        if self.cfg.test is not None:
+            test = self._at(self.cfg.test, "dataset.test")
+        elif self.cfg.test_fraction is None:
+            raise DataError(
+                f"dataset.train={place} without a test set; set dataset.test to a folder "
+                "or file, or dataset.test_fraction=0.2"
+            )
+        return self._done(train, test, sorted(self.unread))
 
     def _done(self, train: Part, test: Part | None, ignored: Iterable[str]) -> Layout:
         for part in (train, test):

@@ -170,6 +170,10 @@ def cells(batch: "pa.Array", rows: Sequence[int]) -> list[bytes | None]:
     return [value["bytes"] if isinstance(value, dict) else value for value in values]
 
 
+_Labels = tuple[tuple[str, ...] | None, np.ndarray]
+"""The class names that a file declares, and its labels as they stand in it."""
+
+
 def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Return class names, and per file labels 0..K-1, int64 (rows,).
 
@@ -189,22 +193,34 @@ def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.nda
             f"{with_names.where} declares the names of its classes and {without.where} does not: "
             "what a label means in the second is not known; write both alike"
         )
-    if all(named):
-        classes = tuple(dict.fromkeys(name for names, _ in read for name in names or ()))
-        place = {name: number for number, name in enumerate(classes)}
-        numbers = []
-        for table, (names, values) in zip(tables, read, strict=True):
-            if isinstance(values[0], str):
-                strange = sorted(set(values) - set(names or ()))
-                if strange:
-                    raise DataError(
-                        f"{table.where}: labels that it does not declare: {listed(strange)}"
-                    )
-                numbers.append(np.array([place[value] for value in values], np.int64))
-            else:
-                own = np.array([place[name] for name in names or ()], np.int64)
-                numbers.append(own[values.astype(np.int64)])
-        return classes, numbers
+    return _by_name(tables, read) if all(named) else _by_value(tables, read)
+
+
+def _by_name(
+    tables: Sequence[Table], read: Sequence[_Labels]
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Return what :func:`class_numbers` does, of files that declare the names of their classes."""
+    classes = tuple(dict.fromkeys(name for names, _ in read for name in names or ()))
+    place = {name: number for number, name in enumerate(classes)}
+    numbers = []
+    for table, (names, values) in zip(tables, read, strict=True):
+        if isinstance(values[0], str):
+            strange = sorted(set(values) - set(names or ()))
+            if strange:
+                raise DataError(
+                    f"{table.where}: labels that it does not declare: {listed(strange)}"
+                )
+            numbers.append(np.array([place[value] for value in values], np.int64))
+        else:
+            own = np.array([place[name] for name in names or ()], np.int64)
+            numbers.append(own[values.astype(np.int64)])
+    return classes, numbers
+
+
+def _by_value(
+    tables: Sequence[Table], read: Sequence[_Labels]
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Return what :func:`class_numbers` does, of files that declare no names."""
     kinds = {type(values[0]) for _, values in read}
     if len(kinds) > 1:
         raise DataError(

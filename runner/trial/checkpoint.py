@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -285,30 +285,34 @@ def decode(data: bytes) -> State:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"a checkpoint is corrupted: {error}") from error
 
-    def walk(value: Any) -> Any:
-        if isinstance(value, list):
-            return [walk(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        if len(value) == 1:
-            [(tag, item)] = value.items()
-            if tag == "$array":
-                return tensors[item]
-            if tag == "$scalar":
-                return tensors[item][()]
-            if tag == "$arrays":
-                return ArrayRecord({name: Array(tensors[key]) for name, key in item.items()})
-            if tag in _RECORDS:
-                return _RECORDS[tag]({name: walk(part) for name, part in item.items()})
-            if tag == "$bytes":
-                return base64.b64decode(item)
-            if tag == "$tuple":
-                return tuple(walk(part) for part in item)
-        return {name: walk(item) for name, item in value.items()}
-
-    state: State = walk(written)
+    state: State = _unpacked(written, tensors)
     return state
 
+
+def _unpacked(value: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+    """Return what a value of the JSON in a state stands for."""
+    if isinstance(value, list):
+        return [_unpacked(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        [(tag, item)] = value.items()
+        if tag in _UNPACK:
+            return _UNPACK[tag](item, tensors)
+        if tag in _RECORDS:
+            return _RECORDS[tag]({name: _unpacked(part, tensors) for name, part in item.items()})
+    return {name: _unpacked(item, tensors) for name, item in value.items()}
+
+
+_UNPACK: dict[str, Callable[[Any, Mapping[str, np.ndarray]], object]] = {
+    "$array": lambda key, tensors: tensors[key],
+    "$scalar": lambda key, tensors: tensors[key][()],
+    "$arrays": lambda keys, tensors: ArrayRecord(
+        {name: Array(tensors[key]) for name, key in keys.items()}
+    ),
+    "$bytes": lambda text, tensors: base64.b64decode(text),
+    "$tuple": lambda items, tensors: tuple(_unpacked(item, tensors) for item in items),
+}
 
 _RECORDS: dict[str, type[RecordDict | ConfigRecord | MetricRecord]] = {
     "$records": RecordDict,
