@@ -6,8 +6,8 @@ moments, some while they start. A driver that was killed is started again with t
 the lap's end each logged point and the hash of each model are held against those of an undisturbed
 sweep in one process.
 
-What was done is kept in the output folder after each lap: the same command goes on there, and begins
-a lap that was cut off anew.
+What was done is kept in the output folder after each lap: the same command goes on there, and
+begins a lap that was cut off anew.
 """
 
 import argparse

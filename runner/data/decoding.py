@@ -65,7 +65,8 @@ def decode(cfg: DatasetConfig, layout: Layout, tree: Tree, place: str) -> Decode
         test_rows = drawn_test(labels[0], cfg.test_fraction)
         if not len(test_rows):
             raise DataError(
-                f"{place}: no class has two images, so that none can be drawn for the test set; set dataset.test"
+                f"{place}: no class has two images, so that none can be drawn for the test set; "
+                "set dataset.test"
             )
         readers, labels = [readers[0]] * 2, [labels[0]] * 2
         rows = [np.setdiff1d(rows[0], test_rows), test_rows]
@@ -84,8 +85,8 @@ def decode(cfg: DatasetConfig, layout: Layout, tree: Tree, place: str) -> Decode
     (train_x, train_y), (test_x, test_y) = splits
     if train_x.shape[1:] != test_x.shape[1:]:
         raise DataError(
-            f"{place}: images of split '{cfg.train_split}' are {image_size(train_x.shape[1:])}, of '{cfg.test_split}' "
-            f"{image_size(test_x.shape[1:])}; resize them to one size first"
+            f"{place}: images of split '{cfg.train_split}' are {image_size(train_x.shape[1:])}, "
+            f"of '{cfg.test_split}' {image_size(test_x.shape[1:])}; resize them to one size first"
         )
     told = _told(cfg, replace(layout, left_out=left_out), names, train_y, test_y)
     return Decoded(names, (train_x, train_y, test_x, test_y), told)
@@ -102,7 +103,7 @@ def drawn_rows(total: int, wanted: int) -> np.ndarray:
 
 
 def drawn_test(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the rows that make a test set: a share of each class, drawn by chance, int64, in order.
+    """Return the rows that make a test set: a share of each class, by chance, int64, in order.
 
     At least one of each class that has two or more, and never all. The draw is the same for every
     seed of a trial: the test set belongs to the data set.
@@ -130,7 +131,8 @@ def _told(
         return f"{count:,} images {what} ({files.name}{number})"
 
     if layout.test is None:
-        tested = f"{len(test_y):,} drawn from them to test on (dataset.test_fraction={cfg.test_fraction:g})"
+        share = f"dataset.test_fraction={cfg.test_fraction:g}"
+        tested = f"{len(test_y):,} drawn from them to test on ({share})"
     else:
         tested = part("to test on", len(test_y), layout.test)
     line = (
@@ -277,8 +279,9 @@ def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, 
                     images, first = np.empty((len(rows), *image.shape), np.uint8), encoded.where
                 if image.shape != images.shape[1:]:
                     raise DataError(
-                        f"{encoded.where} is {image_size(image.shape)} but {first} is {image_size(images.shape[1:])}; "
-                        "convert the images to one size and one colour mode first"
+                        f"{encoded.where} is {image_size(image.shape)} but {first} is "
+                        f"{image_size(images.shape[1:])}; convert the images to one size and one "
+                        "colour mode first"
                     )
                 images[place_of[encoded.row]] = image
     if images is None:
@@ -348,7 +351,8 @@ def _opened_image(data: "bytes | str | Path | Image.Image") -> "Image.Image":
 
 def _too_large(where: str, size: str) -> DataError:
     return DataError(
-        f"{where}: the image is too large to be one to learn from ({size}); scale it down or remove it"
+        f"{where}: the image is too large to be one to learn from ({size}); "
+        "scale it down or remove it"
     )
 
 
@@ -359,7 +363,7 @@ def image_size(shape: Sequence[int]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of the innermost cause: libraries wrap what went wrong in what they were doing."""
+    """Return the first line of the innermost cause: libraries wrap it in what they were doing."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

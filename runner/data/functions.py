@@ -1,4 +1,4 @@
-"""A data set that a function returns: arrays, a frame, or a ``datasets.Dataset``, with its splits."""
+"""A data set that a function returns: arrays, a frame or a ``datasets.Dataset``, with splits."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ from fedsweep.data.decoding import (
 from fedsweep.errors import DataError, shown
 
 _FORMS = (
-    "return {'train': split, 'test': split}, or one split and set dataset.test_fraction; a split is "
-    "(images, labels), a pandas.DataFrame, or a datasets.Dataset"
+    "return {'train': split, 'test': split}, or one split and set dataset.test_fraction; "
+    "a split is (images, labels), a pandas.DataFrame, or a datasets.Dataset"
 )
 
 
@@ -116,8 +116,9 @@ def _split(cfg: DatasetConfig, given: Any, place: str) -> _Split:
         there = list(getattr(given, "column_names", None) or given.columns)
         if missing := [name for name in (cfg.image, cfg.label) if name not in there]:
             raise DataError(
-                f"{place}: a split has the columns {shown(', '.join(map(str, there)), 200)}, and no "
-                f"'{missing[0]}'; set dataset.{'image' if missing[0] == cfg.image else 'label'}"
+                f"{place}: a split has the columns {shown(', '.join(map(str, there)), 200)}, "
+                f"and no '{missing[0]}'; set "
+                f"dataset.{'image' if missing[0] == cfg.image else 'label'}"
             )
         images, labels = list(given[cfg.image]), list(given[cfg.label])
         names = getattr(getattr(given, "features", {}).get(cfg.label), "names", None)

@@ -2,8 +2,8 @@
 
 A part is a class (or a function) in a file that is called as it is. Those of this project lie in a
 package; others are found in the folders of ``$FEDSWEEP_PARTS``, by entry points of installed
-packages (``fedsweep.strategies``, ...), or where a reference says: ``./mine.py``, ``./mine.py:Mine``,
-``package.module:Mine``.
+packages (``fedsweep.strategies``, ...), or where a reference says: ``./mine.py``,
+``./mine.py:Mine``, ``package.module:Mine``.
 """
 
 import os
@@ -218,7 +218,9 @@ def is_reference(given: str) -> bool:
 
 
 def split_reference(given: str) -> tuple[str, str]:
-    """Return the file or module of a reference, and the name in it; nothing if it is a plain name."""
+    """Return the file or module of a reference, and the name in it;
+    nothing if it is a plain name.
+    """
     path, colon, attribute = given.rpartition(":")
     if given.endswith(".py"):
         return given, ""

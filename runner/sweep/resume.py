@@ -78,7 +78,7 @@ def only_driver(name: str | None, trial: TrialConfig) -> Iterator[None]:
 def only_driver_of_store(
     store: Store, name: str | None, trial: TrialConfig, restart: Restart
 ) -> Iterator[None]:
-    """Be the only driver of a sweep, or of a trial on its own, in a store, as long as the context lasts.
+    """Be the only driver of a sweep, or of a trial on its own, in a store, within the context.
 
     Beside the database of a local one lies the lock of :func:`only_driver`; drivers that write to a
     server may have an output folder each.

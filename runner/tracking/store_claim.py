@@ -1,4 +1,4 @@
-"""Who writes to a server: one driver at a time runs something there, from whatever machine and folder.
+"""Who writes to a server: one driver at a time runs something, from any machine and folder.
 
 A lock in an output folder meets nobody who writes from another one. On a server each driver sets a
 tag of its own on the experiment, and then looks for those of others: of two that start at once, at
@@ -100,7 +100,7 @@ def _set(store: Store, tag: str, value: str) -> None:
 
 
 def _drop(store: Store, tag: str) -> None:
-    """Remove a tag; where the store does not answer, whoever comes next sees that its driver is gone."""
+    """Remove a tag; where the store is silent, who comes next sees that its driver is gone."""
     for remove in (
         lambda: store.client.delete_experiment_tag(store.experiment_id, tag),
         lambda: store.client.set_experiment_tag(store.experiment_id, tag, ""),  # older servers

@@ -93,7 +93,7 @@ print(status, len(ready), [(name, who) for name, who in late if name in sys.modu
 
 
 def test_nothing_is_imported_once_threads_work_side_by_side(tmp_path: Path) -> None:
-    """A thread sees half of what another one imports: one sweep in six ended in a torch without Tensor.
+    """A thread sees half of what another imports: one sweep in six had a torch without Tensor.
 
     Whether it does is chance, and that somebody imports is none: figures, models and the report are
     made here, and whatever they need is there before the first run is opened.

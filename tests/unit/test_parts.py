@@ -178,12 +178,15 @@ def test_a_class_of_an_importable_module(folder: Path, monkeypatch: pytest.Monke
         ("partition={}", "X = 1\n", "has none, and one partition is wanted: a class derived from"),
         ("partition={}:Fair", "X = 1\n", "Fair is not there; it should be a partition: a class"),
         ("partition={}:X", "X = 1\n", "X is no partition: a class derived from fedsweep.scenario"),
-        ("partition={}", "import nunpy\n", "own.py:1: ModuleNotFoundError: No module named 'nunpy'"),
+        ("partition={}", "import nunpy\n",
+         "own.py:1: ModuleNotFoundError: No module named 'nunpy'"),
         ("partition={}", "def f(:\n", "own.py:1: SyntaxError: invalid syntax"),
-        ("model={}", "def net(a):\n    return a\n", "has none, and one model is wanted: a torch.nn"),
+        ("model={}", "def net(a):\n    return a\n",
+         "has none, and one model is wanted: a torch.nn"),
         ("shift={}x", "", "own.pyx"),
         ("partition=nowhere.at:all", "", "nowhere"),
-        ("strategy={}", "def f():\n    1 / 0\nf()\n", "own.py:2: ZeroDivisionError: division by zero"),
+        ("strategy={}", "def f():\n    1 / 0\nf()\n",
+         "own.py:2: ZeroDivisionError: division by zero"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_the_file(
