@@ -24,7 +24,10 @@ class DatasetConfig(Section):
     )
     train: str | None = Field(
         None,
-        description="the folder of classes or the table to train on, instead of the split; from the folder on",
+        description=(
+            "the folder of classes or the table to train on, instead of the split; "
+            "from the folder on"
+        ),
     )
     test: str | None = Field(
         None, description="the folder of classes or the table to test on, likewise"
@@ -37,7 +40,9 @@ class DatasetConfig(Section):
     )
     content: str | None = Field(
         None,
-        description="digest of what is read, found by itself; one that is given must be that of the files",
+        description=(
+            "digest of what is read, found by itself; one that is given must be that of the files"
+        ),
     )
     image: str = Field("image", description="column that holds the images")
     label: str = Field("label", description="column that holds the class labels")
@@ -129,7 +134,10 @@ def _model_of(origin: Origin | None, values: dict[str, Any]) -> ModelConfig:
 
 
 class TrainingConfig(Section):
-    """Local training on a client. The strategy sends these values in the ConfigRecord of each message."""
+    """Local training on a client.
+
+    The strategy sends these values in the ConfigRecord of each message.
+    """
 
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="optimizer, new in each round")
     lr: float = Field(0.02, gt=0, le=1000, description="learning rate of round 1")
@@ -178,15 +186,21 @@ class TrainingConfig(Section):
     )
     augment: Literal["none", "flip", "crop_flip"] = Field(
         "none",
-        description="training images mirrored at random, or also shifted by up to an eighth of their side",
+        description=(
+            "training images mirrored at random, or also shifted by up to an eighth of their side"
+        ),
     )
     precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32",
-        description="of products while training: tf32 on GPUs only, bf16 by autocast, client by client",
+        description=(
+            "of products while training: tf32 on GPUs only, bf16 by autocast, client by client"
+        ),
     )
 
     def canonical(self) -> dict[str, Any]:
-        """Return what defines local training; options that are off leave the keys of trials alone."""
+        """Return what defines local training;
+        options that are off leave the keys of trials alone.
+        """
         values = super().canonical()
         off = {"augment": "none", "precision": "float32"}
         return {key: value for key, value in values.items() if key not in off or off[key] != value}

@@ -1,4 +1,4 @@
-"""Where a trial runs, when it ends early, where its results go: only the stopping rules decide a number."""
+"""Where a trial runs, when it ends, where its results go: only stopping rules decide a number."""
 
 import os
 from typing import Annotated, Any, Literal
@@ -86,7 +86,7 @@ def _mode(metric: str, mode: Mode) -> Literal["max", "min"]:
 
 
 class StopConfig(Section):
-    """When a trial ends before its last round: as soon as one of these rules holds, at an evaluated round."""
+    """When a trial ends before its last round: once one of these rules holds, where evaluated."""
 
     metric: str = Field("3_clients/acc", description="logged metric that target and patience watch")
     mode: Mode = Field("auto", description=_MODE)
@@ -125,7 +125,7 @@ class StopConfig(Section):
     )
 
     def canonical(self) -> dict[str, Any]:
-        """Return the rules that are set; what target and patience watch only where one of them is."""
+        """Return the rules that are set; what target and patience watch, where one of them is."""
         settings = super().canonical() | {"mode": _mode(self.metric, self.mode)}
         rules = {key: value for key, value in settings.items() if value not in (None, False)}
         watched = ("metric", "mode") if self.watches else ()
@@ -152,11 +152,13 @@ class StopConfig(Section):
 
 
 class HalvingConfig(Section):
-    """Successive halving: at each rung the best trials along an axis of the sweep go on, the others end."""
+    """Successive halving: at each rung the best trials along an axis go on, the others end."""
 
     axis: str = Field(
         "",
-        description="axis whose values compete, such as training.lr; none: every trial runs in full",
+        description=(
+            "axis whose values compete, such as training.lr; none: every trial runs in full"
+        ),
     )
     metric: str = Field(
         "3_clients/acc",
@@ -199,7 +201,9 @@ class CheckpointConfig(Section):
 
     storage_path: str | None = Field(
         None,
-        description="folder or fsspec URL that every node can write; null: a folder under tracking.output",
+        description=(
+            "folder or fsspec URL that every node can write; null: a folder under tracking.output"
+        ),
     )
     every: int = Field(
         1,
@@ -224,13 +228,17 @@ class TrackingConfig(Section):
     log_models: bool = Field(True, description="log the final models as MLflow models")
     figures: Literal["all", "data", "none"] = Field(
         "all",
-        description="pictures of each trial: all, those of its data alone, or none (reports draw their own)",
+        description=(
+            "pictures of each trial: all, those of its data alone, or none (reports draw their own)"
+        ),
     )
     patience_s: float = Field(
         60.0,
         ge=0,
         le=YEAR_S,
-        description="seconds to wait at the end while the store takes nothing; then events stay on disk",
+        description=(
+            "seconds to wait at the end while the store takes nothing; then events stay on disk"
+        ),
     )
     output: str = Field("outputs", description="folder of the local MLflow store and of reports")
 

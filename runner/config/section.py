@@ -19,7 +19,7 @@ from fedsweep.strategies.settings import Settings
 
 
 def only(options: str, default: Any, description: str, **limits: Any) -> Any:
-    """Declare a field that applies to the named options of its group (space separated) and to no other."""
+    """Declare a field that applies to the named options of its group (space separated) alone."""
     return Field(
         default,
         description=description,
@@ -195,7 +195,7 @@ def absolute(path: str) -> str:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by full key (``strategy.server.rule``), without those that are None."""
+    """Return nested settings by full key (``strategy.server.rule``), no None among them."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

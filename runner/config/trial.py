@@ -50,8 +50,9 @@ class TrialConfig(Section):
     """One trial: everything that decides its numbers, and where it runs and is logged."""
 
     PROBLEM: ClassVar[frozenset[str]] = frozenset({
-        "dataset", "partition", "shift", "num_clients", "evaluate_every", "strategy.fraction_evaluate",
-        "strategy.min_evaluate_nodes", "evaluate_personal", "metrics", "experiment",
+        "dataset", "partition", "shift", "num_clients", "evaluate_every",
+        "strategy.fraction_evaluate", "strategy.min_evaluate_nodes", "evaluate_personal", "metrics",
+        "experiment",
     })  # fmt: skip
     """What a trial has to solve, and how that is measured; other settings are ways to solve it."""
 
@@ -88,8 +89,10 @@ class TrialConfig(Section):
     )
     evaluate_personal: Literal["last", "always"] = Field(
         "last",
-        description="when a client scores a model that it alone has on the central test set: in the last round, or "
-        "always when it evaluates (a pass over the test set per client)",
+        description=(
+            "when a client scores a model that it alone has on the central test set: in the last "
+            "round, or always when it evaluates (a pass over the test set per client)"
+        ),
     )
     metrics: tuple[str, ...] = Field(
         (),
@@ -111,7 +114,7 @@ class TrialConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _centralized_is_one_client(cls, values: Any) -> Any:
-        """Let the centralized baseline stand in one grid with federated trials: it always has one client."""
+        """Let the centralized baseline stand in a grid of federated trials: it has one client."""
         if not isinstance(values, dict) or (given := values.get("partition")) is None:
             return values
         kind = OneOf(PARTITIONS).kind(given)
@@ -142,12 +145,14 @@ class TrialConfig(Section):
             self._check_watched("halving", self.halving)
         if self.halving.axis and self.halving.min_rounds >= self.rounds:
             raise ConfigError(
-                f"halving.min_rounds={self.halving.min_rounds} is not less than rounds={self.rounds}; lower it"
+                f"halving.min_rounds={self.halving.min_rounds} is not less than "
+                f"rounds={self.rounds}; lower it"
             )
         if self.halving.axis and self.halving.min_rounds % self.evaluate_every:
             raise ConfigError(
-                f"halving.min_rounds={self.halving.min_rounds} is no multiple of evaluate_every={self.evaluate_every}: "
-                "a rung has to be an evaluated round; change one of them"
+                f"halving.min_rounds={self.halving.min_rounds} is no multiple of "
+                f"evaluate_every={self.evaluate_every}: a rung has to be an evaluated round; "
+                "change one of them"
             )
         for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
             if getattr(s, key) > n:
@@ -156,8 +161,8 @@ class TrialConfig(Section):
                 )
             if getattr(s, key) > (first := self.online(1)):
                 raise ConfigError(
-                    f"strategy.{key}={getattr(s, key)} is more than the {first} clients there are before "
-                    f"shift.join_round={self.shift.join_round}; lower it or shift.newcomers"
+                    f"strategy.{key}={getattr(s, key)} is more than the {first} clients there are "
+                    f"before shift.join_round={self.shift.join_round}; lower it or shift.newcomers"
                 )
         if self.shift.num_groups > n:
             raise ConfigError(
@@ -174,8 +179,8 @@ class TrialConfig(Section):
             group.num_gpus for group in self.resources.hosts.values()
         ):
             raise ConfigError(
-                "training.precision=tf32 is a format of NVIDIA GPUs, and no host has one; set resources=gpu or "
-                "training.precision=float32"
+                "training.precision=tf32 is a format of NVIDIA GPUs, and no host has one; "
+                "set resources=gpu or training.precision=float32"
             )
         if n * s.fraction_train * (1 + 1e-12) < 1 and s.min_train_nodes == 1 and n > 1:
             raise ConfigError(
@@ -209,7 +214,7 @@ class TrialConfig(Section):
         return idle_keys(self)
 
     def online(self, server_round: int) -> int:
-        """Return how many clients there are in a round: all but the newcomers before they join, at least one."""
+        """Return how many clients a round has: all but newcomers that are to come, or one."""
         late = (
             round(self.num_clients * self.shift.newcomers)
             if server_round < self.shift.join_round
@@ -267,7 +272,7 @@ class TrialConfig(Section):
         return models_of(STRATEGIES[self.strategy.name])
 
     def canonical(self) -> dict[str, Any]:
-        """Return what decides the numbers: no resources, tracking or folders, no field that does not apply."""
+        """Return what decides the numbers: no resources, no folders, nothing that is idle."""
         left_out = set(self.PLACE)
         if self.evaluate_personal == "last" or not self._models.personal_models:
             left_out.add("evaluate_personal")

@@ -1,4 +1,4 @@
-"""Image data sets as uint8 arrays: found once, decoded once, then read from disk without any data-set library.
+"""Image data sets as uint8 arrays: found once, decoded once, then read without any library.
 
 A data set is a function of somebody's own, or looked for in this order: ``dataset.path``,
 ``<data.root>/<dataset.name>``, the Hugging Face Hub under ``dataset.id``. Folders and the Hub's
@@ -40,8 +40,9 @@ _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 class ImageData:
     """A decoded data set. The arrays are read-only and, as a rule, mapped from the cache.
 
-    ``mean`` and ``std`` are those of the training pixels in units of 0..1, one per channel; a constant channel has a
-    ``std`` of 1, so that dividing by it is safe. Under ``dataset.normalize=unit`` they are 0 and 1.
+    ``mean`` and ``std`` are those of the training pixels in units of 0..1, one per channel; a
+    constant channel has a ``std`` of 1, so that dividing by it is safe. Under
+    ``dataset.normalize=unit`` they are 0 and 1.
     """
 
     name: str
@@ -82,15 +83,16 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
     Raises
     ------
     DataError
-        The data set can't be had, read or cached, or its content is not ``dataset.content``; the message says where
-        it was looked for and what to set.
+        The data set can't be had, read or cached, or its content is not ``dataset.content``; the
+        message says where it was looked for and what to set.
     """
     source = _find(cfg, data)
     cache = Path(data.cache).expanduser()
     if cfg.content is not None and cfg.content != source.content:
         raise DataError(
-            f"data set '{shown(cfg.name)}' at {shown(source.place, 200)} has changed since its content was "
-            f"{cfg.content} (dataset.content): {changed_files(cache, cfg.content, source.content)}"
+            f"data set '{shown(cfg.name)}' at {shown(source.place, 200)} has changed since its "
+            f"content was {cfg.content} (dataset.content): "
+            f"{changed_files(cache, cfg.content, source.content)}"
         )
     covered = [_FORMAT, source.content, cfg.image, cfg.label, cfg.test_fraction, cfg.max_train]
     fingerprint = digest_of(covered)
@@ -108,7 +110,8 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
             with _writing(cache):
                 _store(decoded, Path(scratch.name) / "decoded", folder)
     meta = json.loads((folder / "meta.json").read_text())
-    # np.asarray drops the memmap subclass: plain arrays travel out of band in a pickle, without a copy.
+    # np.asarray drops the memmap subclass: plain arrays travel out of band in a pickle, without a
+    # copy.
     arrays = {key: np.asarray(np.load(folder / f"{key}.npy", mmap_mode="r")) for key in _ARRAYS}
     return ImageData(
         name=cfg.name,
@@ -155,8 +158,9 @@ def identified(
         return config
     if cfg.content is not None:
         raise ConfigError(
-            f"dataset.content={cfg.content}, but that of {shown(_place(cfg, config.data), 200)} is {content}: "
-            f"{changed_files(Path(config.data.cache), cfg.content, content)}; put the data back, or leave it out"
+            f"dataset.content={cfg.content}, but that of {shown(_place(cfg, config.data), 200)} "
+            f"is {content}: {changed_files(Path(config.data.cache), cfg.content, content)}; "
+            "put the data back, or leave it out"
         )
     return config.model_copy(update={"dataset": cfg.model_copy(update={"content": content})})
 
@@ -205,14 +209,16 @@ def _folder(cfg: DatasetConfig, data: DataConfig) -> Path | None:
         folder = Path(cfg.path)
         if not _is_folder(folder):
             raise DataError(
-                f"dataset.path={shown(cfg.path, 200)} is not a folder; set it to one that holds images"
+                f"dataset.path={shown(cfg.path, 200)} is not a folder; set it to one that holds "
+                "images"
             )
         return folder.resolve()
     if _is_digits(cfg) or data.root is None:
         return None
     if cfg.name in ("", ".", "..") or os.sep in cfg.name or "\0" in cfg.name:
         raise DataError(
-            f"dataset.name={shown(cfg.name, 200)} is no name of a folder in data.root; set dataset.path"
+            f"dataset.name={shown(cfg.name, 200)} is no name of a folder in data.root; "
+            "set dataset.path"
         )
     folder = Path(data.root).expanduser() / cfg.name
     return folder.resolve() if _is_folder(folder) else None
@@ -238,16 +244,18 @@ def _find(cfg: DatasetConfig, data: DataConfig) -> _Source:
         looked = f"{Path(data.root).expanduser() / cfg.name} (from data.root) is not a folder"
     if cfg.id is None:
         raise DataError(
-            f"data set '{shown(cfg.name)}' can't be had: dataset.path and dataset.id are not set; {looked}. "
-            "Set dataset.path to a folder that holds images, or dataset.id to a name on the Hub"
+            f"data set '{shown(cfg.name)}' can't be had: dataset.path and dataset.id are not set; "
+            f"{looked}. Set dataset.path to a folder that holds images, or dataset.id to a name "
+            "on the Hub"
         )
     try:
         commit = _commit(cfg, data, ask=True)
     except DataError as error:
         raise DataError(
             f"data set '{shown(cfg.name)}' can't be had: {looked}; {error}. "
-            f"Set data.root to a folder that holds {cfg.name}/train.parquet and {cfg.name}/test.parquet, check "
-            "dataset.id and the network, or set HF_HUB_OFFLINE=1 to use what the Hub's own cache holds"
+            f"Set data.root to a folder that holds {cfg.name}/train.parquet and "
+            f"{cfg.name}/test.parquet, check dataset.id and the network, or set HF_HUB_OFFLINE=1 "
+            "to use what the Hub's own cache holds"
         ) from error
     repo = cfg.id.partition("@")[0]
     place = f"Hugging Face Hub, {repo}@{commit}"
@@ -269,7 +277,9 @@ def _commit(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
 
 
 def _digits_source(cfg: DatasetConfig) -> _Source:
-    """Return scikit-learn's digits, known by the file that the package ships; the package is not imported."""
+    """Return scikit-learn's digits, known by the file that the package ships;
+    the package is not imported.
+    """
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise DataError(
@@ -286,7 +296,7 @@ def _digits_source(cfg: DatasetConfig) -> _Source:
 
 
 def _decode_digits(cfg: DatasetConfig) -> Decoded:
-    """Decode scikit-learn's digits: 1,797 images of 8 x 8 with values 0..16, split 4 to 1 by a fixed seed."""
+    """Decode scikit-learn's digits: 1,797 images, 8 x 8, values 0..16, split 4 to 1 by a seed."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -321,8 +331,8 @@ def _function_source(cfg: DatasetConfig, origin: Origin) -> _Source:
     def same() -> Decoded:
         if (content := content_of(found := decoded())) != cfg.content:
             raise DataError(
-                f"{place} gave data of the content {cfg.content}, and now of {content}; let it give "
-                "the same whenever it is called"
+                f"{place} gave data of the content {cfg.content}, and now of {content}; "
+                "let it give the same whenever it is called"
             )
         return found
 
@@ -334,7 +344,7 @@ def _place_of(origin: Origin) -> str:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 (N, C, H, W), in units of 0..1, from exact counts."""
+    """Return mean and deviation per channel of uint8 (N, C, H, W), in 0..1, from exact counts."""
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(images.shape[1]):
