@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from fedsweep.data.layout import Layout, Tree
+from fedsweep.data.layout import FileLayout, Tree
 from fedsweep.errors import DataError, shown
 from fedsweep.files import write_whole
 
@@ -24,7 +24,7 @@ def digest_of(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def files_digest(layout: Layout, tree: Tree, cache: Path, place: str) -> str:
+def files_digest(layout: FileLayout, tree: Tree, cache: Path, place: str) -> str:
     """Return the digest of the files that a layout reads: bytes, order, split and class, no names.
 
     Parameters

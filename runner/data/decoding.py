@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsweep.config import DatasetConfig
-from fedsweep.data.layout import Layout, Part, Tree, check_share, listed, reasons
+from fedsweep.data.layout import FileLayout, Part, Tree, check_share, listed, reasons
 from fedsweep.data.tables import Table, cells, class_numbers
 from fedsweep.errors import DataError, shown
 
@@ -45,7 +45,7 @@ class _Encoded:
     name: str = ""  # of its file, from the data set's folder on
 
 
-def decode(cfg: DatasetConfig, layout: Layout, tree: Tree, place: str) -> Decoded:
+def decode(cfg: DatasetConfig, layout: FileLayout, tree: Tree, place: str) -> Decoded:
     """Decode what a layout says.
 
     Parameters
@@ -119,7 +119,7 @@ def drawn_test(labels: np.ndarray, fraction: float) -> np.ndarray:
 
 def _told(
     cfg: DatasetConfig,
-    layout: Layout,
+    layout: FileLayout,
     names: Sequence[str],
     train_y: np.ndarray,
     test_y: np.ndarray,
@@ -205,7 +205,7 @@ _Reader = _Images | _Tables
 
 
 def _opened(
-    layout: Layout, tree: Tree, cfg: DatasetConfig
+    layout: FileLayout, tree: Tree, cfg: DatasetConfig
 ) -> tuple[tuple[str, ...], list[np.ndarray], list[_Reader]]:
     """Return class names, and per part the labels 0..K-1 and what reads its images."""
     labels, readers = [], list[_Reader]()

@@ -114,7 +114,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """What is read. Without a test part, a share of the training part is the test set."""
 
     train: Part
@@ -138,7 +138,7 @@ class _Finder:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)  # what is no image and need not be one
 
-    def layout(self) -> Layout:
+    def layout(self) -> FileLayout:
         if self.cfg.train is not None:
             return self._as_told(self.cfg.train)
         cfg = self.cfg
@@ -177,7 +177,7 @@ class _Finder:
         whole = self._classes(base)
         return self._done(whole, None, self._beside(base, entries, [whole]))
 
-    def _as_told(self, place: str) -> Layout:
+    def _as_told(self, place: str) -> FileLayout:
         """Return the layout of a data set whose training examples are said to be at a place."""
         train, test = self._at(place, "dataset.train"), None
         if self.cfg.test is not None:
@@ -189,7 +189,7 @@ class _Finder:
             )
         return self._done(train, test, sorted(self.unread))
 
-    def _done(self, train: Part, test: Part | None, ignored: Iterable[str]) -> Layout:
+    def _done(self, train: Part, test: Part | None, ignored: Iterable[str]) -> FileLayout:
         for part in (train, test):
             if part is None or part.kind != "images":
                 continue
@@ -214,7 +214,7 @@ class _Finder:
         read = sum(len(part.files) for part in (train, test) if part and part.kind == "images")
         out = {reason: tuple(paths) for reason, paths in self.left_out.items()}
         check_share(out, read, self.where)
-        return Layout(train, test, out, tuple(ignored))
+        return FileLayout(train, test, out, tuple(ignored))
 
     # Where the splits are
 
@@ -538,7 +538,7 @@ class _Finder:
 _NAMED = rf"(.+?)(?:-\d+-of-\d+(?:-[0-9a-f]+)?)?\.(?:{'|'.join(_TABLES)})"
 
 
-def find_layout(cfg: DatasetConfig, tree: Tree, where: str) -> Layout:
+def find_layout(cfg: DatasetConfig, tree: Tree, where: str) -> FileLayout:
     """Return what is read of a data set, by the rules above.
 
     Parameters
