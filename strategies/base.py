@@ -22,7 +22,7 @@ TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a client that never answers
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelTraits:
     """What a method says about its models, by class attributes of these names;
     else it is as FedAvg.
     """
@@ -39,13 +39,13 @@ class Models:
     """It trains one model per cluster of clients."""
 
 
-def models_of(strategy: object) -> Models:
+def models_of(strategy: object) -> ModelTraits:
     """Return what a strategy, its class, or the strategy inside wrappers says about its models."""
     inner = strategy
     while hasattr(inner, "strategy"):
         inner = inner.strategy
-    said = {field.name: getattr(inner, field.name, field.default) for field in fields(Models)}
-    return Models(**said)  # type: ignore[arg-type]
+    said = {field.name: getattr(inner, field.name, field.default) for field in fields(ModelTraits)}
+    return ModelTraits(**said)  # type: ignore[arg-type]
 
 
 def says(strategy: object, fact: str) -> bool:

@@ -31,7 +31,7 @@ from fedsweep.scenario.partition import Partition
 from fedsweep.scenario.partitions import PARTITIONS, partition_of
 from fedsweep.scenario.shift import Shift
 from fedsweep.scenario.shifts import SHIFTS, shift_of
-from fedsweep.strategies.base import Models, models_of
+from fedsweep.strategies.base import ModelTraits, models_of
 from fedsweep.strategies.ranges import CLIENTS, LONGEST, ROUNDS
 from fedsweep.strategies.registry import STRATEGIES, settings_of
 from fedsweep.strategies.settings import FedAvgSettings, Setting
@@ -267,7 +267,7 @@ class TrialConfig(Section):
         return ""
 
     @property
-    def _models(self) -> "Models":
+    def _models(self) -> "ModelTraits":
         """What the strategy says about its models."""
         return models_of(STRATEGIES[self.strategy.name])
 

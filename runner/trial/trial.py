@@ -26,7 +26,7 @@ from fedsweep.parts.registry import Origin
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_layout, wrap_privacy
-from fedsweep.strategies.base import Clustered, Models, State, model_users, models_of
+from fedsweep.strategies.base import Clustered, ModelTraits, State, model_users, models_of
 from fedsweep.strategies.state import load_strategy_state, strategy_state
 from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
@@ -360,7 +360,7 @@ def weights_sha256(models: Mapping[str, ArrayRecord]) -> str:
 
 
 def _models(
-    arrays: ArrayRecord, clustered: Clustered | None, has: Models
+    arrays: ArrayRecord, clustered: Clustered | None, has: ModelTraits
 ) -> dict[str, ArrayRecord]:
     models = {"global": arrays} if has.has_global_model else {}
     if clustered:
@@ -376,7 +376,7 @@ class _CentralTest:
     grid: EngineGrid
     data: FederatedData
     clustered: Clustered | None
-    has: Models
+    has: ModelTraits
 
     def ask(
         self, number: int, arrays: ArrayRecord, last: bool = False
