@@ -51,7 +51,11 @@ class ClientGroups:
 
     def apply(self, x: np.ndarray, y: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Return images uint8 (n, C, H, W) and labels (n,) as that group sees them."""
-        return self.shift.view(x, group, self.seed), self.relabel(y, group)
+        return self.view(x, group), self.relabel(y, group)
+
+    def view(self, x: np.ndarray, group: int) -> np.ndarray:
+        """Return images uint8 (n, C, H, W) as that group sees them."""
+        return self.shift.view(x, group, self.seed)
 
     def relabel(self, y: np.ndarray, group: int) -> np.ndarray:
         """Return labels (n,) as that group sees them."""
