@@ -13,6 +13,7 @@ from fedsweep import __version__, escape
 from fedsweep.catalog import CATALOG
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
+from fedsweep.paths import component
 from fedsweep.sweep.compose import (
     Trial,
     compose,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from fedsweep.sweep.sweep import SweepPlan
     from fedsweep.sweep.views import ViewMode
 
+ADHOC = "adhoc"
+"""What a sweep of words alone is called."""
+
 EXAMPLES = """\
 examples:
   fedsweep run dataset=mnist partition=dirichlet partition.alpha=0.1 strategy=kmeans \
@@ -39,6 +43,7 @@ strategy.num_clusters=4
   fedsweep sweep default seed=0,1,2
   fedsweep sweep mnist_cifar10 data.root=DATA --address auto
   fedsweep sweep default strategy=fedavg,kmeans --dry-run
+  fedsweep sweep strategy=fedavg,kmeans partition.alpha=0.1,1 seed=0,1,2 --name mine
   fedsweep config dataset=cifar10 model=lenet
 """
 
@@ -116,7 +121,15 @@ def _parser() -> argparse.ArgumentParser:
     # What runs trials.
     run = command("run", _run, "run one trial")
     sweep = command("sweep", _sweep, "run a grid of trials")
-    sweep.add_argument("name", help=f"a file of configs/sweep: {', '.join(options('sweep'))}")
+    sweep.add_argument(
+        "sweep",
+        metavar="SWEEP",
+        nargs="?",
+        default="",
+        help=f"{', '.join(options('sweep'))}, or a file such as ./study.yaml; without it the axes "
+        "are those of the words alone",
+    )
+    sweep.add_argument("--name", help="what the sweep is called; default: as its file, or adhoc")
     reproduce = command(
         "reproduce", _reproduce, "run an experiment and hold it against the paper's numbers"
     )
@@ -261,15 +274,25 @@ def _run(args: argparse.Namespace, words: list[str]) -> int:
 
 def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     words = _with_address(words, args.address)
-    file, trials = expand(args.name, words)
+    own = args.sweep.endswith((".yaml", ".yml"))
+    if "=" in args.sweep and not own:  # the first of its words
+        words, args.sweep = [args.sweep, *words], ""
+    if not args.sweep and not words:
+        raise ConfigError(f"name a sweep ({', '.join(options('sweep'))}), a file, or axes: a=1,2")
+    name = args.name or (Path(args.sweep).stem if args.sweep else ADHOC)
+    component(name, "--name")
+    file, trials = expand(args.sweep, words)
     if args.dry_run:
+        say(f"sweep '{name}'")
         return _list(trials)
     from fedsweep.sweep.resume import Restart
     from fedsweep.sweep.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
-    command = escape.command(["fedsweep", "sweep", args.name, *words])
-    plan = SweepPlan(args.name, file.description, command, with_contents(trials), restart)
+    named = ["--name", args.name] if args.name else []
+    given = [args.sweep] if args.sweep else []
+    command = escape.command(["fedsweep", "sweep", *given, *words, *named])
+    plan = SweepPlan(name, file.description, command, with_contents(trials), restart)
     return _execute(plan, args.mode)
 
 

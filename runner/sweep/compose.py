@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from itertools import product
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
@@ -154,13 +155,41 @@ def compose_trial(words: Sequence[str]) -> Trial:
     return replace(trial, config=config)
 
 
-def expand(name: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
-    """Return a sweep's file and its trials: see :func:`expand_grids`."""
-    if name not in options("sweep"):
-        raise ConfigError(unknown("sweep", name, options("sweep")))
-    loaded = OmegaConf.to_container(OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml"))
-    file = validated(SweepFile, loaded, "")
+def expand(sweep: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
+    """Return a sweep's file and its trials: see :func:`load_sweep`, :func:`expand_grids`."""
+    file = load_sweep(sweep)
     return file, expand_grids([file], words)
+
+
+def load_sweep(sweep: str) -> SweepFile:
+    """Return the file of a sweep: one of ``configs/sweep`` by its name, or any by its path.
+
+    Parameters
+    ----------
+    sweep : str
+        ``default``, ``./study.yaml``; nothing is a sweep of what its words say and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or it can't be read: file and line, or the key.
+    """
+    if not sweep:
+        return SweepFile()
+    own = Path(sweep).suffix in (".yaml", ".yml")
+    if not own and sweep not in options("sweep"):
+        raise ConfigError(
+            unknown("sweep", sweep, options("sweep")) + " Or name a file, as ./x.yaml"
+        )
+    path = Path(sweep) if own else CONFIGS / "sweep" / f"{sweep}.yaml"
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        why = error.strerror
+        raise ConfigError(f"sweep {shown(sweep, 200)} can't be read: {why}") from error
+    except Exception as error:  # a YAML parser raises what it likes
+        raise ConfigError(f"sweep {shown(sweep, 200)}: {shown(str(error), 300)}") from error
+    return validated(SweepFile, loaded or {}, "")
 
 
 def expand_grids(files: Sequence[SweepFile], words: Sequence[str]) -> list[Trial]:

@@ -2,9 +2,11 @@
 
 import random
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
+from fedsweep.cli import main
 from fedsweep.config import TrialConfig
 from fedsweep.config.section import flat, short_names
 from fedsweep.errors import ConfigError
@@ -349,3 +351,80 @@ def test_resolved_config_reads_back() -> None:
     config = compose(["dataset=mnist", "strategy=kmeans"])
     again = TrialConfig.model_validate(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
     assert again.key == config.key
+
+
+# Sweeps of one's own
+
+
+def test_a_sweep_of_words_has_their_axes_and_no_others() -> None:
+    words = ["strategy=fedavg,kmeans", "partition=dirichlet", "partition.alpha=0.1,1", "seed=0,1"]
+    trials = expand("", words)[1]
+    assert len(trials) == 8
+    assert trials[0].grid == ("strategy", "partition.alpha", "seed")
+    assert trials[0].config.key == compose([*trials[0].overrides]).key
+    alone = compose(["partition=dirichlet", "partition.alpha=0.1"])
+    assert trials[0].config.key == alone.key
+
+
+def test_a_sweep_may_be_a_file_anywhere(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    axes = "{strategy: [fedavg, kmeans], seed: [0, 1]}"
+    file.write_text(f"description: mine\noverrides: [rounds=3]\naxes: {axes}\n")
+    described, trials = expand(str(file), ["seed=5"])
+    assert described.description == "mine"
+    assert [t.axes for t in trials] == [{"strategy": s, "seed": "5"} for s in ("fedavg", "kmeans")]
+    assert {t.config.rounds for t in trials} == {3}
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        (None, "can't be read: No such file or directory"),
+        ("axes: [a", "expected ',' or ']'"),
+        ("axis: {seed: [0]}", "unknown key 'axis'. Did you mean 'axes'"),
+        ("axes: {sede: [0]}", "unknown key or group 'sede'. Did you mean 'seed'"),
+        ("just words", "unknown key 'just words'"),
+    ],
+)
+def test_a_sweeps_file_that_is_wrong_is_refused(
+    tmp_path: Path, text: str | None, refusal: str
+) -> None:
+    file = tmp_path / "study.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        expand(str(file), [])
+    assert refusal in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "trials"),
+    [
+        (["sweep", "strategy=fedavg,kmeans", "--dry-run"], "adhoc", 2),
+        (["sweep", "--name", "mine", "strategy=fedavg", "seed=0,1,2", "--dry-run"], "mine", 3),
+        (["sweep", "smoke", "--name", "x", "--dry-run"], "x", None),
+    ],
+)
+def test_the_command_line_takes_axes_alone(
+    words: list[str], name: str, trials: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert trials is None or f"{trials} trials" in out
+    assert f"sweep '{name}'" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (["sweep"], "name a sweep (default, "),
+        (["sweep", "--name", "a/b", "seed=0,1"], "--name='a/b' is no name of a file or folder"),
+        (["sweep", "smok"], "Did you mean 'smoke'"),
+    ],
+)
+def test_a_sweep_without_a_name_or_with_a_bad_one_is_refused(
+    words: list[str], refusal: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert refusal in capsys.readouterr().err
