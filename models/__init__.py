@@ -37,7 +37,7 @@ class Networks(Registry[Any]):
     def __init__(self) -> None:
         super().__init__("model", str(__package__), "MODELS", "fedsweep.models")
 
-    def is_part(self, value: Any) -> bool:
+    def is_part(self, value: object) -> bool:
         """Return whether it is a class of modules, or a function that says it returns one."""
         if "torch.nn" not in sys.modules:  # then nobody has made one
             return False
@@ -51,7 +51,7 @@ class Networks(Registry[Any]):
         """Say what a network is."""
         return "a torch.nn.Module class, or a function with '-> torch.nn.Module' in its def"
 
-    def factory(self, name: str) -> Callable[..., Any]:
+    def factory(self, name: str) -> Callable[..., "nn.Module"]:
         """Return the function or class that makes a network."""
         found: Any = self[name]
         if isinstance(found, Origin):
@@ -59,7 +59,7 @@ class Networks(Registry[Any]):
             found = self[name]
         if isinstance(found, _BuiltIn):
             found = getattr(importlib.import_module(f"{__package__}.{name}"), name)
-        made: Callable[..., Any] = found
+        made: Callable[..., nn.Module] = found
         return made
 
     def find(self, given: str) -> str:
@@ -135,7 +135,7 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
 
 def _find(
     name: str, kwargs: dict[str, Any], input_shape: Shape, num_classes: int
-) -> tuple[Callable[..., Any], dict[str, Any]]:
+) -> tuple[Callable[..., "nn.Module"], dict[str, Any]]:
     """Return what builds the network and all its arguments, once they are known to fit."""
     name = MODELS.find(name)
     factory = MODELS.factory(name) if name in MODELS else _import(name)
@@ -158,7 +158,7 @@ def _find(
     return factory, {**given, **kwargs}
 
 
-def _import(path: str) -> Callable[..., Any]:
+def _import(path: str) -> Callable[..., "nn.Module"]:
     """Return the callable at a dotted path."""
     module, _, attribute = path.rpartition(".")
     try:
@@ -168,13 +168,13 @@ def _import(path: str) -> Callable[..., Any]:
             f"model '{path}' can't be imported: {error}; give package.module.Class"
         ) from error
     if MODELS.accepts(found):
-        factory: Callable[..., Any] = found
+        factory: Callable[..., nn.Module] = found
         return factory
     what = "class" if isinstance(found, type) else type(found).__name__
     raise ValueError(f"model '{path}' is a {what}, not {MODELS.expected()}")
 
 
-def _returns_module(function: Callable[..., Any]) -> bool:
+def _returns_module(function: Callable[..., "nn.Module"]) -> bool:
     """Return whether a Python function is annotated with a subclass of nn.Module as its result.
 
     What a dotted path names comes from a command line or a file, and anything that can be imported

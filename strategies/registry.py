@@ -26,12 +26,12 @@ class Methods(Family[type[Strategy]]):
         self._client_parts: dict[str, type[ClientPart]] = {}
         self._by_signature: dict[type[Strategy], type[FedAvgSettings]] = {}
 
-    def is_part(self, value: Any) -> bool:
+    def is_part(self, value: object) -> bool:
         """Return whether it is a Flower strategy whose own body names its settings."""
         is_strategy = isinstance(value, type) and issubclass(value, Strategy)
         return is_strategy and "settings" in vars(value)
 
-    def accepts(self, value: Any) -> bool:
+    def accepts(self, value: object) -> bool:
         """Return whether it is a Flower strategy: one without settings is asked what it takes."""
         return isinstance(value, type) and issubclass(value, Strategy)
 

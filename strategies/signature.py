@@ -85,7 +85,7 @@ def _hint(kind: type[Strategy], parameter: Parameter) -> Any:
     return type(parameter.default) if type(parameter.default) in _KINDS - {type(None)} else None
 
 
-def _is_setting(annotation: Any) -> bool:
+def _is_setting(annotation: object) -> bool:
     kinds = [*leaves(annotation)] if annotation is not None else []
     plain = (isinstance(kind, type) and kind in _KINDS for kind in kinds)
     literal = (get_origin(kind) is Literal for kind in kinds)

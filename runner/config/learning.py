@@ -64,12 +64,12 @@ class DatasetConfig(Section):
     def _function(cls, name: str) -> str:
         return DATASETS.find(name) if is_reference(name) else name
 
-    def model_post_init(self, context: Any) -> None:
+    def model_post_init(self, context: object) -> None:
         """Know where a data set of somebody's own comes from."""
         del context
         self._origin = DATASETS.origin(self.name)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Take along where a data set of somebody's own comes from."""
         return _dataset_of, (self.part_origin, self.model_dump())
 
@@ -117,12 +117,12 @@ class ModelConfig(Section):
     def _there(cls, name: str) -> str:
         return MODELS.find(name)
 
-    def model_post_init(self, context: Any) -> None:
+    def model_post_init(self, context: object) -> None:
         """Know where a network of somebody's own comes from."""
         del context
         self._origin = MODELS.origin(self.name)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Take along where a network of somebody's own comes from."""
         return _model_of, (self.part_origin, self.model_dump())
 

@@ -42,7 +42,7 @@ class Section(Settings):
         return [*cls.model_fields]
 
     @classmethod
-    def kind(cls, values: Any) -> type[BaseModel]:
+    def kind(cls, values: object) -> type[BaseModel]:
         """Return the class that values of the section are of."""
         del values
         return cls
@@ -70,10 +70,10 @@ class Group(Protocol):
     def keys(self) -> list[str]:
         """Return the keys of all options."""
 
-    def kind(self, values: Any) -> type[BaseModel]:
+    def kind(self, values: object) -> type[BaseModel]:
         """Return the class that values of the group are of."""
 
-    def option(self, values: Mapping[str, Any]) -> str | None:
+    def option(self, values: Mapping[str, object]) -> str | None:
         """Return the option that values are of, if the group has any."""
 
 
@@ -94,7 +94,7 @@ class OneOf:
         """Return the keys of all parts."""
         return self.family.keys_of_all()
 
-    def kind(self, values: Any) -> type[BaseModel]:
+    def kind(self, values: object) -> type[BaseModel]:
         """Return the class of settings that values are of.
 
         Raises
@@ -106,7 +106,7 @@ class OneOf:
             return type(values)
         return self.family.settings(self.option(values if isinstance(values, Mapping) else {}))
 
-    def option(self, values: Mapping[str, Any]) -> str:
+    def option(self, values: Mapping[str, object]) -> str:
         """Return the name of the part that values are of.
 
         Raises
@@ -130,7 +130,7 @@ class OneOf:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def read(self, values: Any) -> Settings:
+    def read(self, values: object) -> Settings:
         """Return values as the settings of the part that they name."""
         if isinstance(values, Settings):
             return values
@@ -140,7 +140,7 @@ class OneOf:
         return found
 
     def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
+        self, source: object, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
         """Have pydantic read and write the settings by their own class."""
         del source, handler
@@ -194,7 +194,7 @@ def absolute(path: str) -> str:
     return found
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
     """Return nested settings by full key (``strategy.server.rule``), no None among them."""
     found: dict[str, Any] = {}
     for key, value in tree.items():

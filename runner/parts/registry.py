@@ -9,7 +9,7 @@ packages (``fedsweep.strategies``, ...), or where a reference says: ``./mine.py`
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -59,10 +59,10 @@ class Registry(Mapping[str, T], Generic[T]):
     # What a part is
 
     @abstractmethod
-    def is_part(self, value: Any) -> bool:
+    def is_part(self, value: object) -> bool:
         """Return whether a value of a module is a part, if it is defined there."""
 
-    def accepts(self, value: Any) -> bool:
+    def accepts(self, value: object) -> bool:
         """Return whether a value that a reference names can be made a part."""
         return self.is_part(value)
 
@@ -87,7 +87,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(self._parts())
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _registry, (type(self).__module__, self._home)
 
     def origin(self, name: str) -> Origin | None:
@@ -229,7 +229,7 @@ def split_reference(given: str) -> tuple[str, str]:
     return (path, attribute) if colon and is_named else ("", "")
 
 
-def _own(module: ModuleType, is_part: Any) -> dict[str, Any]:
+def _own(module: ModuleType, is_part: Callable[[object], bool]) -> dict[str, Any]:
     """Return the parts that a module defines, by their names in it."""
     return {
         name: value

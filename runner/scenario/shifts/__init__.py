@@ -12,7 +12,7 @@ class Shifts(Family[type[Shift]]):
     def __init__(self) -> None:
         super().__init__("shift", str(__package__), "SHIFTS", "fedsweep.shifts", "none")
 
-    def is_part(self, value: Any) -> bool:
+    def is_part(self, value: object) -> bool:
         """Return whether it is a class of shifts, and no base of others."""
         is_kind = isinstance(value, type) and issubclass(value, Shift)
         return is_kind and value not in (Shift, GroupedShift, SeenShift)
