@@ -55,7 +55,7 @@ class Networks(Registry[Any]):
         """Return the function or class that makes a network."""
         found: Any = self[name]
         if isinstance(found, Origin):
-            super().receive(found)
+            self._add_new(found.code, found.attribute)
             found = self[name]
         if isinstance(found, _BuiltIn):
             found = getattr(importlib.import_module(f"{__package__}.{name}"), name)

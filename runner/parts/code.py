@@ -75,7 +75,7 @@ def code_of_file(path: Path) -> Code:
     path = path.expanduser().absolute()
     if path.suffix != ".py" or not os.path.isfile(path):
         raise CodeError(f"{path} is no file of Python; name one that ends in .py")
-    return Code(str(path.parent), path.stem, tuple(_files(path.parent, path)))
+    return LOADED.read(path)
 
 
 def code_of_module(name: str) -> Code:
@@ -158,7 +158,19 @@ class _Loaded:
     def __init__(self) -> None:
         self._modules: dict[str, ModuleType] = {}  # by digest
         self._latest: dict[tuple[str, str], str] = {}  # root, module -> digest
+        self._read: dict[Path, tuple[object, Code]] = {}  # a file as it was, and its code
         self._unpacked: Path | None = None
+
+    def read(self, path: Path) -> Code:
+        """Return the code of a file, which is read again where it, or what it imports, changed.
+
+        Each cell of a grid asks for it.
+        """
+        known = self._read.get(path)
+        if known is None or known[0] != _stamp(known[1]):
+            code = Code(str(path.parent), path.stem, tuple(_files(path.parent, path)))
+            known = self._read[path] = _stamp(code), code
+        return known[1]
 
     def module(self, code: Code) -> ModuleType:
         """Return the module, imported once for each content that it has.
@@ -197,6 +209,15 @@ class _Loaded:
 
 
 LOADED = _Loaded()
+
+
+def _stamp(code: Code) -> object:
+    """Return what tells whether files of this machine have changed."""
+    try:
+        stats = [Path(code.root, path).stat() for path, _ in code.files]
+    except OSError:
+        return None
+    return [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats]
 
 
 def same_file(module: str, other: str) -> bool:

@@ -55,6 +55,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._package, self._home, self._entries = package, home, entries
         self._found: dict[str, T] | None = None
         self._origins: dict[str, Origin] = {}
+        self._names: dict[tuple[str, str], str] = {}  # digest, what was named of it -> name
 
     # What a part is
 
@@ -132,6 +133,13 @@ class Registry(Mapping[str, T], Generic[T]):
         self._add_code(origin.code, origin.attribute)
 
     def _add_code(self, code: Code, attribute: str) -> str:
+        named = code.digest, attribute
+        known = self._origins.get(self._names.get(named, ""))
+        if known is None or known.code.digest != code.digest:
+            self._names[named] = self._add_new(code, attribute)
+        return self._names[named]
+
+    def _add_new(self, code: Code, attribute: str) -> str:
         module = LOADED.module(code)
         own = _own(module, self.is_part) or _own(module, self.accepts)
         if not attribute:

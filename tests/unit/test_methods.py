@@ -93,7 +93,7 @@ SMALL = [
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the methods that a test adds go away afterwards."""
     assert len(STRATEGIES) >= 30
-    for table in ("_found", "_client_parts", "_origins"):
+    for table in ("_found", "_client_parts", "_origins", "_names"):
         monkeypatch.setattr(STRATEGIES, table, dict(getattr(STRATEGIES, table)))
 
 

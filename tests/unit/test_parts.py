@@ -39,7 +39,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the parts that a test adds go away afterwards."""
     for registry in PARTS.values():
         list(registry)  # what is there is read
-        for table in ("_found", "_origins"):
+        for table in ("_found", "_origins", "_names"):
             monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     monkeypatch.setattr(sys, "path", [*sys.path])
 
@@ -118,7 +118,9 @@ def test_its_content_is_part_of_the_key(folder: Path, kind: str) -> None:
     sys.modules.pop("sizes", None)
     assert code_of_file(moved / f"{name}.py").digest == code_of_file(file).digest
     for registry in PARTS.values():
-        registry._found.pop(name, None)  # type: ignore[union-attr]
+        for table in (registry._found, registry._origins):
+            assert table is not None
+            table.pop(name, None)  # type: ignore[attr-defined]
     assert compose([f"{kind}={moved}/{name}.py"]).key == edited
 
 
