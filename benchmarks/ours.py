@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.apps import echo_app
 from benchmarks.contender import say, serve
 from benchmarks.work import PROCESSES, WORKS, Work, make_model, rows_of, score
-from fedsweep.config import HostGroup, ResourcesConfig, TrialConfig
+from fedsweep.config import HostGroup, ResourcesConfig, RunConfig
 from fedsweep.data.federated import Rows
 from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
@@ -63,7 +63,7 @@ def split_of(rows: Sequence[np.ndarray]) -> Split:
     return Split(Rows.of(rows), nothing, no_shift(len(rows)))
 
 
-def config_of(work: Work) -> TrialConfig:
+def config_of(work: Work) -> RunConfig:
     return compose(
         [
             f"dataset={work.data}", f"model={work.model}", f"num_clients={work.clients}",

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.models import build_model
 from fedsweep.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from fedsweep.tracking import Tracker
@@ -90,7 +90,7 @@ def thread_clock(thread: threading.Thread) -> Callable[[], float]:
 def measure(rounds: int, round_s: float, clients: int) -> dict[str, float]:
     cores = len(os.sched_getaffinity(0))
     units, rng = calibrate(round_s), np.random.default_rng(0)
-    trial = TrialConfig.model_validate(
+    trial = RunConfig.model_validate(
         {"model": {"name": "lenet"}, "strategy": {"name": "kmeans"}, "rounds": rounds}
     )
     walls: dict[bool, list[float]] = {True: [], False: []}

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
@@ -22,13 +22,13 @@ def digits() -> ImageData:
     return load_images(config.dataset, config.data)
 
 
-def small(*words: str) -> TrialConfig:
+def small(*words: str) -> RunConfig:
     """Return the configuration of a small trial on digits."""
     return compose([*SMALL, *words])
 
 
 def events_of(
-    config: TrialConfig, hosts: list[Host] | None = None, images: ImageData | None = None
+    config: RunConfig, hosts: list[Host] | None = None, images: ImageData | None = None
 ) -> list[Any]:
     """Run a trial to its end, on the digits if nothing else is given; return all that it yields."""
     import fedsweep.client.app  # noqa: F401  torch is there before the freeze

@@ -18,11 +18,12 @@ from fedsweep.config.running import (
     HalvingConfig,
     HostGroup,
     ResourcesConfig,
+    SessionConfig,
     StopConfig,
     TrackingConfig,
 )
 from fedsweep.config.section import Section, only
-from fedsweep.config.trial import TrialConfig
+from fedsweep.config.trial import RunConfig, TrialConfig
 
 __all__ = [
     "CheckpointConfig",
@@ -33,7 +34,9 @@ __all__ = [
     "ModelConfig",
     "PrivacyConfig",
     "ResourcesConfig",
+    "RunConfig",
     "Section",
+    "SessionConfig",
     "StopConfig",
     "TrackingConfig",
     "TrainingConfig",

@@ -267,3 +267,14 @@ class DataConfig(Section):
     @classmethod
     def _absolute(cls, path: str | None) -> str | None:
         return None if path is None else absolute(path)
+
+
+class SessionConfig(Section):
+    """What a session runs its trials with. It defines none of them: no part of their keys."""
+
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="hosts")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
+    data: DataConfig = Field(default_factory=DataConfig, description="data folders")
+    checkpoint: CheckpointConfig = Field(
+        default_factory=CheckpointConfig, description="checkpoints"
+    )

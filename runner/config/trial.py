@@ -1,4 +1,4 @@
-"""One trial: all its settings, whether they fit together, and its key."""
+"""One trial: all its settings, whether they fit together, and its key; and what runs it."""
 
 import hashlib
 import json
@@ -14,14 +14,7 @@ from fedsweep.config.learning import (
     TrainingConfig,
 )
 from fedsweep.config.privacy import PrivacyConfig
-from fedsweep.config.running import (
-    CheckpointConfig,
-    DataConfig,
-    HalvingConfig,
-    ResourcesConfig,
-    StopConfig,
-    TrackingConfig,
-)
+from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section
 from fedsweep.errors import ConfigError, unknown
 from fedsweep.models import MODELS
@@ -47,7 +40,7 @@ PARTS: dict[str, Registry[Any]] = {
 
 
 class TrialConfig(Section):
-    """One trial: everything that decides its numbers, and where it runs and is logged."""
+    """What defines a trial: everything that decides its numbers."""
 
     PROBLEM: ClassVar[frozenset[str]] = frozenset({
         "dataset", "partition", "shift", "num_clients", "evaluate_every",
@@ -55,9 +48,6 @@ class TrialConfig(Section):
         "experiment",
     })  # fmt: skip
     """What a trial has to solve, and how that is measured; other settings are ways to solve it."""
-
-    PLACE: ClassVar[frozenset[str]] = frozenset({"resources", "tracking", "data", "checkpoint"})
-    """Where a trial runs and is logged: never part of its key."""
 
     dataset: DatasetConfig = Field(default_factory=DatasetConfig, description="images and labels")
     partition: Annotated[Partition, OneOf(PARTITIONS)] = Field(
@@ -103,12 +93,6 @@ class TrialConfig(Section):
     stop: StopConfig = Field(default_factory=StopConfig, description="rules that end a trial early")
     halving: HalvingConfig = Field(
         default_factory=HalvingConfig, description="successive halving over an axis"
-    )
-    resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="hosts")
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
-    data: DataConfig = Field(default_factory=DataConfig, description="data folders")
-    checkpoint: CheckpointConfig = Field(
-        default_factory=CheckpointConfig, description="checkpoints"
     )
 
     @model_validator(mode="before")
@@ -174,13 +158,6 @@ class TrialConfig(Section):
                 f"privacy={self.privacy.name} noises a plain mean over clients, and "
                 f"strategy={s.name} takes none; set strategy={', '.join(others)} or "
                 f"{last}, or privacy=none"
-            )
-        if self.training.precision == "tf32" and not any(
-            group.num_gpus for group in self.resources.hosts.values()
-        ):
-            raise ConfigError(
-                "training.precision=tf32 is a format of NVIDIA GPUs, and no host has one; "
-                "set resources=gpu or training.precision=float32"
             )
         if n * s.fraction_train * (1 + 1e-12) < 1 and s.min_train_nodes == 1 and n > 1:
             raise ConfigError(
@@ -272,8 +249,8 @@ class TrialConfig(Section):
         return models_of(STRATEGIES[self.strategy.name])
 
     def canonical(self) -> dict[str, Any]:
-        """Return what decides the numbers: no resources, no folders, nothing that is idle."""
-        left_out = set(self.PLACE)
+        """Return what defines the trial, without the fields that do not apply."""
+        left_out = set()
         if self.evaluate_personal == "last" or not self._models.personal_models:
             left_out.add("evaluate_personal")
         if not self.metrics:
@@ -281,7 +258,7 @@ class TrialConfig(Section):
         kept = {
             k: value
             for k, value in super().canonical().items()
-            if k not in left_out and value != {}
+            if k in TrialConfig.model_fields and k not in left_out and value != {}
         }
         return kept | ({"code": self.code} if self.code else {})
 
@@ -314,6 +291,22 @@ class TrialConfig(Section):
         """The identity of what was asked for, whatever the content of the data: 12 hex digits."""
         canonical = self.canonical()
         return _digest(canonical | {"dataset": canonical["dataset"] | {"content": None}})
+
+
+class RunConfig(SessionConfig, TrialConfig):
+    """A trial and the session that runs it: all the keys that there are."""
+
+    @model_validator(mode="after")
+    def _has_hosts_for_it(self) -> Self:
+        """Refuse what no host can do."""
+        if self.training.precision == "tf32" and not any(
+            group.num_gpus for group in self.resources.hosts.values()
+        ):
+            raise ConfigError(
+                "training.precision=tf32 is a format of NVIDIA GPUs, and no host has one; set "
+                "resources=gpu or training.precision=float32"
+            )
+        return self
 
 
 def _digest(canonical: dict[str, Any]) -> str:

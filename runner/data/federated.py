@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig, TrialConfig
 from fedsweep.data.partition import group_partition, split_rows
 from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
@@ -76,7 +76,7 @@ class FederatedData:
         object.__setattr__(self, "eval_rows", Rows.of(self.eval_rows))
 
     @classmethod
-    def build(cls, images: ImageData, cfg: TrialConfig) -> "FederatedData":
+    def build(cls, images: ImageData, cfg: RunConfig) -> "FederatedData":
         """Split and shift a data set as a trial asks.
 
         Raises

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsweep.config import DataConfig, DatasetConfig, TrialConfig
+from fedsweep.config import DataConfig, DatasetConfig, RunConfig
 from fedsweep.data.content import changed_files, digest_of, files_digest
 from fedsweep.data.decoding import Decoded, decode, reason
 from fedsweep.data.functions import content_of, decode_returned
@@ -127,8 +127,8 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
 
 
 def identified(
-    config: TrialConfig, ask: bool = False, known: dict[str, str] | None = None
-) -> TrialConfig:
+    config: RunConfig, ask: bool = False, known: dict[str, str] | None = None
+) -> RunConfig:
     """Return a trial with the content of its data, which its key covers.
 
     A data set that can't be had, or that only the Hub can tell, leaves the trial as it is, unless
@@ -175,7 +175,7 @@ def _content(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
     return _find(cfg, data).content
 
 
-def place_of(config: TrialConfig) -> str:
+def place_of(config: RunConfig) -> str:
     """Return where a trial's data are found, without reading them."""
     return _place(config.dataset, config.data)
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig, SessionConfig
 from fedsweep.config.section import Group, flat, group_of, short_names
 from fedsweep.config.trial import PARTS
 from fedsweep.errors import ConfigError, shown, unknown
@@ -57,8 +57,8 @@ class Trial:
 
     Parameters
     ----------
-    config : TrialConfig
-        All its settings.
+    config : RunConfig
+        All its settings, and those of the session that runs it.
     axes : dict[str, str]
         The axes that apply to it, by full key, with its values as its configuration has them.
     overrides : tuple[str, ...]
@@ -73,7 +73,7 @@ class Trial:
         Settings of that file that change nothing in this trial, and why.
     """
 
-    config: TrialConfig
+    config: RunConfig
     axes: dict[str, str]
     overrides: tuple[str, ...]
     left_out: tuple[str, ...] = ()
@@ -117,8 +117,8 @@ def groups() -> list[str]:
     return sorted((folders | {*PARTS}) - {"sweep"})
 
 
-def compose(words: Sequence[str]) -> TrialConfig:
-    """Return the trial that ``GROUP=OPTION`` and ``key=value`` words describe.
+def compose(words: Sequence[str]) -> RunConfig:
+    """Return the trial, and what runs it, that ``GROUP=OPTION`` and ``key=value`` words describe.
 
     Raises
     ------
@@ -270,7 +270,7 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
             raise ConfigError(unknown("axis", config.halving.axis, axes) + " (halving.axis)")
         trials.append(_placed(replace(built, config=config), axes, cell, fixed))
     for key, values in axes.items():
-        if len(values) > 1 and key.split(".")[0] in TrialConfig.PLACE:
+        if len(values) > 1 and key.split(".")[0] in SessionConfig.model_fields:
             _check_place(key, trials)
     return list(axes), trials
 
@@ -335,7 +335,7 @@ def _check_place(key: str, trials: Sequence[Trial]) -> None:
         )
 
 
-def _group_place(config: TrialConfig, key: str, word: str) -> str:
+def _group_place(config: RunConfig, key: str, word: str) -> str:
     """Return a trial's place on the axis of a group: its option, by its name if it is one's own."""
     given = word.split("=", 1)[1]
     return str(getattr(config, key).name) if is_reference(given) else given
@@ -353,7 +353,7 @@ def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
                 f"{none}: it has no effect with {why}; leave it out, or change the other"
             )
         top, _, field_ = key.partition(".")
-        group = group_of(TrialConfig.model_fields[top])
+        group = group_of(RunConfig.model_fields[top])
         belongs = "|".join((group.options_of(field_.split(".")[0]) if group else None) or ())
         raise ConfigError(f"{none}; it belongs to {top}={belongs}: remove it, or add such a {top}")
     places = {trial.axes[key] for trial in trials if key in trial.axes}
@@ -402,7 +402,7 @@ def with_contents(trials: Sequence[Trial]) -> list[Trial]:
     ]
 
 
-def _identified(config: TrialConfig, contents: dict[str, str], ask: bool = False) -> TrialConfig:
+def _identified(config: RunConfig, contents: dict[str, str], ask: bool = False) -> RunConfig:
     """Return a trial with the content of its data: see :func:`fedsweep.data.sources.identified`."""
     from fedsweep.data.sources import identified  # imports NumPy, which --help does without
 
@@ -419,8 +419,8 @@ def _read(words: Sequence[str]) -> list[Word]:
     parsed = parse(words)
     for word in parsed:
         top = word.key.split(".")[0]
-        if top not in TrialConfig.model_fields and top not in groups():
-            raise ConfigError(unknown("key or group", top, {*TrialConfig.model_fields, *groups()}))
+        if top not in RunConfig.model_fields and top not in groups():
+            raise ConfigError(unknown("key or group", top, {*RunConfig.model_fields, *groups()}))
         if word.key in groups() and word.values is None:
             _option(word.key, word.value)
     return parsed
@@ -491,12 +491,12 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
     values.pop(
         "reproduction", None
     )  # what an experiment should give: see runner/reproduce/reproduce.py
-    for name, field_ in TrialConfig.model_fields.items():
+    for name, field_ in RunConfig.model_fields.items():
         section = group_of(field_)
         own = values.get(name)
         if section is not None and isinstance(own, dict):
             values[name] = _drop_foreign(section, name, own, prune=prune)
-    config = validated(TrialConfig, values, "")
+    config = validated(RunConfig, values, "")
     idle = config.idle()
     without = [word for word in parsed if word.key in idle]
     if without and not prune:
@@ -571,7 +571,7 @@ def _experiment_settings(name: str) -> dict[str, Json]:
     return {key: value for key, value in found.items() if not key.startswith("reproduction.")}
 
 
-def _unused(experiment: str, config: TrialConfig, parsed: Sequence[Word]) -> dict[str, str]:
+def _unused(experiment: str, config: RunConfig, parsed: Sequence[Word]) -> dict[str, str]:
     """Return the settings of an experiment's file that change nothing in a trial, and why."""
     if not experiment:
         return {}
@@ -603,11 +603,11 @@ def _drop_foreign(
     return kept
 
 
-def _applies(config: TrialConfig, idle: Collection[str], key: str) -> bool:
+def _applies(config: RunConfig, idle: Collection[str], key: str) -> bool:
     if key in idle:
         return False
     top, _, rest = key.partition(".")
-    group = group_of(TrialConfig.model_fields[top]) if top in TrialConfig.model_fields else None
+    group = group_of(RunConfig.model_fields[top]) if top in RunConfig.model_fields else None
     options_ = group.options_of(rest.split(".")[0]) if group else None
     return options_ is None or getattr(getattr(config, top), "name", None) in options_
 

@@ -10,7 +10,7 @@ from math import prod
 
 import ray
 
-from fedsweep.config import DataConfig, DatasetConfig, TrialConfig
+from fedsweep.config import DataConfig, DatasetConfig, RunConfig, TrialConfig
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
@@ -45,7 +45,7 @@ def _split_key(config: TrialConfig) -> str:
     return json.dumps([*parts, config.code, config.num_clients, config.seed], sort_keys=True)
 
 
-def make_split(images: ImageData, config: TrialConfig) -> Split:
+def make_split(images: ImageData, config: RunConfig) -> Split:
     """Split a data set among the clients as a trial asks."""
     data = FederatedData.build(images, config)
     return Split(data.train_rows, data.eval_rows, data.shift)
@@ -57,7 +57,7 @@ def _load(dataset: DatasetConfig, data: DataConfig) -> ImageData:
 
 
 @ray.remote(num_cpus=0)
-def _split(images: ImageData, configs: list[TrialConfig]) -> tuple[object, ...]:
+def _split(images: ImageData, configs: list[RunConfig]) -> tuple[object, ...]:
     """Return what is to be known of the data, then a split per configuration.
 
     The first tells of an error without fetching a split.
@@ -96,7 +96,7 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
     DataError
         A data set can't be had, has changed since it was identified, or can't be split as asked.
     """
-    by_images: dict[str, dict[str, TrialConfig]] = {}
+    by_images: dict[str, dict[str, RunConfig]] = {}
     for config in (trial.config for trial in trials):
         by_images.setdefault(_images_key(config), {}).setdefault(_split_key(config), config)
     images: dict[str, ray.ObjectRef] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig, SessionConfig, TrialConfig
 from fedsweep.data.content import changed_files
 from fedsweep.data.sources import place_of
 from fedsweep.engine.load import process_started
@@ -55,7 +55,7 @@ class Standing:
 
 
 @contextmanager
-def only_driver(name: str | None, trial: TrialConfig) -> Iterator[None]:
+def only_driver(name: str | None, trial: RunConfig) -> Iterator[None]:
     """Be the only driver of a sweep, or of a trial on its own, as long as the context lasts.
 
     What drivers say of themselves in the store shows only once they have made a run: of two that
@@ -237,16 +237,16 @@ def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
     return bool(shared) and all(ours[key] == theirs[key] for key in shared)
 
 
-def storage_of(config: TrialConfig, store_uri: str, name: str | None) -> str:
+def storage_of(session: SessionConfig, store_uri: str, name: str | None) -> str:
     """Return the folder of a sweep's checkpoints: one per store, experiment and sweep.
 
     In the output folder it is found again where that was moved with the store.
     """
-    root, store = config.checkpoint.storage_path, store_uri
+    root, store = session.checkpoint.storage_path, store_uri
     if not root:
-        root = str(Path(config.tracking.output).expanduser().absolute() / "checkpoints")
-        store = store_name(config.tracking, store_uri)
-    place = hashlib.sha256(f"{store} {config.tracking.experiment}".encode()).hexdigest()[:8]
+        root = str(Path(session.tracking.output).expanduser().absolute() / "checkpoints")
+        store = store_name(session.tracking, store_uri)
+    place = hashlib.sha256(f"{store} {session.tracking.experiment}".encode()).hexdigest()[:8]
     return f"{root}/{name or 'run'}-{place}"
 
 

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import OutOfDiskError, RayError
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig
 from fedsweep.data.sources import ImageData
 from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
@@ -114,7 +114,7 @@ class _Delayed:
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _trial_task(
-    config: TrialConfig,
+    config: RunConfig,
     images: ImageData,
     split: Split,
     refs: list[ray.ObjectRef],

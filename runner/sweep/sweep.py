@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 
-from fedsweep.config import ResourcesConfig, TrackingConfig
+from fedsweep.config import ResourcesConfig, SessionConfig, TrackingConfig
 from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
@@ -55,6 +55,11 @@ class SweepPlan:
     trials: Sequence[Trial]
     restart: Restart = field(default_factory=Restart)
 
+    @property
+    def session(self) -> SessionConfig:
+        """What its trials are run with; at most the data of each lie elsewhere."""
+        return self.trials[0].config
+
 
 def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     """Run every trial of a plan that has not been run yet, log it and show it;
@@ -65,7 +70,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     RunnerError
         Bad input that shows before the first trial starts: no run is made then.
     """
-    first = plan.trials[0].config
+    first, session = plan.trials[0].config, plan.session
     outcome = Outcome(plan.trials)
     quiet()
     with ExitStack() as stack:
@@ -75,7 +80,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
         # What is left of it: maybe nothing to start Ray for. Else hosts come up meanwhile.
         opened = _open(plan, stack) if _was_run(plan) else None
         trials = len(opened[1].todo if opened else plan.trials)
-        engine = _start_engine(first.resources, trials, stack, progress) if trials else None
+        engine = _start_engine(session.resources, trials, stack, progress) if trials else None
         tracker, standing = opened or _open(plan, stack)  # while the hosts come up
         with tracker:
             # What is said before the first trial.
@@ -91,7 +96,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 return outcome, tracker
 
             # The data, the networks and the race, all checked before a run is made.
-            prepared, parameters = _make_ready(engine, standing, first.tracking)
+            prepared, parameters = _make_ready(engine, standing, session.tracking)
             for told in dict.fromkeys(data.told for data in prepared.values()):
                 progress.line(told)
             halving = Halving(
@@ -130,7 +135,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 )
                 try:
                     schedule.run(
-                        _trials_at_once(first.resources, engine.pool.hosts if engine else None)
+                        _trials_at_once(session.resources, engine.pool.hosts if engine else None)
                     )
                 except KeyboardInterrupt:
                     outcome.interrupted = True
@@ -162,10 +167,10 @@ def _unfinished(sweep: PastRun | None) -> bool:
 
 def _was_run(plan: SweepPlan) -> bool:
     """Return whether a sweep may have been run to its end before."""
-    first = plan.trials[0].config
+    session = plan.session
     if plan.name is None or plan.restart.fresh:
         return False
-    fs, path = open_storage(storage_of(first, tracking_uri(first.tracking), plan.name))
+    fs, path = open_storage(storage_of(session, tracking_uri(session.tracking), plan.name))
     return bool(fs.exists(path))
 
 
@@ -225,7 +230,7 @@ def _history(tracker: Tracker, standing: Standing) -> dict[str, dict[int, float]
 def _open(plan: SweepPlan, stack: ExitStack) -> tuple[Tracker, Standing]:
     """Open the store, be the only one who runs this sweep there, and see where it stands."""
     first = plan.trials[0].config
-    tracker = Tracker(first.tracking)
+    tracker = Tracker(plan.session.tracking)
     try:
         stack.enter_context(only_driver_of_store(tracker.store, plan.name, first, plan.restart))
         return tracker, look_back(plan.name, plan.trials, plan.restart, tracker)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig, TrialConfig
 from fedsweep.config.section import flat, short_names
 from fedsweep.data.sources import place_of
 from fedsweep.escape import bold, fence
@@ -63,7 +63,7 @@ def trial_params(trial: TrialConfig, axes: Mapping[str, str]) -> dict[str, str]:
     return {key: redact(value) for key, value in {**axes, **settings}.items()}
 
 
-def trial_tags(trial: TrialConfig, name: str, command: str) -> dict[str, str]:
+def trial_tags(trial: RunConfig, name: str, command: str) -> dict[str, str]:
     """Return the tags of a trial's run; ``mlflow.note.content`` is its page in the UI, Markdown."""
     return {
         "kind": "trial",
@@ -101,7 +101,7 @@ def reproduce(command: str) -> str:
     return f"Reproduce:\n{fence(redact(command))}"
 
 
-def config_yaml(trial: TrialConfig) -> str:
+def config_yaml(trial: RunConfig) -> str:
     """Return the whole resolved configuration;
     lines are not folded, so that redaction sees each URI whole.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedsweep import escape
 from fedsweep.catalog import FINAL, ROUND
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig
 from fedsweep.errors import TrackingError
 from fedsweep.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
 from fedsweep.tracking import describe, ops
@@ -150,7 +150,7 @@ class SweepRun(OpenRun):
         self._note = tags["mlflow.note.content"]
 
     def start_trial(
-        self, trial: TrialConfig, axes: Mapping[str, str], command: str = ""
+        self, trial: RunConfig, axes: Mapping[str, str], command: str = ""
     ) -> "TrialRun":
         """Open the run of a trial, nested in this one."""
         return TrialRun(self._session, trial, dict(axes), command, self, None)
@@ -206,7 +206,7 @@ class TrialRun(OpenRun):
     def __init__(
         self,
         session: Session,
-        trial: TrialConfig,
+        trial: RunConfig,
         axes: dict[str, str],
         command: str,
         parent: SweepRun | None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig
 from fedsweep.tracking import describe
 from fedsweep.tracking.past import PastRun
 from fedsweep.tracking.runs import SweepRun, TrialRun
@@ -43,7 +43,7 @@ class Tracker(Session):
 
     def start_trial(
         self,
-        trial: TrialConfig,
+        trial: RunConfig,
         axes: Mapping[str, str] | None = None,
         command: str = "",
         parent: SweepRun | None = None,

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config import ModelConfig, TrainingConfig, TrialConfig
+from fedsweep.config import ModelConfig, RunConfig, TrainingConfig, TrialConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.shift import ClientGroups
@@ -58,7 +58,7 @@ class Split:
 
 
 def run_trial(
-    config: TrialConfig,
+    config: RunConfig,
     images: ImageData,
     split: Split,
     hosts: list[Host] | None = None,
@@ -75,7 +75,7 @@ def run_trial(
 
     Parameters
     ----------
-    config : TrialConfig
+    config : RunConfig
         What to run.
     images, split : ImageData, Split
         The data. On Ray their references go to the hosts in their place.
@@ -140,7 +140,7 @@ def run_trial(
 class _Trial:
     """A trial between two rounds: what it is made of, and where it stands."""
 
-    def __init__(self, config: TrialConfig, data: FederatedData, grid: EngineGrid) -> None:
+    def __init__(self, config: RunConfig, data: FederatedData, grid: EngineGrid) -> None:
         self.config, self.data, self.grid = config, data, grid
         self._initial, self._layout = initial_model(grid)
         self.strategy = make_strategy(config, data.shift, self._layout)
@@ -293,7 +293,7 @@ def client_app(
 
 
 def make_grid(
-    config: TrialConfig, data: FederatedData, hosts: list[Host] | None, images: Any, split: Any
+    config: RunConfig, data: FederatedData, hosts: list[Host] | None, images: Any, split: Any
 ) -> EngineGrid:
     """Return the grid that runs a trial's clients: on hosts, or in this process."""
     kwargs = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedsweep.cli import main
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig, SessionConfig, TrialConfig
 from fedsweep.config.section import flat, short_names
 from fedsweep.errors import ConfigError
 from fedsweep.records import TrialRow
@@ -30,7 +30,7 @@ GROUP_OPTIONS = [(group, option) for group in groups() for option in options(gro
 @pytest.mark.parametrize(("group", "option"), GROUP_OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
     config = compose([f"{group}={option}"])
-    assert isinstance(config, TrialConfig)
+    assert isinstance(config, RunConfig)
     section = getattr(config, group, None)
     if hasattr(section, "name"):
         assert (
@@ -174,7 +174,7 @@ def test_short_names_are_unique_and_ends_of_their_keys() -> None:
 
 
 EVERY_KEY = [
-    *flat(TrialConfig().model_dump()),
+    *flat(RunConfig().model_dump()),
     *groups(),
     "model.kwargs.seed",
     "model.kwargs.server.ewma",
@@ -319,10 +319,19 @@ def test_what_makes_a_problem_is_told_by_the_full_key(key: str, problem: bool) -
     assert TrialConfig.is_problem(key) is problem
 
 
-def test_the_parts_of_a_problem_and_the_places_are_settings() -> None:
-    for key in (TrialConfig.PROBLEM | TrialConfig.PLACE) - {"experiment"}:
+def test_the_parts_of_a_problem_are_settings_of_a_trial() -> None:
+    for key in TrialConfig.PROBLEM - {"experiment"}:
         assert key.split(".")[0] in TrialConfig.model_fields
-    assert TrialConfig.PLACE.isdisjoint(compose([]).canonical())
+
+
+def test_a_run_is_a_trial_and_a_session_and_the_trial_alone_is_the_key() -> None:
+    trial, session = TrialConfig.model_fields.keys(), SessionConfig.model_fields.keys()
+    assert [*RunConfig.model_fields] == [*trial, *session]
+    assert set(trial).isdisjoint(session)
+    run = compose(["strategy=kmeans"])
+    assert set(run.canonical()) <= set(trial)
+    alone = TrialConfig.model_validate({key: getattr(run, key) for key in trial})
+    assert (alone.key, alone.settings_key) == (run.key, run.settings_key)
 
 
 def test_a_trials_command_gives_the_trial_again() -> None:
@@ -349,7 +358,7 @@ def test_resolved_config_reads_back() -> None:
     from omegaconf import OmegaConf
 
     config = compose(["dataset=mnist", "strategy=kmeans"])
-    again = TrialConfig.model_validate(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+    again = RunConfig.model_validate(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
     assert again.key == config.key
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 
-from fedsweep.config import Section, TrialConfig
+from fedsweep.config import RunConfig, Section
 from fedsweep.config.section import OneOf, group_of
 from fedsweep.errors import ConfigError
 from fedsweep.strategies.ranges import allowed, bounds, leaves
@@ -52,7 +52,7 @@ def numbers(field: FieldInfo) -> dict[type, dict[str, float]]:
 
 
 ALL: dict[Path, FieldInfo] = {}
-for place, own in fields(TrialConfig):
+for place, own in fields(RunConfig):
     ALL.setdefault(place, own)  # of several options that have a key the first one's
 NUMBERS = {path: field for path, field in ALL.items() if numbers(field)}
 BOOLEANS = {path: field for path, field in ALL.items() if field.annotation is bool}
@@ -67,7 +67,7 @@ def given(path: Path, value: Any) -> Any:
         value = {name: value}
     top, rest = next(iter(value.items()))
     options = (
-        group.options_of(path[1]) if (group := group_of(TrialConfig.model_fields[top])) else None
+        group.options_of(path[1]) if (group := group_of(RunConfig.model_fields[top])) else None
     )
     option = options[0] if options else None
     return {top: rest | {"name": option}} if option and isinstance(rest, dict) else value
@@ -75,7 +75,7 @@ def given(path: Path, value: Any) -> Any:
 
 def refusal(path: Path, value: Any) -> str:
     try:
-        config = validated(TrialConfig, given(path, value), "")
+        config = validated(RunConfig, given(path, value), "")
     except ConfigError as error:
         return str(error)
     return f"accepted: {config}"
@@ -166,8 +166,8 @@ def test_words_are_refused_like_values(bad: str) -> None:
 
 
 def test_defaults_lie_in_their_ranges() -> None:
-    config = TrialConfig()
-    assert TrialConfig.model_validate(config.model_dump()).key == config.key
+    config = RunConfig()
+    assert RunConfig.model_validate(config.model_dump()).key == config.key
 
 
 def test_text_of_a_file_stays_text() -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fedsweep.cli import main
-from fedsweep.config import DataConfig, DatasetConfig, TrialConfig
+from fedsweep.config import DataConfig, DatasetConfig, RunConfig
 from fedsweep.data.sources import load_images
 from fedsweep.errors import ConfigError, DataError, RunnerError
 from fedsweep.records import RoundRecord
@@ -175,7 +175,7 @@ def test_data_that_change_after_the_key_was_made_are_refused(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"has changed since.*train/dog/03\.png \(gone\)"):
         prepare_inline([trial])
     with pytest.raises(DataError, match=r"content of data set 'digits' is not known"):
-        prepare_inline([Trial(TrialConfig(), {}, ())])
+        prepare_inline([Trial(RunConfig(), {}, ())])
 
 
 def test_a_data_set_that_is_not_there_composes_and_does_not_run(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.sources import ImageData
 
@@ -28,14 +28,14 @@ IMAGES = ImageData(
 )
 
 
-def trial(cache: Path, **settings: Any) -> TrialConfig:
+def trial(cache: Path, **settings: Any) -> RunConfig:
     """Four clients with three examples each, one of them held out."""
     defaults = {
         "num_clients": 4,
         "partition": {"eval_fraction": 0.34},
         "data": {"cache": str(cache)},
     }
-    return TrialConfig.model_validate(defaults | settings)
+    return RunConfig.model_validate(defaults | settings)
 
 
 def test_clients_hold_their_rows(tmp_path: Path) -> None:

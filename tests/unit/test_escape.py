@@ -28,7 +28,7 @@ from rich.console import Console
 
 import fedsweep
 from fedsweep import cli, escape
-from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.errors import RunnerError
 from fedsweep.figures import canvas, split, trial
 from fedsweep.paths import component
@@ -189,7 +189,7 @@ def test_the_notes_of_runs_show_names_and_give_their_command_back() -> None:
         command = escape.command(["python", name])
         for tags in (
             describe.sweep_tags(name, "key", "why", command),
-            describe.trial_tags(TrialConfig(), name, command),
+            describe.trial_tags(RunConfig(), name, command),
         ):
             note = tags["mlflow.note.content"]
             *before, last = markdown(note)
@@ -276,7 +276,7 @@ def test_a_printed_command_is_read_by_a_shell_as_its_words() -> None:
 
 def test_the_command_of_a_trial_runs_it_again() -> None:
     words = ("dataset=folder", "dataset.path='/data/a b;c\"$(x)'", "partition.sizes='[1,2]'")
-    again = Trial(TrialConfig(), {}, words).command
+    again = Trial(RunConfig(), {}, words).command
     assert shlex.split(again) == ["fedsweep", "run", *words]
     assert arguments(again, "sh") == list(map(fsencode, shlex.split(again)))
 
@@ -467,7 +467,7 @@ def test_a_run_with_hostile_names_is_stored_and_read_back(template: Path, tmp_pa
         tracker.tags.update({"all": many, **{name: name for name in NAMES[:60]}})
         parent = tracker.start_sweep("grid", "key", many, {name: name for name in NAMES}, many)
         run = parent.start_trial(
-            TrialConfig(), {"model.kwargs." + name: name for name in NAMES}, many
+            RunConfig(), {"model.kwargs." + name: name for name in NAMES}, many
         )
         counts, groups = np.ones((1, len(NAMES)), int), np.zeros(1, int)
         data = DataSummary(

@@ -11,7 +11,7 @@ import cloudpickle
 import pytest
 from flwr.app import ConfigRecord
 
-from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.errors import ConfigError
 from fedsweep.figures.canvas import strategy_colour
 from fedsweep.parts.registry import FOLDERS
@@ -133,8 +133,8 @@ def test_a_methods_option_and_its_name_are_one_trial(name: str) -> None:
     option = compose([f"strategy={name}"])
     assert option.key == compose([f"strategy.name={name}"]).key
     assert option.strategy == settings_of(name)
-    assert TrialConfig.model_validate(option.model_dump()) == option
-    assert TrialConfig.model_validate(option.model_dump(mode="json")) == option
+    assert RunConfig.model_validate(option.model_dump()) == option
+    assert RunConfig.model_validate(option.model_dump(mode="json")) == option
     assert pickle.loads(pickle.dumps(option)) == option
 
 
@@ -146,9 +146,9 @@ def test_each_key_of_a_method_is_described() -> None:
 
 def test_a_setting_of_another_method_is_refused_in_python_too() -> None:
     with pytest.raises(ValueError, match="num_clusters"):
-        TrialConfig.model_validate({"strategy": {"name": "fedavg", "num_clusters": 3}})
+        RunConfig.model_validate({"strategy": {"name": "fedavg", "num_clusters": 3}})
     with pytest.raises(ConfigError, match="unknown strategy 'kmens'. Did you mean 'kmeans'"):
-        TrialConfig.model_validate({"strategy": {"name": "kmens"}})
+        RunConfig.model_validate({"strategy": {"name": "kmens"}})
 
 
 @pytest.mark.parametrize(

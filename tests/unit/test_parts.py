@@ -12,7 +12,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.sources import load_images
 from fedsweep.errors import ConfigError, RunnerError
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def learn(config: TrialConfig) -> list[dict[str, float]]:
+def learn(config: RunConfig) -> list[dict[str, float]]:
     """Run a trial on its own data; return its rounds' metrics."""
     return outcome(events_of(config, images=load_images(config.dataset, config.data)))[1]
 

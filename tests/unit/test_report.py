@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig
 from fedsweep.errors import RunnerError
 from fedsweep.records import TrialRow
 from fedsweep.report import figures as report_figures
@@ -162,7 +162,7 @@ def test_an_axis_called_like_a_metric_stands_beside_it():
 
 def test_no_metric_has_the_name_of_a_setting():
     """So no column of a CSV is there twice."""
-    assert CATALOG.finals.keys().isdisjoint({*TrialConfig.model_fields, *groups()} - {"rounds"})
+    assert CATALOG.finals.keys().isdisjoint({*RunConfig.model_fields, *groups()} - {"rounds"})
     assert "rounds" not in CATALOG.tabled
     assert not [name for name in CATALOG.finals if "." in name]
 

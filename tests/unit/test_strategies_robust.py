@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from flwr.serverapp.strategy import multikrum
 from scipy.stats import trim_mean
 
-from fedsweep.config import TrialConfig
+from fedsweep.config import RunConfig
 from fedsweep.errors import ConfigError
 from fedsweep.strategies import STRATEGIES, build_strategy, settings_of
 from fedsweep.strategies.insides import AggregationError
@@ -248,14 +248,14 @@ def test_too_few_replies_are_refused_with_the_numbers(
 def test_the_configuration_refuses_too_small_a_cohort(
     name: str, changes: dict[str, Any], few: int, enough: int, how: str
 ) -> None:
-    def trial(n: int) -> TrialConfig:
+    def trial(n: int) -> RunConfig:
         strategy, shift, clients = {"name": name, **changes}, {}, n
         if how == "fraction":
             strategy["fraction_train"], clients = 0.5, 2 * n
         if how == "newcomers":
             shift, clients = {"newcomers": 0.5, "join_round": 3}, 2 * n
         settings = {"strategy": strategy, "num_clients": clients, "shift": shift}
-        return TrialConfig.model_validate(settings)
+        return RunConfig.model_validate(settings)
 
     trial(enough)
     with pytest.raises(ConfigError, match=rf"strategy={name} .*\b{few}\b"):
@@ -264,7 +264,7 @@ def test_the_configuration_refuses_too_small_a_cohort(
 
 def test_a_share_of_zero_trims_nobody_and_is_refused() -> None:
     with pytest.raises(ConfigError, match="beta=0 cuts nobody of 10 clients"):
-        TrialConfig.model_validate({"strategy": {"name": "fedtrimmedavg", "beta": 0}})
+        RunConfig.model_validate({"strategy": {"name": "fedtrimmedavg", "beta": 0}})
 
 
 def test_a_round_with_too_few_ends_flowers_own_loop() -> None:

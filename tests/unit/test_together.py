@@ -8,7 +8,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedsweep.client import together
-from fedsweep.config import TrainingConfig, TrialConfig
+from fedsweep.config import RunConfig, TrainingConfig
 from fedsweep.engine.chunks import make_chunks
 from fedsweep.engine.grid import EngineGrid
 from fedsweep.records import RoundRecord
@@ -20,7 +20,7 @@ from tests.trials import digits, events_of, outcome, small
 TOLERANCE = 1e-5
 
 
-def grid_of(config: TrialConfig) -> EngineGrid:
+def grid_of(config: RunConfig) -> EngineGrid:
     split = make_split(digits(), config)
     return make_grid(config, split.on(digits()), None, digits(), split)
 

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from fedsweep.config import TrackingConfig, TrialConfig
+from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.errors import TrackingError
 from fedsweep.models import build_model
 from fedsweep.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from fedsweep.tracking import Tracker, redact
 from fedsweep.tracking.past import past_trials
 
-TRIAL = TrialConfig.model_validate(
+TRIAL = RunConfig.model_validate(
     {"model": {"name": "logreg"}, "strategy": {"name": "kmeans"}, "privacy": {"clipping_norm": 9.0}}
 )
 
