@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fedsweep import __version__, escape
 from fedsweep.catalog import CATALOG
+from fedsweep.environ import keep
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
 from fedsweep.paths import component
@@ -495,8 +496,7 @@ def _ui(args: argparse.Namespace, words: list[str]) -> int:
     if moved := settle_in(database):
         say(moved, sys.stderr)
     say(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)")
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    keep({"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"})
     words = [
         "-m",
         "mlflow",

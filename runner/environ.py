@@ -1,8 +1,31 @@
-"""Environment variables set for a while: what other libraries read when they start something."""
+"""The environment of this process: what is read of it, and what is set for libraries that read it.
+
+Nobody else looks there, but the registry of parts, which stands below this and reads
+``FEDSWEEP_PARTS``.
+"""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
+
+Variable = Literal[
+    "FEDSWEEP_DATA", "MLFLOW_TRACKING_URI",
+    "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_TMPDIR", "TMPDIR", "PYTHONPATH",
+]  # fmt: skip
+"""All that is read."""
+
+
+def variable(name: Variable) -> str:
+    """Return what a variable says; nothing where it is not set, or empty."""
+    return os.environ.get(name, "")
+
+
+def keep(values: Mapping[str, str], *, unless_set: bool = False) -> None:
+    """Set variables for this process's life, and for those that it starts."""
+    for name, value in values.items():
+        if not (unless_set and name in os.environ):
+            os.environ[name] = value
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Where a trial runs, when it ends, where its results go: only stopping rules decide a number."""
 
-import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config.section import Section, absolute
+from fedsweep.environ import variable
 from fedsweep.errors import ConfigError
 from fedsweep.strategies.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
 
@@ -243,7 +243,7 @@ class TrackingConfig(Section):
     output: str = Field("outputs", description="folder of the local MLflow store and of reports")
 
 
-def _default(named: str, path: str | None) -> str | None:
+def _default(named: str, path: str) -> str | None:
     """Return a folder that nobody gave as a setting; what is wrong with it is said by its name."""
     try:
         return absolute(path) if path else None
@@ -255,7 +255,7 @@ class DataConfig(Section):
     """Where data sets are looked for. Equal content gives equal results, wherever it lies."""
 
     root: str | None = Field(
-        default_factory=lambda: _default("FEDSWEEP_DATA", os.environ.get("FEDSWEEP_DATA")),
+        default_factory=lambda: _default("FEDSWEEP_DATA", variable("FEDSWEEP_DATA")),
         description="folder that holds a folder per data set; default: $FEDSWEEP_DATA",
     )
     cache: str = Field(

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedsweep.engine.load import end_processes
+from fedsweep.environ import variable
 from fedsweep.errors import ResourceError
 from fedsweep.files import lock
 
@@ -56,8 +57,8 @@ def session_folder() -> Iterator[Path]:
 def _root() -> Path:
     """Return the first folder that Ray can use; what is passed over is said."""
     problems = []
-    for name in ("RAY_TMPDIR", "TMPDIR", ""):
-        value = os.environ.get(name) if name else "/tmp"
+    given = {"RAY_TMPDIR": variable("RAY_TMPDIR"), "TMPDIR": variable("TMPDIR"), "": "/tmp"}
+    for name, value in given.items():
         if not value:
             continue
         if problem := _problem(value):

@@ -28,7 +28,7 @@ from fedsweep.engine.host import ClientHost
 from fedsweep.engine.leftovers import SESSION, session_folder
 from fedsweep.engine.load import end_processes
 from fedsweep.engine.wire import out_of_band
-from fedsweep.environ import environ
+from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import EngineLost, ResourceError
 from fedsweep.imports import lasting
 from fedsweep.places import lay_out
@@ -123,12 +123,12 @@ def ray_session(address: str | None, num_cpus: int | None = None) -> Iterator[No
     EngineLost
         Ray did not come up on this machine; another try may help.
     """
-    os.environ.update(TELEMETRY_OFF)
+    keep(TELEMETRY_OFF)
     if ray.is_initialized():
         yield
         return
     named = "resources.address" if address else "RAY_ADDRESS"
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address or variable("RAY_ADDRESS") or "local"
     warnings.filterwarnings(
         "ignore", message="Tip: In future versions of Ray", category=FutureWarning
     )
@@ -145,7 +145,7 @@ def _here(num_cpus: int | None) -> Iterator[None]:
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         # workers look into the folder that the driver was started in: a folder of our name there
         # must not be taken for us
-        places = [str(lay_out(folder / "code").parent), os.environ.get("PYTHONPATH", "")]
+        places = [str(lay_out(folder / "code").parent), variable("PYTHONPATH")]
         env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         try:
             with environ(env, without=("RAY_AUTH_TOKEN_PATH",)), _loopback():
@@ -173,7 +173,7 @@ def _cluster(address: str, named: str) -> Iterator[None]:
         _reach(address, named)
     _read_token()
     has_token = _raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
-    mode = os.environ.get("RAY_AUTH_MODE") or ("token" if has_token else "disabled")
+    mode = variable("RAY_AUTH_MODE") or ("token" if has_token else "disabled")
     try:
         with environ({"RAY_AUTH_MODE": mode}), _code() as code:
             _read_token()

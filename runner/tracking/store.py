@@ -1,14 +1,13 @@
 """Where results go: the tracking store is opened, or refused in a line, before anything starts."""
 
 import logging
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fedsweep.config import TrackingConfig
-from fedsweep.environ import environ
+from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import TrackingError, shown
 from fedsweep.imports import lasting
 from fedsweep.redaction import redact
@@ -24,7 +23,16 @@ _log = logging.getLogger("fedsweep.tracking")
 _NOTE = """Clustered federated learning, run by **fedsweep**.
 A parent run is a sweep; its children are trials.
 Group by `strategy.num_clusters`, `partition`, ... to average over seeds."""
-_VARIABLE = "MLFLOW_TRACKING_URI"
+_VARIABLE: Final = "MLFLOW_TRACKING_URI"
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # The writer thread tries again by itself: MLflow's own tries would hold it for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
 AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """While the store is being opened, MLflow gives up on a dead server at once."""
 
@@ -48,7 +56,7 @@ def tracking_uri(cfg: TrackingConfig) -> str:
     TrackingError
         The URI's scheme is none that MLflow can keep runs under.
     """
-    uri = cfg.uri or os.environ.get(_VARIABLE)
+    uri = cfg.uri or variable(_VARIABLE)
     if not uri:
         return sqlite_uri(_output(cfg) / "mlflow.db")
     named = _named(cfg)
@@ -74,7 +82,7 @@ def tracking_uri(cfg: TrackingConfig) -> str:
 
 def _named(cfg: TrackingConfig) -> str:
     """Return what says where the store is."""
-    return _VARIABLE if cfg.uri is None and os.environ.get(_VARIABLE) else "tracking.uri"
+    return _VARIABLE if cfg.uri is None and variable(_VARIABLE) else "tracking.uri"
 
 
 def store_name(cfg: TrackingConfig, uri: str) -> str:
@@ -110,7 +118,7 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
     try:
         if database is not None:
             local.check(database, write or not database.exists())
-        _mlflow_defaults()
+        keep(_QUIET, unless_set=True)
         _import_mlflow()
         keep_aside(_output(cfg))
         with environ(AT_ONCE):
@@ -154,17 +162,6 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
 def _import_mlflow() -> None:
     with lasting():
         import mlflow  # noqa: F401
-
-
-def _mlflow_defaults() -> None:
-    """Keep MLflow quiet."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # The writer thread tries again by itself: MLflow's own tries would hold it for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 def _connect_once(uri: str) -> None:

@@ -1,5 +1,6 @@
 """What users have set in their environment: it is refused by its own name, in one line."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from fedsweep.config import TrackingConfig
 from fedsweep.engine import pool
+from fedsweep.environ import keep
 from fedsweep.errors import ConfigError, DataError, ResourceError, TrackingError
 from fedsweep.sweep.compose import compose, compose_trial, with_contents
 from fedsweep.tracking.store import open_store, tracking_uri
@@ -141,3 +143,15 @@ def test_hydras_own_variable_changes_no_refusal(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ConfigError, match=told) as caught:
             compose([word])
         assert str(caught.value).isprintable()
+
+
+def test_what_is_kept_gives_way_to_what_a_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDSWEEP_A", "theirs")
+    monkeypatch.setenv("FEDSWEEP_B", "")
+    monkeypatch.setenv("FEDSWEEP_C", "x")
+    monkeypatch.delenv("FEDSWEEP_C")
+    values = dict.fromkeys(("FEDSWEEP_A", "FEDSWEEP_B", "FEDSWEEP_C"), "ours")
+    keep(values, unless_set=True)
+    assert [os.environ[name] for name in values] == ["theirs", "", "ours"]
+    keep(values)
+    assert [os.environ[name] for name in values] == ["ours"] * 3
