@@ -21,6 +21,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from fedsweep.errors import one_line
 from fedsweep.escape import line, lines, shortened, storable
@@ -33,20 +34,27 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from matplotlib.ticker import Formatter
-    from matplotlib.transforms import Bbox
     from matplotlib.typing import ColorType
 
 PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
     "#000000", "#882255", "#999933", "#332288", "#44AA99", "#888888", "#AA4466",
 )  # fmt: skip
-_places: "dict[tuple[object, ...], list[Bbox]]" = {}  # kind of figure -> where its axes lie
-_PLACES = 256
+_KINDS = 256  # of figures whose layout is kept
 FEW = 40  # so many clients can be told apart by their tick labels and bars
 _LONG = 60  # characters of a text beside the title
 _LONG_ENTRY = 40
 _LONG_TICK = 24
 _TITLE_LINES = 3
+
+
+Layouts = LRUCache[tuple[object, ...], list[Any]]
+"""Kind of figure -> where its axes lie."""
+
+
+def new_layouts() -> Layouts:
+    """Return what figures that are drawn one after the other share: see :func:`to_png`."""
+    return LRUCache(_KINDS)
 
 
 @dataclass
@@ -55,6 +63,7 @@ class Extras:
 
     files: dict[str, bytes] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    layouts: Layouts = field(default_factory=new_layouts)
 
     def add(self, name: str, make: "Callable[[], Mapping[str, bytes]]") -> None:
         """Make files, whatever comes of it."""
@@ -65,7 +74,7 @@ class Extras:
 
     def draw(self, name: str, figure: "Callable[[], Figure]", dpi: int = 110) -> None:
         """Draw a figure as a PNG file of this name, whatever comes of it."""
-        self.add(name, lambda: {name: to_png(figure(), dpi)})
+        self.add(name, lambda: {name: to_png(figure(), dpi, self.layouts)})
 
     def write(self, name: str, text: Callable[[], str]) -> None:
         """Write a text file of this name, whatever comes of it."""
@@ -88,7 +97,7 @@ def strategy_colour(name: str) -> str:
     return "#" + "".join(f"{round(255 * channel):02X}" for channel in channels)
 
 
-def to_png(figure: "Figure", dpi: int = 110) -> bytes:
+def to_png(figure: "Figure", dpi: int, layouts: Layouts) -> bytes:
     """Return the figure as a PNG, lightly compressed: packing costs more than the disk is worth.
 
     Where axes lie is worked out for the first figure of a kind, and taken over by those with the
@@ -104,19 +113,16 @@ def to_png(figure: "Figure", dpi: int = 110) -> bytes:
         figure.get_suptitle().count("\n"),
         *map(_room, figure.axes),
     )
-    if kind in _places:
+    if known := layouts.get(kind):
         figure.set_layout_engine("none")
-        for axes, place in zip(figure.axes, _places[kind], strict=True):
+        for axes, place in zip(figure.axes, known, strict=True):
             axes.set_position(place)
     buffer = io.BytesIO()
     figure.set_dpi(dpi)
     # Boxes stand for letters that the font lacks: a warning for each of them would say no more.
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
     FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 3})
-    if len(_places) < _PLACES:
-        _places.setdefault(
-            kind, [axes.get_position(original=True).frozen() for axes in figure.axes]
-        )
+    layouts[kind] = known or [axes.get_position(original=True).frozen() for axes in figure.axes]
     return buffer.getvalue()
 
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from cachetools import LRUCache
 
 from fedsweep.escape import shortened
 from fedsweep.figures import split as splits
 from fedsweep.figures import trial as trials
-from fedsweep.figures.canvas import Extras
+from fedsweep.figures.canvas import Extras, new_layouts
 from fedsweep.records import (
     Columns,
     DataSummary,
@@ -32,8 +33,7 @@ from fedsweep.tracking.tables import to_parquet
 if TYPE_CHECKING:
     from PIL import Image
 
-_drawn: dict[str, Extras] = {}
-_DRAWN_LIMIT = 16  # splits whose pictures are kept
+_SPLITS = 16  # whose pictures are kept
 
 
 def ui_images(files: Mapping[str, bytes], now_ms: int) -> Extras:
@@ -133,12 +133,74 @@ def dataset_fields(data: DataSummary) -> dict[str, str]:
     }
 
 
-def data_figures(data: DataSummary) -> Extras:
-    """Return the pictures of a data set under a partitioning.
+class Pictures:
+    """The pictures that a session makes of its trials.
 
-    The trials of a sweep share their splits, and drawing costs far more than logging, so drawn
-    pictures are kept.
+    They share their splits and their kinds of figures, and drawing costs far more than logging: the
+    pictures of a split are kept, and where the axes of a kind of figure lie.
     """
+
+    def __init__(self) -> None:
+        self._layouts = new_layouts()
+        self._of_splits: LRUCache[str, Extras] = LRUCache(_SPLITS)
+
+    def of_data(self, data: DataSummary) -> Extras:
+        """Return the pictures of a data set under a partitioning."""
+        key = _digest(data)
+        if key not in self._of_splits:
+            self._of_splits[key] = self._draw(data)
+        return self._of_splits[key]
+
+    def _draw(self, data: DataSummary) -> Extras:
+        named = (data.dataset, data.partition, data.shift)
+        split = ", ".join(part for part in named if part != "none")
+        counts, groups, names = data.label_counts, data.groups, data.class_names
+        per_client = f"Labels per client: {split}"
+        per_class = f"Examples per class, all clients: {split}"
+        against = f"Clients' labels against the global distribution: {split}"
+
+        pictures = Extras(layouts=self._layouts)
+        for name, figure in {
+            "label_heatmap": partial(splits.label_heatmap, counts, groups, names, per_client),
+            "label_bars": partial(splits.label_bars, counts, groups, names, per_client),
+            "class_counts": partial(splits.class_counts, counts, names, per_class),
+            "divergence": partial(splits.divergences, counts, groups, against),
+        }.items():
+            pictures.draw(f"plots/{name}.png", figure)
+        for group, (images, labels) in sorted(data.examples.items()):
+            title = f"{data.dataset}, group {group}" if len(data.examples) > 1 else data.dataset
+            grid = partial(splits.example_grid, images, labels, names, title)
+            pictures.draw(f"plots/examples_group{group}.png", grid)
+        return pictures
+
+    def of_trial(
+        self,
+        rounds: Sequence[Mapping[str, float]],
+        clients: Sequence[Columns],
+        assignments: Sequence[Columns],
+        load: Sequence[LoadSample],
+        first: TrialStarted | None,
+        result: TrialResult | None,
+    ) -> Extras:
+        """Return the figures of a trial, by path; what it did not produce is left out."""
+        pictures = Extras(layouts=self._layouts)
+        if rounds:
+            table = partial(pd.DataFrame, list(rounds))
+            pictures.draw("plots/curves.png", lambda: trials.curves(table(), _table(clients)))
+        if (assigned := _table(assignments)) is not None:
+            groups = dict(enumerate(map(int, first.data.groups))) if first is not None else None
+            pictures.draw("plots/clusters.png", lambda: trials.cluster_map(assigned, groups))
+        if load:
+            samples = partial(pd.DataFrame, [asdict(sample) for sample in load])
+            pictures.draw("plots/load.png", lambda: trials.load_plot(samples()))
+        if result is not None and result.confusion is not None and first is not None:
+            draw = partial(trials.confusion_matrix, result.confusion, first.data.class_names)
+            pictures.draw("confusion.png", draw)
+        return pictures
+
+
+def _digest(data: DataSummary) -> str:
+    """Return what tells the pictures of a split from those of others."""
     told = (
         data.fingerprint,
         data.dataset,
@@ -154,61 +216,7 @@ def data_figures(data: DataSummary) -> Extras:
         *(part for pair in data.examples.values() for part in pair),
     ):
         key.update(np.ascontiguousarray(array).tobytes())
-    name = key.hexdigest()
-    if name not in _drawn:
-        if len(_drawn) >= _DRAWN_LIMIT:
-            _drawn.pop(next(iter(_drawn)))
-        _drawn[name] = _draw(data)
-    return _drawn[name]
-
-
-def _draw(data: DataSummary) -> Extras:
-    split = ", ".join(part for part in (data.dataset, data.partition, data.shift) if part != "none")
-    counts, groups, names = data.label_counts, data.groups, data.class_names
-    per_client, per_class = (
-        f"Labels per client: {split}",
-        f"Examples per class, all clients: {split}",
-    )
-    pictures = Extras()
-    pictures.draw(
-        "plots/label_heatmap.png", lambda: splits.label_heatmap(counts, groups, names, per_client)
-    )
-    pictures.draw(
-        "plots/label_bars.png", lambda: splits.label_bars(counts, groups, names, per_client)
-    )
-    pictures.draw("plots/class_counts.png", lambda: splits.class_counts(counts, names, per_class))
-    against = f"Clients' labels against the global distribution: {split}"
-    pictures.draw("plots/divergence.png", lambda: splits.divergences(counts, groups, against))
-    for group, (images, labels) in sorted(data.examples.items()):
-        title = f"{data.dataset}, group {group}" if len(data.examples) > 1 else data.dataset
-        grid = partial(splits.example_grid, images, labels, names, title)
-        pictures.draw(f"plots/examples_group{group}.png", grid)
-    return pictures
-
-
-def trial_figures(
-    rounds: Sequence[Mapping[str, float]],
-    clients: Sequence[Columns],
-    assignments: Sequence[Columns],
-    load: Sequence[LoadSample],
-    first: TrialStarted | None,
-    result: TrialResult | None,
-) -> Extras:
-    """Return the figures of a trial, by artifact path; what it did not produce is left out."""
-    pictures = Extras()
-    if rounds:
-        table = partial(pd.DataFrame, list(rounds))
-        pictures.draw("plots/curves.png", lambda: trials.curves(table(), _table(clients)))
-    if (assigned := _table(assignments)) is not None:
-        groups = dict(enumerate(map(int, first.data.groups))) if first is not None else None
-        pictures.draw("plots/clusters.png", lambda: trials.cluster_map(assigned, groups))
-    if load:
-        samples = partial(pd.DataFrame, [asdict(sample) for sample in load])
-        pictures.draw("plots/load.png", lambda: trials.load_plot(samples()))
-    if result is not None and result.confusion is not None and first is not None:
-        draw = partial(trials.confusion_matrix, result.confusion, first.data.class_names)
-        pictures.draw("confusion.png", draw)
-    return pictures
+    return key.hexdigest()
 
 
 def _table(parts: Sequence[Columns]) -> pd.DataFrame | None:

@@ -243,12 +243,12 @@ class TrialRun(OpenRun):
         self._first = first
 
         def job() -> Iterator[Op]:
-            from fedsweep.tracking.artifacts import data_figures, dataset_fields, split_table
+            from fedsweep.tracking.artifacts import dataset_fields, split_table
 
             yield Op("dataset", self.token, dataset_fields(first.data))
             yield ops.files(self.token, {"split.parquet": split_table(first.data)})
             if self._figures != "none":
-                yield from self._pictures(data_figures(first.data))
+                yield from self._pictures(self._session.pictures.of_data(first.data))
 
         self._put_job("the data set", job)
 
@@ -321,11 +321,10 @@ class TrialRun(OpenRun):
 
     def _figures_and_events(self, result: TrialResult | None) -> Iterator[Op]:
         """Log the pictures once all else is stored, then what happened, failed pictures too."""
-        from fedsweep.tracking.artifacts import trial_figures
-
         if self._figures == "all":
             gathered = self._rounds, self._clients, self._assignments, self._load
-            yield from self._pictures(trial_figures(*gathered, self._first, result))
+            drawn = self._session.pictures.of_trial(*gathered, self._first, result)
+            yield from self._pictures(drawn)
         if self._events:
             told = "".join(f"{escape.line(event)}\n" for event in self._events)
             yield ops.files(self.token, {"events.txt": told})

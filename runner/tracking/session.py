@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -18,6 +19,7 @@ from fedsweep.tracking.writer import Writer
 
 if TYPE_CHECKING:
     from fedsweep.figures.canvas import Extras
+    from fedsweep.tracking.artifacts import Pictures
 
 _log = logging.getLogger("fedsweep.tracking")
 
@@ -104,6 +106,13 @@ class Session:
         """Why a run is not whole in the store, by its name, as known before :meth:`close`."""
         names = self.names | {run.token: run.name for run in self.open_runs}
         return {names[token]: reason for token, reason in self.writer.lost.items()}
+
+    @cached_property
+    def pictures(self) -> "Pictures":
+        """What draws the pictures of its trials."""
+        from fedsweep.tracking.artifacts import Pictures  # pandas, in the writer's thread
+
+        return Pictures()
 
     def kept(self, pictures: "Extras") -> dict[str, bytes]:
         """Return the pictures that there are, and say once which failed: no run is lost for one."""

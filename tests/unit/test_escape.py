@@ -347,7 +347,7 @@ def test_the_bars_show_names() -> None:
 
 def texts(figure: Figure) -> list[str]:
     """Draw a figure, and return its texts; none of them is read as mathematics."""
-    assert canvas.to_png(figure).startswith(b"\x89PNG")
+    assert canvas.to_png(figure, 110, canvas.new_layouts()).startswith(b"\x89PNG")
     found = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     assert not [text for text in found if text._preprocess_math(text.get_text())[1]]
     return [text.get_text() for text in found]

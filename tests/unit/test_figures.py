@@ -13,7 +13,7 @@ NAMES = [str(i) for i in range(10)]
 
 
 def drawn(figure: Figure) -> Figure:
-    assert canvas.to_png(figure).startswith(b"\x89PNG")
+    assert canvas.to_png(figure, 110, canvas.new_layouts()).startswith(b"\x89PNG")
     return figure
 
 
@@ -210,9 +210,11 @@ def test_axis_effect_has_a_gap_where_a_seed_has_no_number():
 
 
 def test_figures_of_one_kind_share_their_layout_and_others_do_not():
+    layouts = canvas.new_layouts()
+
     def places(first: str, names: list[str]) -> list[list[float]]:
         figure = split.class_counts(np.array([[1, 2]]), names, first)
-        canvas.to_png(figure)
+        canvas.to_png(figure, 110, layouts)
         return [axes.get_position().bounds for axes in figure.axes]
 
     short, again, long = (
@@ -229,10 +231,9 @@ def test_a_picture_is_that_of_savefig_where_its_layout_is_its_own():
     ours, theirs = (
         split.label_heatmap(counts, np.zeros(3, int), NAMES, "only here") for _ in range(2)
     )
-    canvas._places.clear()
     buffer = io.BytesIO()
     theirs.savefig(buffer, format="png", dpi=110, pil_kwargs={"compress_level": 3})
-    assert canvas.to_png(ours) == buffer.getvalue()
+    assert canvas.to_png(ours, 110, canvas.new_layouts()) == buffer.getvalue()
 
 
 def test_long_titles_are_wrapped_and_flat_lines_stay_below_the_frame():

@@ -32,7 +32,7 @@ from fedsweep.trial.trial import run_trial
 
 WORDS = [
     "shift=none", "partition=iid", "strategy=fedavg", "num_clients=2", "rounds=2", "model=logreg",
-    "resources.engine=inline", "tracking.log_models=false",
+    "resources.engine=inline", "tracking.log_models=false", "tracking.figures=none",
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedsweep.errors import TrackingError
 from fedsweep.models import build_model
 from fedsweep.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from fedsweep.tracking import Tracker, redact
+from fedsweep.tracking.artifacts import Pictures
 from fedsweep.tracking.past import past_trials
 
 TRIAL = RunConfig.model_validate(
@@ -395,3 +397,12 @@ def test_a_loss_that_is_no_number_is_read_back_as_one(cfg):
     assert "3_clients/acc" not in history
     assert np.isnan(stored.final["client_test_acc"])
     assert np.isnan(stored.table("clients")["eval_loss"]).tolist() == [True, False] * 2
+
+
+def test_a_session_draws_a_split_once_and_another_one_for_itself() -> None:
+    data = started().data
+    mine, others = Pictures(), Pictures()
+    assert mine.of_data(data) is mine.of_data(replace(data))
+    assert mine.of_data(data) is not mine.of_data(replace(data, partition="other"))
+    assert others.of_data(data) is not mine.of_data(data)
+    assert others.of_data(data).files == mine.of_data(data).files

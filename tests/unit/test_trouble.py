@@ -195,7 +195,7 @@ def test_a_database_that_cannot_grow_delays_and_loses_nothing(
         limits[0].__enter__()  # type: ignore[attr-defined]
 
     at_round(monkeypatch, 1, fill)
-    outcome, _ = place.run("seed=0", "tracking.patience_s=0.1", "tracking.figures=none")
+    outcome, _ = place.run("seed=0", "tracking.patience_s=0.1")
     limits[0].__exit__(None, None, None)  # type: ignore[attr-defined]
     assert (outcome.exit_status, outcome.failures) == (1, [])
     assert outcome.missing.startswith(
@@ -238,7 +238,7 @@ def test_a_database_that_another_process_holds_delays_and_loses_nothing(
 
     at_round(monkeypatch, 1, hold)
     begin = time.monotonic()
-    outcome, _ = place.run("seed=0", "tracking.figures=none")
+    outcome, _ = place.run("seed=0")
     assert outcome.exit_status == 0
     assert time.monotonic() - begin > 5
     [run] = place.runs()
@@ -261,15 +261,14 @@ def test_a_run_that_is_deleted_while_it_is_written_costs_that_run_alone(
         place.client.delete_run(found[0].info.run_id)
 
     at_round(monkeypatch, 1, delete)
-    words = "seed=0,1", "tracking.figures=none"
-    outcome, text = place.run(*words)
+    outcome, text = place.run("seed=0,1")
     assert (outcome.exit_status, outcome.failures, len(outcome.rows)) == (1, [], 2)
     assert "not whole in the store: 'none iid seed=0' (" in outcome.missing
     assert text.count("could not be written") == 1
     assert [(run.info.status, place.steps(run)) for run in place.runs()] == [
         ("FINISHED", [0, 1, 2])
     ]
-    again, text = place.run(*words)
+    again, text = place.run("seed=0,1")
     assert "run before: 1 finished, 0 failed; 1 to run" in text
     assert again.exit_status == 0
     assert [row.metrics["acc"] for row in again.rows] == [
@@ -293,14 +292,13 @@ def test_an_entry_that_is_refused_is_made_good_by_the_next_session(
         apply(op, store, runs)
 
     monkeypatch.setattr(ops, "apply", refuse)
-    words = "seed=0,1", "tracking.figures=none"
-    outcome, _ = place.run(*words)
+    outcome, _ = place.run("seed=0,1")
     assert (outcome.exit_status, outcome.failures) == (1, [])
     assert "seed=0' (ValueError: no such thing)" in outcome.missing
     assert sorted((run.info.status, place.steps(run)) for run in place.runs()) == [
         ("FINISHED", [0, 1, 2]), ("KILLED", []),
     ]  # fmt: skip
-    again, _ = place.run(*words)
+    again, _ = place.run("seed=0,1")
     assert again.exit_status == 0
     assert [row.metrics["acc"] for row in again.rows] == [
         row.metrics["acc"] for row in outcome.rows
