@@ -3,8 +3,9 @@
 Lines are lists of cells. Cells, names and captions are plain text: each renderer escapes all that
 it is given.
 
-Jinja2 makes the page. The other tables are joined here: pandas' ``to_markdown`` escapes nothing, and
-what its Styler escapes for LaTeX leaves ``--``, ``|`` and ``[`` at a line's beginning as they are.
+Jinja2 makes the page. The other tables are joined here: pandas' ``to_markdown`` escapes nothing,
+and what its Styler escapes for LaTeX leaves ``--``, ``|`` and ``[`` at a line's beginning as they
+are.
 """
 
 from base64 import b64encode
