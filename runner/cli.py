@@ -284,8 +284,7 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     component(name, "--name")
     file, trials = expand(args.sweep, words)
     if args.dry_run:
-        say(f"sweep '{name}'")
-        return _list(trials)
+        return _list(trials, name)
     from fedsweep.sweep.resume import Restart
     from fedsweep.sweep.sweep import SweepPlan
 
@@ -297,12 +296,12 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     return _execute(plan, args.mode)
 
 
-def _list(trials: Sequence[Trial]) -> int:
+def _list(trials: Sequence[Trial], sweep: str) -> int:
     for trial in trials:
         say(" ".join([trial.config.key, *(f"{key}={value}" for key, value in trial.axes.items())]))
     for remark in remarks(trials):
         say(remark, sys.stderr)
-    say(f"{len(trials)} trials")
+    say(f"{len(trials)} trials of sweep '{sweep}'")
     unknown = {
         trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None
     }
@@ -318,7 +317,7 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     experiment = load_experiment(args.name, args.full)
     trials = experiment.trials(words)
     if args.dry_run:
-        return _list(trials)
+        return _list(trials, experiment.sweep)
     trials = with_contents(trials)
     from fedsweep.report.report import rich_lines
     from fedsweep.reproduce.reproduce import conclude

@@ -27,7 +27,7 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_dry_run_lists_the_trials_and_their_count(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "default", "seed=0", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "12 trials"
+    assert lines[-1] == "12 trials of sweep 'default'"
     assert len(lines) == 13
 
 

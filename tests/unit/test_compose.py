@@ -420,8 +420,8 @@ def test_the_command_line_takes_axes_alone(
 ) -> None:
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert trials is None or f"{trials} trials" in out
-    assert f"sweep '{name}'" in out
+    assert trials is None or f"{trials} trials of" in out
+    assert f"trials of sweep '{name}'" in out
 
 
 @pytest.mark.parametrize(
