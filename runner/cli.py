@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fedsweep import __version__, escape
 from fedsweep.catalog import CATALOG
-from fedsweep.environ import keep
+from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
 from fedsweep.paths import component
@@ -69,6 +69,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    before.add_argument("--config-dir", default=variable("FEDSWEEP_CONFIG"))
+    try:  # help lists what is there, too
+        folder = before.parse_known_args(argv)[0].config_dir
+    except argparse.ArgumentError:  # said below
+        folder = ""
+    with environ({"FEDSWEEP_CONFIG": folder}):
+        return _command(argv)
+
+
+def _command(argv: Sequence[str] | None) -> int:
     try:
         args, words = _parser().parse_known_args(argv)
         unknown_flags = [word for word in (*words, *args.words) if word.startswith("-")]
@@ -167,6 +178,12 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (run, sweep, reproduce):
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
     for sub in (run, sweep, config, reproduce):
+        sub.add_argument(
+            "--config-dir",
+            metavar="DIR",
+            help="folder with sweep/, experiment/, dataset/, ... of one's own; else "
+            "$FEDSWEEP_CONFIG",
+        )
         sub.add_argument(
             "words",
             nargs="*",
@@ -291,6 +308,7 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     named = ["--name", args.name] if args.name else []
     given = [args.sweep] if args.sweep else []
+    named += ["--config-dir", args.config_dir] if args.config_dir else []
     command = escape.command(["fedsweep", "sweep", *given, *words, *named])
     plan = SweepPlan(name, file.description, command, with_contents(trials), restart)
     return _execute(plan, args.mode)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 Variable = Literal[
-    "FEDSWEEP_DATA", "MLFLOW_TRACKING_URI",
+    "FEDSWEEP_CONFIG", "FEDSWEEP_DATA", "MLFLOW_TRACKING_URI",
     "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_TMPDIR", "TMPDIR", "PYTHONPATH",
 ]  # fmt: skip
 """All that is read."""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,14 @@ from fedsweep import escape
 from fedsweep.errors import ConfigError, unknown
 from fedsweep.report.text import markdown
 from fedsweep.reproduce.expectations import Measured, Row, Tier, Verdict, expand_rows, judge
-from fedsweep.sweep.compose import CONFIGS, SweepFile, Trial, expand_grids, options, validated
+from fedsweep.sweep.compose import (
+    SweepFile,
+    Trial,
+    expand_grids,
+    option_files,
+    options,
+    validated,
+)
 from fedsweep.sweep.resume import sweep_key
 from fedsweep.tracking.describe import trial_params
 from fedsweep.tracking.ops import amend
@@ -134,9 +142,13 @@ def load_experiment(name: str, full: bool = False) -> Experiment:
     return Experiment(name, "full" if full else "cpu", spec)
 
 
-@cache
 def _file(name: str) -> dict[str, Any]:
-    loaded: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "experiment" / f"{name}.yaml"))
+    return _loaded(option_files("experiment")[name])
+
+
+@cache
+def _loaded(path: Path) -> dict[str, Any]:
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
     return loaded or {}
 
 

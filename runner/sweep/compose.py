@@ -1,6 +1,7 @@
 """From the words of a command line to validated configurations: Hydra composes, pydantic checks."""
 
 import math
+import os
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from pydantic_core import ErrorDetails
 from fedsweep.config import RunConfig, SessionConfig
 from fedsweep.config.section import Group, flat, group_of, short_names
 from fedsweep.config.trial import PARTS
+from fedsweep.environ import variable
 from fedsweep.errors import ConfigError, shown, unknown
 from fedsweep.escape import command
 from fedsweep.parts.registry import is_reference
@@ -102,12 +104,36 @@ def options(group: str) -> list[str]:
         parts = list(PARTS.get(group, ()))
     except ValueError as error:
         raise ConfigError(f"a {group} can't be read: {error}") from error
-    return sorted({*_files(group), *parts})
+    return sorted({*option_files(group), *parts})
+
+
+def option_files(group: str) -> Mapping[str, Path]:
+    """Return the files of a group's options by name: the project's, and those of one's own.
+
+    Raises
+    ------
+    ConfigError
+        ``$FEDSWEEP_CONFIG`` names no folder, or an option of one's own is called as another.
+    """
+    return _files_in(_config_folders(), group)
+
+
+def _config_folders() -> tuple[str, ...]:
+    """Return where files of configuration lie: the project's folder, then that of one's own."""
+    own = variable("FEDSWEEP_CONFIG")
+    if own and not os.path.isdir(own):
+        raise ConfigError(f"--config-dir={shown(own, 200)} is not a folder; name another")
+    return (str(CONFIGS), *([os.path.abspath(own)] if own else []))
 
 
 @cache
-def _files(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+def _files_in(folders: Sequence[str], group: str) -> Mapping[str, Path]:
+    found: dict[str, Path] = {}
+    for path in (path for place in folders for path in sorted(Path(place, group).glob("*.yaml"))):
+        if path.stem in found:
+            raise ConfigError(f"{path}: there is a {group} '{path.stem}' already; rename yours")
+        found[path.stem] = path
+    return found
 
 
 @cache
@@ -181,7 +207,7 @@ def load_sweep(sweep: str) -> SweepFile:
         raise ConfigError(
             unknown("sweep", sweep, options("sweep")) + " Or name a file, as ./x.yaml"
         )
-    path = Path(sweep) if own else CONFIGS / "sweep" / f"{sweep}.yaml"
+    path = Path(sweep) if own else option_files("sweep")[sweep]
     try:
         loaded = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -434,7 +460,7 @@ def _option(group: str, given: Json) -> str:
     ConfigError
         There is no such option.
     """
-    if group in PARTS and (is_reference(str(given)) or not _files(group)):
+    if group in PARTS and (is_reference(str(given)) or not option_files(group)):
         try:
             return PARTS[group].find(str(given))
         except ValueError as error:
@@ -444,28 +470,35 @@ def _option(group: str, given: Json) -> str:
     return str(literal(given))
 
 
-@lru_cache(maxsize=256)
 def _composed(choices: tuple[str, ...]) -> dict[str, Json]:
-    """Return what the chosen options set: each is composed once, where it sets its group alone."""
+    """Return what the chosen options set."""
+    return _composed_from(_config_folders(), choices)
+
+
+@lru_cache(maxsize=256)
+def _composed_from(folders: tuple[str, ...], choices: tuple[str, ...]) -> dict[str, Json]:
+    """Compose each option once, where it sets its group alone."""
     if len(choices) < 2 or any(choice.startswith("experiment=") for choice in choices):
-        return _hydra(choices)
+        return _hydra(choices, folders)
     found = base = _composed(())
     for choice in choices:
         own, part = choice.partition("=")[0], _composed((choice,))
         if {**part, own: None} != {**base, own: None}:
-            return _hydra(choices)
+            return _hydra(choices, folders)
         found = {**found, own: part.get(own)}
     return found
 
 
-def _hydra(choices: tuple[str, ...]) -> dict[str, Json]:
+def _hydra(choices: tuple[str, ...], folders: Sequence[str]) -> dict[str, Json]:
     for group in PARTS:
         # What the option of a part sets is its name: its file has the rest.
         for name in PARTS[group]:
             ConfigStore.instance().store(group=group, name=name, node={"name": name})
+    own: list[Json] = [f"file://{folder}" for folder in folders[1:]]
+    searched = [f"hydra.searchpath={literal(own)}"] if own else []
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            found: Any = OmegaConf.to_container(hydra_compose("config", list(choices)))
+            found: Any = OmegaConf.to_container(hydra_compose("config", [*searched, *choices]))
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error.__cause__ or error)
         raise ConfigError(
@@ -563,10 +596,11 @@ def _resolved(values: dict[str, Json]) -> dict[str, Json]:
     return dict(found)
 
 
-@cache
-def _experiment_settings(name: str) -> dict[str, Json]:
-    """Return what a file of ``configs/experiment`` sets, by full key."""
-    base, there = flat(_composed(())), flat(_composed((f"experiment={name}",)))
+@lru_cache(maxsize=256)
+def _settings_of_experiment(folders: tuple[str, ...], name: str) -> dict[str, Json]:
+    """Return what a file of ``experiment`` sets, by full key."""
+    base = flat(_composed_from(folders, ()))
+    there = flat(_composed_from(folders, (f"experiment={name}",)))
     found = {key: value for key, value in there.items() if base.get(key) != value}
     return {key: value for key, value in found.items() if not key.startswith("reproduction.")}
 
@@ -577,7 +611,7 @@ def _unused(experiment: str, config: RunConfig, parsed: Sequence[Word]) -> dict[
         return {}
     given, idle = {word.key for word in parsed} - {*groups()}, config.idle()
     found = {}
-    for key, value in _experiment_settings(experiment).items():
+    for key, value in _settings_of_experiment(_config_folders(), experiment).items():
         by_word = any(key == word or key.startswith(f"{word}.") for word in given)
         if not by_word and not _applies(config, idle, key):
             other = f"another {key.partition('.')[0]}"

@@ -437,3 +437,46 @@ def test_a_sweep_without_a_name_or_with_a_bad_one_is_refused(
 ) -> None:
     assert main(words) == 2
     assert refusal in capsys.readouterr().err
+
+
+@pytest.fixture
+def own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own with a sweep, a data set and an experiment."""
+    folder = tmp_path / "my configs"
+    files = {
+        "sweep/mine": "axes: {seed: [0, 1]}\noverrides: [dataset=tiny]\n",
+        "dataset/tiny": "name: digits\nmax_train: 200\n",
+        "experiment/short": "# @package _global_\nrounds: 3\nstrategy: {fraction_train: 0.5}\n",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.yaml").write_text(text)
+    monkeypatch.setenv("FEDSWEEP_CONFIG", str(folder))
+    return folder
+
+
+def test_a_folder_of_ones_own_has_sweeps_options_and_experiments(own_configs: Path) -> None:
+    assert {"mine", "default"} < {*options("sweep")}
+    trials = expand("mine", [])[1]
+    assert [t.config.dataset.max_train for t in trials] == [200, 200]
+    config = compose(["experiment=short", "strategy=kmeans"])
+    assert (config.rounds, config.strategy.fraction_train) == (3, 0.5)
+    with pytest.raises(ConfigError, match="unknown dataset 'tny'. Did you mean 'tiny'"):
+        compose(["dataset=tny"])
+
+
+def test_what_is_there_already_is_not_replaced(own_configs: Path) -> None:
+    (own_configs / "sweep" / "default.yaml").write_text("axes: {seed: [0]}\n")
+    with pytest.raises(ConfigError, match="there is a sweep 'default' already; rename yours"):
+        expand("default", [])
+
+
+def test_the_command_line_names_the_folder(
+    own_configs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FEDSWEEP_CONFIG")
+    assert main(["sweep", "mine", "--dry-run"]) == 2
+    assert main(["sweep", "mine", "--dry-run", "--config-dir", str(own_configs)]) == 0
+    assert "2 trials of sweep 'mine'" in capsys.readouterr().out
+    assert main(["sweep", "mine", "--config-dir", str(own_configs / "none")]) == 2
+    assert "none is not a folder; name another" in capsys.readouterr().err
