@@ -14,7 +14,7 @@ where its numbers arise (traffic, times, a method's diagnostics) and logged ther
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import nan
@@ -327,6 +327,24 @@ class Catalog:
         self._metrics[metric.key] = metric
         return metric
 
+    def put(self, metrics: Sequence[Metric]) -> None:
+        """Declare the metrics of one request, in place of those that it had.
+
+        Raises
+        ------
+        ConfigError
+            As :meth:`add`; then it has those that it had.
+        """
+        before = dict(self._metrics)
+        asked = {metric.on_request for metric in metrics}
+        self._metrics = {k: m for k, m in before.items() if m.on_request not in asked - {""}}
+        try:
+            for metric in metrics:
+                self.add(metric)
+        except ConfigError:
+            self._metrics = before
+            raise
+
     def remove(self, key: str) -> None:
         """Take a declaration back."""
         del self._metrics[key]
@@ -451,6 +469,35 @@ def _fits(pattern: str, key: str) -> bool:
 
 _HELD_OUT, _OWN, _GROUPS = (Need.HELD_OUT,), (Need.OWN_TESTED,), (Need.GROUPS,)
 
+
+def by_class(
+    name: str,
+    title: str,
+    score: Callable[[ClassCounts], float] | None,
+    unit: str = "%",
+    better: Literal["higher", "lower", ""] = "higher",
+) -> list[Metric]:
+    """Return the metrics of a score of predictions by class, which ``metrics=[name]`` asks for.
+
+    It is that of the clients' models on what they hold out and on the central test set, and of the
+    global model there. Without ``score`` they are read, and not computed.
+    """
+
+    def metric(key: str, whose: str, told: str, of: str, needs: tuple[Need, ...]) -> Metric:
+        ranked = of != "own"
+        return Metric(
+            key, f"{told} {title}", unit, better, 1 if unit == "%" else 3, f"{whose}{name}",
+            class_counts(of, score) if score else None, needs, name, shown="full", ranked=ranked,
+            curve=name if ranked else "",
+        )  # fmt: skip
+
+    return [
+        metric(f"3_clients/{name}", "client_", "client", "held_out", _HELD_OUT),
+        metric(f"3_clients/test_{name}", "client_test_", "client test", "own", _OWN),
+        metric(f"1_global/{name}", "", "global", "global", ()),
+    ]
+
+
 CATALOG = Catalog([
     # Accuracies and losses: of the clients' own models on what they hold out and on the central
     # test set, and of the global model on the latter.
@@ -474,26 +521,8 @@ CATALOG = Catalog([
     Metric("3_clients/test_acc_min", "worst client on the test set", "%", "higher", needs=_OWN,
            of=client_values("test_acc").min()),
     # By class: all classes count alike, however few examples they have.
-    Metric("3_clients/balanced_acc", "client balanced accuracy", "%", "higher",
-           final="client_balanced_acc", needs=_HELD_OUT, on_request="balanced_acc",
-           of=class_counts("held_out", ClassCounts.balanced_accuracy), shown="full", ranked=True,
-           curve="balanced_acc"),
-    Metric("3_clients/test_balanced_acc", "client test balanced accuracy", "%", "higher",
-           final="client_test_balanced_acc", needs=_OWN, on_request="balanced_acc",
-           of=class_counts("own", ClassCounts.balanced_accuracy), shown="full"),
-    Metric("1_global/balanced_acc", "global balanced accuracy", "%", "higher", final="balanced_acc",
-           on_request="balanced_acc", of=class_counts("global", ClassCounts.balanced_accuracy),
-           shown="full", ranked=True, curve="balanced_acc"),
-    Metric("3_clients/macro_f1", "client macro F1", "%", "higher", final="client_macro_f1",
-           needs=_HELD_OUT, on_request="macro_f1",
-           of=class_counts("held_out", ClassCounts.macro_f1), shown="full", ranked=True,
-           curve="macro_f1"),
-    Metric("3_clients/test_macro_f1", "client test macro F1", "%", "higher",
-           final="client_test_macro_f1", needs=_OWN, on_request="macro_f1",
-           of=class_counts("own", ClassCounts.macro_f1), shown="full"),
-    Metric("1_global/macro_f1", "global macro F1", "%", "higher", final="macro_f1",
-           on_request="macro_f1", of=class_counts("global", ClassCounts.macro_f1), shown="full",
-           ranked=True, curve="macro_f1"),
+    *by_class("balanced_acc", "balanced accuracy", ClassCounts.balanced_accuracy),
+    *by_class("macro_f1", "macro F1", ClassCounts.macro_f1),
     Metric("1_global/loss", "global loss", "nats", "lower", 3, curve="loss", live="loss"),
     Metric("3_clients/train_loss", "training loss", "nats", "lower", 3,
            of=client_values("train_loss").mean()),

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from fedsweep.catalog import CATALOG, Need
 from fedsweep.config.effects import idle_keys, never_happens
@@ -16,7 +16,7 @@ from fedsweep.config.learning import (
 from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section
-from fedsweep.errors import ConfigError, unknown
+from fedsweep.errors import ConfigError
 from fedsweep.models import MODELS
 from fedsweep.parts.registry import Origin, Registry
 from fedsweep.scenario.dataset import DATASETS
@@ -24,6 +24,7 @@ from fedsweep.scenario.partition import Partition
 from fedsweep.scenario.partitions import PARTITIONS, partition_of
 from fedsweep.scenario.shift import Shift
 from fedsweep.scenario.shifts import SHIFTS, shift_of
+from fedsweep.scores import SCORES, receive_all
 from fedsweep.strategies.base import ModelTraits, models_of
 from fedsweep.strategies.ranges import CLIENTS, LONGEST, ROUNDS
 from fedsweep.strategies.registry import STRATEGIES, settings_of
@@ -105,6 +106,8 @@ class TrialConfig(Section):
         one_client = issubclass(kind, Partition) and kind.one_client
         return values | {"num_clients": 1} if one_client else values
 
+    _scores: tuple[Origin, ...] = PrivateAttr(())
+
     @field_validator("metrics", mode="before")
     @classmethod
     def _one_or_several(cls, given: object) -> object:
@@ -114,9 +117,10 @@ class TrialConfig(Section):
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the metrics in one order, each once: neither may make another trial."""
-        for name in names:
-            if name not in CATALOG.on_request:
-                raise ConfigError(unknown("metric on request", name, CATALOG.on_request))
+        try:
+            names = tuple(SCORES.find(name) for name in names)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         return tuple(sorted(set(names)))
 
     @model_validator(mode="after")
@@ -265,7 +269,19 @@ class TrialConfig(Section):
     @property
     def code(self) -> dict[str, str]:
         """The digests of the code of somebody's own: by part; of data their content counts."""
-        return {part: o.code.digest for part, o in self.origins.items() if part != "dataset"}
+        parts = {part: o.code.digest for part, o in self.origins.items() if part != "dataset"}
+        return parts | {f"metrics.{o.name}": o.code.digest for o in self._scores}
+
+    @model_validator(mode="after")
+    def _know_own_metrics(self) -> Self:
+        found = (SCORES.origin(name) for name in self.metrics)
+        self._scores = tuple(origin for origin in found if origin is not None)
+        return self
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Know metrics of somebody's own in a process that the trial was sent to."""
+        super().__setstate__(state)
+        receive_all(self._scores)
 
     @property
     def origins(self) -> dict[str, Origin]:

@@ -21,6 +21,7 @@ from fedsweep.data.sources import place_of
 from fedsweep.escape import bold, fence
 from fedsweep.figures.canvas import strategy_colour
 from fedsweep.redaction import redact
+from fedsweep.scores import SCORES
 
 _GROUPS = {"dataset", "partition", "shift", "model", "strategy", "privacy"}
 _PACKAGES = (
@@ -37,6 +38,9 @@ _PACKAGES = (
 _SWEEP_COLOUR = "#888888"
 LAYOUT, LAYOUT_NOW = "layout", "2"
 """Tag and version of how a sweep's run tells its trials; version 1 had no tag, and short names."""
+
+OWN_METRICS = "metrics.own"
+"""Tag of a trial's run: what its metrics of somebody's own are called, and which way is better."""
 
 GRID = "grid.json"
 """Artifact of a sweep's run: its axes by full key, and its trials' keys and places, in order."""
@@ -72,6 +76,7 @@ def trial_tags(trial: RunConfig, name: str, command: str) -> dict[str, str]:
         "data.content": trial.dataset.content or "",
         "data.place": place_of(trial),
         "strategy": trial.strategy.name,
+        OWN_METRICS: SCORES.declared(trial.metrics),
         "mlflow.runColor": strategy_colour(trial.strategy.name),
         "mlflow.note.content": f"{bold(name)}\n\n{reproduce(command)}",
     }

@@ -14,12 +14,13 @@ import pandas as pd
 
 from fedsweep.catalog import FINAL
 from fedsweep.config import TrackingConfig
-from fedsweep.errors import TrackingError
+from fedsweep.errors import ConfigError, TrackingError, shown
 from fedsweep.escape import tag_is
 from fedsweep.paths import component
 from fedsweep.records import TrialRow
 from fedsweep.redaction import redact
-from fedsweep.tracking.describe import GRID, LAYOUT, LAYOUT_NOW
+from fedsweep.scores import SCORES
+from fedsweep.tracking.describe import GRID, LAYOUT, LAYOUT_NOW, OWN_METRICS
 from fedsweep.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -32,6 +33,17 @@ class StoredTrial:
 
     store: Store
     run: "Run"
+
+    def __post_init__(self) -> None:
+        """Know what its metrics are that somebody brought: their code is not here."""
+        told = self.run.data.tags.get(OWN_METRICS, "")
+        try:
+            SCORES.declare(told)
+        except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrackingError(
+                f"the tag {OWN_METRICS} of run {self.run_id} is no declaration of metrics "
+                f"({shown(told)}): {error}"
+            ) from error
 
     @property
     def run_id(self) -> str:

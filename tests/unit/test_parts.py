@@ -12,11 +12,13 @@ import cloudpickle
 import numpy as np
 import pytest
 
+from fedsweep.catalog import CATALOG
 from fedsweep.config import RunConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.sources import load_images
 from fedsweep.errors import ConfigError, RunnerError
 from fedsweep.parts.code import code_of_file
+from fedsweep.scores import SCORES
 from fedsweep.sweep.compose import compose, expand
 from tests.trials import events_of, outcome
 
@@ -24,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["resources.engine=inline", "num_clients=6", "dataset.max_train=100", "rounds=2"]
 
 PAGE = (ROOT / "docs" / "own.md").read_text()
-BY_PARITY, DIMMED, NET, MAKE, DAMPED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+BY_PARITY, DIMMED, NET, MAKE, WEAKEST, DAMPED = re.findall(
+    r"```python\n(.*?)```", PAGE, flags=re.DOTALL
+)
 NET = NET.replace("from torch", "from sizes import HIDDEN\nfrom torch").replace("=7", "=HIDDEN")
 PARTS_OF_ONE = {
     "partition": ("by_parity", BY_PARITY, "partition.even=2"),
@@ -350,3 +354,85 @@ def test_a_data_set_of_ones_own_does_not_hide_another(tmp_path: Path) -> None:
         compose([f"dataset={tmp_path}/mnist.py"])
     with pytest.raises(ConfigError, match="unknown dataset 'mnits'. Did you mean 'mnist'"):
         compose(["dataset=mnits"])
+
+
+@pytest.fixture
+def weakest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page's metric, which is gone afterwards."""
+    list(SCORES)
+    for table in ("_found", "_origins", "_names"):
+        monkeypatch.setattr(SCORES, table, dict(getattr(SCORES, table)))
+    monkeypatch.setattr(CATALOG, "_metrics", dict(CATALOG._metrics))
+    (tmp_path / "weakest.py").write_text(WEAKEST)
+    return f"{tmp_path}/weakest.py"
+
+
+def test_a_metric_of_ones_own_is_logged_watched_and_part_of_the_key(weakest: str) -> None:
+    plain = compose([*SMALL, "metrics=macro_f1"])
+    config = compose([*SMALL, f"metrics=[{weakest},macro_f1]", "stop.metric=3_clients/weakest",
+                      "stop.target=0.99"])  # fmt: skip
+    assert config.metrics == ("macro_f1", "weakest")
+    assert config.key != plain.key
+    *_, last, result = events_of(config)
+    keys = [key for key in last.metrics if "weakest" in key]
+    assert sorted(keys) == ["1_global/weakest", "3_clients/test_weakest", "3_clients/weakest"]
+    assert 0 <= last.metrics["1_global/weakest"] <= last.metrics["1_global/acc"]
+    assert result.summary["client_weakest"] == last.metrics["3_clients/weakest"]
+    assert CATALOG["1_global/weakest"].heading == "global recall of the weakest class (%)"
+    Path(weakest).write_text(WEAKEST.replace(".min()", ".max()"))
+    edited = compose([*SMALL, f"metrics=[{weakest},macro_f1]"])
+    assert edited.canonical()["code"] != config.canonical()["code"]
+    assert events_of(edited)[-2].metrics["1_global/weakest"] > last.metrics["1_global/weakest"]
+
+
+def test_a_metric_reaches_the_trials_process(weakest: str, tmp_path: Path) -> None:
+    config = compose([*SMALL, f"metrics={weakest}"])
+    expected = events_of(config)[-2].metrics["3_clients/weakest"]
+    sent = tmp_path / "sent"
+    sent.write_bytes(cloudpickle.dumps(config))
+    Path(weakest).unlink()
+    code = (
+        "import pickle, sys; from pathlib import Path\n"
+        "from tests.trials import events_of\n"
+        "config = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "print(config.key, events_of(config)[-2].metrics['3_clients/weakest'].hex())\n"
+    )
+    command = [sys.executable, "-c", code, str(sent)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
+    assert done.stdout.split() == [config.key, expected.hex()], done.stderr
+
+
+def test_who_reads_a_store_knows_the_metric_without_its_code(weakest: str) -> None:
+    told = SCORES.declared(compose([f"metrics={weakest}"]).metrics)
+    for key in [metric.key for metric in CATALOG if metric.on_request == "weakest"]:
+        CATALOG.remove(key)
+    SCORES.declare(told)
+    SCORES.declare(told)
+    assert CATALOG["3_clients/weakest"].heading == "client recall of the weakest class (%)"
+    assert CATALOG["3_clients/weakest"].of is None
+    for wrong in (
+        '{"acc": {"title": "x", "unit": "%", "better": "higher"}}',
+        "[1]",
+        "{",
+        '{"a": 1}',
+    ):
+        with pytest.raises((ConfigError, ValueError, KeyError, TypeError, AttributeError)):
+            SCORES.declare(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("def f(a, b):\n    return 1\n", "has none, and one metric is wanted: a function of"),
+        ("def acc(c):\n    return 1\n", "'3_clients/acc' is declared already"),
+        ("def f(c):\n    return 1\nf.better = 'up'\n", "own.better='up'; give higher, lower"),
+    ],
+)
+def test_what_is_no_metric_is_refused(weakest: str, text: str, refusal: str) -> None:
+    file = Path(weakest).with_name("acc.py" if "acc" in text else "own.py")
+    file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        compose([f"metrics={file}"])
+    assert refusal in str(refused.value)
+    with pytest.raises(ConfigError, match="unknown metric 'macro_f2'. Did you mean 'macro_f1'"):
+        compose(["metrics=macro_f2"])

@@ -1,0 +1,80 @@
+"""Scores of predictions by class, which a trial has where ``metrics`` asks for them."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from fedsweep.catalog import CATALOG, ClassCounts, by_class
+from fedsweep.errors import ConfigError
+from fedsweep.parts.registry import Origin, Registry
+
+Score = Callable[[ClassCounts], float]
+
+
+class Scores(Registry[Score]):
+    """Scores by name: functions of :class:`ClassCounts`.
+
+    One of somebody's own is called what its docstring's first line says. It is a share, and higher
+    is better, unless its attributes ``unit`` and ``better`` say otherwise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("metric", str(__package__), "SCORES", "fedsweep.metrics")
+
+    def is_part(self, value: object) -> bool:
+        """Return whether it is a function of one thing."""
+        if not inspect.isfunction(value) or value.__name__.startswith("_"):
+            return False
+        given = inspect.signature(value).parameters.values()
+        return [p.default is p.empty for p in given][:2] in ([True], [True, False])
+
+    def expected(self) -> str:
+        """Say what a score is."""
+        return "a function of fedsweep.catalog.ClassCounts that returns a number"
+
+    def add_file(self, path: Path | str) -> None:
+        """Take nothing of a folder of parts: any function there would be a score."""
+
+    def declared(self, names: Iterable[str]) -> str:
+        """Return what there is to say of somebody's own scores, as :meth:`declare` reads it."""
+        own = {name: _facts(self[name]) for name in names if self.origin(name)}
+        return json.dumps(own) if own else ""
+
+    def declare(self, declared: str) -> None:
+        """Have the scores in the catalog whose values a store has, to be shown."""
+        for name, facts in (json.loads(declared) if declared else {}).items():
+            if name not in CATALOG.on_request:
+                CATALOG.put(by_class(name, facts["title"], None, facts["unit"], facts["better"]))
+
+    def _added(self, name: str) -> None:
+        facts = _facts(self[name])
+        if facts["better"] not in ("higher", "lower", ""):
+            raise ValueError(f"{name}.better={facts['better']!r}; give higher, lower or ''")
+        try:
+            CATALOG.put(by_class(name, score=self[name], **facts))  # type: ignore[arg-type]
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    def _read_package(self) -> None:
+        """Read what :class:`ClassCounts` has; the catalog has it too."""
+        self._add("balanced_acc", ClassCounts.balanced_accuracy)
+        self._add("macro_f1", ClassCounts.macro_f1)
+
+
+SCORES = Scores()
+
+
+def receive_all(origins: Iterable[Origin]) -> None:
+    """Know the scores that a trial of another process asks for."""
+    for origin in origins:
+        SCORES.receive(origin)
+
+
+def _facts(score: Score) -> dict[str, str]:
+    title = (inspect.getdoc(score) or "").partition("\n")[0].rstrip(". ")
+    return {
+        "title": title or score.__name__.replace("_", " "),
+        "unit": str(getattr(score, "unit", "%")),
+        "better": str(getattr(score, "better", "higher")),
+    }
