@@ -405,7 +405,7 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
     if tracker.spilled:
         say(waits, sys.stderr)
     if tracker.uri.startswith("sqlite"):
-        console.print("see it with: make ui   (fedsweep ui)")
+        console.print("see it with: fedsweep ui")
     return outcome.exit_status
 
 

@@ -86,6 +86,8 @@ class FederatedData:
         """
         cache = Path(cfg.data.cache).expanduser()
         shift = ClientGroups.build(cfg.shift, cfg.num_clients, images.num_classes, cfg.seed)
+        for group in range(shift.num_groups):  # what can't be is refused before anybody trains
+            shift.apply(images.train_x[:2], images.train_y[:2], group)
         rows = group_partition(cfg.partition, images.train_y, shift, cfg.seed, cache)
         splits = [
             split_rows(own, cfg.partition.eval_fraction, derive_seed(cfg.seed, "split", client))

@@ -56,7 +56,10 @@ def decode_returned(cfg: DatasetConfig, function: Callable[[], Any], place: str)
     rows = np.arange(len(train_y))
     if test is None:
         if cfg.test_fraction is None:
-            raise DataError(f"{place} returns one split; set dataset.test_fraction, or {_FORMS}")
+            raise DataError(
+                f"{place} returns one split; set dataset.test_fraction=0.2, or return two: "
+                "{'train': split, 'test': split}"
+            )
         drawn = drawn_test(train_y, cfg.test_fraction)
         rows, test_x, test_y = np.setdiff1d(rows, drawn), train.images[drawn], [train_y[drawn]]
     else:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsweep.errors import DataError
 from fedsweep.scenario.shift import ClassSets, Shift
 from fedsweep.seeding import derive_seed
 
@@ -54,8 +55,20 @@ class ClientGroups:
         return self.view(x, group), self.relabel(y, group)
 
     def view(self, x: np.ndarray, group: int) -> np.ndarray:
-        """Return images uint8 (n, C, H, W) as that group sees them."""
-        return self.shift.view(x, group, self.seed)
+        """Return images uint8 (n, C, H, W) as that group sees them.
+
+        Raises
+        ------
+        DataError
+            A shift of somebody's own gives something else.
+        """
+        seen = np.asarray(self.shift.view(x, group, self.seed))
+        if seen.shape != x.shape or seen.dtype != x.dtype:
+            raise DataError(
+                f"shift={self.shift.name}: view() gave {seen.dtype} of shape {seen.shape} for "
+                f"{x.dtype} of shape {x.shape}; it has to give images like those that it gets"
+            )
+        return seen
 
     def relabel(self, y: np.ndarray, group: int) -> np.ndarray:
         """Return labels (n,) as that group sees them."""

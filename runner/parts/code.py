@@ -9,6 +9,7 @@ import atexit
 import hashlib
 import importlib
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -24,6 +25,10 @@ from types import ModuleType
 
 _OWN = "fedsweep_own"
 """Where modules of single files lie: no name of theirs hides one of anybody else's."""
+
+
+_TRAVELLED = "fedsweep-code-"
+"""How a folder begins in which code lies that came from another node."""
 
 
 class CodeError(ValueError):
@@ -160,6 +165,11 @@ class _Loaded:
         self._latest: dict[tuple[str, str], str] = {}  # root, module -> digest
         self._read: dict[Path, tuple[object, Code]] = {}  # a file as it was, and its code
         self._unpacked: Path | None = None
+        self._paths: set[str] = set()
+
+    def has(self, path: str) -> bool:
+        """Return whether a file is part of code that was loaded here."""
+        return path in self._paths
 
     def read(self, path: Path) -> Code:
         """Return the code of a file, which is read again where it, or what it imports, changed.
@@ -185,6 +195,7 @@ class _Loaded:
             before = self._latest.get((here.root, here.module))
             if before is not None:
                 self._forget(here)
+            self._paths |= {str(Path(here.root, path)) for path, _ in here.files}
             self._modules[code.digest] = _import(here)
             self._latest[here.root, here.module] = code.digest
         return self._modules[code.digest]
@@ -199,7 +210,7 @@ class _Loaded:
     def _unpack(self, code: Code) -> Code:
         """Write code that came from elsewhere into a folder of this process."""
         if self._unpacked is None:
-            self._unpacked = Path(tempfile.mkdtemp(prefix="fedsweep-code-"))
+            self._unpacked = Path(tempfile.mkdtemp(prefix=_TRAVELLED))
             atexit.register(shutil.rmtree, self._unpacked, ignore_errors=True)
         root = self._unpacked / code.digest
         for path, text in code.files:
@@ -225,6 +236,27 @@ def same_file(module: str, other: str) -> bool:
     (top, _, name), (other_top, _, other_name) = (n.rpartition(".") for n in (module, other))
     edited = name == other_name and top.startswith(_OWN) and other_top.startswith(_OWN)
     return module == other or edited
+
+
+def own_place(traceback_text: str) -> str:
+    """Return file and line of the last frame of a traceback that is code of somebody's own.
+
+    It may come from another process; of another node's files those are known that travelled there.
+    """
+    own = [f"{file}:{line}" for file, line, is_own in _frames(traceback_text) if is_own]
+    return own[-1] if own else ""
+
+
+def raised_by_own(traceback_text: str) -> bool:
+    """Return whether it was code of somebody's own that raised, and not what it called."""
+    frames = _frames(traceback_text)
+    return bool(frames) and frames[-1][2]
+
+
+def _frames(traceback_text: str) -> list[tuple[str, str, bool]]:
+    """Return file, line, and whether it is somebody's own, of each frame, outermost first."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', traceback_text)
+    return [(file, line, LOADED.has(file) or _TRAVELLED in file) for file, line in frames]
 
 
 def _is_here(code: Code) -> bool:

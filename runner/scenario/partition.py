@@ -103,12 +103,15 @@ class Partition(Settings):
             draw = derive_seed(seed, "partition", "draw")
             places = self.parts(codes[order], num_clients, draw)
             rows = _checked(places, order, num_clients)
+        except NoPartition as error:
+            where = self.part_origin.code.path if self.part_origin else f"partition={self.name}"
+            raise DataError(f"{where}: {error}; see docs/own.md") from error
         except (ValueError, ZeroDivisionError) as error:
             given = "".join(f", partition.{key}={value}" for key, value in self.rule.items())
-            why = f" ({shown(str(error), 120)})" if isinstance(error, NoPartition) else ""
+            own = f" ({shown(str(error), 120)})" if self.part_origin else ""
             raise DataError(
                 f"partition={self.name}{given} can't split {total} examples of {len(classes)} "
-                f"classes among num_clients={num_clients}{why}; {self.remedy}"
+                f"classes among num_clients={num_clients}{own}; {self.remedy}"
             ) from error
         if not self.by_number:
             return rows
@@ -127,14 +130,14 @@ def _checked(places: Sequence[np.ndarray], order: np.ndarray, clients: int) -> l
     """Return the rows at places of an order, if these are a partition."""
     parts = [np.asarray(part, np.int64) for part in places]
     if len(parts) != clients:
-        raise NoPartition(f"it gives {len(parts)} parts")
+        raise NoPartition(f"parts() gave {len(parts)} for {clients} clients")
     if not all(map(len, parts)):
         raise ValueError("a client without examples")
     flat = np.concatenate(parts)
     if flat.min() < 0 or flat.max() >= len(order):
-        raise NoPartition(f"it gives places outside of 0 to {len(order) - 1}")
+        raise NoPartition(f"parts() gave places outside of 0 to {len(order) - 1}")
     if np.bincount(flat).max() > 1:
-        raise NoPartition("it gives an example to several clients, or twice")
+        raise NoPartition("parts() gave an example to several clients, or twice")
     return [order[part] for part in parts]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -284,6 +284,12 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
     """Return a grid's axes by full key, and its trials."""
     axes, fixed = _grid(file, words)
     _check_size(axes)
+    # Files of one's own are read before the first cell: it may be told a setting that only
+    # another one's part has.
+    for word in parse([*fixed, *chain(*axes.values())]):
+        group = word.key.removesuffix(".name")
+        if group in PARTS and is_reference(str(word.value)):
+            _option(group, word.value)
     trials: list[Trial] = []
     contents: dict[str, str] = {}
     for cell in product(*axes.values()):

@@ -22,6 +22,7 @@ from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
 from fedsweep.errors import CheckpointError, RunnerError, no_room
 from fedsweep.imports import lasting
+from fedsweep.parts.code import own_place, raised_by_own
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialRow, TrialStarted
 from fedsweep.sweep.compose import Trial
 from fedsweep.sweep.halving import Halving
@@ -426,10 +427,13 @@ class Schedule:
         """Have a trial that died go on from its last checkpoint, or fail."""
         active = self.active[events]
         cause = getattr(error, "cause", None) or error
+        notes = "\n".join(getattr(cause, "__notes__", ()))
+        told = f"{''.join(traceback.format_exception(error))}\n{error}\n{notes}"
+        place = own_place(told)
         reason = (
             str(cause)
             if isinstance(cause, RunnerError)
-            else f"{type(cause).__name__}: {_last_line(cause)}"
+            else f"{place}: " * bool(place) + f"{type(cause).__name__}: {_last_line(cause)}"
         )
         retries = active.trial.config.resources.max_retries
         if self.engine and self.engine.lost() and not self.interrupts.asked:
@@ -438,14 +442,13 @@ class Schedule:
             self._interrupt(events)
         elif isinstance(cause, (CheckpointError, OutOfDiskError)) or no_room(cause):
             self._stop(events, reason)  # nothing is wrong with it, and a retry finds the same disk
-        elif active.deaths < retries:
+        elif active.deaths < retries and not raised_by_own(told):  # who'd raise again
             active.deaths += 1
             self.progress.line(
                 f"{active.label}: died, goes on (retry {active.deaths} of {retries}): {reason}"
             )
             self._retry(self.active.pop(events))
         else:
-            notes = "\n".join(getattr(cause, "__notes__", ()))
             trace = (
                 f"{error}\n{notes}" if self.hosts else "".join(traceback.format_exception(error))
             )

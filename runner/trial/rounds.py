@@ -19,6 +19,7 @@ from fedsweep.engine.flower import sampling
 from fedsweep.engine.grid import EngineGrid, Trace
 from fedsweep.errors import TrialError
 from fedsweep.links import CLUSTERING_QUERIES
+from fedsweep.parts.code import own_place
 from fedsweep.seeding import derive_seed, seeded_globals
 from fedsweep.strategies import Layout, is_weighted_mean
 from fedsweep.strategies.base import models_of
@@ -300,10 +301,13 @@ def _check_share(
     if not asked or done >= share * asked * (1 - 1e-12):  # .07 of 100 is 7, not a little more
         return
     lines = [f"client {node - 1}: {reason}" for node, reason in errors.items()]
+    first = otherwise
+    if lines:
+        place = own_place(lines[0])
+        first = f"{place}: " * bool(place) + lines[0].strip().splitlines()[-1]
     error = TrialError(
         f"round {number}: {done} of {asked} clients {did}, fewer than "
-        f"strategy.min_fit_fraction={share:g}; "
-        f"first error: {lines[0].strip().splitlines()[-1] if lines else otherwise}"
+        f"strategy.min_fit_fraction={share:g}; first error: {first}"
     )
     error.add_note("\n".join(lines))
     raise error

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["resources.engine=inline", "num_clients=6", "dataset.max_train=100", "rounds=2"]
 
 PAGE = (ROOT / "docs" / "own.md").read_text()
-BY_PARITY, DIMMED, NET, MAKE, WEAKEST, DAMPED = re.findall(
+BY_PARITY, DIMMED, NET, MAKE, WEAKEST, DAMPED, LONGER = re.findall(
     r"```python\n(.*?)```", PAGE, flags=re.DOTALL
 )
 NET = NET.replace("from torch", "from sizes import HIDDEN\nfrom torch").replace("=7", "=HIDDEN")
@@ -95,8 +96,11 @@ def test_it_is_an_axis_by_its_name(folder: Path, kind: str) -> None:
     words = [f"{kind}={known},{folder}/{name}.py", "strategy=fedavg", "seed=0"]
     fixed = ["partition=iid", "shift=none", "model=logreg", "dataset=digits"]
     words += [word for word in fixed if not word.startswith(kind)]
-    trials = expand("default", words)[1]
-    assert [trial.axes[kind] for trial in trials] == [known, name]
+    if kind in ("partition", "shift"):
+        words.append(f"{setting},{setting.rpartition('=')[2]}1")  # of the axis' second value alone
+    trials = expand("", words)[1]
+    names = [known, name, name] if kind in ("partition", "shift") else [known, name]
+    assert [trial.axes[kind] for trial in trials] == names
     assert compose(trials[1].overrides) == trials[1].config
     key, _, value = setting.partition("=")
     if kind in ("partition", "shift"):
@@ -209,9 +213,9 @@ def test_a_mistake_is_one_line_with_the_file(
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("[[0]] * num_clients", "it gives an example to several clients"),
-        ("[[i] for i in range(num_clients - 1)]", "it gives 5 parts"),
-        ("[[i] for i in range(num_clients - 1)] + [[10**6]]", "it gives places outside of 0 to"),
+        ("[[0]] * num_clients", "wrong.py: parts\\(\\) gave an example to several clients"),
+        ("[[i] for i in range(num_clients - 1)]", "wrong.py: parts\\(\\) gave 5 for 6 clients"),
+        ("[[i] for i in range(num_clients - 1)] + [[10**6]]", "gave places outside of 0 to"),
         ("[[i] for i in range(num_clients - 1)] + [[]]", "can't split"),
     ],
 )
@@ -315,7 +319,7 @@ def test_what_a_function_may_return(tmp_path: Path, body: str, named: list[str])
     [
         ("return 1 / 0", "made.py:made raises ZeroDivisionError: division by zero"),
         ("return 3", "returns a int; return {'train': split, 'test': split}"),
-        ("return x, y", "returns one split; set dataset.test_fraction"),
+        ("return x, y", "returns one split; set dataset.test_fraction=0.2"),
         ("return x / 255, y", "pixels are float64; give images as uint8"),
         ("return x[0], y", "images have the shape"),
         ("return {'train': (x, y[:5]), 'test': (x, y)}", "10 images and labels of shape (5,)"),
@@ -436,3 +440,78 @@ def test_what_is_no_metric_is_refused(weakest: str, text: str, refusal: str) -> 
     assert refusal in str(refused.value)
     with pytest.raises(ConfigError, match="unknown metric 'macro_f2'. Did you mean 'macro_f1'"):
         compose(["metrics=macro_f2"])
+
+
+@pytest.mark.parametrize(
+    ("view", "refusal"),
+    [
+        ("x[:1]", r"view\(\) gave uint8 of shape \(1, 1, 8, 8\) for uint8 of shape \(2, 1, 8, 8\)"),
+        ("x * self.step", r"view\(\) gave float64 of shape \(2, 1, 8, 8\)"),
+    ],
+)
+def test_a_shift_that_shows_something_else_is_refused(
+    tmp_path: Path, view: str, refusal: str
+) -> None:
+    (tmp_path / "odd.py").write_text(DIMMED.replace("(x * self.step**group).astype(x.dtype)", view))
+    with pytest.raises(RunnerError, match=refusal):
+        events_of(compose([*SMALL, f"shift={tmp_path}/odd.py"]))
+
+
+RAISES = """
+from fedsweep.strategies.clients import ClientPart, with_method
+from fedsweep.strategies.fedavg import FedAvg
+
+
+class Raises(FedAvg):
+    settings = FedAvg.settings
+
+    def configure_train(self, server_round, arrays, config, grid):
+        config = with_method(config, RaisesClients.method)
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+class RaisesClients(ClientPart):
+    method = "raises"
+
+    def fit(self, work):
+        return 1 / 0
+"""
+
+
+def test_what_fails_at_run_time_says_where(tmp_path: Path) -> None:
+    file = tmp_path / "raises.py"
+    file.write_text(RAISES)
+    line = RAISES.splitlines().index("        return 1 / 0") + 1
+    with pytest.raises(RunnerError, match=rf"first error: {file}:{line}: ZeroDivisionError"):
+        events_of(compose([*SMALL, f"strategy={file}"]))
+
+
+def test_the_pages_method_with_clients_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "longer.py"
+    file.write_text(LONGER)
+    losses = [
+        outcome(events_of(compose([*SMALL, f"strategy={file}", f"strategy.more={more}"])))[1]
+        for more in (0, 3)
+    ]
+    plain = outcome(events_of(compose([*SMALL, "strategy=fedavg"])))[1]
+    assert losses[0][-1]["3_clients/train_loss"] == plain[-1]["3_clients/train_loss"]
+    assert losses[1][-1]["3_clients/train_loss"] < plain[-1]["3_clients/train_loss"]
+    with pytest.raises(ConfigError, match="more=11: it has to be a whole number from 0 to 10"):
+        compose([f"strategy={file}", "strategy.more=11"])
+
+
+COMMANDS = re.findall(r"^    (fedsweep sweep .*|fedsweep run .*)$", PAGE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "my_package" not in line])
+def test_the_pages_commands_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, weakest: str, line: str
+) -> None:
+    (folder / "damped.py").write_text(DAMPED)
+    monkeypatch.chdir(folder)
+    _, command, *words = shlex.split(line.partition(" --name")[0])
+    if command == "run":
+        assert compose(words)
+    else:
+        named = "" if "=" in words[0] else words.pop(0)
+        assert expand(named, words)[1]
