@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, RecordDict
 
 from fedsweep.engine.flower import ArrayRef
 from fedsweep.engine.host import AppSpec, run_chunk
-from fedsweep.engine.load import LoadSampler
+from fedsweep.engine.load import inline_sampler
 from fedsweep.engine.wire import Chunk, ChunkResult
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class InlineExecutor:
         self._spec = spec
         self._app = spec.factory(**spec.kwargs)
         self._waiting: deque[Chunk] = deque()
-        self._sampler = LoadSampler("inline", "inline")
+        self._sampler = inline_sampler()
 
     def submit(self, chunks: Iterable[Chunk]) -> None:
         """Queue chunks."""

@@ -12,6 +12,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordD
 from fedsweep.engine import load
 from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.load import LoadSampler, TaskMeter, load_mod, node_load
+from fedsweep.sweep.compose import compose
+from tests.trials import events_of
 
 
 def allocate(mb: int) -> None:
@@ -171,3 +173,12 @@ def test_the_mod_adds_the_load() -> None:
 def test_the_mod_leaves_error_replies_alone() -> None:
     reply = load_mod(message(), context(), lambda m, c: Message(Error(0, "no"), reply_to=m))
     assert reply.has_error()
+
+
+def test_a_process_has_one_sampler_however_many_trials_it_runs() -> None:
+    config = compose(["resources.engine=inline", "num_clients=2", "rounds=1", "model=logreg"])
+    events_of(config)
+    before = threading.active_count()
+    for _ in range(3):
+        events_of(config)
+    assert threading.active_count() == before
