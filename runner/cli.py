@@ -298,8 +298,8 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     if not args.sweep and not words:
         raise ConfigError(f"name a sweep ({', '.join(options('sweep'))}), a file, or axes: a=1,2")
     name = args.name or (Path(args.sweep).stem if args.sweep else ADHOC)
-    component(name, "--name")
     file, trials = expand(args.sweep, words)
+    component(name, "--name")
     if args.dry_run:
         return _list(trials, name)
     from fedsweep.sweep.resume import Restart

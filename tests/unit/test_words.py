@@ -172,7 +172,7 @@ def test_the_command_to_go_on_is_typed_as_it_is_shown(
     ("arguments", "sentence"),
     [
         (["swep"], "argument COMMAND: invalid choice: 'swep'"),
-        (["sweep"], "the following arguments are required: name"),
+        (["sweep"], "name a sweep (default, "),
         (["run", "--dry"], "unknown option '--dry'; see `fedsweep run --help`"),
         (["run", "--no-such='a b'"], "unknown option '--no-such='a b'"),
         (["run", "--flag="], "unknown option '--flag='"),
@@ -211,13 +211,16 @@ def test_a_shown_text_is_short() -> None:
 
 def test_options_give_what_hydra_composes_of_all_of_them() -> None:
     """Each is composed once; Hydra makes the same of them at once."""
-    from fedsweep.sweep.compose import _composed, _hydra, groups, options
+    from fedsweep.sweep.compose import CONFIGS, _composed, _hydra, groups, options
 
+    ours = (str(CONFIGS),)
     for pick in (0, -1):
         of = [group for group in groups() if group != "experiment"]
         choices = tuple(f"{group}={options(group)[pick]}" for group in of)
-        assert _composed(choices) == _hydra(choices)
-        assert _composed((*choices, "experiment=drift")) == _hydra((*choices, "experiment=drift"))
+        assert _composed(choices) == _hydra(choices, ours)
+        assert _composed((*choices, "experiment=drift")) == _hydra(
+            (*choices, "experiment=drift"), ours
+        )
 
 
 def test_a_mapping_is_merged_and_a_list_replaced() -> None:
