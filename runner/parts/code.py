@@ -17,7 +17,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -25,7 +25,6 @@ from types import ModuleType
 
 _OWN = "fedsweep_own"
 """Where modules of single files lie: no name of theirs hides one of anybody else's."""
-
 
 _TRAVELLED = "fedsweep-code-"
 """How a folder begins in which code lies that came from another node."""
@@ -80,7 +79,7 @@ def code_of_file(path: Path) -> Code:
     path = path.expanduser().absolute()
     if path.suffix != ".py" or not os.path.isfile(path):
         raise CodeError(f"{path} is no file of Python; name one that ends in .py")
-    return LOADED.read(path)
+    return LOADED.read(path.parent, path.stem, path)
 
 
 def code_of_module(name: str) -> Code:
@@ -100,11 +99,16 @@ def code_of_module(name: str) -> Code:
     origin = Path(spec.origin)
     root = origin.parents[name.count(".") + (origin.name == "__init__.py")]
     if _is_installed(origin):
-        top = name.partition(".")[0]
-        found = packages_distributions().get(top, [])
-        return Code(str(root), name, (), " ".join(f"{dist} {version(dist)}" for dist in found))
+        return Code(str(root), name, (), _distribution(name.partition(".")[0]))
     around = _modules(root, name.split("."))  # the packages that it lies in
-    return Code(str(root), name, tuple(_files(root, origin, *around)))
+    return LOADED.read(root, name, origin, *around)
+
+
+@cache
+def _distribution(package: str) -> str:
+    """Return what a package was installed with, and its version; all that is there is looked at."""
+    found = packages_distributions().get(package, [])
+    return " ".join(f"{name} {version(name)}" for name in found)
 
 
 def _is_installed(path: Path) -> bool:
@@ -163,7 +167,7 @@ class _Loaded:
     def __init__(self) -> None:
         self._modules: dict[str, ModuleType] = {}  # by digest
         self._latest: dict[tuple[str, str], str] = {}  # root, module -> digest
-        self._read: dict[Path, tuple[object, Code]] = {}  # a file as it was, and its code
+        self._read: dict[tuple[Path, str], tuple[object, Code]] = {}  # files as they were, code
         self._unpacked: Path | None = None
         self._paths: set[str] = set()
 
@@ -171,15 +175,15 @@ class _Loaded:
         """Return whether a file is part of code that was loaded here."""
         return path in self._paths
 
-    def read(self, path: Path) -> Code:
-        """Return the code of a file, which is read again where it, or what it imports, changed.
+    def read(self, root: Path, module: str, *paths: Path) -> Code:
+        """Return the code of a module, which is read again where one of its files changed.
 
         Each cell of a grid asks for it.
         """
-        known = self._read.get(path)
+        known = self._read.get((root, module))
         if known is None or known[0] != _stamp(known[1]):
-            code = Code(str(path.parent), path.stem, tuple(_files(path.parent, path)))
-            known = self._read[path] = _stamp(code), code
+            code = Code(str(root), module, tuple(_files(root, *paths)))
+            known = self._read[root, module] = _stamp(code), code
         return known[1]
 
     def module(self, code: Code) -> ModuleType:
@@ -195,7 +199,7 @@ class _Loaded:
             before = self._latest.get((here.root, here.module))
             if before is not None:
                 self._forget(here)
-            self._paths |= {str(Path(here.root, path)) for path, _ in here.files}
+            self._paths |= {path for path, _ in _imports(here)}
             self._modules[code.digest] = _import(here)
             self._latest[here.root, here.module] = code.digest
         return self._modules[code.digest]
@@ -203,9 +207,9 @@ class _Loaded:
     def _forget(self, code: Code) -> None:
         """Have edited files imported anew."""
         importlib.invalidate_caches()
-        for path, _ in code.files:
-            names = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            sys.modules.pop(names, None)
+        for path, name in _imports(code):
+            if getattr(sys.modules.get(name), "__file__", None) == path:
+                del sys.modules[name]
 
     def _unpack(self, code: Code) -> Code:
         """Write code that came from elsewhere into a folder of this process."""
@@ -220,6 +224,17 @@ class _Loaded:
 
 
 LOADED = _Loaded()
+
+
+def _imports(code: Code) -> list[tuple[str, str]]:
+    """Return the path of each file, and the name under which others import it."""
+    return [
+        (
+            str(Path(code.root, path)),
+            path.removesuffix(".py").removesuffix("/__init__").replace("/", "."),
+        )
+        for path, _ in code.files
+    ]
 
 
 def _stamp(code: Code) -> object:
@@ -278,8 +293,8 @@ def _import(code: Code) -> ModuleType:
         else:
             module = _run_file(code)
     except Exception as error:
-        told = f"{_place(code, error)}: {type(error).__name__}: {error}"
-        raise CodeError(told) from error
+        place = own_place("".join(traceback.format_exception(error))) or code.path
+        raise CodeError(f"{place}: {type(error).__name__}: {error}") from error
     _check_imports(code)
     return module
 
@@ -300,21 +315,11 @@ def _run_file(code: Code) -> ModuleType:
 
 def _check_imports(code: Code) -> None:
     """Refuse code that got another module than that of its folder, by the same name."""
-    for path, _ in code.files[1:]:
-        name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    for path, name in _imports(code)[1:]:
         module = sys.modules.get(name)
         origin = getattr(module, "__file__", None)
-        if module is not None and origin != str(Path(code.root, path)):
+        if module is not None and origin != path:
             raise CodeError(
                 f"{code.path} imports {name}, and got {origin or 'a module of Python'} in place of "
-                f"{Path(code.root, path)}; rename yours"
+                f"{path}; rename yours"
             )
-
-
-def _place(code: Code, error: BaseException) -> str:
-    """Return the file of its own, and the line of it, that an error came from."""
-    own = {str(Path(code.root, path)) for path, _ in code.files}
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in own]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(code.path)

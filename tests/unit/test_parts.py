@@ -1,5 +1,6 @@
 """Parts of one's own: a file, named by where it lies, is all that a run needs."""
 
+import colorsys
 import os
 import pickle
 import re
@@ -140,6 +141,15 @@ def test_what_it_imports_from_its_folder_is_part_of_it(folder: Path) -> None:
     after = compose(words)
     assert after.key != before.key
     assert outcome(events_of(after))[1][-1]["3_clients/train_loss"] != seven
+
+
+def test_an_edit_leaves_modules_of_the_same_name_alone(folder: Path) -> None:
+    (folder / "colorsys.py").write_text(DIMMED.replace("class Dimmed", "class Tinted"))
+    before = colorsys
+    for text in ("", "\n# edited\n"):
+        (folder / "colorsys.py").write_text((folder / "colorsys.py").read_text() + text)
+        assert compose([f"shift={folder}/colorsys.py"]).shift.name == "colorsys"
+    assert sys.modules["colorsys"] is before
 
 
 def test_an_edited_class_is_the_one_that_runs(folder: Path) -> None:
