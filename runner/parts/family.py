@@ -67,7 +67,11 @@ class Family(Registry[T]):
         return _restored, (self, settings.part_origin, settings.model_dump())
 
 
-def _restored(family: Family[Any], origin: Origin, values: dict[str, Any]) -> Any:
-    """Return settings that came from another process, once their part is known here."""
-    family.receive(origin)
+def _restored(family: Family[Any], origin: Origin | None, values: dict[str, Any]) -> Any:
+    """Return settings that came from another process, once their part is known here.
+
+    A part of this project has no origin; its class comes here where one's own part has it too.
+    """
+    if origin is not None:
+        family.receive(origin)
     return family.settings_from(values)
