@@ -35,7 +35,7 @@ class Networks(Registry[Any]):
     """Networks by name: functions or classes, imported when one is built."""
 
     def __init__(self) -> None:
-        super().__init__("model", str(__package__), "MODELS", "fedsweep.models")
+        super().__init__("model", str(__package__), "fedsweep.models")
 
     def is_part(self, value: object) -> bool:
         """Return whether it is a class of modules, or a function that says it returns one."""

@@ -1,18 +1,17 @@
 """Scores of predictions by class, which a trial has where ``metrics`` asks for them."""
 
-import inspect
 import json
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from inspect import Parameter, getdoc
 
 from fedsweep.catalog import CATALOG, ClassCounts, by_class
 from fedsweep.errors import ConfigError
-from fedsweep.parts.registry import Origin, Registry
+from fedsweep.parts.registry import Functions
 
 Score = Callable[[ClassCounts], float]
 
 
-class Scores(Registry[Score]):
+class Scores(Functions[Score]):
     """Scores by name: functions of :class:`ClassCounts`.
 
     One of somebody's own is called what its docstring's first line says. It is a share, and higher
@@ -20,21 +19,15 @@ class Scores(Registry[Score]):
     """
 
     def __init__(self) -> None:
-        super().__init__("metric", str(__package__), "SCORES", "fedsweep.metrics")
+        super().__init__("metric", str(__package__), "fedsweep.metrics")
 
-    def is_part(self, value: object) -> bool:
-        """Return whether it is a function of one thing."""
-        if not inspect.isfunction(value) or value.__name__.startswith("_"):
-            return False
-        given = inspect.signature(value).parameters.values()
-        return [p.default is p.empty for p in given][:2] in ([True], [True, False])
+    def fits(self, parameters: Sequence[Parameter]) -> bool:
+        """Return whether a function is one of one thing."""
+        return [p.default is p.empty for p in parameters][:2] in ([True], [True, False])
 
     def expected(self) -> str:
         """Say what a score is."""
         return "a function of fedsweep.catalog.ClassCounts that returns a number"
-
-    def add_file(self, path: Path | str) -> None:
-        """Take nothing of a folder of parts: any function there would be a score."""
 
     def declared(self, names: Iterable[str]) -> str:
         """Return what there is to say of somebody's own scores, as :meth:`declare` reads it."""
@@ -65,14 +58,8 @@ class Scores(Registry[Score]):
 SCORES = Scores()
 
 
-def receive_all(origins: Iterable[Origin]) -> None:
-    """Know the scores that a trial of another process asks for."""
-    for origin in origins:
-        SCORES.receive(origin)
-
-
 def _facts(score: Score) -> dict[str, str]:
-    title = (inspect.getdoc(score) or "").partition("\n")[0].rstrip(". ")
+    title = (getdoc(score) or "").partition("\n")[0].rstrip(". ")
     return {
         "title": title or score.__name__.replace("_", " "),
         "unit": str(getattr(score, "unit", "%")),

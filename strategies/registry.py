@@ -22,7 +22,7 @@ class Methods(Family[type[Strategy]]):
 
     def __init__(self) -> None:
         entries = "fedsweep.strategies"
-        super().__init__("strategy", str(__package__), "STRATEGIES", entries, "fedavg")
+        super().__init__("strategy", str(__package__), entries, "fedavg", "STRATEGIES")
         self._client_parts: dict[str, type[ClientPart]] = {}
         self._by_signature: dict[type[Strategy], type[FedAvgSettings]] = {}
 

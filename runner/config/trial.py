@@ -24,7 +24,7 @@ from fedsweep.scenario.partition import Partition
 from fedsweep.scenario.partitions import PARTITIONS, partition_of
 from fedsweep.scenario.shift import Shift
 from fedsweep.scenario.shifts import SHIFTS, shift_of
-from fedsweep.scores import SCORES, receive_all
+from fedsweep.scores import SCORES
 from fedsweep.strategies.base import ModelTraits, models_of
 from fedsweep.strategies.ranges import CLIENTS, LONGEST, ROUNDS
 from fedsweep.strategies.registry import STRATEGIES, settings_of
@@ -96,6 +96,8 @@ class TrialConfig(Section):
         default_factory=HalvingConfig, description="successive halving over an axis"
     )
 
+    _scores: tuple[Origin, ...] = PrivateAttr(())
+
     @model_validator(mode="before")
     @classmethod
     def _centralized_is_one_client(cls, values: Any) -> Any:
@@ -105,8 +107,6 @@ class TrialConfig(Section):
         kind = OneOf(PARTITIONS).kind(given)
         one_client = issubclass(kind, Partition) and kind.one_client
         return values | {"num_clients": 1} if one_client else values
-
-    _scores: tuple[Origin, ...] = PrivateAttr(())
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -281,7 +281,8 @@ class TrialConfig(Section):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Know metrics of somebody's own in a process that the trial was sent to."""
         super().__setstate__(state)
-        receive_all(self._scores)
+        for origin in self._scores:
+            SCORES.receive(origin)
 
     @property
     def origins(self) -> dict[str, Origin]:

@@ -3,6 +3,8 @@
 import copyreg
 from abc import abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
+from inspect import isabstract
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -10,6 +12,7 @@ from pydantic import BaseModel
 from fedsweep.parts.registry import Origin, Registry
 
 T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
 
 
 class Family(Registry[T]):
@@ -17,15 +20,20 @@ class Family(Registry[T]):
 
     Parameters
     ----------
-    kind, package, home, entries : str
+    kind, package, entries : str
         As a registry's.
     default : str
         The part that is meant where none is named.
+    home : str
+        The name of this object in its package, by which another process finds its own.
     """
 
-    def __init__(self, kind: str, package: str, home: str, entries: str, default: str) -> None:
-        super().__init__(kind, package, home, entries)
-        self.default = default
+    def __init__(self, kind: str, package: str, entries: str, default: str, home: str) -> None:
+        super().__init__(kind, package, entries)
+        self.default, self._home = default, home
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _family, (self._package, self._home)
 
     @abstractmethod
     def settings(self, name: str) -> type[BaseModel]:
@@ -65,6 +73,48 @@ class Family(Registry[T]):
 
     def _reduced(self, settings: Any) -> tuple[Any, ...]:
         return _restored, (self, settings.part_origin, settings.model_dump())
+
+
+class Kinds(Family[type[S]]):
+    """Parts that are their own settings: classes derived from a base.
+
+    Parameters
+    ----------
+    base : type
+        What they are derived from; it stands in a file with others that are no parts.
+    expected : str
+        What a part is, beside that.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        entries: str,
+        default: str,
+        home: str,
+        base: type,
+        expected: str,
+    ) -> None:
+        super().__init__(kind, package, entries, default, home)
+        self._base, self._expected = base, expected
+
+    def is_part(self, value: object) -> bool:
+        """Return whether it is a class of the kind, and no base of others."""
+        is_kind = isinstance(value, type) and issubclass(value, self._base)
+        return is_kind and not isabstract(value) and value.__module__ != self._base.__module__
+
+    def expected(self) -> str:
+        """Say what a part is."""
+        return f"a class derived from {self._base.__module__}.{self._expected}"
+
+    def settings(self, name: str) -> type[S]:
+        """Return the class itself."""
+        return self[name]
+
+
+def _family(package: str, home: str) -> object:
+    return getattr(import_module(package), home)
 
 
 def _restored(family: Family[Any], origin: Origin | None, values: dict[str, Any]) -> Any:

@@ -9,11 +9,12 @@ packages (``fedsweep.strategies``, ...), or where a reference says: ``./mine.py`
 import os
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import Parameter, isfunction, signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -44,15 +45,13 @@ class Registry(Mapping[str, T], Generic[T]):
         What one of them is called: ``strategy``.
     package : str
         Whose modules are read first.
-    home : str
-        The name of this object in its module, by which another process finds its own.
     entries : str
         Group of entry points.
     """
 
-    def __init__(self, kind: str, package: str, home: str, entries: str) -> None:
+    def __init__(self, kind: str, package: str, entries: str) -> None:
         self.kind = kind
-        self._package, self._home, self._entries = package, home, entries
+        self._package, self._entries = package, entries
         self._found: dict[str, T] | None = None
         self._origins: dict[str, Origin] = {}
         self._names: dict[tuple[str, str], str] = {}  # digest, what was named of it -> name
@@ -87,9 +86,6 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._parts())
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _registry, (type(self).__module__, self._home)
 
     def origin(self, name: str) -> Origin | None:
         """Return where a part comes from; None for those of this project."""
@@ -220,6 +216,26 @@ class Registry(Mapping[str, T], Generic[T]):
         self._found[name] = value
 
 
+class Functions(Registry[T]):
+    """Parts that are functions of a kind which says nothing of itself.
+
+    Any function of a folder of parts would be one: there they are not looked for.
+    """
+
+    @abstractmethod
+    def fits(self, parameters: Sequence[Parameter]) -> bool:
+        """Return whether a function with such parameters can be one."""
+
+    def is_part(self, value: object) -> bool:
+        """Return whether it is a function that somebody may have meant."""
+        if not isfunction(value) or value.__name__.startswith("_"):
+            return False
+        return self.fits([*signature(value).parameters.values()])
+
+    def add_file(self, path: Path | str) -> None:
+        """Take nothing of a folder of parts."""
+
+
 def is_reference(given: str) -> bool:
     """Return whether a text says where a part lies, rather than how it is called."""
     return bool(split_reference(given)[0])
@@ -246,7 +262,3 @@ def _own(module: ModuleType, is_part: Callable[[object], bool]) -> dict[str, Any
         and getattr(value, "__name__", None) == name
         and is_part(value)
     }
-
-
-def _registry(module: str, home: str) -> Any:
-    return getattr(import_module(module), home)

@@ -10,7 +10,7 @@ from fedsweep.cli import main
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import RunnerError
 from fedsweep.parts.registry import FOLDERS
-from fedsweep.scenario.partitions import Partitions
+from fedsweep.scenario.dataset import Datasets
 from fedsweep.tracking.store import open_store
 
 LONG = "x" * 300
@@ -75,7 +75,7 @@ def test_a_folder_of_parts_that_no_path_can_name_is_refused(
 ) -> None:
     monkeypatch.setenv(FOLDERS, f"/{LONG}")
     with pytest.raises(ValueError, match=rf"\${FOLDERS} names /x*, which is no folder"):
-        list(Partitions())
+        list(Datasets())
 
 
 def test_the_longest_path_that_sqlite_takes_is_taken(tmp_path: Path) -> None:

@@ -2,31 +2,18 @@
 
 from typing import Any
 
-from fedsweep.parts.family import Family
-from fedsweep.scenario.shift import GroupedShift, SeenShift, Shift
+from fedsweep.parts.family import Kinds
+from fedsweep.scenario.shift import Shift
 
-
-class Shifts(Family[type[Shift]]):
-    """Shifts by name; one is its own settings."""
-
-    def __init__(self) -> None:
-        super().__init__("shift", str(__package__), "SHIFTS", "fedsweep.shifts", "none")
-
-    def is_part(self, value: object) -> bool:
-        """Return whether it is a class of shifts, and no base of others."""
-        is_kind = isinstance(value, type) and issubclass(value, Shift)
-        return is_kind and value not in (Shift, GroupedShift, SeenShift)
-
-    def expected(self) -> str:
-        """Say what a shift is."""
-        return "a class derived from fedsweep.scenario.shift.SeenShift or GroupedShift"
-
-    def settings(self, name: str) -> type[Shift]:
-        """Return the class itself."""
-        return self[name]
-
-
-SHIFTS = Shifts()
+SHIFTS: Kinds[Shift] = Kinds(
+    kind="shift",
+    package=__name__,
+    entries="fedsweep.shifts",
+    default="none",
+    home="SHIFTS",
+    base=Shift,
+    expected="SeenShift or GroupedShift",
+)
 
 
 def shift_of(name: str = "none", **values: Any) -> Shift:
