@@ -1,6 +1,7 @@
 """Parts of one's own: a file, named by where it lies, is all that a run needs."""
 
 import colorsys
+import json
 import os
 import pickle
 import re
@@ -58,6 +59,22 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "sizes.py").write_text("HIDDEN = 7\n")
     sys.modules.pop("sizes", None)
     return tmp_path
+
+
+def elsewhere(config: RunConfig, sent: Path) -> tuple[str, dict[str, float]]:
+    """Return a trial's key and the metrics of its last round, as another process has them."""
+    sent.write_bytes(cloudpickle.dumps(config))
+    code = (
+        "import json, pickle, sys; from pathlib import Path\n"
+        "from tests.trials import events_of\n"
+        "config = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "print(json.dumps([config.key, events_of(config)[-2].metrics]))\n"
+    )
+    command = [sys.executable, "-c", code, str(sent)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    key, metrics = json.loads(done.stdout)
+    return key, metrics
 
 
 def learn(config: RunConfig) -> list[dict[str, float]]:
@@ -165,20 +182,11 @@ def test_it_reaches_a_process_that_cant_see_its_folder(folder: Path, tmp_path: P
     words = [f"{kind}={folder}/{name}.py" for kind, (name, _, _) in PARTS_OF_ONE.items()]
     config = compose([*SMALL, *words])
     expected = outcome(events_of(config))[1][-1]["3_clients/train_loss"]
-    sent = tmp_path / "sent"
-    sent.write_bytes(cloudpickle.dumps(config))
     for name in ("by_parity", "dimmed", "net", "sizes", "stripes"):
         (folder / f"{name}.py").unlink()
-    code = (
-        "import pickle, sys; from pathlib import Path\n"
-        "from tests.trials import events_of, outcome\n"
-        "config = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
-        "print(config.key, outcome(events_of(config))[1][-1]['3_clients/train_loss'].hex())\n"
-    )
-    command = [sys.executable, "-c", code, str(sent)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
-    assert done.stdout.split() == [config.key, expected.hex()], done.stderr
-    assert pickle.loads(sent.read_bytes()).key == config.key
+    key, metrics = elsewhere(config, tmp_path / "sent")
+    assert (key, metrics["3_clients/train_loss"]) == (config.key, expected)
+    assert pickle.loads((tmp_path / "sent").read_bytes()).key == config.key
 
 
 def test_a_class_of_an_importable_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,18 +410,9 @@ def test_a_metric_of_ones_own_is_logged_watched_and_part_of_the_key(weakest: str
 def test_a_metric_reaches_the_trials_process(weakest: str, tmp_path: Path) -> None:
     config = compose([*SMALL, f"metrics={weakest}"])
     expected = events_of(config)[-2].metrics["3_clients/weakest"]
-    sent = tmp_path / "sent"
-    sent.write_bytes(cloudpickle.dumps(config))
     Path(weakest).unlink()
-    code = (
-        "import pickle, sys; from pathlib import Path\n"
-        "from tests.trials import events_of\n"
-        "config = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
-        "print(config.key, events_of(config)[-2].metrics['3_clients/weakest'].hex())\n"
-    )
-    command = [sys.executable, "-c", code, str(sent)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
-    assert done.stdout.split() == [config.key, expected.hex()], done.stderr
+    key, metrics = elsewhere(config, tmp_path / "sent")
+    assert (key, metrics["3_clients/weakest"]) == (config.key, expected)
 
 
 def test_who_reads_a_store_knows_the_metric_without_its_code(weakest: str) -> None:
