@@ -94,8 +94,7 @@ def build_strategy(
     ValueError
         If the name is unknown, or the settings do not go together.
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy '{name}'. Valid: {', '.join(STRATEGIES)}.")
+    name = STRATEGIES.find(name)
     settings = settings_of(name, **{k: value for k, value in params.items() if k != "name"})
     settings.check()
     settings.check_in(Setting(num_clients, settings.trained(num_clients)))

@@ -1,18 +1,20 @@
 """What is learnt from, by which network, and how a client trains."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fedsweep.config.section import Section, absolute
+from fedsweep.config.section import PartSection, Section, absolute
 from fedsweep.models import MODELS
-from fedsweep.parts.registry import Origin, is_reference
+from fedsweep.parts.registry import Registry, is_reference
 from fedsweep.scenario.dataset import DATASETS
 from fedsweep.strategies.ranges import EXAMPLES, SHARE, WEIGHT
 
 
-class DatasetConfig(Section):
+class DatasetConfig(PartSection):
     """Which images and labels. ``dataset=hub`` and ``dataset=folder`` take any image data set."""
+
+    registry: ClassVar[Registry[Any]] = DATASETS
 
     name: str = Field("digits", description="short name; the folder looked for under data.root")
     id: str | None = Field(None, description="Hugging Face Hub id, e.g. ylecun/mnist")
@@ -64,15 +66,6 @@ class DatasetConfig(Section):
     def _function(cls, name: str) -> str:
         return DATASETS.find(name) if is_reference(name) else name
 
-    def model_post_init(self, context: object) -> None:
-        """Know where a data set of somebody's own comes from."""
-        del context
-        self._origin = DATASETS.origin(self.name)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Take along where a data set of somebody's own comes from."""
-        return _dataset_of, (self.part_origin, self.model_dump())
-
     def canonical(self) -> dict[str, Any]:
         """Return what defines the data: their content, not their place."""
         values = super().canonical()
@@ -94,14 +87,10 @@ class DatasetConfig(Section):
         return self
 
 
-def _dataset_of(origin: Origin | None, values: dict[str, Any]) -> DatasetConfig:
-    if origin is not None:
-        DATASETS.receive(origin)
-    return DatasetConfig.model_validate(values)
-
-
-class ModelConfig(Section):
+class ModelConfig(PartSection):
     """The network. Input shape and number of classes come from the data set."""
+
+    registry: ClassVar[Registry[Any]] = MODELS
 
     name: str = Field(
         "mlp",
@@ -116,21 +105,6 @@ class ModelConfig(Section):
     @classmethod
     def _there(cls, name: str) -> str:
         return MODELS.find(name)
-
-    def model_post_init(self, context: object) -> None:
-        """Know where a network of somebody's own comes from."""
-        del context
-        self._origin = MODELS.origin(self.name)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Take along where a network of somebody's own comes from."""
-        return _model_of, (self.part_origin, self.model_dump())
-
-
-def _model_of(origin: Origin | None, values: dict[str, Any]) -> ModelConfig:
-    if origin is not None:
-        MODELS.receive(origin)
-    return ModelConfig.model_validate(values)
 
 
 class TrainingConfig(Section):

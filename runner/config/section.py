@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from fedsweep.errors import ConfigError
 from fedsweep.parts.family import Family
+from fedsweep.parts.registry import Origin, Registry
 from fedsweep.strategies.settings import Settings
 
 
@@ -115,20 +116,7 @@ class OneOf:
             There is no such part.
         """
         given = values.get("name")
-        return self.find(self.family.default if given is None else str(given))
-
-    def find(self, given: str) -> str:
-        """Return the name of a part that is given by its name or by where it lies.
-
-        Raises
-        ------
-        ConfigError
-            There is no such part.
-        """
-        try:
-            return self.family.find(given)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        return find_part(self.family, self.family.default if given is None else str(given))
 
     def read(self, values: object) -> Settings:
         """Return values as the settings of the part that they name."""
@@ -148,6 +136,46 @@ class OneOf:
             lambda settings, info: settings.model_dump(mode=info.mode), info_arg=True
         )
         return core_schema.no_info_plain_validator_function(self.read, serialization=write)
+
+
+class PartSection(Section):
+    """A section whose ``name`` may be a part of somebody's own, which brings no settings."""
+
+    registry: ClassVar[Registry[Any]]
+
+    name: str = Field(description="the part")
+
+    def model_post_init(self, context: object) -> None:
+        """Know where the part comes from."""
+        del context
+        self._origin = self.registry.origin(self.name)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Take along where the part comes from."""
+        return _with_part, (type(self), self.part_origin, self.model_dump())
+
+
+def _with_part(
+    section: type[PartSection], origin: Origin | None, values: dict[str, Any]
+) -> PartSection:
+    """Return a section that came from another process, once its part is known here."""
+    if origin is not None:
+        section.registry.receive(origin)
+    return section.model_validate(values)
+
+
+def find_part(registry: Registry[Any], given: str) -> str:
+    """Return the name of a part that is given by its name or by where it lies.
+
+    Raises
+    ------
+    ConfigError
+        There is no such part.
+    """
+    try:
+        return registry.find(given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def group_of(field: FieldInfo) -> Group | None:

@@ -15,7 +15,7 @@ from fedsweep.config.learning import (
 )
 from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
-from fedsweep.config.section import OneOf, Section
+from fedsweep.config.section import OneOf, Section, find_part
 from fedsweep.errors import ConfigError
 from fedsweep.models import MODELS
 from fedsweep.parts.registry import Origin, Registry
@@ -117,11 +117,7 @@ class TrialConfig(Section):
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the metrics in one order, each once: neither may make another trial."""
-        try:
-            names = tuple(SCORES.find(name) for name in names)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        return tuple(sorted(set(names)))
+        return tuple(sorted({find_part(SCORES, name) for name in names}))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

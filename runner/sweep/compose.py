@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedsweep.config import RunConfig, SessionConfig
-from fedsweep.config.section import Group, flat, group_of, short_names
+from fedsweep.config.section import Group, find_part, flat, group_of, short_names
 from fedsweep.config.trial import PARTS
 from fedsweep.environ import variable
 from fedsweep.errors import ConfigError, shown, unknown
@@ -467,10 +467,7 @@ def _option(group: str, given: Json) -> str:
         There is no such option.
     """
     if group in PARTS and (is_reference(str(given)) or not option_files(group)):
-        try:
-            return PARTS[group].find(str(given))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        return find_part(PARTS[group], str(given))
     if str(given) not in options(group) and (given is not None or group != "experiment"):
         raise ConfigError(unknown(group, str(given), options(group)))
     return str(literal(given))
@@ -486,9 +483,9 @@ def _composed_from(folders: tuple[str, ...], choices: tuple[str, ...]) -> dict[s
     """Compose each option once, where it sets its group alone."""
     if len(choices) < 2 or any(choice.startswith("experiment=") for choice in choices):
         return _hydra(choices, folders)
-    found = base = _composed(())
+    found = base = _composed_from(folders, ())
     for choice in choices:
-        own, part = choice.partition("=")[0], _composed((choice,))
+        own, part = choice.partition("=")[0], _composed_from(folders, (choice,))
         if {**part, own: None} != {**base, own: None}:
             return _hydra(choices, folders)
         found = {**found, own: part.get(own)}
