@@ -95,7 +95,7 @@ class Engine:
             self._starts += 1
             try:
                 self._open.enter_context(ray_session(self._resources.address))
-                self.pool = HostPool(self._resources)
+                self.pool = HostPool(self._resources, self._say)
                 self._open.callback(self.pool.close)
                 self._warm(self.pool)
                 return

@@ -6,9 +6,10 @@ import os
 import secrets
 import socket
 import threading
+import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import count
@@ -64,6 +65,8 @@ _raylet: Any = ray._raylet  # compiled, without types
 
 NODES_S = 2.0
 """Seconds between two looks for nodes that joined or left."""
+SAID_S = 15.0
+"""Seconds without a host that is awaited after which that is said."""
 
 
 def _get(refs: Sequence[object]) -> list[Any]:
@@ -283,13 +286,21 @@ class HostPool:
     ``count=auto`` follow the cluster: a node that joins is given the hosts that fit, those of a
     node that left are forgotten.
 
+    Parameters
+    ----------
+    config : ResourcesConfig
+        Which hosts.
+    say : callable
+        Tells the user, in a line, what is waited for.
+
     Attributes
     ----------
     hosts : list of Host
         The hosts there are now; the same list as long as the pool lives.
     """
 
-    def __init__(self, config: ResourcesConfig) -> None:
+    def __init__(self, config: ResourcesConfig, say: Callable[[str], None] = _log.warning) -> None:
+        self._say = say
         self.hosts: list[Host] = []
         self._warming: list[ray.ObjectRef] = []
         self._module = ""
@@ -366,7 +377,8 @@ class HostPool:
     def wait(self) -> None:
         """Return when every host is up, and warm where that was asked for.
 
-        A host that dies meanwhile is awaited again: Ray starts it once more.
+        A host that dies meanwhile is awaited again: Ray starts it once more. One that others leave
+        no room for is awaited, too, and that is said.
 
         Raises
         ------
@@ -374,14 +386,29 @@ class HostPool:
             Ray's processes on this machine died.
         """
         calls = [host.actor.ping for host in self.hosts]
-        refs = [*self._warming, *(call.options(max_task_retries=-1).remote() for call in calls)]
-        waits = refs
+        pings = [call.options(max_task_retries=-1).remote() for call in calls]
+        waits = refs = [*self._warming, *pings]
+        told = time.monotonic()
         while waits:
             _, waits = ray.wait(waits, num_returns=len(waits), timeout=1.0, fetch_local=False)
             if lost():
                 raise EngineLost("Ray's processes on this machine died")
+            if time.monotonic() - told > SAID_S and waits:
+                told = time.monotonic()
+                self._say(self._awaited(sum(ping in waits for ping in pings)))
         ray.get(refs)
         self._warming.clear()
+
+    def _awaited(self, count: int) -> str:
+        """Say how many hosts are not up, and what room there is for them."""
+        total, free = ray.cluster_resources(), ray.available_resources()
+        room = ", ".join(
+            f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU")
+        )
+        return (
+            f"waiting for {count} of {len(self.hosts)} hosts: free are {room}; others on this "
+            "cluster may hold the rest"
+        )
 
     def close(self) -> None:
         """End every host, wherever it is."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import ray
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
@@ -188,3 +189,24 @@ def test_groups_of_hosts_with_different_specs_share_the_work(ray_runtime: None) 
         assert {task.host for task in grid.drain().tasks} == {"large-0", "small-0", "small-1"}
     finally:
         pool.close()
+
+
+def test_hosts_that_others_leave_no_room_for_are_awaited_and_that_is_said(
+    ray_runtime: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsweep.engine.pool.SAID_S", 1.0)
+    free = ray.available_resources()["CPU"]
+    others = HostPool(ResourcesConfig(hosts={"all": HostGroup(count=1, num_cpus=free)}))
+    others.wait()
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(text)
+        others.close()
+
+    pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=1, num_cpus=1)}), say)
+    try:
+        pool.wait()
+    finally:
+        pool.close()
+    assert told[0].startswith("waiting for 1 of 1 hosts: free are 0 of 4 CPUs, 0 of 0 GPUs")

@@ -45,7 +45,7 @@ REFUSED = {
     "a sweep": (["sweep", LONG], "Valid: default, methods, mnist_cifar10, servers, smoke."),
     "a method": (["run", f"strategy={LONG}"], "."),
     "a file of a method": (["run", f"strategy=./{LONG}.py"], "name one that ends in .py"),
-    "a network": (["run", f"model.name={LONG}.{LONG}"], ""),
+    "a network": (["run", f"model.name={LONG}.{LONG}", "resources=inline"], ""),
     "what is flushed": (["flush", f"tracking.output={DEEP}"], "to a shorter one"),
     "what is looked at": (["ui", f"tracking.output={LONG}"], "run `make sweep` first"),
     "a sweep of a report": (["report", LONG], ""),
