@@ -343,7 +343,7 @@ def lay_down(folder: Path, data: str = "mnist") -> str:
     """
     from fedsweep.data.sources import load_images
     from fedsweep.errors import DataError
-    from fedsweep.sweep.compose import compose
+    from fedsweep.sweeps.compose import compose
 
     config = compose([f"dataset={data}"])
     try:

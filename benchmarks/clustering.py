@@ -8,8 +8,8 @@ import ray
 from benchmarks.contender import say
 from benchmarks.ours import hosts, images_of, memory
 from fedsweep.engine.flower import quiet
-from fedsweep.sweep.compose import compose
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.metrics import agreement
 from fedsweep.trial.trial import initial_model, make_grid, make_strategy, train_config
 

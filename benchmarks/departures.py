@@ -23,8 +23,8 @@ from fedsweep.strategies.cfl import update_norms
 from fedsweep.strategies.clustering import coordinates, represent, unit_rows
 from fedsweep.strategies.pacfl import principal_angles
 from fedsweep.strategies.stocfl import StoCFL, merge
-from fedsweep.sweep.compose import compose
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.trial import run_trial
 
 Rows = NDArray[np.float64]

@@ -21,8 +21,8 @@ from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.flower import quiet
 from fedsweep.records import RoundRecord
 from fedsweep.report.stats import EXACT
-from fedsweep.sweep.compose import compose
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.trial import run_trial
 
 METHODS: dict[str, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ from fedsweep.engine.grid import EngineGrid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.engine.pool import HostPool, ray_session
 from fedsweep.scenario.shifts import shift_of
-from fedsweep.sweep.compose import compose
+from fedsweep.sweeps.compose import compose
 from fedsweep.trial.rounds import Loop, Round, run_rounds
 from fedsweep.trial.trial import Split, initial_model, make_grid, train_config
 

@@ -120,8 +120,8 @@ def flute_trials() -> Iterator[Callable[[], float]]:
     import fedsweep.client.app  # noqa: F401  what is imported counts for nobody
     from fedsweep.data.sources import load_images
     from fedsweep.engine.pool import HostPool, ray_session
-    from fedsweep.sweep.compose import compose
-    from fedsweep.sweep.prepare import make_split
+    from fedsweep.sweeps.compose import compose
+    from fedsweep.sweeps.prepare import make_split
     from fedsweep.trial.trial import run_trial
 
     config = compose(

@@ -15,7 +15,7 @@ from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
 from fedsweep.paths import component
-from fedsweep.sweep.compose import (
+from fedsweep.sweeps.compose import (
     Trial,
     compose,
     compose_trial,
@@ -26,13 +26,13 @@ from fedsweep.sweep.compose import (
     to_yaml,
     with_contents,
 )
-from fedsweep.sweep.interrupts import hang_up
-from fedsweep.sweep.views import new_console, say
-from fedsweep.sweep.words import literal
+from fedsweep.sweeps.interrupts import hang_up
+from fedsweep.sweeps.views import new_console, say
+from fedsweep.sweeps.words import literal
 
 if TYPE_CHECKING:
-    from fedsweep.sweep.sweep import SweepPlan
-    from fedsweep.sweep.views import ViewMode
+    from fedsweep.sweeps.sweep import SweepPlan
+    from fedsweep.sweeps.views import ViewMode
 
 ADHOC = "adhoc"
 """What a sweep of words alone is called."""
@@ -280,8 +280,8 @@ def _with_address(words: list[str], address: str | None) -> list[str]:
 
 
 def _run(args: argparse.Namespace, words: list[str]) -> int:
-    from fedsweep.sweep.resume import Restart
-    from fedsweep.sweep.sweep import SweepPlan
+    from fedsweep.sweeps.resume import Restart
+    from fedsweep.sweeps.sweep import SweepPlan
 
     [trial] = with_contents([compose_trial(_with_address(words, args.address))])
     return _execute(
@@ -302,8 +302,8 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     component(name, "--name")
     if args.dry_run:
         return _list(trials, name)
-    from fedsweep.sweep.resume import Restart
-    from fedsweep.sweep.sweep import SweepPlan
+    from fedsweep.sweeps.resume import Restart
+    from fedsweep.sweeps.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     named = ["--name", args.name] if args.name else []
@@ -339,9 +339,9 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     trials = with_contents(trials)
     from fedsweep.report.report import rich_lines
     from fedsweep.reproduce.reproduce import conclude
-    from fedsweep.sweep.resume import Restart
-    from fedsweep.sweep.sweep import SweepPlan
-    from fedsweep.sweep.views import view_of
+    from fedsweep.sweeps.resume import Restart
+    from fedsweep.sweeps.sweep import SweepPlan
+    from fedsweep.sweeps.views import view_of
 
     full = ["--full"] if args.full else []
     command = escape.command(["fedsweep", "reproduce", args.name, *full, *words])
@@ -370,8 +370,8 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
 
 def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
     from fedsweep.report.report import results_table, rich_table
-    from fedsweep.sweep.sweep import run_sweep
-    from fedsweep.sweep.views import view_of
+    from fedsweep.sweeps.sweep import run_sweep
+    from fedsweep.sweeps.views import view_of
 
     console = new_console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
     view = view_of(mode, console)
@@ -430,7 +430,7 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
     from pandas import read_csv
 
     from fedsweep.report.report import Target, report
-    from fedsweep.sweep.views import as_json
+    from fedsweep.sweeps.views import as_json
     from fedsweep.tracking.read import read_sweep, report_folder
 
     cfg = compose(words).tracking

@@ -9,8 +9,8 @@ from fedsweep.config import RunConfig
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
-from fedsweep.sweep.compose import compose
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.trial import run_trial
 
 SMALL = ["num_clients=8", "rounds=3", "training.epochs=1"]

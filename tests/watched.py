@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsweep.cli import main
-from fedsweep.sweep import schedule
+from fedsweep.sweeps import schedule
 
 
 class Watch:

@@ -21,7 +21,7 @@ from fedsweep import escape
 from fedsweep.errors import ConfigError, unknown
 from fedsweep.report.text import markdown
 from fedsweep.reproduce.expectations import Measured, Row, Tier, Verdict, expand_rows, judge
-from fedsweep.sweep.compose import (
+from fedsweep.sweeps.compose import (
     SweepFile,
     Trial,
     expand_grids,
@@ -29,7 +29,7 @@ from fedsweep.sweep.compose import (
     options,
     validated,
 )
-from fedsweep.sweep.resume import sweep_key
+from fedsweep.sweeps.resume import sweep_key
 from fedsweep.tracking.describe import trial_params
 from fedsweep.tracking.ops import amend
 from fedsweep.tracking.past import past_sweep, past_trials

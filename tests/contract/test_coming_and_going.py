@@ -14,7 +14,7 @@ from fedsweep.errors import ConfigError
 from fedsweep.strategies import STRATEGIES
 from fedsweep.strategies.clustered import ClusterTraining
 from fedsweep.strategies.local import Local
-from fedsweep.sweep.compose import compose
+from fedsweep.sweeps.compose import compose
 from tests.contract.test_strategies_flower import _build, _grid, _round, only_declared
 from tests.fakes import halfway_app, record, values
 

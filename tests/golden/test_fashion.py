@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedsweep.data.sources import load_images
-from fedsweep.sweep.compose import compose
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.trial import run_trial
 
 HERE = Path(os.environ.get("FEDSWEEP_DATA", "/nowhere"), "fashion_mnist")

@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import subprocess, sys, ray
 from ray.cluster_utils import Cluster
-from fedsweep.sweep.compose import expand
+from fedsweep.sweeps.compose import expand
 from fedsweep.config import HostGroup, ResourcesConfig
 from fedsweep.engine.pool import HostPool, ray_session
-from fedsweep.sweep.sweep import SweepPlan, run_sweep
+from fedsweep.sweeps.sweep import SweepPlan, run_sweep
 from tests.trials import SMALL, events_of, outcome, small
 
 WORDS = [*SMALL, "strategy=fedavg", "strategy.fraction_train=0.5", "model=mlp",

@@ -14,7 +14,7 @@ from fedsweep.engine.pool import HostPool
 from fedsweep.engine.ray_executor import RayExecutor
 from fedsweep.engine.wire import Chunk
 from fedsweep.records import RoundRecord
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 

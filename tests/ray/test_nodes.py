@@ -18,7 +18,7 @@ from fedsweep.trial.checkpoint import CheckpointStore
 from fedsweep.config import HostGroup, ResourcesConfig
 from fedsweep.engine.pool import HostPool, ray_session
 from fedsweep.errors import TrialError
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.records import RoundRecord
 from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small

@@ -16,10 +16,10 @@ from fedsweep.config import HalvingConfig, StopConfig
 from fedsweep.errors import ConfigError
 from fedsweep.report.report import Target, report
 from fedsweep.reproduce.expectations import Row
-from fedsweep.sweep.compose import compose, expand
-from fedsweep.sweep.resume import Restart
-from fedsweep.sweep.sweep import SweepPlan, run_sweep
-from fedsweep.sweep.views import LineView, new_console
+from fedsweep.sweeps.compose import compose, expand
+from fedsweep.sweeps.resume import Restart
+from fedsweep.sweeps.sweep import SweepPlan, run_sweep
+from fedsweep.sweeps.views import LineView, new_console
 from fedsweep.tracking.read import read_sweep
 from tests.trials import events_of, small
 

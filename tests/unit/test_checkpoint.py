@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedsweep.errors import CheckpointError
 from fedsweep.records import LoadSample, RoundRecord
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.checkpoint import CheckpointStore, decode, encode
 from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small

@@ -11,8 +11,8 @@ from fedsweep.catalog import CATALOG, ClassCounts, Observed
 from fedsweep.data.federated import FederatedData
 from fedsweep.errors import ConfigError
 from fedsweep.models import build_model
-from fedsweep.sweep.compose import compose
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.training.local import class_counts, confusion, predict
 from tests.trials import digits, events_of, outcome, small
 

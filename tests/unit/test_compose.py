@@ -12,7 +12,7 @@ from fedsweep.config.section import flat, short_names
 from fedsweep.errors import ConfigError
 from fedsweep.records import TrialRow
 from fedsweep.report.report import results_table
-from fedsweep.sweep.compose import (
+from fedsweep.sweeps.compose import (
     CONFIGS,
     SweepFile,
     compose,

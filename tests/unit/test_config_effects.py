@@ -12,7 +12,7 @@ from fedsweep.config.section import flat
 from fedsweep.errors import ConfigError
 from fedsweep.strategies import STRATEGIES, settings_of
 from fedsweep.strategies.selection import ServerRule
-from fedsweep.sweep.compose import (
+from fedsweep.sweeps.compose import (
     CONFIGS,
     SweepFile,
     compose,
@@ -21,7 +21,7 @@ from fedsweep.sweep.compose import (
     options,
     remarks,
 )
-from fedsweep.sweep.words import literal, parse
+from fedsweep.sweeps.words import literal, parse
 from tests.trials import events_of
 
 HOW = {"engine", "threads"}  # how a client trains: the same numbers up to rounding

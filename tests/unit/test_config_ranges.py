@@ -11,8 +11,8 @@ from fedsweep.config import RunConfig, Section
 from fedsweep.config.section import OneOf, group_of
 from fedsweep.errors import ConfigError
 from fedsweep.strategies.ranges import allowed, bounds, leaves
-from fedsweep.sweep.compose import compose, validated
-from fedsweep.sweep.words import literal
+from fedsweep.sweeps.compose import compose, validated
+from fedsweep.sweeps.words import literal
 
 LIMIT = 1 << 63
 

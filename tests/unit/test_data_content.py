@@ -18,10 +18,10 @@ from fedsweep.config import DataConfig, DatasetConfig, RunConfig
 from fedsweep.data.sources import load_images
 from fedsweep.errors import ConfigError, DataError, RunnerError
 from fedsweep.records import RoundRecord
-from fedsweep.sweep import schedule
-from fedsweep.sweep.compose import Trial, compose, expand, with_contents
-from fedsweep.sweep.prepare import prepare_inline
-from fedsweep.sweep.resume import Restart
+from fedsweep.sweeps import schedule
+from fedsweep.sweeps.compose import Trial, compose, expand, with_contents
+from fedsweep.sweeps.prepare import prepare_inline
+from fedsweep.sweeps.resume import Restart
 from fedsweep.trial.trial import run_trial
 from tests.unit.test_sweep import Place
 

@@ -7,7 +7,7 @@ from fedsweep.data.shift import ClientGroups
 from fedsweep.errors import ConfigError, DataError
 from fedsweep.scenario.shifts import shift_of
 from fedsweep.scenario.shifts.rotation import rotate
-from fedsweep.sweep.compose import compose
+from fedsweep.sweeps.compose import compose
 
 SQUARE = np.array([[[[1, 2], [3, 4]]]], np.uint8)
 

@@ -11,7 +11,7 @@ from fedsweep.config import TrackingConfig
 from fedsweep.engine import pool
 from fedsweep.environ import keep
 from fedsweep.errors import ConfigError, DataError, ResourceError, TrackingError
-from fedsweep.sweep.compose import compose, compose_trial, with_contents
+from fedsweep.sweeps.compose import compose, compose_trial, with_contents
 from fedsweep.tracking.store import open_store, tracking_uri
 
 

@@ -36,9 +36,9 @@ from fedsweep.records import DataSummary, RoundRecord, TrialResult, TrialRow, Tr
 from fedsweep.report import plots as sweep
 from fedsweep.report import report
 from fedsweep.report import text as report_text
-from fedsweep.sweep.compose import Trial
-from fedsweep.sweep.progress import TrialProgress
-from fedsweep.sweep.views import new_console, say, view_of
+from fedsweep.sweeps.compose import Trial
+from fedsweep.sweeps.progress import TrialProgress
+from fedsweep.sweeps.views import new_console, say, view_of
 from fedsweep.tracking import Tracker, describe, past
 from fedsweep.tracking.read import StoredSweep, StoredTrial, read_runs, read_sweep
 

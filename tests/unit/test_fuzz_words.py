@@ -10,7 +10,7 @@ from io import StringIO
 from fedsweep.cli import main
 from fedsweep.errors import RunnerError
 from fedsweep.reproduce.reproduce import load_experiment
-from fedsweep.sweep.compose import compose_trial, expand, groups, options, remarks
+from fedsweep.sweeps.compose import compose_trial, expand, groups, options, remarks
 
 INPUTS = 2000
 LONGEST_S = 5.0

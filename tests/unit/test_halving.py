@@ -5,8 +5,8 @@ import pytest
 from fedsweep.config import HalvingConfig, TrialConfig
 from fedsweep.errors import ConfigError, RunnerError
 from fedsweep.records import RoundRecord
-from fedsweep.sweep.compose import compose, expand
-from fedsweep.sweep.halving import Halving, promotable
+from fedsweep.sweeps.compose import compose, expand
+from fedsweep.sweeps.halving import Halving, promotable
 
 NINE = {f"t{i}": i / 10 for i in range(9)}
 

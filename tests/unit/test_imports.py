@@ -79,7 +79,7 @@ class Watch:
             late.append((name, threading.current_thread().name))
 ready = []
 sys.meta_path.insert(0, Watch())
-import fedsweep.sweep.sweep as sweep
+import fedsweep.sweeps.sweep as sweep
 make_ready = sweep._make_ready
 def made_ready(*args):
     made = make_ready(*args)

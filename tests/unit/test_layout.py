@@ -17,7 +17,7 @@ from fedsweep.strategies import STRATEGIES, Layout, with_layout
 from fedsweep.strategies.apart import StateApart
 from fedsweep.strategies.candidates import initial_models
 from fedsweep.strategies.state import load_strategy_state, strategy_state
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.tracking.models import model_op
 from fedsweep.training.arrays import layout_of, load_weights, read_weights
 from fedsweep.training.local import batch_sizes

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordD
 from fedsweep.engine import load
 from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.load import LoadSampler, TaskMeter, load_mod, node_load
-from fedsweep.sweep.compose import compose
+from fedsweep.sweeps.compose import compose
 from tests.trials import events_of
 
 

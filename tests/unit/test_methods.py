@@ -19,8 +19,8 @@ from fedsweep.report.report import report
 from fedsweep.strategies import STRATEGIES, build_strategy, is_weighted_mean, settings_of
 from fedsweep.strategies.base import models_of
 from fedsweep.strategies.clients import ClientPart, Update, Work
-from fedsweep.sweep.compose import compose, expand, options
-from fedsweep.sweep.resume import Restart
+from fedsweep.sweeps.compose import compose, expand, options
+from fedsweep.sweeps.resume import Restart
 from fedsweep.tracking.read import read_sweep
 from tests.fakes import FakeGrid, halfway_app, record
 from tests.trials import events_of, outcome

@@ -13,7 +13,7 @@ from torch import nn
 from fedsweep.config import ModelConfig, TrainingConfig
 from fedsweep.models import MODELS, build_model
 from fedsweep.models._dropout import Dropout
-from fedsweep.sweep.compose import options
+from fedsweep.sweeps.compose import options
 
 ROOT = Path(__file__).parents[2]
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)

@@ -6,7 +6,7 @@ from flwr.app import Message, RecordDict
 from torch import Tensor, nn
 
 from fedsweep.errors import TrialError
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.training.modules import AsBuilt, check_repeats
 from fedsweep.trial.trial import initial_model, make_grid, train_config
 from tests.networks import Leaky

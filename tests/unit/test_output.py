@@ -13,7 +13,7 @@ import pytest
 
 from fedsweep.cli import main
 from fedsweep.output import Output
-from fedsweep.sweep.interrupts import SIGNALS, Interrupts
+from fedsweep.sweeps.interrupts import SIGNALS, Interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -22,7 +22,7 @@ from fedsweep.data.sources import load_images
 from fedsweep.errors import ConfigError, RunnerError
 from fedsweep.parts.code import code_of_file
 from fedsweep.scores import SCORES
-from fedsweep.sweep.compose import compose, expand
+from fedsweep.sweeps.compose import compose, expand
 from tests.trials import events_of, outcome
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from fedsweep.cli import main
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import RunnerError, TrackingError
-from fedsweep.sweep import resume
+from fedsweep.sweeps import resume
 from fedsweep.tracking import Tracker, noise
 from fedsweep.tracking.claim import claim, writer_of
 from fedsweep.tracking.database import database_of, sqlite_uri
@@ -156,7 +156,7 @@ def test_a_store_that_is_written_elsewhere_does_not_move(place: Place, tmp_path:
 def hold(folder: Path, what: str) -> "subprocess.Popen[str]":
     """Have another process run something in a folder."""
     code = (
-        "import sys; from pathlib import Path; from fedsweep.sweep.resume import driver_name\n"
+        "import sys; from pathlib import Path; from fedsweep.sweeps.resume import driver_name\n"
         "from fedsweep.tracking.claim import claim\n"
         "with claim(Path(sys.argv[1]), sys.argv[2], driver_name()): print('held', flush=True); "
         "sys.stdin.read()"

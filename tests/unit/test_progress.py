@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from fedsweep.records import LoadSample, RoundRecord
-from fedsweep.sweep.progress import TrialProgress
-from fedsweep.sweep.views import BarView, LineView, view_of
+from fedsweep.sweeps.progress import TrialProgress
+from fedsweep.sweeps.views import BarView, LineView, view_of
 
 
 class Clock:

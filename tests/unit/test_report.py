@@ -13,7 +13,7 @@ from fedsweep.records import TrialRow
 from fedsweep.report import figures as report_figures
 from fedsweep.report import report, stats
 from fedsweep.report import text as report_text
-from fedsweep.sweep.compose import groups
+from fedsweep.sweeps.compose import groups
 
 
 def row(axes, **metrics):

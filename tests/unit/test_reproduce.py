@@ -7,7 +7,7 @@ import pytest
 
 from fedsweep.cli import main
 from fedsweep.reproduce.reproduce import Experiment, conclude, load_experiment, reproductions
-from fedsweep.sweep.compose import compose
+from fedsweep.sweeps.compose import compose
 from fedsweep.tracking.describe import trial_params
 from fedsweep.tracking.read import read_sweep
 

@@ -18,7 +18,7 @@ from fedsweep.scenario.partitions import partition_of
 from fedsweep.scenario.partitions.inner_dirichlet import client_sizes
 from fedsweep.scenario.shift import Shift
 from fedsweep.scenario.shifts import shift_of
-from fedsweep.sweep.compose import compose
+from fedsweep.sweeps.compose import compose
 from tests.trials import digits, events_of, small
 
 LABELS = np.arange(120) % 6

@@ -8,8 +8,8 @@ import pytest
 from fedsweep.config import StopConfig, TrialConfig
 from fedsweep.errors import ConfigError
 from fedsweep.records import RoundRecord
-from fedsweep.sweep.compose import compose
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.checkpoint import CheckpointStore
 from fedsweep.trial.stop import StopRules
 from fedsweep.trial.trial import run_trial

@@ -20,14 +20,14 @@ from rich.console import Console
 from fedsweep.cli import main
 from fedsweep.errors import CheckpointError, RunnerError, TrialError
 from fedsweep.records import RoundRecord
-from fedsweep.sweep import schedule
-from fedsweep.sweep.compose import Trial, compose, expand
-from fedsweep.sweep.interrupts import Interrupts
-from fedsweep.sweep.prepare import Prepared
-from fedsweep.sweep.resume import Restart, driver_name, is_alive
-from fedsweep.sweep.schedule import longest_first
-from fedsweep.sweep.sweep import Outcome, SweepPlan, run_sweep
-from fedsweep.sweep.views import LineView
+from fedsweep.sweeps import schedule
+from fedsweep.sweeps.compose import Trial, compose, expand
+from fedsweep.sweeps.interrupts import Interrupts
+from fedsweep.sweeps.prepare import Prepared
+from fedsweep.sweeps.resume import Restart, driver_name, is_alive
+from fedsweep.sweeps.schedule import longest_first
+from fedsweep.sweeps.sweep import Outcome, SweepPlan, run_sweep
+from fedsweep.sweeps.views import LineView
 from fedsweep.trial.trial import run_trial
 
 WORDS = [
@@ -324,7 +324,7 @@ def test_a_sweep_with_nothing_left_does_not_start_ray(
     def no_ray(*args: object) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("fedsweep.sweep.sweep.Engine", no_ray)
+    monkeypatch.setattr("fedsweep.sweeps.sweep.Engine", no_ray)
     outcome, text = place.run("seed=0", "resources.engine=ray")
     assert "1 finished, 0 failed; 0 to run" in text
     assert outcome.exit_status == 0
@@ -361,7 +361,7 @@ def test_a_report_that_cannot_be_made_ends_no_sweep(
     def broken(*args: object) -> None:
         raise ValueError("no axes")
 
-    monkeypatch.setattr("fedsweep.sweep.sweep.report", broken)
+    monkeypatch.setattr("fedsweep.sweeps.sweep.report", broken)
     outcome, _ = place.run("seed=0")
     assert outcome.exit_status == 1
     assert (

@@ -12,7 +12,7 @@ from fedsweep.config import RunConfig, TrainingConfig
 from fedsweep.engine.chunks import make_chunks
 from fedsweep.engine.grid import EngineGrid
 from fedsweep.records import RoundRecord
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.training import trainers
 from fedsweep.trial.trial import initial_model, make_grid
 from tests.trials import digits, events_of, outcome, small

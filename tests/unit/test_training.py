@@ -10,7 +10,7 @@ from torch import nn
 
 from fedsweep.config import TrainingConfig
 from fedsweep.errors import ConfigError
-from fedsweep.sweep.compose import compose
+from fedsweep.sweeps.compose import compose
 from fedsweep.training.local import (
     LocalTraining,
     confusion,

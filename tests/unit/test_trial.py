@@ -8,7 +8,7 @@ from flwr.app import Context, Message
 from fedsweep.client.app import BuiltinClient
 from fedsweep.client.messages import partition_id
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
-from fedsweep.sweep.compose import compose, options
+from fedsweep.sweeps.compose import compose, options
 from fedsweep.trial.trial import train_config
 from tests.trials import events_of, outcome, small
 

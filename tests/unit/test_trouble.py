@@ -18,7 +18,7 @@ from ray.exceptions import OutOfDiskError
 from fedsweep.cli import main
 from fedsweep.errors import CheckpointError, RunnerError, no_room
 from fedsweep.records import RoundRecord
-from fedsweep.sweep import schedule
+from fedsweep.sweeps import schedule
 from fedsweep.tracking import ops
 from fedsweep.tracking.runs import TrialRun
 from fedsweep.tracking.store import Store
@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_from_the_start_has_a_status_of_its_own(
     elif full == "the database's folder":
         monkeypatch.setattr("fedsweep.tracking.database.tempfile.TemporaryFile", refuse)
     else:
-        monkeypatch.setattr("fedsweep.sweep.resume.write_atomically", refuse)
+        monkeypatch.setattr("fedsweep.sweeps.resume.write_atomically", refuse)
     status = main(["sweep", "default", *WORDS, f"tracking.output={place.out}", "seed=0"])
     assert status == (2 if number == errno.EACCES else 3)
     error = capsys.readouterr().err

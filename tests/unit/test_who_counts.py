@@ -13,8 +13,8 @@ from fedsweep.models import build_model
 from fedsweep.records import RoundRecord
 from fedsweep.strategies import STRATEGIES
 from fedsweep.strategies.base import models_of
-from fedsweep.sweep.compose import compose
-from fedsweep.sweep.prepare import make_split
+from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.prepare import make_split
 from fedsweep.training.local import evaluate
 from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, small

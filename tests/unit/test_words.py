@@ -8,9 +8,9 @@ import pytest
 
 from fedsweep import cli
 from fedsweep.errors import ConfigError, RunnerError, shown
-from fedsweep.sweep.compose import SweepFile, compose, compose_trial, expand, expand_grids
-from fedsweep.sweep.sweep import SweepPlan
-from fedsweep.sweep.words import MOST_CELLS, literal, parse
+from fedsweep.sweeps.compose import SweepFile, compose, compose_trial, expand, expand_grids
+from fedsweep.sweeps.sweep import SweepPlan
+from fedsweep.sweeps.words import MOST_CELLS, literal, parse
 
 
 def refusal(*words: str) -> str:
@@ -211,7 +211,7 @@ def test_a_shown_text_is_short() -> None:
 
 def test_options_give_what_hydra_composes_of_all_of_them() -> None:
     """Each is composed once; Hydra makes the same of them at once."""
-    from fedsweep.sweep.compose import CONFIGS, _composed, _hydra, groups, options
+    from fedsweep.sweeps.compose import CONFIGS, _composed, _hydra, groups, options
 
     ours = (str(CONFIGS),)
     for pick in (0, -1):

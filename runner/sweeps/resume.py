@@ -17,7 +17,7 @@ from fedsweep.data.content import changed_files
 from fedsweep.data.sources import place_of
 from fedsweep.engine.load import process_started
 from fedsweep.errors import CheckpointError, DataError, RunnerError, shown
-from fedsweep.sweep.compose import Trial
+from fedsweep.sweeps.compose import Trial
 from fedsweep.tracking import Tracker, past
 from fedsweep.tracking.claim import claim
 from fedsweep.tracking.database import database_of

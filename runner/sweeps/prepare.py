@@ -15,7 +15,7 @@ from fedsweep.data.federated import FederatedData
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
 from fedsweep.errors import ConfigError, DataError, RunnerError, TrialError
-from fedsweep.sweep.compose import Trial
+from fedsweep.sweeps.compose import Trial
 from fedsweep.trial.trial import Split, initial_model, make_grid
 
 
@@ -35,7 +35,7 @@ def _images_key(config: TrialConfig) -> str:
         raise DataError(
             f"the content of data set '{config.dataset.name}' is not known, "
             "so the trial's key does not cover it; compose trials that run with "
-            "fedsweep.sweep.compose.with_contents"
+            "fedsweep.sweeps.compose.with_contents"
         )
     return json.dumps(config.dataset.canonical(), sort_keys=True)
 

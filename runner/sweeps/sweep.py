@@ -14,12 +14,12 @@ from fedsweep.engine.pool import HostPool
 from fedsweep.errors import one_line
 from fedsweep.escape import command
 from fedsweep.report.report import markdown_table, report, results_table
-from fedsweep.sweep.compose import Trial, remarks
-from fedsweep.sweep.halving import Halving
-from fedsweep.sweep.interrupts import Interrupts
-from fedsweep.sweep.prepare import Prepared, check_models, prepare, prepare_inline
-from fedsweep.sweep.progress import TrialProgress
-from fedsweep.sweep.resume import (
+from fedsweep.sweeps.compose import Trial, remarks
+from fedsweep.sweeps.halving import Halving
+from fedsweep.sweeps.interrupts import Interrupts
+from fedsweep.sweeps.prepare import Prepared, check_models, prepare, prepare_inline
+from fedsweep.sweeps.progress import TrialProgress
+from fedsweep.sweeps.resume import (
     Restart,
     Standing,
     check_nodes,
@@ -29,8 +29,8 @@ from fedsweep.sweep.resume import (
     storage_of,
     sweep_key,
 )
-from fedsweep.sweep.schedule import Outcome, Schedule, import_trial, warm_trials
-from fedsweep.sweep.views import View
+from fedsweep.sweeps.schedule import Outcome, Schedule, import_trial, warm_trials
+from fedsweep.sweeps.views import View
 from fedsweep.tracking import SweepRun, Tracker
 from fedsweep.tracking.imports import import_all
 from fedsweep.tracking.past import PastRun, adopt, history
@@ -39,7 +39,7 @@ from fedsweep.tracking.store import tracking_uri
 from fedsweep.trial.checkpoint import open_storage
 from fedsweep.trial.trial import CLIENT_APP
 
-_log = logging.getLogger("fedsweep.sweep")
+_log = logging.getLogger("fedsweep.sweeps")
 
 MAX_TRIALS = 8
 """Trials at once at most under ``resources.trials=auto``: each takes some hundred megabytes."""

@@ -24,12 +24,12 @@ from fedsweep.errors import CheckpointError, RunnerError, no_room
 from fedsweep.imports import lasting
 from fedsweep.parts.code import own_place, raised_by_own
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialRow, TrialStarted
-from fedsweep.sweep.compose import Trial
-from fedsweep.sweep.halving import Halving
-from fedsweep.sweep.interrupts import Interrupts
-from fedsweep.sweep.prepare import Prepared, prepare
-from fedsweep.sweep.progress import TrialProgress
-from fedsweep.sweep.resume import Standing
+from fedsweep.sweeps.compose import Trial
+from fedsweep.sweeps.halving import Halving
+from fedsweep.sweeps.interrupts import Interrupts
+from fedsweep.sweeps.prepare import Prepared, prepare
+from fedsweep.sweeps.progress import TrialProgress
+from fedsweep.sweeps.resume import Standing
 from fedsweep.tracking import SweepRun, Tracker, TrialRun
 from fedsweep.trial.checkpoint import CheckpointStore
 from fedsweep.trial.trial import Split, TrialEvent, run_trial

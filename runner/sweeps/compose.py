@@ -32,7 +32,7 @@ from fedsweep.parts.registry import is_reference
 from fedsweep.places import folder
 from fedsweep.records import Json
 from fedsweep.strategies.ranges import allowed, leaves
-from fedsweep.sweep.words import MOST_CELLS, Word, literal, parse, setting
+from fedsweep.sweeps.words import MOST_CELLS, Word, literal, parse, setting
 
 M = TypeVar("M", bound=BaseModel)
 CONFIGS = folder("configs")

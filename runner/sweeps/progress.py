@@ -11,7 +11,7 @@ from typing import Self
 
 from fedsweep.catalog import CATALOG
 from fedsweep.records import RoundRecord
-from fedsweep.sweep.views import View
+from fedsweep.sweeps.views import View
 
 
 @dataclass

@@ -17,7 +17,7 @@ from math import inf, isfinite, isnan
 
 from fedsweep.config import HalvingConfig
 from fedsweep.records import RoundRecord
-from fedsweep.sweep.compose import Trial
+from fedsweep.sweeps.compose import Trial
 
 
 def promotable(
