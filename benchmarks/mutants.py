@@ -499,6 +499,7 @@ class Copy:
     def run(self, tests: Sequence[str], timeout: float, *more: str) -> Ran:
         """Run tests until one fails; a run that takes too long has noticed, too."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
+                   "-p", "pytest_timeout", "--timeout=0",  # a mutant has a limit of its own
                    f"--basetemp={self._scratch}", *more, *tests]  # fmt: skip
         # An editable install points at the user's checkout; the copy comes before it. Plugins that
         # nobody asks for cost seconds a run.
