@@ -1,7 +1,7 @@
 """A data set that a function returns: arrays, a frame or a ``datasets.Dataset``, with splits."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +20,14 @@ from fedsweep.errors import DataError, shown
 
 _FORMS = (
     "return {'train': split, 'test': split}, or one split and set dataset.test_fraction; "
-    "a split is (images, labels), a pandas.DataFrame, or a datasets.Dataset"
+    "a split is (images, labels), (images, labels, names of the classes), a pandas.DataFrame, or a "
+    "datasets.Dataset"
 )
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
+    """What is trained, or tested, on."""
+
     images: np.ndarray  # uint8 (N, C, H, W)
     labels: np.ndarray  # (N,), as they were given
     names: tuple[str, ...] | None  # of the labels 0..K-1, where they are said
@@ -51,7 +54,7 @@ def decode_returned(cfg: DatasetConfig, function: Callable[[], Any], place: str)
         given = function()
     except Exception as error:
         raise DataError(f"{place} raises {type(error).__name__}: {error}") from error
-    train, test = _splits(cfg, given, place)
+    train, test = splits_of(cfg, given, place)
     names, (train_y, *test_y) = _numbered([train, *([test] if test else [])])
     rows = np.arange(len(train_y))
     if test is None:
@@ -90,7 +93,14 @@ def content_of(decoded: Decoded) -> str:
     return digest.hexdigest()[:16]
 
 
-def _splits(cfg: DatasetConfig, given: Any, place: str) -> tuple[_Split, _Split | None]:
+def splits_of(cfg: DatasetConfig, given: Any, place: str) -> tuple[Split, Split | None]:
+    """Return what is trained on and what is tested on, if that was given.
+
+    Raises
+    ------
+    DataError
+        It is no data set: what one is.
+    """
     if isinstance(given, Mapping) and not hasattr(given, "columns"):
         lacking = [name for name in (cfg.train_split,) if name not in given]
         if lacking or not {*given} <= {cfg.train_split, cfg.test_split}:
@@ -112,9 +122,10 @@ def _is_column(value: Any) -> bool:
     return isinstance(value, np.ndarray | list) or type(value).__name__ in ("Series", "Tensor")
 
 
-def _split(cfg: DatasetConfig, given: Any, place: str) -> _Split:
-    if isinstance(given, tuple | list) and len(given) == 2:
-        images, labels, names = given[0], given[1], None
+def _split(cfg: DatasetConfig, given: Any, place: str) -> Split:
+    if isinstance(given, tuple | list) and len(given) in (2, 3):
+        images, labels = given[:2]
+        names = given[2] if len(given) == 3 else None
     elif hasattr(given, "features") or hasattr(given, "columns"):
         there = list(getattr(given, "column_names", None) or given.columns)
         if missing := [name for name in (cfg.image, cfg.label) if name not in there]:
@@ -132,7 +143,13 @@ def _split(cfg: DatasetConfig, given: Any, place: str) -> _Split:
         raise DataError(f"{place}: {len(pixels):,} images and labels of shape {own.shape}")
     if own.dtype.kind not in "iubUSO":
         raise DataError(f"{place}: labels are {own.dtype}; give class numbers or names")
-    return _Split(pixels, own, tuple(names) if names else None)
+    known = None if names is None else tuple(map(str, names))
+    if known and (own.dtype.kind not in "iub" or not np.isin(own, np.arange(len(known))).all()):
+        raise DataError(
+            f"{place}: labels of {len(known)} named classes are 0 to {len(known) - 1}; "
+            f"there is {shown(str(own[~np.isin(own, np.arange(len(known)))][0]))}"
+        )
+    return Split(pixels, own, known or None)
 
 
 def _pixels(images: Any, place: str) -> np.ndarray:
@@ -140,6 +157,8 @@ def _pixels(images: Any, place: str) -> np.ndarray:
     if not isinstance(images, np.ndarray) or images.dtype == object:
         if hasattr(images, "numpy"):  # a tensor
             return _pixels(np.asarray(images), place)
+        if isinstance(images, str | bytes) or not isinstance(images, Iterable):
+            raise DataError(f"{place}: images are {shown(repr(images))}; {_FORMS}")
         cells = [_cell(image, f"{place}, image {i}") for i, image in enumerate(images)]
         if len({cell.shape for cell in cells}) > 1:
             sizes = ", ".join(sorted({image_size(cell.shape) for cell in cells})[:3])
@@ -173,7 +192,7 @@ def _cell(image: Any, where: str) -> np.ndarray:
     return pixel(image, where)
 
 
-def _numbered(splits: list[_Split]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+def _numbered(splits: list[Split]) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Return class names, and each split's labels from 0 to K - 1."""
     if splits[0].names:
         return splits[0].names, [split.labels.astype(np.int64) for split in splits]
