@@ -14,14 +14,14 @@ from fedsweep.catalog import CATALOG
 from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
-from fedsweep.paths import component
 from fedsweep.sweeps.compose import (
     Trial,
     compose,
     compose_trial,
-    expand,
+    config_dir_words,
     groups,
     options,
+    planned,
     remarks,
     to_yaml,
     with_contents,
@@ -33,9 +33,6 @@ from fedsweep.sweeps.words import literal
 if TYPE_CHECKING:
     from fedsweep.sweeps.sweep import SweepPlan
     from fedsweep.sweeps.views import ViewMode
-
-ADHOC = "adhoc"
-"""What a sweep of words alone is called."""
 
 EXAMPLES = """\
 examples:
@@ -295,23 +292,17 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     own = args.sweep.endswith((".yaml", ".yml"))
     if "=" in args.sweep and not own:  # the first of its words
         words, args.sweep = [args.sweep, *words], ""
-    if not args.sweep and not words:
-        raise ConfigError(f"name a sweep ({', '.join(options('sweep'))}), a file, or axes: a=1,2")
-    name = args.name or (Path(args.sweep).stem if args.sweep else ADHOC)
-    file, trials = expand(args.sweep, words)
-    component(name, "--name")
+    called = planned(args.sweep, words, args.name or "")
     if args.dry_run:
-        return _list(trials, name)
+        return _list(called.trials, called.name)
     from fedsweep.sweeps.resume import Restart
     from fedsweep.sweeps.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
-    named = ["--name", args.name] if args.name else []
-    given = [args.sweep] if args.sweep else []
-    named += ["--config-dir", args.config_dir] if args.config_dir else []
-    command = escape.command(["fedsweep", "sweep", *given, *words, *named])
-    plan = SweepPlan(name, file.description, command, with_contents(trials), restart)
-    return _execute(plan, args.mode)
+    trials = with_contents(called.trials)
+    return _execute(
+        SweepPlan(called.name, called.description, called.command, trials, restart), args.mode
+    )
 
 
 def _list(trials: Sequence[Trial], sweep: str) -> int:
@@ -344,10 +335,11 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.sweeps.views import view_of
 
     full = ["--full"] if args.full else []
-    command = escape.command(["fedsweep", "reproduce", args.name, *full, *words])
+    again = ["fedsweep", "reproduce", args.name, *full, *words, *config_dir_words()]
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     status = _execute(
-        SweepPlan(experiment.sweep, experiment.description, command, trials, restart), args.mode
+        SweepPlan(experiment.sweep, experiment.description, escape.command(again), trials, restart),
+        args.mode,
     )
     if status in (3, 130):  # some of its trials have yet to end
         return status

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -29,6 +29,7 @@ from fedsweep.environ import variable
 from fedsweep.errors import ConfigError, shown, unknown
 from fedsweep.escape import command
 from fedsweep.parts.registry import is_reference
+from fedsweep.paths import component
 from fedsweep.places import folder
 from fedsweep.records import Json
 from fedsweep.strategies.ranges import allowed, leaves
@@ -36,6 +37,8 @@ from fedsweep.sweeps.words import MOST_CELLS, Word, literal, parse, setting
 
 M = TypeVar("M", bound=BaseModel)
 CONFIGS = folder("configs")
+ADHOC = "adhoc"
+"""What a sweep of words alone is called."""
 
 
 class SweepFile(BaseModel):
@@ -86,7 +89,7 @@ class Trial:
     @property
     def command(self) -> str:
         """The command that runs this trial alone."""
-        return command(["fedsweep", "run", *self.overrides])
+        return command(["fedsweep", "run", *self.overrides, *config_dir_words()])
 
     @property
     def label(self) -> str:
@@ -124,6 +127,12 @@ def _config_folders() -> tuple[str, ...]:
     if own and not os.path.isdir(own):
         raise ConfigError(f"--config-dir={shown(own, 200)} is not a folder; name another")
     return (str(CONFIGS), *([os.path.abspath(own)] if own else []))
+
+
+def config_dir_words() -> list[str]:
+    """Return the option that names the folder of one's own, if there is one."""
+    own = variable("FEDSWEEP_CONFIG")
+    return ["--config-dir", own] if own else []
 
 
 @cache
@@ -179,6 +188,49 @@ def compose_trial(words: Sequence[str]) -> Trial:
             "or use `sweep`"
         )
     return replace(trial, config=config)
+
+
+class Planned(NamedTuple):
+    """What a command line says of a sweep."""
+
+    name: str
+    description: str
+    command: str  # that says it again
+    trials: Sequence[Trial]
+
+
+def planned(sweep: str, words: Sequence[str], name: str = "") -> Planned:
+    """Return a sweep that is called by its name or file, or by words alone.
+
+    Parameters
+    ----------
+    sweep : str
+        A sweep, a file, or nothing.
+    words : sequence of str
+        What else is said.
+    name : str
+        What it is called, if not as its file, or ``adhoc``.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`load_sweep` and :func:`expand_grids` do; or nothing is said at all.
+    RunnerError
+        Its name can't be that of a folder.
+    """
+    if not sweep and not words:
+        raise ConfigError(f"name a sweep ({', '.join(options('sweep'))}), a file, or axes: a=1,2")
+    called = name or (Path(sweep).stem if sweep else ADHOC)
+    file, trials = expand(sweep, words)
+    component(called, "--name")
+    given = [sweep] if sweep else []
+    named = ["--name", name] if name else []
+    return Planned(
+        called,
+        file.description,
+        command(["fedsweep", "sweep", *given, *words, *named, *config_dir_words()]),
+        trials,
+    )
 
 
 def expand(sweep: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
