@@ -98,7 +98,7 @@ def code_of_module(name: str) -> Code:
         raise CodeError(f"there is no module {name}; give package.module:Class, or ./file.py:Class")
     origin = Path(spec.origin)
     root = origin.parents[name.count(".") + (origin.name == "__init__.py")]
-    if _is_installed(origin):
+    if is_installed(origin):
         return Code(str(root), name, (), _distribution(name.partition(".")[0]))
     around = _modules(root, name.split("."))  # the packages that it lies in
     return LOADED.read(root, name, origin, *around)
@@ -111,7 +111,8 @@ def _distribution(package: str) -> str:
     return " ".join(f"{name} {version(name)}" for name in found)
 
 
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
+    """Return whether a file is part of Python or of an installed package, as on every node."""
     places = {sysconfig.get_path(key) for key in ("purelib", "platlib", "stdlib", "platstdlib")}
     return any(path.is_relative_to(place) for place in places)
 

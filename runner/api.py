@@ -1,0 +1,386 @@
+"""fedsweep in Python: what the commands run, compose and read back, as functions and frames.
+
+::
+
+    import fedsweep
+
+    results = fedsweep.sweep(
+        axes={"strategy": ["fedavg", Mine], "partition.alpha": [0.1, 1.0], "seed": range(3)},
+        settings={"partition": "dirichlet", "rounds": 20},
+        name="mine",
+    )
+    results.table()
+
+Words as on the command line may be given too, and mean the same: ``fedsweep.sweep("default",
+"seed=0,1")``. What is given in Python is written as such words, so that a trial is the same trial
+wherever it is called from.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fedsweep.catalog import CATALOG, FINAL
+from fedsweep.config import TrackingConfig
+from fedsweep.environ import environ, variable
+from fedsweep.errors import RunnerError, unknown
+from fedsweep.escape import command, line
+from fedsweep.given import words_of
+from fedsweep.notebook import view_here
+from fedsweep.report.report import markdown_table, report, results_table, texts, trials_table
+from fedsweep.sweeps.compose import Trial, compose_trial, planned, with_contents
+from fedsweep.sweeps.resume import Restart
+from fedsweep.sweeps.sweep import SweepPlan, run_sweep
+from fedsweep.sweeps.views import ViewMode
+from fedsweep.sweeps.words import parse
+from fedsweep.tracking import past
+from fedsweep.tracking.read import StoredSweep, read_runs, read_sweep
+
+if TYPE_CHECKING:
+    from fedsweep.report.stats import Test
+
+Values = Mapping[str, object]
+Axes = Mapping[str, Iterable[object]]
+
+_OWN = "own"
+"""Folder of the output folder for parts and data that are given in Python."""
+
+
+class Results:
+    """The trials of a sweep, or one trial, as the store has them.
+
+    In a notebook it shows itself as the table of means.
+    """
+
+    def __init__(self, stored: StoredSweep) -> None:
+        self._stored = stored
+
+    @property
+    def name(self) -> str:
+        """What the sweep is called, or the trial."""
+        return self._stored.name
+
+    @property
+    def command(self) -> str:
+        """The command that gives this again."""
+        return self._stored.command
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why trials failed, by their names."""
+        return {
+            trial.name: trial.run.data.tags.get("reason", "")
+            for trial in self._stored.trials
+            if trial.status == "FAILED"
+        }
+
+    def table(self, test: "Test" = "t") -> pd.DataFrame:
+        """Return a row per cell of the grid: its axes but the seed, and its numbers over the seeds.
+
+        Columns are ``trials``, ``failed`` and, for each metric, ``<metric>_mean``, ``_std``,
+        ``_ci`` (half the width of the 95% interval), ``_low``, ``_high``, ``_n`` and ``_best``: see
+        :class:`fedsweep.report.report.Cells`. Shares are from 0 to 1.
+
+        Parameters
+        ----------
+        test : str
+            Paired test over the seeds behind ``_best``: ``t`` or ``wilcoxon``.
+        """
+        return results_table(self._stored.rows(), test, self._stored.axes).frame()
+
+    def trials(self) -> pd.DataFrame:
+        """Return a row per trial: its axes, ``status``, ``run_id`` and its final metrics."""
+        rows = [
+            {"status": trial.status, "run_id": trial.run_id, **trial.final}
+            for trial in self._stored.trials
+        ]
+        return pd.concat([self._places, pd.DataFrame(rows)], axis=1)
+
+    def rounds(self, *metrics: str) -> pd.DataFrame:
+        """Return a row per trial and round: its axes, ``round``, and metrics as they are logged.
+
+        Parameters
+        ----------
+        metrics : str
+            ``1_global/acc``, ``3_clients/acc_p10``, ...; all that were logged where none is named.
+
+        Raises
+        ------
+        RunnerError
+            No trial has logged such a metric.
+        """
+        logged = {key: None for trial in self._stored.trials for key in trial.run.data.metrics}
+        known = [key for key in logged if not key.startswith(FINAL)]
+        for metric in metrics:
+            if metric not in known:
+                raise RunnerError(unknown("metric", metric, known))
+        return self._joined(trial.history(metrics or known) for trial in self._stored.trials)
+
+    def assignments(self) -> pd.DataFrame:
+        """Return a row per trial, round and client that has a cluster."""
+        return self._tables("assignments")
+
+    def clients(self) -> pd.DataFrame:
+        """Return a row per trial, round and client that took part: what it did and how it fared."""
+        return self._tables("clients")
+
+    def load(self) -> pd.DataFrame:
+        """Return the traces of CPU and memory of the hosts, a row per trial and sample."""
+        return self._tables("load")
+
+    def best(self, metric: str = "client_acc", *, lowest: bool = False) -> pd.Series:
+        """Return the row of :meth:`table` with the best mean of a final metric.
+
+        Best is the highest, unless the metric is declared to be better the lower, or ``lowest``.
+        Cells that diverged come last.
+
+        Raises
+        ------
+        RunnerError
+            No trial has that metric.
+        """
+        table, column = self.table(), f"{metric}_mean"
+        if column not in table:
+            known = [key.removesuffix("_mean") for key in map(str, table) if key.endswith("_mean")]
+            raise RunnerError(unknown("metric", metric, known))
+        sign = -1.0 if lowest else CATALOG.final(metric).sign
+        order = np.argsort(-sign * table[column].to_numpy(float), kind="stable")  # nan comes last
+        return table.iloc[int(order[0])]
+
+    def figures(self) -> dict[str, "Picture"]:
+        """Return the pictures of the sweep's report by name; in a notebook each shows itself."""
+        files = report(self._stored)
+        return {
+            Path(name).stem: Picture(content)
+            for name, content in files.items()
+            if isinstance(content, bytes) and name.endswith(".png")
+        }
+
+    def __len__(self) -> int:
+        return len(self._stored.trials)
+
+    def __repr__(self) -> str:
+        head = f"{self.name}: {len(self)} trials"
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return f"{line(head)}{failed}\n{markdown_table(self._cells)}".rstrip()
+
+    def _repr_html_(self) -> str:
+        headings, *rest = [[_text(cell) for cell in row] for row in texts(self._cells)]
+        shown = pd.DataFrame(rest, columns=headings)
+        return str(shown.to_html(index=False, escape=True, border=0))
+
+    @cached_property
+    def _cells(self) -> Any:
+        return results_table(self._stored.rows(), axes=self._stored.axes)
+
+    @cached_property
+    def _places(self) -> pd.DataFrame:
+        """The trials' places on the axes, a row per trial."""
+        return trials_table(self._stored.rows(), self._stored.axes).axes
+
+    def _tables(self, name: str) -> pd.DataFrame:
+        return self._joined(trial.table(name) for trial in self._stored.trials)
+
+    def _joined(self, tables: Iterable[pd.DataFrame | None]) -> pd.DataFrame:
+        """Return the trials' tables under each other, each row with its place on the axes."""
+        found = {i: table for i, table in enumerate(tables) if table is not None}
+        if not found:
+            return self._places.iloc[:0]
+        joined = pd.concat(found, names=["trial", "row"]).reset_index("row", drop=True)
+        return self._places.join(joined, how="inner").reset_index(drop=True)
+
+
+def _text(cell: object) -> str:
+    strong, rest = getattr(cell, "strong", ""), getattr(cell, "rest", cell)
+    return line(f"{strong}{rest}")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as PNG."""
+
+    png: bytes
+
+    def save(self, path: Path | str) -> None:
+        """Write it to a file."""
+        Path(path).write_bytes(self.png)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def run(
+    *words: str,
+    settings: Values | None = None,
+    show: ViewMode = "auto",
+    fresh: bool = False,
+    config_dir: str = "",
+) -> Results:
+    """Run one trial; return its results.
+
+    Parameters
+    ----------
+    words : str
+        ``GROUP=OPTION`` and ``key=value``, as on the command line.
+    settings : mapping
+        The same by full key: plain values, and parts of one's own as the classes, functions or
+        data that they are.
+    show : str
+        ``auto``, ``quiet`` or ``json``.
+    fresh : bool
+        Start over, where a trial was interrupted.
+    config_dir : str
+        Folder with options of one's own, as ``--config-dir``.
+
+    Raises
+    ------
+    RunnerError
+        Bad input, in one line, before anything starts; or the trial failed.
+    KeyboardInterrupt
+        It was interrupted: called again, it goes on.
+    """
+    with _configured(config_dir):
+        trial = compose_trial(_words(words, settings, None))
+        [trial] = with_contents([trial])
+        plan = SweepPlan(None, "", trial.command, [trial], Restart(fresh))
+        store = _executed(plan, show)
+        [ran] = past.past_trials(store, None, [trial.config.key]).values()
+        [stored] = read_runs(store, [ran.run_id])
+    if stored.status == "FAILED":
+        raise RunnerError(f"{trial.label} failed: {stored.run.data.tags.get('reason', '')}")
+    return Results(StoredSweep(stored.name, stored.run_id, (), trial.command, (stored,), ({},)))
+
+
+def sweep(
+    *words: str,
+    axes: Axes | None = None,
+    settings: Values | None = None,
+    name: str = "",
+    show: ViewMode = "auto",
+    fresh: bool = False,
+    retry_failed: bool = False,
+    take_over: bool = False,
+    config_dir: str = "",
+) -> Results:
+    """Run a grid of trials, of which those that ended before are not run again.
+
+    Parameters
+    ----------
+    words : str
+        First a sweep's name or file, if there is one, then words as on the command line.
+    axes : mapping
+        Full key to the values of an axis.
+    settings : mapping
+        What holds for all trials: see :func:`run`.
+    name : str
+        What the sweep is called; else as its file, or ``adhoc``.
+    show, fresh, retry_failed, take_over, config_dir
+        As the options of ``fedsweep sweep``.
+
+    Returns
+    -------
+    Results
+        Of all its trials; ``failures`` names those that failed.
+
+    Raises
+    ------
+    RunnerError
+        Bad input, in one line, before anything starts; or the storage takes no more.
+    KeyboardInterrupt
+        It was interrupted: called again, it goes on.
+    """
+    with _configured(config_dir):
+        of, given = _split(words)
+        plan = planned(of, _words(given, settings, axes), name)
+        trials = with_contents(plan.trials)
+        restart = Restart(fresh, retry_failed, take_over)
+        store = _executed(
+            SweepPlan(plan.name, plan.description, plan.command, trials, restart), show
+        )
+        return Results(read_sweep(store, plan.name))
+
+
+def compose(
+    *words: str,
+    axes: Axes | None = None,
+    settings: Values | None = None,
+    config_dir: str = "",
+) -> list[Trial]:
+    """Return the trials that :func:`sweep` would run, and run nothing.
+
+    Each has its ``config``, its place on the ``axes``, its ``label`` and the ``command`` that runs
+    it alone; ``config.key`` is its identity.
+
+    Raises
+    ------
+    RunnerError
+        As :func:`sweep` does.
+    """
+    with _configured(config_dir):
+        of, given = _split(words)
+        return list(planned(of, _words(given, settings, axes), "").trials)
+
+
+def load(name: str, *, output: str = "", uri: str = "") -> Results:
+    """Return the results of a sweep that was run before.
+
+    Parameters
+    ----------
+    name : str
+        Of the sweep (its latest run), or the id of its run.
+    output, uri : str
+        Where it lies, if elsewhere than by default: ``tracking.output``, ``tracking.uri``.
+
+    Raises
+    ------
+    RunnerError
+        There is no such store, or no such sweep in it.
+    """
+    given = {"output": output, "uri": uri}
+    config = TrackingConfig.model_validate({key: value for key, value in given.items() if value})
+    return Results(read_sweep(config, name))
+
+
+def _split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the sweep that words begin with, if they do, and the rest."""
+    own = bool(words) and words[0].endswith((".yaml", ".yml"))
+    return (words[0], words[1:]) if words and (own or "=" not in words[0]) else ("", words)
+
+
+def _words(words: Sequence[str], settings: Values | None, axes: Axes | None) -> list[str]:
+    """Return all that was given as words."""
+    settings = settings or {}
+    outputs = [word.value for word in parse(words) if word.key == "tracking.output"]
+    output = settings.get("tracking.output", outputs[-1] if outputs else None)
+    folder = Path(str(output or TrackingConfig().output)).expanduser() / _OWN
+    return [*words, *words_of(settings, axes or {}, folder)]
+
+
+@contextmanager
+def _configured(config_dir: str) -> Iterator[None]:
+    with environ({"FEDSWEEP_CONFIG": config_dir or variable("FEDSWEEP_CONFIG")}):
+        yield
+
+
+def _executed(plan: SweepPlan, show: ViewMode) -> Any:
+    """Run a plan; return the store that has its results."""
+    outcome, tracker = run_sweep(plan, view_here(show))
+    if outcome.interrupted:
+        raise KeyboardInterrupt("interrupted: the same call goes on")
+    if outcome.stopped:
+        label, reason = outcome.stopped[0]
+        raise RunnerError(f"{len(outcome.stopped)} trials were stopped; {label}: {reason}")
+    if outcome.missing:
+        raise RunnerError(outcome.missing)
+    if tracker.spilled:
+        raise RunnerError(
+            f"{tracker.spilled} events wait on disk: the store does not answer; send them with: "
+            f"{command(['fedsweep', 'flush'])}"
+        )
+    return tracker.store
