@@ -678,6 +678,8 @@ class Judge:
     def _that_run(self, mutant: Mutant, files: Sequence[str]) -> list[str]:
         """Return the tests in some files that may run a mutant, in the order of the files.
 
+        Of a file those come first that take least.
+
         They are all of them where it stands outside functions, or where imports run it.
         """
         place = f"{mutant.file}::{mutant.function}."
@@ -689,11 +691,12 @@ class Judge:
         if EVERYBODY in ran or not ran:
             ran = set(self._usual)
         elsewhere = {test for test, usual in self._usual.items() if ELSEWHERE in usual.functions}
+        by_seconds = sorted(self._usual, key=lambda test: self._usual[test].seconds)
         return [
             test
             for tests in (ran, elsewhere - ran)  # processes take long to start
             for file in files
-            for test in self._usual
+            for test in by_seconds
             if test in tests and test.startswith(f"{file}::")
         ]
 
