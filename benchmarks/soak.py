@@ -40,6 +40,7 @@ WORDS = (
     "shift=rotation", "shift.groups=2", "partition=iid", "strategy.num_clusters=1,2", "seed=0",
     "num_clients=4", "model=logreg", "strategy.warmup_rounds=2", "tracking.log_models=false",
     "tracking.figures=none", "resources.max_retries=1000",
+    "checkpoint.keep=false",
 )  # fmt: skip
 VICTIMS = {"host": 10, "trial": 8, "driver": 2, "raylet": 3, "gcs": 1}
 """What is killed in a sweep that runs: so many of each in a row of 24."""

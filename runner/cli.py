@@ -429,6 +429,8 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
     target = Target.parse(args.target) if args.target else None
     sweep = read_sweep(cfg, args.sweep)
     files = report(sweep, target, args.test)
+    for remark in sweep.edited():
+        say(remark, sys.stderr)
     folder = args.out or report_folder(cfg, sweep)
     try:
         for name, content in files.items():

@@ -211,6 +211,10 @@ class CheckpointConfig(Section):
         le=ROUNDS,
         description="rounds from one checkpoint to the next; an interruption redoes so many",
     )
+    keep: bool = Field(
+        True,
+        description="keep the last one of a trial that ended, so that more rounds go on from there",
+    )
 
     @field_validator("storage_path")
     @classmethod

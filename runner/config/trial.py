@@ -18,6 +18,7 @@ from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section, find_part
 from fedsweep.errors import ConfigError
 from fedsweep.models import MODELS
+from fedsweep.parts.code import Code
 from fedsweep.parts.registry import Origin, Registry
 from fedsweep.scenario.dataset import DATASETS
 from fedsweep.scenario.partition import Partition
@@ -286,6 +287,11 @@ class TrialConfig(Section):
         found = {part: getattr(self, part).part_origin for part in PARTS}
         return {part: origin for part, origin in found.items() if origin is not None}
 
+    @property
+    def own_code(self) -> tuple[Code, ...]:
+        """The code of somebody's own that it is made of."""
+        return tuple(origin.code for origin in (*self.origins.values(), *self._scores))
+
     @classmethod
     def is_problem(cls, key: str) -> bool:
         """Return whether a setting, by its full key, is part of the problem."""
@@ -298,6 +304,15 @@ class TrialConfig(Section):
         The content of the data is a part of it: see :func:`fedsweep.data.sources.identified`.
         """
         return _digest(self.canonical())
+
+    @property
+    def course_key(self) -> str:
+        """The identity of what happens in each round, however many there are: 12 hex digits.
+
+        Nothing under halving, whose rungs depend on their number.
+        """
+        course = {key: value for key, value in self.canonical().items() if key != "rounds"}
+        return "" if self.halving.axis else _digest(course)
 
     @property
     def settings_key(self) -> str:

@@ -241,7 +241,8 @@ def report(
     trials = trials_table(rows, sweep.axes)
     extras = sweep_figures(sweep, trials, with_labels(curves, trials))
     figures, missing = dict(extras.files), extras.told()
-    caption, lines = _caption(cells, target, test, sweep.absent), texts(cells, full=True)
+    caption = " ".join([_caption(cells, target, test, sweep.absent), *sweep.edited()])
+    lines = texts(cells, full=True)
     extras.write("report.tex", lambda: report_text.latex(lines, caption, sweep.name))
     extras.write("report.html", lambda: report_text.html(sweep, lines, caption, figures, missing))
     for told in extras.told():

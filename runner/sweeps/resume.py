@@ -4,9 +4,10 @@ import hashlib
 import os
 import platform
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
@@ -26,6 +27,9 @@ from fedsweep.tracking.past import PastRun
 from fedsweep.tracking.store import Store, store_name, tracking_uri
 from fedsweep.tracking.store_claim import claim_in_store
 from fedsweep.trial.checkpoint import CheckpointStore, open_storage, write_atomically
+
+_CODE = "code."
+"""How params begin that are digests of code."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,18 @@ class Standing:
     sweep: PastRun | None  # the parent run, where these very trials were run before
     storage: str  # folder of the sweep's checkpoints
     notes: Sequence[str] = ()  # what else is to be said before the sweep goes on
+    shorter: Mapping[str, str] = field(default_factory=dict)  # trial key -> that of fewer rounds
 
     def checkpoints(self, trial: Trial) -> CheckpointStore:
-        """Return where a trial's checkpoints are."""
-        return CheckpointStore(f"{self.storage}/{trial.config.key}", trial.config.key)
+        """Return where a trial's checkpoints are, and those of the same with fewer rounds."""
+        shorter = self.shorter.get(trial.config.key)
+        return _checkpoints(
+            self.storage, trial.config.key, _checkpoints(self.storage, shorter) if shorter else None
+        )
+
+
+def _checkpoints(storage: str, key: str, shorter: CheckpointStore | None = None) -> CheckpointStore:
+    return CheckpointStore(f"{storage}/{key}", key, shorter)
 
 
 @contextmanager
@@ -142,15 +154,20 @@ def look_back(
         for trial in trials:
             everything.checkpoints(trial).remove()
         return everything
-    notes = _check_contents(name, trials, runs, store)
+    new = [trial for trial in trials if trial.config.key not in runs]
+    before = past.past_contents(store, name) if new else []
+    shorter = _shorter(new, before, storage)
+    notes = [*_check_contents(name, new, before), *_edited(new, before), *_lengthened(new, shorter)]
     over = ("FINISHED",) if name else ("FINISHED", "FAILED")
     ended = {run.key for run in runs.values() if run.status in over}
     for trial in trials:
         if trial.config.key in ended:  # its last driver may have died before it had tidied up
-            everything.checkpoints(trial).remove()
+            left = everything.checkpoints(trial)
+            tidy = left.keep_last if name and trial.config.checkpoint.keep else left.remove
+            tidy()
     if not name:
         goes_on = {key: run for key, run in runs.items() if key not in ended}
-        return Standing(trials, (), (), goes_on, None, storage, notes)
+        return Standing(trials, (), (), goes_on, None, storage, notes, _keys(shorter))
     known = [(trial, runs[trial.config.key]) for trial in trials if trial.config.key in runs]
     done = [(trial, run) for trial, run in known if trial.config.key in ended]
     failed = [
@@ -160,9 +177,35 @@ def look_back(
     todo = [trial for trial in trials if trial.config.key not in settled]
     for trial in todo:
         everything.checkpoints(trial).check()
-    return Standing(
-        todo, done, failed, runs, past.past_sweep(store, name, sweep_key(trials)), storage, notes
-    )
+    sweep = past.past_sweep(store, name, sweep_key(trials))
+    return Standing(todo, done, failed, runs, sweep, storage, notes, _keys(shorter))
+
+
+def _shorter(
+    trials: Sequence[Trial], before: Sequence[PastRun], storage: str
+) -> dict[str, PastRun]:
+    """Return the longest of the runs whose last checkpoint a trial can begin with: by its key."""
+    found: dict[str, PastRun] = {}
+    for run in sorted(before, key=lambda run: run.round):
+        kept = run.status == "FINISHED" and run.course and _checkpoints(storage, run.key).rounds()
+        for trial in trials if kept else ():
+            if run.course == trial.config.course_key and run.round < trial.config.rounds:
+                found[trial.config.key] = run
+    return found
+
+
+def _keys(runs: Mapping[str, PastRun]) -> dict[str, str]:
+    return {key: run.key for key, run in runs.items()}
+
+
+def _lengthened(trials: Sequence[Trial], shorter: Mapping[str, PastRun]) -> list[str]:
+    """Say how many trials begin where the same with fewer rounds ended."""
+    begun = Counter(run.round for run in shorter.values())
+    return [
+        f"begun before: {count} of {len(trials)} trials go on from where the same with rounds="
+        f"{number} ended, so that round {number} is evaluated in full"
+        for number, count in sorted(begun.items())
+    ]
 
 
 def _close_dead(
@@ -177,7 +220,7 @@ def _close_dead(
 
 
 def _check_contents(
-    name: str | None, trials: Sequence[Trial], runs: Mapping[str, PastRun], store: Store
+    name: str | None, new: Sequence[Trial], before: Sequence[PastRun]
 ) -> Sequence[str]:
     """Compare the data of trials not run yet with what the same settings were run on before.
 
@@ -193,8 +236,6 @@ def _check_contents(
     RunnerError
         An earlier version ran it, which did not know the content.
     """
-    new = [trial for trial in trials if trial.config.key not in runs]
-    before = past.past_contents(store, name) if new else []
     notes: dict[str, int] = {}
     for trial in new:
         params, place = trial_params(trial.config, {}), place_of(trial.config)
@@ -221,6 +262,23 @@ def _check_contents(
     ]
 
 
+def _edited(new: Sequence[Trial], before: Sequence[PastRun]) -> list[str]:
+    """Say how many trials were run before with another text of a file of somebody's own."""
+    count = 0
+    for trial in new:
+        ours = trial_params(trial.config, {})
+        count += bool(trial.config.own_code) and any(
+            _same_settings(ours, run.params, _CODE)
+            and any(
+                ours[key] != run.params.get(key, ours[key]) for key in ours if key.startswith(_CODE)
+            )
+            for run in before
+        )
+    files = ", ".join(dict.fromkeys(str(c.path) for trial in new for c in trial.config.own_code))
+    told = f"run before with another text of {shown(files, 200)}: {count}; as it is now these are"
+    return [f"{told} other trials"] if count else []
+
+
 def _of_earlier_version(run: PastRun, name: str | None) -> RunnerError:
     return RunnerError(
         f"run {run.run_id[:8]} of {f'sweep {name!r}' if name else 'this trial'} was made by an "
@@ -229,11 +287,13 @@ def _of_earlier_version(run: PastRun, name: str | None) -> RunnerError:
     )
 
 
-def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
-    """Return whether two trials agree in all settings that both have, but for the data's place."""
-    shared = [
-        key for key in ours if key in theirs and key not in ("dataset.path", "dataset.content")
-    ]
+def _same_settings(ours: Mapping[str, str], theirs: Mapping[str, str], but: str = "") -> bool:
+    """Return whether two trials agree in all settings that both have, but for the data's place.
+
+    Those that begin with ``but`` do not count either.
+    """
+    aside = "dataset.path", "dataset.content", *([but] if but else [])
+    shared = [key for key in ours if key in theirs and not key.startswith(aside)]
     return bool(shared) and all(ours[key] == theirs[key] for key in shared)
 
 

@@ -419,7 +419,10 @@ class Schedule:
         active = self.active[events]
         assert active.run
         active.run.finish(result)
-        self.tracker.writer.once_stored(active.run.token, active.checkpoints.remove)
+        config, checkpoints = active.trial.config, active.checkpoints
+        keep = config.checkpoint.keep and config.course_key  # else nothing goes on from there
+        tidy = checkpoints.keep_last if keep else checkpoints.remove
+        self.tracker.writer.once_stored(active.run.token, tidy)
         self.outcome.add(active.trial, result.summary)
         self._end_trial(events, "FINISHED", result.stopped, result.summary)
 

@@ -42,6 +42,9 @@ LAYOUT, LAYOUT_NOW = "layout", "2"
 OWN_METRICS = "metrics.own"
 """Tag of a trial's run: what its metrics of somebody's own are called, and which way is better."""
 
+CODE = "code.places"
+"""Tag of a trial's run: the files of its parts of somebody's own, and the digests of their code."""
+
 GRID = "grid.json"
 """Artifact of a sweep's run: its axes by full key, and its trials' keys and places, in order."""
 
@@ -73,10 +76,12 @@ def trial_tags(trial: RunConfig, name: str, command: str) -> dict[str, str]:
         "kind": "trial",
         "trial.key": trial.key,
         "trial.settings": trial.settings_key,
+        "trial.course": trial.course_key,
         "data.content": trial.dataset.content or "",
         "data.place": place_of(trial),
         "strategy": trial.strategy.name,
         OWN_METRICS: SCORES.declared(trial.metrics),
+        CODE: json.dumps({str(c.path): c.digest for c in trial.own_code if not c.installed}),
         "mlflow.runColor": strategy_colour(trial.strategy.name),
         "mlflow.note.content": f"{bold(name)}\n\n{reproduce(command)}",
     }

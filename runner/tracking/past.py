@@ -45,6 +45,7 @@ class PastRun:
         None  # of its data; None where a version of fedsweep ran it that did not know
     )
     place: str = ""  # where they lay
+    course: str = ""  # of a trial: its key but for the number of rounds
     token: str = ""  # of the session that wrote it last
     rounds_a_part: int = 1  # of a trial's tables
 
@@ -200,6 +201,7 @@ def _past(run: "Run", key: str) -> PastRun:
         settings=tags.get("trial.settings", ""),
         content=tags.get("data.content"),
         place=tags.get("data.place", ""),
+        course=tags.get("trial.course", ""),
         token=tags.get(TOKEN, ""),
         rounds_a_part=int(tags.get(ROUNDS_A_PART, 1)),
     )

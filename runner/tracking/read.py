@@ -16,11 +16,12 @@ from fedsweep.catalog import FINAL
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import ConfigError, TrackingError, shown
 from fedsweep.escape import tag_is
+from fedsweep.parts.code import CodeError, code_of_file
 from fedsweep.paths import component
 from fedsweep.records import TrialRow
 from fedsweep.redaction import redact
 from fedsweep.scores import SCORES
-from fedsweep.tracking.describe import GRID, LAYOUT, LAYOUT_NOW, OWN_METRICS
+from fedsweep.tracking.describe import CODE, GRID, LAYOUT, LAYOUT_NOW, OWN_METRICS
 from fedsweep.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -130,6 +131,25 @@ class StoredSweep:
     trials: tuple[StoredTrial, ...]
     places: tuple[Mapping[str, str], ...]
     absent: int = 0
+
+    def edited(self) -> list[str]:
+        """Say which files of somebody's own have another text now than the trials ran with."""
+        ran: dict[Path, list[str]] = {}
+        for trial in self.trials:
+            for place, digest in json.loads(trial.run.data.tags.get(CODE) or "{}").items():
+                ran.setdefault(Path(place), []).append(digest)
+        told = []
+        for path, digests in ran.items():
+            try:
+                now = code_of_file(path).digest
+            except CodeError:  # it is not here, or not whole: nothing can be said of it
+                continue
+            if others := sum(digest != now for digest in digests):
+                told.append(
+                    f"{path} was edited since: {others} of {len(self.trials)} trials ran with "
+                    "another text of it."
+                )
+        return told
 
     def rows(self) -> list[TrialRow]:
         """Return one row per trial: its axes and, where it finished, its final metrics."""

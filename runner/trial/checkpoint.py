@@ -62,10 +62,13 @@ class CheckpointStore:
         Folder of this trial, as a path or an fsspec URL.
     key : str
         The trial's key; a checkpoint of another one is refused.
+    shorter : CheckpointStore, optional
+        Those of the same trial with fewer rounds: where there are none of its own, it begins there.
     """
 
     url: str
     key: str
+    shorter: "CheckpointStore | None" = None
 
     def save(self, number: int, state: State, records: Sequence[RoundRecord]) -> None:
         """Store the state after a round, and the records since the last checkpoint;
@@ -91,13 +94,10 @@ class CheckpointStore:
             "state_sha256": hashlib.sha256(data).hexdigest(),
             "records": [asdict(record) for record in records],
         }
-        text = json.dumps(entry, default=_plain)
         try:
             self._fs.makedirs(self._root, exist_ok=True)
             self._write(f"{number:06d}.safetensors", data)
-            self._write(
-                f"{number:06d}.json", json.dumps({"sha256": _sha256(text), "entry": text}).encode()
-            )
+            self._write_entry(number, entry)
             for name in sorted(name for name in self._names() if _STATE.fullmatch(name))[:-KEPT]:
                 self._fs.rm_file(f"{self._root}/{name}")
         except OSError as error:
@@ -109,6 +109,8 @@ class CheckpointStore:
     def load(self) -> Checkpoint | None:
         """Return the newest checkpoint that is whole, with every record up to it;
         None where there is none.
+
+        One of the shorter trial is made this trial's own.
 
         Raises
         ------
@@ -128,7 +130,10 @@ class CheckpointStore:
             if list(records) == list(range(number + 1)):
                 with suppress(CheckpointError):
                     return Checkpoint(number, decode(data), tuple(records.values()))
-        return None
+        begun = self.shorter.load() if self.shorter else None
+        if begun:
+            self.save(begun.round, begun.state, begun.records)
+        return begun
 
     def rounds(self) -> list[int]:
         """Return the rounds that have a checkpoint, whole or not; other files are none of ours."""
@@ -139,6 +144,22 @@ class CheckpointStore:
         for number in reversed(self.rounds()):
             if self._entry(number) is not None:
                 return
+
+    def keep_last(self) -> None:
+        """Leave the newest checkpoint alone, with the records of all rounds in its one entry."""
+        entries = {number: self._text(number) for number in self.rounds()}
+        if len(entries) < 2:
+            return
+        whole = {number: json.loads(text) for number, text in entries.items() if text}
+        if not whole:
+            return
+        last = max(whole)
+        records = [record for number in sorted(whole) for record in whole[number]["records"]]
+        self._write_entry(last, whole[last] | {"records": records})
+        kept = {f"{last:06d}.json", f"{last:06d}.safetensors"}
+        for name in self._names():
+            if name not in kept and (_ENTRY.fullmatch(name) or _STATE.fullmatch(name)):
+                self._fs.rm_file(f"{self._root}/{name}")
 
     def remove(self) -> None:
         """Delete all of the trial's checkpoints."""
@@ -157,8 +178,8 @@ class CheckpointStore:
     def _root(self) -> str:
         return self._opened[1]
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"url": self.url, "key": self.key}
+    def __getstate__(self) -> dict[str, object]:
+        return {"url": self.url, "key": self.key, "shorter": self.shorter}
 
     def _names(self) -> list[str]:
         try:
@@ -176,10 +197,7 @@ class CheckpointStore:
         itself, before anything else in it is looked at.
         """
         try:
-            outer = json.loads(self._read(f"{number:06d}.json") or b"")
-            if _sha256(outer["entry"]) != outer["sha256"]:
-                return None
-            entry: State = json.loads(outer["entry"])
+            entry: State = json.loads(self._text(number))
             given = entry["version"], entry["trial"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
@@ -199,6 +217,19 @@ class CheckpointStore:
             AttributeError,
         ):  # a field is missing, or not what it should be
             return None
+
+    def _text(self, number: int) -> str:
+        """Return the text of a checkpoint's second file; nothing where it is not whole."""
+        try:
+            outer = json.loads(self._read(f"{number:06d}.json") or b"")
+            return str(outer["entry"]) if _sha256(outer["entry"]) == outer["sha256"] else ""
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return ""
+
+    def _write_entry(self, number: int, entry: State) -> None:
+        text = json.dumps(entry, default=_plain)
+        content = json.dumps({"sha256": _sha256(text), "entry": text})
+        self._write(f"{number:06d}.json", content.encode())
 
     def _read(self, name: str) -> bytes | None:
         try:

@@ -15,12 +15,14 @@ import cloudpickle
 import numpy as np
 import pytest
 
+import fedsweep
 from fedsweep.catalog import CATALOG
 from fedsweep.config import RunConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.sources import load_images
 from fedsweep.errors import ConfigError, RunnerError
 from fedsweep.parts.code import code_of_file
+from fedsweep.report.report import report
 from fedsweep.scores import SCORES
 from fedsweep.sweeps.compose import compose, expand
 from tests.trials import events_of, outcome
@@ -176,6 +178,28 @@ def test_an_edited_class_is_the_one_that_runs(folder: Path) -> None:
     assert compose([f"shift={file}", "shift.fall=0.25"]).shift.fall == 0.25
     with pytest.raises(ConfigError, match="unknown key 'shift.step'"):
         compose([f"shift={file}", "shift.step=0.25"])
+
+
+def test_that_a_file_was_edited_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "dimmed.py"
+    words = f"shift={file}", "seed=0,1", "rounds=1", "num_clients=4", "resources=inline"
+    quiet = "tracking.figures=none", "tracking.log_models=false", f"tracking.output={tmp_path}"
+    first = fedsweep.sweep(*words, *quiet)
+    assert first._stored.edited() == []
+
+    file.write_text(DIMMED.replace("(x *", "(x.astype(float) *"))
+    capsys.readouterr()
+    second = fedsweep.sweep(*words, *quiet)
+    out = capsys.readouterr().out
+    told = f"run before with another text of {file}: 2; as it is now these are other trials"
+    assert told in out
+    assert second._stored.edited() == []
+    before = fedsweep.load(first._stored.run_id, output=str(tmp_path))
+    told = f"{file} was edited since: 2 of 2 trials ran with another text of it."
+    assert before._stored.edited() == [told]
+    assert told in str(report(before._stored)["report.html"])
 
 
 def test_it_reaches_a_process_that_cant_see_its_folder(folder: Path, tmp_path: Path) -> None:
