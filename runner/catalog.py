@@ -370,8 +370,8 @@ class Catalog:
         """
         metric = self.get(key)
         if metric is None or not metric.in_rounds:
-            keys = (metric.key for metric in self if metric.in_rounds)
-            raise ConfigError(unknown("metric", key, keys, among=_section(key)))
+            keys = [metric.key for metric in self if metric.in_rounds]
+            raise ConfigError(unknown("metric", key, keys, _beside(key, keys)))
         return metric
 
     def watched(self, key: str) -> Metric:
@@ -389,8 +389,8 @@ class Catalog:
                 "another one"
             )
         if metric is None or not metric.watchable:
-            keys = (metric.key for metric in self if metric.watchable)
-            raise ConfigError(unknown("metric", key, keys, among=_section(key)))
+            keys = [metric.key for metric in self if metric.watchable]
+            raise ConfigError(unknown("metric", key, keys, _beside(key, keys)))
         return metric
 
     def place(self, key: str) -> int:
@@ -457,9 +457,9 @@ class Catalog:
         return {name: value for name, value in found if value is not None}
 
 
-def _section(key: str) -> str:
-    """Return what keys of a section begin with."""
-    return f"{key.partition('/')[0]}/"
+def _beside(key: str, keys: Iterable[str]) -> list[str]:
+    """Return those of some keys that are of a key's section."""
+    return [other for other in keys if other.startswith(f"{key.partition('/')[0]}/")]
 
 
 def _fits(pattern: str, key: str) -> bool:

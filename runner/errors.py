@@ -2,7 +2,7 @@
 
 import errno
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -79,16 +79,15 @@ class AppError(RunnerError):
     """A host can't build the ClientApp: none of its clients can run."""
 
 
-def unknown(kind: str, given: str, valid: Iterable[str], among: str = "") -> str:
-    """Return the sentence for an unknown name: the name, the nearest valid one, and all valid ones.
+def unknown(kind: str, given: str, valid: Iterable[str], among: Collection[str] = ()) -> str:
+    """Return the sentence for an unknown name: the name, the nearest valid one, and valid ones.
 
-    Where some begin with ``among``, only these are listed.
+    Where ``among`` names some, these are listed alone.
     """
     names, given = sorted(valid), shown(given)
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    told = [name for name in names if name.startswith(among)] or names
-    return f"unknown {kind} '{given}'.{hint} Valid: {', '.join(told)}."
+    return f"unknown {kind} '{given}'.{hint} Valid: {', '.join(sorted(among) or names)}."
 
 
 def no_room(error: BaseException | None) -> bool:

@@ -717,8 +717,11 @@ def _sentence(model: type[BaseModel], issue: ErrorDetails, prefix: str, values: 
     ]
     key = prefix + ".".join(path)
     if issue["type"] == "extra_forbidden":
-        known = _keys(model, path[:-1], values)
-        return unknown("key", key, [".".join([*path[:-1], field]) for field in known])
+        every, own = (
+            [".".join([*path[:-1], name]) for name in names]
+            for names in _keys(model, path[:-1], values)
+        )
+        return unknown("key", key, every, own)
     message = issue["msg"].removeprefix("Value error, ")
     field_ = _field(model, issue["loc"], values)
     numbers = allowed(field_.annotation, field_.metadata) if field_ else None
@@ -727,14 +730,20 @@ def _sentence(model: type[BaseModel], issue: ErrorDetails, prefix: str, values: 
     return f"{key}={shown(repr(issue['input']))}: {message[0].lower()}{message[1:]}"
 
 
-def _keys(model: type[BaseModel], path: Sequence[str], values: object) -> Iterable[str]:
-    """Return the keys there are at a place in the values, under other options of its group too."""
+def _keys(
+    model: type[BaseModel], path: Sequence[str], values: object
+) -> tuple[Collection[str], Collection[str]]:
+    """Return the keys there are at a place in the values under any option, and under its own."""
     field_ = _field(model, path, values)
     group = group_of(field_) if field_ else None
     if group is not None:
-        return group.keys()
+        section: Any = values
+        for part in path:
+            section = section.get(part, {}) if isinstance(section, dict) else {}
+        return group.keys(), group.kind(section).model_fields.keys()
     owners: Iterable[Any] = leaves(field_.annotation if field_ else model)
-    return [*next(kind for kind in owners if hasattr(kind, "model_fields")).model_fields]
+    keys = next(kind for kind in owners if hasattr(kind, "model_fields")).model_fields.keys()
+    return keys, keys
 
 
 def _field(model: type[BaseModel], loc: Sequence[int | str], values: object) -> FieldInfo | None:
