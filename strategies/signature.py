@@ -4,7 +4,7 @@ from inspect import Parameter, signature
 from operator import or_
 from typing import Any, ClassVar, Literal, get_origin, get_type_hints
 
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy
 from pydantic import Field, create_model
 
 from fedsweep.strategies.ranges import leaves
@@ -12,6 +12,9 @@ from fedsweep.strategies.settings import FedAvgSettings
 
 TOLD = ("seed", "client_learning_rate", "groups", "drifted", "drift_round")
 """What a trial tells a constructor that has a parameter for it."""
+
+_PROTOCOL = "_key"
+"""How parameters of Flower's strategies end that name records of messages: those of our clients."""
 
 _KINDS = {bool, int, float, str, type(None)}
 
@@ -52,7 +55,8 @@ def settings_by_signature(kind: type[Strategy]) -> type[SignatureSettings]:
     fields: dict[str, Any] = {}
     taken = parameters(kind)
     for key, parameter in taken.items():
-        if key in TOLD or key in FedAvgSettings.model_fields:
+        is_protocol = key.endswith(_PROTOCOL) and key in parameters(FedAvg)
+        if key in TOLD or key in FedAvgSettings.model_fields or is_protocol:
             continue
         annotation = _hint(kind, parameter)
         if _is_setting(annotation):
