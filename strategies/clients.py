@@ -169,7 +169,11 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Update:
-    """What C clients send back after their training."""
+    """What C clients send back after their training.
+
+    ``metrics`` and ``arrays`` are for the strategy, which finds them in the replies; what is logged
+    of the training are the ``results``.
+    """
 
     results: Sequence[Mapping[str, float]]  # as ``Trained`` has them
     models: Models | None  # None: a model stays where it is

@@ -25,7 +25,7 @@ from fedsweep.client.messages import (
 )
 from fedsweep.client.process import ClientProcess
 from fedsweep.strategies.arrays import ModelRows
-from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained, Values
+from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained, Update, Values
 from fedsweep.strategies.models import Models, all_same
 from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.training.layers import UnsupportedError
@@ -198,7 +198,7 @@ def train_chunk(
 ) -> list[Message]:
     """Train the clients as the strategy's method says; return a reply each."""
     work = ChunkWork(client, trainer, messages, contexts, "train")
-    update = work.part.fit(work)
+    update = _checked(work.part, work.part.fit(work), len(messages))
     models = None if update.models is None else update.models.records
     replies = []
     for c, (_, count) in enumerate(work.places):
@@ -209,6 +209,17 @@ def train_chunk(
             reply.content[name] = more.records[c]
         replies.append(reply)
     return replies
+
+
+def _checked(part: ClientPart, update: object, clients: int) -> Update:
+    """Return what a part's training gave, or refuse it by where that is written."""
+    code = type(part).fit.__code__
+    place = f"{code.co_filename}:{code.co_firstlineno}: {type(part).__name__}.fit returns"
+    if not isinstance(update, Update):
+        raise TypeError(f"{place} {type(update).__name__}; return an Update")
+    if len(update.results) != clients:
+        raise ValueError(f"{place} {len(update.results)} results for {clients} clients")
+    return update
 
 
 def evaluate_chunk(

@@ -20,7 +20,7 @@ from fedsweep.catalog import CATALOG
 from fedsweep.config import RunConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.sources import load_images
-from fedsweep.errors import ConfigError, RunnerError
+from fedsweep.errors import ConfigError, RunnerError, TrialError
 from fedsweep.parts.code import code_of_file
 from fedsweep.report.report import report
 from fedsweep.scores import SCORES
@@ -562,3 +562,29 @@ def test_the_pages_commands_are_read(
     else:
         named = "" if "=" in words[0] else words.pop(0)
         assert expand(named, words)[1]
+
+
+def test_a_wrong_return_of_a_client_part_names_its_file(folder: Path) -> None:
+    file = folder / "longer.py"
+    text = LONGER.replace("return Update(trained.results, trained.models)", "return trained.models")
+    file.write_text(text)
+    with pytest.raises(TrialError, match=rf"{file}:\d+: LongerClients.fit returns \w+; return an"):
+        events_of(compose([*SMALL, f"strategy={file}:Longer"]))
+
+
+def test_an_unknown_key_lists_those_of_its_method_alone() -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose(["strategy=kmeans", "strategy.num_clustrs=3"])
+    told = str(refused.value)
+    assert "Did you mean 'strategy.num_clusters'?" in told
+    assert "strategy.warmup_rounds" in told
+    assert "strategy.proximal_mu" not in told
+    with pytest.raises(
+        ConfigError, match=r"strategy.proximal_mu does not apply to strategy=kmeans"
+    ):
+        compose(["strategy=kmeans", "strategy.proximal_mu=3"])
+
+
+def test_names_of_flowers_records_are_no_settings() -> None:
+    config = compose(["strategy=flwr.serverapp.strategy:FedMedian"])
+    assert not [key for key in config.strategy.model_dump() if key.endswith("_key")]
