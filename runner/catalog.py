@@ -13,6 +13,7 @@ and of ``report --target``, and expected in a reproduction. A metric without ``o
 where its numbers arise (traffic, times, a method's diagnostics) and logged there under its key.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -220,6 +221,8 @@ class Metric:
         Its name in figures, where that is another.
     live : str
         Its name in the line that a round prints; empty: it is not there.
+    foreign : bool
+        Whether it is a Flower app's, of which the store tells: see :meth:`Catalog.declare`.
     """
 
     key: str
@@ -238,6 +241,7 @@ class Metric:
     curve: str = ""
     label: str = ""
     live: str = ""
+    foreign: bool = False
 
     @property
     def section(self) -> str:
@@ -344,6 +348,22 @@ class Catalog:
         except ConfigError:
             self._metrics = before
             raise
+
+    def declare(self, told: str) -> None:
+        """Declare metrics as :func:`declaration` wrote them, in place of those with their keys.
+
+        Raises
+        ------
+        ConfigError
+            One is called as a metric of this project.
+        ValueError, TypeError
+            It is no such declaration.
+        """
+        for facts in json.loads(told) if told else []:
+            metric = Metric(**{**facts, "foreign": True})
+            if (there := self._metrics.get(metric.key)) is not None and there.foreign:
+                self.remove(metric.key)
+            self.add(metric)
 
     def remove(self, key: str) -> None:
         """Take a declaration back."""
@@ -455,6 +475,16 @@ class Catalog:
         """Return a trial's final values by their names, from the metrics of its last round."""
         found = ((name, last.get(metric.key)) for name, metric in self.finals.items())
         return {name: value for name, value in found if value is not None}
+
+
+def declaration(metrics: Iterable[Metric]) -> str:
+    """Return metrics that nothing computes here as text, for :meth:`Catalog.declare`."""
+    defaults = Metric("", "")
+    told = [
+        {name: value for name, value in vars(metric).items() if value != getattr(defaults, name)}
+        for metric in metrics
+    ]
+    return json.dumps(told) if told else ""
 
 
 def _beside(key: str, keys: Iterable[str]) -> list[str]:

@@ -71,7 +71,7 @@ class TrialStarted:
     """The first thing that a trial yields."""
 
     key: str
-    data: DataSummary
+    data: DataSummary | None  # None where the trial alone knows its data
     first_round: int = 0  # records of earlier rounds come from a checkpoint
 
 
@@ -114,6 +114,8 @@ class TrialResult:
     )  # (classes, classes): true x predicted, clients' models on the central test set
     input_shape: tuple[int, int, int]  # C, H, W of what the models take, normalised float32
     stopped: str = ""  # why the trial ended before its last round
+    declared: str = ""  # how its metrics are shown, where the catalog has not all: Catalog.declare
+    files: Mapping[str, bytes] = field(default_factory=dict)  # what it wrote, by path
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def sweep_figures(sweep: "StoredSweep", rows: Trials, curves: pd.DataFrame) -> E
     final = [
         pd.DataFrame({"acc": of.loc[of["round"] == of["round"].max(), "eval_acc"], **labels.loc[i]})
         for i, of in clients.items()
+        if "eval_acc" in of
     ]
     if final and (spread := pd.concat(final))["acc"].notna().any():
         draw("client_accuracy", sweeps.client_distributions, spread)

@@ -25,7 +25,6 @@ from fedsweep.records import (
     LoadSample,
     RoundRecord,
     TrialResult,
-    TrialStarted,
 )
 from fedsweep.redaction import redact
 from fedsweep.tracking.tables import to_parquet
@@ -179,22 +178,22 @@ class Pictures:
         clients: Sequence[Columns],
         assignments: Sequence[Columns],
         load: Sequence[LoadSample],
-        first: TrialStarted | None,
+        data: DataSummary | None,
         result: TrialResult | None,
     ) -> Extras:
         """Return the figures of a trial, by path; what it did not produce is left out."""
         pictures = Extras(layouts=self._layouts)
-        if rounds:
+        if rounds and data is not None:  # an app's are in the UI's charts
             table = partial(pd.DataFrame, list(rounds))
             pictures.draw("plots/curves.png", lambda: trials.curves(table(), _table(clients)))
         if (assigned := _table(assignments)) is not None:
-            groups = dict(enumerate(map(int, first.data.groups))) if first is not None else None
+            groups = dict(enumerate(map(int, data.groups))) if data is not None else None
             pictures.draw("plots/clusters.png", lambda: trials.cluster_map(assigned, groups))
         if load:
             samples = partial(pd.DataFrame, [asdict(sample) for sample in load])
             pictures.draw("plots/load.png", lambda: trials.load_plot(samples()))
-        if result is not None and result.confusion is not None and first is not None:
-            draw = partial(trials.confusion_matrix, result.confusion, first.data.class_names)
+        if result is not None and result.confusion is not None and data is not None:
+            draw = partial(trials.confusion_matrix, result.confusion, data.class_names)
             pictures.draw("confusion.png", draw)
         return pictures
 

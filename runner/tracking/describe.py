@@ -10,12 +10,14 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 
-from fedsweep.config import RunConfig, TrialConfig
+from fedsweep.config import ModelConfig, RunConfig, TrialConfig
 from fedsweep.config.section import flat, short_names
 from fedsweep.data.sources import place_of
 from fedsweep.escape import bold, fence
@@ -44,9 +46,74 @@ OWN_METRICS = "metrics.own"
 
 CODE = "code.places"
 """Tag of a trial's run: the files of its parts of somebody's own, and the digests of their code."""
+APP_METRICS = "metrics.app"
+"""Tag of a trial's run: how the metrics are shown that its app has, and the catalog has not."""
 
 GRID = "grid.json"
 """Artifact of a sweep's run: its axes by full key, and its trials' keys and places, in order."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the store is told of a trial when its run begins.
+
+    Parameters
+    ----------
+    key : str
+        Of the trial.
+    name : str
+        Of its run.
+    params : mapping
+        Every setting that decides its numbers.
+    tags : mapping
+        What else is to be known, and to be found by.
+    config : str
+        Its whole configuration, as YAML.
+    num_clients : int
+        That it has.
+    rounds : int
+        That it has; 0 where nobody knows before its end.
+    model : ModelConfig, optional
+        The network that its models are of.
+    """
+
+    key: str
+    name: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    config: str
+    num_clients: int
+    rounds: int = 0
+    model: ModelConfig | None = None
+
+
+class Told(Protocol):
+    """A trial of another kind than a TrialConfig, which says itself what is to be told of it."""
+
+    def facts(self, name: str) -> Facts:
+        """Return what the store is told of it."""
+
+
+def facts_of(
+    trial: RunConfig | Told, axes: Mapping[str, str], command: str, grid: Iterable[str] = ()
+) -> Facts:
+    """Return what the store is told of a trial; ``grid`` are all axes of its sweep, by full key."""
+    if not isinstance(trial, RunConfig):
+        facts = trial.facts(_place(axes, grid) if axes else "")
+        params = {key: redact(value) for key, value in {**axes, **facts.params}.items()}
+        tags = {**facts.tags, **_page(facts.key, facts.name, command)}
+        return replace(facts, params=params, tags=tags)
+    name = run_name(trial, axes, grid)
+    return Facts(
+        key=trial.key,
+        name=name,
+        params=trial_params(trial, axes),
+        tags=trial_tags(trial, name, command),
+        config=config_yaml(trial),
+        num_clients=trial.num_clients,
+        rounds=trial.rounds,
+        model=trial.model,
+    )
 
 
 def run_name(trial: TrialConfig, axes: Mapping[str, str], grid: Iterable[str] = ()) -> str:
@@ -58,6 +125,10 @@ def run_name(trial: TrialConfig, axes: Mapping[str, str], grid: Iterable[str] = 
     if not axes:
         sections = [trial.dataset.name, trial.partition.name, trial.shift.name, trial.strategy.name]
         return " ".join([name for name in sections if name != "none"] + [f"seed={trial.seed}"])
+    return _place(axes, grid)
+
+
+def _place(axes: Mapping[str, str], grid: Iterable[str]) -> str:
     names = short_names([*grid, *axes])
     return " ".join(
         value if key in _GROUPS else f"{names[key]}={value}" for key, value in axes.items()
@@ -73,8 +144,6 @@ def trial_params(trial: TrialConfig, axes: Mapping[str, str]) -> dict[str, str]:
 def trial_tags(trial: RunConfig, name: str, command: str) -> dict[str, str]:
     """Return the tags of a trial's run; ``mlflow.note.content`` is its page in the UI, Markdown."""
     return {
-        "kind": "trial",
-        "trial.key": trial.key,
         "trial.settings": trial.settings_key,
         "trial.course": trial.course_key,
         "data.content": trial.dataset.content or "",
@@ -83,8 +152,14 @@ def trial_tags(trial: RunConfig, name: str, command: str) -> dict[str, str]:
         OWN_METRICS: SCORES.declared(trial.metrics),
         CODE: json.dumps({str(c.path): c.digest for c in trial.own_code if not c.installed}),
         "mlflow.runColor": strategy_colour(trial.strategy.name),
-        "mlflow.note.content": f"{bold(name)}\n\n{reproduce(command)}",
+        **_page(trial.key, name, command),
     }
+
+
+def _page(key: str, name: str, command: str) -> dict[str, str]:
+    """Return the tags by which any trial's run is found, and its page."""
+    note = f"{bold(name)}\n\n{reproduce(command)}"
+    return {"kind": "trial", "trial.key": key, "mlflow.note.content": note}
 
 
 def sweep_tags(name: str, key: str, description: str, command: str) -> dict[str, str]:

@@ -59,13 +59,18 @@ def model_op(
         yield Op("model", run, {"name": name}, {**folder, _PROGRAM: _with_weights(program, whole)})
     except Exception as error:  # tracing runs the user's code: anything may come out
         _log.warning("model %s is logged as weights only: %s", name, line(str(error)))
-        from safetensors.numpy import save
-
-        weights = save({key: np.ascontiguousarray(value) for key, value in state.items()})
-        yield ops.files(run, {f"models/{name}.safetensors": weights})
+        yield weights_op(run, name, state)
         yield ops.tags(
             run, {"models.not_traced": shortened(f"{type(error).__name__}: {error}", 500)}
         )
+
+
+def weights_op(run: str, name: str, state: Mapping[str, np.ndarray]) -> Op:
+    """Log the weights of a model alone, in ``models/<name>.safetensors``."""
+    from safetensors.numpy import save
+
+    weights = save({key: np.ascontiguousarray(value) for key, value in state.items()})
+    return ops.files(run, {f"models/{name}.safetensors": weights})
 
 
 def _with_weights(program: "ExportedProgram", state: Mapping[str, np.ndarray]) -> bytes:

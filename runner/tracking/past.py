@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fedsweep.catalog import FINAL, ROUND
 from fedsweep.escape import tag_is
-from fedsweep.tracking.describe import LAYOUT, LAYOUT_NOW
+from fedsweep.tracking.describe import APP_METRICS, LAYOUT, LAYOUT_NOW
 from fedsweep.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class PastRun:
     course: str = ""  # of a trial: its key but for the number of rounds
     token: str = ""  # of the session that wrote it last
     rounds_a_part: int = 1  # of a trial's tables
+    declared: str = ""  # how the metrics are shown that the catalog has not
 
 
 def past_trials(store: Store, sweep: str | None, keys: Iterable[str]) -> dict[str, PastRun]:
@@ -204,4 +205,5 @@ def _past(run: "Run", key: str) -> PastRun:
         course=tags.get("trial.course", ""),
         token=tags.get(TOKEN, ""),
         rounds_a_part=int(tags.get(ROUNDS_A_PART, 1)),
+        declared=tags.get(APP_METRICS, ""),
     )

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fedsweep.catalog import FINAL
+from fedsweep.catalog import CATALOG, FINAL
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import ConfigError, TrackingError, shown
 from fedsweep.escape import tag_is
@@ -21,7 +21,14 @@ from fedsweep.paths import component
 from fedsweep.records import TrialRow
 from fedsweep.redaction import redact
 from fedsweep.scores import SCORES
-from fedsweep.tracking.describe import CODE, GRID, LAYOUT, LAYOUT_NOW, OWN_METRICS
+from fedsweep.tracking.describe import (
+    APP_METRICS,
+    CODE,
+    GRID,
+    LAYOUT,
+    LAYOUT_NOW,
+    OWN_METRICS,
+)
 from fedsweep.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -37,12 +44,16 @@ class StoredTrial:
 
     def __post_init__(self) -> None:
         """Know what its metrics are that somebody brought: their code is not here."""
-        told = self.run.data.tags.get(OWN_METRICS, "")
+        tags = self.run.data.tags
+        for tag, declare in ((OWN_METRICS, SCORES.declare), (APP_METRICS, CATALOG.declare)):
+            self._declare(tag, tags.get(tag, ""), declare)
+
+    def _declare(self, tag: str, told: str, declare: Callable[[str], None]) -> None:
         try:
-            SCORES.declare(told)
+            declare(told)
         except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrackingError(
-                f"the tag {OWN_METRICS} of run {self.run_id} is no declaration of metrics "
+                f"the tag {tag} of run {self.run_id} is no declaration of metrics "
                 f"({shown(told)}): {error}"
             ) from error
 

@@ -11,8 +11,16 @@ from fedsweep import escape
 from fedsweep.catalog import FINAL, ROUND
 from fedsweep.config import RunConfig
 from fedsweep.errors import TrackingError
-from fedsweep.records import Columns, LoadSample, RoundRecord, TrialResult, TrialStarted
+from fedsweep.records import (
+    Columns,
+    DataSummary,
+    LoadSample,
+    RoundRecord,
+    TrialResult,
+    TrialStarted,
+)
 from fedsweep.tracking import describe, ops
+from fedsweep.tracking.describe import APP_METRICS, Told
 from fedsweep.tracking.ops import Op
 from fedsweep.tracking.past import REPORT, ROUNDS_A_PART, PastRun
 from fedsweep.tracking.session import Session
@@ -150,7 +158,7 @@ class SweepRun(OpenRun):
         self._note = tags["mlflow.note.content"]
 
     def start_trial(
-        self, trial: RunConfig, axes: Mapping[str, str], command: str = ""
+        self, trial: RunConfig | Told, axes: Mapping[str, str], command: str = ""
     ) -> "TrialRun":
         """Open the run of a trial, nested in this one."""
         return TrialRun(self._session, trial, dict(axes), command, self, None)
@@ -206,31 +214,28 @@ class TrialRun(OpenRun):
     def __init__(
         self,
         session: Session,
-        trial: RunConfig,
+        trial: RunConfig | Told,
         axes: dict[str, str],
         command: str,
         parent: SweepRun | None,
         past: PastRun | None = None,
     ) -> None:
-        name = describe.run_name(trial, axes, parent.axes if parent else ())
-        tags = describe.trial_tags(trial, name, command)
-        rounds = past.rounds_a_part if past else rounds_a_part(trial.num_clients)
-        tags |= {ROUNDS_A_PART: str(rounds)}
+        facts = describe.facts_of(trial, axes, command, parent.axes if parent else ())
+        rounds = past.rounds_a_part if past else rounds_a_part(facts.num_clients)
+        tags = {**facts.tags, ROUNDS_A_PART: str(rounds)}
         self._parts = Parts(rounds)
         if parent is not None:
             tags |= {"sweep": parent.name}
-        files = {"config.yaml": describe.config_yaml(trial)}
-        super().__init__(
-            session, name, describe.trial_params(trial, axes), tags, files, parent, past
-        )
-        self._trial = trial
+        files = {"config.yaml": facts.config}
+        super().__init__(session, facts.name, facts.params, tags, files, parent, past)
+        self._trial = facts
         self._taken = -1  # last round that was given
         self._logged = (
             past.round if past else -1
         )  # last round that the store had when the run was opened
         self._has_final = bool(past and past.summary)
         self._figures = session.cfg.figures
-        self._first: TrialStarted | None = None
+        self._data: DataSummary | None = None
         self._rounds: list[dict[str, float]] = []
         self._clients: list[Columns] = []
         self._assignments: list[Columns] = []
@@ -240,15 +245,17 @@ class TrialRun(OpenRun):
 
     def started(self, first: TrialStarted) -> None:
         """Log the data set (the UI's Dataset column) and the pictures of its split."""
-        self._first = first
+        data = self._data = first.data
+        if data is None:
+            return
 
         def job() -> Iterator[Op]:
             from fedsweep.tracking.artifacts import dataset_fields, split_table
 
-            yield Op("dataset", self.token, dataset_fields(first.data))
-            yield ops.files(self.token, {"split.parquet": split_table(first.data)})
+            yield Op("dataset", self.token, dataset_fields(data))
+            yield ops.files(self.token, {"split.parquet": split_table(data)})
             if self._figures != "none":
-                yield from self._pictures(self._session.pictures.of_data(first.data))
+                yield from self._pictures(self._session.pictures.of_data(data))
 
         self._put_job("the data set", job)
 
@@ -275,8 +282,8 @@ class TrialRun(OpenRun):
             from fedsweep.tracking.artifacts import cluster_image
 
             content = self._parts.add(record)
-            if self._figures == "all" and self._first is not None:
-                groups, rounds = self._first.data.groups, self._trial.rounds
+            if self._figures == "all" and self._data is not None:
+                groups, rounds = self._data.groups, self._trial.rounds
                 images = self._kept(cluster_image(record, groups, rounds, now, not self._pictured))
                 self._pictured |= bool(images)
                 content |= images
@@ -304,17 +311,30 @@ class TrialRun(OpenRun):
             yield ops.tags(
                 self.token, tags | ({"stopped": result.stopped} if result.stopped else {})
             )
-            if self._session.cfg.log_models and self._first is not None:
-                from fedsweep.tracking.models import model_op
-
-                classes = len(self._first.data.class_names)
-                for name, state in result.models.items():
-                    yield from model_op(
-                        self.token, name, self._trial.model, state, result.input_shape, classes
-                    )
+            if result.declared:
+                yield ops.tags(self.token, {APP_METRICS: result.declared})
+            if result.files:
+                yield ops.files(
+                    self.token, {f"files/{path}": part for path, part in result.files.items()}
+                )
+            if self._session.cfg.log_models:
+                yield from self._models(result)
             yield from self._figures_and_events(result)
 
         self._close("FINISHED", job)
+
+    def _models(self, result: TrialResult) -> Iterator[Op]:
+        """Log the final models: as networks, or, where these are not known here, their weights."""
+        from fedsweep.tracking.models import model_op, weights_op
+
+        for name, state in result.models.items():
+            if self._trial.model is None:
+                yield weights_op(self.token, name, state)
+            elif self._data is not None:
+                classes = len(self._data.class_names)
+                yield from model_op(
+                    self.token, name, self._trial.model, state, result.input_shape, classes
+                )
 
     def _log_gathered(self) -> Iterator[Op]:
         return self._figures_and_events(None)
@@ -323,7 +343,7 @@ class TrialRun(OpenRun):
         """Log the pictures once all else is stored, then what happened, failed pictures too."""
         if self._figures == "all":
             gathered = self._rounds, self._clients, self._assignments, self._load
-            drawn = self._session.pictures.of_trial(*gathered, self._first, result)
+            drawn = self._session.pictures.of_trial(*gathered, self._data, result)
             yield from self._pictures(drawn)
         if self._events:
             told = "".join(f"{escape.line(event)}\n" for event in self._events)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from fedsweep.config import RunConfig
 from fedsweep.tracking import describe
+from fedsweep.tracking.describe import Told
 from fedsweep.tracking.past import PastRun
 from fedsweep.tracking.runs import SweepRun, TrialRun
 from fedsweep.tracking.session import Session
@@ -43,7 +44,7 @@ class Tracker(Session):
 
     def start_trial(
         self,
-        trial: RunConfig,
+        trial: RunConfig | Told,
         axes: Mapping[str, str] | None = None,
         command: str = "",
         parent: SweepRun | None = None,
