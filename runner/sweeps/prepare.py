@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import ray
 
@@ -28,6 +29,11 @@ class Prepared:
     num_train: int
     train_bytes: int
     told: str  # what was read and what was left out, in a line
+
+    @property
+    def values(self) -> "tuple[ray.ObjectRef[Any] | Any, ...]":
+        """What a trial is given."""
+        return self.images, self.split
 
 
 def _images_key(config: TrialConfig) -> str:

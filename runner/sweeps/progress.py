@@ -4,14 +4,18 @@ A view shows it.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
 from fedsweep.catalog import CATALOG
 from fedsweep.records import RoundRecord
 from fedsweep.sweeps.views import View
+
+UNKNOWN_SHOWN = 3
+"""Metrics of a Flower app in the line of a round."""
 
 
 @dataclass
@@ -73,9 +77,8 @@ class TrialProgress:
             "event": "begin", "sweep": sweep, "to_run": to_run, "rounds": rounds,
             "cluster": cluster, "store": store,
         }  # fmt: skip
-        self._view.show(
-            event, f"{to_run} trial{'s' * (to_run != 1)}, {rounds} rounds in all, on {cluster}"
-        )
+        in_all = f", {rounds} rounds in all" if rounds else ""
+        self._view.show(event, f"{to_run} trial{'s' * (to_run != 1)}{in_all}, on {cluster}")
 
     def started(self, key: str, label: str, rounds: int) -> None:
         """Show a trial that begins."""
@@ -104,12 +107,8 @@ class TrialProgress:
         trial.done = record.round
         seconds, done = now - trial.began, record.round - trial.first
         speed = done / seconds if done and seconds > 0 else None
-        left = (trial.rounds - record.round) / speed if speed else None
-        note = " ".join(
-            f"{metric.live} {record.metrics[metric.key]:.3f}"
-            for metric in CATALOG
-            if metric.live and metric.key in record.metrics
-        )
+        left = (trial.rounds - record.round) / speed if speed and trial.rounds else None
+        note = " ".join(_live(record.metrics))
         note += f" {_rate(speed)}" if speed else ""
         shown = {
             "event": "round", "key": key, "trial": trial.label, "round": record.round,
@@ -118,11 +117,10 @@ class TrialProgress:
             "_hosts": self._busy(), "_ended": self._ended,
         }  # fmt: skip
         eta = f" eta {_duration(left)}" if left is not None else ""
+        of = f"/{trial.rounds}" if trial.rounds else ""
         self._view.show(
             shown,
-            f"{trial.label}: round {record.round}/{trial.rounds} {note}{eta}"
-            if record.round
-            else "",
+            f"{trial.label}: round {record.round}{of} {note}{eta}" if record.round else "",
         )
 
     def ended(
@@ -162,9 +160,19 @@ class TrialProgress:
         """Return how long all rounds that are left will take, at the pace of this session's."""
         return (
             (self._clock() - self._began) / self._rounds_done * self._rounds_left
-            if self._rounds_done
-            else None
+            if self._rounds_done and self._rounds_left >= 0
+            else None  # of apps nobody knows how many rounds there will be
         )
+
+
+def _live(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Yield the metrics that a round's line shows; of those that nobody declared the first ones."""
+    for metric in CATALOG:
+        if metric.live and metric.key in metrics:
+            yield f"{metric.live} {metrics[metric.key]:.3f}"
+    unknown = (key for key in metrics if key not in CATALOG or CATALOG[key].foreign)
+    for key in islice(unknown, UNKNOWN_SHOWN):
+        yield f"{key.partition('/')[2]} {metrics[key]:.4g}"
 
 
 def _rate(per_s: float) -> str:

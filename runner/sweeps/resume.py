@@ -154,7 +154,8 @@ def look_back(
         for trial in trials:
             everything.checkpoints(trial).remove()
         return everything
-    new = [trial for trial in trials if trial.config.key not in runs]
+    ours = [trial for trial in trials if isinstance(trial.config, TrialConfig)]
+    new = [trial for trial in ours if trial.config.key not in runs]
     before = past.past_contents(store, name) if new else []
     shorter = _shorter(new, before, storage)
     notes = [*_check_contents(name, new, before), *_edited(new, before), *_lengthened(new, shorter)]
@@ -163,7 +164,8 @@ def look_back(
     for trial in trials:
         if trial.config.key in ended:  # its last driver may have died before it had tidied up
             left = everything.checkpoints(trial)
-            tidy = left.keep_last if name and trial.config.checkpoint.keep else left.remove
+            keep = name and trial.config.checkpoint.keep and trial.config.course_key
+            tidy = left.keep_last if keep else left.remove
             tidy()
     if not name:
         goes_on = {key: run for key, run in runs.items() if key not in ended}

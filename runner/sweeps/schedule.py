@@ -6,7 +6,7 @@ import gc
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -14,8 +14,7 @@ import ray
 from ray.exceptions import OutOfDiskError, RayError
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config import RunConfig
-from fedsweep.data.sources import ImageData
+from fedsweep.config import SessionConfig
 from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
@@ -27,12 +26,12 @@ from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialRow, Tr
 from fedsweep.sweeps.compose import Trial
 from fedsweep.sweeps.halving import Halving
 from fedsweep.sweeps.interrupts import Interrupts
-from fedsweep.sweeps.prepare import Prepared, prepare
+from fedsweep.sweeps.kinds import OURS, Kind, Ready
 from fedsweep.sweeps.progress import TrialProgress
 from fedsweep.sweeps.resume import Standing
 from fedsweep.tracking import SweepRun, Tracker, TrialRun
 from fedsweep.trial.checkpoint import CheckpointStore
-from fedsweep.trial.trial import Split, TrialEvent, run_trial
+from fedsweep.trial.trial import TrialEvent
 
 _STAY_S = (
     1.0  # for a process that was just made ready, so that Ray starts another one for the next trial
@@ -115,22 +114,19 @@ class _Delayed:
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
 def _trial_task(
-    config: RunConfig,
-    images: ImageData,
-    split: Split,
+    run: Callable[..., Iterator[TrialEvent]],
+    config: SessionConfig,
     refs: list[ray.ObjectRef],
     hosts: list[Host],
     checkpoints: CheckpointStore,
     rungs: Sequence[int],
     lost: str,
+    *values: object,
 ) -> Iterator[TrialEvent]:
     """Run a trial in a process of its own; a crash ends this process alone."""
     quiet()
     gc.freeze()  # what was imported is no garbage, which some of Flower's strategies collect often
-    images_ref, split_ref = refs
-    yield from run_trial(
-        config, images, split, hosts, images_ref, split_ref, checkpoints, rungs, lost
-    )
+    yield from run(config, *values, hosts, *refs, checkpoints, rungs, lost)
 
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="SPREAD")
@@ -153,34 +149,6 @@ def warm_trials(count: int) -> None:
         _warm_task.remote()
 
 
-def longest_first(
-    trials: Sequence[Trial], prepared: dict[str, Prepared], parameters: Mapping[str, int]
-) -> list[Trial]:
-    """Return the trials, longest expected first: no long one is left to run alone at the end.
-
-    The length is the examples that all rounds of a trial pass over, times the bytes of an example
-    and of the network's parameters (by trial key, of 4 bytes each); equals keep their order.
-    """
-
-    def length(trial: Trial) -> float:
-        config, data = trial.config, prepared[trial.config.key]
-        examples = data.num_train * config.strategy.fraction_train
-        passes: float = config.training.epochs
-        if config.training.steps is not None:
-            batch = config.training.batch_size
-            passes = config.training.steps * (
-                batch * config.num_clients / data.num_train if batch else 1.0
-            )
-        return (
-            config.rounds
-            * examples
-            * passes
-            * (data.train_bytes / data.num_train + 4 * parameters[config.key])
-        )
-
-    return sorted(trials, key=length, reverse=True)
-
-
 @dataclass
 class Schedule:
     """Runs the trials that are left to run."""
@@ -190,11 +158,12 @@ class Schedule:
     parent: SweepRun | None
     progress: TrialProgress
     outcome: Outcome
-    prepared: dict[str, Prepared]
+    prepared: Mapping[str, Ready]
     engine: Engine | None  # None: one trial after the other in this process
     interrupts: Interrupts
     halving: Halving
     parameters: Mapping[str, int]  # of each trial's network, by trial key
+    kind: Kind = OURS
     waiting: dict[str, _Active] = field(default_factory=dict)  # at a rung, by trial key
     active: dict[_Events, _Active] = field(default_factory=dict)
     delayed: list[_Delayed] = field(default_factory=list)
@@ -210,7 +179,8 @@ class Schedule:
 
         After an interrupt, running ones end with their round.
         """
-        fresh = deque(longest_first(self.standing.todo, self.prepared, self.parameters))
+        todo = self.standing.todo
+        fresh = deque(self.kind.longest_first(todo, self.prepared, self.parameters))
         while True:
             if self.engine and self.engine.lost():
                 self._restart(self.engine)
@@ -265,27 +235,25 @@ class Schedule:
         return None
 
     def _launch(self, active: _Active) -> None:
-        config, data = active.trial.config, self.prepared[active.trial.config.key]
+        config, values = active.trial.config, self.prepared[active.trial.config.key].values
         if self.hosts is None:
-            events: _Events = run_trial(
+            events: _Events = self.kind.run(
                 config,
-                data.images,
-                data.split,
+                *values,
                 checkpoints=active.checkpoints,
                 rungs=active.rungs,
                 lost=active.lost,
             )
         else:
-            refs = [data.images, data.split]
             events = _trial_task.remote(
+                self.kind.run,
                 config,
-                data.images,
-                data.split,
-                refs,
+                [*values],
                 self.hosts,
                 active.checkpoints,
                 active.rungs,
                 active.lost,
+                *values,
             )
         self.active[events] = active
 
@@ -303,8 +271,8 @@ class Schedule:
         engine.restart("its processes here died; running trials go on from their checkpoints")
         todo = [trial for trial in self.standing.todo if trial.config.key not in self.ended]
 
-        def work(pool: HostPool) -> dict[str, Prepared]:
-            prepared = prepare(todo)
+        def work(pool: HostPool) -> Mapping[str, Ready]:
+            prepared = self.kind.prepare(todo, inline=False)
             pool.wait()
             return prepared
 
@@ -398,7 +366,7 @@ class Schedule:
         config = active.trial.config
         if (
             self.interrupts.asked
-            and record.round < config.rounds
+            and record.round != config.rounds
             and record.round % config.checkpoint.every == 0
         ):
             self._interrupt(
@@ -419,6 +387,7 @@ class Schedule:
         active = self.active[events]
         assert active.run
         active.run.finish(result)
+        CATALOG.declare(result.declared)
         config, checkpoints = active.trial.config, active.checkpoints
         keep = config.checkpoint.keep and config.course_key  # else nothing goes on from there
         tidy = checkpoints.keep_last if keep else checkpoints.remove

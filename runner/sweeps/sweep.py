@@ -1,12 +1,13 @@
 """The sweep engine: what is left of a grid, over one pool of hosts, everything logged once."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 
-from fedsweep.config import ResourcesConfig, SessionConfig, TrackingConfig
+from fedsweep.catalog import CATALOG
+from fedsweep.config import ResourcesConfig, SessionConfig, TrialConfig
 from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
@@ -14,10 +15,10 @@ from fedsweep.engine.pool import HostPool
 from fedsweep.errors import one_line
 from fedsweep.escape import command
 from fedsweep.report.report import markdown_table, report, results_table
-from fedsweep.sweeps.compose import Trial, remarks
+from fedsweep.sweeps.compose import Trial
 from fedsweep.sweeps.halving import Halving
 from fedsweep.sweeps.interrupts import Interrupts
-from fedsweep.sweeps.prepare import Prepared, check_models, prepare, prepare_inline
+from fedsweep.sweeps.kinds import OURS, Kind, Ready
 from fedsweep.sweeps.progress import TrialProgress
 from fedsweep.sweeps.resume import (
     Restart,
@@ -37,7 +38,6 @@ from fedsweep.tracking.past import PastRun, adopt, history
 from fedsweep.tracking.read import read_sweep
 from fedsweep.tracking.store import tracking_uri
 from fedsweep.trial.checkpoint import open_storage
-from fedsweep.trial.trial import CLIENT_APP
 
 _log = logging.getLogger("fedsweep.sweeps")
 
@@ -54,6 +54,7 @@ class SweepPlan:
     command: str
     trials: Sequence[Trial]
     restart: Restart = field(default_factory=Restart)
+    kind: Kind = OURS
 
     @property
     def session(self) -> SessionConfig:
@@ -80,7 +81,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
         # What is left of it: maybe nothing to start Ray for. Else hosts come up meanwhile.
         opened = _open(plan, stack) if _was_run(plan) else None
         trials = len(opened[1].todo if opened else plan.trials)
-        engine = _start_engine(session.resources, trials, stack, progress) if trials else None
+        engine = _start_engine(plan, trials, stack, progress) if trials else None
         tracker, standing = opened or _open(plan, stack)  # while the hosts come up
         with tracker:
             # What is said before the first trial.
@@ -89,14 +90,14 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             )
             tracker.tags["cluster"] = where
             tracker.writer.tell = progress.line
-            for remark in remarks(plan.trials):
+            for remark in plan.kind.remarks(plan.trials):
                 progress.line(remark)
             _recall(standing, outcome, progress)
             if not standing.todo and not _unfinished(standing.sweep):
                 return outcome, tracker
 
             # The data, the networks and the race, all checked before a run is made.
-            prepared, parameters = _make_ready(engine, standing, session.tracking)
+            prepared, parameters = _make_ready(plan, engine, standing)
             for told in dict.fromkeys(data.told for data in prepared.values()):
                 progress.line(told)
             halving = Halving(
@@ -132,6 +133,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                     interrupts,
                     halving,
                     parameters,
+                    plan.kind,
                 )
                 try:
                     schedule.run(
@@ -175,13 +177,14 @@ def _was_run(plan: SweepPlan) -> bool:
 
 
 def _start_engine(
-    resources: ResourcesConfig, trials: int, stack: ExitStack, progress: TrialProgress
+    plan: SweepPlan, trials: int, stack: ExitStack, progress: TrialProgress
 ) -> Engine | None:
+    resources = plan.session.resources
     if resources.engine != "ray":
         return None
 
     def warm(pool: HostPool) -> None:
-        pool.warm(CLIENT_APP)
+        pool.warm(plan.kind.client_app)
         at_once = _trials_at_once(resources, pool.hosts)
         warm_trials(min(at_once + 1, trials))  # a trial begins while the one before it ends
 
@@ -191,25 +194,27 @@ def _start_engine(
 
 
 def _make_ready(
-    engine: Engine | None, standing: Standing, tracking: TrackingConfig
-) -> tuple[dict[str, Prepared], dict[str, int]]:
-    """Return each trial's data and its network's number of parameters, once the hosts are up.
+    plan: SweepPlan, engine: Engine | None, standing: Standing
+) -> tuple[Mapping[str, Ready], Mapping[str, int]]:
+    """Return what each trial is run on and its network's number of parameters, once the hosts are
+    up.
 
     Meanwhile all is imported that the sweep needs here: from then on threads work side by side.
     """
-    configs = [trial.config for trial in standing.todo]
+    kind, todo, tracking = plan.kind, standing.todo, plan.session.tracking
+    configs = [trial.config for trial in todo if isinstance(trial.config, TrialConfig)]
     if engine is None:
         import_all(tracking, configs)
         import_trial()
-        prepared = prepare_inline(standing.todo)
-        return prepared, check_models(standing.todo, prepared, None)
+        prepared = kind.prepare(todo, inline=True)
+        return prepared, kind.parameters(todo, prepared, None)
 
-    def work(pool: HostPool) -> tuple[dict[str, Prepared], dict[str, int]]:
+    def work(pool: HostPool) -> tuple[Mapping[str, Ready], Mapping[str, int]]:
         check_nodes(standing.storage)
-        prepared = prepare(standing.todo)
+        prepared = kind.prepare(todo, inline=False)
         import_all(tracking, configs)
         pool.wait()
-        return prepared, check_models(standing.todo, prepared, pool.hosts)
+        return prepared, kind.parameters(todo, prepared, pool.hosts)
 
     return engine.do(work)
 
@@ -242,6 +247,7 @@ def _open(plan: SweepPlan, stack: ExitStack) -> tuple[Tracker, Standing]:
 def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> None:
     """Take the results of trials that were run before, and say so."""
     for trial, run in standing.done:
+        CATALOG.declare(run.declared)
         outcome.add(trial, run.summary)
     for trial, run in standing.failed:
         outcome.add(trial, {})

@@ -132,7 +132,7 @@ class BarView:
             self._tasks[""] = self._bars.add_task("trials", total=event["to_run"], note="")
         elif kind == "trial":
             self._tasks[key] = self._bars.add_task(
-                line(event["trial"]), total=event["rounds"], note=""
+                line(event["trial"]), total=event["rounds"] or None, note=""
             )
         elif kind == "round" and key in self._tasks:
             self._bars.update(self._tasks[key], completed=event["round"], note=event["_note"])

@@ -18,7 +18,7 @@ from fedsweep.config import DataConfig, DatasetConfig, RunConfig
 from fedsweep.data.sources import load_images
 from fedsweep.errors import ConfigError, DataError, RunnerError
 from fedsweep.records import RoundRecord
-from fedsweep.sweeps import schedule
+from fedsweep.sweeps import kinds
 from fedsweep.sweeps.compose import Trial, compose, expand, with_contents
 from fedsweep.sweeps.prepare import prepare_inline
 from fedsweep.sweeps.resume import Restart
@@ -250,7 +250,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
                     left[0] -= 1
                     raise KeyboardInterrupt
 
-        monkeypatch.setattr(schedule, "run_trial", cut_off)
+        monkeypatch.setattr(kinds, "run_trial", cut_off)
 
     return set_up
 

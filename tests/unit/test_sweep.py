@@ -20,12 +20,12 @@ from rich.console import Console
 from fedsweep.cli import main
 from fedsweep.errors import CheckpointError, RunnerError, TrialError
 from fedsweep.records import RoundRecord
-from fedsweep.sweeps import schedule
+from fedsweep.sweeps import kinds, schedule
 from fedsweep.sweeps.compose import Trial, compose, expand
 from fedsweep.sweeps.interrupts import Interrupts
+from fedsweep.sweeps.kinds import longest_first
 from fedsweep.sweeps.prepare import Prepared
 from fedsweep.sweeps.resume import Restart, driver_name, is_alive
-from fedsweep.sweeps.schedule import longest_first
 from fedsweep.sweeps.sweep import Outcome, SweepPlan, run_sweep
 from fedsweep.sweeps.views import LineView
 from fedsweep.trial.trial import run_trial
@@ -99,7 +99,7 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
                     left[0] -= 1
                     raise TrialError("on purpose")
 
-        monkeypatch.setattr(schedule, "run_trial", dying)
+        monkeypatch.setattr(kinds, "run_trial", dying)
 
     return set_up
 
