@@ -14,6 +14,7 @@ from fedsweep.catalog import CATALOG
 from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
+from fedsweep.paths import component
 from fedsweep.sweeps.compose import (
     Trial,
     compose,
@@ -148,7 +149,22 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--full", action="store_true", help="the paper's protocol, not the tier for two CPU cores"
     )
-    for sub in (sweep, reproduce):
+    app = command("app", _app, "run a Flower app, as it is, as a sweep over its run config")
+    app.add_argument("path", metavar="PATH", help="its folder, with the pyproject.toml")
+    app.add_argument("--name", help="what the sweep is called; default: as the app's project")
+    app.add_argument(
+        "--run-config",
+        action="append",
+        default=[],
+        metavar="'KEY=VALUE ...'",
+        help="settings of all trials in a text as `flwr run` takes them, or a TOML file",
+    )
+    app.add_argument(
+        "--check",
+        action="store_true",
+        help="run the first trial twice, on one host and on two: say what differs first",
+    )
+    for sub in (sweep, reproduce, app):
         sub.add_argument(
             "--dry-run", action="store_true", help="list the trials and their count, run nothing"
         )
@@ -157,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="let failed trials go on from their checkpoint",
         )
-    for sub in (run, sweep, reproduce):
+    for sub in (run, sweep, reproduce, app):
         _add_modes(
             sub,
             "only failures and interruptions, on stderr",
@@ -172,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
             help="go on with what a driver of another machine left",
         )
     config = command("config", _config, "print the resolved configuration of a trial")
-    for sub in (run, sweep, reproduce):
+    for sub in (run, sweep, reproduce, app):
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
     for sub in (run, sweep, config, reproduce):
         sub.add_argument(
@@ -187,6 +203,13 @@ def _parser() -> argparse.ArgumentParser:
             metavar="GROUP=OPTION|key=value",
             help="settings; a=1,2 makes an axis",
         )
+
+    app.add_argument(
+        "words",
+        nargs="*",
+        metavar="run_config.KEY=VALUE|seed=0,1",
+        help="settings of the app, num_clients, seed, resources, tracking; a=1,2 makes an axis",
+    )
 
     # What reads them back.
     report = command(
@@ -305,15 +328,47 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     )
 
 
-def _list(trials: Sequence[Trial], sweep: str) -> int:
+def _app(args: argparse.Namespace, words: list[str]) -> int:
+    from fedsweep.app.sweep import expand_app
+    from fedsweep.sweeps.resume import Restart
+    from fedsweep.sweeps.sweep import SweepPlan
+
+    words = _with_address(words, args.address)
+    sweep = expand_app(args.path, words, args.run_config)
+    name = args.name or sweep.project.name
+    component(name, "--name")
+    if args.dry_run:
+        return _list(sweep.trials, name, sweep.remarks(sweep.trials))
+    if args.check:
+        from fedsweep.app.check import check
+
+        same, told = check(sweep.trials[0].config, sweep.project.code)
+        say(told)
+        return 0 if same else 1
+    restart = Restart(args.fresh, args.retry_failed, args.take_over)
+    named = ["--name", args.name] if args.name else []
+    given = [word for text in args.run_config for word in ("--run-config", text)]
+    command = escape.command(["fedsweep", "app", args.path, *words, *given, *named])
+    description = f"Flower app {sweep.project.name}, digest {sweep.project.code.digest}"
+    plan = SweepPlan(name, description, command, sweep.trials, restart, sweep)
+    return _execute(plan, args.mode)
+
+
+def _list(trials: Sequence[Trial], sweep: str, told: Sequence[str] | None = None) -> int:
     for trial in trials:
         say(" ".join([trial.config.key, *(f"{key}={value}" for key, value in trial.axes.items())]))
-    for remark in remarks(trials):
+    for remark in remarks(trials) if told is None else told:
         say(remark, sys.stderr)
     say(f"{len(trials)} trials of sweep '{sweep}'")
-    unknown = {
-        trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None
-    }
+    unknown = (
+        {}
+        if told is not None
+        else {
+            trial.config.dataset.name: None
+            for trial in trials
+            if trial.config.dataset.content is None
+        }
+    )
     if unknown:
         say(f"their keys will be others once the data are found: {', '.join(unknown)}")
     return 0

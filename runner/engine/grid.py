@@ -111,7 +111,7 @@ class EngineGrid(Grid):
             tuple[int, int], ArrayRef
         ] = {}  # (chunk, index) -> arrays that took the place of lost ones
         self._unanswered: set[str] = set()
-        self._message_ids, self._chunk_numbers = count(1), count()
+        self._message_ids, self._reply_ids, self._chunk_numbers = count(1), count(1), count()
         self._trace = Trace()
         self._run = empty_run()
         identify(self._run)
@@ -261,6 +261,7 @@ class EngineGrid(Grid):
         self._states = dict(states)
 
     def _next_id(self) -> str:
+        """Return the id of a message: the n-th that is sent has the same in each run."""
         return f"{self._run.run_id}-{next(self._message_ids)}"
 
     def _check(self, message: Message) -> None:
@@ -333,7 +334,7 @@ class EngineGrid(Grid):
                 waiting -= ids
 
     def _message(self, reply: Reply, result: ChunkResult) -> Message:
-        set_message_id(reply.metadata, self._next_id())
+        set_message_id(reply.metadata, f"{self._run.run_id}-reply-{next(self._reply_ids)}")
         if reply.records is None:
             return make_message(reply.metadata, error=reply.error)
         content = RecordDict()

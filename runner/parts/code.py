@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
@@ -26,7 +26,7 @@ from types import ModuleType
 _OWN = "fedsweep_own"
 """Where modules of single files lie: no name of theirs hides one of anybody else's."""
 
-_TRAVELLED = "fedsweep-code-"
+TRAVELLED = "fedsweep-code-"
 """How a folder begins in which code lies that came from another node."""
 
 
@@ -176,6 +176,10 @@ class _Loaded:
         """Return whether a file is part of code that was loaded here."""
         return path in self._paths
 
+    def know(self, paths: Iterable[str]) -> None:
+        """Take files for somebody's own that are loaded elsewhere."""
+        self._paths.update(paths)
+
     def read(self, root: Path, module: str, *paths: Path) -> Code:
         """Return the code of a module, which is read again where one of its files changed.
 
@@ -215,7 +219,7 @@ class _Loaded:
     def _unpack(self, code: Code) -> Code:
         """Write code that came from elsewhere into a folder of this process."""
         if self._unpacked is None:
-            self._unpacked = Path(tempfile.mkdtemp(prefix=_TRAVELLED))
+            self._unpacked = Path(tempfile.mkdtemp(prefix=TRAVELLED))
             atexit.register(shutil.rmtree, self._unpacked, ignore_errors=True)
         root = self._unpacked / code.digest
         for path, text in code.files:
@@ -263,6 +267,11 @@ def own_place(traceback_text: str) -> str:
     return own[-1] if own else ""
 
 
+def traceback_of(error: BaseException) -> str:
+    """Return an error with its traceback, and what it was raised from."""
+    return "".join(traceback.format_exception(error))
+
+
 def raised_by_own(traceback_text: str) -> bool:
     """Return whether it was code of somebody's own that raised, and not what it called."""
     frames = _frames(traceback_text)
@@ -272,7 +281,7 @@ def raised_by_own(traceback_text: str) -> bool:
 def _frames(traceback_text: str) -> list[tuple[str, str, bool]]:
     """Return file, line, and whether it is somebody's own, of each frame, outermost first."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', traceback_text)
-    return [(file, line, LOADED.has(file) or _TRAVELLED in file) for file, line in frames]
+    return [(file, line, LOADED.has(file) or TRAVELLED in file) for file, line in frames]
 
 
 def _is_here(code: Code) -> bool:
@@ -294,7 +303,7 @@ def _import(code: Code) -> ModuleType:
         else:
             module = _run_file(code)
     except Exception as error:
-        place = own_place("".join(traceback.format_exception(error))) or code.path
+        place = own_place(traceback_of(error)) or code.path
         raise CodeError(f"{place}: {type(error).__name__}: {error}") from error
     _check_imports(code)
     return module

@@ -1,0 +1,119 @@
+"""One trial of a Flower app: what defines it, and its key."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from flwr.app import UserConfig
+from pydantic import Field
+
+from fedsweep.app.project import Project
+from fedsweep.config import HalvingConfig, SessionConfig
+from fedsweep.errors import ConfigError, shown, unknown
+from fedsweep.redaction import redact
+from fedsweep.strategies.ranges import CLIENTS, LONGEST
+from fedsweep.tracking.describe import Facts
+
+RUN_CONFIG = "run_config"
+"""Section of the app's own settings; their keys have dots and hyphens as the app has them."""
+
+Value = bool | int | float | str
+"""What a setting of an app is, as Flower has it."""
+
+
+class AppConfig(SessionConfig):
+    """A trial of a Flower app, and what it is run with."""
+
+    DEFINES: ClassVar[tuple[str, ...]] = ("run_config", "num_clients", "seed", "seed_key")
+    """The fields that decide its numbers, beside the app's code."""
+
+    app: str = Field(description="name of the app's project")
+    code: str = Field(description="digest of its files")
+    run_config: dict[str, Value] = Field(description="settings of the app: all of its run config")
+    num_clients: int = Field(ge=1, le=CLIENTS, description="virtual clients (Flower nodes)")
+    seed: int = Field(
+        0,
+        ge=0,
+        le=LONGEST,
+        description="root of what the server and the clients draw: random, NumPy, PyTorch",
+    )
+    seed_key: str = Field("", description="run-config key that is set to the seed of each trial")
+    higher: tuple[str, ...] = Field(
+        (), strict=False, description="metrics that are better the higher, as evaluate.accuracy"
+    )
+    lower: tuple[str, ...] = Field(
+        (), strict=False, description="metrics that are better the lower, as evaluate.loss"
+    )
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds there will be: that is up to the app."""
+        return 0
+
+    @property
+    def course_key(self) -> str:
+        """Nothing: how many rounds there are is one of the app's own settings."""
+        return ""
+
+    @property
+    def halving(self) -> HalvingConfig:
+        """No halving: an app can't be told to wait at a rung."""
+        return HalvingConfig()
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what defines the trial."""
+        settings = {key: getattr(self, key) for key in self.DEFINES}
+        return {"app": self.code, **{key: v for key, v in settings.items() if v != ""}}
+
+    @property
+    def key(self) -> str:
+        """Stable identity of the trial: 12 hex digits of the SHA-256 of its canonical form."""
+        text = json.dumps(self.canonical(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def facts(self, name: str) -> Facts:
+        """Return what the store is told of the trial; ``name`` is its place in a sweep."""
+        flat = {f"{RUN_CONFIG}.{key}": str(value) for key, value in self.run_config.items()}
+        params = {"app": self.app, "app.code": self.code, "num_clients": str(self.num_clients)}
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=10_000)
+        return Facts(
+            key=self.key,
+            name=name or f"{self.app} seed={self.seed}",
+            params={**flat, **params, "seed": str(self.seed)},
+            tags={"trial.settings": self.key, "app": self.app},
+            config=redact(text),
+            num_clients=self.num_clients,
+        )
+
+
+def set_value(project: Project, config: UserConfig, key: str, value: object) -> None:
+    """Set a key of a run config; a whole number is a float where the app's default is one.
+
+    Raises
+    ------
+    ConfigError
+        The app has no such key, or its value is of another kind.
+    """
+    named, default = f"{RUN_CONFIG}.{key}", project.config.get(key)
+    if default is None:
+        keys = [f"{RUN_CONFIG}.{known}" for known in project.config]
+        raise ConfigError(unknown("key", named, keys))
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    kinds: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+    if type(value) is not type(default):
+        told = kinds.get(type(default), "a text")
+        raise ConfigError(
+            f"{named}={shown(repr(value))}: the app's own is {shown(repr(default))}, so it has to "
+            f"be {told}"
+        )
+    assert isinstance(value, Value)
+    config[key] = value
+
+
+def seeds_of_its_own(project: Project) -> Iterator[str]:
+    """Yield the keys of an app that look like seeds, to be asked about."""
+    yield from (key for key in project.config if "seed" in Path(key.replace(".", "/")).name)

@@ -1,0 +1,1 @@
+"""The NumPy quickstart: each client pulls the model to its own number."""

@@ -1,0 +1,430 @@
+"""A Flower app as a sweep: what is read of it, which trials it makes, what they give.
+
+Everything runs in this process; hosts that die are in tests/ray.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedsweep.app.check import Sight, first_difference
+from fedsweep.app.modules import AppCode, Modules
+from fedsweep.app.project import read_project
+from fedsweep.app.rounds import Rounds
+from fedsweep.app.sweep import AppSweep, expand_app
+from fedsweep.app.trial import run_app
+from fedsweep.catalog import CATALOG, Catalog
+from fedsweep.cli import main
+from fedsweep.engine.flower import empty_run, identify
+from fedsweep.engine.grid import Trace
+from fedsweep.errors import AppError, ConfigError, TrialError
+from fedsweep.records import RoundRecord, TrialResult, TrialStarted
+from tests.on_flower import APPS, arrays_of
+
+INLINE = "resources.engine=inline"
+ALL = sorted(path.name for path in APPS.iterdir() if (path / "pyproject.toml").exists())
+ON_FLOWER = json.loads((APPS / "on_flower.json").read_text())
+"""What ``python -m tests.on_flower`` wrote down of Flower's own engine."""
+
+
+def of(name: str, *words: str) -> AppSweep:
+    return expand_app(str(APPS / name), [INLINE, *words])
+
+
+def outcome(sweep: AppSweep, place: Path) -> tuple[list[RoundRecord], TrialResult]:
+    """Run the first trial of a sweep with a folder of its own."""
+    before = os.getcwd()
+    os.chdir(place)
+    try:
+        started, *rounds, result = run_app(sweep.trials[0].config, sweep.project.code)
+    finally:
+        os.chdir(before)
+    assert isinstance(started, TrialStarted)
+    assert isinstance(result, TrialResult)
+    return rounds, result  # type: ignore[return-value]
+
+
+@pytest.fixture
+def copy(tmp_path: Path):
+    """Copy an app, so that a test may change it."""
+
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(APPS / name, tmp_path / name))
+
+    return copied
+
+
+# The same as Flower gives
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_app_gives_what_it_gives_on_flowers_own_engine(name: str, tmp_path: Path) -> None:
+    """Final arrays and each round's metrics, to the bit: sums of two, or of exact numbers."""
+    rounds, result = outcome(of(name), tmp_path)
+    saved, expected = arrays_of(tmp_path), ON_FLOWER[name]
+    assert [array.tolist() for array in saved] == expected["arrays"]
+    if result.models:
+        assert [a.tolist() for a in result.models["global"].values()] == expected["arrays"]
+    for number, metrics in expected["rounds"].items():
+        there = {key.partition("/")[2]: v for key, v in rounds[int(number)].metrics.items()}
+        assert {key: there[key] for key in metrics} == metrics
+    assert [record.round for record in rounds] == list(range(len(rounds)))
+
+
+def test_each_metric_of_an_app_is_declared_with_what_is_better(tmp_path: Path) -> None:
+    sweep = of("numpy_quick", "lower=evaluate.eval_error", "higher=[nothing.here]")
+    rounds, result = outcome(sweep, tmp_path)
+    catalog = Catalog(metric for metric in CATALOG if not metric.foreign)
+    catalog.declare(result.declared)
+    undeclared = [key for record in rounds for key in record.metrics if key not in catalog]
+    assert not undeclared
+    assert catalog["3_clients/evaluate.eval_error"].better == "lower"
+    assert catalog["1_global/server.norm"].better == ""
+    assert catalog.ranked[-1] == "evaluate.eval_error"
+    assert any("nothing.here" in event for event in rounds[-1].events)
+    assert {*result.summary} <= {*catalog.finals}
+
+
+# What is read
+
+
+def test_a_run_config_has_axes_and_seeds() -> None:
+    sweep = of("numpy_quick", "run_config.lr=0.25,1", "seed=0,1", "run_config.column.scale=2")
+    assert [dict(trial.axes) for trial in sweep.trials] == [
+        {"run_config.lr": lr, "seed": seed} for lr in ("0.25", "1.0") for seed in "01"
+    ]
+    assert sweep.trials[0].label == "lr=0.25 seed=0"
+    config = sweep.trials[2].config
+    assert config.run_config == {"num-server-rounds": 3, "lr": 1.0, "column.scale": 2.0}
+    assert config.num_clients == 4  # of the federation
+    again = expand_app(str(APPS / "numpy_quick"), sweep.trials[2].overrides)
+    assert [trial.config.key for trial in again.trials] == [config.key]
+
+
+def test_flowers_own_words_and_files_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("lr = 0.25\n[column]\nscale = 3.0\n")
+    words = of("numpy_quick", "run_config.lr=0.25", "run_config.column.scale=3")
+    app = str(APPS / "numpy_quick")
+    for given in ("lr=0.25 column.scale=3", str(tmp_path / "run.toml")):
+        assert expand_app(app, [], [given]).trials[0].config.key == words.trials[0].config.key
+
+
+def test_what_defines_a_trial_is_in_its_key(copy) -> None:
+    folder = copy("numpy_quick")
+
+    def key(*words: str) -> str:
+        return expand_app(str(folder), words).trials[0].config.key
+
+    first = key()
+    others = ["run_config.lr=0.1", "seed=1", "num_clients=3", "run_config.num-server-rounds=1"]
+    keys = [first, *(key(word) for word in others)]
+    assert len({*keys}) == len(keys)
+    same = [INLINE, "lower=[evaluate.eval_error]", "tracking.output=elsewhere"]
+    assert {key(word) for word in same} == {first}
+    code = folder / "numpy_quick" / "client_app.py"
+    code.write_text(code.read_text() + "\nANOTHER = 1\n")
+    assert key() != first
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run_config.rl=1"], "Did you mean 'run_config.lr'"),
+        (["lr=1"], "Did you mean 'run_config.lr'"),
+        (["run_config.lr=fast"], "so it has to be a number"),
+        (["run_config.num-server-rounds=2.5"], "so it has to be a whole number"),
+        (["run_config.num-server-rounds=true"], "so it has to be a whole number"),
+        (["tracking.output=a,b"], "is no axis"),
+        (["lower=a,b"], "has several values"),
+        (["num_clients=0"], "num_clients=0"),
+        (["seed_key=lr", "run_config.lr=1"], "both set the same"),
+        (["run_config.lr=0.5,0.5"], "all give the same trials"),
+        (["strategy=fedavg"], "unknown key 'strategy'"),
+    ],
+)
+def test_a_word_that_means_nothing_is_refused(words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told.replace("(", r"\(")):
+        of("numpy_quick", *words)
+
+
+def test_a_seed_key_is_the_seed_of_each_trial(copy) -> None:
+    folder = copy("numpy_quick")
+    file = folder / "pyproject.toml"
+    file.write_text(file.read_text().replace("lr = 0.5", "lr = 0.5\ndata-seed = 7"))
+    fixed = expand_app(str(folder), ["seed=1,2"])
+    assert {trial.config.run_config["data-seed"] for trial in fixed.trials} == {7}
+    assert any("with seed_key=data-seed it is the seed of each" in r for r in fixed.remarks([]))
+    tied = expand_app(str(folder), ["seed=1,2", "seed_key=data-seed"])
+    assert [trial.config.run_config["data-seed"] for trial in tied.trials] == [1, 2]
+    assert not tied.remarks([])
+
+
+def test_dependencies_that_are_not_here_are_listed_with_the_command(copy) -> None:
+    folder = copy("numpy_quick")
+    file = folder / "pyproject.toml"
+    there = file.read_text()
+    file.write_text(there.replace('"numpy"', '"numpy<1", "no-such-thing>=2", "nor-this[x]"'))
+    with pytest.raises(ConfigError, match=r"pip install 'no-such-thing>=2' 'nor-this\[x\]'`"):
+        read_project(folder)
+    file.write_text(there.replace('"numpy"', '"numpy<1", "gone; python_version < \'3\'"'))
+    [told] = read_project(folder).remarks
+    assert told.startswith("the app asks for other versions than are installed: numpy ")
+
+
+def test_what_only_a_deployment_needs_is_left_out_aloud(copy) -> None:
+    folder = copy("numpy_quick")
+    file = folder / "pyproject.toml"
+    more = """
+options.backend.client-resources.num-cpus = 2
+options.backend.init-args.num-cpus = 4
+[tool.flwr.federations.remote]
+address = "superlink.example:9093"
+root-certificates = "./ca.crt"
+"""
+    file.write_text(file.read_text() + more)
+    project = read_project(folder)
+    assert project.remarks == (
+        "of pyproject.toml means nothing here and is left out: federations.remote, "
+        "federations.local-simulation.options.backend.init-args",
+    )
+    config = expand_app(str(folder), []).trials[0].config
+    assert config.resources.hosts["cpu"].num_cpus == 2
+    own = expand_app(str(folder), ["resources.hosts.cpu.num_cpus=1"]).trials[0].config
+    assert own.resources.hosts["cpu"].num_cpus == 1
+    bare = there = file.read_text()
+    bare = there[: there.index("[tool.flwr.federations]")]
+    file.write_text(bare)
+    assert read_project(folder).num_clients == 2  # Flower's default
+    assert "set num_clients" in read_project(folder).remarks[0]
+
+
+def test_a_folder_without_an_app_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no Flower app: Cannot find pyproject.toml"):
+        expand_app(str(tmp_path), [])
+
+
+# What an app's code does
+
+
+def edited(folder: Path, file: str, old: str, new: str) -> AppSweep:
+    path = folder / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    return expand_app(str(folder), [INLINE])
+
+
+def test_an_app_that_cannot_be_imported_is_refused_with_file_and_line(copy) -> None:
+    folder = copy("numpy_quick")
+    file = "numpy_quick/server_app.py"
+    sweep = edited(folder, file, "app = ServerApp()", "app = ServerApp(nonsense)")
+    with pytest.raises(ConfigError, match=rf"{file}:8: NameError: name 'nonsense'"):
+        sweep.prepare(sweep.trials, inline=True)
+    assert "numpy_quick" not in sys.modules
+    assert str(folder) not in sys.path
+
+
+def test_a_reference_to_something_else_is_refused(copy) -> None:
+    folder = copy("numpy_quick")
+    sweep = edited(folder, "pyproject.toml", "server_app:app", "server_app:norm")
+    with pytest.raises(ConfigError, match="is a function, and has to be a ServerApp"):
+        sweep.prepare(sweep.trials, inline=True)
+
+
+def test_clients_that_all_fail_end_the_trial(copy, tmp_path: Path) -> None:
+    folder = copy("numpy_quick")
+    sweep = edited(
+        folder, "numpy_quick/client_app.py", "    target = 2.0 ** int", "    1 / 0\n    2.0 ** int"
+    )
+    with pytest.raises(TrialError, match="all 4 clients .* to train failed; the first: ZeroDiv"):
+        outcome(sweep, tmp_path)
+
+
+def test_a_server_that_raises_names_its_own_line(copy, tmp_path: Path) -> None:
+    from fedsweep.parts.code import own_place, raised_by_own, traceback_of
+
+    folder = copy("numpy_quick")
+    sweep = edited(folder, "numpy_quick/server_app.py", "fraction_train=1.0", "1 / 0")
+    with pytest.raises(ZeroDivisionError) as raised:
+        outcome(sweep, tmp_path)
+    told = traceback_of(raised.value)
+    assert raised_by_own(told)
+    assert own_place(told) == f"{folder}/numpy_quick/server_app.py:19"
+
+
+def test_what_an_app_draws_follows_the_seed_alone(copy, tmp_path: Path) -> None:
+    """Clients and server draw from the generators that a process shares, and seed none."""
+    folder = copy("numpy_quick")
+    edited(folder, "numpy_quick/client_app.py", "weights = weights + ",
+           "weights = weights + np.random.random() + ")  # fmt: skip
+    edited(folder, "numpy_quick/server_app.py", "np.zeros((2, 3))", "np.random.normal(size=(2, 3))")
+
+    def models(seed: int) -> list[list[float]]:
+        np.random.random(seed)
+        sweep = expand_app(str(folder), [INLINE, f"seed={seed}"])
+        return outcome(sweep, tmp_path)[1].models["global"]["0"].tolist()
+
+    first = models(0)
+    assert models(0) == first
+    assert models(1) != first
+
+
+def test_trials_in_one_process_share_no_modules(tmp_path: Path) -> None:
+    """What a trial's module counts is not found by another one, however they take turns."""
+    (tmp_path / "counter.py").write_text("calls = []\ndef count():\n    calls.append(1)\n")
+    code = AppCode(str(tmp_path), (("counter.py", (tmp_path / "counter.py").read_bytes()),), "", "")
+    a, b = Modules.of(code, "a"), Modules.of(code, "b")
+    assert Modules.of(code, "a") is a
+    try:
+        for modules in (a, b, a, a, b):
+            modules.load("counter:count", object)()
+        assert len(a.load("counter:calls", list)) == 3
+        assert len(b.load("counter:calls", list)) == 2
+    finally:
+        b.leave()
+    assert "counter" not in sys.modules
+    with pytest.raises(AppError, match="there is no module|No module named"):
+        a.load("counted:count", object)
+    a.leave()
+
+
+def test_files_that_are_not_here_are_unpacked(tmp_path: Path) -> None:
+    code = AppCode(str(tmp_path / "elsewhere"), (("thing.py", b"value = {'a': 1}\n"),), "", "")
+    assert code.here != tmp_path / "elsewhere"
+    modules = Modules(code)
+    assert modules.load("thing:value", dict) == {"a": 1}
+    modules.leave()
+
+
+# Rounds
+
+
+def message(kind: str, node: int, **config: int) -> Message:
+    record = ConfigRecord({key.replace("_", "-"): value for key, value in config.items()})
+    return Message(RecordDict({"config": record}), node, kind)
+
+
+def reply(to: Message, **metrics: float | list[float]) -> Message:
+    named = {key.replace("_", "-"): value for key, value in metrics.items()}
+    return Message(RecordDict({"metrics": MetricRecord(named)}), reply_to=to)
+
+
+@pytest.fixture
+def rounds() -> tuple[Rounds, list[RoundRecord]]:
+    identify(empty_run())
+    ended: list[RoundRecord] = []
+    return Rounds(ended.append, Trace, {}), ended
+
+
+def test_messages_with_a_number_make_rounds_of_it(rounds) -> None:
+    seen, ended = rounds
+    for number in (1, 2):
+        for kind in ("train", "evaluate"):
+            to = [message(kind, node, server_round=number) for node in (1, 2)]
+            seen.sent(to)
+            # (1 x 1 + 3 x 5) / 4 = 4
+            seen.replied([reply(to[0], loss=1.0, num_examples=1)])
+            seen.replied([reply(to[1], loss=5.0, num_examples=3)])
+    seen.central(2, {"score": 0.5, "name": "no number"})
+    seen.aggregated("evaluate", {"loss": 7.0})
+    seen.end()
+    assert [record.round for record in ended] == [0, 1, 2]
+    assert ended[1].metrics["3_clients/train.loss"] == 4.0
+    assert ended[2].metrics["3_clients/evaluate.loss"] == 7.0  # as the strategy says
+    assert ended[2].metrics["1_global/server.score"] == 0.5
+    assert ended[2].clients["train.loss"] == [1.0, 5.0]
+    assert seen.summary()["rounds"] == 2
+
+
+def test_messages_without_a_number_make_a_round_when_a_client_is_asked_again(rounds) -> None:
+    seen, ended = rounds
+    for kind, nodes in (("query", (1,)), ("query", (2,)), ("train", (1, 2)), ("query", (1, 2))):
+        seen.sent([message(kind, node) for node in nodes])
+    seen.end()
+    assert [record.round for record in ended] == [0, 1, 2]
+    assert [record.metrics["3_clients/asked"] for record in ended[1:]] == [2, 2]
+
+
+def test_lists_are_left_out_aloud_and_once(rounds) -> None:
+    seen, ended = rounds
+    for number in (1, 2):
+        to = message("train", 1, server_round=number)
+        seen.sent([to])
+        seen.replied([reply(to, curve=[1.0, 2.0], loss=1.0)])
+    seen.end()
+    told = [event for record in ended for event in record.events]
+    assert told == ["train.curve is a list, which is in no table and no chart"]
+
+
+def test_any_name_of_a_metric_is_a_key(rounds) -> None:
+    seen, ended = rounds
+    to = message("train", 1, server_round=1)
+    seen.sent([to])
+    content = MetricRecord({"a/b c": 1.0, "a:b*c": 2.0, "ok.x-1": 3.0, "é": 4.0})
+    seen.replied([Message(RecordDict({"m": content}), reply_to=to)])
+    seen.end()
+    catalog = Catalog(())
+    catalog.declare(seen.declared())
+    own = [key for key in ended[1].metrics if key.startswith("3_clients/train.")]
+    assert len(own) == 4
+    assert {*own} == {metric.key for metric in catalog}
+
+
+def test_the_global_model_is_what_the_strategy_made_else_what_was_sent(rounds) -> None:
+    seen, _ = rounds
+    sent, made = ArrayRecord([np.zeros(1)]), ArrayRecord([np.ones(1)])
+    seen.sent([Message(RecordDict({"arrays": sent}), 1, "train")])
+    assert seen.arrays is sent
+    seen.model(made)
+    seen.sent([Message(RecordDict({"arrays": sent}), 1, "evaluate")])
+    assert seen.arrays is made
+
+
+# The check
+
+
+def test_the_first_difference_is_named() -> None:
+    one = [Sight("round 1, train replied by client 0: arrays['w']", "a"), Sight("later", "b")]
+    assert first_difference(one, list(one)) == ""
+    assert first_difference(one, [one[0], Sight("later", "c")]) == "later"
+    assert "which the other trial has not" in first_difference(one, one[:1])
+    assert first_difference(one, [Sight("another", "a")]).endswith("another on two")
+
+
+# The command
+
+
+@pytest.fixture
+def store(template: Path, tmp_path: Path) -> str:
+    shutil.copy(template, tmp_path / "mlflow.db")
+    return f"tracking.output={tmp_path}"
+
+
+def test_a_sweep_of_an_app_is_run_resumed_reported_and_searched(
+    store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "app", str(APPS / "numpy_quick"), "run_config.lr=0.25,0.5", "seed=0,1,2", INLINE, store,
+        "lower=[train.train_loss]", "tracking.figures=none",
+    ]  # fmt: skip
+    assert main([*words, "--dry-run"]) == 0
+    assert "6 trials of sweep 'numpy-quick'" in capsys.readouterr().out
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    assert "train.train_loss" in first
+    assert main(words) == 0
+    again = capsys.readouterr().out
+    assert "run before: 6 finished, 0 failed; 0 to run" in again
+    assert again[again.index("results") :].split() == first[first.index("results") :].split()
+    assert main(["best", "numpy-quick", "--metric", "train.train_loss", store]) == 0
+    best = capsys.readouterr().out
+    assert best.startswith("run_config.lr=0.5\n")
+    assert "run_config.lr=0.5 seed=0" in best  # the command that gives it again
+    assert main(["report", "numpy-quick", store]) == 0
+    assert "8.0664 ± 0.0000 [8.0664, 8.0664]" in capsys.readouterr().out
