@@ -140,6 +140,13 @@ def lenet(folder: str) -> list[Row]:
     ]
 
 
+def app(folder: str) -> list[Row]:
+    starts = [lambda e=e: Contender(["-m", "benchmarks.app_peer", e]) for e in ("ours", "flower")]
+    mine, theirs = alternate(starts, 5)
+    what = "a round of the NumPy quickstart, 100 clients, Flower / ours"
+    return [ratio("app_vs_flower", seconds(theirs), seconds(mine), ">= 3", what)]
+
+
 def startup(folder: str) -> list[Row]:
     mine, theirs = [], []
     for _ in range(3):
@@ -318,6 +325,7 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     noop: ("noop_vs_flower", "noop_ms_per_task"),
     lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
     startup: ("startup_vs_flower",),
+    app: ("app_vs_flower",),
     flute: ("flute_lr_mnist_vs_flower",),
     population: ("population_1m_vs_1k", "population_rss_mb"),
     cohort_memory: ("cohort_memory_mb",),
