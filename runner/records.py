@@ -73,6 +73,7 @@ class TrialStarted:
     key: str
     data: DataSummary | None  # None where the trial alone knows its data
     first_round: int = 0  # records of earlier rounds come from a checkpoint
+    anew: bool = False  # it begins again, and may take another course than it did before
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,15 @@ class AppConfig(SessionConfig):
         description="root of what the server and the clients draw: random, NumPy, PyTorch",
     )
     seed_key: str = Field("", description="run-config key that is set to the seed of each trial")
+    journal_mb: int = Field(
+        1024,
+        ge=0,
+        le=10**6,
+        description=(
+            "most MiB of clients' replies that are kept of a running trial, to go on from after an "
+            "interruption; 0: none"
+        ),
+    )
     higher: tuple[str, ...] = Field(
         (), strict=False, description="metrics that are better the higher, as evaluate.accuracy"
     )

@@ -1,6 +1,6 @@
 """What running somebody's Flower app takes of Flower beyond its public names.
 
-Each thing here has a contract test (``tests/contract/test_flower_insides.py``).
+Each thing here has a contract test (``tests/contract/test_apps.py``).
 
 ===========================  ====================================================================
 what                         why there is no public way

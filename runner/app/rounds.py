@@ -101,6 +101,15 @@ class Rounds:
         if not self._made and len(arrays) == 1:
             self.arrays = arrays[0]
 
+    def number_of(self, messages: Sequence[Message]) -> int:
+        """Return the round that messages say they are of, else the one that goes on."""
+        told = _number(messages[0])
+        return self.number if told is None else told
+
+    def saw(self, trace: Trace) -> None:
+        """Take what the engine saw."""
+        self._open.trace += trace
+
     def replied(self, replies: Iterable[Message]) -> None:
         """Take replies as the server gets them, in that order."""
         for reply in replies:

@@ -25,7 +25,7 @@ from fedsweep.sweeps.compose import Trial, compose, validated
 from fedsweep.sweeps.words import MOST_CELLS, Word, literal, parse
 
 _SESSION = ("resources", "tracking", "checkpoint")
-_OWN = ("num_clients", "seed", "seed_key", "higher", "lower")
+_OWN = ("num_clients", "seed", "seed_key", "journal_mb", "higher", "lower")
 _AXES = ("num_clients", "seed")
 """Those of an app's own keys that may be an axis, beside its run config."""
 

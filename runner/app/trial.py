@@ -19,6 +19,7 @@ from fedsweep.app.client import client_app, ready, seeded
 from fedsweep.app.config import AppConfig
 from fedsweep.app.grid import AppGrid, Ended
 from fedsweep.app.insides import in_order, watched
+from fedsweep.app.journal import Journal
 from fedsweep.app.modules import AppCode, Modules
 from fedsweep.app.rounds import Rounds
 from fedsweep.engine.executors import Host, InlineExecutor
@@ -57,7 +58,9 @@ def run_app(
         The app. Its reference goes to the hosts in its place.
     hosts : list of Host, optional
         Client hosts; without them every client runs in this process.
-    checkpoints, rungs, lost
+    checkpoints : CheckpointStore, optional
+        Where the clients' replies are kept, and where to go on from.
+    rungs, lost
         As :func:`fedsweep.trial.trial.run_trial` takes them: an app has none.
 
     Raises
@@ -67,10 +70,13 @@ def run_app(
     TrialError
         All clients that were asked failed.
     """
-    del checkpoints, rungs, lost
+    del rungs, lost
     begun = time.perf_counter()
-    yield TrialStarted(config.key, None)
-    server = Server(config, code, hosts, code_ref or code)
+    kept = config.journal_mb * 2**20
+    journal = Journal(checkpoints, kept) if checkpoints and kept else None
+    goes_on = journal.round if journal else 0
+    yield TrialStarted(config.key, None, goes_on, anew=not goes_on)
+    server = Server(config, code, hosts, code_ref or code, journal=journal)
     try:
         yield from server.rounds()
     finally:
@@ -89,6 +95,8 @@ class Server:
         As :func:`run_app` takes them.
     trial : str
         By which hosts know the trial: what runs under another name finds modules as new.
+    journal : Journal, optional
+        What its clients replied before it was interrupted, and reply now.
     """
 
     def __init__(
@@ -98,6 +106,7 @@ class Server:
         hosts: list[Host] | None,
         code_there: Any,
         trial: str = "",
+        journal: Journal | None = None,
     ) -> None:
         self._config, self._code = config, code
         trial = trial or config.key
@@ -105,7 +114,8 @@ class Server:
         spec = AppSpec(trial, client_app, kwargs, config.num_clients, config.run_config)
         executor = RayExecutor(spec, hosts) if hosts else InlineExecutor(spec)
         size = config.resources.chunk_size
-        self.grid = AppGrid(executor, config.num_clients, size if isinstance(size, int) else None)
+        chunk_size = size if isinstance(size, int) else None
+        self.grid = AppGrid(executor, config.num_clients, chunk_size, journal)
         better = dict.fromkeys(config.higher, "higher") | dict.fromkeys(config.lower, "lower")
         self._events: queue.Queue[RoundRecord | BaseException | None] = queue.Queue()
         self._rounds = Rounds(self._events.put, self.grid.drain, better)

@@ -264,6 +264,9 @@ class EngineGrid(Grid):
         """Return the id of a message: the n-th that is sent has the same in each run."""
         return f"{self._run.run_id}-{next(self._message_ids)}"
 
+    def _reply_id(self) -> str:
+        return f"{self._run.run_id}-reply-{next(self._reply_ids)}"
+
     def _check(self, message: Message) -> None:
         node_id = message.metadata.dst_node_id
         if not 1 <= node_id <= self._num_nodes:
@@ -334,7 +337,7 @@ class EngineGrid(Grid):
                 waiting -= ids
 
     def _message(self, reply: Reply, result: ChunkResult) -> Message:
-        set_message_id(reply.metadata, f"{self._run.run_id}-reply-{next(self._reply_ids)}")
+        set_message_id(reply.metadata, self._reply_id())
         if reply.records is None:
             return make_message(reply.metadata, error=reply.error)
         content = RecordDict()

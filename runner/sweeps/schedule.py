@@ -343,13 +343,17 @@ class Schedule:
         if event.first_round and event.first_round - 1 > active.round:
             active.round = event.first_round - 1
             self.progress.goes_on(active.trial.config.key, active.round)
+        if active.run is not None and event.anew and active.round > 0:
+            active.run.killed("it begins again, and may take another course")
+            active.run, active.round = None, -1
         if active.run is None:
-            active.run = self._open(active)
+            active.run = self._open(active, event.anew)
             active.run.started(event)
 
-    def _open(self, active: _Active) -> TrialRun:
+    def _open(self, active: _Active, anew: bool = False) -> TrialRun:
+        """Open the run of a trial: that of an earlier session, if it goes on with what is there."""
         trial = active.trial
-        past = self.standing.runs.get(trial.config.key)
+        past = None if anew else self.standing.runs.get(trial.config.key)
         return self.tracker.start_trial(trial.config, trial.axes, trial.command, self.parent, past)
 
     def _take_round(self, events: _Events, record: RoundRecord) -> None:

@@ -25,6 +25,7 @@ from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.grid import Trace
 from fedsweep.errors import AppError, ConfigError, TrialError
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
+from fedsweep.trial.checkpoint import CheckpointStore
 from tests.on_flower import APPS, arrays_of
 
 INLINE = "resources.engine=inline"
@@ -299,6 +300,101 @@ def test_files_that_are_not_here_are_unpacked(tmp_path: Path) -> None:
     modules = Modules(code)
     assert modules.load("thing:value", dict) == {"a": 1}
     modules.leave()
+
+
+# Going on
+
+
+def kept_in(place: Path, sweep: AppSweep) -> CheckpointStore:
+    key = sweep.trials[0].config.key
+    return CheckpointStore(str(place / "kept" / key), key)
+
+
+def run_until(sweep: AppSweep, place: Path, last: int = 99) -> list[object]:
+    """Run a trial until a round has ended, as an interruption would leave it."""
+    before = os.getcwd()
+    os.chdir(place)
+    seen: list[object] = []
+    config, code = sweep.trials[0].config, sweep.project.code
+    events = run_app(config, code, checkpoints=kept_in(place, sweep))
+    try:
+        for event in events:
+            seen.append(event)
+            if isinstance(event, RoundRecord) and event.round == last:
+                break
+    finally:
+        events.close()
+        os.chdir(before)
+    return seen
+
+
+def learning(records: list[object]) -> list[dict[str, float]]:
+    return [
+        {k: v for k, v in r.metrics.items() if CATALOG.follows(k) == "learning"}
+        for r in records
+        if isinstance(r, RoundRecord)
+    ]
+
+
+def counting(folder: Path, calls: Path) -> AppSweep:
+    [file] = folder.glob("*/client_app.py")
+    line = f'open({str(calls)!r}, "a").write("x")'
+    text = file.read_text()
+    file.write_text(text.replace("    [weights] = msg", f"    {line}\n    [weights] = msg", 1))
+    return expand_app(str(folder), [INLINE])
+
+
+@pytest.mark.parametrize("name", ["numpy_quick", "keeps_state"])
+def test_an_interrupted_trial_goes_on_with_what_its_clients_replied(
+    name: str, copy, tmp_path: Path
+) -> None:
+    """Clients train again in no round that was replied to; state, seeds and bits are the same."""
+    calls = tmp_path / "calls"
+    sweep = counting(copy(name), calls)
+    whole, expected = outcome(sweep, tmp_path)
+    per_round = len(calls.read_text()) // 3
+    calls.unlink()
+    first = run_until(sweep, tmp_path, last=2)
+    assert first[0] == TrialStarted(sweep.trials[0].config.key, None, 0, anew=True)
+    assert 2 * per_round <= len(calls.read_text()) <= 3 * per_round
+    again = run_until(sweep, tmp_path)
+    assert again[0].first_round >= 2  # type: ignore[attr-defined]
+    assert not again[0].anew  # type: ignore[attr-defined]
+    # An exchange that was under way is made again, none before it.
+    assert 3 * per_round <= len(calls.read_text()) <= 4 * per_round
+    assert again[-1].weights_sha256 == expected.weights_sha256  # type: ignore[attr-defined]
+    assert learning(again) == learning([*whole])
+
+
+def test_a_server_that_asks_otherwise_cannot_go_on(copy, tmp_path: Path) -> None:
+    folder = copy("numpy_quick")
+    draws = "np.full((2, 3), np.random.default_rng().random())"
+    sweep = edited(folder, "numpy_quick/server_app.py", "np.zeros((2, 3))", draws)
+    run_until(sweep, tmp_path, last=1)
+    with pytest.raises(TrialError, match="round 1 is asked otherwise than before"):
+        run_until(sweep, tmp_path)
+
+
+def test_replies_that_take_too_much_are_not_kept(copy, tmp_path: Path) -> None:
+    folder = copy("numpy_quick")
+    edited(folder, "numpy_quick/server_app.py", "np.zeros((2, 3))", "np.zeros((200, 300))")
+    sweep = expand_app(str(folder), [INLINE, "journal_mb=1"])
+    first = run_until(sweep, tmp_path, last=2)
+    told = [event for r in first[1:] for event in r.events]  # type: ignore[attr-defined]
+    assert told == [
+        "the clients' replies take more than journal_mb=1: an interruption starts this trial over"
+    ]
+    assert run_until(sweep, tmp_path)[0].anew  # type: ignore[attr-defined]
+
+
+def test_an_exchange_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    sweep = of("numpy_quick")
+    run_until(sweep, tmp_path, last=2)
+    *_, last = sorted(Path(kept_in(tmp_path, sweep).url).glob("*.exchange"))
+    last.write_bytes(last.read_bytes()[:-7])
+    assert run_until(sweep, tmp_path)[-1].weights_sha256 == (  # type: ignore[attr-defined]
+        outcome(sweep, tmp_path)[1].weights_sha256
+    )
 
 
 # Rounds
