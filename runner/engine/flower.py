@@ -1,7 +1,8 @@
-"""What the engine takes of Flower beyond its public names; strategies' share is in their own file.
+"""What the engine takes of Flower beyond its public names; strategies and apps have their own.
 
-Each thing here and in ``strategies/insides.py`` has a contract test, run against two releases of
-Flower by ``make test-flower`` (``tests/contract/test_flower_insides.py``).
+Each thing here, in ``strategies/insides.py`` and in ``runner/app/insides.py`` has a contract test,
+run against two releases of Flower by ``make test-flower``
+(``tests/contract/test_flower_insides.py``, ``test_apps.py``).
 
 ===========================  ====================================================================
 what                         why there is no public way

@@ -16,7 +16,7 @@ def norm(server_round: int, arrays: ArrayRecord) -> MetricRecord:
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     rounds = context.run_config["num-server-rounds"]
-    strategy = FedAvg(fraction_train=1.0, min_available_nodes=4)
+    strategy = FedAvg(fraction_train=1.0, min_available_nodes=4, min_train_nodes=4)
     result = strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord([np.zeros((2, 3))]),

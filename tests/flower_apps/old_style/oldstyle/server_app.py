@@ -24,6 +24,7 @@ def server_fn(context: Context):
         evaluate_metrics_aggregation_fn=mean,
         on_fit_config_fn=lambda server_round: {"factor": server_round / 2},
         min_available_clients=4,
+        min_fit_clients=4,
     )
     rounds = int(context.run_config["num-server-rounds"])
     return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=rounds))

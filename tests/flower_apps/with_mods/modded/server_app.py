@@ -10,7 +10,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    result = FedAvg(fraction_evaluate=0.0, min_available_nodes=4).start(
+    result = FedAvg(fraction_evaluate=0.0, min_available_nodes=4, min_train_nodes=4).start(
         grid,
         ArrayRecord([np.zeros(4)]),
         num_rounds=context.run_config["num-server-rounds"],
