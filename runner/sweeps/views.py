@@ -76,6 +76,7 @@ class LineView:
         """Print what a person reads."""
         if text:
             self._console.print(Text(line(text)), soft_wrap=True)
+            self._console.file.flush()  # who reads it from a file sees it when it happens
 
     def close(self) -> None:
         """Nothing is to be done."""
