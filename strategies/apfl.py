@@ -16,7 +16,15 @@ from pydantic import Field
 
 from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.base import State
-from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.clients import (
+    ClientPart,
+    Effort,
+    Update,
+    Values,
+    Work,
+    training_effort,
+    with_method,
+)
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.settings import FedAvgSettings
 
@@ -141,6 +149,11 @@ class Mixing(ClientPart):
         w = work.sent()
         v = work.kept(self.method, otherwise=w)
         return v.with_rows(_mixture(self._alpha(work), v.rows, w.rows))
+
+    def effort(self, config: Values, examples: int, models: int) -> Effort:
+        """Return what two gradients a batch have a client compute: at w and at the mixture."""
+        del models
+        return Effort(2 * training_effort(config, examples))
 
     def _alpha(self, work: Work) -> NDArray[np.float64]:
         kept = work.recalled(self._share)

@@ -7,7 +7,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.clients import (
+    ClientPart,
+    Effort,
+    Update,
+    Values,
+    Work,
+    training_effort,
+    with_method,
+)
 from fedsweep.strategies.clustering import kmeans
 from fedsweep.strategies.grouping import silhouette, tree_split
 from fedsweep.strategies.layout import Layout, WithLayout
@@ -62,6 +70,10 @@ class Choosing(ClientPart):
             [{"cluster": k, "losses": own} for k, own in zip(clusters, losses, strict=True)],
         )
         return candidates.take(clusters)
+
+    def effort(self, config: Values, examples: int, models: int) -> Effort:
+        """Return what a client computes that scores all models and trains one."""
+        return Effort(training_effort(config, examples), float(examples * models))
 
 
 def best(losses: Sequence[float]) -> int:

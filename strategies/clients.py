@@ -181,6 +181,25 @@ class Update:
     arrays: Mapping[str, Models] = field(default_factory=dict)  # by name, beside the models
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What a task has its client compute, in examples that pass through the network."""
+
+    trained: float  # forward and backward
+    scored: float = 0.0  # forward alone
+
+
+def training_effort(config: Values, examples: int) -> float:
+    """Return how many examples one training takes in, as the config of a message says.
+
+    Keys that were not sent have the defaults of the client's training: one pass, batches of 10.
+    """
+    steps, batch = int(config.get("steps", 0)), int(config.get("batch-size", 10))
+    if steps:
+        return float(steps * min(batch or examples, examples))
+    return float(int(config.get("epochs", 1)) * examples)
+
+
 class ClientPart:
     """FedAvg's clients: they train what they were sent, send it back, and keep nothing.
 
@@ -198,6 +217,21 @@ class ClientPart:
     def model(self, work: Work) -> Models:
         """Return the model that each client uses, to be scored on what it holds out."""
         return work.sent()
+
+    def effort(self, config: Values, examples: int, models: int) -> Effort:
+        """Return what ``fit`` has a client compute: the virtual clock asks.
+
+        Parameters
+        ----------
+        config : mapping
+            What the strategy sent beside the models.
+        examples : int
+            Training examples of the client.
+        models : int
+            How many models it was sent.
+        """
+        del models
+        return Effort(training_effort(config, examples))
 
 
 def with_method(config: ConfigRecord, method: str, **values: Any) -> ConfigRecord:

@@ -5,6 +5,7 @@ per client from the strategy's seed, makes clients differ. Ranges and nominal co
 made to compare rules, not to predict.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -49,7 +50,10 @@ def nominal(examples: float) -> Load:
 
 
 def load_on_device(
-    mode: LoadMode, seed: int, node: int, measured: Load | None, examples: float | None
+    mode: LoadMode,
+    device: Callable[[], Device],
+    measured: Load | None,
+    examples: float | None,
 ) -> Load | None:
     """Return a client's load in a round, or None where it is unknown.
 
@@ -58,8 +62,8 @@ def load_on_device(
     mode : str
         ``measured``: as measured; ``simulated``: the nominal cost of the client's examples on its
         device; ``hybrid``: the measured load scaled by the device.
-    seed, node : int
-        Whose device.
+    device : callable
+        Returns the client's device.
     measured : Load, optional
         What the host measured.
     examples : float, optional
@@ -68,4 +72,4 @@ def load_on_device(
     if mode == "measured":
         return measured
     load = (None if examples is None else nominal(examples)) if mode == "simulated" else measured
-    return None if load is None else device_of(seed, node).scaled(load)
+    return None if load is None else device().scaled(load)

@@ -13,7 +13,15 @@ from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
 from fedsweep.strategies.base import State
-from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.clients import (
+    ClientPart,
+    Effort,
+    Update,
+    Values,
+    Work,
+    training_effort,
+    with_method,
+)
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.ranges import WEIGHT
 from fedsweep.strategies.settings import FedAvgSettings
@@ -112,3 +120,9 @@ class DittoClients(ClientPart):
     def model(self, work: Work) -> Models:
         """Return v; a client that never trained has the global model."""
         return work.kept(self.method, otherwise=work.sent())
+
+    def effort(self, config: Values, examples: int, models: int) -> Effort:
+        """Return what the training of both models has a client compute."""
+        del models
+        trained, epochs = training_effort(config, examples), int(config.get("personal-epochs", 0))
+        return Effort(trained + (epochs * examples or trained))

@@ -16,7 +16,15 @@ from pydantic import Field
 from fedsweep.strategies import base
 from fedsweep.strategies.base import State, arrays_of, mean_of_clusters, sort_replies, weight_of
 from fedsweep.strategies.candidates import Candidates, all_models, changed, initial_models, to_all
-from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.clients import (
+    ClientPart,
+    Effort,
+    Update,
+    Values,
+    Work,
+    training_effort,
+    with_method,
+)
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.ranges import ROUNDS, WEIGHT
 from fedsweep.strategies.settings import NumClustersSettings, Setting
@@ -210,6 +218,11 @@ class SoftMembers(ClientPart):
         shares = _shares(work, centres)
         _tell(work, shares)
         return centres.take([int(np.argmax(u)) for u in shares])
+
+    def effort(self, config: Values, examples: int, models: int) -> Effort:
+        """Return what a client computes that trains one model, and where that is due scores all."""
+        scored = examples * models if config.get("estimate", True) else 0
+        return Effort(training_effort(config, examples), float(scored))
 
     def _remembered(self, work: Work, centres: Models) -> list[list[float]]:
         """Return the clients' shares, estimated anew where that is due or never happened."""

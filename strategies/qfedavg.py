@@ -14,7 +14,15 @@ from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
 from fedsweep.strategies.base import arrays_of, sort_replies
-from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
+from fedsweep.strategies.clients import (
+    ClientPart,
+    Effort,
+    Update,
+    Values,
+    Work,
+    training_effort,
+    with_method,
+)
 from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.settings import FedAvgSettings
@@ -114,6 +122,10 @@ class TellingLoss(ClientPart):
         losses = [float(own.mean()) for own in work.losses(work.candidates())]
         trained = work.train(work.sent())
         return Update(trained.results, trained.models, {LOSS_KEY: losses})
+
+    def effort(self, config: Values, examples: int, models: int) -> Effort:
+        """Return what a client computes that scores the model and trains it."""
+        return Effort(training_effort(config, examples), float(examples * models))
 
 
 def _start_loss(reply: Message) -> float:

@@ -6,7 +6,8 @@ arithmetic, in the order of the replies.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from logging import WARNING
 from typing import cast
 
@@ -24,7 +25,7 @@ from fedsweep.strategies.base import (
     string_keys,
     weight_of,
 )
-from fedsweep.strategies.devices import load_on_device
+from fedsweep.strategies.devices import Device, device_of, load_on_device
 from fedsweep.strategies.insides import log
 from fedsweep.strategies.layout import Layout
 from fedsweep.strategies.selection import (
@@ -59,6 +60,7 @@ class ClusterServers:
     def __init__(self, rule: ServerRule, seed: int) -> None:
         self.rule = rule
         self.seed = seed
+        self.device_of: Callable[[int], Device] = partial(device_of, seed)  # of a node
         self.loads: dict[int, Load] = {}  # node -> moving average
         self.examples: dict[int, float] = {}  # node -> training examples
         self.scores: dict[int, float] = {}  # node -> score in its cluster; the lowest is the best
@@ -99,7 +101,7 @@ class ClusterServers:
                 continue
             for node, measured in zip(nodes, _measured(load, len(nodes)), strict=True):
                 new = load_on_device(
-                    self.rule.mode, self.seed, node, measured, self.examples.get(node)
+                    self.rule.mode, partial(self.device_of, node), measured, self.examples.get(node)
                 )
                 if new is not None:
                     self.loads[node] = smooth(self.loads.get(node), new, self.rule.ewma)

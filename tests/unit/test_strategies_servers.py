@@ -44,13 +44,13 @@ def test_a_device_scales_its_load() -> None:
 
 def test_the_modes() -> None:
     device, measured = device_of(3, 7), Load(1, 10, 60)
-    assert load_on_device("measured", 3, 7, measured, 5) == measured
-    assert load_on_device("hybrid", 3, 7, measured, 5) == device.scaled(measured)
-    assert load_on_device("simulated", 3, 7, measured, 5) == device.scaled(nominal(5))
-    assert load_on_device("simulated", 3, 7, None, 5) is not None
+    assert load_on_device("measured", lambda: device, measured, 5) == measured
+    assert load_on_device("hybrid", lambda: device, measured, 5) == device.scaled(measured)
+    assert load_on_device("simulated", lambda: device, measured, 5) == device.scaled(nominal(5))
+    assert load_on_device("simulated", lambda: device, None, 5) is not None
     assert (
-        load_on_device("simulated", 3, 7, measured, None)
-        is load_on_device("hybrid", 3, 7, None, 5)
+        load_on_device("simulated", lambda: device, measured, None)
+        is load_on_device("hybrid", lambda: device, None, 5)
         is None
     )
 
