@@ -82,7 +82,9 @@ class RoundRecord:
 
     ``clients`` has one row per client that took part, with the columns of
     ``fedsweep.trial.metrics.CLIENT_COLUMNS``. ``assignments`` has one row per client of a clustered
-    strategy, with the columns of :func:`fedsweep.trial.metrics.assignment_rows`.
+    strategy, with the columns of :func:`fedsweep.trial.metrics.assignment_rows`. ``tasks`` has one
+    row per task that ended in it, where there is a virtual clock, with the columns of
+    ``fedsweep.pace.ledger.TASK_COLUMNS``.
     """
 
     round: int
@@ -93,6 +95,7 @@ class RoundRecord:
     events: tuple[str, ...] = ()  # one line each: lost hosts, failed clients, why the trial stops
     time_s: float = 0.0
     """Unix time of the round's end: logged again it is the same timestamp, and no second row."""
+    tasks: Columns = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,12 @@ def training_effort(config: Values, examples: int) -> float:
     return float(int(config.get("epochs", 1)) * examples)
 
 
+def training_steps(config: Values, examples: int) -> int:
+    """Return how many steps one training takes, as the config of a message says."""
+    steps, batch = int(config.get("steps", 0)), int(config.get("batch-size", 10))
+    return steps or int(config.get("epochs", 1)) * -(-examples // (batch or max(examples, 1)))
+
+
 class ClientPart:
     """FedAvg's clients: they train what they were sent, send it back, and keep nothing.
 

@@ -27,6 +27,8 @@ type                content                               reply
 ``query.init``      nothing                               ``arrays``: the trial's initial model,
                                                           ``layout``: ConfigRecord, see
                                                           ``fedsweep.strategies.layout``
+``query.flop``      nothing                               ``metrics``: flop of the network's forward
+                                                          pass on one example
 ``query.test``      ``arrays``, ``config``: group,        ``metrics``: num-examples, loss_sum,
                     start, stop, confusion (bool)         correct, confusion (classes x classes, row
                                                           by row)
@@ -61,7 +63,7 @@ from fedsweep.strategies.arrays import write_array
 from fedsweep.strategies.layout import joined
 from fedsweep.training.arrays import weighted_mean
 from fedsweep.training.local import confusion, predict, score
-from fedsweep.training.modules import check_repeats
+from fedsweep.training.modules import check_repeats, forward_flop
 
 
 def _with_arrays(message: Message, arrays: ArrayRecord) -> Message:
@@ -110,6 +112,7 @@ def make_client_app(
     app.query("losses")(client.losses)
     app.query("examples")(client.examples)
     app.query("init")(client.init)
+    app.query("flop")(client.flop)
     app.query("signature")(client.signature)
     app.query("subspace")(client.subspace)
     app.query("sketch")(client.sketch)
@@ -212,6 +215,16 @@ class BuiltinClient(ClientProcess):
         """Tell how many examples the client trains on (SCAFFOLD)."""
         rows = self._data.train_rows[partition_id(context)]
         return make_reply(message, {"num-examples": len(rows)})
+
+    def flop(self, message: Message, context: Context) -> Message:
+        """Tell the FLOP of a forward pass on one example, as PyTorch counts them.
+
+        It counts products (linear layers, convolutions, attention), 2 for a multiplication and an
+        addition.
+        """
+        del context
+        x, _ = self.pool.examples(*self.train_set({}, 0))
+        return make_reply(message, {"flop": forward_flop(self.load(self.initial()), x[:1])})
 
     def signature(self, message: Message, context: Context) -> Message:
         """Tell moments of images and labels, which feature, label and concept shift all move."""

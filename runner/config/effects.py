@@ -9,6 +9,8 @@ from typing import Protocol
 
 from fedsweep.config.learning import TrainingConfig
 from fedsweep.config.running import HalvingConfig, StopConfig
+from fedsweep.pace.schedule import Schedule
+from fedsweep.scenario.device import Devices
 from fedsweep.scenario.partition import Partition
 from fedsweep.scenario.shift import Shift
 from fedsweep.strategies.settings import FedAvgSettings
@@ -28,6 +30,10 @@ class Sections(Protocol):
     @property
     def shift(self) -> Shift: ...  # noqa: D102
     @property
+    def devices(self) -> Devices: ...  # noqa: D102
+    @property
+    def schedule(self) -> Schedule: ...  # noqa: D102
+    @property
     def strategy(self) -> FedAvgSettings: ...  # noqa: D102
     @property
     def training(self) -> TrainingConfig: ...  # noqa: D102
@@ -42,6 +48,9 @@ def idle_keys(config: Sections) -> dict[str, str]:
     found = _idle_training(config)
     found |= {f"strategy.{key}": why for key, why in config.strategy.idle().items()}
     found |= {f"shift.{key}": why for key, why in config.shift.idle().items()}
+    found |= {f"devices.{key}": why for key, why in config.devices.idle().items()}
+    found |= {f"schedule.{key}": why for key, why in config.schedule.idle().items()}
+    found |= config.schedule.rules_out()
     stop = config.stop
     if config.partition.one_client:
         found["num_clients"] = f"partition={config.partition.name}, which has one client"

@@ -19,8 +19,12 @@ from fedsweep.config.section import OneOf, Section, find_part
 from fedsweep.errors import ConfigError
 from fedsweep.models import MODELS
 from fedsweep.parts.code import Code
+from fedsweep.pace.schedule import Schedule
+from fedsweep.pace.schedules import SCHEDULES, schedule_of
 from fedsweep.parts.registry import Origin, Registry
 from fedsweep.scenario.dataset import DATASETS
+from fedsweep.scenario.device import Devices
+from fedsweep.scenario.devices import DEVICES, devices_of
 from fedsweep.scenario.partition import Partition
 from fedsweep.scenario.partitions import PARTITIONS, partition_of
 from fedsweep.scenario.shift import Shift
@@ -35,6 +39,8 @@ PARTS: dict[str, Registry[Any]] = {
     "dataset": DATASETS,
     "partition": PARTITIONS,
     "shift": SHIFTS,
+    "devices": DEVICES,
+    "schedule": SCHEDULES,
     "model": MODELS,
     "strategy": STRATEGIES,
 }
@@ -45,7 +51,7 @@ class TrialConfig(Section):
     """What defines a trial: everything that decides its numbers."""
 
     PROBLEM: ClassVar[frozenset[str]] = frozenset({
-        "dataset", "partition", "shift", "num_clients", "evaluate_every",
+        "dataset", "partition", "shift", "devices", "num_clients", "evaluate_every",
         "strategy.fraction_evaluate", "strategy.min_evaluate_nodes", "evaluate_personal", "metrics",
         "experiment",
     })  # fmt: skip
@@ -57,6 +63,12 @@ class TrialConfig(Section):
     )
     shift: Annotated[Shift, OneOf(SHIFTS)] = Field(
         default_factory=shift_of, description="known groups of clients"
+    )
+    devices: Annotated[Devices, OneOf(DEVICES)] = Field(
+        default_factory=devices_of, description="simulated devices: a virtual clock"
+    )
+    schedule: Annotated[Schedule, OneOf(SCHEDULES)] = Field(
+        default_factory=schedule_of, description="when clients are asked, and replies make a model"
     )
     model: ModelConfig = Field(default_factory=ModelConfig, description="network")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
@@ -173,12 +185,47 @@ class TrialConfig(Section):
                 f"adaptive clipping needs less than {cohort / 10:g} (clients / 10); "
                 "lower it or train more clients"
             )
+        self._check_schedule(cohort)
         try:
             s.check()
             s.check_in(Setting(n, cohort, self.rounds, self.training.optimizer, self.model.name))
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return self
+
+    def _check_schedule(self, cohort: int) -> None:
+        """Refuse devices and schedules that go with nothing else here."""
+        schedule, s = self.schedule, self.strategy
+        try:
+            self.devices.check_in(self.num_clients)
+            schedule.check_in(Setting(self.online(1), cohort, self.rounds))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if not self.devices.timed and not schedule.timeless:
+            raise ConfigError(
+                f"schedule={schedule.name} with devices=none: no time passes; set "
+                f"devices={', '.join(name for name in DEVICES if name != 'none')}, or schedule=sync"
+            )
+        takes = STRATEGIES.saying("any_version")
+        if schedule.stale and s.name not in takes:
+            raise ConfigError(
+                f"schedule={schedule.name} makes models of replies to older ones, and "
+                f"strategy={s.name} needs replies to the last one; set "
+                f"strategy={', '.join(takes)}, or schedule=sync, deadline, over_selection, partial"
+            )
+        if schedule.clustered and not self._models.clusters_clients:
+            raise ConfigError(
+                f"schedule={schedule.name} has a buffer per cluster, and strategy={s.name} no "
+                "clusters; set strategy=oracle, or schedule=fedbuff"
+            )
+        why = schedule.unfit(s.name, clusters=self._models.clusters_clients)
+        if why:
+            raise ConfigError(why)
+        if schedule.stale and self.privacy.name != "none":
+            raise ConfigError(
+                f"privacy={self.privacy.name} with schedule={schedule.name}: its guarantee is for "
+                "replies to one model; set privacy=none or schedule=sync"
+            )
 
     @model_validator(mode="after")
     def _happens(self) -> Self:
@@ -256,6 +303,9 @@ class TrialConfig(Section):
             left_out.add("evaluate_personal")
         if not self.metrics:
             left_out.add("metrics")
+        for part, usual in (("devices", DEVICES.make()), ("schedule", SCHEDULES.make())):
+            if getattr(self, part) == usual:
+                left_out.add(part)
         kept = {
             k: value
             for k, value in super().canonical().items()

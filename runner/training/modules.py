@@ -122,3 +122,16 @@ def _is_constant(value: object) -> bool:
         return all(map(_is_constant, value))
     constant = type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device
     return isinstance(value, constant)
+
+
+def forward_flop(model: nn.Module, x: Tensor) -> float:
+    """Return the FLOP of a forward pass over images (n, C, H, W), as PyTorch counts them.
+
+    Products alone are counted, each multiplication with an addition as 2.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        predict(model, x)
+    return float(counter.get_total_flops())

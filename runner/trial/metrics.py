@@ -249,6 +249,8 @@ def round_record(
     metrics |= ledger.add(done.train.tasks + done.evaluate.tasks, clustered)
     metrics |= {f"5_time/{name}_s": value for name, value in done.seconds.items()}
     metrics["5_time/round_s"] = seconds
+    if done.settled is not None:
+        metrics |= done.settled.metrics
     metrics |= _load_metrics(done)
     failed = [task for task in done.train.tasks + done.evaluate.tasks if task.error]
     metrics["6_load/failed_tasks"] = float(len(failed))
@@ -261,6 +263,7 @@ def round_record(
         metrics={key: float(value) for key, value in metrics.items()},
         clients=clients,
         assignments=assignment_rows(done.number, clustered) if clustered and assignment else {},
+        tasks=done.settled.tasks if done.settled else {},
         load=tuple(dict.fromkeys(done.train.samples + done.evaluate.samples)),
         events=(*done.train.events, *done.evaluate.events, *lines),
     )

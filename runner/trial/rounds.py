@@ -7,9 +7,10 @@ were used, and a test of the models while clients evaluate them.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from typing import Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -17,15 +18,18 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsweep.engine.flower import sampling
 from fedsweep.engine.grid import EngineGrid, Trace
+from fedsweep.engine.wire import count_bytes
 from fedsweep.errors import TrialError
 from fedsweep.links import CLUSTERING_QUERIES
+from fedsweep.pace.ledger import Settled
+from fedsweep.pace.policies import Aggregation, Clock, Policies, Underway
 from fedsweep.parts.code import own_place
 from fedsweep.seeding import derive_seed, seeded_globals
 from fedsweep.strategies import Layout, is_weighted_mean
 from fedsweep.strategies.base import models_of
 from fedsweep.trial.evaluation import QUERY, SLICE, TestScores, with_told
-from fedsweep.trial.policies import Aggregation, Policies, Underway
 
+Settle = Callable[[int, Aggregation, Underway], Settled]
 AskScores = Callable[[int, ArrayRecord], Callable[[], TestScores] | None]
 
 
@@ -47,6 +51,8 @@ class Loop:
     evaluate_personal: Literal["last", "always"] = "last"
     partial_means: bool = True  # False: every reply reaches the strategy, as in Strategy.start
     policies: Policies = field(default_factory=Policies)
+    settle: Settle | None = None
+    """Told of each round's aggregation once its model is made: what it meant in virtual time."""
 
     def evaluates(self, server_round: int) -> bool:
         """Return whether a round is evaluated: every so many, and the last."""
@@ -72,6 +78,7 @@ class Round:
     asked: int = 0  # clients that were asked to train
     used: int = 0  # clients whose replies made the new model
     virtual_s: float = 0.0  # since the trial began; no time passes without a clock
+    settled: Settled | None = None  # what the round was in virtual time, where there is a clock
 
 
 def run_rounds(
@@ -115,7 +122,7 @@ def run_rounds(
 
         # Train: ask clients until what arrives makes a model, and read their replies.
         due, asked, train = _until_due(strategy, grid, arrays, loop, number, underway)
-        replies = _replies(strategy, grid, due, loop, number)
+        replies = _replies(strategy, grid, due, loop, number, arrays)
         train += grid.drain()
         clock.lap("train")
 
@@ -135,6 +142,7 @@ def run_rounds(
             used = []
             _check_share(number, 0, taken, share, errors, "were used", why)
         arrays = arrays if new_arrays is None else new_arrays
+        settled = loop.settle(number, due, underway) if loop.settle else None
         del due, replies, new_arrays  # they hold the round's arrays in the object store
         more = grid.drain()
         _answered(number, more, share)
@@ -165,6 +173,7 @@ def run_rounds(
             asked,
             len(used),
             underway.now,
+            settled,
         )
 
 
@@ -186,24 +195,52 @@ def _until_due(
     policies = loop.policies
     asked, times, trace = 0, 0, Trace()
     while True:
-        if policies.cohort.opens(underway):
+        # What has arrived comes first: whoever is asked then starts from the model that it makes.
+        opens = policies.cohort.opens(underway)
+        underway.more_at = underway.now if opens else inf
+        if due := policies.trigger.decide(underway):
+            return underway.settle(due), asked, trace
+        if opens:
             again = (times,) if times else ()
             seed = derive_seed(loop.seed, "round", number, "train", *again)
             config = ConfigRecord(dict(loop.train_config))  # a task keeps its own while rounds pass
             with seeded_globals(seed), sampling(partial(policies.cohort.choose, underway)):
                 messages = list(strategy.configure_train(number, arrays, config, grid))
-            underway.begin(messages, number - 1, policies.clock)
             seen = grid.drain()
             _answered(number, seen, loop.min_fit_fraction)
+            _try_unknown(grid, policies.clock, messages, loop.timeout)
+            messages = list(policies.workload.asked(messages))
+            underway.begin(messages, number - 1, policies.clock)
             asked, times, trace = asked + len(messages), times + 1, trace + seen
-        if due := policies.trigger.decide(underway):
-            underway.settle(due)
-            return due, asked, trace
+            opens = policies.cohort.opens(underway)  # nobody else could be asked now
+            underway.more_at = policies.cohort.more_at(underway) if opens else inf
+            if due := policies.trigger.decide(underway):
+                return underway.settle(due), asked, trace
         underway.advance()
 
 
+def _try_unknown(
+    grid: EngineGrid, clock: Clock, messages: Sequence[Message], timeout: float | None
+) -> None:
+    """Tell a clock how large replies are of a kind that it does not know; nobody else learns of it.
+
+    A client that gives no reply is taken to send back what it was sent.
+    """
+    for message in clock.unknown(messages):
+        told = message.metadata
+        tried = Message(message.content, told.dst_node_id, told.message_type)
+        grid.receive(grid.push_messages([tried], stateless=True), timeout=timeout)
+        sizes = [task.bytes_out for task in grid.drain().tasks if not task.error]
+        clock.know(message, sizes[0] if sizes else count_bytes(message.content))
+
+
 def _replies(
-    strategy: Strategy, grid: EngineGrid, due: Aggregation, loop: Loop, number: int
+    strategy: Strategy,
+    grid: EngineGrid,
+    due: Aggregation,
+    loop: Loop,
+    number: int,
+    now: ArrayRecord,
 ) -> list[Message]:
     """Return the replies of the tasks that make the model of a round, in the order of asking."""
     averages = loop.partial_means and is_weighted_mean(strategy)
@@ -212,7 +249,7 @@ def _replies(
     grid.carried = frozenset(layout.carried if layout else ())
     taken = sorted(due.taken, key=lambda flight: flight.place)
     try:
-        return loop.policies.delivery.replies(grid, taken, number, loop.timeout)
+        return loop.policies.delivery.replies(grid, taken, number, loop.timeout, now)
     finally:
         grid.weight_key = None
 

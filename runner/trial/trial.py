@@ -22,6 +22,7 @@ from fedsweep.engine.executors import Host
 from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import TrialError
+from fedsweep.pace.policies import Underway
 from fedsweep.parts.registry import Origin
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.seeding import derive_seed
@@ -31,9 +32,9 @@ from fedsweep.strategies.state import load_strategy_state, strategy_state
 from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
 from fedsweep.trial.metrics import Ledger, initial_record, own_test_metrics, round_record
-from fedsweep.trial.policies import Underway
 from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
 from fedsweep.trial.stop import StopRules
+from fedsweep.trial.virtual import VirtualTime, timeless_scene
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -146,6 +147,12 @@ class _Trial:
         self.strategy = make_strategy(config, data.shift, self._layout)
         self._clustered = self.strategy if isinstance(self.strategy, Clustered) else None
         self._has = models_of(self.strategy)
+        self._virtual = (
+            VirtualTime(config, grid, data.num_examples(), self.strategy)
+            if config.devices.timed
+            else None
+        )
+        scene = self._virtual.scene(config) if self._virtual else timeless_scene(config)
         self._central = _CentralTest(config, grid, data, self._clustered, self._has)
         self.loop = Loop(
             num_rounds=config.rounds,
@@ -158,6 +165,8 @@ class _Trial:
             evaluate_config=ConfigRecord({"by-class": True} if config.metrics else {}),
             held_out=data.holds_out,
             evaluate_personal=config.evaluate_personal,
+            policies=config.schedule.policies(scene),
+            settle=self._virtual.settle if self._virtual else None,
         )
         self.rules = StopRules(config.stop)
         self._arrays, self._ledger, self._underway = self._initial, Ledger(), Underway()
@@ -176,6 +185,9 @@ class _Trial:
         self.grid.states = {int(node_id): kept for node_id, kept in state["clients"].items()}
         self._arrays, self._ledger = state["arrays"], Ledger(**state["ledger"])
         self._underway.load_state_dict(state["underway"])
+        if self._virtual:
+            self._virtual.load_state_dict(state["virtual"])
+            self.loop.policies.load_state_dict(state["policies"])
         return saved.records
 
     def state(self) -> State:
@@ -186,6 +198,14 @@ class _Trial:
             "clients": {str(node_id): state for node_id, state in self.grid.states.items()},
             "ledger": vars(self._ledger),
             "underway": self._underway.state_dict(),
+            **(self._timed_state() if self._virtual else {}),
+        }
+
+    def _timed_state(self) -> State:
+        assert self._virtual is not None
+        return {
+            "virtual": self._virtual.state_dict(),
+            "policies": self.loop.policies.state_dict(),
         }
 
     def rounds(self, first_round: int) -> Iterator[RoundRecord]:

@@ -16,19 +16,21 @@ from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import TrialError
-from fedsweep.trial.checkpoint import decode, encode
-from fedsweep.trial.policies import (
+from fedsweep.pace.policies import (
     Aggregation,
     Clock,
     Cohort,
     Delivery,
     Flight,
     Policies,
+    Replying,
     Sampled,
+    Span,
     Trigger,
     Underway,
     WaitForAll,
 )
+from fedsweep.trial.checkpoint import decode, encode
 from fedsweep.trial.rounds import Loop, Round, run_rounds
 from tests.apps import add_app, model
 
@@ -53,8 +55,8 @@ class Takes(Clock):
 
     of: Mapping[int, float]
 
-    def seconds(self, message: Message) -> float:
-        return self.of[message.metadata.dst_node_id]
+    def takes(self, message: Message, now: float, place: int) -> Span:
+        return Span(self.of[message.metadata.dst_node_id])
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Deadline(Trigger):
     seconds: float
 
     def decide(self, underway: Underway) -> Aggregation | None:
+        if not underway.busy:
+            return None
         end = underway.since + self.seconds
         if underway.next_arrival <= end and underway.working:
             return None
@@ -114,7 +118,12 @@ class Stale(Delivery):
     """A reply weighs its examples / (1 + staleness)."""
 
     def replies(
-        self, grid: EngineGrid, taken: Sequence[Flight], number: int, timeout: float | None
+        self,
+        grid: Replying,
+        taken: Sequence[Flight],
+        number: int,
+        timeout: float | None,
+        now: ArrayRecord,
     ) -> list[Message]:
         grid.weight_key = None
         came = grid.send_and_receive([flight.message for flight in taken], timeout=timeout)

@@ -1,9 +1,9 @@
-"""What a round is, said by four small policies; the round loop (``rounds.py``) follows them.
+"""What a round is, said by small policies; the round loop (``rounds.py``) follows them.
 
-Who is asked and when (:class:`Cohort`), how long a task takes (:class:`Clock`), when what has
-arrived becomes a new model (:class:`Trigger`), and how the replies of tasks come in
-(:class:`Delivery`). The defaults are synchronous rounds without a clock: the strategy's own sample
-is asked, everything arrives at once, and the round waits for all of it.
+Who is asked and when (:class:`Cohort`), how much of its work (:class:`Workload`), how long a task
+takes (:class:`Clock`), when what has arrived becomes a new model (:class:`Trigger`), and how the
+replies of tasks come in (:class:`Delivery`). The defaults are synchronous rounds without a clock:
+the strategy's own sample is asked, everything arrives at once, and the round waits for all of it.
 
 Time here is virtual: a task's result is a function of the model it starts from, the client and the
 seed, so a machine may compute it whenever it likes, and the clock alone says when it arrives. Tasks
@@ -12,28 +12,36 @@ arrive in the order of (virtual time, node id), never in that of this machine.
 The loop, for the model of each round::
 
     while True:
+        if due := trigger.decide(underway):    # what has arrived makes the next model, before
+            break                              # anybody is asked to start from this one
         if cohort.opens(underway):             # ask: each task names the version it starts from
             underway.begin(messages, number - 1, clock)
-        if due := trigger.decide(underway):    # what has arrived makes the next model
-            break
-        underway.advance()                     # time passes, to the next arrival
-    underway.settle(due)                       # the rest is thrown away, or goes on
+        underway.advance()                     # time passes, to the next arrival, or until more
+                                               # clients can be asked
+    due = underway.settle(due)                 # the rest is thrown away, or goes on
     strategy.aggregate_train(number, delivery.replies(grid, taken, number, timeout))
 """
 
 import random
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any, Protocol
 
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from fedsweep.engine.grid import EngineGrid
 from fedsweep.errors import TrialError
-from fedsweep.strategies.base import State
+from fedsweep.strategies.base import Resumable, State
 from fedsweep.strategies.insides import Shared
+
+
+@dataclass(frozen=True)
+class Span:
+    """How long a task takes, and whether a reply comes of it."""
+
+    seconds: float  # virtual; inf: it goes on for ever, and nobody waits for it
+    arrives: bool = True  # False: then its client is known to be lost
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Flight:
     began: float  # virtual seconds
     ends: float  # virtual seconds at which the reply arrives; inf: never
     message: Message = field(repr=False)
+    arrives: bool = True  # False: then the client is lost, and its work with it
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,20 @@ class Underway:
         When the last model was made.
     arrived : list of Flight
         Tasks that are done and in no model yet, in order of arrival.
+    lost : list of Flight
+        Tasks of clients that vanished since the last model was made; an aggregation drops them.
+    opened : float
+        When clients were asked last while nobody was at a task.
+    more_at : float
+        When the cohort asks again though nothing arrives; inf: never.
     """
 
     def __init__(self) -> None:
         self.now = self.since = 0.0
         self.arrived: list[Flight] = []
+        self.lost: list[Flight] = []
+        self.more_at = inf
+        self.opened = 0.0
         self._in_flight: list[tuple[float, int, Flight]] = []  # a heap of (ends, node, task)
         self._busy: set[int] = set()
         self._asked = 0
@@ -101,6 +119,11 @@ class Underway:
         """Virtual seconds at which the next task arrives; inf where none will."""
         return self._in_flight[0][0] if self._in_flight else inf
 
+    @property
+    def waits(self) -> bool:
+        """Whether time has to pass until a task arrives or clients are asked."""
+        return min(self.next_arrival, self.more_at) < inf
+
     def begin(self, messages: Iterable[Message], version: int, clock: "Clock") -> None:
         """Begin a task now for each message, from the model of a version.
 
@@ -109,34 +132,49 @@ class Underway:
         TrialError
             A node is asked while it is at another task.
         """
+        if not self._busy:
+            self.opened = self.now
         for message in messages:
             node = message.metadata.dst_node_id
             if node in self._busy:
                 raise TrialError(f"client {node - 1} was asked while it is at another task")
             self._busy.add(node)
-            ends = self.now + clock.seconds(message)
-            flight = Flight(self._asked, node, version, self.now, ends, message)
+            span = clock.takes(message, self.now, self._asked)
+            ends = self.now + span.seconds
+            flight = Flight(self._asked, node, version, self.now, ends, message, span.arrives)
             heappush(self._in_flight, (ends, node, flight))
             self._asked += 1
 
     def advance(self) -> None:
-        """Let time pass until the next task arrives.
+        """Let time pass until the next task arrives or is lost, or more clients can be asked.
 
         Raises
         ------
         TrialError
             Nothing will arrive any more: the trigger waits for what can't come.
         """
+        if self.more_at < self.next_arrival:
+            self.now, self.more_at = self.more_at, inf
+            return
         if self.next_arrival == inf:
             raise TrialError(
                 f"no task arrives after {self.now:g} virtual seconds, and {len(self.arrived)} "
                 "replies are too few for a model"
             )
-        self.now, _, flight = heappop(self._in_flight)
-        self.arrived.append(flight)
+        ends, _, flight = heappop(self._in_flight)
+        self.now = max(self.now, ends)  # it may have arrived while the last model was made
+        (self.arrived if flight.arrives else self.lost).append(flight)
 
-    def settle(self, due: Aggregation) -> None:
-        """Let go of what an aggregation took or dropped; time goes on from there."""
+    def settle(self, due: Aggregation) -> Aggregation:
+        """Let go of what an aggregation took or dropped; time goes on from there.
+
+        Returns
+        -------
+        Aggregation
+            The same, with the tasks that were lost among those that are dropped.
+        """
+        due = replace(due, dropped=(*due.dropped, *self.lost))
+        self.lost = []
         gone = {flight.node for flight in (*due.taken, *due.dropped)}  # a node is at one task
         self._busy -= gone
         self.arrived = [flight for flight in self.arrived if flight.node not in gone]
@@ -144,6 +182,7 @@ class Underway:
             self._in_flight = [entry for entry in self._in_flight if entry[1] not in gone]
             heapify(self._in_flight)
         self.now = self.since = due.at
+        return due
 
     def state_dict(self) -> State:
         """Return all of it as a checkpoint holds it; what tasks share is held once."""
@@ -168,7 +207,7 @@ class Underway:
                 "content": content(flight.message.content),
             }
             for flight in (*self.arrived, *self.in_flight)
-        ]
+        ]  # none is lost: a state is that after a model was made
         return {
             "now": self.now,
             "since": self.since,
@@ -204,7 +243,7 @@ def _by_arrival(entry: tuple[float, int, Flight]) -> tuple[float, int]:
     return entry[:2]
 
 
-_PLAIN = ("place", "node", "version", "began", "ends")
+_PLAIN = ("place", "node", "version", "began", "ends", "arrives")
 
 
 class Cohort(Protocol):
@@ -219,28 +258,84 @@ class Cohort(Protocol):
         Draws are from the global ``random``, which is seeded for each time that clients are asked.
         """
 
+    def more_at(self, underway: Underway) -> float:
+        """Return when clients come that could be asked; inf where nobody will.
+
+        It is looked at where the cohort is still open after all were asked that could be.
+        """
+        return inf
+
 
 class Clock(Protocol):
-    """How long tasks take."""
+    """How long tasks take.
 
-    def seconds(self, message: Message) -> float:
-        """Return the virtual seconds from asking a client to its reply; inf where none comes."""
+    A clock that goes by the bytes of replies is told them: before tasks begin, a message of each
+    kind that it does not know is tried on its client, without changing the client's state.
+    """
+
+    def unknown(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return a message of each kind whose reply it has to be told of."""
+        return ()
+
+    def know(self, message: Message, reply_bytes: int) -> None:
+        """Take in how many bytes the arrays of replies to such messages have."""
+        return None
+
+    def takes(self, message: Message, now: float, place: int) -> Span:
+        """Return how long a task takes that begins now.
+
+        Parameters
+        ----------
+        message : Message
+            What the client is asked.
+        now : float
+            Virtual seconds since the trial began.
+        place : int
+            Of the task in the order of asking, over the whole trial: what is drawn for it follows
+            from that.
+        """
+
+
+class Workload(Protocol):
+    """How much of its work a client is asked to do."""
+
+    def asked(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the messages that are sent in place of the strategy's own."""
 
 
 class Trigger(Protocol):
     """When what has arrived becomes a new model."""
 
     def decide(self, underway: Underway) -> Aggregation | None:
-        """Return what makes the next model; None: wait for the next arrival."""
+        """Return what makes the next model; None: wait.
+
+        It is asked before and after clients are: where ``underway.waits``, something is to come.
+        """
+
+
+class Replying(Protocol):
+    """What delivers replies: the engine's Grid."""
+
+    weight_key: str | None
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Send messages and wait for their replies, which come in their order."""
 
 
 class Delivery(Protocol):
     """How the replies of tasks that are taken come in, and as what the strategy sees them."""
 
     def replies(
-        self, grid: EngineGrid, taken: Sequence[Flight], number: int, timeout: float | None
+        self,
+        grid: Replying,
+        taken: Sequence[Flight],
+        number: int,
+        timeout: float | None,
+        now: ArrayRecord,
     ) -> list[Message]:
-        """Return the replies that count, for the model of a round.
+        """Return the replies that count, for the model of a round, which follows ``now``.
 
         Their staleness is ``number - 1 - flight.version`` models. Where ``grid.weight_key`` is set
         hosts average replies to tasks of one content; who has to see each reply sets it to None.
@@ -248,7 +343,7 @@ class Delivery(Protocol):
 
 
 @dataclass(frozen=True)
-class Sampled:
+class Sampled(Cohort):
     """The strategy's own sample, drawn evenly, once for each model."""
 
     def opens(self, underway: Underway) -> bool:
@@ -262,13 +357,22 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class NoClock:
+class NoClock(Clock):
     """No time passes."""
 
-    def seconds(self, message: Message) -> float:
-        """Return 0."""
-        del message
-        return 0.0
+    def takes(self, message: Message, now: float, place: int) -> Span:
+        """Return 0 seconds."""
+        del message, now, place
+        return Span(0.0)
+
+
+@dataclass(frozen=True)
+class AllOfIt:
+    """Clients do what the strategy asks."""
+
+    def asked(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the messages as they are."""
+        return messages
 
 
 @dataclass(frozen=True)
@@ -277,7 +381,7 @@ class WaitForAll:
 
     def decide(self, underway: Underway) -> Aggregation | None:
         """Wait while anything will arrive; what never will is dropped."""
-        if underway.next_arrival < inf:
+        if underway.waits:
             return None
         return Aggregation(underway.now, list(underway.arrived), underway.in_flight)
 
@@ -287,10 +391,15 @@ class WhenTaken:
     """Clients work when their replies are taken: what is thrown away is never computed."""
 
     def replies(
-        self, grid: EngineGrid, taken: Sequence[Flight], number: int, timeout: float | None
+        self,
+        grid: Replying,
+        taken: Sequence[Flight],
+        number: int,
+        timeout: float | None,
+        now: ArrayRecord,
     ) -> list[Message]:
         """Return what comes within the timeout, as it comes."""
-        del number
+        del number, now
         return grid.send_and_receive([flight.message for flight in taken], timeout=timeout)
 
 
@@ -300,5 +409,21 @@ class Policies:
 
     cohort: Cohort = Sampled()
     clock: Clock = NoClock()
+    workload: Workload = AllOfIt()
     trigger: Trigger = WaitForAll()
     delivery: Delivery = WhenTaken()
+
+    def state_dict(self) -> State:
+        """Return what a checkpoint keeps of those policies that remember something."""
+        return {name: policy.state_dict() for name, policy in self._lasting()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Put back what ``state_dict`` returned."""
+        for name, policy in self._lasting():
+            policy.load_state_dict(state[name])
+
+    def _lasting(self) -> Iterator[tuple[str, Resumable]]:
+        for name in ("cohort", "trigger", "delivery"):
+            policy = getattr(self, name)
+            if isinstance(policy, Resumable):
+                yield name, policy

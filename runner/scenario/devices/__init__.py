@@ -1,0 +1,22 @@
+"""The devices there are: each kind a file, called as it is."""
+
+from typing import Any
+
+from fedsweep.parts.family import Kinds
+from fedsweep.scenario.device import Devices
+
+DEVICES: Kinds[Devices] = Kinds(
+    kind="kind of devices",
+    package=__name__,
+    entries="fedsweep.devices",
+    default="none",
+    home="DEVICES",
+    base=Devices,
+    expected="TimedDevices or DrawnDevices, with its table()",
+)
+
+
+def devices_of(name: str = "none", **values: Any) -> Devices:
+    """Return devices with their settings: see :meth:`Family.make`."""
+    found: Devices = DEVICES.make(name, **values)
+    return found
