@@ -58,6 +58,7 @@ class APFL(FedAvg):
     settings = APFLSettings
     colour = "#575757"
     partial_means = True
+    any_version = True
 
     personal_models = True
 

@@ -53,7 +53,8 @@ def says(strategy: object, fact: str) -> bool:
 
     ``partial_means``: replies may be replaced by partial means, weighted by examples (in rounds in
     which it does not read each: ``clustering_round``). ``private_mean``: it goes on from a mean
-    over clients, to which privacy's noise can be added.
+    over clients, to which privacy's noise can be added. ``any_version``: replies to older models
+    may be among those that it aggregates, moved to the present one (``runner/pace/deliveries.py``).
     """
     return bool(vars(type(strategy)).get(fact, False))
 

@@ -59,6 +59,7 @@ class Ditto(FedAvg):
     settings = DittoSettings
     colour = "#30695F"
     partial_means = True
+    any_version = True
 
     personal_models = True
 

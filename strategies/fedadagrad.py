@@ -12,3 +12,4 @@ class FedAdagrad(flower.FedAdagrad):
     colour = "#F0E442"
     partial_means = True
     private_mean = True
+    any_version = True

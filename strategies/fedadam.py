@@ -20,6 +20,7 @@ class FedAdam(flower.FedAdam):
     colour = "#56B4E9"
     partial_means = True
     private_mean = True
+    any_version = True
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

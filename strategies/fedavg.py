@@ -12,3 +12,4 @@ class FedAvg(flower.FedAvg):
     colour = "#0072B2"
     partial_means = True
     private_mean = True
+    any_version = True

@@ -52,6 +52,7 @@ class FedAvgFT(FedAvg):
     settings = FedAvgFTSettings
     colour = "#8CC0DC"
     partial_means = True
+    any_version = True
 
     personal_models = True
 

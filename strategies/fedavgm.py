@@ -19,3 +19,4 @@ class FedAvgM(flower.FedAvgM):
     colour = "#CC79A7"
     partial_means = True
     private_mean = True
+    any_version = True

@@ -22,3 +22,4 @@ class FedProx(flower.FedProx):
     colour = "#E69F00"
     partial_means = True
     private_mean = True
+    any_version = True

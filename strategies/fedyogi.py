@@ -12,3 +12,4 @@ class FedYogi(flower.FedYogi):
     colour = "#999933"
     partial_means = True
     private_mean = True
+    any_version = True

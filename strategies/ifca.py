@@ -58,6 +58,7 @@ class IFCA(WithServers, Candidates):
 
     settings = IFCASettings
     colour = "#003F62"
+    any_version = True
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class Oracle(ClusterTraining):
     settings = ServerSettings
     colour = "#805801"
     partial_means = True
+    any_version = True
 
     def __init__(
         self,

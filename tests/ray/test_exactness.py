@@ -31,6 +31,18 @@ CASES = {
     ],
     "wide convolutions": ["model=simple_cnn", "strategy=fedavg"],
     "noise": ["privacy=adaptive_client", "privacy.noise_multiplier=0.1"],
+    "a deadline in virtual time": [
+        "devices=lognormal",
+        "devices.dropout=0.2",
+        "schedule=deadline",
+        "schedule.seconds=0.3",
+    ],
+    "stale replies, and a state": [
+        "devices=lognormal",
+        "schedule=fedbuff",
+        "schedule.buffer=3",
+        "strategy=ditto",
+    ],
     "queries": ["strategy=clove", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
 }
 

@@ -205,6 +205,11 @@ def test_what_is_logged_of_virtual_time_repeats_to_the_bit_and_may_be_watched() 
 
 GOES_ON = {
     "sync": [VIRTUAL, "devices.dropout=0.2", "strategy.min_fit_fraction=0"],
+    "stale": [VIRTUAL, "devices.dropout=0.2", "schedule=fedbuff", "schedule.buffer=3",
+              "strategy=fedavgm"],
+    "a client's own model": [VIRTUAL, "schedule=fedasync", "strategy=ditto"],
+    "clusters": [VIRTUAL, "schedule=clustered_fedbuff", "schedule.buffer=2", "strategy=oracle",
+                 "shift=rotation", "shift.groups=2"],
     "days": [*DAYS, "devices.day_s=2", "strategy.min_fit_fraction=0"],
 }  # fmt: skip
 
