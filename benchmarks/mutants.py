@@ -55,6 +55,7 @@ TARGETS = (
     "runner/pace/*.py",
     "runner/pace/schedules/*.py",
     "runner/scenario/*.py",
+    "runner/scenario/compressions/*.py",
     "runner/scenario/devices/*.py",
     "runner/scenario/partitions/*.py",
     "runner/scenario/shifts/*.py",

@@ -13,6 +13,7 @@ def mb_by_link(
     assignment: Mapping[int, int],
     servers: Mapping[int, int],
     read_centrally: bool,
+    several_sent: bool = True,
 ) -> dict[str, float]:
     """Return the mebibytes of a round's models by link, both ways.
 
@@ -27,6 +28,8 @@ def mb_by_link(
     read_centrally : bool
         The clients' models are all read at the global server, because it clusters or places
         newcomers.
+    several_sent : bool
+        Clients may be sent several models; where none ever is, how large replies are says nothing.
 
     Returns
     -------
@@ -48,7 +51,7 @@ def mb_by_link(
                 read_centrally and task.message_type == "train"
             ) or task.message_type in CLUSTERING_QUERIES
             link = "client_global" if server is None or central else "client_server"
-            several = 0 < 2 * model <= task.bytes_in
+            several = several_sent and 0 < 2 * model <= task.bytes_in
             if link == "client_global" or server != task.node_id:
                 moved[link] += task.bytes_out
                 moved[link] += 0 if several else task.bytes_in

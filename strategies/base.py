@@ -35,6 +35,8 @@ class ModelTraits:
     """``aggregate_train`` returns a model whenever replies came."""
     assigns_in_evaluation: bool = False
     """Who uses which model is known after ``aggregate_evaluate``."""
+    sends_whole_model: bool = True
+    """Clients are sent one model, and send all of it back."""
     clusters_clients: bool = False
     """It trains one model per cluster of clients."""
 

@@ -31,6 +31,7 @@ class Candidates(WithLayout, FedAvg):
     has_global_model = False  # the mean of networks that began apart is none that anybody trained
     assigns_in_evaluation = True
     clusters_clients = True
+    sends_whole_model = False
 
     def chosen(self, choices: Mapping[int, int]) -> None:
         """Take in which model each of some clients chose in the evaluation, by node."""

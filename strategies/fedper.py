@@ -54,6 +54,7 @@ class FedPer(WithLayout, FedAvg):
     """
 
     settings = FedPerSettings
+    sends_whole_model = False
     colour = "#6B3245"
     partial_means = True
 

@@ -78,6 +78,7 @@ class FedSoft(Candidates):
     """
 
     settings = FedSoftSettings
+    sends_whole_model = False
     colour = "#261D55"
 
     def __init__(

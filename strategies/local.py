@@ -21,6 +21,7 @@ class Local(FedAvg):
     """
 
     settings = FedAvgSettings
+    sends_whole_model = False
     colour = "#D55E00"
 
     has_global_model = False

@@ -34,6 +34,9 @@ type                content                               reply
                                                           by row)
 ==================  ====================================  ==========================================
 
+Where updates are compressed, the reply of ``train`` has in ``arrays`` what is sent in their place,
+in ``state`` what of a model is not trained, and in ``compressed`` the seed of what was drawn.
+
 ``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of
 ``LocalTraining``. A key that is not sent has its default, so Flower's strategies work as they are.
 With ``method`` a client does what the client part of that name does
@@ -59,6 +62,7 @@ from fedsweep.client.work import ChunkWork, evaluate_chunk, losses_of_chunk, tra
 from fedsweep.data.federated import FederatedData
 from fedsweep.engine.flower import ClientAppCallable, Mod
 from fedsweep.engine.load import load_mod
+from fedsweep.scenario.compression import Compressor
 from fedsweep.strategies.arrays import write_array
 from fedsweep.strategies.layout import joined
 from fedsweep.training.arrays import weighted_mean
@@ -81,6 +85,7 @@ def make_client_app(
     threads: int = 1,
     train_mods: Sequence[Mod] = (),
     engine: TrainingEngine = "sequential",
+    compressor: Compressor | None = None,
 ) -> ClientApp:
     """Return the ClientApp of a trial.
 
@@ -102,8 +107,10 @@ def make_client_app(
         Flower mods around training, as the privacy wrappers need them.
     engine : "sequential" | "vectorized"
         How a host trains the clients of a chunk, see ``fedsweep.client.together``.
+    compressor : Compressor, optional
+        How updates are sent; whole without it.
     """
-    client = BuiltinClient(data, model, seed, device, threads)
+    client = BuiltinClient(data, model, seed, device, threads, compressor)
     app = BuiltinApp(ChunkRunner(client, engine, train_mods), mods=[load_mod])
     app.train(mods=[client.on_trained(mod) for mod in train_mods])(client.train)
     app.evaluate()(client.evaluate)

@@ -11,6 +11,7 @@ from torch import nn
 from fedsweep.client.messages import TestSums
 from fedsweep.data.federated import FederatedData
 from fedsweep.models import build_model
+from fedsweep.scenario.compression import Compressor
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies.clients import Values
 from fedsweep.strategies.layout import Layout
@@ -42,7 +43,9 @@ class ClientProcess:
         seed: int,
         device: Literal["cpu", "auto"],
         threads: int,
+        compressor: Compressor | None = None,
     ) -> None:
+        self.compressor = compressor
         self._data, self.spec, self._seed, self.threads = data, model, seed, threads
         self._wanted_device = device
 

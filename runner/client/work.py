@@ -14,6 +14,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from numpy.typing import NDArray
 
+from fedsweep.client.compressing import compress
 from fedsweep.client.messages import (
     Metrics,
     class_record,
@@ -208,6 +209,9 @@ def train_chunk(
         for name, more in update.arrays.items():
             reply.content[name] = more.records[c]
         replies.append(reply)
+    if client.compressor is not None:
+        seeds = [client.seed("compress", work.config, partition_id(each)) for each in contexts]
+        compress(client.compressor, client.layout, messages, contexts, replies, seeds)
     return replies
 
 

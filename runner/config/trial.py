@@ -21,7 +21,10 @@ from fedsweep.models import MODELS
 from fedsweep.parts.code import Code
 from fedsweep.pace.schedule import Schedule
 from fedsweep.pace.schedules import SCHEDULES, schedule_of
+from fedsweep.parts.family import Family
 from fedsweep.parts.registry import Origin, Registry
+from fedsweep.scenario.compression import Compression
+from fedsweep.scenario.compressions import COMPRESSIONS, compression_of
 from fedsweep.scenario.dataset import DATASETS
 from fedsweep.scenario.device import Devices
 from fedsweep.scenario.devices import DEVICES, devices_of
@@ -35,12 +38,18 @@ from fedsweep.strategies.ranges import CLIENTS, LONGEST, ROUNDS
 from fedsweep.strategies.registry import STRATEGIES, settings_of
 from fedsweep.strategies.settings import FedAvgSettings, Setting
 
+LATER: dict[str, Family[Any]] = {
+    "devices": DEVICES,
+    "schedule": SCHEDULES,
+    "compression": COMPRESSIONS,
+}
+"""Sections that are younger than keys of trials: at their defaults they leave these alone."""
+
 PARTS: dict[str, Registry[Any]] = {
     "dataset": DATASETS,
     "partition": PARTITIONS,
     "shift": SHIFTS,
-    "devices": DEVICES,
-    "schedule": SCHEDULES,
+    **LATER,
     "model": MODELS,
     "strategy": STRATEGIES,
 }
@@ -69,6 +78,9 @@ class TrialConfig(Section):
     )
     schedule: Annotated[Schedule, OneOf(SCHEDULES)] = Field(
         default_factory=schedule_of, description="when clients are asked, and replies make a model"
+    )
+    compression: Annotated[Compression, OneOf(COMPRESSIONS)] = Field(
+        default_factory=compression_of, description="how the clients' updates are sent"
     )
     model: ModelConfig = Field(default_factory=ModelConfig, description="network")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
@@ -186,6 +198,7 @@ class TrialConfig(Section):
                 "lower it or train more clients"
             )
         self._check_schedule(cohort)
+        self._check_compression()
         try:
             s.check()
             s.check_in(Setting(n, cohort, self.rounds, self.training.optimizer, self.model.name))
@@ -225,6 +238,22 @@ class TrialConfig(Section):
             raise ConfigError(
                 f"privacy={self.privacy.name} with schedule={schedule.name}: its guarantee is for "
                 "replies to one model; set privacy=none or schedule=sync"
+            )
+
+    def _check_compression(self) -> None:
+        """Refuse to compress what is no update of one model, and what is clipped first."""
+        given = f"compression={self.compression.name}"
+        if not self.compression.compresses:
+            return
+        if not self._models.sends_whole_model:
+            raise ConfigError(
+                f"{given} needs clients that are sent one model and send it back, and those of "
+                f"strategy={self.strategy.name} don't; set compression=none or another strategy"
+            )
+        if self.privacy.name != "none":
+            raise ConfigError(
+                f"{given} with privacy={self.privacy.name}, which clips and noises whole updates; "
+                "set one of them to none"
             )
 
     @model_validator(mode="after")
@@ -303,9 +332,7 @@ class TrialConfig(Section):
             left_out.add("evaluate_personal")
         if not self.metrics:
             left_out.add("metrics")
-        for part, usual in (("devices", DEVICES.make()), ("schedule", SCHEDULES.make())):
-            if getattr(self, part) == usual:
-                left_out.add(part)
+        left_out |= {part for part, kinds in LATER.items() if getattr(self, part) == kinds.make()}
         kept = {
             k: value
             for k, value in super().canonical().items()

@@ -11,7 +11,7 @@ from fedsweep.catalog import CATALOG, Observed
 from fedsweep.data.divergence import divergence_metrics
 from fedsweep.links import CLUSTERING_QUERIES, MB, mb_by_link
 from fedsweep.records import Columns, RoundRecord, TaskRecord
-from fedsweep.strategies.base import Clustered, model_users
+from fedsweep.strategies.base import Clustered, model_users, models_of
 from fedsweep.strategies.selection import Load
 from fedsweep.strategies.servers import ClusterServers
 from fedsweep.trial.evaluation import TestScores
@@ -174,11 +174,12 @@ class Ledger:
         if servers:
             counted["4_comm/mb_to_servers"] = sum(task.bytes_in for task in servers) / MB
         if clustered and clustered.assignment:
+            several = not models_of(clustered).sends_whole_model
             central = bool(getattr(clustered, "clustering_round", False))
             members = getattr(
                 clustered, "members", clustered.assignment
             )  # where clients choose, those that trained
-            links = mb_by_link(tasks, members, clustered.servers, central)
+            links = mb_by_link(tasks, members, clustered.servers, central, several)
             counted |= {f"4_comm/mb_{link}": moved for link, moved in links.items()}
         return counted
 

@@ -22,9 +22,11 @@ from fedsweep.engine.executors import Host
 from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import TrialError
-from fedsweep.pace.policies import Underway
+from fedsweep.pace.policies import Policies, Underway
+from fedsweep.pace.schedule import Scene
 from fedsweep.parts.registry import Origin
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
+from fedsweep.scenario.compression import Compressor
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_layout, wrap_privacy
 from fedsweep.strategies.base import Clustered, ModelTraits, State, model_users, models_of
@@ -32,6 +34,7 @@ from fedsweep.strategies.state import load_strategy_state, strategy_state
 from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
 from fedsweep.trial.metrics import Ledger, initial_record, own_test_metrics, round_record
+from fedsweep.trial.opening import Opened
 from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
 from fedsweep.trial.stop import StopRules
 from fedsweep.trial.virtual import VirtualTime, timeless_scene
@@ -165,12 +168,19 @@ class _Trial:
             evaluate_config=ConfigRecord({"by-class": True} if config.metrics else {}),
             held_out=data.holds_out,
             evaluate_personal=config.evaluate_personal,
-            policies=config.schedule.policies(scene),
+            policies=self._policies(scene),
             settle=self._virtual.settle if self._virtual else None,
         )
         self.rules = StopRules(config.stop)
         self._arrays, self._ledger, self._underway = self._initial, Ledger(), Underway()
         self._scores: TestScores | None = None  # of the last round that ran here
+
+    def _policies(self, scene: Scene) -> Policies:
+        """Return what a round is, whose replies may have to be opened."""
+        policies, compressor = self.config.schedule.policies(scene), compressor_of(self.config)
+        if compressor is None:
+            return policies
+        return replace(policies, delivery=Opened(policies.delivery, compressor, self._layout))
 
     def begin(self) -> tuple[RoundRecord, ...]:
         """Test the initial model; return round 0."""
@@ -300,6 +310,7 @@ def client_app(
     threads: int,
     privacy: str,
     engine: Any,
+    compressor: Compressor | None,
     origins: Mapping[str, Origin],
 ) -> ClientApp:
     """Build the built-in ClientApp on a host, with the clipping mod where the clients clip."""
@@ -309,7 +320,7 @@ def client_app(
     from fedsweep.client.clipping import clipping_mod
 
     mods = [clipping_mod] if privacy.endswith("_client") else []
-    return make_client_app(split.on(images), model, seed, "auto", threads, mods, engine)
+    return make_client_app(split.on(images), model, seed, "auto", threads, mods, engine, compressor)
 
 
 def make_grid(
@@ -324,6 +335,7 @@ def make_grid(
         "threads": config.training.threads,
         "privacy": config.privacy.name,
         "engine": config.training.engine,
+        "compressor": compressor_of(config),
         "origins": config.origins,
     }
     spec = AppSpec(config.key, client_app, kwargs, config.num_clients, {})
@@ -339,6 +351,11 @@ def make_grid(
     if hosts:
         return ray_grid(spec, hosts, cost, chunk_size, together)
     return inline_grid(spec, cost, chunk_size, together)
+
+
+def compressor_of(config: TrialConfig) -> Compressor | None:
+    """Return what compresses the clients' updates, if anything does."""
+    return config.compression if isinstance(config.compression, Compressor) else None
 
 
 def initial_model(grid: EngineGrid) -> tuple[ArrayRecord, Layout]:
