@@ -19,6 +19,7 @@ from fedsweep.escape import shortened
 from fedsweep.figures import split as splits
 from fedsweep.figures import trial as trials
 from fedsweep.figures.canvas import Extras, new_layouts
+from fedsweep.figures.timeline import timeline
 from fedsweep.records import (
     Columns,
     DataSummary,
@@ -180,6 +181,8 @@ class Pictures:
         load: Sequence[LoadSample],
         data: DataSummary | None,
         result: TrialResult | None,
+        *,
+        tasks: Sequence[Columns] = (),
     ) -> Extras:
         """Return the figures of a trial, by path; what it did not produce is left out."""
         pictures = Extras(layouts=self._layouts)
@@ -189,6 +192,8 @@ class Pictures:
         if (assigned := _table(assignments)) is not None:
             groups = dict(enumerate(map(int, data.groups))) if data is not None else None
             pictures.draw("plots/clusters.png", lambda: trials.cluster_map(assigned, groups))
+        if (worked := _table(tasks)) is not None:
+            pictures.draw("plots/timeline.png", lambda: timeline(worked))
         if load:
             samples = partial(pd.DataFrame, [asdict(sample) for sample in load])
             pictures.draw("plots/load.png", lambda: trials.load_plot(samples()))

@@ -29,6 +29,8 @@ from fedsweep.tracking.tables import Parts, rounds_a_part
 if TYPE_CHECKING:
     from fedsweep.figures.canvas import Extras
 
+_PICTURED_MODELS = 40
+"""The first models whose tasks are in the picture of a trial's time."""
 _DRAWN = (
     "round",
     "client",
@@ -239,6 +241,7 @@ class TrialRun(OpenRun):
         self._rounds: list[dict[str, float]] = []
         self._clients: list[Columns] = []
         self._assignments: list[Columns] = []
+        self._tasks: list[Columns] = []
         self._load: list[LoadSample] = []
         self._events: list[str] = []
         self._pictured = False  # whether the slider has its first picture
@@ -275,6 +278,8 @@ class TrialRun(OpenRun):
                 {key: record.clients[key] for key in _DRAWN if key in record.clients}
             )
             self._assignments.append(record.assignments)
+            if len(self._tasks) < _PICTURED_MODELS:
+                self._tasks.append(record.tasks)
             self._load.extend(record.load)
         self._events.extend(f"round {record.round}: {event}" for event in record.events)
 
@@ -344,11 +349,14 @@ class TrialRun(OpenRun):
         if self._figures == "all":
             gathered = self._rounds, self._clients, self._assignments, self._load
             drawn = self._session.pictures.of_trial(*gathered, self._data, result)
+            drawn = self._session.pictures.of_trial(
+                *gathered, self._first, result, tasks=self._tasks
+            )
             yield from self._pictures(drawn)
         if self._events:
             told = "".join(f"{escape.line(event)}\n" for event in self._events)
             yield ops.files(self.token, {"events.txt": told})
-        for rows in (self._rounds, self._clients, self._assignments, self._load):
+        for rows in (self._rounds, self._clients, self._assignments, self._tasks, self._load):
             rows.clear()
 
     def _pictures(self, pictures: "Extras") -> Iterator[Op]:

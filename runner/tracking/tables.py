@@ -57,7 +57,8 @@ def _tables(record: RoundRecord) -> dict[str, Columns]:
     """Return a round's rows in each table that it has rows in."""
     load = {name: [getattr(row, name) for row in record.load] for name in _LOAD}
     tables: dict[str, Columns] = {
-        "clients": record.clients, "assignments": record.assignments, "load": load,
+        "clients": record.clients, "assignments": record.assignments, "tasks": record.tasks,
+        "load": load,
     }  # fmt: skip
     return {name: columns for name, columns in tables.items() if _rows(columns)}
 
