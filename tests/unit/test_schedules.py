@@ -3,9 +3,12 @@
 Client ``n`` (node id) adds n to every weight and has 10 n examples; models begin at zero.
 """
 
+import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp.strategy import FedAvg
 
+from fedsweep.config.trial import PARTS
 from fedsweep.engine.grid import inline_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import ConfigError
@@ -242,6 +246,30 @@ def test_the_same(name: str) -> None:
     assert before == [
         {key: value for key, value in record.items() if key not in STALENESS} for record in after
     ]
+
+
+# Of one's own
+
+
+def test_the_pages_own_devices_schedule_and_compression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for registry in PARTS.values():  # what the test adds goes away
+        list(registry)
+        for table in ("_found", "_origins", "_names"):
+            monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    page = (Path(__file__).resolve().parents[2] / "docs" / "virtual-time.md").read_text()
+    texts = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    for name, text in zip(("night", "half", "halves"), texts, strict=True):
+        (tmp_path / f"{name}.py").write_text(text)
+    words = [f"devices={tmp_path}/night.py", "devices.fast=0.4"]
+    words += [f"schedule={tmp_path}/half.py", f"compression={tmp_path}/halves.py"]
+    config = small(*words, "model=logreg", "rounds=2")
+    assert set(config.code) == {"devices", "schedule", "compression"}
+    assert pickle.loads(pickle.dumps(config)).key == config.key
+    *_, last, result = events_of(config)
+    assert (last.metrics["3_clients/trained"], last.metrics["3_clients/dropped"]) == (4, 4)
+    assert np.isfinite(result.summary["virtual_s"])
 
 
 # What is refused
