@@ -57,6 +57,11 @@ class ServerRule(Settings):
         3, ge=1, le=ROUNDS, description="rounds that a server keeps its role at least"
     )
 
+    @property
+    def follows_measured(self) -> bool:
+        """Whether who serves may differ from run to run."""
+        return self.rule in ("load", "load_once") and self.mode != "simulated"
+
     def check(self) -> None:
         """Refuse loads that are all the same.
 

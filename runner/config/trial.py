@@ -36,6 +36,7 @@ from fedsweep.scores import SCORES
 from fedsweep.strategies.base import ModelTraits, models_of
 from fedsweep.strategies.ranges import CLIENTS, LONGEST, ROUNDS
 from fedsweep.strategies.registry import STRATEGIES, settings_of
+from fedsweep.strategies.selection import ServerRule
 from fedsweep.strategies.settings import FedAvgSettings, Setting
 
 LATER: dict[str, Family[Any]] = {
@@ -234,6 +235,13 @@ class TrialConfig(Section):
         why = schedule.unfit(s.name, clusters=self._models.clusters_clients)
         if why:
             raise ConfigError(why)
+        server: ServerRule | None = getattr(s, "server", None)
+        if self.devices.timed and server is not None and server.follows_measured:
+            raise ConfigError(
+                f"strategy.server.mode={server.mode} with devices={self.devices.name}: virtual "
+                "time would follow the measured load; set strategy.server.mode=simulated, or "
+                "another strategy.server.rule"
+            )
         if schedule.stale and self.privacy.name != "none":
             raise ConfigError(
                 f"privacy={self.privacy.name} with schedule={schedule.name}: its guarantee is for "

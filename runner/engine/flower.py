@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIENT_GONE",
     "CLIENT_RAISED",
+    "Choose",
     "ClientAppCallable",
     "Mod",
     "Run",

@@ -32,6 +32,7 @@ from typing import Any, Protocol
 from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedsweep.errors import TrialError
+from fedsweep.records import TaskRecord
 from fedsweep.strategies.base import Resumable, State
 from fedsweep.strategies.insides import Shared
 
@@ -264,6 +265,10 @@ class Cohort(Protocol):
         It is looked at where the cohort is still open after all were asked that could be.
         """
         return inf
+
+    def told(self, number: int, tasks: Sequence[TaskRecord]) -> None:
+        """Take in what the clients' tasks of a round told, in training and evaluation."""
+        return None
 
 
 class Clock(Protocol):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedsweep.engine.flower import sampling
+from fedsweep.engine.flower import Choose, sampling
 from fedsweep.engine.grid import EngineGrid, Trace
 from fedsweep.engine.wire import count_bytes
 from fedsweep.errors import TrialError
@@ -160,6 +160,7 @@ def run_rounds(
         evaluate = replace(
             evaluate, tasks=[task for task in evaluate.tasks if task.message_type != QUERY]
         )
+        loop.policies.cohort.told(number, train.tasks + evaluate.tasks)
         clock.lap("evaluate")
         yield Round(
             number,
@@ -194,18 +195,24 @@ def _until_due(
     """
     policies = loop.policies
     asked, times, trace = 0, 0, Trace()
+
+    def configured(choose: Choose) -> list[Message]:
+        again = (times,) if times else ()
+        seed = derive_seed(loop.seed, "round", number, "train", *again)
+        config = ConfigRecord(dict(loop.train_config))  # a task keeps its own while rounds pass
+        with seeded_globals(seed), sampling(choose):
+            return list(strategy.configure_train(number, arrays, config, grid))
+
     while True:
         # What has arrived comes first: whoever is asked then starts from the model that it makes.
         opens = policies.cohort.opens(underway)
         underway.more_at = underway.now if opens else inf
         if due := policies.trigger.decide(underway):
+            if not times:  # it aggregates nothing in a round that it did not hear of
+                configured(lambda nodes, size: [])
             return underway.settle(due), asked, trace
         if opens:
-            again = (times,) if times else ()
-            seed = derive_seed(loop.seed, "round", number, "train", *again)
-            config = ConfigRecord(dict(loop.train_config))  # a task keeps its own while rounds pass
-            with seeded_globals(seed), sampling(partial(policies.cohort.choose, underway)):
-                messages = list(strategy.configure_train(number, arrays, config, grid))
+            messages = configured(partial(policies.cohort.choose, underway))
             seen = grid.drain()
             _answered(number, seen, loop.min_fit_fraction)
             _try_unknown(grid, policies.clock, messages, loop.timeout)
