@@ -5,8 +5,9 @@ arrays in the message and in its reply; FLOP are the forward pass's, counted onc
 example that is trained on. Evaluation takes no virtual time: it is a measurement.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -16,7 +17,7 @@ from fedsweep.pace.policies import Span
 from fedsweep.scenario.device import DeviceTable
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies.base import State
-from fedsweep.strategies.clients import METHOD, Effort, training_steps
+from fedsweep.strategies.clients import METHOD, Effort, Values, training_steps
 from fedsweep.strategies.registry import STRATEGIES
 
 TRAINING_PASSES = 3
@@ -69,7 +70,16 @@ class TaskWork:
 
     def flop(self, message: Message) -> float:
         """Return the FLOP of a task."""
-        effort = self.effort(message)
+        return self._flop(self.effort(message))
+
+    def flop_of_all(self, config: Values, models: int) -> NDArray[np.float64]:
+        """Return the FLOP of a task of this config and so many models for each client, (N,)."""
+        part = STRATEGIES.client_part(str(config.get(METHOD, "")))
+        sizes, places_N = np.unique(self.examples_N, return_inverse=True)
+        flop = [self._flop(part.effort(config, int(size), models)) for size in sizes]
+        return np.array(flop)[places_N]
+
+    def _flop(self, effort: Effort) -> float:
         return self.forward_flop * (TRAINING_PASSES * effort.trained + effort.scored)
 
 
@@ -102,6 +112,7 @@ class DeviceClock:
         self.table, self.work = table, work
         self._size, self._seed, self._dropout = size, seed, dropout
         self._reply_bytes: dict[str, int] = {}
+        self._usual: dict[str, Any] = {}  # of the last task: bytes down and up, config, models
 
     # What replies hold: known by trying one of each kind
 
@@ -143,6 +154,12 @@ class DeviceClock:
         lost at once. Beside that it drops out by chance, anywhere in its task.
         """
         client, seconds = message.metadata.dst_node_id - 1, self.parts(message).seconds
+        self._usual = {
+            "down": self._size(message.content),
+            "up": self.reply_bytes(message),
+            "config": dict(message.content.config_records.get("config", ConfigRecord())),
+            "models": len(message.content.array_records),
+        }
         leaves = self.table.presence.until(client, now)
         if self._dropout:
             draws = np.random.default_rng(derive_seed(self._seed, "dropout", place)).random(2)
@@ -151,6 +168,19 @@ class DeviceClock:
         if leaves < now + seconds:
             return Span(leaves - now, arrives=False)
         return Span(seconds)
+
+    @property
+    def knows(self) -> bool:
+        """Whether there was a task yet, from which others' times are known."""
+        return bool(self._usual)
+
+    def expected_s(self) -> NDArray[np.float64]:
+        """Return how long a task as the last one takes each client, (N,): its latency."""
+        usual = self._usual
+        flop_N = self.work.flop_of_all(usual["config"], usual["models"])
+        compute_N = flop_N / self.table.rate_N
+        sent_N = usual["down"] / self.table.down_N + usual["up"] / self.table.up_N
+        return np.asarray(sent_N + compute_N)
 
     # A cluster's server
 
@@ -176,8 +206,8 @@ class DeviceClock:
 
     def state_dict(self) -> State:
         """Return what a checkpoint keeps."""
-        return {"reply_bytes": dict(self._reply_bytes)}
+        return {"reply_bytes": dict(self._reply_bytes), "usual": dict(self._usual)}
 
-    def load_state_dict(self, state: Mapping[str, dict[str, int]]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
-        self._reply_bytes = dict(state["reply_bytes"])
+        self._reply_bytes, self._usual = dict(state["reply_bytes"]), dict(state["usual"])

@@ -23,14 +23,17 @@ from fedsweep.errors import ConfigError
 from fedsweep.pace.policies import Clock, Flight, Span, Underway
 from fedsweep.pace.schedule import Scene
 from fedsweep.pace.schedules import SCHEDULES, schedule_of
+from fedsweep.pace.selection import ByUtility, Tiered, chances_by, draw_by, tiers_by
 from fedsweep.pace.triggers import BufferPerCluster
 from fedsweep.pace.workloads import StepsThatFit
+from fedsweep.records import TaskRecord
 from fedsweep.scenario.presence import Always, Intervals, Presence
+from fedsweep.seeding import seeded_globals
 from fedsweep.sweeps.compose import compose
 from fedsweep.trial.rounds import Loop, Round, run_rounds
 from tests.apps import add_app, model
 from tests.trials import events_of, outcome, small
-from tests.unit.test_virtual_time import clock, message
+from tests.unit.test_virtual_time import ORACLE, clock, message
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,75 @@ def test_partial_work_by_hand() -> None:
     assert StepsThatFit(clock(), 12.0).asked(asked)[1] is asked[1]
 
 
+# Who is asked, by speed and worth
+
+
+def test_tiers_by_hand() -> None:
+    assert tiers_by(np.array([3.0, 1.0, 9.0, 2.0, 1.0]), 2) == [1, 0, 1, 0, 0]
+    assert chances_by([0.5, 0.2, 0.9]) == pytest.approx([2 / 6, 3 / 6, 1 / 6])
+
+
+def record(node: int, kind: str, **metrics: float) -> TaskRecord:
+    return TaskRecord(node, kind, "", 0.0, 0, 0, {"num-examples": 10, **metrics}, {})
+
+
+def test_a_tier_that_gets_no_better_changes_the_chances() -> None:
+    """Two clients, two tiers: client 0 is faster, and its accuracy stays as it is."""
+    known = clock()
+    known.takes(message(1), 0.0, 0)
+    assert known.expected_s().tolist() == [5.5, 12.0]
+    cohort = Tiered(Always(2), known, tiers=2, interval=2)
+    with seeded_globals(0):
+        drawn = {tuple(cohort.choose(Underway(), [1, 2], 2)) for _ in range(30)}
+        assert drawn == {(1,), (2,)}
+        while cohort.choose(Underway(), [1, 2], 2) != [1]:
+            pass
+    for number in range(1, 5):
+        slow = 0.1 * number
+        told = [record(1, "evaluate", eval_acc=0.5), record(2, "evaluate", eval_acc=slow)]
+        cohort.told(number, told)
+        state = cohort.state_dict()
+        assert state["chances"] == ([1, 1] if number < 4 else pytest.approx([1 / 3, 2 / 3]))
+    again = Tiered(Always(2), known, tiers=2, interval=2)
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+
+
+def oort(**settings: float) -> ByUtility:
+    usual = {"penalty": 2.0, "percentile": 0.0, "explore": 0.0, "decay": 1.0, "least": 0.0}
+    known = clock()
+    known.takes(message(1), 0.0, 0)
+    return ByUtility(Always(2), known, **{**usual, "cut": 1.0, **settings})
+
+
+def test_utility_by_hand() -> None:
+    """10 examples x loss; T is 5.5 s, client 1 takes 12; both were seen in the last round, 1."""
+    cohort = oort()
+    cohort.told(1, [record(1, "train", train_loss=0.5), record(2, "train", train_loss=4.0)])
+    bonus = (0.1 * np.log(2)) ** 0.5
+    assert cohort.utilities([1, 2], np.array([5.5, 12.0])) == pytest.approx(
+        {1: 5 + bonus, 2: (40 + bonus) * (5.5 / 12) ** 2}
+    )
+    with seeded_globals(0):
+        assert cohort.choose(Underway(), [1, 2], 1) == [2]
+
+
+def test_clients_that_were_never_asked_are_explored() -> None:
+    cohort = oort(explore=1.0, decay=0.5)
+    cohort.told(1, [record(1, "train", train_loss=9.0)])
+    with seeded_globals(0):
+        assert cohort.choose(Underway(), [1, 2], 1) == [2]  # half of one is one
+        cohort.told(3, [])
+        assert cohort.choose(Underway(), [1, 2], 1) == [1]
+
+
+def test_draws_follow_their_weights() -> None:
+    with seeded_globals(1):
+        first = [draw_by({1: 1.0, 2: 3.0}, 1)[0] for _ in range(4000)]
+        assert sorted(draw_by({1: 1.0, 2: 3.0, 5: 0.0}, 2)) == [1, 2]
+    assert first.count(2) / 4000 == pytest.approx(0.75, abs=0.03)
+
+
 # Identities, to the bit
 
 
@@ -227,8 +299,8 @@ SAME = {
                                        "schedule.buffer=3"],
     ),
     "a buffer of the whole cluster is a synchronous round of it": (
-        [*EQUAL, "strategy=oracle", "shift=rotation", "shift.groups=1"],
-        [*EQUAL, "strategy=oracle", "shift=rotation", "shift.groups=1",
+        [*EQUAL, *ORACLE, "shift=rotation", "shift.groups=1"],
+        [*EQUAL, *ORACLE, "shift=rotation", "shift.groups=1",
          "schedule=clustered_fedbuff", "schedule.buffer=3"],
     ),
     "FedAsync with a = 1 and one client at work is sequential": (
@@ -280,13 +352,15 @@ def test_the_pages_own_devices_schedule_and_compression(
     [
         (["devices=none", "schedule=fedbuff"], "fedbuff with devices=none: no time passes"),
         (["devices=none", "schedule=deadline"], "set devices=equal, lognormal, tiers, trace, or"),
+        (["strategy=kmeans"], "mode=measured with devices=lognormal: virtual time"),
         (["schedule=fedbuf"], "unknown schedule 'fedbuf'. Did you mean 'fedbuff'"),
         (["schedule=fedbuff", "strategy=bulyan"],
          "strategy=bulyan needs replies to the last one; set strategy=.*fedavg.*schedule=sync"),
         (["schedule=fedasync", "strategy=cfl"], "strategy=cfl needs replies to the last one"),
-        (["schedule=fedbuff", "strategy=kmeans"], "strategy=kmeans needs replies to the last one"),
+        (["schedule=fedbuff", "strategy=kmeans", "strategy.server.rule=random"],
+         "strategy=kmeans needs replies to the last one"),
         (["schedule=clustered_fedbuff"], "schedule=clustered_fedbuff has a buffer per cluster"),
-        (["schedule=fedbuff", "strategy=oracle", "shift=rotation"],
+        (["schedule=fedbuff", *ORACLE, "shift=rotation"],
          "strategy=oracle with schedule.weights=equal: .*set schedule.weights=examples"),
         (["schedule=fedbuff", "privacy=fixed_server"], "privacy=fixed_server with schedule"),
         (["schedule=fedbuff", "schedule.buffer=11"], "schedule.buffer=11 is more than the 10"),
@@ -297,6 +371,7 @@ def test_the_pages_own_devices_schedule_and_compression(
          "strategy.fraction_train.*schedule.concurrency=2"),
         (["schedule=over_selection"], "schedule.over=0.3 asks 13 clients for 10 replies"),
         (["schedule=deadline", "schedule.buffer=3"], "schedule.buffer"),
+        (["schedule=tifl", "schedule.tiers=11"], "schedule.tiers=11 is more than the 10 clients"),
         (["schedule=deadline", "schedule.seconds=0"], "schedule.seconds"),
     ],
 )  # fmt: skip
@@ -315,6 +390,6 @@ def test_the_defaults_of_every_schedule_run(name: str) -> None:
         "strategy.fraction_train=0.5",
     ]
     if SCHEDULES[name].clustered:
-        words += ["strategy=oracle", "shift=rotation", "shift.groups=2"]
+        words += [*ORACLE, "shift=rotation", "shift.groups=2"]
     *_, result = events_of(small(*words))
     assert np.isfinite(result.summary["virtual_s"])

@@ -22,6 +22,7 @@ from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 
 VIRTUAL = "devices=lognormal"
+ORACLE = ["strategy=oracle", "strategy.server.mode=simulated"]
 DAYS = [VIRTUAL, "devices.availability=periodic"]
 
 
@@ -161,6 +162,21 @@ def test_a_server_receives_averages_and_sends_on() -> None:
     assert clock().serving_s(2, [2], 600) == 2 * 150 / 600 + 6
 
 
+def test_the_rule_of_servers_costs_or_saves_time_and_changes_no_weight() -> None:
+    words = [VIRTUAL, *ORACLE, "shift=rotation", "shift.groups=2", "model=logreg"]
+    words += ["num_clients=20", "evaluate_every=3", "strategy.fraction_train=0.5"]
+    found: dict[str, list[float]] = {}
+    for seed in (0, 1):
+        weights = set()
+        for rule in ("load", "random", "round_robin"):
+            rules = [f"strategy.server.rule={rule}", f"seed={seed}"]
+            *_, result = events_of(small(*words, *rules))
+            weights.add(result.weights_sha256)
+            found.setdefault(rule, []).append(result.summary["virtual_s"])
+        assert len(weights) == 1
+    assert sum(found["load"]) < min(sum(found["random"]), sum(found["round_robin"]))
+
+
 # Trials
 
 
@@ -207,8 +223,10 @@ GOES_ON = {
     "sync": [VIRTUAL, "devices.dropout=0.2", "strategy.min_fit_fraction=0"],
     "stale": [VIRTUAL, "devices.dropout=0.2", "schedule=fedbuff", "schedule.buffer=3",
               "strategy=fedavgm"],
+    "worth and speed": [VIRTUAL, "schedule=oort", "strategy.fraction_train=0.25"],
+    "tiers": [VIRTUAL, "schedule=tifl", "schedule.tiers=2", "schedule.interval=1"],
     "a client's own model": [VIRTUAL, "schedule=fedasync", "strategy=ditto"],
-    "clusters": [VIRTUAL, "schedule=clustered_fedbuff", "schedule.buffer=2", "strategy=oracle",
+    "clusters": [VIRTUAL, "schedule=clustered_fedbuff", "schedule.buffer=2", *ORACLE,
                  "shift=rotation", "shift.groups=2"],
     "days": [*DAYS, "devices.day_s=2", "strategy.min_fit_fraction=0"],
 }  # fmt: skip
