@@ -321,6 +321,24 @@ def cluster_10k(folder: str) -> list[Row]:
     ]
 
 
+def arrivals(folder: str) -> list[Row]:
+    count, tens = 100_000, 10_000
+    timed, plain = (
+        measured("benchmarks.arrivals", "131072", str(count), *more) for more in ([], ["none"])
+    )
+    large, small = (
+        [measured("benchmarks.arrivals", str(clients), str(tens))["seconds"] for _ in range(3)]
+        for clients in (1_000_000, 1_000)
+    )
+    told = f"{count:,} arrivals at 131,072 clients, 1,000 at work, FedBuff, no-op clients"
+    grown = timed["mb"] - plain["mb"]
+    return [
+        spread("arrivals_100k_s", [timed["seconds"]], "<= 60", told),
+        spread("arrivals_mb", [grown], "<= 300", "memory beyond that of a trial without a clock"),
+        ratio("arrivals_1m_vs_1k", large, small, "<= 2", f"{tens:,} arrivals, 1M / 1k clients"),
+    ]
+
+
 GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     noop: ("noop_vs_flower", "noop_ms_per_task"),
     lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
@@ -341,6 +359,7 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     tracking: ("tracking_overhead",),
     sweep_efficiency: ("sweep_efficiency",),
     warm_start: ("warm_trial_start_s",),
+    arrivals: ("arrivals_100k_s", "arrivals_mb", "arrivals_1m_vs_1k"),
     cluster_10k: ("cluster_10k_s", "cluster_10k_mb"),
 }
 

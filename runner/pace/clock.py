@@ -7,7 +7,7 @@ example that is trained on. Evaluation takes no virtual time: it is a measuremen
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from weakref import ReferenceType, ref
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -41,6 +41,46 @@ class Parts:
         return self.down_s + self.compute_s + self.up_s
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a content asks of whoever gets it; read once: Flower's records are slow to read."""
+
+    kind: str  # decides how large a reply is: the method, and what is sent
+    nbytes: int
+    config: Values
+    models: int
+
+
+class AskedBy:
+    """What contents ask, by the object: the messages of a round share one.
+
+    Parameters
+    ----------
+    size : callable
+        Returns the bytes of a content's arrays, without fetching them.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self._size = size
+        self._known: dict[int, tuple[ReferenceType[RecordDict], Asked]] = {}
+
+    def __call__(self, message: Message) -> Asked:
+        """Return what a message asks."""
+        content = message.content
+        known = self._known.get(id(content))
+        if known is None or known[0]() is not content:
+            self._known = {key: own for key, own in self._known.items() if own[0]() is not None}
+            known = self._known[id(content)] = ref(content), self._read(content)
+        return known[1]
+
+    def _read(self, content: RecordDict) -> Asked:
+        config = dict(content.config_records.get("config", ConfigRecord()))
+        arrays = list(content.array_records.values())
+        sizes = [self._size(RecordDict({"": own})) for own in arrays]
+        kind = " ".join(map(str, [config.get(METHOD, ""), *sizes]))
+        return Asked(kind, sum(sizes), config, len(arrays))
+
+
 @dataclass(frozen=True, eq=False)
 class TaskWork:
     """What clients' tasks have them compute.
@@ -56,27 +96,23 @@ class TaskWork:
     forward_flop: float
     examples_N: NDArray[np.int64]
 
-    def effort(self, message: Message) -> Effort:
+    def effort(self, asked: Asked, node: int) -> Effort:
         """Return the examples that a task trains on and scores, by what its method says."""
-        config = message.content.config_records.get("config", ConfigRecord())
-        part = STRATEGIES.client_part(str(config.get(METHOD, "")))
-        examples = int(self.examples_N[message.metadata.dst_node_id - 1])
-        return part.effort(config, examples, len(message.content.array_records))
+        part = STRATEGIES.client_part(str(asked.config.get(METHOD, "")))
+        return part.effort(asked.config, int(self.examples_N[node - 1]), asked.models)
 
-    def steps(self, message: Message) -> int:
+    def steps(self, asked: Asked, node: int) -> int:
         """Return the optimizer's steps of a task."""
-        config = message.content.config_records.get("config", ConfigRecord())
-        return training_steps(config, int(self.examples_N[message.metadata.dst_node_id - 1]))
+        return training_steps(asked.config, int(self.examples_N[node - 1]))
 
-    def flop(self, message: Message) -> float:
+    def flop(self, asked: Asked, node: int) -> float:
         """Return the FLOP of a task."""
-        return self._flop(self.effort(message))
+        return self._flop(self.effort(asked, node))
 
-    def flop_of_all(self, config: Values, models: int) -> NDArray[np.float64]:
-        """Return the FLOP of a task of this config and so many models for each client, (N,)."""
-        part = STRATEGIES.client_part(str(config.get(METHOD, "")))
-        sizes, places_N = np.unique(self.examples_N, return_inverse=True)
-        flop = [self._flop(part.effort(config, int(size), models)) for size in sizes]
+    def flop_of_all(self, asked: Asked) -> NDArray[np.float64]:
+        """Return the FLOP of a task that asks this for each client, (N,)."""
+        _, first, places_N = np.unique(self.examples_N, return_index=True, return_inverse=True)
+        flop = [self.flop(asked, int(client) + 1) for client in first]
         return np.array(flop)[places_N]
 
     def _flop(self, effort: Effort) -> float:
@@ -110,42 +146,39 @@ class DeviceClock:
         dropout: float = 0.0,
     ) -> None:
         self.table, self.work = table, work
-        self._size, self._seed, self._dropout = size, seed, dropout
+        self.asked, self._seed, self._dropout = AskedBy(size), seed, dropout
         self._reply_bytes: dict[str, int] = {}
-        self._usual: dict[str, Any] = {}  # of the last task: bytes down and up, config, models
+        self._usual: Asked | None = None  # by the last task
 
     # What replies hold: known by trying one of each kind
 
     def unknown(self, messages: Sequence[Message]) -> list[Message]:
         """Return a message of each kind whose reply's bytes are not known yet."""
-        kinds = {self._kind(message): message for message in reversed(messages)}
+        kinds = {self.asked(message).kind: message for message in reversed(messages)}
         return [message for kind, message in kinds.items() if kind not in self._reply_bytes]
 
     def know(self, message: Message, reply_bytes: int) -> None:
         """Take in how many bytes the replies to messages of a kind have."""
-        self._reply_bytes[self._kind(message)] = reply_bytes
-
-    def reply_bytes(self, message: Message) -> int:
-        """Return how many bytes the arrays of a message's reply have."""
-        return self._reply_bytes[self._kind(message)]
-
-    def _kind(self, message: Message) -> str:
-        """Return what decides how large a reply is: the method, and what it is sent."""
-        content = message.content
-        method = content.config_records.get("config", ConfigRecord()).get(METHOD, "")
-        sizes = [self._size(RecordDict({"": own})) for own in content.array_records.values()]
-        return " ".join(map(str, [method, *sizes]))
+        self._reply_bytes[self.asked(message).kind] = reply_bytes
 
     # Time
 
     def parts(self, message: Message) -> Parts:
         """Return what the time of a task is made of, if nothing interrupts it."""
-        client = message.metadata.dst_node_id - 1
+        asked, node = self.asked(message), message.metadata.dst_node_id
         return Parts(
-            self._size(message.content) / float(self.table.down_N[client]),
-            self.work.flop(message) / float(self.table.rate_N[client]),
-            self.reply_bytes(message) / float(self.table.up_N[client]),
+            asked.nbytes / float(self.table.down_N[node - 1]),
+            self.work.flop(asked, node) / float(self.table.rate_N[node - 1]),
+            self._reply_bytes[asked.kind] / float(self.table.up_N[node - 1]),
         )
+
+    def trained(self, message: Message) -> float:
+        """Return the examples that a task trains on."""
+        return self.work.effort(self.asked(message), message.metadata.dst_node_id).trained
+
+    def steps(self, message: Message) -> int:
+        """Return the optimizer's steps of a task."""
+        return self.work.steps(self.asked(message), message.metadata.dst_node_id)
 
     def takes(self, message: Message, now: float, place: int) -> Span:
         """Return how long a task takes that begins now, or until its client vanishes.
@@ -154,12 +187,7 @@ class DeviceClock:
         lost at once. Beside that it drops out by chance, anywhere in its task.
         """
         client, seconds = message.metadata.dst_node_id - 1, self.parts(message).seconds
-        self._usual = {
-            "down": self._size(message.content),
-            "up": self.reply_bytes(message),
-            "config": dict(message.content.config_records.get("config", ConfigRecord())),
-            "models": len(message.content.array_records),
-        }
+        self._usual = self.asked(message)
         leaves = self.table.presence.until(client, now)
         if self._dropout:
             draws = np.random.default_rng(derive_seed(self._seed, "dropout", place)).random(2)
@@ -172,15 +200,14 @@ class DeviceClock:
     @property
     def knows(self) -> bool:
         """Whether there was a task yet, from which others' times are known."""
-        return bool(self._usual)
+        return self._usual is not None
 
     def expected_s(self) -> NDArray[np.float64]:
         """Return how long a task as the last one takes each client, (N,): its latency."""
-        usual = self._usual
-        flop_N = self.work.flop_of_all(usual["config"], usual["models"])
-        compute_N = flop_N / self.table.rate_N
-        sent_N = usual["down"] / self.table.down_N + usual["up"] / self.table.up_N
-        return np.asarray(sent_N + compute_N)
+        assert self._usual is not None
+        compute_N = self.work.flop_of_all(self._usual) / self.table.rate_N
+        up_N = self._reply_bytes[self._usual.kind] / self.table.up_N
+        return np.asarray(self._usual.nbytes / self.table.down_N + compute_N + up_N)
 
     # A cluster's server
 
@@ -206,8 +233,10 @@ class DeviceClock:
 
     def state_dict(self) -> State:
         """Return what a checkpoint keeps."""
-        return {"reply_bytes": dict(self._reply_bytes), "usual": dict(self._usual)}
+        usual = None if self._usual is None else vars(self._usual)
+        return {"reply_bytes": dict(self._reply_bytes), "usual": usual}
 
     def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
-        self._reply_bytes, self._usual = dict(state["reply_bytes"]), dict(state["usual"])
+        self._reply_bytes, usual = dict(state["reply_bytes"]), state["usual"]
+        self._usual = None if usual is None else Asked(**usual)

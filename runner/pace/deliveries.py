@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from fedsweep.pace.policies import Delivery, Flight, Replying
+from fedsweep.strategies.arrays import read_array, write_array
 from fedsweep.strategies.base import State, int_keys, string_keys
 from fedsweep.strategies.layout import is_floating
 
@@ -121,8 +122,10 @@ class Moved(Delivery):
         for key, array in told.items():
             seen = None
             if is_floating(array) and key in start and key in present:
-                seen = self.moved(present[key].numpy(), start[key].numpy(), array.numpy(), late)
-            arrays[key] = array if seen is None else Array(np.asarray(seen, array.numpy().dtype))
+                ours = read_array(array)
+                seen = self.moved(read_array(present[key]), read_array(start[key]), ours, late)
+                seen = None if seen is None else np.asarray(seen, ours.dtype)
+            arrays[key] = array if seen is None else write_array(seen)
         reply.content[name] = ArrayRecord(arrays)
 
     def _cluster(self, reply: Message) -> int | None:

@@ -69,7 +69,7 @@ class TimeLedger:
             parts = self._clock.parts(flight.message)
             ended_s = min(flight.ends, due.at)
             share = _share_computed(flight, parts, ended_s)
-            examples = share * self._clock.work.effort(flight.message).trained
+            examples = share * self._clock.trained(flight.message)
             self._examples += examples
             self._wasted += 0.0 if flight.place in used else examples
             watt = float(self._clock.table.watt_N[flight.node - 1])

@@ -39,7 +39,7 @@ class StepsThatFit(Workload):
 
     def _fitting(self, message: Message) -> int:
         """Return the most steps that fit; 1 where not even one does."""
-        whole = max(self.clock.work.steps(message), 1)
+        whole = max(self.clock.steps(message), 1)
         low, high = 1, whole  # time grows with the steps: those that fit are found by halving
         while low < high:
             steps = (low + high + 1) // 2
