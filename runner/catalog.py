@@ -350,17 +350,22 @@ class Catalog:
             raise
 
     def declare(self, told: str) -> None:
-        """Declare metrics as :func:`declaration` wrote them, in place of those with their keys.
+        """Declare the metrics of a Flower app, in place of those of the same names.
+
+        Parameters
+        ----------
+        told : str
+            JSON: the name of each, and which is better; empty for none.
 
         Raises
         ------
         ConfigError
             One is called as a metric of this project.
-        ValueError, TypeError
-            It is no such declaration.
+        ValueError, TypeError, AttributeError
+            It is no such JSON.
         """
-        for facts in json.loads(told) if told else []:
-            metric = Metric(**{**facts, "foreign": True})
+        for name, better in (json.loads(told) if told else {}).items():
+            metric = of_app(name, better)
             if (there := self._metrics.get(metric.key)) is not None and there.foreign:
                 self.remove(metric.key)
             self.add(metric)
@@ -477,14 +482,27 @@ class Catalog:
         return {name: value for name, value in found if value is not None}
 
 
-def declaration(metrics: Iterable[Metric]) -> str:
-    """Return metrics that nothing computes here as text, for :meth:`Catalog.declare`."""
-    defaults = Metric("", "")
-    told = [
-        {name: value for name, value in vars(metric).items() if value != getattr(defaults, name)}
-        for metric in metrics
-    ]
-    return json.dumps(told) if told else ""
+SERVER_METRIC = "server"
+"""What the names of metrics begin with that an app's server measures itself."""
+
+
+def of_app(name: str, better: Literal["higher", "lower", ""] = "") -> Metric:
+    """Return a metric of a Flower app, which is called after the messages that it comes with.
+
+    ``evaluate.accuracy`` is in replies to ``evaluate`` messages, ``server.accuracy`` of the server.
+    """
+    section = "1_global" if name.startswith(f"{SERVER_METRIC}.") else "3_clients"
+    return Metric(
+        f"{section}/{name}",
+        name,
+        better=better,
+        decimals=4,
+        final=name,
+        shown="full" if name.startswith("train.") and not better else "table",
+        ranked=bool(better),
+        curve=name,
+        foreign=True,
+    )
 
 
 def _beside(key: str, keys: Iterable[str]) -> list[str]:

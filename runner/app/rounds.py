@@ -5,6 +5,7 @@ A round is what Flower's strategies call one: its number is in the config of the
 round ends when a client is sent a message of a kind that it had in this round already.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,15 +16,14 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from fedsweep.app.insides import scalars_of
-from fedsweep.catalog import Metric, declaration
+from fedsweep.catalog import SERVER_METRIC, of_app
 from fedsweep.engine.grid import Trace
-from fedsweep.errors import shown
 from fedsweep.escape import key as as_key
 from fedsweep.links import MB
 from fedsweep.records import Columns, RoundRecord, TaskRecord
 
-CENTRAL = "server"
-"""What the names of metrics begin with that the server measures itself."""
+SHOWN_CHARACTERS = 7000
+"""Of the names of metrics that go into tables, about: a tag of MLflow's holds 8,000."""
 
 _ROUND = "server-round"
 _BEFORE = "get_parameters"
@@ -130,7 +130,7 @@ class Rounds:
 
     def central(self, server_round: int, metrics: Mapping[str, Any]) -> None:
         """Take what the server itself measured."""
-        self._central.setdefault(server_round, {}).update(_numbers(CENTRAL, metrics))
+        self._central.setdefault(server_round, {}).update(_numbers(SERVER_METRIC, metrics))
 
     def model(self, arrays: ArrayRecord) -> None:
         """Take the global model that there is now."""
@@ -148,8 +148,17 @@ class Rounds:
         return {**self._last, **took}
 
     def declared(self) -> str:
-        """Return how the metrics are shown, for the catalog."""
-        return declaration(_metric(name, self._better.get(name, "")) for name in self._last)
+        """Return what its metrics are and which is better, for the catalog."""
+        return json.dumps({name: self._better.get(name, "") for name in self._shown()})
+
+    def _shown(self) -> list[str]:
+        """Return the metrics that go into tables: as many as a tag of a run holds."""
+        names, room = [], SHOWN_CHARACTERS
+        for name in self._last:
+            room -= len(json.dumps({name: "higher"}))
+            if room >= 0:
+                names.append(name)
+        return names
 
     def _close(self, last: bool = False) -> None:
         """Emit the record of the round that is open."""
@@ -161,9 +170,11 @@ class Rounds:
         for name in (name for name in self._better if last and name not in self._last):
             there = ", ".join(self._last) or "none"
             self._say(f"{self._better[name]}={name}: there is no such metric; there are {there}")
+        if last and (rest := len(self._last) - len(self._shown())):
+            self._say(f"{rest} metrics more are in charts, and not in tables: they are too many")
         tasks = done.trace.tasks
         failed = [task for task in tasks if task.error]
-        metrics = {_key(name): value for name, value in numbers.items()}
+        metrics = {of_app(name).key: value for name, value in numbers.items()}
         if done.number:
             metrics |= self._took(done, tasks)
             metrics["6_load/failed_tasks"] = float(len(failed))
@@ -273,30 +284,9 @@ def _rows(
     return columns | {name: [rows[node].get(name) for node in sorted(rows)] for name in names}
 
 
-def _key(name: str) -> str:
-    """Return what a metric is logged as."""
-    section = "1_global" if name.startswith(f"{CENTRAL}.") else "3_clients"
-    return f"{section}/{name}"
-
-
 def _clean(name: str) -> str:
     """Return the name of an app's metric as keys take it, where it is another: with a digest."""
     plain = re.fullmatch(r"[\w.-]+", name)
     return (
         name if plain else as_key(f"{name}*").replace("/", ".").replace(" ", "_").replace(":", "_")
-    )
-
-
-def _metric(name: str, better: str) -> Metric:
-    """Return how a metric of an app is shown."""
-    return Metric(
-        _key(name),
-        shown(name, 60),
-        better=better,  # type: ignore[arg-type]
-        decimals=4,
-        final=name,
-        shown="full" if name.startswith("train.") and not better else "table",
-        ranked=bool(better),
-        curve=name,
-        foreign=True,
     )

@@ -30,6 +30,14 @@ _AXES = ("num_clients", "seed")
 """Those of an app's own keys that may be an axis, beside its run config."""
 
 
+_IDLE = {
+    "checkpoint.every": "what its clients reply is kept as it comes",
+    "checkpoint.keep": "how many rounds it has is one of its own settings",
+    "resources.round_timeout_s": "its server says how long it waits",
+}
+"""Settings of a session that other trials have, and why an app's have no use for them."""
+
+
 @dataclass(frozen=True)
 class AppTrial(Trial):
     """One cell of an app's grid at one seed."""
@@ -169,9 +177,10 @@ def expand_app(path: str, words: Sequence[str], given: Sequence[str] = ()) -> Ap
     parsed = list({word.key: word for word in parse(words)}.values())  # the last wins
     for word in parsed:
         _check_word(word, project)
-    base = dict(project.config)
-    for key, value in read_words(given).items():
+    base, told = dict(project.config), read_words(given)
+    for key, value in told.items():
         set_value(project, base, key, value)
+    settings = [f"{RUN_CONFIG}.{key}={literal(value)}" for key, value in told.items()]
 
     session = _session(project, [word for word in parsed if word.key.split(".")[0] in _SESSION])
     own = [word for word in parsed if word.key.split(".")[0] not in _SESSION]
@@ -186,7 +195,6 @@ def expand_app(path: str, words: Sequence[str], given: Sequence[str] = ()) -> Ap
         lines = [f"{key}={value}" for key, value in place.items()]
         fixed = [word for word in own if word.values is None]
         config = _config(project, base, session, [*fixed, *parse(lines)])
-        settings = [f"{RUN_CONFIG}.{key}={literal(v)}" for key, v in read_words(given).items()]
         trial = AppTrial(
             config=config,
             axes={key: _shown(config, key) for key in axes},
@@ -207,6 +215,8 @@ def _check_word(word: Word, project: Project) -> None:
     top = word.key.partition(".")[0]
     if top == RUN_CONFIG and "." in word.key:
         return
+    if word.key in _IDLE:
+        raise ConfigError(f"'{word.key}' means nothing to an app: {_IDLE[word.key]}; leave it out")
     if top in _SESSION:
         if word.values is not None:
             raise ConfigError(

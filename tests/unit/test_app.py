@@ -146,6 +146,7 @@ def test_what_defines_a_trial_is_in_its_key(copy) -> None:
         (["num_clients=0"], "num_clients=0"),
         (["seed_key=lr", "run_config.lr=1"], "both set the same"),
         (["run_config.lr=0.5,0.5"], "all give the same trials"),
+        (["checkpoint.every=2"], "means nothing to an app: what its clients reply is kept"),
         (["strategy=fedavg"], "unknown key 'strategy'"),
     ],
 )
@@ -469,6 +470,17 @@ def test_any_name_of_a_metric_is_a_key(rounds) -> None:
     own = [key for key in ended[1].metrics if key.startswith("3_clients/train.")]
     assert len(own) == 4
     assert {*own} == {metric.key for metric in catalog}
+
+
+def test_more_metrics_than_a_tag_holds_are_told(rounds) -> None:
+    seen, ended = rounds
+    seen.sent([message("train", 1, server_round=1)])
+    seen.aggregated("train", {f"{'long' * 20}-{i}": 1.0 for i in range(100)})
+    seen.end()
+    assert 5000 < len(seen.declared()) < 8000
+    assert len(json.loads(seen.declared())) == len(seen.summary()) - 2 - int(
+        ended[1].events[0].split()[0]
+    )
 
 
 def test_the_global_model_is_what_the_strategy_made_else_what_was_sent(rounds) -> None:
