@@ -18,9 +18,9 @@ from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section, find_part
 from fedsweep.errors import ConfigError
 from fedsweep.models import MODELS
-from fedsweep.parts.code import Code
 from fedsweep.pace.schedule import Schedule
 from fedsweep.pace.schedules import SCHEDULES, schedule_of
+from fedsweep.parts.code import Code
 from fedsweep.parts.family import Family
 from fedsweep.parts.registry import Origin, Registry
 from fedsweep.scenario.compression import Compression

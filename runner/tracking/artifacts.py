@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from cachetools import LRUCache
 
+from fedsweep.catalog import CATALOG
 from fedsweep.escape import shortened
 from fedsweep.figures import split as splits
 from fedsweep.figures import trial as trials
@@ -186,7 +187,8 @@ class Pictures:
     ) -> Extras:
         """Return the figures of a trial, by path; what it did not produce is left out."""
         pictures = Extras(layouts=self._layouts)
-        if rounds and data is not None:  # an app's are in the UI's charts
+        shown = {m.key for kind in ("acc", "loss") for m in CATALOG.curves[kind]}
+        if any(shown & row.keys() for row in rounds):  # a Flower app may have others alone
             table = partial(pd.DataFrame, list(rounds))
             pictures.draw("plots/curves.png", lambda: trials.curves(table(), _table(clients)))
         if (assigned := _table(assignments)) is not None:

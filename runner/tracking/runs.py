@@ -348,9 +348,8 @@ class TrialRun(OpenRun):
         """Log the pictures once all else is stored, then what happened, failed pictures too."""
         if self._figures == "all":
             gathered = self._rounds, self._clients, self._assignments, self._load
-            drawn = self._session.pictures.of_trial(*gathered, self._data, result)
             drawn = self._session.pictures.of_trial(
-                *gathered, self._first, result, tasks=self._tasks
+                *gathered, self._data, result, tasks=self._tasks
             )
             yield from self._pictures(drawn)
         if self._events:
