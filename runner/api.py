@@ -33,7 +33,10 @@ from fedsweep.errors import RunnerError, unknown
 from fedsweep.escape import command, line
 from fedsweep.given import words_of
 from fedsweep.notebook import view_here
-from fedsweep.report.report import markdown_table, report, results_table, texts, trials_table
+from fedsweep.report.report import report
+from fedsweep.report.results import results_table, trials_table
+from fedsweep.report.table import texts
+from fedsweep.report.text import markdown
 from fedsweep.sweeps.compose import Trial, compose_trial, planned, with_contents
 from fedsweep.sweeps.resume import Restart
 from fedsweep.sweeps.sweep import SweepPlan, run_sweep
@@ -85,7 +88,7 @@ class Results:
 
         Columns are ``trials``, ``failed`` and, for each metric, ``<metric>_mean``, ``_std``,
         ``_ci`` (half the width of the 95% interval), ``_low``, ``_high``, ``_n`` and ``_best``: see
-        :class:`fedsweep.report.report.Cells`. Shares are from 0 to 1.
+        :class:`fedsweep.report.results.Cells`. Shares are from 0 to 1.
 
         Parameters
         ----------
@@ -155,7 +158,7 @@ class Results:
 
     def figures(self) -> dict[str, "Picture"]:
         """Return the pictures of the sweep's report by name; in a notebook each shows itself."""
-        files = report(self._stored)
+        files = report(self._stored).files
         return {
             Path(name).stem: Picture(content)
             for name, content in files.items()
@@ -168,7 +171,7 @@ class Results:
     def __repr__(self) -> str:
         head = f"{self.name}: {len(self)} trials"
         failed = f", {len(self.failures)} failed" if self.failures else ""
-        return f"{line(head)}{failed}\n{markdown_table(self._cells)}".rstrip()
+        return f"{line(head)}{failed}\n{markdown(texts(self._cells))}".rstrip()
 
     def _repr_html_(self) -> str:
         headings, *rest = [[_text(cell) for cell in row] for row in texts(self._cells)]

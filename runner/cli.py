@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedsweep import __version__, escape
 from fedsweep.catalog import CATALOG
@@ -15,6 +15,7 @@ from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
 from fedsweep.paths import component
+from fedsweep.redaction import redact
 from fedsweep.sweeps.compose import (
     Trial,
     compose,
@@ -25,6 +26,7 @@ from fedsweep.sweeps.compose import (
     planned,
     remarks,
     to_yaml,
+    validated,
     with_contents,
 )
 from fedsweep.sweeps.interrupts import hang_up
@@ -32,6 +34,8 @@ from fedsweep.sweeps.views import new_console, say
 from fedsweep.sweeps.words import literal
 
 if TYPE_CHECKING:
+    from fedsweep.config import TrackingConfig
+    from fedsweep.report.choice import Choice
     from fedsweep.sweeps.sweep import SweepPlan
     from fedsweep.sweeps.views import ViewMode
 
@@ -80,6 +84,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _command(argv: Sequence[str] | None) -> int:
     try:
         args, words = _parser().parse_known_args(argv)
+        args.line = list(sys.argv[1:] if argv is None else argv)
         unknown_flags = [word for word in (*words, *args.words) if word.startswith("-")]
         if unknown_flags:
             see = f"see `fedsweep {args.command} --help`"
@@ -213,17 +218,15 @@ def _parser() -> argparse.ArgumentParser:
 
     # What reads them back.
     report = command(
-        "report", _report, "tables and plots of a sweep, with intervals and tests over the seeds"
+        "report", _report, "tables and figures of a sweep, with intervals and tests over the seeds"
     )
     report.add_argument(
-        "sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run"
+        "sweep",
+        metavar="SWEEP",
+        help="name of a sweep (its latest run), the id of its run, or a file such as "
+        "./report.yaml, which holds these options and the sweep's name",
     )
-    report.add_argument(
-        "--target", help="0.9, or METRIC=VALUE: adds rounds and megabytes until it was reached"
-    )
-    report.add_argument(
-        "--test", choices=("t", "wilcoxon"), default="t", help="paired test that marks the best row"
-    )
+    _add_choice(report)
     _add_modes(report, "write the files, print nothing", "the table and the files' names as JSON")
     report.add_argument(
         "--out", type=Path, help="folder to write to; default: reports/ under tracking.output"
@@ -268,6 +271,40 @@ def _parser() -> argparse.ArgumentParser:
         "words", nargs="*", metavar="key=value", help="tracking.uri or tracking.output, as for run"
     )
     return parser
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add what a report shows: each is a key of a file such as report.yaml."""
+    listed = (
+        ("columns", "A,B", "metrics of a trial's end, in order: client_acc,ari"),
+        ("rows", "AXIS,..", "axes that go down: strategy"),
+        ("by", "AXIS,..", "axes that go across: partition.alpha"),
+        ("seeds", "0-4", "seeds that are shown"),
+        ("best", "AXIS", "show each row's best value of an axis alone: training.lr"),
+        ("best-by", "METRIC", "held-out metric by which it is chosen; default: client_acc"),
+        ("best-seeds", "0,1", "choose on these seeds, and show the other ones"),
+        ("sort", "METRIC", "the best row first; default: grid"),
+        ("spread", "KIND", "behind a mean: std, interval, full or none"),
+        ("caption", "TEXT", "what the caption begins with"),
+        ("target", "0.9", "or METRIC=VALUE: adds rounds and megabytes until it was reached"),
+        ("test", "t|wilcoxon", "paired test that marks the best row; default: t"),
+        ("pictures", "pdf,svg", "formats of the figures beside PNG"),
+        ("width", "3.25in", "of a figure on paper: fonts as there, no titles, legends below"),
+    )
+    for name, value, told in listed:
+        parser.add_argument(f"--{name}", metavar=value, help=told)
+    pairs = (
+        ("where", "KEY=A,B", "trials that are shown: dataset=mnist (several times: all of them)"),
+        ("label", "NAME=TEXT", "what an axis, a value or a metric is called: strategy=Method"),
+        ("decimals", "N|METRIC=N", "digits behind the point"),
+    )
+    for name, value, told in pairs:
+        parser.add_argument(f"--{name}", metavar=value, action="append", default=[], help=told)
+    parser.add_argument(
+        "--format",
+        choices=("md", "latex", "csv", "html"),
+        help="print the table alone, in this format, and write no file (but with --out)",
+    )
 
 
 def _add_modes(parser: argparse.ArgumentParser, quiet: str, machine: str) -> None:
@@ -383,7 +420,7 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     if args.dry_run:
         return _list(trials, experiment.sweep)
     trials = with_contents(trials)
-    from fedsweep.report.report import rich_lines
+    from fedsweep.report.terminal import rich_lines
     from fedsweep.reproduce.reproduce import conclude
     from fedsweep.sweeps.resume import Restart
     from fedsweep.sweeps.sweep import SweepPlan
@@ -416,16 +453,20 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
-    from fedsweep.report.report import results_table, rich_table
+    from fedsweep.report.choice import EVERYTHING
+    from fedsweep.report.results import results_table
+    from fedsweep.report.table import layout
+    from fedsweep.report.terminal import ending, fitted
     from fedsweep.sweeps.sweep import run_sweep
     from fedsweep.sweeps.views import view_of
 
     console = new_console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
     view = view_of(mode, console)
     outcome, tracker = run_sweep(plan, view)
+    store = _store_words(plan.session.tracking)
     waits = (
         f"{tracker.spilled} events wait on disk: the store does not answer; "
-        "send them with: fedsweep flush"
+        f"send them with: {escape.command(['fedsweep', 'flush', *store])}"
     )
     if mode == "json":
         result = {
@@ -440,20 +481,40 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
         view.show(result, "")
         return outcome.exit_status
     if any(row.metrics for row in outcome.rows):
-        table = results_table(outcome.rows, axes=outcome.axes)
-        console.print(rich_table(table, "results: mean ± deviation over seeds"))
+        table = layout(results_table(outcome.rows, axes=outcome.axes), EVERYTHING)
+        shown, left_out = fitted(table, "results: mean ± deviation over seeds", console.width)
+        console.print(shown)
+        if left_out:
+            told = f"left out for the width: {', '.join(left_out)}"
+            console.print(escape.line(told), soft_wrap=True)
     for label, reason in outcome.failures:
         say(f"FAILED {label}: {reason}", sys.stderr)
     for label, reason in outcome.stopped:
         say(f"STOPPED {label}: {reason}", sys.stderr)
     if outcome.missing:
         say(f"MISSING: {outcome.missing}", sys.stderr)
-    console.print(escape.line(f"stored in {tracker.uri}"), soft_wrap=True)
     if tracker.spilled:
         say(waits, sys.stderr)
-    if tracker.uri.startswith("sqlite"):
-        console.print("see it with: fedsweep ui")
+    if mode == "quiet":
+        return outcome.exit_status
+    say(f"stored in {tracker.uri}")
+    if plan.name:
+        for told in ending(plan.name, outcome.axes, outcome.folder, store):
+            say(told)
+    elif tracker.uri.startswith("sqlite"):
+        say(f"see it with: {escape.command(['fedsweep', 'ui', *store])}")
     return outcome.exit_status
+
+
+def _store_words(tracking: "TrackingConfig") -> list[str]:
+    """Return the words that name the store in use, where it is not the usual one."""
+    usual = type(tracking)()
+    given = {key: getattr(tracking, key) for key in ("uri", "output", "experiment")}
+    return [
+        f"tracking.{key}={literal(redact(value))}"
+        for key, value in given.items()
+        if value and value != getattr(usual, key)
+    ]
 
 
 def _config(args: argparse.Namespace, words: list[str]) -> int:
@@ -471,59 +532,77 @@ def _split_words(words: list[str]) -> tuple[list[str], list[str]]:
     return [word for word in words if word not in settings], settings
 
 
+def _choice(args: argparse.Namespace) -> "Choice":
+    """Return what a report shows: as its file says, and as the options say instead."""
+    from fedsweep.report.choice import Choice, read_choice
+
+    file = args.sweep if args.sweep.endswith((".yaml", ".yml")) else ""
+    values: dict[str, Any] = {"sweep": args.sweep}
+    if file:
+        values = validated(Choice, read_choice(file), f"{file}: ").model_dump(exclude_unset=True)
+    for key in Choice.model_fields:
+        given = getattr(args, key, None)
+        if given and key not in ("where", "decimals", "sweep"):
+            values[key] = given
+    for key, words, lone in (
+        ("where", args.where, ""),
+        ("labels", args.label, ""),
+        ("decimals", args.decimals, "all"),
+    ):
+        for word in words:
+            name, equals, value = word.partition("=")
+            if not equals and not lone:
+                raise ConfigError(f"--{key.removesuffix('s')} {shown(word)} lacks a '='")
+            values[key] = {**values.get(key, {}), **({name: value} if equals else {lone: word})}
+    choice = validated(Choice, values, "--")
+    if not choice.sweep:
+        raise ConfigError(f"{file} names no sweep; add a line such as sweep: default")
+    return choice
+
+
 def _report(args: argparse.Namespace, words: list[str]) -> int:
-    from io import StringIO
-
-    from pandas import read_csv
-
-    from fedsweep.report.report import Target, report
+    from fedsweep.report.report import PAGE, narrow, printed, report, table_of
     from fedsweep.sweeps.views import as_json
     from fedsweep.tracking.read import read_sweep, report_folder
 
+    choice = _choice(args)
     cfg = compose(words).tracking
-    target = Target.parse(args.target) if args.target else None
-    sweep = read_sweep(cfg, args.sweep)
-    files = report(sweep, target, args.test)
-    for remark in sweep.edited():
-        say(remark, sys.stderr)
-    folder = args.out or report_folder(cfg, sweep)
-    try:
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(
-                escape.storable(content).encode() if isinstance(content, str) else content
-            )
-    except OSError as error:
-        raise RunnerError(
-            f"the report can't be written to {folder} ({error}); name another folder with --out"
-        ) from error
+    sweep = read_sweep(cfg, choice.sweep)
+    if args.format:
+        shown = narrow(choice) if args.format == "latex" else choice
+        table = table_of(sweep, shown).table
+        for remark in table.remarks:
+            say(remark, sys.stderr)
+        print(printed(table, args.format, sweep.name), end="")
+        if args.out is None:
+            return 0
+    again = escape.command(["fedsweep", *args.line])
+    made = report(sweep, choice, again)
+    folder = args.out or report_folder(cfg, sweep.name, sweep.run_id)
+    made.write(folder)
 
     # What is shown of it.
     if args.mode == "json":
-        table = (
-            read_csv(StringIO(str(files["report.csv"])), keep_default_na=False, na_values=[""])
-            .convert_dtypes()
-            .astype(object)
-        )
-        cells = table.where(table.notna(), None).to_dict("records")
         told = {
             "sweep": sweep.name,
             "run": sweep.run_id,
             "folder": str(folder.absolute()),
-            "files": sorted(files),
+            "files": sorted(made.files),
         }
-        print(as_json({**told, "cells": cells}))
-    if args.mode != "auto":
+        print(as_json({**told, "cells": made.records()}))
+    if args.mode != "auto" or args.format:
         return 0
-    print(str(files["report.md"]).partition("```")[0].rstrip())
+    for remark in made.chosen.table.remarks:
+        say(remark, sys.stderr)
+    print(str(made.files["report.md"]).partition("```")[0].rstrip())
     say("")
-    say(f"written to {folder}: report.html, report.md, report.csv, report.tex, trials.csv, plots/")
+    say(f"open {folder / PAGE}")
+    say(f"also in {folder}: report.md, report.csv, report.tex, trials.csv, plots/")
     return 0
 
 
 def _compare(args: argparse.Namespace, words: list[str]) -> int:
-    from fedsweep.report.report import comparison
+    from fedsweep.report.best import comparison
     from fedsweep.tracking.read import read_runs
 
     names, settings = _split_words([*args.runs, *words])
@@ -532,7 +611,7 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _best(args: argparse.Namespace, words: list[str]) -> int:
-    from fedsweep.report.report import best_cell
+    from fedsweep.report.best import best_cell
     from fedsweep.tracking.read import read_sweep
 
     sweep = read_sweep(compose(words).tracking, args.sweep)

@@ -50,6 +50,7 @@ class FedAvgFT(FedAvg):
     """
 
     settings = FedAvgFTSettings
+    title = "FedAvg + FT"
     colour = "#8CC0DC"
     partial_means = True
     any_version = True

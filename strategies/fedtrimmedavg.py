@@ -54,6 +54,7 @@ class TrimmedMean(CheckedCohort):
     """
 
     settings = TrimmedMeanSettings
+    title = "Trimmed mean"
     colour = "#44AA99"
 
     def __init__(self, *, beta: float = 0.2, **fedavg: Any) -> None:

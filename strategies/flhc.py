@@ -96,6 +96,7 @@ class FLHC(ClusterTraining):
     """
 
     settings: ClassVar[type[FedAvgSettings]] = FLHCSettings
+    title = "FL+HC"
     colour = "#336784"
     partial_means = True
 

@@ -146,6 +146,7 @@ class KMeans(ClusterTraining):
     """
 
     settings = KMeansSettings
+    title = "K-means"
     colour = "#009E73"
     partial_means = True
 

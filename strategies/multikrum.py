@@ -46,6 +46,7 @@ class MultiKrum(Attacked):
     """
 
     settings = MultiKrumSettings
+    title = "Multi-Krum"
     colour = "#882255"
 
     def __init__(self, *, num_nodes_to_select: int = 1, **attacked: Any) -> None:

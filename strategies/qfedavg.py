@@ -55,6 +55,7 @@ class QFedAvg(FedAvg):
     """
 
     settings = QFedAvgSettings
+    title = "q-FedAvg"
     colour = "#AA4466"
 
     def __init__(self, *, client_learning_rate: float, q: float = 0.1, **fedavg: Any) -> None:

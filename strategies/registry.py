@@ -59,6 +59,13 @@ class Methods(Family[type[Strategy]]):
         """Return the methods whose class says a fact: see :func:`fedsweep.strategies.base.says`."""
         return [name for name, method in self.items() if vars(method).get(fact, False)]
 
+    def title(self, name: str) -> str:
+        """Return what a method's paper calls it: its class says so, or is called so."""
+        if name not in self:
+            return name
+        said: str | None = vars(self[name]).get("title")
+        return said or self[name].__name__
+
     def client_part(self, method: str) -> ClientPart:
         """Return what the clients do whom messages tell a method; "" is FedAvg's.
 

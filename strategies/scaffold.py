@@ -72,6 +72,7 @@ class Scaffold(FedAvg):
     """
 
     settings = ScaffoldSettings
+    title = "SCAFFOLD"
     colour = "#F4D48C"
 
     def __init__(self, *, server_learning_rate: float = 1.0, **fedavg: Any) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from itertools import pairwise
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,8 @@ _LONG = 60  # characters of a text beside the title
 _LONG_ENTRY = 40
 _LONG_TICK = 24
 _TITLE_LINES = 3
+_FOLDED = "folded names"
+_LETTER = 0.055  # inches of one of 7 points
 
 
 Layouts = LRUCache[tuple[object, ...], list[Any]]
@@ -55,6 +57,32 @@ Layouts = LRUCache[tuple[object, ...], list[Any]]
 def new_layouts() -> Layouts:
     """Return what figures that are drawn one after the other share: see :func:`to_png`."""
     return LRUCache(_KINDS)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What figures are made for: a screen, or a column of a paper.
+
+    Parameters
+    ----------
+    width : float
+        Of a figure on paper, in inches; 0 on a screen, where each has the width that it needs. A
+        paper has its captions: its figures are without titles, and legends stand below.
+    formats : tuple of str
+        ``png``, ``pdf``, ``svg``.
+    """
+
+    width: float = 0.0
+    formats: tuple[str, ...] = ("png",)
+
+    @property
+    def dpi(self) -> int:
+        """Of pixels."""
+        return 300 if self.width else 130
+
+
+SCREEN = Page()
+"""Any width, PNG."""
 
 
 @dataclass
@@ -75,6 +103,19 @@ class Extras:
     def draw(self, name: str, figure: "Callable[[], Figure]", dpi: int = 110) -> None:
         """Draw a figure as a PNG file of this name, whatever comes of it."""
         self.add(name, lambda: {name: to_png(figure(), dpi, self.layouts)})
+
+    def publish(self, name: str, figure: "Callable[[], Figure]", page: Page) -> None:
+        """Draw a figure for a page, as a file of this name in each format of the page."""
+
+        def drawn() -> dict[str, bytes]:
+            made = figure()
+            if page.width:
+                _to_width(made, page.width)
+            files = {f"{name}.png": to_png(made, page.dpi, self.layouts)}
+            vectors = [kind for kind in page.formats if kind != "png"]
+            return files | {f"{name}.{kind}": _to_vector(made, kind) for kind in vectors}
+
+        self.add(f"{name}.png", drawn)
 
     def write(self, name: str, text: Callable[[], str]) -> None:
         """Write a text file of this name, whatever comes of it."""
@@ -111,6 +152,7 @@ def to_png(figure: "Figure", dpi: int, layouts: Layouts) -> bytes:
         dpi,
         *figure.get_size_inches(),
         figure.get_suptitle().count("\n"),
+        *(text.get_text() for below in figure.legends for text in below.get_texts()),
         *map(_room, figure.axes),
     )
     if known := layouts.get(kind):
@@ -126,6 +168,33 @@ def to_png(figure: "Figure", dpi: int, layouts: Layouts) -> bytes:
     return buffer.getvalue()
 
 
+def _to_vector(figure: "Figure", kind: str) -> bytes:
+    """Return a figure that :func:`to_png` has drawn as PDF or SVG: the same bytes each time.
+
+    Fonts are embedded as TrueType, which publishers take; SVG has its letters as outlines.
+    """
+    from matplotlib import rc_context
+
+    told: dict[str, None] = {"CreationDate": None} if kind == "pdf" else {"Date": None}
+    buffer = io.BytesIO()
+    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "fedsweep"}):
+        figure.savefig(buffer, format=kind, metadata=told)
+    return buffer.getvalue()
+
+
+def _to_width(figure: "Figure", width: float) -> None:
+    """Make a figure that was laid out for a screen as wide as a column, without its title."""
+    if figure._suptitle is not None:  # type: ignore[attr-defined]
+        figure.suptitle("")
+    wide, high = figure.get_size_inches()
+    if wide != width:
+        figure.set_size_inches(width, max(high * width / wide, min(high, 0.6 * width)))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.label.set_fontsize(8)
+        axes.title.set_fontsize(8)
+
+
 def _as_it_is(figure: "Figure") -> None:
     """Have all text drawn as it is: one line (but for the title), no mathematics, not too long."""
     from matplotlib.text import Text
@@ -133,6 +202,8 @@ def _as_it_is(figure: "Figure") -> None:
 
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         named = axis.get_major_formatter()
+        if axis.get_gid() == _FOLDED:  # its names are lines already
+            continue
         if not isinstance(named, ScalarFormatter):  # drawing takes the texts from it once more
             axis.set_major_formatter(partial(_tick, named))
     title = figure._suptitle  # type: ignore[attr-defined]  # the one text of several lines
@@ -160,6 +231,19 @@ def legend(
     if entries:
         names = [shortened(line(name), _LONG_ENTRY) for name in entries]
         axes.legend(list(entries.values()), names, **{"fontsize": 7, **place, **style})
+
+
+def legend_below(figure: "Figure", entries: "Mapping[str, Artist]") -> None:
+    """Add a legend under all axes, in as many columns as there is room for."""
+    if not entries:
+        return
+    names = [shortened(line(name), _LONG_ENTRY) for name in entries]
+    wide = 0.42 + _LETTER * max(map(len, names))  # inches of an entry
+    columns = max(1, min(len(names), int(figure.get_size_inches()[0] / wide)))
+    figure.legend(
+        list(entries.values()), names, loc="outside lower center", ncols=columns, fontsize=7,
+        frameon=False, handlelength=2.2, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _room(axes: "Axes") -> tuple[object, ...]:
@@ -267,6 +351,18 @@ def ticks(axis: "XAxis | YAxis", names: Sequence[object] | np.ndarray) -> None:
     """Label every position where there is room, else some twenty of them."""
     step = 1 if len(names) <= FEW else -(-len(names) // 20)
     axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]], fontsize=7)
+
+
+def folded_ticks(axis: "XAxis | YAxis", names: Sequence[str], inches: float) -> None:
+    """Label every position of an axis that is so long; long names take up to three lines."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator
+
+    letters = max(6, int(inches / max(1, len(names)) / _LETTER))
+    folded = ["\n".join(wrap(shortened(line(name), 3 * letters), letters)[:3]) for name in names]
+    axis.set_major_locator(FixedLocator(range(len(names))))
+    axis.set_major_formatter(FixedFormatter(folded))
+    axis.set_gid(_FOLDED)
+    axis.set_tick_params(labelsize=7)
 
 
 def class_ticks(axis: "XAxis | YAxis", names: Sequence[str]) -> None:

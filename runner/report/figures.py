@@ -1,44 +1,74 @@
 """The figures of a report, from a sweep in the tracking store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fedsweep.catalog import CATALOG
+from fedsweep.catalog import CATALOG, Metric
 from fedsweep.config import TrialConfig
 from fedsweep.figures import trial as trials
-from fedsweep.figures.canvas import Extras
+from fedsweep.figures.canvas import SCREEN, Extras, Page
+from fedsweep.figures.style import Way, styles
+from fedsweep.report import comparisons
 from fedsweep.report import plots as sweeps
+from fedsweep.report.curves import with_labels
+from fedsweep.report.plots import Looks
+from fedsweep.report.results import SEED
 from fedsweep.report.rows import Trials
+from fedsweep.report.stats import Test
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fedsweep.tracking.read import StoredSweep, StoredTrial
+    from fedsweep.tracking.read import StoredTrial
 
 _Read = Callable[["StoredTrial", str], pd.DataFrame | None]
+_Draw = Callable[..., None]
 _CLUSTERS = "strategy.num_clusters"
+_FEW_BARS = 60  # that can be told apart
 
 
-def sweep_figures(sweep: "StoredSweep", rows: Trials, curves: pd.DataFrame) -> Extras:
-    """Return the figures as PNG, by path.
+def sweep_figures(
+    stored: Sequence["StoredTrial"],
+    rows: Trials,
+    curves: pd.DataFrame,
+    *,
+    own: Sequence[Way],
+    ways: Sequence[Way],
+    compared: Sequence[str] = (),
+    said: Callable[[str, object], str] | None = None,
+    test: Test = "t",
+    page: Page = SCREEN,
+) -> Extras:
+    """Return the figures, by path; always as PNG, and in the page's formats.
 
     Parameters
     ----------
-    sweep : StoredSweep
+    stored : sequence of StoredTrial
         Whose tables are read.
     rows : Trials
-        Its trials, in its order.
+        The same trials, in the same order.
     curves : pd.DataFrame
-        A row per trial and round: ``trial``, ``panel``, ``line``, ``round``, ``mb``, and for each
-        curve of the catalog ``acc``, ``acc_nan``.
+        A row per trial and round: ``trial``, ``round``, ``mb``, and for each curve of the catalog
+        ``acc``, ``acc_nan``.
+    own, ways : sequence of Way
+        Those of these trials, one by one, and all of the sweep, shown here or not: they fix how
+        each looks.
+    compared : sequence of str
+        Metrics that ways are compared by, by their names at a trial's end; else the ranked ones.
+    said : callable, optional
+        Reads a setting, by the axis's full key and its value.
+    test : str
+        Paired test of the wins.
+    page : Page
+        What they are made for.
     """
     pictures = Extras()
 
-    def draw(name: str, make: "Callable[..., Figure]", *args: Any) -> None:
-        pictures.draw(f"plots/{name}.png", partial(make, *args), dpi=130)
+    def draw(name: str, make: "Callable[..., Figure]", *args: Any, **kept: Any) -> None:
+        pictures.publish(f"plots/{name}", partial(make, *args, **kept), page)
 
     def table(trial: "StoredTrial", name: str) -> pd.DataFrame | None:
         """Read a table; one that is damaged costs the figures that it is for."""
@@ -51,17 +81,34 @@ def sweep_figures(sweep: "StoredSweep", rows: Trials, curves: pd.DataFrame) -> E
         pictures.add(f"{name}.parquet of {trial.name}", read)
         return found[0] if found else None
 
+    every = pd.DataFrame({"trial": range(len(stored))})
+    labels = with_labels(every, rows, said).set_index("trial")
+    known = styles(ways if set(own) <= set(ways) else own)
+    looks = dict(zip(labels["line"], (known[way] for way in own), strict=True))
+
+    # Over rounds, and over megabytes.
     curves = curves[curves["trial"].isin(rows.finished.index[rows.finished])]
+    curves = curves.join(labels, on="trial")
     for value, (first, *_) in CATALOG.curves.items():
         for x, axis in (("round", "rounds"), ("mb", "megabytes")):
             if (curves[value].notna() & curves[x].notna()).any():
                 told = first.axis_label, first.factor
-                draw(f"{value}_over_{axis}", sweeps.over, curves, x, value, *told)
-    for metric in (name for name in CATALOG.ranked if name in rows.metrics):
+                name = f"{value}_over_{axis}"
+                draw(name, sweeps.over, curves, x, value, *told, looks=looks, page=page)
+
+    # Ways against each other, over the conditions.
+    ranked = [name for name in CATALOG.ranked if name in rows.metrics]
+    whole = compared or ranked[:1]  # those of all would be more pictures than anybody looks at
+    for name in dict.fromkeys([*compared, *ranked]):
+        if name in rows.metrics and (name in whole or not compared):
+            _compare(rows, labels, CATALOG.final(name), looks, test, page, draw, name in whole)
+    for metric in ranked:
         if _CLUSTERS in rows.axes and rows.metrics[metric].notna().any():
             draw(f"{metric}_by_clusters", cluster_effect, rows, metric)
-    labels = curves.drop_duplicates("trial").set_index("trial")[["panel", "line"]]
-    read = {i: table(sweep.trials[i], "clients") for i in labels.index}
+
+    # Single clients, splits, and one trial that stands for all.
+    there = labels[rows.finished]
+    read = {i: table(stored[i], "clients") for i in map(int, there.index)}
     clients = {i: of for i, of in read.items() if of is not None}
     final = [
         pd.DataFrame({"acc": of.loc[of["round"] == of["round"].max(), "eval_acc"], **labels.loc[i]})
@@ -69,13 +116,42 @@ def sweep_figures(sweep: "StoredSweep", rows: Trials, curves: pd.DataFrame) -> E
         if "eval_acc" in of
     ]
     if final and (spread := pd.concat(final))["acc"].notna().any():
-        draw("client_accuracy", sweeps.client_distributions, spread)
-    if splits := _splits(sweep, rows, table):
+        draw("client_accuracy", sweeps.client_distributions, spread, looks=looks, page=page)
+    if splits := _splits(stored, rows, table):
         draw("label_distributions", sweeps.label_distributions, splits)
     shown = _shown(rows)
     if shown is not None:
-        _draw_one(sweep.trials[shown], clients.get(shown), draw, table)
+        _draw_one(stored[shown], clients.get(shown), draw, table)
     return pictures
+
+
+def _compare(
+    rows: Trials,
+    labels: pd.DataFrame,
+    metric: Metric,
+    looks: Looks,
+    test: Test,
+    page: Page,
+    draw: _Draw,
+    whole: bool,
+) -> None:
+    """Draw a metric's bars, and as a whole its heat map, wins, and ranks where these are many."""
+    name = metric.final
+    seeds = rows.axes[SEED] if SEED in rows.axes else pd.Series(0, index=rows.axes.index)
+    table = labels.assign(seed=seeds, value=rows.metrics[name])[rows.finished]
+    there = rows.known[name] & (rows.metrics[name].notna() | (metric.over_seeds == "all"))
+    table = table[there[rows.finished]]
+    panels, lines = table["panel"].nunique(), table["line"].nunique()
+    if lines < 2 or not table["value"].notna().any():
+        return
+    if panels * lines <= _FEW_BARS:
+        draw(f"{name}_bars", comparisons.bars, table, metric, looks, page)
+    if panels < 2 or not whole:
+        return
+    draw(f"{name}_heat_map", comparisons.heat_map, table, metric, page)
+    draw(f"{name}_wins", comparisons.paired_wins, table, metric, test, page)
+    if panels >= comparisons.MANY and lines > 2 and comparisons.is_whole(table):
+        draw(f"{name}_ranks", comparisons.ranks, table, metric, looks, page)
 
 
 def cluster_effect(rows: Trials, metric: str) -> "Figure":
@@ -102,12 +178,14 @@ def _told(value: str | float | None) -> str:
     return "-" if pd.isna(value) else str(value)
 
 
-def _splits(sweep: "StoredSweep", rows: Trials, table: "_Read") -> dict[str, pd.DataFrame]:
+def _splits(
+    stored: Sequence["StoredTrial"], rows: Trials, table: "_Read"
+) -> dict[str, pd.DataFrame]:
     """Return one split per problem (six at most), of the first trial that has it."""
     problem = [key for key in map(str, rows.axes) if TrialConfig.is_problem(key)]
     found: dict[str, pd.DataFrame] = {}
     for i, row in rows.axes[problem].drop_duplicates().iterrows():
-        split = table(sweep.trials[int(str(i))], "split")
+        split = table(stored[int(str(i))], "split")
         if split is not None and len(found) < 6:
             found[", ".join(str(value) for value in row if not pd.isna(value)) or "all trials"] = (
                 split
@@ -125,7 +203,7 @@ def _shown(rows: Trials) -> int | None:
 
 
 def _draw_one(
-    trial: "StoredTrial", clients: pd.DataFrame | None, draw: Callable[..., None], table: "_Read"
+    trial: "StoredTrial", clients: pd.DataFrame | None, draw: _Draw, table: "_Read"
 ) -> None:
     """Draw the figures of one trial: its clusters, its servers, its load."""
     assigned, split, load = (table(trial, name) for name in ("assignments", "split", "load"))
@@ -150,3 +228,8 @@ def _draw_one(
             )
     if load is not None:
         draw("load", trials.load_plot, load, f"Load: {trial.name}")
+
+
+def one_each(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the figures that a page or a document shows: those that are PNG."""
+    return {path: content for path, content in files.items() if path.endswith(".png")}

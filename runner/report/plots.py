@@ -12,13 +12,17 @@ import numpy as np
 
 from fedsweep.catalog import CATALOG
 from fedsweep.figures.canvas import (
+    SCREEN,
+    Page,
     colorbar,
     distinct_colours,
     legend,
+    legend_below,
     new_figure,
     ticks,
     whole_rounds,
 )
+from fedsweep.figures.style import Style, styles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,43 +34,59 @@ _STYLES = ("-", "--", "-.", ":")
 _POINTS = 60  # where curves over megabytes are read off
 
 
+Looks = Mapping[str, Style]
+"""Line -> how it is drawn."""
+
+
 def over(
-    curves: "pd.DataFrame", x: str, value: str, label: str, factor: float = 1.0, title: str = ""
+    curves: "pd.DataFrame",
+    x: str,
+    value: str,
+    label: str,
+    factor: float = 1.0,
+    title: str = "",
+    looks: Looks | None = None,
+    page: Page = SCREEN,
 ) -> "Figure":
     """Show a value, times a factor, over ``round`` or ``mb``: a line each, a panel each.
 
-    Lines are means, bands deviations over seeds.
+    Lines are means, bands deviations over seeds. Markers stand at some of the rounds.
 
     Where the value of a seed was NaN (``<value>_nan``) the mean is none, as in a report's tables:
     the line has a gap, and the legend says how many diverged, and how many ended before others.
     """
     curves = curves[(curves[value].notna() | curves[f"{value}_nan"]) & curves[x].notna()]
-    figure, axes, panels, lines = _panels(
-        curves, title or f"{label.capitalize()} over {_TITLES[x]}"
+    figure, axes, panels, lines = panels_of(
+        curves, title or f"{label.capitalize()} over {_TITLES[x]}", looks, page
     )
     entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
-        for i, (line, colour) in enumerate(lines.items()):
+        for i, (line, look) in enumerate(lines.items()):
             part = curves[(curves["panel"] == panel) & (curves["line"] == line)]
             if part.empty:
                 continue
             rows = _aligned(part, x, value) * factor
             whole = rows.loc[:, ~_lost(part, x, value, rows.columns)].reindex(columns=rows.columns)
             middle, spread = whole.mean(), whole.std(ddof=1 if len(rows) > 1 else 0).fillna(0)
-            marker = "o" if len(middle) == 1 else None
-            style = _STYLES[i % 4]
             [drawn] = ax.plot(
-                rows.columns, middle, style, color=colour, lw=1.5, marker=marker, ms=4
-            )
+                rows.columns, middle, look.dash, color=look.colour, lw=1.1 if page.width else 1.5,
+                marker=look.marker, ms=3.2 if page.width else 4, markevery=_some(len(middle), i),
+            )  # fmt: skip
             entries.setdefault(line + _lacking(curves[curves["line"] == line], value), drawn)
             ax.fill_between(
-                rows.columns, middle - spread, middle + spread, color=colour, alpha=0.18, lw=0
+                rows.columns, middle - spread, middle + spread, color=look.colour, alpha=0.18, lw=0
             )
         ax.set_xlabel(_AXES[x])
         if x == "round":
             whole_rounds(ax)
-    _label_panels(axes, panels, entries, label)
+    label_panels(figure, axes, panels, entries, label, page)
     return figure
+
+
+def _some(points: int, line: int) -> tuple[int, int]:
+    """Return which points have a marker: the first, and step; lines have theirs at others."""
+    step = max(1, points // 8)
+    return line % step, step
 
 
 _AXES = {"round": "round", "mb": "client traffic (MB)"}
@@ -76,26 +96,29 @@ _TITLES = {
 }
 
 
-def client_distributions(clients: "pd.DataFrame", title: str = "") -> "Figure":
+def client_distributions(
+    clients: "pd.DataFrame", title: str = "", looks: Looks | None = None, page: Page = SCREEN
+) -> "Figure":
     """Show how the clients' final accuracies are spread;
     rows: ``line``, ``panel``, ``acc`` of a client and seed.
     """
-    figure, axes, panels, lines = _panels(
-        clients, title or "Accuracy of the single clients, last round, all seeds"
+    figure, axes, panels, lines = panels_of(
+        clients, title or "Accuracy of the single clients, last round, all seeds", looks, page
     )
     entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
-        for i, (line, colour) in enumerate(lines.items()):
+        for i, (line, look) in enumerate(lines.items()):
             part = clients[(clients["panel"] == panel) & (clients["line"] == line)]["acc"].dropna()
             if len(part):
                 shares = np.arange(1, len(part) + 1) / len(part) * 100
-                style = _STYLES[i % 4]
                 [entries[line]] = ax.step(
-                    np.sort(part) * 100, shares, style, where="post", color=colour, lw=1.5
-                )
+                    np.sort(part) * 100, shares, look.dash, where="post", color=look.colour,
+                    lw=1.1 if page.width else 1.5, marker=look.marker,
+                    ms=3.2 if page.width else 4, markevery=_some(len(part), i),
+                )  # fmt: skip
         ax.set_xlabel("client accuracy (%)")
         ax.set_ylim(0, 101)
-    _label_panels(axes, panels, entries, "clients at or below (%)")
+    label_panels(figure, axes, panels, entries, "clients at or below (%)", page)
     return figure
 
 
@@ -266,32 +289,53 @@ def axis_effect(
     return figure
 
 
-def _panels(
-    rows: "pd.DataFrame", title: str
-) -> "tuple[Figure, list[Axes], list[str], dict[str, Any]]":
-    """Return a figure with an axes per panel, four side by side at most, and each line's colour."""
+def panels_of(
+    rows: "pd.DataFrame", title: str, looks: Looks | None, page: Page
+) -> "tuple[Figure, list[Axes], list[str], dict[str, Style]]":
+    """Return a figure with an axes per panel, as many side by side as fit, and each line's look."""
     panels, names = list(rows["panel"].unique()), list(rows["line"].unique())
-    columns = min(4, len(panels))
+    columns = min(_beside(page), len(panels))
     height = -(-len(panels) // columns)
     share: dict[str, Any] = {"sharex": True, "sharey": True}
-    figure, axes = new_figure(
-        1.8 + 2.7 * columns, 0.9 + 2.4 * height, title, height, columns, **share
-    )
+    wide = page.width or 1.8 + 2.7 * columns
+    high = 0.35 + 0.17 * len(names) + 1.15 * height if page.width else 0.9 + 2.4 * height
+    figure, axes = new_figure(wide, high, "" if page.width else title, height, columns, **share)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    return figure, axes, panels, dict(zip(names, distinct_colours(len(names)), strict=True))
+    if looks is None:
+        own = styles((("line", name),) for name in names).values()
+        looks = dict(zip(names, own, strict=True))
+    return figure, axes, panels, {name: looks[name] for name in names}
 
 
-def _label_panels(
-    axes: "list[Axes]", panels: Sequence[str], entries: "Mapping[str, Artist]", label: str
+def _beside(page: Page) -> int:
+    """Return how many panels stand side by side."""
+    return max(1, int(page.width / 1.6)) if page.width else 4
+
+
+def label_panels(
+    figure: "Figure",
+    axes: "list[Axes]",
+    panels: Sequence[str],
+    entries: "Mapping[str, Artist]",
+    label: str,
+    page: Page,
 ) -> None:
-    columns = min(4, len(panels))
+    """Name panels and their axis of values, and add the legend."""
+    columns = min(_beside(page), len(panels))
     for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
-        ax.set_title(panel, fontsize=9)
+        if len(panels) > 1 or not page.width:
+            ax.set_title(panel, fontsize=8 if page.width else 9)
         ax.grid(alpha=0.25)
-        if i % columns == 0:
+        if i % columns == 0 and not page.width:
             ax.set_ylabel(label)
-    legend(axes[columns - 1], entries)
+    if page.width:  # one label for all: panels are lower than it is long
+        figure.supylabel(label, fontsize=8)
+        for ax in axes[: max(0, len(panels) - columns)]:
+            ax.set_xlabel("")
+        legend_below(figure, entries)
+    else:
+        legend(axes[columns - 1], entries)
 
 
 def _aligned(part: "pd.DataFrame", x: str, value: str) -> "pd.DataFrame":

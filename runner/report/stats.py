@@ -67,12 +67,55 @@ def p_different(
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def holds_all(p_values: Sequence[float]) -> bool:
-    """Return whether Holm's procedure (1979) rejects every one of these hypotheses at ``LEVEL``.
+def rejected(p_values: Sequence[float]) -> list[bool]:
+    """Return which of these hypotheses Holm's procedure (1979) rejects at ``LEVEL``.
 
-    SciPy has none, and statsmodels, which has, would be installed for this line alone.
+    SciPy has none, and statsmodels, which has, would be installed for these lines alone.
     """
-    return all(p <= LEVEL / (len(p_values) - i) for i, p in enumerate(sorted(p_values)))
+    found = [False] * len(p_values)
+    for i, place in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
+        if p_values[place] > LEVEL / (len(p_values) - i):
+            break
+        found[place] = True
+    return found
+
+
+def holds_all(p_values: Sequence[float]) -> bool:
+    """Return whether Holm's procedure rejects every one of these hypotheses."""
+    return all(rejected(p_values))
+
+
+def mean_ranks(scores: np.ndarray) -> np.ndarray:
+    """Return the mean rank of each column over the rows, 1 the highest; ties share theirs.
+
+    ``scores`` is (conditions, ways), the result (ways,).
+    """
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(-scores, axis=1).mean(axis=0))
+
+
+def friedman(scores: np.ndarray) -> float:
+    """Return the p-value of "the columns differ" over the rows by Friedman's test of their ranks.
+
+    ``scores`` is (conditions, ways), three ways at least.
+    """
+    from scipy.stats import friedmanchisquare
+
+    if np.ptp(scores, axis=1).max() == 0:  # ties alone: its statistic would be 0 / 0
+        return 1.0
+    return float(friedmanchisquare(*scores.T).pvalue)
+
+
+def critical_difference(ways: int, conditions: int) -> float:
+    """Return how far mean ranks have to be apart for two ways to differ, at ``LEVEL`` (Nemenyi).
+
+    Source: Demsar 2006, JMLR 7:1-30, q_a sqrt(k (k + 1) / (6 N)).
+    """
+    from scipy.stats import studentized_range
+
+    q = studentized_range.ppf(1 - LEVEL, ways, np.inf) / np.sqrt(2)
+    return float(q * np.sqrt(ways * (ways + 1) / (6 * conditions)))
 
 
 def clear_best(rows: Sequence[Mapping[object, float]], test: Test) -> int | None:

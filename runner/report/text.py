@@ -1,73 +1,20 @@
-"""A report's tables as Markdown, LaTeX and one HTML page that holds everything.
+"""A report's tables as Markdown and LaTeX.
 
 Lines are lists of cells. Cells, names and captions are plain text: each renderer escapes all that
-it is given.
-
-Jinja2 makes the page. The other tables are joined here: pandas' ``to_markdown`` escapes nothing,
-and what its Styler escapes for LaTeX leaves ``--``, ``|`` and ``[`` at a line's beginning as they
-are.
+it is given. The tables are joined here: pandas' ``to_markdown`` escapes nothing, and what its
+Styler escapes for LaTeX leaves ``--``, ``|`` and ``[`` at a line's beginning as they are.
 """
 
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from math import isnan
 from typing import TYPE_CHECKING
 
 from fedsweep import escape
+from fedsweep.report.choice import Spread
+from fedsweep.report.table import Cell, Column, Lines, Marked, Table, number
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from fedsweep.tracking.read import StoredSweep
-
-
-@dataclass(frozen=True)
-class Marked:
-    """A cell whose beginning stands out, such as the mean of the best."""
-
-    strong: str
-    rest: str = ""
-
-
-Lines = Sequence[Sequence[str | Marked]]
-
-_PAGE = """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>fedsweep: {{ sweep.name }}</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a;
-  max-width: 1100px; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums;
-  display: block; overflow-x: auto }
-th, td { padding: .25em .8em; text-align: right; white-space: nowrap }
-thead th { border-top: 2px solid #1a1a1a; border-bottom: 1px solid #1a1a1a; white-space: normal }
-tbody tr:last-child td { border-bottom: 2px solid #1a1a1a }
-tbody tr:nth-child(even) { background: #f4f4f4 }
-img { max-width: 100%; height: auto } figure { margin: 2em 0 }
-figcaption, .note { color: #555; font-size: 13px }
-pre { background: #f4f4f4; padding: .6em; overflow-x: auto }
-</style></head>
-<body><h1>{{ sweep.name }}</h1>
-{%- macro show(cell) -%}
-{%- if cell is string -%}{{ cell }}{%- else -%}<b>{{ cell.strong }}</b>{{ cell.rest }}{%- endif -%}
-{%- endmacro %}
-<table><thead><tr>{% for cell in lines[0] %}<th>{{ show(cell) }}</th>{% endfor %}</tr></thead>
-<tbody>
-{%- for line in lines[1:] %}
-<tr>{% for cell in line %}<td>{{ show(cell) }}</td>{% endfor %}</tr>
-{%- endfor %}
-</tbody></table>
-<p class="note">{{ caption }}</p>
-{%- for reason in missing %}
-<p class="note">{{ reason }}</p>
-{%- endfor %}
-<p>Reproduce (MLflow run <code>{{ sweep.run_id }}</code>):</p><pre>{{ sweep.command }}</pre>
-{%- for title, png in figures %}
-<figure><img alt="{{ title }}" src="data:image/png;base64,{{ png }}">
-<figcaption>{{ title }}</figcaption></figure>
-{%- endfor %}
-</body></html>
-"""
 
 
 def markdown(lines: Lines) -> str:
@@ -78,67 +25,113 @@ def markdown(lines: Lines) -> str:
 
 
 def document_markdown(
-    sweep: "StoredSweep",
-    lines: Lines,
-    caption: str,
-    figures: Sequence[str],
-    missing: Sequence[str] = (),
+    sweep: "StoredSweep", table: Table, figures: Sequence[str], missing: Sequence[str] = ()
 ) -> str:
     """Return the report in Markdown; figures are links, ``missing`` says why others lack."""
-    shown = "\n".join(f"![{_title(path)}]({path})\n" for path in figures)
+    shown = "\n".join(f"![{title(path)}]({path})\n" for path in figures)
     command = escape.fence(sweep.command) if sweep.command else ""
-    notes = "\n\n".join(map(escape.markdown, (caption, *missing)))
-    return f"# {escape.markdown(sweep.name)}\n\n{markdown(lines)}\n{notes}\n\n{command}\n\n{shown}"
+    notes = "\n\n".join(map(escape.markdown, (table.caption, *missing)))
+    lines = markdown(table.lines())
+    return f"# {escape.markdown(sweep.name)}\n\n{lines}\n{notes}\n\n{command}\n\n{shown}"
 
 
-def latex(lines: Lines, caption: str, label: str) -> str:
-    r"""Return a table for LaTeX with ``\usepackage{booktabs}``."""
-    headings, *rest = [" & ".join(map(_latex, line)) + r" \\" for line in lines]
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escape.latex(caption)}}}",
-            rf"\label{{tab:{escape.label(label)}}}",
-            rf"\begin{{tabular}}{{{'l' * len(lines[0])}}}",
-            r"\toprule",
-            headings,
-            r"\midrule",
-            *rest,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+def title(path: str) -> str:
+    """Return what a figure is called, from the name of its file."""
+    return path.rpartition("/")[2].partition(".")[0].replace("_", " ").capitalize()
 
 
-def html(
-    sweep: "StoredSweep",
-    lines: Lines,
-    caption: str,
-    figures: Mapping[str, bytes],
-    missing: Sequence[str] = (),
-) -> str:
-    """Return one page that needs no other file: style, tables and figures are in it."""
-    drawn = [(_title(path), b64encode(png).decode()) for path, png in figures.items()]
-    return _page().render(sweep=sweep, lines=lines, caption=caption, figures=drawn, missing=missing)
+def latex(table: Table, label: str) -> str:
+    r"""Return a table for LaTeX with ``booktabs`` and, for its numbers, ``siunitx``.
+
+    Numbers stand at their points: ``S`` columns whose format is that of the widest number. A cell
+    that is more than a number and its deviation is set as text. With ``full`` intervals, which
+    ``siunitx`` can't set, all is text.
+    """
+    aligned = table.spread != "full"
+    kinds = ["l"] * len(table.down)
+    lines = [[_latex(cell) for cell in label_] for label_ in table.labels]
+    for i, column in enumerate(table.columns):
+        cells = [line[i] for line in table.cells]
+        if aligned and column.metric is not None:
+            kinds.append(f"S[table-format={_format(column, cells, table.spread)}]")
+            told = [_aligned(column, cell, table.spread) for cell in cells]
+        else:
+            kinds.append("r" if column.metric is None else "l")
+            told = [_latex(table.shown(column, cell)) for cell in cells]
+        for line, cell in zip(lines, told, strict=True):
+            line.append(cell)
+    packages = r"\usepackage{booktabs,siunitx}" if aligned else r"\usepackage{booktabs}"
+    bold = [r"\sisetup{separate-uncertainty, detect-weight, mode=text}"] * aligned
+    return "\n".join([
+        rf"% needs {packages}",
+        r"\begin{table}",
+        r"\centering",
+        *bold,
+        rf"\caption{{{escape.latex(table.caption)}}}",
+        rf"\label{{tab:{escape.label(label)}}}",
+        rf"\begin{{tabular}}{{{' '.join(kinds)}}}",
+        r"\toprule",
+        *_headings(table),
+        r"\midrule",
+        *(" & ".join(line) + r" \\" for line in lines),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+        "",
+    ])  # fmt: skip
 
 
-@cache
-def _page() -> "Template":
-    from jinja2 import Environment, StrictUndefined
+def _headings(table: Table) -> list[str]:
+    r"""Return the lines of the head: conditions over their columns, with rules under them."""
+    down = [_latex(name) for name in table.down]
+    names = [f"{{{_latex(column.heading)}}}" for column in table.columns]
+    if not table.across:
+        return [" & ".join([*down, *names]) + r" \\"]
+    blocks, rules, at = [], [], len(down) + 1
+    for place, width in table.conditions():
+        told = _latex(table.condition(place))
+        blocks.append(f"{{{told}}}" if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{told}}}")
+        rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
+        at += width
+    if len({column.name for column in table.columns}) == 1:  # the caption says which
+        return [" & ".join([*down, *blocks]) + r" \\"]
+    empty = [""] * len(down)
+    return [
+        " & ".join([*empty, *blocks]) + r" \\",
+        " ".join(rules),
+        " & ".join([*down, *names]) + r" \\",
+    ]
 
-    def shown(value: object) -> object:
-        return escape.line(value) if type(value) is str else value  # not what was escaped before
 
-    environment = Environment(autoescape=True, finalize=shown, undefined=StrictUndefined)
-    return environment.from_string(_PAGE)
+def _format(column: Column, cells: Sequence[Cell], spread: Spread) -> str:
+    """Return the ``table-format`` of a column: room for its widest number and deviation."""
+    sign, whole, behind = "", 1, 0
+    for mean, rest in filter(None, (_parts(column, cell, spread) for cell in cells)):
+        digits = mean.lstrip("-").partition(".")[0]
+        sign = "-" if mean.startswith("-") else sign
+        whole = max(whole, len(digits))
+        behind = max(behind, len(rest.replace(".", "").lstrip("0") or "0") if rest else 0)
+    uncertain = f"({behind})" if behind else ""
+    return f"{sign}{whole}" + (f".{column.decimals}" if column.decimals else "") + uncertain
 
 
-def _title(path: str) -> str:
-    return path.rpartition("/")[2].removesuffix(".png").replace("_", " ").capitalize()
+def _parts(column: Column, cell: Cell, spread: Spread) -> tuple[str, str] | None:
+    """Return a number and its deviation; None where there is more to say, or nothing."""
+    told = number(column, cell, spread)
+    mean, rest = told.strong, told.rest.removeprefix(" ± ")
+    plain = all(part.lstrip("-").replace(".", "", 1).isdigit() for part in (mean, rest or "0"))
+    return (mean, rest) if plain and not isnan(cell.mean) else None
+
+
+def _aligned(column: Column, cell: Cell, spread: Spread) -> str:
+    """Return a cell of an S column."""
+    parts = _parts(column, cell, spread)
+    if parts is None or (parts[1] and not float(parts[1])):  # siunitx leaves a 0.0 out
+        told = number(column, cell, spread)
+        return f"{{{escape.latex(told.strong + told.rest)}}}"
+    mean, rest = parts
+    bold = r"\bfseries " if cell.best else ""
+    return bold + mean + (rf" \pm {rest}" if rest else "")
 
 
 def _markdown(cell: str | Marked) -> str:

@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import ray
@@ -56,6 +57,7 @@ class Outcome:
     """Trials whose storage took no more, and why: the next session goes on with them."""
     full: bool = False  # the disk of the store is: what was logged waits, or has to be made good
     report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
+    folder: Path | None = None  # where they were written, too
     missing: str = ""  # what could not be made at the end, why, and the command that makes it
     interrupted: bool = False
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config import ResourcesConfig, SessionConfig, TrialConfig
@@ -12,9 +13,12 @@ from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
-from fedsweep.errors import one_line
+from fedsweep.errors import RunnerError, one_line
 from fedsweep.escape import command
-from fedsweep.report.report import markdown_table, report, results_table
+from fedsweep.report.report import Report, report
+from fedsweep.report.results import results_table
+from fedsweep.report.table import texts
+from fedsweep.report.text import markdown
 from fedsweep.sweeps.compose import Trial
 from fedsweep.sweeps.halving import Halving
 from fedsweep.sweeps.interrupts import Interrupts
@@ -35,7 +39,7 @@ from fedsweep.sweeps.views import View
 from fedsweep.tracking import SweepRun, Tracker
 from fedsweep.tracking.imports import import_all
 from fedsweep.tracking.past import PastRun, adopt, history
-from fedsweep.tracking.read import read_sweep
+from fedsweep.tracking.read import read_sweep, report_folder
 from fedsweep.tracking.store import tracking_uri
 from fedsweep.trial.checkpoint import open_storage
 
@@ -94,6 +98,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 progress.line(remark)
             _recall(standing, outcome, progress)
             if not standing.todo and not _unfinished(standing.sweep):
+                outcome.folder = _report_there(plan, standing)
                 return outcome, tracker
 
             # The data, the networks and the race, all checked before a run is made.
@@ -165,6 +170,14 @@ def _add_losses(tracker: Tracker, outcome: Outcome) -> None:
 def _unfinished(sweep: PastRun | None) -> bool:
     """Return whether the run of a sweep with nothing left to run lacks its end, or its report."""
     return sweep is not None and (sweep.status not in ("FINISHED", "FAILED") or not sweep.reported)
+
+
+def _report_there(plan: SweepPlan, standing: Standing) -> Path | None:
+    """Return the folder of the report that an earlier session wrote, if it is still there."""
+    if plan.name is None or standing.sweep is None:
+        return None
+    folder = report_folder(plan.session.tracking, plan.name, standing.sweep.run_id)
+    return folder if folder.is_dir() else None
 
 
 def _was_run(plan: SweepPlan) -> bool:
@@ -270,7 +283,9 @@ def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
         reason = f"MLflow did not answer, {tracker.writer.waiting} events are not in the store yet"
     else:
         try:
-            outcome.report = report(read_sweep(tracker.store, parent.run_id))
+            made = report(read_sweep(tracker.store, parent.run_id))
+            outcome.report = made.files
+            outcome.folder = _written(made, tracker, parent)
         except Exception as error:  # whatever the store or a figure said: the sweep is whole
             _log.debug("no report", exc_info=error)
             reason = one_line(error)
@@ -282,10 +297,21 @@ def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
             f"the report of sweep '{parent.name}' is missing: {reason}; make it with: {again}"
         )
     try:
-        return markdown_table(results_table(outcome.rows, axes=outcome.axes))
+        return markdown(texts(results_table(outcome.rows, axes=outcome.axes)))
     except Exception:  # of the same cause as above, and told there
         _log.debug("no table", exc_info=True)
         return ""
+
+
+def _written(made: Report, tracker: Tracker, parent: SweepRun) -> Path | None:
+    """Write a report beside the store, too; where that can't be, the store has it all the same."""
+    try:
+        folder = report_folder(tracker.cfg, parent.name, parent.run_id)
+        made.write(folder)
+    except RunnerError as error:
+        _log.warning("%s", error)
+        return None
+    return folder
 
 
 def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> SweepRun:

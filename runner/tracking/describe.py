@@ -49,6 +49,9 @@ CODE = "code.places"
 APP_METRICS = "metrics.app"
 """Tag of a trial's run: how the metrics are shown that its app has, and the catalog has not."""
 
+DESCRIPTION = "sweep.description"
+"""Tag of a sweep's run: what it is for, in the words of its file."""
+
 GRID = "grid.json"
 """Artifact of a sweep's run: its axes by full key, and its trials' keys and places, in order."""
 
@@ -170,6 +173,7 @@ def sweep_tags(name: str, key: str, description: str, command: str) -> dict[str,
         LAYOUT: LAYOUT_NOW,
         "sweep": name,
         "sweep.key": key,
+        DESCRIPTION: description,
         "mlflow.runColor": _SWEEP_COLOUR,
         "mlflow.note.content": note,
     }
@@ -191,6 +195,22 @@ def config_yaml(trial: RunConfig) -> str:
     lines are not folded, so that redaction sees each URI whole.
     """
     return redact(yaml.safe_dump(trial.model_dump(mode="json"), sort_keys=False, width=10_000))
+
+
+def environment_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return what a run's tags say of its code, its packages and its machine, as it is read."""
+    told = {
+        "code": tags.get("mlflow.source.git.commit", "")[:12]
+        + (" with uncommitted changes" if tags.get("code.changed") == "true" else ""),
+        "machine": tags.get("host", ""),
+        "hosts": tags.get("cluster", ""),
+        **{
+            key.removeprefix("version."): value
+            for key, value in tags.items()
+            if key.startswith("version.")
+        },
+    }
+    return {key: value for key, value in told.items() if value}
 
 
 def environment() -> dict[str, str]:

@@ -24,10 +24,12 @@ from fedsweep.scores import SCORES
 from fedsweep.tracking.describe import (
     APP_METRICS,
     CODE,
+    DESCRIPTION,
     GRID,
     LAYOUT,
     LAYOUT_NOW,
     OWN_METRICS,
+    environment_of,
 )
 from fedsweep.tracking.store import Store, open_store
 
@@ -76,6 +78,16 @@ class StoredTrial:
     def params(self) -> dict[str, str]:
         """Settings and axes."""
         return dict(self.run.data.params)
+
+    @property
+    def reason(self) -> str:
+        """Why it did not finish, or stopped early; nothing where it ended as planned."""
+        return str(self.run.data.tags.get("reason", ""))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The code, the packages and the machine that it ran on."""
+        return environment_of(self.run.data.tags)
 
     @property
     def final(self) -> dict[str, float]:
@@ -133,6 +145,8 @@ class StoredSweep:
         Their values of the axes, as far as these apply to them.
     absent : int
         Trials of the sweep that the store does not have.
+    description : str
+        What it is for, in the words of its file.
     """
 
     name: str
@@ -142,6 +156,7 @@ class StoredSweep:
     trials: tuple[StoredTrial, ...]
     places: tuple[Mapping[str, str], ...]
     absent: int = 0
+    description: str = ""
 
     def edited(self) -> list[str]:
         """Say which files of somebody's own have another text now than the trials ran with."""
@@ -199,6 +214,7 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
         trials=tuple(StoredTrial(store, runs[row["key"]]) for row in there),
         places=tuple(row["axes"] for row in there),
         absent=len(grid["trials"]) - len(there),
+        description=run.data.tags.get(DESCRIPTION, ""),
     )
 
 
@@ -260,11 +276,11 @@ def read_runs(source: TrackingConfig | Store, words: Sequence[str]) -> list[Stor
     return found
 
 
-def report_folder(cfg: TrackingConfig, sweep: StoredSweep) -> Path:
-    """Return where a sweep's report is written;
-    RunnerError where the run's name leads elsewhere.
+def report_folder(cfg: TrackingConfig, name: str, run_id: str) -> Path:
+    """Return where the report of a sweep's run is written;
+    RunnerError where the sweep's name leads elsewhere.
     """
-    folder = f"{component(sweep.name, 'the tag sweep')}-{sweep.run_id[:8]}"
+    folder = f"{component(name, 'the tag sweep')}-{run_id[:8]}"
     reports = Path(cfg.output).expanduser().absolute() / "reports"
     return reports / component(folder, "the name of a report's folder")
 

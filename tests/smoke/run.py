@@ -75,7 +75,7 @@ def check(output: Path) -> str:
     )
     assert len(pd.read_parquet(root / "load.parquet")) >= 1
     report = {f.path for f in client.list_artifacts(parent.info.run_id)}
-    assert {"report.md", "report.csv", "report.tex", "report.html"} <= report, (
+    assert {"report.md", "report.csv", "report.tex", "index.html"} <= report, (
         f"the sweep's run holds only {report}"
     )
     return str(trial.info.run_id)

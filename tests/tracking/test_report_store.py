@@ -14,7 +14,10 @@ from fedsweep.cli import main
 from fedsweep.config import TrackingConfig
 from fedsweep.escape import line
 from fedsweep.records import RoundRecord, TrialResult
-from fedsweep.report.report import best_cell, results_table, texts, trial_curves
+from fedsweep.report.best import best_cell
+from fedsweep.report.curves import trial_curves
+from fedsweep.report.results import results_table
+from fedsweep.report.table import texts
 from fedsweep.tracking import Tracker
 from fedsweep.tracking.read import StoredTrial, read_sweep
 from tests.unit.test_tracking import TRIAL, started
@@ -108,13 +111,14 @@ def test_report(call, output, tmp_path):
     ]  # with 1 cluster 0.32 is the end
     assert table.loc[4, "rounds_to_target_mean"] == 2
     assert table.loc[4, "mb_to_target_mean"] == 4
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "index.html").read_text()
     assert "<b>61.0</b>" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing but what is in it
+    assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing but what is in it
     figures = {path.stem for path in (tmp_path / "plots").iterdir()}
     assert figures == {
         "acc_over_rounds", "acc_over_megabytes", "loss_over_rounds", "loss_over_megabytes",
-        "client_acc_by_clusters", "ari_by_clusters", "client_accuracy", "label_distributions",
+        "client_acc_bars", "ari_bars", "client_acc_by_clusters", "ari_by_clusters",
+        "client_accuracy", "label_distributions",
         "cluster_map", "servers", "embedding",
     }  # fmt: skip
     assert page.count("data:image/png;base64,") == len(figures)
@@ -160,7 +164,7 @@ def test_a_table_that_is_damaged_costs_its_figures_alone(call, tmp_path, monkeyp
     )
     assert (
         "clients.parquet of num_clusters=1 seed=0 is missing"
-        in (tmp_path / "report.html").read_text()
+        in (tmp_path / "index.html").read_text()
     )
 
 
@@ -248,7 +252,7 @@ def test_curves_tell_what_was_not_evaluated_from_what_diverged(tmp_path, templat
             trial.round(RoundRecord(number, {"4_comm/mb_total": 2.0 * number, **values}))
         trial.finish(TrialResult("key", {}, "hash", {"acc": 0.5}, None, (1, 8, 8)))
         sweep.finish()
-    curves = trial_curves(read_sweep(tracker.store, "grid"))
+    curves = trial_curves(dict(enumerate(read_sweep(tracker.store, "grid").trials)))
     assert curves["round"].tolist() == [0, 1, 2, 3]
     assert curves["mb"].tolist() == [0, 2, 4, 6]
     assert curves["loss"].isna().tolist() == [False, True, True, False]
@@ -278,7 +282,7 @@ def test_what_others_wrote_to_a_shared_store_is_text(tmp_path, template, capsys)
     assert main(["report", sweep.run_id, here]) == 2  # its name is no folder
     assert "is no name of a file or folder" in capsys.readouterr().err
     assert main(["report", sweep.run_id, here, "--out", str(tmp_path / "out")]) == 0
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
     assert "<img src=x" not in page
     assert page.count(escape(told)) >= 4  # title, heading, cell, command
     assert r"\textbackslash{}input\{/etc/passwd\}" in (tmp_path / "out" / "report.tex").read_text()

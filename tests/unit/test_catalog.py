@@ -14,7 +14,9 @@ from fedsweep.catalog import CATALOG, Catalog, Metric, Need, Observed, client_va
 from fedsweep.cli import main
 from fedsweep.config import HalvingConfig, StopConfig
 from fedsweep.errors import ConfigError
-from fedsweep.report.report import Target, report
+from fedsweep.report.choice import Choice
+from fedsweep.report.curves import Target
+from fedsweep.report.report import report
 from fedsweep.reproduce.expectations import Row
 from fedsweep.sweeps.compose import compose, expand
 from fedsweep.sweeps.resume import Restart
@@ -202,7 +204,7 @@ def test_a_metric_declared_here_is_everywhere(
         assert [rounds for _, rounds in ends] == [2, 1]
 
     # The report's table, its marks and its figures
-    files = report(sweep, Target.parse(f"{declared.key}=1"))
+    files = report(sweep, Choice(target=f"{declared.key}=1")).files
     [headings, *_] = [line for line in str(files["report.md"]).splitlines() if "spread" in line]
     assert "spread of clients (%)" in headings
     columns = next(csv.reader(str(files["report.csv"]).splitlines()))

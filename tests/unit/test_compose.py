@@ -11,7 +11,7 @@ from fedsweep.config import RunConfig, SessionConfig, TrialConfig
 from fedsweep.config.section import flat, short_names
 from fedsweep.errors import ConfigError
 from fedsweep.records import TrialRow
-from fedsweep.report.report import results_table
+from fedsweep.report.results import results_table
 from fedsweep.sweeps.compose import (
     CONFIGS,
     SweepFile,

@@ -33,9 +33,13 @@ from fedsweep.errors import RunnerError
 from fedsweep.figures import canvas, split, trial
 from fedsweep.paths import component
 from fedsweep.records import DataSummary, RoundRecord, TrialResult, TrialRow, TrialStarted
+from fedsweep.report import page as report_page
 from fedsweep.report import plots as sweep
-from fedsweep.report import report
 from fedsweep.report import text as report_text
+from fedsweep.report.choice import EVERYTHING
+from fedsweep.report.results import csv, results_table
+from fedsweep.report.table import Cell, Column, Table, layout
+from fedsweep.report.terminal import rich_lines
 from fedsweep.sweeps.compose import Trial
 from fedsweep.sweeps.progress import TrialProgress
 from fedsweep.sweeps.views import new_console, say, view_of
@@ -78,6 +82,20 @@ def shown(name: str) -> str:
 
 def stored(name: str) -> StoredSweep:
     return StoredSweep(name, "0" * 32, (), COMMAND, (), ())
+
+
+def chosen(*names: str, heading: str = "", caption: str = "", block: str = "") -> Table:
+    """A table with names as its labels and its texts, under conditions if it has a block."""
+    return Table(
+        (heading or "h",),
+        (heading,) if block else (),
+        (False,),
+        tuple((name,) for name in names),
+        tuple(Column(key, heading or "i", place=(block,) if block else ()) for key in "ab"),
+        tuple((Cell(text=name), Cell(text="x")) for name in names),
+        "std",
+        caption,
+    )
 
 
 def table(*names: str) -> list[list[str | report_text.Marked]]:
@@ -131,18 +149,19 @@ class _Page(HTMLParser):
 def test_a_page_shows_names_and_takes_none_for_its_own() -> None:
     plain = _Page()
     plain.feed(
-        report_text.html(stored("x"), [["a"], [report_text.Marked("a")]], "", PICTURE, ["missing"])
+        report_page.html(stored("x"), chosen("a", caption="b", block="1"), PICTURE, ["missing"])
     )
     for name in NAMES:
         page = _Page()
-        lines = table(name)
-        text = report_text.html(stored(name), lines, f"about {name}.", PICTURE, [name])
+        shown_table = chosen(name, heading=name, caption=f"about {name}.", block="1")
+        text = report_page.html(stored(name), shown_table, PICTURE, [name])
         text.encode()
         page.feed(text)
         told = escape.line(name)
         assert page.tags == plain.tags
-        assert page.texts["th"] == [told, told]
-        assert page.texts["td"] == [told, f"1.5 {told}"]
+        heads = [told or "h", f"{told} = 1", told or "i", told or "i"]
+        assert page.texts["th"] == [*heads, told]
+        assert page.texts["td"] == [told or "-", "x"]
         assert (page.texts["h1"], page.texts["title"]) == ([told], [f"fedsweep: {told}"])
         assert page.texts["p"][:2] == [f"about {told}.", told]
         assert page.texts["pre"] == [COMMAND]
@@ -173,8 +192,9 @@ def test_markdown_shows_names_in_the_cells_that_they_were_put_in() -> None:
 
 def test_a_report_in_markdown_keeps_its_parts() -> None:
     for name in NAMES:
-        lines = [["h"], ["x"]]
-        text = report_text.document_markdown(stored(name), lines, f"about {name}.", [])
+        text = report_text.document_markdown(
+            stored(name), chosen("x", caption=f"about {name}."), []
+        )
         parts = list(markdown(text))
         if shown(name):  # else there is no heading
             assert (parts[0][0], shown(parts[0][1])) == ("heading_open", shown(name))
@@ -219,16 +239,15 @@ def unlatex(text: str) -> str:
 
 def test_latex_sets_names_as_they_are() -> None:
     for name in NAMES:
-        marked = [report_text.Marked(name, name), "x"]
-        text = report_text.latex([["h", "i"], [name, name], marked], name, name)
+        text = report_text.latex(chosen(name, name, caption=name), name)
         lines = text.splitlines()
         begin, end = lines.index(r"\midrule"), lines.index(r"\bottomrule")
-        first, second = lines[begin + 1 : end]
+        first, _ = lines[begin + 1 : end]
         assert not re.search("--|``|''|[?!]`", first)  # ligatures
         assert first[0] not in "[*"  # of \\ in the line before
         told = escape.line(name)
-        assert [unlatex(cell) for cell in first.removesuffix(r" \\").split(" & ")] == [told, told]
-        assert second.startswith(r"\textbf{")
+        cells = [unlatex(cell) for cell in first.removesuffix(r" \\").split(" & ")]
+        assert cells == [told, told or "-", "x"]
         assert unlatex(escape.latex(name)) == told
         [caption] = [line for line in lines if line.startswith(r"\caption")]
         assert unlatex(caption.removeprefix(r"\caption{")[:-1]) == told
@@ -241,10 +260,13 @@ def test_latex_compiles_where_there_is_a_tex(tmp_path: Path) -> None:
     """Without one the test above holds alone: it knows all that LaTeX gives a meaning."""
     letters = [name for name in NAMES if escape.line(name).isascii() and len(name) < 100]
     tables = [
-        report_text.latex([["name", "i"], *table(*letters[at : at + 9])], letters[at], letters[at])
+        report_text.latex(
+            chosen(*letters[at : at + 9], heading=letters[at], caption=letters[at], block="b"),
+            letters[at],
+        )
         for at in range(0, len(letters), 9)
     ]
-    head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    head = "\\documentclass{article}\n\\usepackage{booktabs,siunitx}\n\\begin{document}\n"
     (tmp_path / "x.tex").write_text(f"{head}{''.join(tables)}\\end{{document}}\n")
     if tex := shutil.which("pdflatex"):
         words = [tex, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "x.tex"]
@@ -290,7 +312,7 @@ def test_a_console_shows_names_and_obeys_none(
 
     for name in NAMES:
         file, told = io.StringIO(), escape.line(name)
-        console(file).print(report.rich_lines(table(name), name or "x"))
+        console(file).print(rich_lines(table(name), name or "x"))
         assert file.getvalue().count(told) >= 4
         assert file.getvalue().isascii() or file.getvalue().encode()
         assert "\x1b" not in re.sub(r"\x1b\[[013]m", "", file.getvalue())  # bold and italic
@@ -302,7 +324,7 @@ def test_a_narrow_console_cuts_no_name() -> None:
     """Else long values with one beginning, such as two paths, would be the same."""
     file = io.StringIO()
     lines = [["path", "trials"], ["x" * 300 + "1", "4"], ["x" * 300 + "2", "4"]]
-    new_console(file=file, width=60).print(report.rich_lines(lines, ""))
+    new_console(file=file, width=60).print(rich_lines(lines, ""))
     shown = file.getvalue()
     assert (shown.count("x"), shown.count("1"), shown.count("2")) == (600, 1, 1)
 
@@ -429,9 +451,10 @@ def test_consoles_are_made_in_one_place() -> None:
 
 
 DOCUMENTS = {
-    "to_yaml(trial.config)", "as_json({**told, 'cells': cells})",
+    "to_yaml(trial.config)", "as_json({**told, 'cells': made.records()})",
+    "printed(table, args.format, sweep.name)",
     "best_cell(sweep, args.metric, args.lowest)",
-    "str(files['report.md']).partition('```')[0].rstrip()",
+    "str(made.files['report.md']).partition('```')[0].rstrip()",
 }  # fmt: skip
 """What has lines of its own, each with an escape; all else is a line, and said by ``say``."""
 
@@ -524,9 +547,9 @@ def test_names_that_become_files_stay_in_their_folder(tmp_path: Path) -> None:
 
 def test_cells_and_axes_of_hostile_values_make_a_whole_table() -> None:
     rows = [TrialRow({"model.kwargs.a": name, "seed": "0"}, {"acc": 0.5}) for name in NAMES]
-    cells = report.results_table(rows)
+    cells = results_table(rows)
     whole = [escape.storable(name) for name in NAMES]
-    assert [line[0] for line in report.texts(cells)[1:]] == whole
-    text = report.csv(cells).encode()
+    assert [line[0] for line in layout(cells, EVERYTHING).lines()[1:]] == whole
+    text = csv(cells).encode()
     back = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False)["model.kwargs.a"]
     assert back.tolist() == whole

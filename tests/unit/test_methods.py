@@ -294,7 +294,7 @@ def test_it_goes_on_from_a_checkpoint_and_is_reported(
     assert ends[0] == ends[1]
     colours = {run.data.tags["mlflow.runColor"] for run in place.runs()}
     assert colours == {strategy_colour("halves")}
-    files = report(read_sweep(TrackingConfig(output=str(place.out)), "default"), None, "t")
+    files = report(read_sweep(TrackingConfig(output=str(place.out)), "default")).files
     assert all(share in str(files["report.md"]) for share in ("0.25", "0.5"))
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from fedsweep.cli import main
 from fedsweep.figures import split, trial
+from fedsweep.report import comparisons
 from fedsweep.report import plots as sweep
 
 SMALL = [
@@ -30,7 +31,7 @@ OF_TRIALS = {*(f"plots/{name}.png" for name in _PLOTS), "confusion.png"}
 REPORT = {
     "acc_over_rounds", "acc_over_megabytes", "loss_over_rounds", "loss_over_megabytes",
     "acc_by_clusters", "client_acc_by_clusters", "client_accuracy", "label_distributions",
-    "cluster_map", "servers", "load",
+    "client_acc_bars", "acc_bars", "cluster_map", "servers", "load",
 }  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def makers() -> list[tuple[object, str]]:
     """Return all functions that make a figure."""
     return [
         (module, name)
-        for module in (split, trial, sweep)
+        for module in (split, trial, sweep, comparisons)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__
         and function.__annotations__.get("return") in ("Figure", Figure)
@@ -122,12 +123,12 @@ def test_no_picture_costs_a_result(
     assert len(models) == 5  # two global ones; those of one and of two clusters
     assert place.files(parent) >= {
         "report.md",
-        "report.html",
+        "index.html",
         "report.csv",
         "report.tex",
         "trials.csv",
     }
-    page = place.read(parent, "report.html")
+    page = place.read(parent, "index.html")
     assert "acc_over_rounds" in page
     assert "over broke on purpose" in page
     said = [told for told in caplog.messages if " is missing: " in told]

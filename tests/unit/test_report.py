@@ -11,8 +11,14 @@ from fedsweep.config import RunConfig
 from fedsweep.errors import RunnerError
 from fedsweep.records import TrialRow
 from fedsweep.report import figures as report_figures
-from fedsweep.report import report, stats
+from fedsweep.report import stats
 from fedsweep.report import text as report_text
+from fedsweep.report.best import best_cell
+from fedsweep.report.choice import EVERYTHING
+from fedsweep.report.curves import Target, to_target, with_labels
+from fedsweep.report.results import results_table, trials_table
+from fedsweep.report.table import layout, texts
+from fedsweep.report.terminal import rich_table
 from fedsweep.sweeps.compose import groups
 
 
@@ -30,7 +36,7 @@ ROWS = [
 
 
 def test_cells_hold_mean_and_sample_deviation_over_seeds():
-    cells = report.results_table(ROWS)
+    cells = results_table(ROWS)
     table = cells.numbers
     assert cells.axes["strategy.num_clusters"].tolist() == [10, 2]
     assert table["trials"].tolist() == [2, 1]
@@ -42,8 +48,8 @@ def test_cells_hold_mean_and_sample_deviation_over_seeds():
 
 
 def test_markdown_and_terminal_show_the_same():
-    table = report.results_table(ROWS)
-    lines = report.markdown_table(table).splitlines()
+    table = results_table(ROWS)
+    lines = report_text.markdown(texts(table)).splitlines()
     assert lines[0] == (
         "| partition | num_clusters | trials | failed | client accuracy (%) "
         "| global accuracy (%) | time (s) |"
@@ -51,18 +57,18 @@ def test_markdown_and_terminal_show_the_same():
     assert lines[2] == "| iid | 10 | 2 | 0 | 92.0 ± 2.8 | 60.0 ± 14.1 | 2.0 ± 1.4 |"
     assert lines[3] == "| iid | 2 | 1 | 1 | 80.0 | 60.0 | 2.0 |"
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(report.rich_table(table, "title"))
+    console.print(rich_table(layout(table, EVERYTHING), "title"))
     assert "92.0 ± 2.8" in console.export_text()
 
 
 def test_a_diverged_trial_shows_in_its_cell():
     rows = [row(f"seed={i}", acc=acc, wall_s=1.0) for i, acc in enumerate([0.5, math.nan, 0.6])]
-    table = report.results_table(rows)
+    table = results_table(rows)
     assert math.isnan(table.numbers["acc_mean"][0])
     assert table.numbers["wall_s_mean"][0] == 1
     assert table.numbers["trials"].tolist() == [3]
     for full in (False, True):
-        assert report.texts(table, full=full)[1][1] == "nan (1 of 3)"
+        assert texts(table, full=full)[1][1] == "nan (1 of 3)"
 
 
 def test_a_metric_that_some_trials_of_a_cell_lack_says_so():
@@ -71,16 +77,16 @@ def test_a_metric_that_some_trials_of_a_cell_lack_says_so():
         row("seed=1", acc=0.7),
         row("seed=2", acc=0.6, ari=0.5),
     ]
-    table = report.results_table(rows)
-    assert report.texts(table)[1] == ["3", "60.0 ± 10.0", "0.75 ± 0.35 (2 of 3)"]
+    table = results_table(rows)
+    assert texts(table)[1] == ["3", "60.0 ± 10.0", "0.75 ± 0.35 (2 of 3)"]
     assert table.numbers["recovered"].tolist() == [0.5]
 
 
 def test_a_caption_tells_of_recovered_groups_where_there_are_some() -> None:
     told = "Recovered: trials whose clusters are the known groups (ARI = 1)."
-    known = report.results_table([row("seed=0", acc=0.5, ari=1.0)])
-    unknown = report.results_table([row("seed=0", acc=0.5)])
-    captions = [report._caption(cells, None, "t", 0) for cells in (known, unknown)]
+    known = results_table([row("seed=0", acc=0.5, ari=1.0)])
+    unknown = results_table([row("seed=0", acc=0.5)])
+    captions = [layout(cells, EVERYTHING, full=True).caption for cells in (known, unknown)]
     assert [told in caption for caption in captions] == [True, False]
 
 
@@ -102,13 +108,13 @@ def test_what_diverged_is_never_the_best(order: tuple[int, int]) -> None:
     ]
     places = [{"training.lr": str(i), "seed": "0"} for i in order]
     sweep = SimpleNamespace(name="grid", places=places, trials=trials)
-    assert report.best_cell(sweep, "client_acc").startswith("training.lr=1\nclient_acc 0.4")
-    assert report.best_cell(sweep, "client_acc", lowest=True).startswith("training.lr=1\n")
+    assert best_cell(sweep, "client_acc").startswith("training.lr=1\nclient_acc 0.4")
+    assert best_cell(sweep, "client_acc", lowest=True).startswith("training.lr=1\n")
 
 
 def test_the_clients_own_models_on_the_test_set_have_a_column() -> None:
     rows = [row("seed=0", client_acc=0.5, client_test_acc=0.25, wall_s=1.0)]
-    lines = report.markdown_table(report.results_table(rows)).splitlines()
+    lines = report_text.markdown(texts(results_table(rows))).splitlines()
     assert lines[0] == "| trials | client accuracy (%) | client test accuracy (%) | time (s) |"
     assert lines[2] == "| 1 | 50.0 | 25.0 | 1.0 |"
 
@@ -118,16 +124,16 @@ def test_an_axis_that_some_trials_lack_makes_cells_of_its_own():
         row("strategy=fedavg", acc=0.1),
         row("strategy=kmeans strategy.num_clusters=2", acc=0.2),
     ]
-    cells = report.results_table(rows)
+    cells = results_table(rows)
     assert len(cells.axes) == 2
-    assert report.markdown_table(cells).splitlines()[2:] == [
+    assert report_text.markdown(texts(cells)).splitlines()[2:] == [
         "| fedavg | - | 1 | 10.0 |",
         "| kmeans | 2 | 1 | 20.0 |",
     ]
 
 
 def test_all_trials_failed():
-    table = report.results_table([row("partition=iid seed=0")])
+    table = results_table([row("partition=iid seed=0")])
     assert table.frame().to_dict("records") == [{"partition": "iid", "trials": 0, "failed": 1}]
 
 
@@ -139,17 +145,17 @@ def test_axes_with_the_same_last_word_are_two():
         for a, b in places
         for seed in range(3)
     ]
-    table = report.results_table(rows)
+    table = results_table(rows)
     assert table.numbers["trials"].tolist() == [3, 3, 3, 3]
     assert table.numbers["acc_mean"].tolist() == pytest.approx([0.075, 0.3, 0.525, 0.75])
-    assert report.texts(table)[0][:3] == ["partition.alpha", "strategy.alpha", "trials"]
+    assert texts(table)[0][:3] == ["partition.alpha", "strategy.alpha", "trials"]
 
 
 def test_an_axis_called_like_a_metric_stands_beside_it():
     rows = [row(f"stop.wall_s={s} rounds={r} seed={i}", wall_s=s / 2, rounds=1.0)
             for s in (10, 20) for r in (5, 9) for i in range(2)]  # fmt: skip
-    table = report.results_table(rows)
-    lines = report.texts(table)
+    table = results_table(rows)
+    lines = texts(table)
     assert lines[0] == ["wall_s", "rounds", "trials", "time (s)"]
     assert [line[:2] for line in lines[1:]] == [["10", "5"], ["10", "9"], ["20", "5"], ["20", "9"]]
     assert [line[-1] for line in lines[1:]] == [
@@ -169,22 +175,22 @@ def test_no_metric_has_the_name_of_a_setting():
 
 def test_texts_that_are_one_number_are_two_cells():
     rows = [row(f"dataset.id={name} seed={i}", acc=0.5) for name in ("7", "007") for i in range(2)]
-    assert report.results_table(rows).axes["dataset.id"].tolist() == ["7", "007"]
+    assert results_table(rows).axes["dataset.id"].tolist() == ["7", "007"]
 
 
 def test_whole_numbers_stay_whole_where_some_trials_lack_them():
     """Methods with and without clusters are crossed: no 2.0 clusters, no nan clusters."""
     rows = [row("strategy=fedavg seed=0", acc=0.1)]
     rows += [row(f"strategy=kmeans strategy.num_clusters={k} seed=0", acc=0.2) for k in (1, 2, 10)]
-    trials = report.trials_table(rows)
-    labels = report.with_labels(pd.DataFrame({"trial": range(4)}), trials)
+    trials = trials_table(rows)
+    labels = with_labels(pd.DataFrame({"trial": range(4)}), trials)
     assert labels["line"].tolist() == [
         "fedavg",
         "kmeans, 1 cluster",
         "kmeans, 2 clusters",
         "kmeans, 10 clusters",
     ]
-    assert [line[1] for line in report.texts(report.results_table(rows))[1:]] == [
+    assert [line[1] for line in texts(results_table(rows))[1:]] == [
         "-",
         "1",
         "2",
@@ -204,7 +210,7 @@ def test_panels_are_problems_and_lines_are_ways_to_solve_them():
         for n in ("unit", "standard")
         for a in (0.1, 0.2)
     ]
-    labels = report.with_labels(pd.DataFrame({"trial": range(8)}), report.trials_table(rows))
+    labels = with_labels(pd.DataFrame({"trial": range(8)}), trials_table(rows))
     assert labels["panel"].tolist()[::2] == [
         "noise_std=1, unit", "noise_std=1, standard", "noise_std=2, unit", "noise_std=2, standard"
     ]  # fmt: skip
@@ -217,7 +223,7 @@ def test_several_other_axes_become_panels():
             wall_s=1.0)
         for d in "ab" for s in "xy" for p in ("iid", "dirichlet") for k in (1, 2)
     ]  # fmt: skip
-    figure = report_figures.cluster_effect(report.trials_table(rows), "acc")
+    figure = report_figures.cluster_effect(trials_table(rows), "acc")
     assert [ax.get_title() for ax in figure.axes] == [
         "dataset, shift: a, x", "dataset, shift: a, y", "dataset, shift: b, x",
         "dataset, shift: b, y",
@@ -234,7 +240,7 @@ def test_figures_of_a_crossed_grid_have_no_panel_of_nothing():
         for k in (1, 2)
         for s in (0, 64)
     ]
-    figure = report_figures.cluster_effect(report.trials_table(rows), "acc")
+    figure = report_figures.cluster_effect(trials_table(rows), "acc")
     assert [ax.get_title() for ax in figure.axes] == ["sketch: -", "sketch: 0", "sketch: 64"]
     assert all(ax.lines for ax in figure.axes)
     assert figure.axes[0].get_xlabel() == "number of clusters"
@@ -254,22 +260,22 @@ def grid(values):
 
 
 def marks(rows, metric="client_acc", test="t"):
-    return report.results_table(rows, test).numbers[f"{metric}_best"].tolist()
+    return results_table(rows, test).numbers[f"{metric}_best"].tolist()
 
 
 def test_the_interval_is_students_over_the_seeds():
-    table = report.results_table(grid({1: [0.5, 0.6, 0.7]}))
+    table = results_table(grid({1: [0.5, 0.6, 0.7]}))
     assert table.numbers["client_acc_ci"][0] == pytest.approx(
         4.302653 * 0.1 / math.sqrt(3), rel=1e-6
     )  # t(0.975, 2)
-    assert "60.0 ± 10.0 [35.2, 84.8]" in report.texts(table, full=True)[1]
+    assert "60.0 ± 10.0 [35.2, 84.8]" in texts(table, full=True)[1]
 
 
 def test_two_seeds_have_a_range_and_no_interval():
     """Student's interval of .2 and .25 would be [-9.3, 54.3]."""
-    table = report.results_table(grid({1: [0.2, 0.25], 2: [0.5]}))
+    table = results_table(grid({1: [0.2, 0.25], 2: [0.5]}))
     assert table.numbers["client_acc_ci"].isna().all()
-    assert [line[3] for line in report.texts(table, full=True)[1:]] == [
+    assert [line[3] for line in texts(table, full=True)[1:]] == [
         "22.5 ± 3.5 (20.0 to 25.0)",
         "50.0",
     ]
@@ -279,9 +285,9 @@ CLEAR = {1: [0.50, 0.52, 0.51], 2: [0.60, 0.61, 0.60], 4: [0.90, 0.92, 0.93]}
 
 
 def test_the_best_is_marked_only_where_it_is_better_than_each_other():
-    clear = report.results_table(grid(CLEAR))
+    clear = results_table(grid(CLEAR))
     assert clear.numbers["client_acc_best"].tolist() == [False, False, True]
-    marked = report.texts(clear, full=True)[3][3]
+    marked = texts(clear, full=True)[3][3]
     assert (marked.strong, marked.rest[:8]) == ("91.7", " ± 1.5 [")
     assert marks(grid({1: [0.50, 0.52, 0.51], 4: [0.90, 0.40, 0.93]})) == [False, False]
 
@@ -341,7 +347,7 @@ def test_a_methods_own_settings_are_no_problem():
 
 def test_the_recovery_rate_is_the_share_of_trials_that_found_the_groups():
     missed = row("partition=iid strategy.num_clusters=4 seed=2", client_acc=0.1, ari=0.4)
-    table = report.results_table([*grid({2: [0.1, 0.1], 4: [0.1, 0.1]}), missed])
+    table = results_table([*grid({2: [0.1, 0.1], 4: [0.1, 0.1]}), missed])
     assert table.numbers["recovered"].tolist() == [0.0, pytest.approx(2 / 3)]
 
 
@@ -349,22 +355,22 @@ def test_rounds_and_megabytes_to_a_target():
     curve = pd.DataFrame(
         {"round": [0, 1, 2, 3], "mb": [0.0, 2.0, 4.0, 6.0], "target": [0.1, math.nan, 0.8, 0.7]}
     )
-    assert report.to_target(curve, report.Target.parse("0.8")) == {
+    assert to_target(curve, Target.parse("0.8")) == {
         "rounds_to_target": 2.0,
         "mb_to_target": 4.0,
     }
-    missed = report.to_target(curve, report.Target("3_clients/acc", 0.9))
+    missed = to_target(curve, Target("3_clients/acc", 0.9))
     assert math.isnan(missed["rounds_to_target"])
     rows = [row("seed=0", rounds_to_target=2.0, acc=0.1), row("seed=1", **missed, acc=0.1)]
-    table = report.results_table(rows).numbers
+    table = results_table(rows).numbers
     assert (table["reached"][0], table["rounds_to_target_mean"][0]) == (1, 2.0)
 
 
 def test_targets_are_read_or_refused():
-    assert report.Target.parse("0.9") == report.Target("3_clients/acc", 0.9)
-    assert report.Target.parse("1_global/acc=0.5") == report.Target("1_global/acc", 0.5)
+    assert Target.parse("0.9") == Target("3_clients/acc", 0.9)
+    assert Target.parse("1_global/acc=0.5") == Target("1_global/acc", 0.5)
     with pytest.raises(RunnerError, match="--target high is no target"):
-        report.Target.parse("high")
+        Target.parse("high")
 
 
 @pytest.mark.parametrize(
@@ -409,15 +415,3 @@ def test_rows_that_do_not_differ_are_marked_at_the_level_at_most(test, rows, see
     draw = np.random.default_rng(rows * seeds)
     blocks = [[dict(enumerate(draw.normal(size=seeds))) for _ in range(rows)] for _ in range(400)]
     assert sum(stats.clear_best(block, test) is not None for block in blocks) <= 33
-
-
-def test_latex_is_escaped_and_ruled_by_booktabs():
-    text = report_text.latex(
-        [["a_b", "acc (%)"], ["x", report_text.Marked("91.0", " ± 1.0")]],
-        "p < 0.05 & more",
-        "my sweep",
-    )
-    assert r"a\_b & acc (\%) \\" in text
-    assert r"x & \textbf{91.0} $\pm$ 1.0 \\" in text
-    assert [rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
-    assert r"p $<$ 0.05 \& more" in text

@@ -1,0 +1,135 @@
+"""Curves over rounds from the store: what is drawn, and when a target was reached."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import nan
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from fedsweep.catalog import CATALOG
+from fedsweep.config import TrialConfig
+from fedsweep.errors import RunnerError
+from fedsweep.report.results import SEED
+from fedsweep.report.rows import Trials, said_by_others
+
+if TYPE_CHECKING:
+    from fedsweep.tracking.read import StoredTrial
+
+_METHOD = "strategy"  # stands first in the name of a way
+_MB = "4_comm/mb_total"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a trial should reach: a metric as it is logged, and a value."""
+
+    key: str
+    value: float
+
+    @classmethod
+    def parse(cls, word: str) -> "Target":
+        """Read ``0.9`` (of the mean client accuracy) or ``1_global/acc=0.9``."""
+        key, _, value = word.rpartition("=")
+        try:
+            target = cls(key or "3_clients/acc", float(value))
+        except ValueError:
+            raise RunnerError(
+                f"--target {word} is no target; give a share of the client accuracy (0.9) "
+                "or METRIC=VALUE"
+            ) from None
+        CATALOG[target.key]  # refuses one that nobody declared
+        return target
+
+    @property
+    def sign(self) -> float:
+        """Times the metric, more is better."""
+        return CATALOG[self.key].sign
+
+    def __str__(self) -> str:
+        return f"{self.key} {'<=' if self.sign < 0 else '>='} {self.value:g}"
+
+
+def trial_curves(trials: "Mapping[int, StoredTrial]", target: Target | None = None) -> pd.DataFrame:
+    """Return a row per trial and round: ``trial`` (its number), ``round``, ``mb``, the catalog's
+    curves by their names (``acc``, ``loss``), and the target's metric as ``target``.
+
+    A curve is the first of its metrics that the trial has: the clients' mean, else the global
+    model's. It is missing where nothing was evaluated, and ``acc_nan``, ``loss_nan`` say where it
+    was logged as NaN.
+    """
+    parts = []
+    curves = {name: [metric.key for metric in found] for name, found in CATALOG.curves.items()}
+    curves["mb"] = [_MB]
+    for i, trial in trials.items():
+        keys = [key for found in curves.values() for key in found]
+        wanted = {*keys, *([target.key] if target else [])}
+        histories = {key: trial.history([key]) for key in wanted}
+        logged = {
+            key: table.set_index("round")[key] for key, table in histories.items() if key in table
+        }
+        rounds = sorted({number for values in logged.values() for number in values.index})
+        part = pd.DataFrame({"trial": i, "round": rounds}, index=rounds)
+        for name, options in curves.items():
+            values = next((logged[key] for key in options if key in logged), pd.Series(dtype=float))
+            part[name] = values
+            part[f"{name}_nan"] = part["round"].isin(values.index[values.isna()])
+        part["mb"] = part["mb"].ffill()
+        if target is not None:
+            part["target"] = logged.get(target.key, nan)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def to_target(curve: pd.DataFrame, target: Target) -> dict[str, float]:
+    """Return the rounds and the client traffic (MB) until a trial first reached the target;
+    nan if it did not.
+    """
+    there = curve[target.sign * curve["target"] >= target.sign * target.value]
+    rounds, mb = (nan, nan) if there.empty else there[["round", "mb"]].iloc[0]
+    return {"rounds_to_target": float(rounds), "mb_to_target": float(mb)}
+
+
+def with_labels(
+    rows: pd.DataFrame, trials: Trials, said: Callable[[str, object], str] | None = None
+) -> pd.DataFrame:
+    """Add ``panel`` (the problem) and ``line`` (the way to solve it) to rows with a ``trial``.
+
+    ``said`` reads a setting, by the axis's full key and its value.
+    """
+    every = [key for key in map(str, trials.axes) if key != SEED]
+    fixed = said_by_others(trials.axes, [], every)
+    axes = sorted((key for key in every if key not in fixed), key=lambda key: key != _METHOD)
+
+    def label(kind: bool) -> list[str]:
+        chosen = [key for key in axes if TrialConfig.is_problem(key) == kind]
+        places = trials.axes[chosen].to_dict("records")
+        told = (
+            [_label(str(key), trials.names[str(key)], value, said) for key, value in place.items()]
+            for place in places
+        )
+        return [", ".join(filter(None, words)) or "all trials" for words in told]
+
+    return rows.join(
+        pd.DataFrame({"panel": label(True), "line": label(False)}, index=trials.axes.index),
+        on="trial",
+    )
+
+
+def _label(
+    key: str,
+    name: str,
+    value: str | float | None,
+    said: Callable[[str, object], str] | None,
+) -> str:
+    """Return a setting as figures show it; nothing where it does not apply."""
+    if pd.isna(value):
+        return ""
+    told = said(key, value) if said else f"{value}"
+    if told != f"{value}":
+        return told
+    if name == "num_clusters":
+        return f"{value} cluster{'' if value == 1 else 's'}"
+    if value == "none":
+        return f"no {name}"
+    return str(value) if isinstance(value, str) else f"{name}={value}"
