@@ -15,7 +15,6 @@ from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
 from fedsweep.output import guarded_output
 from fedsweep.paths import component
-from fedsweep.redaction import redact
 from fedsweep.sweeps.compose import (
     Trial,
     compose,
@@ -31,10 +30,9 @@ from fedsweep.sweeps.compose import (
 )
 from fedsweep.sweeps.interrupts import hang_up
 from fedsweep.sweeps.views import new_console, say
-from fedsweep.sweeps.words import literal
+from fedsweep.sweeps.words import literal, store_words
 
 if TYPE_CHECKING:
-    from fedsweep.config import TrackingConfig
     from fedsweep.report.choice import Choice
     from fedsweep.sweeps.sweep import SweepPlan
     from fedsweep.sweeps.views import ViewMode
@@ -463,7 +461,7 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
     console = new_console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
     view = view_of(mode, console)
     outcome, tracker = run_sweep(plan, view)
-    store = _store_words(plan.session.tracking)
+    store = store_words(plan.session.tracking)
     waits = (
         f"{tracker.spilled} events wait on disk: the store does not answer; "
         f"send them with: {escape.command(['fedsweep', 'flush', *store])}"
@@ -504,17 +502,6 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
     elif tracker.uri.startswith("sqlite"):
         say(f"see it with: {escape.command(['fedsweep', 'ui', *store])}")
     return outcome.exit_status
-
-
-def _store_words(tracking: "TrackingConfig") -> list[str]:
-    """Return the words that name the store in use, where it is not the usual one."""
-    usual = type(tracking)()
-    given = {key: getattr(tracking, key) for key in ("uri", "output", "experiment")}
-    return [
-        f"tracking.{key}={literal(redact(value))}"
-        for key, value in given.items()
-        if value and value != getattr(usual, key)
-    ]
 
 
 def _config(args: argparse.Namespace, words: list[str]) -> int:
@@ -629,7 +616,8 @@ def _flush(args: argparse.Namespace, words: list[str]) -> int:
 
 def _ui(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.tracking.database import database_of, settle_in
-    from fedsweep.tracking.store import tracking_uri
+    from fedsweep.tracking.store import open_store, tracking_uri
+    from fedsweep.tracking.ui import charts, check_port
 
     config = compose(words)
     uri = tracking_uri(config.tracking)
@@ -638,9 +626,12 @@ def _ui(args: argparse.Namespace, words: list[str]) -> int:
         raise RunnerError(f"the UI of '{uri}' is served by its own server; `ui` opens local stores")
     if not os.path.exists(database):  # nor is there one where no path can lead
         raise RunnerError(f"there is no MLflow store at {uri} yet; run `make sweep` first")
+    check_port(args.host, args.port)
     if moved := settle_in(database):
         say(moved, sys.stderr)
-    say(f"MLflow's UI on http://{args.host}:{args.port} (Ctrl-C ends it)")
+    store = open_store(config.tracking, write=False)
+    say(f"open {charts(store, args.host, args.port)}")
+    say("MLflow's UI takes some seconds to come up; Ctrl-C ends it")
     keep({"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"})
     words = [
         "-m",

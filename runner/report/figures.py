@@ -103,7 +103,8 @@ def sweep_figures(
         if name in rows.metrics and (name in whole or not compared):
             _compare(rows, labels, CATALOG.final(name), looks, test, page, draw, name in whole)
     for metric in ranked:
-        if _CLUSTERS in rows.axes and rows.metrics[metric].notna().any():
+        varied = _CLUSTERS in rows.axes and rows.axes[_CLUSTERS].nunique() > 1
+        if varied and rows.metrics[metric].notna().any():
             draw(f"{metric}_by_clusters", cluster_effect, rows, metric)
 
     # Single clients, splits, and one trial that stands for all.

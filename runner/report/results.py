@@ -101,6 +101,18 @@ def results_table(
     return Cells(_places(places, keys), numbers)
 
 
+def best_means(cells: Cells) -> dict[str, float]:
+    """Return the best mean of each metric that rows are compared by, whichever cell has it."""
+    found: dict[str, float] = {}
+    for name in CATALOG.ranked:
+        if f"{name}_mean" in cells.numbers:
+            means = cells.numbers[f"{name}_mean"].dropna()
+            if len(means):
+                sign = CATALOG.final(name).sign
+                found[name] = sign * float((sign * means).max())
+    return found
+
+
 def _blocks(keys: Sequence[str], places: Iterable[Sequence[str | None]]) -> list[list[int]]:
     """Return the numbers of the cells of each problem: only these are compared."""
     blocks: dict[tuple[str | None, ...], list[int]] = {}

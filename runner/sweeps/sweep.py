@@ -16,7 +16,7 @@ from fedsweep.engine.pool import HostPool
 from fedsweep.errors import RunnerError, one_line
 from fedsweep.escape import command
 from fedsweep.report.report import Report, report
-from fedsweep.report.results import results_table
+from fedsweep.report.results import best_means, results_table
 from fedsweep.report.table import texts
 from fedsweep.report.text import markdown
 from fedsweep.sweeps.compose import Trial
@@ -36,6 +36,7 @@ from fedsweep.sweeps.resume import (
 )
 from fedsweep.sweeps.schedule import Outcome, Schedule, import_trial, warm_trials
 from fedsweep.sweeps.views import View
+from fedsweep.sweeps.words import store_words
 from fedsweep.tracking import SweepRun, Tracker
 from fedsweep.tracking.imports import import_all
 from fedsweep.tracking.past import PastRun, adopt, history
@@ -290,9 +291,10 @@ def _report(tracker: Tracker, parent: SweepRun, outcome: Outcome) -> str:
             _log.debug("no report", exc_info=error)
             reason = one_line(error)
     if reason:
-        again = command(["fedsweep", "report", parent.name])
+        words = store_words(tracker.cfg)
+        again = command(["fedsweep", "report", parent.name, *words])
         if tracker.writer.waiting:
-            again = f"fedsweep flush && {again}"
+            again = f"{command(['fedsweep', 'flush', *words])} && {again}"
         outcome.missing = (
             f"the report of sweep '{parent.name}' is missing: {reason}; make it with: {again}"
         )
@@ -356,7 +358,8 @@ def _end_sweep(
             parent.killed()
     elif parent:
         summary = _report(tracker, parent, outcome)
-        parent.finish(summary, outcome.report, len(outcome.failures), outcome.missing)
+        best = best_means(results_table(outcome.rows, axes=outcome.axes)) if summary else {}
+        parent.finish(summary, outcome.report, len(outcome.failures), outcome.missing, best)
 
 
 def _trials_at_once(resources: ResourcesConfig, hosts: list[Host] | None) -> int:

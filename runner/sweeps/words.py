@@ -25,8 +25,10 @@ from hydra.core.override_parser.types import (
     Sweep,
 )
 
+from fedsweep.config import TrackingConfig
 from fedsweep.errors import ConfigError, shown
 from fedsweep.records import Json
+from fedsweep.redaction import redact
 
 MOST_CELLS = 10_000
 """Most values of an axis, and most cells of a grid."""
@@ -224,3 +226,14 @@ def _plain(value: Any) -> Json:
         return {str(key): _plain(item) for key, item in value.items()}
     plain: Json = value
     return plain
+
+
+def store_words(tracking: TrackingConfig) -> list[str]:
+    """Return the words that name the store in use, where it is not the usual one."""
+    usual = TrackingConfig()
+    given = {key: getattr(tracking, key) for key in ("uri", "output", "experiment")}
+    return [
+        f"tracking.{key}={literal(redact(value))}"
+        for key, value in given.items()
+        if value and value != getattr(usual, key)
+    ]

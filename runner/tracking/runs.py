@@ -11,6 +11,7 @@ from fedsweep import escape
 from fedsweep.catalog import FINAL, ROUND
 from fedsweep.config import RunConfig
 from fedsweep.errors import TrackingError
+from fedsweep.figures.style import styles, way_of
 from fedsweep.records import (
     Columns,
     DataSummary,
@@ -157,6 +158,7 @@ class SweepRun(OpenRun):
         files = {describe.GRID: describe.grid_json(trials, params)}
         super().__init__(session, name, params, tags, files, past=past)
         self.axes = tuple(params)
+        self._looks = styles(way_of(place) for place in trials.values())
         self._note = tags["mlflow.note.content"]
 
     def start_trial(
@@ -165,12 +167,18 @@ class SweepRun(OpenRun):
         """Open the run of a trial, nested in this one."""
         return TrialRun(self._session, trial, dict(axes), command, self, None)
 
+    def colour(self, axes: Mapping[str, str]) -> str | None:
+        """Return the colour of a trial's way, the one that it has in the report's figures."""
+        look = self._looks.get(way_of(axes))
+        return look.colour if look else None
+
     def finish(
         self,
         summary: str = "",
         files: Mapping[str, str | bytes] | None = None,
         failed: int = 0,
         missing: str = "",
+        best: Mapping[str, float] | None = None,
     ) -> None:
         """Close the run: FINISHED, or FAILED where so many trials failed.
 
@@ -184,12 +192,17 @@ class SweepRun(OpenRun):
             Trials that failed.
         missing : str
             Why there is no report, where it could not be made.
+        best : Mapping[str, float]
+            Final metric -> the mean of the cell that is the best by it: the sweep's own metrics.
         """
         now = self._now_ms()
 
         def job() -> Iterator[Op]:
             from fedsweep.tracking.artifacts import ui_images
 
+            if best:
+                finals = {f"{FINAL}{key}": value for key, value in best.items()}
+                yield ops.metrics(self.token, finals, 0, now)
             tags = {"mlflow.note.content": f"{self._note}\n\n{summary}"}
             if files:
                 pngs = {
@@ -225,6 +238,8 @@ class TrialRun(OpenRun):
         facts = describe.facts_of(trial, axes, command, parent.axes if parent else ())
         rounds = past.rounds_a_part if past else rounds_a_part(facts.num_clients)
         tags = {**facts.tags, ROUNDS_A_PART: str(rounds)}
+        if parent is not None and (colour := parent.colour(axes)):
+            tags |= {"mlflow.runColor": colour}
         self._parts = Parts(rounds)
         if parent is not None:
             tags |= {"sweep": parent.name}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 _log = logging.getLogger("fedsweep.tracking")
+KIND = ("mlflow.experimentKind", "custom_model_development")
+"""Tag of an experiment: without it the UI may open a page of traces, which has none of ours."""
 _NOTE = """Clustered federated learning, run by **fedsweep**.
 A parent run is a sweep; its children are trials.
 Group by `strategy.num_clusters`, `partition`, ... to average over seeds."""
@@ -179,7 +181,7 @@ def _connect_once(uri: str) -> None:
 def _create_experiment(client: "MlflowClient", uri: str, cfg: TrackingConfig) -> "Experiment":
     """Create the experiment; its artifacts go where a server says, else beside the database."""
     artifacts: str | None = None
-    tags = {"mlflow.note.content": _NOTE}
+    tags = {"mlflow.note.content": _NOTE, **dict([KIND])}
     if database := database_of(uri):
         artifacts = artifacts_uri(database)
         tags |= dict([local.BESIDE])

@@ -3,12 +3,15 @@
 import shutil
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
 from fedsweep.config import TrackingConfig
 from fedsweep.tracking import Tracker
 from fedsweep.tracking.read import read_sweep
+from fedsweep.tracking.ui import charts
 from tests.tracking.conftest import mlflow_server
 from tests.tracking.test_report_store import cell
 from tests.unit.test_tracking import record, result, started
@@ -79,6 +82,24 @@ def test_the_run_table_has_the_trials_and_their_data_set(page, finished):
         "button"
     ).first.click()  # opens its trials
     page.get_by_text("digits iid rotation").first.wait_for()
+
+
+def test_the_printed_address_shows_the_trials_charts_at_once(page, finished):
+    """In the workflow that has charts, each way in its colour: without a click."""
+    address, sweep = finished
+    store = SimpleNamespace(experiment_id=sweep.trials[0].run.info.experiment_id)
+    page.goto(charts(store, "127.0.0.1", urlsplit(address).port))
+    page.get_by_text("num_clusters=4 seed=1").first.wait_for()
+    page.locator(".js-plotly-plot .bartext", has_text="0.55").first.wait_for()
+    colours = {
+        trial.params["strategy.num_clusters"]: trial.run.data.tags["mlflow.runColor"]
+        for trial in sweep.trials
+    }
+    assert len(set(colours.values())) == 2
+    for colour in colours.values():
+        red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+        bar = f".js-plotly-plot .bars path[style*='rgb({red}, {green}, {blue})']"
+        page.locator(bar).first.wait_for(state="attached")
 
 
 def test_group_by_averages_over_the_seeds(page, finished):

@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord
 
 from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.errors import ConfigError
-from fedsweep.figures.canvas import strategy_colour
+from fedsweep.figures.canvas import PALETTE, strategy_colour
 from fedsweep.parts.registry import FOLDERS
 from fedsweep.report.report import report
 from fedsweep.strategies import STRATEGIES, build_strategy, is_weighted_mean, settings_of
@@ -293,7 +293,7 @@ def test_it_goes_on_from_a_checkpoint_and_is_reported(
     ]
     assert ends[0] == ends[1]
     colours = {run.data.tags["mlflow.runColor"] for run in place.runs()}
-    assert colours == {strategy_colour("halves")}
+    assert colours == {*PALETTE[:2]}  # two settings of one method
     files = report(read_sweep(TrackingConfig(output=str(place.out)), "default")).files
     assert all(share in str(files["report.md"]) for share in ("0.25", "0.5"))
 
