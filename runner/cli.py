@@ -394,16 +394,17 @@ def _list(trials: Sequence[Trial], sweep: str, told: Sequence[str] | None = None
         say(" ".join([trial.config.key, *(f"{key}={value}" for key, value in trial.axes.items())]))
     for remark in remarks(trials) if told is None else told:
         say(remark, sys.stderr)
-    say(f"{len(trials)} trials of sweep '{sweep}'")
-    unknown = (
-        {}
-        if told is not None
-        else {
-            trial.config.dataset.name: None
-            for trial in trials
-            if trial.config.dataset.content is None
-        }
-    )
+    if told is not None:  # how many rounds an app has is its own affair
+        say(f"{len(trials)} trials of sweep '{sweep}'")
+        return 0
+    from fedsweep.sweeps.estimate import duration, size
+
+    say(size(trials, sweep))
+    if about := duration(trials, trials[0].config.tracking):
+        say(about)
+    unknown = {
+        trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None
+    }
     if unknown:
         say(f"their keys will be others once the data are found: {', '.join(unknown)}")
     return 0

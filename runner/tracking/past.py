@@ -82,6 +82,12 @@ def history(store: Store, run: PastRun, metric: str) -> dict[int, float]:
     }
 
 
+def finished_trials(store: Store) -> list[tuple[Mapping[str, str], Mapping[str, float]]]:
+    """Return the settings of the newest trials that finished, and their last metrics."""
+    found = _search(store, {"kind": "trial"}, " and attributes.status = 'FINISHED'")
+    return [(run.data.params, run.data.metrics) for run in found[:_PAGE]]
+
+
 def past_sweep(store: Store, name: str, key: str) -> PastRun | None:
     """Return the newest run of a sweep with these very trials."""
     runs = _search(store, {"kind": "sweep", "sweep": name, "sweep.key": key})

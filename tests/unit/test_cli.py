@@ -24,11 +24,17 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown option '--adress'" in capsys.readouterr().err
 
 
-def test_dry_run_lists_the_trials_and_their_count(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", "default", "seed=0", "--dry-run"]) == 0
+def test_dry_run_lists_the_trials_and_what_there_is_to_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["strategy.fraction_train=0.5", f"tracking.output={tmp_path}"]
+    assert main(["sweep", "default", "seed=0", *words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "12 trials of sweep 'default'"
+    assert lines[-1] == (
+        "12 trials of sweep 'default': 120 rounds, in which clients train 1,200 times"
+    )
     assert len(lines) == 13
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_shows_groups_options_and_examples() -> None:
