@@ -235,6 +235,21 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "runs", nargs="+", metavar="RUN", help="run id, the start of one, or a run's name"
     )
+    export = command("export", _export, "a sweep as one file that others can check")
+    export.add_argument(
+        "sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run"
+    )
+    export.add_argument("file", metavar="OUT.zip", type=Path, help="file to write")
+    verify = command(
+        "verify", _verify, "run some trials of an exported sweep again, and compare their bits"
+    )
+    verify.add_argument("file", metavar="FILE.zip", type=Path, help="what `export` wrote")
+    verify.add_argument(
+        "--sample", type=int, default=2, metavar="N", help="trials to run again; default: 2"
+    )
+    verify.add_argument(
+        "words", nargs="*", metavar="key=value", help="settings of this session: data.root=DIR"
+    )
     best = command(
         "best", _best, "the best cell of a sweep, and the command that runs its best trial again"
     )
@@ -249,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     best.add_argument(
         "--lowest", action="store_true", help="lower is better, whatever the metric says"
     )
-    for sub in (report, compare, best):
+    for sub in (report, compare, best, export):
         sub.set_defaults(words=[])
 
     # The store itself.
@@ -605,6 +620,29 @@ def _best(args: argparse.Namespace, words: list[str]) -> int:
     sweep = read_sweep(compose(words).tracking, args.sweep)
     print(best_cell(sweep, args.metric, args.lowest))
     return 0
+
+
+def _export(args: argparse.Namespace, words: list[str]) -> int:
+    from fedsweep.reproduce.package import export
+    from fedsweep.tracking.read import read_sweep
+
+    trials = export(read_sweep(compose(words).tracking, args.sweep), args.file)
+    say(f"{trials} trials in {args.file}")
+    say(f"check it with: {escape.command(['fedsweep', 'verify', str(args.file)])}")
+    return 0
+
+
+def _verify(args: argparse.Namespace, words: list[str]) -> int:
+    from fedsweep.reproduce.package import verify
+
+    if args.sample < 1:
+        raise ConfigError(f"--sample {args.sample}: run one trial again at least")
+    checked = verify(args.file, args.sample, words, lambda name: say(f"again: {name}"))
+    for trial in checked:
+        say(f"{'same' if trial.same else 'DIFFERS'} {trial.key} {trial.name}: {trial.told}")
+    same = sum(trial.same for trial in checked)
+    say(f"{same} of {len(checked)} trials have the bits that were exported")
+    return 0 if same == len(checked) else 1
 
 
 def _flush(args: argparse.Namespace, words: list[str]) -> int:

@@ -120,6 +120,13 @@ class StoredTrial:
     def _files(self) -> set[str]:
         return {entry.path for entry in self.store.client.list_artifacts(self.run_id)}
 
+    def text(self, name: str) -> str | None:
+        """Return an artifact that is a text (``config.yaml``); None where there is none."""
+        if name not in self._files:
+            return None
+        with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
+            return Path(self.store.client.download_artifacts(self.run_id, name, folder)).read_text()
+
     def table(self, name: str) -> pd.DataFrame | None:
         """Return a Parquet artifact (``clients``, ``assignments``, ``load``, ``split``);
         None where there is none.
