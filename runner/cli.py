@@ -230,10 +230,15 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder to write to; default: reports/ under tracking.output"
     )
     compare = command(
-        "compare", _compare, "trials side by side: where they differ, and how they ended"
+        "compare",
+        _compare,
+        "trials side by side: where they differ, and how they ended; or two sweeps, trial by trial",
     )
     compare.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run id, the start of one, or a run's name"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run id, the start of one, or a run's name; or two sweeps, by name or run id",
     )
     export = command("export", _export, "a sweep as one file that others can check")
     export.add_argument(
@@ -606,10 +611,21 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
 
 def _compare(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.report.best import comparison
-    from fedsweep.tracking.read import read_runs
+    from fedsweep.report.pairs import paired
+    from fedsweep.report.terminal import rich_lines
+    from fedsweep.tracking.read import read_runs, sweeps_of
 
     names, settings = _split_words([*args.runs, *words])
-    new_console().print(comparison(read_runs(compose(settings).tracking, names)))
+    tracking = compose(settings).tracking
+    sweeps = sweeps_of(tracking, names) if len(names) == 2 else None
+    if sweeps is None:
+        new_console().print(comparison(read_runs(tracking, names)))
+        return 0
+    first, second = sweeps
+    found = paired(first, second)
+    new_console().print(rich_lines(found.lines, f"{first.name} and {second.name}"))
+    for told in found.told:
+        say(told)
     return 0
 
 

@@ -202,8 +202,8 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
         tell its trials.
     """
     store = source if isinstance(source, Store) else open_store(source, write=False)
-    run = _by_id(store, word) or _latest(_of_sweep(store, "sweep", word))
-    if run is None or run.data.tags.get("kind") != "sweep":
+    run = _sweep_run(store, word)
+    if run is None:
         names = {run.data.tags["sweep"] for run in _search(store, "tags.kind = 'sweep'")}
         raise TrackingError(
             f"there is no sweep '{word}' in "
@@ -223,6 +223,20 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
         absent=len(grid["trials"]) - len(there),
         description=run.data.tags.get(DESCRIPTION, ""),
     )
+
+
+def sweeps_of(cfg: TrackingConfig, words: Sequence[str]) -> list[StoredSweep] | None:
+    """Return the sweeps that all of these words name, or None where one names none."""
+    store = open_store(cfg, write=False)
+    if not all(_sweep_run(store, word) for word in words):
+        return None
+    return [read_sweep(store, word) for word in words]
+
+
+def _sweep_run(store: Store, word: str) -> "Run | None":
+    """Return the run of a sweep by its name (its latest) or its id."""
+    run = _by_id(store, word) or _latest(_of_sweep(store, "sweep", word))
+    return run if run is not None and run.data.tags.get("kind") == "sweep" else None
 
 
 def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:

@@ -1,0 +1,149 @@
+"""Two sweeps side by side, trial by trial: of two versions of the tool, or of two settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsweep.catalog import CATALOG
+from fedsweep.config.section import short_names
+from fedsweep.errors import RunnerError
+from fedsweep.report.results import SEED
+from fedsweep.report.stats import LEAST, LEVEL, TESTS, Test, p_different, rejected
+from fedsweep.report.table import Lines, Marked
+
+if TYPE_CHECKING:
+    from fedsweep.tracking.read import StoredSweep, StoredTrial
+
+_Place = tuple[tuple[str, str], ...]
+_HASH = "weights_sha256"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What became of two sweeps' pairs of trials.
+
+    Parameters
+    ----------
+    lines : Lines
+        A row per cell and metric, headings first; a difference that is clear is marked.
+    told : tuple of str
+        What it says, line by line: how many pairs, how many with the same bits, by which test.
+    """
+
+    lines: Lines
+    told: tuple[str, ...]
+
+
+def paired(first: "StoredSweep", second: "StoredSweep", test: Test = "t") -> Paired:
+    """Compare the trials that two sweeps have at the same place of the axes that both have.
+
+    Raises
+    ------
+    RunnerError
+        They share no axis but the seed, have several trials at a place, or no pair.
+    """
+    shared = [key for key in first.axes if key in second.axes]
+    ours, theirs = _by_place(first, shared), _by_place(second, shared)
+    places = [place for place in ours if place in theirs]
+    if not places:
+        raise RunnerError(
+            f"'{first.name}' and '{second.name}' have no trial at the same place of "
+            f"{', '.join(shared) or 'any axis'}"
+        )
+    pairs = {place: (ours[place], theirs[place]) for place in places}
+    cells: dict[_Place, list[_Place]] = {}
+    for place in places:
+        cells.setdefault(tuple(part for part in place if part[0] != SEED), []).append(place)
+    rows = [
+        (cell, metric, *_differences([pairs[place] for place in of], metric, test))
+        for metric in CATALOG.ranked
+        for cell, of in cells.items()
+        if any(metric in trial.final for place in of for trial in pairs[place])
+    ]
+    clear = rejected([p for *_, p in rows])
+    names = short_names([*shared, SEED])
+    axes = [key for key in shared if key != SEED]
+    same = sum(_same_bits(*pair) for pair in pairs.values())
+    lone = len(ours) + len(theirs) - 2 * len(pairs)
+    return Paired(
+        [
+            [
+                *(names[key] for key in axes),
+                "metric",
+                "pairs",
+                "first",
+                "second",
+                "difference",
+                "p",
+            ],
+            *(
+                _line(cell, axes, metric, numbers, sure)
+                for (cell, metric, *numbers), sure in zip(rows, clear, strict=True)
+            ),
+        ],
+        (
+            f"{len(pairs)} pairs of trials; {same} with the same final weights, to the bit"
+            + (f"; {lone} trials have no partner" if lone else ""),
+            f"bold: {TESTS[test]} over at least {LEAST} seeds, p < {LEVEL} corrected for the "
+            "number of rows by Holm",
+        ),
+    )
+
+
+def _by_place(sweep: "StoredSweep", shared: list[str]) -> "dict[_Place, StoredTrial]":
+    """Return a sweep's finished trials by their place on some of its axes."""
+    found: dict[_Place, StoredTrial] = {}
+    for place, trial in zip(sweep.places, sweep.trials, strict=True):
+        if trial.status != "FINISHED":
+            continue
+        there = tuple((key, place[key]) for key in shared if key in place)
+        if there in found:
+            lacking = [key for key in sweep.axes if key not in shared]
+            raise RunnerError(
+                f"'{sweep.name}' has several trials where the other sweep has one: only it has "
+                f"the axes {', '.join(lacking)}"
+            )
+        found[there] = trial
+    return found
+
+
+def _differences(
+    pairs: "list[tuple[StoredTrial, StoredTrial]]", metric: str, test: Test
+) -> tuple[int, float, float, float]:
+    """Return how many pairs have a metric, its means, and the p-value of their difference."""
+    both = [
+        (one.final[metric], two.final[metric])
+        for one, two in pairs
+        if metric in one.final and metric in two.final
+    ]
+    if not both:
+        return 0, nan, nan, 1.0
+    ours, theirs = np.array(both).T
+    return len(both), float(ours.mean()), float(theirs.mean()), p_different(ours, theirs, test)
+
+
+def _same_bits(one: "StoredTrial", two: "StoredTrial") -> bool:
+    tags: tuple[Mapping[str, str], ...] = (one.run.data.tags, two.run.data.tags)
+    return bool(tags[0].get(_HASH)) and tags[0].get(_HASH) == tags[1].get(_HASH)
+
+
+def _line(
+    cell: _Place, axes: list[str], metric: str, numbers: list[float], sure: bool
+) -> list[str | Marked]:
+    """Return a row as it is read."""
+    told, place = CATALOG.final(metric), dict(cell)
+    count, first, second, p = numbers
+    gain = second - first
+    difference = "nan" if isnan(gain) else f"{gain * told.factor:+.{told.decimals + 1}f}"
+    return [
+        *(place.get(key, "-") for key in axes),
+        told.heading,
+        f"{count:.0f}",
+        told.told(first),
+        told.told(second),
+        Marked(difference) if sure else difference,
+        f"{p:.2g}" if count >= LEAST else "-",
+    ]
