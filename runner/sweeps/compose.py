@@ -294,10 +294,24 @@ def expand_grids(files: Sequence[SweepFile], words: Sequence[str]) -> list[Trial
     there = {key for trial in found.values() for key in trial.axes}
     known = tuple(key for key in grid if key in there)
     trials = [replace(trial, grid=known) for trial in found.values()]
+    if len(files) > 1:
+        trials = [replace(trial, axes=_on_all_axes(trial)) for trial in trials]
     for word in {word.key: word for word in _read(words)}.values():  # the last wins
         _check_effect(word, trials)
     _rivals(trials)
     return trials
+
+
+def _on_all_axes(trial: Trial) -> dict[str, str]:
+    """Return a trial's place on the axes of all grids: what its own grid sets for all is told, too.
+
+    Else one of several grids, such as a reproduction's, would have no value in a column that is
+    another one's axis. An axis that does not apply to the trial stays without.
+    """
+    settings = flat(trial.config.canonical())
+    there = {key: settings.get(key, settings.get(f"{key}.name")) for key in trial.grid}
+    told = {key: str(value) for key, value in there.items() if value is not None} | trial.axes
+    return {key: told[key] for key in trial.grid if key in told}
 
 
 def remarks(trials: Sequence[Trial]) -> list[str]:

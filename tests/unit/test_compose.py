@@ -240,6 +240,24 @@ def test_different_settings_stand_in_different_cells(one: str, two: str) -> None
         assert len(alike) == 2
 
 
+def test_a_trial_of_one_grid_has_a_place_on_the_axes_of_another_one() -> None:
+    """What its own grid sets for all; an axis that does not apply to it stays without."""
+    clustered = SweepFile(
+        overrides=("strategy=kmeans", "strategy.warmup_rounds=1"),
+        axes={"strategy.num_clusters": [2, 4], "seed": [0]},
+    )
+    plain = SweepFile(axes={"strategy": ["fedavg", "ifca"], "seed": [0]})
+    trials = expand_grids([clustered, plain], [])
+    assert trials[0].grid == ("strategy.num_clusters", "seed", "strategy")
+    assert [trial.axes for trial in trials] == [
+        {"strategy.num_clusters": "2", "seed": "0", "strategy": "kmeans"},
+        {"strategy.num_clusters": "4", "seed": "0", "strategy": "kmeans"},
+        {"seed": "0", "strategy": "fedavg"},
+        {"strategy.num_clusters": trials[3].axes["strategy.num_clusters"], "seed": "0",
+         "strategy": "ifca"},
+    ]  # fmt: skip
+
+
 ONE = ["shift=none", "partition=iid", "seed=0", "strategy=fedavg"]
 
 
