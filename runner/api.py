@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,11 +33,12 @@ from fedsweep.errors import RunnerError, unknown
 from fedsweep.escape import command, line
 from fedsweep.given import words_of
 from fedsweep.notebook import view_here
-from fedsweep.report.report import report
+from fedsweep.report.choice import Choice
+from fedsweep.report.report import printed, report, table_of
 from fedsweep.report.results import results_table, trials_table
-from fedsweep.report.table import texts
+from fedsweep.report.table import Table, texts
 from fedsweep.report.text import markdown
-from fedsweep.sweeps.compose import Trial, compose_trial, planned, with_contents
+from fedsweep.sweeps.compose import Trial, compose_trial, planned, validated, with_contents
 from fedsweep.sweeps.resume import Restart
 from fedsweep.sweeps.sweep import SweepPlan, run_sweep
 from fedsweep.sweeps.views import ViewMode
@@ -156,6 +157,23 @@ class Results:
         order = np.argsort(-sign * table[column].to_numpy(float), kind="stable")  # nan comes last
         return table.iloc[int(order[0])]
 
+    def paper(self, **choice: object) -> "PaperTable":
+        """Return a table as a paper has it; in a notebook it shows itself.
+
+        Parameters
+        ----------
+        choice
+            What ``fedsweep report`` takes: ``rows``, ``by``, ``columns``, ``where``, ``seeds``,
+            ``best``, ``sort``, ``labels``, ``decimals``, ``spread``, ``test``, ``caption``.
+
+        Raises
+        ------
+        RunnerError
+            There is no such axis or metric, or no trial that is shown has finished.
+        """
+        chosen = validated(Choice, choice, "")
+        return PaperTable(table_of(self._stored, chosen).table, self.name)
+
     def figures(self) -> dict[str, "Picture"]:
         """Return the pictures of the sweep's report by name; in a notebook each shows itself."""
         files = report(self._stored).files
@@ -202,6 +220,25 @@ class Results:
 def _text(cell: object) -> str:
     strong, rest = getattr(cell, "strong", ""), getattr(cell, "rest", cell)
     return line(f"{strong}{rest}")
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of results, with its caption."""
+
+    table: Table
+    name: str
+
+    def frame(self) -> pd.DataFrame:
+        """Return it as it is shown, in texts."""
+        return self.table.frame()
+
+    def to(self, form: Literal["latex", "md", "csv", "html"]) -> str:
+        """Return it in a format; LaTeX needs booktabs and siunitx."""
+        return printed(self.table, form, self.name)
+
+    def _repr_html_(self) -> str:
+        return self.to("html")
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,20 @@ def test_results_show_themselves(results: Results) -> None:
     assert [row[0] for row in rows] == ["fedavg", "kmeans"]
 
 
+def test_a_table_of_a_paper_is_chosen(results: Results) -> None:
+    table = results.paper(rows=["strategy"], columns=["client_acc", "acc"], caption="Digits.")
+    frame = table.frame()
+    assert [*frame.iloc[:, 0]] == ["fedavg", "kmeans"]
+    assert frame.shape == (2, 3)
+    assert "\\toprule" in table.to("latex")
+    assert "Digits." in table.to("md")
+    assert "<table" in table._repr_html_()
+    with pytest.raises(RunnerError, match=r"unknown .*'strategi'. Did you mean 'strategy'"):
+        results.paper(rows=["strategi"])
+    with pytest.raises(RunnerError, match=r"unknown key 'row'. Did you mean 'rows'"):
+        results.paper(row=["strategy"])
+
+
 def test_results_are_found_again(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     output = Path(results._stored.trials[0].store.uri.removeprefix("sqlite:///")).parent
     again = fedsweep.load("study", output=str(output))
