@@ -1,6 +1,8 @@
 """Configuration: what composes, what is refused and in which words, and how a grid is expanded."""
 
+import os
 import random
+import tempfile
 from itertools import combinations
 from pathlib import Path
 
@@ -27,9 +29,24 @@ from fedsweep.sweeps.compose import (
 GROUP_OPTIONS = [(group, option) for group in groups() for option in options(group)]
 
 
+def beside(group: str, option: str) -> list[str]:
+    """What an option does not go without."""
+    own = {
+        "clustered_fedbuff": ["strategy=oracle", "strategy.server.mode=simulated"],
+        "over_selection": ["strategy.fraction_train=0.5"],
+    }
+    if group == "schedule" and option != "sync":
+        return ["devices=lognormal", *own.get(option, [])]
+    if (group, option) == ("devices", "trace"):
+        path = Path(tempfile.gettempdir()) / f"fedsweep-test-trace-{os.getpid()}.csv"
+        path.write_text("id,rate,downlink,uplink\n0,1,1,1\n")
+        return [f"devices.path={path}", "devices.pick=drawn"]
+    return []
+
+
 @pytest.mark.parametrize(("group", "option"), GROUP_OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
-    config = compose([f"{group}={option}"])
+    config = compose([f"{group}={option}", *beside(group, option)])
     assert isinstance(config, RunConfig)
     section = getattr(config, group, None)
     if hasattr(section, "name"):

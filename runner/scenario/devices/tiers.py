@@ -1,9 +1,9 @@
 """Devices of a few named classes, each with its share of the clients."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fedsweep.scenario.device import GFLOP, MBIT, DeviceTable, DrawnDevices, stream
 from fedsweep.strategies.settings import Settings
@@ -12,12 +12,14 @@ from fedsweep.strategies.settings import Settings
 class Tier(Settings):
     """A class of devices."""
 
-    share: float = Field(ge=0, le=1, description="share of the clients")
-    rate: float = Field(gt=0, le=1e9, description="GFLOP a second")
-    downlink: float = Field(gt=0, le=1e9, description="Mbit a second to a client")
-    uplink: float = Field(gt=0, le=1e9, description="Mbit a second from a client")
+    share: float = Field(
+        1.0, gt=0, le=1e6, description="share of the clients, relative to the other tiers'"
+    )
+    rate: float = Field(10.0, gt=0, le=1e9, description="GFLOP a second")
+    downlink: float = Field(20.0, gt=0, le=1e9, description="Mbit a second to a client")
+    uplink: float = Field(5.0, gt=0, le=1e9, description="Mbit a second from a client")
     memory: float = Field(1.0, gt=0, le=1e9, description="relative to the others")
-    watt: float = Field(gt=0, le=1e9, description="power while it computes")
+    watt: float = Field(5.0, gt=0, le=1e9, description="power while it computes")
 
 
 def _usual() -> dict[str, Tier]:
@@ -37,15 +39,9 @@ class Tiers(DrawnDevices):
 
     tiers: dict[str, Annotated[Tier, Field()]] = Field(
         default_factory=_usual,
-        description="name -> share, rate, downlink, uplink, memory, watt; shares add up to 1",
+        min_length=1,
+        description="name -> share, rate, downlink, uplink, memory, watt",
     )
-
-    @model_validator(mode="after")
-    def _shares_add_up(self) -> Self:
-        total = sum(tier.share for tier in self.tiers.values())
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"the shares of devices.tiers add up to {total:g}; they have to to 1")
-        return self
 
     def canonical(self) -> dict[str, Any]:
         """Return what defines the settings, as plain values."""
@@ -55,7 +51,8 @@ class Tiers(DrawnDevices):
     def table(self, num_clients: int, seed: int) -> DeviceTable:
         """Return the clients' devices."""
         tiers = list(self.tiers.values())
-        ends = np.cumsum([tier.share for tier in tiers])[:-1]
+        shares = np.array([tier.share for tier in tiers])
+        ends = np.cumsum(shares / shares.sum())[:-1]
         drawn_N = np.searchsorted(ends, stream(seed, "tier").random(num_clients), side="right")
 
         def of(key: str, unit: float = 1.0) -> np.ndarray:
