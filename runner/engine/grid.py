@@ -252,9 +252,8 @@ class EngineGrid(Grid):
     @property
     def states(self) -> dict[int, RecordDict]:
         """Every client's ``Context.state`` that is not empty, by node id; for checkpoints."""
-        return {
-            node_id: self._executor.get(state) for node_id, state in sorted(self._states.items())
-        }
+        found = {node: self._executor.get(state) for node, state in sorted(self._states.items())}
+        return {node: state for node, state in found.items() if state}  # or it is kept empty
 
     @states.setter
     def states(self, states: dict[int, RecordDict]) -> None:

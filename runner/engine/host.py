@@ -393,7 +393,8 @@ class ClientHost:
         arrays = tuple(self._record(ref) for ref in chunk.arrays)
         stored = [task.state for task in chunk.tasks if task.state is not None]
         fetched = iter(self._get(stored))
-        states = [next(fetched) if task.state is not None else RecordDict() for task in chunk.tasks]
+        found = [next(fetched) if task.state is not None else None for task in chunk.tasks]
+        states = [state or RecordDict() for state in found]  # a reference may be to an empty one
         replies, kept, after = run_chunk(app, app_spec, chunk, arrays, states, self.name)
         samples = tuple(self._sampler.drain(started))
         head = replace(replies, samples=samples)

@@ -22,6 +22,7 @@ CASES = {
     "fedavg": ["strategy=fedavg", "strategy.fraction_train=0.5"],
     "kmeans": ["strategy=kmeans", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
     "stateful": ["strategy=local"],
+    "a state of those that trained": ["strategy=ditto", "strategy.fraction_train=0.5"],
     "two records and a state": ["strategy=scaffold", "training.momentum=0"],
     "several models and a state": [
         "strategy=fedsoft",
