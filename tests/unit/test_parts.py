@@ -199,7 +199,7 @@ def test_that_a_file_was_edited_is_said(
     before = fedsweep.load(first._stored.run_id, output=str(tmp_path))
     told = f"{file} was edited since: 2 of 2 trials ran with another text of it."
     assert before._stored.edited() == [told]
-    assert told in str(report(before._stored)["report.html"])
+    assert told in str(report(before._stored).files["index.html"])
 
 
 def test_it_reaches_a_process_that_cant_see_its_folder(folder: Path, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_the_command_to_go_on_is_typed_as_it_is_shown(
         (["run", "--address"], "argument --address: expected one argument"),
         (["run", "--address="], "resources.address='': it is empty"),
         (["run", "--quiet", "--json"], "argument --json: not allowed with argument --quiet"),
-        (["report", "x", "--test=z"], "argument --test: invalid choice: 'z'"),
+        (["report", "x", "--test=z"], "--test='z': input should be 't' or 'wilcoxon'"),
         (["ui", "--port", "x"], "argument --port: invalid int value: 'x'"),
         (["sweep", "no\nsuch\x1b"], "unknown sweep 'no\\nsuch\\x1b'"),
         (["config", "\x00"], "holds a character that can't be printed"),
