@@ -9,7 +9,7 @@ from fedsweep.data.sources import load_images
 from fedsweep.errors import RunnerError
 from fedsweep.paths import component, relative
 from fedsweep.tracking import ops
-from fedsweep.tracking.read import StoredSweep, report_folder
+from fedsweep.tracking.read import report_folder
 
 OUTSIDE = [
     "../../..",
@@ -32,9 +32,8 @@ OUTSIDE = [
 def test_what_is_no_single_part_of_a_path_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(RunnerError, match="x=.* is no name of a file or folder"):
         component(name, "x")
-    sweep = StoredSweep(name, "0" * 32, (), "", (), ())
     with pytest.raises(RunnerError, match="the tag sweep="):
-        report_folder(TrackingConfig(output=str(tmp_path)), sweep)
+        report_folder(TrackingConfig(output=str(tmp_path)), name, "0" * 32)
     if (
         "/" in name or "\0" in name or name in ("", ".", "..")
     ):  # else a folder of this system may have it

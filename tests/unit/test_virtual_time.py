@@ -102,7 +102,9 @@ def test_what_a_methods_clients_compute(method: str) -> None:
 
 
 def test_every_method_says_what_its_clients_compute() -> None:
-    assert set(EFFORTS) == set(STRATEGIES._client_parts)
+    parts = STRATEGIES._client_parts.items()  # other tests bring their own
+    ours = {name for name, part in parts if part.__module__.startswith("fedsweep.")}
+    assert set(EFFORTS) == ours
 
 
 # What time was spent on
