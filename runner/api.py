@@ -230,7 +230,7 @@ class PaperTable:
     name: str
 
     def frame(self) -> pd.DataFrame:
-        """Return it as it is shown, in texts."""
+        """Return its numbers, unrounded: rows and columns as shown, a mean in each cell."""
         return self.table.frame()
 
     def to(self, form: Literal["latex", "md", "csv", "html"]) -> str:

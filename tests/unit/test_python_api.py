@@ -127,8 +127,8 @@ def test_results_show_themselves(results: Results) -> None:
 def test_a_table_of_a_paper_is_chosen(results: Results) -> None:
     table = results.paper(rows=["strategy"], columns=["client_acc", "acc"], caption="Digits.")
     frame = table.frame()
-    assert [*frame.iloc[:, 0]] == ["fedavg", "kmeans"]
-    assert frame.shape == (2, 3)
+    assert [*frame.index] == ["FedAvg", "K-means"]
+    assert frame.shape == (2, 2)
     assert "\\toprule" in table.to("latex")
     assert "Digits." in table.to("md")
     assert "<table" in table._repr_html_()

@@ -18,7 +18,7 @@ from ray.exceptions import OutOfDiskError
 from fedsweep.cli import main
 from fedsweep.errors import CheckpointError, RunnerError, no_room
 from fedsweep.records import RoundRecord
-from fedsweep.sweeps import schedule
+from fedsweep.sweeps import kinds
 from fedsweep.tracking import ops
 from fedsweep.tracking.runs import TrialRun
 from fedsweep.tracking.store import Store
@@ -95,7 +95,7 @@ def test_a_disk_that_ray_finds_full_stops_a_trial_too(
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(schedule, "run_trial", full)
+        patch.setattr(kinds, "run_trial", full)
         outcome, text = place.run("seed=0")
     assert (outcome.exit_status, outcome.failures, outcome.rows) == (3, [], [])
     assert "retry" not in text
@@ -201,7 +201,10 @@ def test_a_database_that_cannot_grow_delays_and_loses_nothing(
     assert outcome.missing.startswith(
         "the report of sweep 'default' is missing: MLflow did not answer, "
     )
-    assert outcome.missing.endswith("make it with: fedsweep flush && fedsweep report default")
+    store = f"'tracking.output=\"{place.out}\"'"
+    assert outcome.missing.endswith(
+        f"make it with: fedsweep flush {store} && fedsweep report default {store}"
+    )
     assert list((place.out / "spill").iterdir())
     assert main(["flush", f"tracking.output={place.out}"]) == 0
     [run] = place.runs()
