@@ -157,7 +157,19 @@ class _Definitions:
             if needed in self._names and needed != name:
                 self._add(needed, self._names[needed], of, found)
         del found[name]
-        found[name] = text
+        found[name] = text + self._attributes(name, value, of)
+
+    def _attributes(self, name: str, value: Any, of: str) -> str:
+        """Return what a function was given beside its definition, such as ``score.unit = ""``."""
+        given = vars(value) if isfunction(value) else {}
+        lines = []
+        for key, item in given.items():
+            if key.startswith("__"):  # a decorator's, which is part of the definition
+                continue
+            if not _is_literal(item):
+                raise ConfigError(f"{of} needs {name}.{key}, which no file can define")
+            lines.append(f"{name}.{key} = {item!r}")
+        return "".join(f"\n\n{line}" for line in lines)
 
     def _is_here(self, value: Any) -> bool:
         return (isclass(value) or isfunction(value)) and value.__module__ == _MAIN

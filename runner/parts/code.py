@@ -114,7 +114,9 @@ def _distribution(package: str) -> str:
 def is_installed(path: Path) -> bool:
     """Return whether a file is part of Python or of an installed package, as on every node."""
     places = {sysconfig.get_path(key) for key in ("purelib", "platlib", "stdlib", "platstdlib")}
-    return any(path.is_relative_to(place) for place in places)
+    # Another environment's packages, on the path of this one, are installed too.
+    packages = {"site-packages", "dist-packages"} & {*path.parts}
+    return bool(packages) or any(path.is_relative_to(place) for place in places)
 
 
 def _files(root: Path, *paths: Path) -> Iterator[tuple[str, str]]:

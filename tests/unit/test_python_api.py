@@ -264,6 +264,9 @@ def plain(classes):
     return float(np.isfinite(classes.counts).mean())
 
 
+plain.better = "lower"
+plain.unit = ""
+
 print(json.dumps("begins"))
 settings = json.loads(SETTINGS)
 own = {"strategy": Server, "strategy.more": 2, "metrics": [plain]}
@@ -295,6 +298,8 @@ def test_what_a_script_defines_is_taken_from_its_text(tmp_path: Path) -> None:
     )
     text = (tmp_path / "out" / "own" / "Server.py").read_text()
     assert "BASE = 1" in text
+    plain = (tmp_path / "out" / "own" / "plain.py").read_text()
+    assert plain.endswith("plain.better = 'lower'\n\nplain.unit = ''\n")
     assert "class OwnSettings" in text
     assert "class Clients" in text
     assert "ROOTS" not in text
