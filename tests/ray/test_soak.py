@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.soak import soak
 
 KILLS = 30
 
 
+@pytest.mark.timeout(2400)  # 30 kills, and Ray started again after many of them
 def test_a_sweep_under_kills_ends_as_one_that_nobody_disturbed(tmp_path: Path) -> None:
     laps = soak(tmp_path, KILLS, KILLS, seed=1, rounds=16)
     assert [fault for lap in laps for fault in lap.faults] == []
