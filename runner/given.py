@@ -9,7 +9,6 @@ nodes, and on the command line.
 
 import ast
 import builtins
-import hashlib
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from fedsweep.config import DatasetConfig
-from fedsweep.data.functions import splits_of
+from fedsweep.data.functions import arrays_digest, splits_of
 from fedsweep.errors import ConfigError, shown
 from fedsweep.files import write_whole
 from fedsweep.parts.code import is_installed
@@ -274,7 +273,7 @@ def _kept(given: object, folder: Path, settings: Mapping[str, object]) -> str:
         if names:
             arrays[f"{split}.names"] = np.array(names)
 
-    name = f"data_{_digest(arrays)}"
+    name = f"data_{arrays_digest([*arrays], arrays.values())[:8]}"
     path = folder.absolute() / f"{name}.py"
     if not path.exists():
         content = io.BytesIO()
@@ -282,14 +281,6 @@ def _kept(given: object, folder: Path, settings: Mapping[str, object]) -> str:
         _write(path.with_suffix(".npz"), content.getvalue())
         _write(path, _LOADER.format(name=name).encode())
     return f"{path}:{name}"
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for key, array in arrays.items():
-        digest.update(repr((key, array.shape, str(array.dtype))).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:8]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -86,11 +86,16 @@ def decode_returned(cfg: DatasetConfig, function: Callable[[], Any], place: str)
 
 def content_of(decoded: Decoded) -> str:
     """Return the digest of a data set's arrays and classes: 16 hex digits."""
-    digest = hashlib.sha256(repr(decoded.class_names).encode())
-    for array in decoded.arrays:
+    return arrays_digest(decoded.class_names, decoded.arrays)[:16]
+
+
+def arrays_digest(told: object, arrays: Iterable[np.ndarray]) -> str:
+    """Return the SHA-256 of what is told of arrays and of what they hold, in hex."""
+    digest = hashlib.sha256(repr(told).encode())
+    for array in arrays:
         digest.update(repr((array.shape, str(array.dtype))).encode())
         digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def splits_of(cfg: DatasetConfig, given: Any, place: str) -> tuple[Split, Split | None]:
