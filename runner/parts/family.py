@@ -99,6 +99,11 @@ class Kinds(Family[type[S]]):
         super().__init__(kind, package, entries, default, home)
         self._base, self._expected = base, expected
 
+    def make(self, name: str = "", **values: Any) -> S:
+        """Return a part with its settings: see :meth:`Family.make`."""
+        made: S = super().make(name, **values)
+        return made
+
     def is_part(self, value: object) -> bool:
         """Return whether it is a class of the kind, and no base of others."""
         is_kind = isinstance(value, type) and issubclass(value, self._base)

@@ -1,7 +1,5 @@
 """The schedules there are: each a file, called as it is."""
 
-from typing import Any
-
 from fedsweep.pace.schedule import Schedule
 from fedsweep.parts.family import Kinds
 
@@ -15,8 +13,4 @@ SCHEDULES: Kinds[Schedule] = Kinds(
     expected="Schedule, with its policies()",
 )
 
-
-def schedule_of(name: str = "sync", **values: Any) -> Schedule:
-    """Return a schedule with its settings: see :meth:`Family.make`."""
-    found: Schedule = SCHEDULES.make(name, **values)
-    return found
+schedule_of = SCHEDULES.make

@@ -1,7 +1,5 @@
 """The devices there are: each kind a file, called as it is."""
 
-from typing import Any
-
 from fedsweep.parts.family import Kinds
 from fedsweep.scenario.device import Devices
 
@@ -15,8 +13,4 @@ DEVICES: Kinds[Devices] = Kinds(
     expected="TimedDevices or DrawnDevices, with its table()",
 )
 
-
-def devices_of(name: str = "none", **values: Any) -> Devices:
-    """Return devices with their settings: see :meth:`Family.make`."""
-    found: Devices = DEVICES.make(name, **values)
-    return found
+devices_of = DEVICES.make

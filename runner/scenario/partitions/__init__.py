@@ -1,7 +1,5 @@
 """The partitions there are: each a file, called as it is."""
 
-from typing import Any
-
 from fedsweep.parts.family import Kinds
 from fedsweep.scenario.partition import Partition
 
@@ -15,8 +13,4 @@ PARTITIONS: Kinds[Partition] = Kinds(
     expected="Partition, with its parts()",
 )
 
-
-def partition_of(name: str = "iid", **values: Any) -> Partition:
-    """Return a partition with its settings: see :meth:`Family.make`."""
-    found: Partition = PARTITIONS.make(name, **values)
-    return found
+partition_of = PARTITIONS.make

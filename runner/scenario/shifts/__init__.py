@@ -1,7 +1,5 @@
 """The shifts there are: each a file, called as it is."""
 
-from typing import Any
-
 from fedsweep.parts.family import Kinds
 from fedsweep.scenario.shift import Shift
 
@@ -15,8 +13,4 @@ SHIFTS: Kinds[Shift] = Kinds(
     expected="SeenShift or GroupedShift",
 )
 
-
-def shift_of(name: str = "none", **values: Any) -> Shift:
-    """Return a shift with its settings: see :meth:`Family.make`."""
-    found: Shift = SHIFTS.make(name, **values)
-    return found
+shift_of = SHIFTS.make
