@@ -5,7 +5,7 @@ import os
 import platform
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,8 +164,7 @@ def look_back(
     for trial in trials:
         if trial.config.key in ended:  # its last driver may have died before it had tidied up
             left = everything.checkpoints(trial)
-            keep = name and trial.config.checkpoint.keep and trial.config.course_key
-            tidy = left.keep_last if keep else left.remove
+            tidy = tidying(trial, left) if name else left.remove
             tidy()
     if not name:
         goes_on = {key: run for key, run in runs.items() if key not in ended}
@@ -187,13 +186,22 @@ def _shorter(
     trials: Sequence[Trial], before: Sequence[PastRun], storage: str
 ) -> dict[str, PastRun]:
     """Return the longest of the runs whose last checkpoint a trial can begin with: by its key."""
+    longer: dict[str, list[Trial]] = {}  # by course
+    for trial in trials:
+        longer.setdefault(trial.config.course_key, []).append(trial)
+    longer.pop("", None)
     found: dict[str, PastRun] = {}
     for run in sorted(before, key=lambda run: run.round):
-        kept = run.status == "FINISHED" and run.course and _checkpoints(storage, run.key).rounds()
-        for trial in trials if kept else ():
-            if run.course == trial.config.course_key and run.round < trial.config.rounds:
-                found[trial.config.key] = run
+        fitting = [t for t in longer.get(run.course, ()) if run.round < t.config.rounds]
+        if fitting and run.status == "FINISHED" and _checkpoints(storage, run.key).rounds():
+            found |= {trial.config.key: run for trial in fitting}
     return found
+
+
+def tidying(trial: Trial, checkpoints: CheckpointStore) -> Callable[[], None]:
+    """Return what is done with the checkpoints of a trial that ended."""
+    keep = trial.config.checkpoint.keep and trial.config.course_key  # else nothing begins there
+    return checkpoints.keep_last if keep else checkpoints.remove
 
 
 def _keys(runs: Mapping[str, PastRun]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from fedsweep.sweeps.halving import Halving
 from fedsweep.sweeps.interrupts import Interrupts
 from fedsweep.sweeps.kinds import OURS, Kind, Ready
 from fedsweep.sweeps.progress import TrialProgress
-from fedsweep.sweeps.resume import Standing
+from fedsweep.sweeps.resume import Standing, tidying
 from fedsweep.tracking import SweepRun, Tracker, TrialRun
 from fedsweep.trial.checkpoint import CheckpointStore
 from fedsweep.trial.trial import TrialEvent
@@ -394,9 +394,7 @@ class Schedule:
         assert active.run
         active.run.finish(result)
         CATALOG.declare(result.declared)
-        config, checkpoints = active.trial.config, active.checkpoints
-        keep = config.checkpoint.keep and config.course_key  # else nothing goes on from there
-        tidy = checkpoints.keep_last if keep else checkpoints.remove
+        tidy = tidying(active.trial, active.checkpoints)
         self.tracker.writer.once_stored(active.run.token, tidy)
         self.outcome.add(active.trial, result.summary)
         self._end_trial(events, "FINISHED", result.stopped, result.summary)
