@@ -38,11 +38,18 @@ from fedsweep.report.report import printed, report, table_of
 from fedsweep.report.results import results_table, trials_table
 from fedsweep.report.table import Table, texts
 from fedsweep.report.text import markdown
-from fedsweep.sweeps.compose import Trial, compose_trial, planned, validated, with_contents
+from fedsweep.sweeps.compose import (
+    Trial,
+    compose_trial,
+    planned,
+    split_sweep,
+    validated,
+    with_contents,
+)
 from fedsweep.sweeps.resume import Restart
 from fedsweep.sweeps.sweep import SweepPlan, run_sweep
 from fedsweep.sweeps.views import ViewMode
-from fedsweep.sweeps.words import parse
+from fedsweep.sweeps.words import parse, store_words
 from fedsweep.tracking import past
 from fedsweep.tracking.read import StoredSweep, read_runs, read_sweep
 
@@ -336,7 +343,7 @@ def sweep(
         It was interrupted: called again, it goes on.
     """
     with _configured(config_dir):
-        of, given = _split(words)
+        of, given = split_sweep(words)
         plan = planned(of, _words(given, settings, axes), name)
         trials = with_contents(plan.trials)
         restart = Restart(fresh, retry_failed, take_over)
@@ -363,7 +370,7 @@ def compose(
         As :func:`sweep` does.
     """
     with _configured(config_dir):
-        of, given = _split(words)
+        of, given = split_sweep(words)
         return list(planned(of, _words(given, settings, axes), "").trials)
 
 
@@ -385,12 +392,6 @@ def load(name: str, *, output: str = "", uri: str = "") -> Results:
     given = {"output": output, "uri": uri}
     config = TrackingConfig.model_validate({key: value for key, value in given.items() if value})
     return Results(read_sweep(config, name))
-
-
-def _split(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the sweep that words begin with, if they do, and the rest."""
-    own = bool(words) and words[0].endswith((".yaml", ".yml"))
-    return (words[0], words[1:]) if words and (own or "=" not in words[0]) else ("", words)
 
 
 def _words(words: Sequence[str], settings: Values | None, axes: Axes | None) -> list[str]:
@@ -421,6 +422,6 @@ def _executed(plan: SweepPlan, show: ViewMode) -> Any:
     if tracker.spilled:
         raise RunnerError(
             f"{tracker.spilled} events wait on disk: the store does not answer; send them with: "
-            f"{command(['fedsweep', 'flush'])}"
+            f"{command(['fedsweep', 'flush', *store_words(plan.session.tracking)])}"
         )
     return tracker.store

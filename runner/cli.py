@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -21,9 +21,11 @@ from fedsweep.sweeps.compose import (
     compose_trial,
     config_dir_words,
     groups,
+    names_file,
     options,
     planned,
     remarks,
+    split_sweep,
     to_yaml,
     validated,
     with_contents,
@@ -367,12 +369,10 @@ def _run(args: argparse.Namespace, words: list[str]) -> int:
 
 def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     words = _with_address(words, args.address)
-    own = args.sweep.endswith((".yaml", ".yml"))
-    if "=" in args.sweep and not own:  # the first of its words
-        words, args.sweep = [args.sweep, *words], ""
-    called = planned(args.sweep, words, args.name or "")
+    sweep, given = split_sweep([args.sweep, *words] if args.sweep else words)
+    called = planned(sweep, given, args.name or "")
     if args.dry_run:
-        return _list(called.trials, called.name)
+        return _list_ours(called.trials, called.name)
     from fedsweep.sweeps.resume import Restart
     from fedsweep.sweeps.sweep import SweepPlan
 
@@ -393,7 +393,8 @@ def _app(args: argparse.Namespace, words: list[str]) -> int:
     name = args.name or sweep.project.name
     component(name, "--name")
     if args.dry_run:
-        return _list(sweep.trials, name, sweep.remarks(sweep.trials))
+        count = f"{len(sweep.trials)} trials of sweep '{name}'"  # how many rounds, the app knows
+        return _list(sweep.trials, sweep.remarks(sweep.trials), [count])
     if args.check:
         from fedsweep.app.check import check
 
@@ -409,25 +410,32 @@ def _app(args: argparse.Namespace, words: list[str]) -> int:
     return _execute(plan, args.mode)
 
 
-def _list(trials: Sequence[Trial], sweep: str, told: Sequence[str] | None = None) -> int:
+def _list(trials: Sequence[Trial], told: Sequence[str], counted: Iterable[str]) -> int:
     for trial in trials:
         say(" ".join([trial.config.key, *(f"{key}={value}" for key, value in trial.axes.items())]))
-    for remark in remarks(trials) if told is None else told:
+    for remark in told:
         say(remark, sys.stderr)
-    if told is not None:  # how many rounds an app has is its own affair
-        say(f"{len(trials)} trials of sweep '{sweep}'")
-        return 0
+    for line in counted:
+        say(line)
+    return 0
+
+
+def _list_ours(trials: Sequence[Trial], sweep: str) -> int:
+    return _list(trials, remarks(trials), _counted(trials, sweep))
+
+
+def _counted(trials: Sequence[Trial], sweep: str) -> Iterator[str]:
+    """Say how much there is to do; the store is opened once the first line is out."""
     from fedsweep.sweeps.estimate import duration, size
 
-    say(size(trials, sweep))
+    yield size(trials, sweep)
     if about := duration(trials, trials[0].config.tracking):
-        say(about)
+        yield about
     unknown = {
         trial.config.dataset.name: None for trial in trials if trial.config.dataset.content is None
     }
     if unknown:
-        say(f"their keys will be others once the data are found: {', '.join(unknown)}")
-    return 0
+        yield f"their keys will be others once the data are found: {', '.join(unknown)}"
 
 
 def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
@@ -437,7 +445,7 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     experiment = load_experiment(args.name, args.full)
     trials = experiment.trials(words)
     if args.dry_run:
-        return _list(trials, experiment.sweep)
+        return _list_ours(trials, experiment.sweep)
     trials = with_contents(trials)
     from fedsweep.report.terminal import rich_lines
     from fedsweep.reproduce.reproduce import conclude
@@ -544,7 +552,7 @@ def _choice(args: argparse.Namespace) -> "Choice":
     """Return what a report shows: as its file says, and as the options say instead."""
     from fedsweep.report.choice import Choice, read_choice
 
-    file = args.sweep if args.sweep.endswith((".yaml", ".yml")) else ""
+    file = args.sweep if names_file(args.sweep) else ""
     values: dict[str, Any] = {"sweep": args.sweep}
     if file:
         values = validated(Choice, read_choice(file), f"{file}: ").model_dump(exclude_unset=True)

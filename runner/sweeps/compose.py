@@ -239,6 +239,17 @@ def expand(sweep: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
     return file, expand_grids([file], words)
 
 
+def names_file(sweep: str) -> bool:
+    """Return whether a sweep is given by its file, as ``./study.yaml``."""
+    return sweep.endswith((".yaml", ".yml"))
+
+
+def split_sweep(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the sweep that words begin with, by its name or file; nothing if none; the rest."""
+    begins = bool(words) and (names_file(words[0]) or "=" not in words[0])
+    return (words[0], words[1:]) if begins else ("", words)
+
+
 def load_sweep(sweep: str) -> SweepFile:
     """Return the file of a sweep: one of ``configs/sweep`` by its name, or any by its path.
 
@@ -254,7 +265,7 @@ def load_sweep(sweep: str) -> SweepFile:
     """
     if not sweep:
         return SweepFile()
-    own = Path(sweep).suffix in (".yaml", ".yml")
+    own = names_file(sweep)
     if not own and sweep not in options("sweep"):
         raise ConfigError(
             unknown("sweep", sweep, options("sweep")) + " Or name a file, as ./x.yaml"
@@ -547,9 +558,14 @@ def _composed(choices: tuple[str, ...]) -> dict[str, Json]:
 @lru_cache(maxsize=256)
 def _composed_from(folders: tuple[str, ...], choices: tuple[str, ...]) -> dict[str, Json]:
     """Compose each option once, where it sets its group alone."""
-    if len(choices) < 2 or any(choice.startswith("experiment=") for choice in choices):
+    if not choices or any(choice.startswith("experiment=") for choice in choices):
         return _hydra(choices, folders)
     found = base = _composed_from(folders, ())
+    if len(choices) == 1:
+        group, option = choices[0].split("=", 1)
+        if group not in PARTS or option in _files_in(folders, group):
+            return _hydra(choices, folders)
+        return {**base, group: {"name": option}}  # its file has the rest
     for choice in choices:
         own, part = choice.partition("=")[0], _composed_from(folders, (choice,))
         if {**part, own: None} != {**base, own: None}:
