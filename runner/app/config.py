@@ -1,21 +1,18 @@
 """One trial of a Flower app: what defines it, and its key."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from flwr.app import UserConfig
 from pydantic import Field
 
 from fedsweep.app.project import Project
 from fedsweep.config import HalvingConfig, SessionConfig
+from fedsweep.config.trial import identity
 from fedsweep.errors import ConfigError, shown, unknown
-from fedsweep.redaction import redact
 from fedsweep.strategies.ranges import CLIENTS, LONGEST
-from fedsweep.tracking.describe import Facts
+from fedsweep.tracking.describe import Facts, config_yaml
 
 RUN_CONFIG = "run_config"
 """Section of the app's own settings; their keys have dots and hyphens as the app has them."""
@@ -80,20 +77,18 @@ class AppConfig(SessionConfig):
     @property
     def key(self) -> str:
         """Stable identity of the trial: 12 hex digits of the SHA-256 of its canonical form."""
-        text = json.dumps(self.canonical(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return identity(self.canonical())
 
     def facts(self, name: str) -> Facts:
         """Return what the store is told of the trial; ``name`` is its place in a sweep."""
         flat = {f"{RUN_CONFIG}.{key}": str(value) for key, value in self.run_config.items()}
         params = {"app": self.app, "app.code": self.code, "num_clients": str(self.num_clients)}
-        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=10_000)
         return Facts(
             key=self.key,
             name=name or f"{self.app} seed={self.seed}",
             params={**flat, **params, "seed": str(self.seed)},
             tags={"trial.settings": self.key, "app": self.app},
-            config=redact(text),
+            config=config_yaml(self),
             num_clients=self.num_clients,
         )
 

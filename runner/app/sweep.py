@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +15,12 @@ from fedsweep.app.modules import AppCode, Modules
 from fedsweep.app.project import Project, read_project
 from fedsweep.app.trial import run_app
 from fedsweep.config import SessionConfig
-from fedsweep.config.section import short_names
 from fedsweep.engine.executors import Host
 from fedsweep.errors import AppError, ConfigError, shown, unknown
 from fedsweep.escape import command
 from fedsweep.records import Json
-from fedsweep.sweeps.compose import Trial, compose, validated
-from fedsweep.sweeps.words import MOST_CELLS, Word, literal, parse
+from fedsweep.sweeps.compose import Trial, check_size, compose, validated
+from fedsweep.sweeps.words import Word, literal, parse
 
 _SESSION = ("resources", "tracking", "checkpoint")
 _OWN = ("num_clients", "seed", "seed_key", "journal_mb", "higher", "lower")
@@ -51,12 +49,9 @@ class AppTrial(Trial):
         return command(["fedsweep", "app", self.path, *self.overrides])
 
     @property
-    def label(self) -> str:
-        """Its place on the axes, as people read it."""
-        names = short_names(self.grid or self.axes)
-        return " ".join(f"{names[key]}={value}" for key, value in self.axes.items()) or (
-            self.config.app
-        )
+    def alone(self) -> str:
+        """What it is called where there are no axes."""
+        return self.config.app
 
 
 @dataclass(frozen=True)
@@ -185,9 +180,7 @@ def expand_app(path: str, words: Sequence[str], given: Sequence[str] = ()) -> Ap
     session = _session(project, [word for word in parsed if word.key.split(".")[0] in _SESSION])
     own = [word for word in parsed if word.key.split(".")[0] not in _SESSION]
     axes = {word.key: word.values for word in own if word.values is not None}
-    cells = prod(map(len, axes.values()))
-    if cells > MOST_CELLS:
-        raise ConfigError(f"the grid has {cells:,} cells, and at most {MOST_CELLS:,} are run")
+    check_size(axes)
 
     found: dict[str, AppTrial] = {}
     for cell in product(*axes.values()):

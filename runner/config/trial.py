@@ -388,7 +388,7 @@ class TrialConfig(Section):
 
         The content of the data is a part of it: see :func:`fedsweep.data.sources.identified`.
         """
-        return _digest(self.canonical())
+        return identity(self.canonical())
 
     @property
     def course_key(self) -> str:
@@ -397,13 +397,13 @@ class TrialConfig(Section):
         Nothing under halving, whose rungs depend on their number.
         """
         course = {key: value for key, value in self.canonical().items() if key != "rounds"}
-        return "" if self.halving.axis else _digest(course)
+        return "" if self.halving.axis else identity(course)
 
     @property
     def settings_key(self) -> str:
         """The identity of what was asked for, whatever the content of the data: 12 hex digits."""
         canonical = self.canonical()
-        return _digest(canonical | {"dataset": canonical["dataset"] | {"content": None}})
+        return identity(canonical | {"dataset": canonical["dataset"] | {"content": None}})
 
 
 class RunConfig(SessionConfig, TrialConfig):
@@ -422,6 +422,7 @@ class RunConfig(SessionConfig, TrialConfig):
         return self
 
 
-def _digest(canonical: dict[str, Any]) -> str:
+def identity(canonical: dict[str, Any]) -> str:
+    """Return what tells trials from others: 12 hex digits of their canonical form's SHA-256."""
     text = json.dumps(canonical, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -95,10 +95,13 @@ class Trial:
     def label(self) -> str:
         """Its place on the axes, as people read it."""
         names = short_names(self.grid or self.axes)
-        return (
-            " ".join(f"{names[key]}={value}" for key, value in self.axes.items())
-            or self.config.strategy.name
-        )
+        place = " ".join(f"{names[key]}={value}" for key, value in self.axes.items())
+        return place or self.alone
+
+    @property
+    def alone(self) -> str:
+        """What it is called where there are no axes."""
+        return self.config.strategy.name
 
 
 def options(group: str) -> list[str]:
@@ -360,7 +363,7 @@ def _unused_settings(trials: Sequence[Trial]) -> Iterable[str]:
 def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial]]:
     """Return a grid's axes by full key, and its trials."""
     axes, fixed = _grid(file, words)
-    _check_size(axes)
+    check_size(axes)
     # Files of one's own are read before the first cell: it may be told a setting that only
     # another one's part has.
     for word in parse([*fixed, *chain(*axes.values())]):
@@ -402,7 +405,7 @@ def _grid(file: SweepFile, words: Sequence[str]) -> tuple[dict[str, list[str]], 
     return axes, fixed
 
 
-def _check_size(axes: Mapping[str, Sequence[str]]) -> None:
+def check_size(axes: Mapping[str, Sequence[str]]) -> None:
     """Refuse a grid without cells, and one of too many."""
     for key, values in axes.items():
         if not values:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import yaml
 
-from fedsweep.config import ModelConfig, RunConfig, TrialConfig
+from fedsweep.config import ModelConfig, RunConfig, SessionConfig, TrialConfig
 from fedsweep.config.section import flat, short_names
 from fedsweep.data.sources import place_of
 from fedsweep.escape import bold, fence
@@ -190,7 +190,7 @@ def reproduce(command: str) -> str:
     return f"Reproduce:\n{fence(redact(command))}"
 
 
-def config_yaml(trial: RunConfig) -> str:
+def config_yaml(trial: SessionConfig) -> str:
     """Return the whole resolved configuration;
     lines are not folded, so that redaction sees each URI whole.
     """
