@@ -42,6 +42,29 @@ class LocalSettings(Protocol):
     def momentum(self) -> float:
         """Of SGD."""
 
+    @property
+    def weight_decay(self) -> float:
+        """Added to each gradient, times the weights."""
+
+    @property
+    def proximal_mu(self) -> float:
+        """Weight of the proximal term."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Representations of an example are drawn to one model's and pushed from another's.
+
+    Adds ``weight`` times -log(e^(s_1 / t) / (e^(s_1 / t) + e^(s_2 / t))) to an example's loss: s_1
+    and s_2 are the cosines of what the network in training hands to its last layer with what
+    ``like`` and ``unlike`` do, t the temperature.
+    """
+
+    like: Models
+    unlike: Models
+    weight: float
+    temperature: float
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -108,6 +131,13 @@ class Work(Protocol):
     def __len__(self) -> int:
         """Return C."""
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Training examples of each client, (C,)."""
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Return each client's training examples of each class, (C, classes)."""
+
     def sent(self, name: str = "arrays") -> Models:
         """Return what each client was sent under a name, (C, P)."""
 
@@ -140,6 +170,8 @@ class Work(Protocol):
         mu: float | Sequence[float] | None = None,
         correction: ModelRows | None = None,
         epochs: int = 0,
+        only: Sequence[str] | None = None,
+        contrast: Contrast | None = None,
     ) -> Trained:
         """Train a model per client, as the round's settings say.
 
@@ -155,6 +187,11 @@ class Work(Protocol):
             Added to the gradient of each step.
         epochs : int
             Passes over the examples in place of the settings' epochs or steps; 0: as they say.
+        only : sequence of str, optional
+            The trained arrays that move; all by default. Running statistics take in the batches
+            whatever moves.
+        contrast : Contrast, optional
+            A loss on representations, beside the examples' own.
         """
 
     def losses(self, models: Models) -> list[NDArray[np.float64]]:

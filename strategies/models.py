@@ -1,11 +1,12 @@
 """Models of a chunk's clients, as Flower's records and as rows of trained parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from math import prod
 
 import numpy as np
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 
 from fedsweep.strategies.arrays import ModelRows, read_array, write_array
 from fedsweep.strategies.layout import Layout, part
@@ -56,6 +57,22 @@ class Models:
         if self.same:
             return np.broadcast_to(row := self._row(self.records[0]), (len(self), len(row)))
         return np.stack([self._row(record) for record in self.records])
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays' names, which all models have."""
+        return list(self.like[0])
+
+    @property
+    def trained(self) -> Sequence[str]:
+        """The names of the trained arrays."""
+        return self._layout.trained
+
+    def where(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """Return which trained parameters belong to the arrays that are named, (P,)."""
+        named = set(names)
+        parts = [np.full(place.stop - place.start, name in named) for name, place, *_ in self._cuts]
+        return np.concatenate(parts)
 
     @property
     def shapes(self) -> list[dict[str, tuple[int, ...]]]:

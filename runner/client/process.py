@@ -95,8 +95,12 @@ class ClientProcess:
         return layout_of(self.model)
 
     def _build(self) -> nn.Module:
-        classes = len(self._data.images.class_names)
-        return build_model(self.spec.name, self.input_shape, classes, **self.spec.kwargs)
+        return build_model(self.spec.name, self.input_shape, self.num_classes, **self.spec.kwargs)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data set, whoever has examples of them."""
+        return len(self._data.images.class_names)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -156,7 +160,7 @@ class ClientProcess:
 
     def test_sums(self) -> TestSums:
         """Return sums that begin at zero."""
-        return TestSums(len(self._data.images.class_names))
+        return TestSums(self.num_classes)
 
     def test_set(self, group: int, start: int, stop: int) -> tuple[Hashable, Read]:
         """Return a slice of the central test set, as a group sees it, as the pool takes it."""

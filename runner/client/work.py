@@ -26,7 +26,16 @@ from fedsweep.client.messages import (
 )
 from fedsweep.client.process import ClientProcess
 from fedsweep.strategies.arrays import ModelRows
-from fedsweep.strategies.clients import METHOD, Batch, ClientPart, Steps, Trained, Update, Values
+from fedsweep.strategies.clients import (
+    METHOD,
+    Batch,
+    ClientPart,
+    Contrast,
+    Steps,
+    Trained,
+    Update,
+    Values,
+)
 from fedsweep.strategies.models import Models, all_same
 from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.training.layers import UnsupportedError
@@ -75,6 +84,17 @@ class ChunkWork:
     def places(self) -> list[Place]:
         """Where the clients' training examples lie."""
         return self._client.places([self._client.train_set(self.config, c) for c in self._clients])
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Training examples of each client, (C,)."""
+        return np.array([count for _, count in self.places])
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Return each client's training examples of each class, (C, classes)."""
+        classes = self._client.num_classes
+        labels = [self._client.pool.all.labels([place]) for place in self.places]
+        return np.stack([torch.bincount(y, minlength=classes).cpu().numpy() for y in labels])
 
     # What the clients were sent and keep
 
@@ -137,6 +157,8 @@ class ChunkWork:
         mu: float | Sequence[float] | None = None,
         correction: ModelRows | None = None,
         epochs: int = 0,
+        only: Sequence[str] | None = None,
+        contrast: Contrast | None = None,
     ) -> Trained:
         """Train a model per client, as the round's settings say."""
         hp = self.local
@@ -144,7 +166,8 @@ class ChunkWork:
             hp = replace(hp, epochs=epochs, steps=0)
         if isinstance(mu, int | float):
             hp, mu = replace(hp, proximal_mu=float(mu)), None
-        return self._trainer.train(start, self._data(hp), Penalty(anchor, mu, correction))
+        how = Penalty(anchor, mu, correction, only, contrast)
+        return self._trainer.train(start, self._data(hp), how)
 
     def losses(self, models: Models) -> list[NDArray[np.float64]]:
         """Return the cross-entropy of each client's training examples under K models, (n, K)."""

@@ -21,11 +21,12 @@ SCORED_FLOATS = 2**18
 
 @dataclass(frozen=True)
 class Penalties:
-    """What is added to each step's gradient: decay w + push - pull w_0."""
+    """What becomes of each step's gradient: moves (gradient + decay w + push - pull w_0)."""
 
     decay: Tensor  # (C, 1)
     pull: Tensor | None  # (C, 1)
     push: Tensor | None  # (C, P)
+    moves: Tensor | None = None  # (P,): 1 where a parameter moves, else 0
 
 
 class Block:
@@ -109,6 +110,8 @@ class Block:
                     d_logits.mul_(-hp.lr)
                 self._backward(weights, kept, d_logits, step, beta)
                 beta = 1.0
+            if self._penalties and self._penalties.moves is not None:
+                g.mul_(self._penalties.moves)
             if moments:
                 step_adam(w, g, moments[0][:active], moments[1][:active], hp.lr, step + 1)
             elif not in_place:

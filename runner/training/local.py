@@ -7,7 +7,7 @@ which batch is fixed by :func:`passes` alone, so another trainer (vectorized, co
 from it does the same arithmetic.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -166,6 +166,8 @@ def train(
     seed: int,
     anchor: Sequence[Tensor] | None = None,
     offset: Sequence[Tensor] | None = None,
+    only: Collection[str] | None = None,
+    added: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Train the model in place on one client's examples.
 
@@ -187,6 +189,10 @@ def train(
         the weights of the round's start by default.
     offset : sequence of Tensor, optional
         Added to the gradient of each step, one tensor per trained parameter (SCAFFOLD's c - c_i).
+    only : collection of str, optional
+        The trained parameters that move; all by default.
+    added : callable, optional
+        Returns what is added to the loss of a batch (b, C, H, W) that the model has just seen.
 
     Returns
     -------
@@ -194,9 +200,11 @@ def train(
         ``loss`` (cross-entropy, without penalties) and ``accuracy``, averaged over the examples
         seen while training, and ``steps``. A loss that is not finite is returned like any other.
     """
-    params = [p for p in model.parameters() if p.requires_grad]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    params = list(named.values())
     start = list(anchor or [p.detach().clone() for p in params]) if hp.proximal_mu else []
-    optimizer = optimizer_of(params, hp)
+    moving = params if only is None else [p for name, p in named.items() if name in only]
+    optimizer = optimizer_of(moving, hp)
     model.train()
     normed = batch_norms(model)
     least = 2 if normed else 1
@@ -209,7 +217,7 @@ def train(
                 with alone(normed, len(y_b)):
                     out = model(x_b)
                 loss = F.cross_entropy(out, y_b)
-                loss.backward()
+                (loss if added is None else loss + added(x_b)).backward(inputs=moving)
                 for p, p_0 in zip(
                     params, start, strict=False
                 ):  # start is empty without a proximal term

@@ -99,6 +99,7 @@ class BatchedSteps:
         self._first = self._values.clone() if mu else self._values
         moments = 2 if training.hp.optimizer == "adam" else 1
         self._moments = [torch.zeros_like(self._values) for _ in range(moments)]
+        self._steps = 0  # of the clients that have batches left: they took part in each
         self._rows: ModelRows | None = None  # as they were asked for, until the next step
 
     @property
@@ -152,8 +153,9 @@ class BatchedSteps:
         if hp.weight_decay:
             g.add_(w, alpha=hp.weight_decay)
         moments = [moment[active] for moment in self._moments]
+        self._steps += 1
         if hp.optimizer == "adam":
-            step_adam(w, g, moments[0], moments[1], hp.lr, step + 1)
+            step_adam(w, g, moments[0], moments[1], hp.lr, self._steps)
         else:
             [momentum] = moments
             w.add_(momentum.mul_(hp.momentum).add_(g), alpha=-hp.lr)

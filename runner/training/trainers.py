@@ -6,6 +6,7 @@ alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedsweep.strategies.arrays import ModelRows
-from fedsweep.strategies.clients import Batch, Steps, Trained
+from fedsweep.strategies.arrays import ModelRows, read_array
+from fedsweep.strategies.clients import Batch, Contrast, Steps, Trained
 from fedsweep.strategies.models import Models
 from fedsweep.training.arrays import read_weights
 from fedsweep.training.batched import Program
+from fedsweep.training.contrast import Contrasting
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import Sums, class_counts, predict, score, train
 from fedsweep.training.pool import Examples, Place
@@ -31,11 +33,13 @@ from fedsweep.training.vectorized import logits_of_each, losses_of_each, predict
 
 @dataclass(frozen=True)
 class Penalty:
-    """What is added to the gradients of C clients, beside what the hyperparameters say."""
+    """What changes the gradients of C clients, beside what the hyperparameters say."""
 
     anchor: Models | None = None  # where the proximal term pulls; the start by default
     mu: Sequence[float] | None = None  # its weight per client; the hyperparameters' by default
     correction: ModelRows | None = None  # (C, P)
+    only: Sequence[str] | None = None  # the trained arrays that move; all by default
+    contrast: Contrast | None = None  # a loss on representations
 
 
 class Trainer(Protocol):
@@ -94,7 +98,12 @@ class OneByOne:
             anchor = None if penalty.anchor is None else _split(penalty.anchor.rows[c], model)
             offset = None if penalty.correction is None else _split(penalty.correction[c], model)
             x, y = data.examples.at(place)
-            results.append(train(model, x, y, hp, seed, anchor=anchor, offset=offset))
+            with _contrasting(model, c, penalty.contrast) as added:
+                trained = train(
+                    model, x, y, hp, seed,
+                    anchor=anchor, offset=offset, only=penalty.only, added=added,
+                )  # fmt: skip
+            results.append(trained)
             records.append(read_weights(model))
         return Trained(start.with_records(records), results)
 
@@ -169,7 +178,11 @@ class Batched:
     def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
         """Train each of C models on its client's examples."""
         device = data.examples.y.device
+        if penalty.contrast is not None:
+            raise UnsupportedError("a loss on representations needs the network itself")
         more: dict[str, Tensor] = {}
+        if penalty.only is not None:
+            more["moves"] = torch.from_numpy(start.where(penalty.only)).to(device)
         if penalty.anchor is not None:
             more["anchor"] = self._values(penalty.anchor, device)
         if penalty.mu is not None:
@@ -246,6 +259,24 @@ class Batched:
             raise UnsupportedError("arrays that do not fit the model")
         values = np.ascontiguousarray(models.rows[:rows], np.float32)
         return torch.from_numpy(values if values.flags.writeable else values.copy()).to(device)
+
+
+def _contrasting(
+    network: nn.Module, c: int, contrast: Contrast | None
+) -> AbstractContextManager[Contrasting | None]:
+    """Return the loss on a client's representations, if there is one."""
+    if contrast is None:
+        return nullcontext()
+    layer = contrast.like.trained[-1].rpartition(".")[0]
+    device = next(network.parameters()).device
+    like, unlike = (
+        {
+            name: torch.from_numpy(np.array(read_array(array))).to(device)
+            for name, array in models.records[c].items()
+        }
+        for models in (contrast.like, contrast.unlike)
+    )
+    return Contrasting(network, layer, like, unlike, contrast.weight, contrast.temperature)
 
 
 def _split(row: ModelRows, model: nn.Module) -> list[Tensor]:

@@ -35,6 +35,7 @@ def train_many(
     correction: Tensor | None = None,
     anchor: Tensor | None = None,
     mu: Tensor | None = None,
+    moves: Tensor | None = None,
 ) -> tuple[list[Tensor], list[dict[str, float]]]:
     """Train every client of a chunk.
 
@@ -58,6 +59,8 @@ def train_many(
         Where the proximal term pulls, like ``start``; ``start`` by default.
     mu : Tensor, optional
         (C,), each client's own weight of the proximal term; ``hp.proximal_mu`` by default.
+    moves : Tensor, optional
+        (P,), which parameters move; all by default.
 
     Returns
     -------
@@ -79,10 +82,11 @@ def train_many(
     while done < len(order):
         left = [passes[c] for c in order[done:]]
         clients, in_dual = _block(
-            program, left, hp, start.device, drift=correction is not None or anchor is not None
-        )
+            program, left, hp, start.device,
+            drift=correction is not None or anchor is not None, whole=moves is None,
+        )  # fmt: skip
         own = order[done : done + clients]
-        penalties = _penalties(start, own, hp, correction, anchor, mu)
+        penalties = _penalties(start, own, hp, correction, anchor, mu, moves)
         shared = start if start.ndim == 1 else None
         block = DualBlock if in_dual else Block
         values = out[done : done + clients]
@@ -109,11 +113,13 @@ def _block(
     device: torch.device,
     *,
     drift: bool,
+    whole: bool,
 ) -> tuple[int, bool]:
     """Return how many clients go together, and whether their first layer trains dually."""
     clients, columns = program.block(passes[0].batch, device)
     if (
-        program.first_linear
+        whole
+        and program.first_linear
         and hp.optimizer == "sgd"
         and hp.augment == "none"
         and passes[0].batch <= columns
@@ -144,9 +150,11 @@ def _penalties(
     correction: Tensor | None,
     anchor: Tensor | None,
     mu: Tensor | None,
+    moves: Tensor | None,
 ) -> Penalties | None:
     """Return those of some clients, or None where there are none."""
-    if correction is None and mu is None and not (hp.proximal_mu or hp.weight_decay):
+    given = any(each is not None for each in (correction, mu, moves))
+    if not (given or hp.proximal_mu or hp.weight_decay):
         return None
     weight = start.new_full((len(own), 1), hp.proximal_mu) if mu is None else mu[own].unsqueeze(1)
     push = None if correction is None else correction[own]
@@ -154,7 +162,7 @@ def _penalties(
         towards = weight * (anchor if anchor.ndim == 1 else anchor[own])
         push = towards.neg_() if push is None else push - towards
     pulls = anchor is None and (mu is not None or hp.proximal_mu)
-    return Penalties(weight + hp.weight_decay, weight if pulls else None, push)
+    return Penalties(weight + hp.weight_decay, weight if pulls else None, push, moves)
 
 
 @torch.no_grad()  # not inference_mode: the program's memory is written again by training

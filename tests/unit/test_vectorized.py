@@ -241,6 +241,29 @@ def test_correction_anchor_and_own_weights_of_the_pull_are_those_of_the_referenc
             torch.testing.assert_close(actual[c].double(), flat(own), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("only", ["hidden", "output"])
+def test_what_does_not_move_stays_to_the_bit_and_the_rest_is_the_references(
+    form: str, only: str, optimizer: str
+) -> None:
+    model, seeds = make("mlp"), [1, 2, 3, 4]
+    hp = LocalTraining(optimizer, batch_size=8, weight_decay=0.05, proximal_mu=0.2, epochs=2)
+    moving = [name for name, _ in model.named_parameters() if name.startswith(only)]
+    moves = torch.cat([torch.full((p.numel(),), n in moving) for n, p in model.named_parameters()])
+    actual, results = train_many(
+        Program(model, SHAPE), flat(model), *examples(), hp, seeds, moves=moves
+    )
+    own_examples, places = examples()
+    for c, (first, count) in enumerate(places):
+        own, rows = deepcopy(model).double(), slice(first, first + count)
+        of_rows = own_examples.x[rows].double(), own_examples.y[rows]
+        result = train(own, *of_rows, hp, seeds[c], only=moving)
+        torch.testing.assert_close(actual[c].double(), flat(own), rtol=0, atol=TOLERANCE)
+        assert torch.equal(actual[c][~moves], flat(model)[~moves])
+        assert not torch.equal(actual[c][moves], flat(model)[moves])
+        assert results[c]["loss"] == pytest.approx(result["loss"], rel=1e-4)
+
+
 def test_the_dual_form_is_taken_where_it_costs_less() -> None:
     # IFCA's MLP: 10 steps over 100 examples, 4 * 1000 * F * O directly; 60 examples once;
     # a logistic regression once.
