@@ -4,29 +4,18 @@ Deng, Kamani and Mahdavi 2020, "Adaptive Personalized Federated Learning" (arXiv
 algorithm 1. Deviations: docs/strategies/apfl.md.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsweep.strategies.arrays import ModelRows
-from fedsweep.strategies.base import State
-from fedsweep.strategies.clients import (
-    ClientPart,
-    Effort,
-    Update,
-    Values,
-    Work,
-    training_effort,
-    with_method,
-)
+from fedsweep.strategies.clients import ClientPart, Effort, Update, Values, Work, training_effort
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.settings import FedAvgSettings
+from fedsweep.strategies.stepped import Seen
+from fedsweep.strategies.told import Told
 
 
 class APFLSettings(FedAvgSettings):
@@ -38,58 +27,6 @@ class APFLSettings(FedAvgSettings):
     adaptive: bool = Field(
         True, description="adapt each client's share by a gradient step per round"
     )
-
-
-class APFL(FedAvg):
-    """FedAvg with mixtures.
-
-    The local models stay in the clients' state; the mixtures are what clients evaluate.
-
-    Parameters
-    ----------
-    alpha : float
-        Share of the local model in the mixture, at first; 0 is FedAvg.
-    adaptive : bool
-        Adapt a client's share by a gradient step in each round.
-    **fedavg
-        Parameters of Flower's FedAvg.
-    """
-
-    settings = APFLSettings
-    colour = "#575757"
-    partial_means = True
-    any_version = True
-
-    personal_models = True
-
-    def __init__(self, *, alpha: float = 0.5, adaptive: bool = True, **fedavg: Any) -> None:
-        super().__init__(**fedavg)
-        self.alpha = alpha
-        self.adaptive = adaptive
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Have the sampled clients train both models."""
-        return super().configure_train(server_round, arrays, self._named(config), grid)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Have the sampled clients evaluate their mixtures;
-        who never trained has the global model.
-        """
-        return super().configure_evaluate(server_round, arrays, self._named(config), grid)
-
-    def state_dict(self) -> State:
-        """Return nothing: local models and shares are the clients'."""
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        """Put back nothing."""
-
-    def _named(self, config: ConfigRecord) -> ConfigRecord:
-        return with_method(config, Mixing.method, alpha=self.alpha, adaptive=self.adaptive)
 
 
 class Mixing(ClientPart):
@@ -112,8 +49,7 @@ class Mixing(ClientPart):
         alpha_C = self._alpha(work)
         w = work.begin(sent)
         v = work.begin(work.kept(self.method, otherwise=sent), proximal=False)
-        seen, losses, personal, hits = np.zeros((4, len(work)))
-        steps = np.zeros(len(work), np.int64)
+        seen, personal = Seen(len(work)), Seen(len(work))
 
         for batch in work.batches():
             of_mixed = w.gradient(batch, at=_mixture(alpha_C, v.rows, w.rows))
@@ -127,20 +63,13 @@ class Mixing(ClientPart):
             w.step(batch, of_global.rows)
             v.step(batch, _scaled(alpha_C, of_mixed.rows))
 
-            seen += batch.sizes
-            steps += batch.sizes > 0
-            losses += batch.sizes * of_global.losses
-            personal += batch.sizes * of_mixed.losses
-            hits += of_global.hits
+            seen.add(batch, of_global)
+            personal.add(batch, of_mixed)
 
         work.keep(self.method, w.models.with_rows(v.rows))
         work.remember(self._share, [{"alpha": float(alpha)} for alpha in alpha_C])
-        results = [
-            {"loss": float(loss / n), "accuracy": float(hit / n), "steps": int(count)}
-            for loss, hit, n, count in zip(losses, hits, seen, steps, strict=True)
-        ]
-        metrics = {"personal_loss": (personal / seen).tolist(), "alpha": alpha_C.tolist()}
-        return Update(results, w.models, metrics)
+        metrics = {"personal_loss": personal.losses.tolist(), "alpha": alpha_C.tolist()}
+        return Update(seen.results(), w.models, metrics)
 
     def model(self, work: Work) -> Models:
         """Return the mixtures of the clients' v with the global model as it was sent.
@@ -160,6 +89,39 @@ class Mixing(ClientPart):
         kept = work.recalled(self._share)
         first = float(work.config["alpha"])
         return np.array([first if own is None else float(own["alpha"]) for own in kept])
+
+
+class APFL(Told):
+    """FedAvg with mixtures.
+
+    The local models stay in the clients' state; the mixtures are what clients evaluate.
+
+    Parameters
+    ----------
+    alpha : float
+        Share of the local model in the mixture, at first; 0 is FedAvg.
+    adaptive : bool
+        Adapt a client's share by a gradient step in each round.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    settings = APFLSettings
+    colour = "#575757"
+    partial_means = True
+    any_version = True
+
+    clients = Mixing
+    personal_models = True
+
+    def __init__(self, *, alpha: float = 0.5, adaptive: bool = True, **fedavg: Any) -> None:
+        super().__init__(**fedavg)
+        self.alpha = alpha
+        self.adaptive = adaptive
+
+    def told(self) -> dict[str, Any]:
+        """Tell the clients how the mixtures begin."""
+        return {"alpha": self.alpha, "adaptive": self.adaptive}
 
 
 def _mixture(alpha_C: NDArray[np.float64], v: ModelRows, w: ModelRows) -> ModelRows:

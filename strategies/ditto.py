@@ -4,27 +4,15 @@ Li, Hu, Beirami and Smith 2021, "Ditto: Fair and Robust Federated Learning Throu
 (arXiv:2012.04221), algorithm 1. Deviations: docs/strategies/ditto.md.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
-from fedsweep.strategies.base import State
-from fedsweep.strategies.clients import (
-    ClientPart,
-    Effort,
-    Update,
-    Values,
-    Work,
-    training_effort,
-    with_method,
-)
+from fedsweep.strategies.clients import ClientPart, Effort, Update, Values, Work, training_effort
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.ranges import WEIGHT
 from fedsweep.strategies.settings import FedAvgSettings
+from fedsweep.strategies.told import Told
 
 
 class DittoSettings(FedAvgSettings):
@@ -39,62 +27,6 @@ class DittoSettings(FedAvgSettings):
         le=10**6,
         description="passes of the personal model per round; 0: training's",
     )
-
-
-class Ditto(FedAvg):
-    """FedAvg with personal models.
-
-    They stay in the clients' state, and are what the clients evaluate.
-
-    Parameters
-    ----------
-    ditto_lambda : float
-        Pull of the personal model to the global one; 0 is local training.
-    personal_epochs : int
-        Passes of the personal model per round; 0: as many as the global one.
-    **fedavg
-        Parameters of Flower's FedAvg.
-    """
-
-    settings = DittoSettings
-    colour = "#30695F"
-    partial_means = True
-    any_version = True
-
-    personal_models = True
-
-    def __init__(
-        self, *, ditto_lambda: float = 0.1, personal_epochs: int = 0, **fedavg: Any
-    ) -> None:
-        super().__init__(**fedavg)
-        self.ditto_lambda = ditto_lambda
-        self.personal_epochs = personal_epochs
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Have the sampled clients train both models."""
-        settings = {"lambda": self.ditto_lambda, "personal_epochs": self.personal_epochs}
-        return super().configure_train(
-            server_round, arrays, with_method(config, DittoClients.method, **settings), grid
-        )
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Have the sampled clients evaluate their own models;
-        who never trained has the global one.
-        """
-        return super().configure_evaluate(
-            server_round, arrays, with_method(config, DittoClients.method), grid
-        )
-
-    def state_dict(self) -> State:
-        """Return nothing: the personal models are the clients'."""
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        """Put back nothing."""
 
 
 class DittoClients(ClientPart):
@@ -127,3 +59,38 @@ class DittoClients(ClientPart):
         del models
         trained, epochs = training_effort(config, examples), int(config.get("personal-epochs", 0))
         return Effort(trained + (epochs * examples or trained))
+
+
+class Ditto(Told):
+    """FedAvg with personal models.
+
+    They stay in the clients' state, and are what the clients evaluate.
+
+    Parameters
+    ----------
+    ditto_lambda : float
+        Pull of the personal model to the global one; 0 is local training.
+    personal_epochs : int
+        Passes of the personal model per round; 0: as many as the global one.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    settings = DittoSettings
+    colour = "#30695F"
+    partial_means = True
+    any_version = True
+
+    clients = DittoClients
+    personal_models = True
+
+    def __init__(
+        self, *, ditto_lambda: float = 0.1, personal_epochs: int = 0, **fedavg: Any
+    ) -> None:
+        super().__init__(**fedavg)
+        self.ditto_lambda = ditto_lambda
+        self.personal_epochs = personal_epochs
+
+    def told(self) -> dict[str, Any]:
+        """Tell the clients how the personal models train."""
+        return {"lambda": self.ditto_lambda, "personal_epochs": self.personal_epochs}

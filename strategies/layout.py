@@ -151,11 +151,34 @@ def last_layer_keys(keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key.rpartition(".")[:2] == (module, dot)] if dot else [keys[-1]]
 
 
+def of_last_layers(keys: Sequence[str], layers: int) -> list[str]:
+    """Return those of some arrays that belong to the last layers, in their order."""
+    left = list(keys)
+    for _ in range(layers):
+        if not left:
+            break
+        last = set(last_layer_keys(left))
+        left = [key for key in left if key not in last]
+    below = set(left)
+    return [key for key in keys if key not in below]
+
+
 def flatten(record: ArrayRecord, keys: Sequence[str]) -> NDArray[np.float32]:
     """Return the named arrays as one vector (P,)."""
     return np.concatenate(
         [record[key].numpy().ravel().astype(np.float32, copy=False) for key in keys]
     )
+
+
+def between(start: ArrayRecord, end: ArrayRecord, step: float) -> ArrayRecord:
+    """Return start + step (end - start), each array of the start's type; a step of 1 is the end."""
+    if step == 1.0:
+        return end
+    moved = ArrayRecord()
+    for name, array in end.items():
+        values = start[name].numpy()
+        moved[name] = Array(np.asarray(values + step * (array.numpy() - values), values.dtype))
+    return moved
 
 
 def weighted_mean(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:

@@ -5,6 +5,21 @@ from pydantic import Field
 from fedsweep.strategies.settings import FedAvgSettings
 
 
+def check_sgd(method: str, optimizer: str, why: str) -> None:
+    """Refuse clients whose steps say nothing of their gradients.
+
+    Raises
+    ------
+    ValueError
+        They do not train by SGD.
+    """
+    if optimizer != "sgd":
+        raise ValueError(
+            f"strategy={method} with training.optimizer={optimizer}: {why}; "
+            "set training.optimizer=sgd"
+        )
+
+
 class StepSettings(FedAvgSettings):
     """Of a method whose server steps towards the clients' mean."""
 

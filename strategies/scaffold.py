@@ -17,11 +17,12 @@ from flwr.serverapp.strategy import FedAvg
 from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.base import State, ask, int_keys, sort_replies, string_keys, weight_of
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
-from fedsweep.strategies.layout import is_floating, weighted_mean
-from fedsweep.strategies.optimizers import StepSettings
+from fedsweep.strategies.layout import between, is_floating, weighted_mean
+from fedsweep.strategies.optimizers import StepSettings, check_sgd
 from fedsweep.strategies.settings import Setting
 
 CONTROL = "control"
+WHY = "its control variates are mean gradients of SGD"
 
 
 class ScaffoldSettings(StepSettings):
@@ -31,22 +32,7 @@ class ScaffoldSettings(StepSettings):
         """Refuse clients whose steps say nothing of their gradients."""
         super().check_in(setting)
         if setting.optimizer is not None:
-            check_optimizer(setting.optimizer)
-
-
-def check_optimizer(optimizer: str) -> None:
-    """Refuse clients whose steps say nothing of their gradients.
-
-    Raises
-    ------
-    ValueError
-        They do not train by SGD.
-    """
-    if optimizer != "sgd":
-        raise ValueError(
-            f"strategy=scaffold with training.optimizer={optimizer}: its control variates are mean "
-            "gradients of SGD; set training.optimizer=sgd"
-        )
+            check_sgd(self.name, setting.optimizer, WHY)
 
 
 class Scaffold(FedAvg):
@@ -123,8 +109,7 @@ class Scaffold(FedAvg):
                 self._sums[key] = np.asarray(self._sums.get(key, 0.0) + added)
         models = [reply.content.array_records[self.arrayrecord_key] for reply in valid]
         mean = weighted_mean(models, weights)
-        if (step := self.server_learning_rate) != 1.0:
-            mean = ArrayRecord({key: _mixed(self._arrays[key], y, step) for key, y in mean.items()})
+        mean = between(self._arrays, mean, self.server_learning_rate)
         metrics = self.train_metrics_aggr_fn(
             [reply.content for reply in valid], self.weighted_by_key
         )
@@ -178,7 +163,7 @@ class Corrected(ClientPart):
             If the clients' optimizer is not SGD: what y moved by says nothing of its gradients.
         """
         local = work.local
-        check_optimizer(local.optimizer)
+        check_sgd(self.method, local.optimizer, WHY)
         x, c = work.sent(), work.sent(CONTROL)
         c_i = work.kept(self.method, otherwise=c.with_rows(np.zeros_like(c.rows)))
         correction = c.rows - c_i.rows
@@ -210,8 +195,3 @@ def renewed(
     y moved by the corrected gradients, g + c - c_i, so this is the mean of g alone.
     """
     return np.asarray((x - y) / weight - correction)
-
-
-def _mixed(x: Array, y: Array, step: float) -> Array:
-    values = x.numpy()
-    return Array(np.asarray(values + step * (y.numpy() - values), values.dtype))

@@ -17,8 +17,8 @@ from fedsweep.strategies.candidates import (
     initial_models,
     match_models,
 )
-from fedsweep.strategies.fedper import head_keys
 from fedsweep.strategies.layout import Layout
+from fedsweep.strategies.own_part import head_keys
 from tests.fakes import FakeGrid, halfway_app, record, values
 
 TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4)}
@@ -481,7 +481,7 @@ def test_what_clients_are_told(name: str, changes: Any, train: Any, evaluate: An
         "config"
     ]
     assert told["lr"] == 0.7
-    assert told.get("method") == (None if train is None else name)
+    assert told["method"] == {"fedavg_ft": "finetune"}.get(name, name)
     assert {key: told[key] for key in train or {}} == (train or {})
     assert asked["method"] == {"fedavg_ft": "finetune"}.get(name, name)
     assert {key: asked[key] for key in evaluate} == evaluate
@@ -494,7 +494,7 @@ def test_fedper_sends_the_base_and_keeps_the_initial_head() -> None:
     )
     arrays = _rounds(strategy, grid, 1, start)
     assert all(list(m.content["arrays"]) == ["w"] for m in grid.sent[0])
-    assert grid.sent[0][0].content["config"]["head"] == ["head.weight", "head.bias"]
+    assert grid.sent[0][0].content["config"]["own"] == ["head.weight", "head.bias"]
     assert list(arrays) == ["w", "head.weight", "head.bias"]
     assert values(arrays) == pytest.approx([(4 + 3 * 2) / 6, (4 + 2) / 6])
     assert arrays["head.weight"].numpy().tolist() == [5]

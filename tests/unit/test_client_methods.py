@@ -313,7 +313,7 @@ def test_fedper_heads_stay_and_begin_as_the_trials_initial_one(data: FakeData) -
     initial = send(app, "query.init", {}, context(0))["arrays"]
     head = [key for key in initial if key.startswith("output")]
     base = ArrayRecord({key: array for key, array in initial.items() if key not in head})
-    config, ctx = ConfigRecord({**STEP, "method": "fedper", "head": head}), context(0)
+    config, ctx = ConfigRecord({**STEP, "method": "fedper", "own": head}), context(0)
     asked = {"arrays": base, "config": config}
     before = send(app, "evaluate", asked, ctx)["metrics"]
     assert before == send(app, "evaluate", {"arrays": initial}, context(0))["metrics"]
