@@ -21,6 +21,7 @@ from flwr.app import (
 )
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from fedsweep.engine.flower import (
     Run,
@@ -32,11 +33,24 @@ from fedsweep.engine.flower import (
     size_of,
 )
 from fedsweep.strategies.insides import aggregate_arrayrecords, aggregate_metricrecords
+from fedsweep.strategies.layout import Layout
+from fedsweep.strategies.own_part import OwnPart
 
 
 def record(*values: float) -> ArrayRecord:
     """Return a model of one array, ``w``."""
     return ArrayRecord({"w": Array(np.array(values, np.float64))})
+
+
+def start_of(strategy: Strategy) -> ArrayRecord:
+    """Return a model of zeros for a strategy; where clients have a part of their own, ``head`` is
+    it.
+    """
+    if not isinstance(strategy, OwnPart):
+        return record(0, 0)
+    strategy.layout = Layout(("w", "head.weight"), averaged=("head.running_mean",))
+    own = {f"head.{name}": record(5)["w"] for name in ("weight", "running_mean")}
+    return ArrayRecord({**record(0, 0), **own})
 
 
 def values(arrays: ArrayRecord | None) -> list[float]:
@@ -304,6 +318,8 @@ def halfway_app(
                 "load": ConfigRecord({**load, "node_cpu": 50.0, "node_mem": 50.0}),
             }
         )
+        if method == "fednova":
+            content["metrics"]["gradient_norm"] = 1.0
         if method == "qfedavg":
             content["metrics"]["start_loss"] = content["metrics"]["train_loss"]
         if method == "local":

@@ -16,6 +16,20 @@ class Small(nn.Module):
         return self.out(x.flatten(1))
 
 
+class NormedMLP(nn.Sequential):
+    """One hidden layer that is normalised by its batch."""
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        channels, height, width = input_shape
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(channels * height * width, 16),
+            nn.BatchNorm1d(16),
+            nn.ReLU(),
+            nn.Linear(16, num_classes),
+        )
+
+
 class Dropping(Small):
     """It draws from the process's generator."""
 

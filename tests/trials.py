@@ -9,6 +9,8 @@ from fedsweep.config import RunConfig
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
+from fedsweep.strategies import STRATEGIES
+from fedsweep.strategies.own_part import OwnHead
 from fedsweep.sweeps.compose import compose
 from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.trial import run_trial
@@ -25,6 +27,13 @@ def digits() -> ImageData:
 def small(*words: str) -> RunConfig:
     """Return the configuration of a small trial on digits."""
     return compose([*SMALL, *words])
+
+
+def network_of(strategy: str, otherwise: str) -> str:
+    """Return a network for a method: a part of it is the client's own in some."""
+    if issubclass(STRATEGIES[strategy], OwnHead):
+        return "mlp"
+    return "tests.networks.NormedMLP" if strategy == "fedbn" else otherwise
 
 
 def events_of(

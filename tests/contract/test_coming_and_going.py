@@ -16,7 +16,7 @@ from fedsweep.strategies.clustered import ClusterTraining
 from fedsweep.strategies.local import Local
 from fedsweep.sweeps.compose import compose
 from tests.contract.test_strategies_flower import _build, _grid, _round, only_declared
-from tests.fakes import halfway_app, record, values
+from tests.fakes import halfway_app, start_of, values
 
 TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4), 5: (0, 6)}
 REFUSED = {"cfl"}
@@ -37,14 +37,6 @@ def _strategy(name: str, fraction: float) -> Any:
     return _build(name, fraction_train=fraction, **changes)
 
 
-def _start(name: str) -> ArrayRecord:
-    return (
-        ArrayRecord({**record(0, 0), "head.weight": record(5)["w"]})
-        if name == "fedper"
-        else record(0, 0)
-    )
-
-
 def _asked(strategy: Any, grid: Any, arrays: ArrayRecord) -> list[int]:
     messages = list(strategy.configure_evaluate(9, arrays, ConfigRecord(), grid))
     assert isinstance(strategy, Local) or all(message.content.array_records for message in messages)
@@ -59,7 +51,7 @@ def test_half_the_clients_then_a_newcomer_then_two_leave(name: str) -> None:
     """
     random.seed(2)
     strategy = _strategy(name, 1.0 if name in REFUSED or name in ROBUST else 0.5)
-    grid, arrays = _grid(), _start(name)
+    grid, arrays = _grid(), start_of(strategy)
     for number in range(1, 7):
         arrays, _ = _round(strategy, grid, number, arrays)
     assert sorted(_asked(strategy, grid, arrays)) == [1, 2, 3, 4]

@@ -20,7 +20,7 @@ from fedsweep.strategies import (
     wrap_privacy,
 )
 from fedsweep.strategies.devices import device_of, nominal
-from tests.fakes import FakeGrid, halfway_app, record, values
+from tests.fakes import FakeGrid, halfway_app, record, start_of, values
 
 NAMES = sorted(STRATEGIES)
 
@@ -93,10 +93,8 @@ def _fails(node: int, message_type: str) -> Callable[[Message], bool]:
 def test_two_rounds_under_flowers_own_loop(name: str) -> None:
     """Seven nodes, as Bulyan needs; the model moves, its metrics arrive."""
     targets = {node: (float(node), 1.0) for node in range(1, 8)}
-    start = record(0, 0)
-    if name == "fedper":
-        start["head.w"] = record(5)["w"]
-    result = _build(name).start(FakeGrid(halfway_app(targets), 7), start, num_rounds=2)
+    strategy = _build(name)
+    result = strategy.start(FakeGrid(halfway_app(targets), 7), start_of(strategy), num_rounds=2)
     assert (
         sorted(result.train_metrics_clientapp)
         == sorted(result.evaluate_metrics_clientapp)

@@ -21,7 +21,18 @@ from fedsweep.strategies import (
 )
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-CLUSTERED = {"kmeans", "flhc", "cfl", "fesem", "fedgroup", "pacfl", "stocfl", "fedclust", "oracle"}
+CLUSTERED = {
+    "kmeans",
+    "flhc",
+    "cfl",
+    "fesem",
+    "fedgroup",
+    "pacfl",
+    "stocfl",
+    "fedclust",
+    "oracle",
+    "hierfavg",
+}
 NAMES = sorted(STRATEGIES)
 
 
@@ -39,7 +50,7 @@ def _build(name: str, **changes: Any) -> flower.Strategy:
 def test_every_method_is_a_file_and_every_kind_of_privacy_an_option() -> None:
     folder = Path(build_strategy.__code__.co_filename).parent
     assert all((folder / f"{name}.py").exists() for name in NAMES)
-    assert len(NAMES) == 30
+    assert len(NAMES) == 41
     kinds = get_args(PrivacyConfig.model_fields["name"].annotation)
     assert {path.stem for path in (CONFIGS / "privacy").glob("*.yaml")} == set(kinds)
 
@@ -173,7 +184,8 @@ def test_which_strategies_average() -> None:
     """FedMedian is a FedAvg by inheritance, and no weighted mean."""
     averaging = {name for name in NAMES if is_weighted_mean(_build(name))}
     flower = {"fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi"}
-    assert averaging == flower | CLUSTERED | {"fedavg_ft", "ditto", "fedper", "apfl"}
+    personal = {"fedavg_ft", "ditto", "fedper", "apfl", "fedrep", "fedbn", "fedbabu", "pfedme"}
+    assert averaging == flower | CLUSTERED | personal | {"perfedavg", "fedala", "fedrod", "moon"}
 
 
 def test_a_strategy_of_somebody_else_is_no_weighted_mean() -> None:

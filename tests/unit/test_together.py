@@ -152,6 +152,14 @@ METHODS = {
     "apfl": ["training.momentum=0.5", "training.weight_decay=0.01", "training.epochs=2"],
     "fedper": [],
     "fedavg_ft": [],
+    "fedrep": ["strategy.head_epochs=2", "training.weight_decay=0.01"],
+    "fedbabu": ["strategy.finetune=head"],
+    "pfedme": ["training.optimizer=adam", "training.lr=0.003"],
+    "perfedavg": ["strategy.approximation=hessian_free", "strategy.delta=0.1"],
+    "fedala": ["training.epochs=2", "strategy.fraction_train=0.5"],
+    "fedrod": ["training.weight_decay=0.01", "partition=pathological"],
+    "feddyn": ["strategy.fraction_train=0.5"],
+    "fednova": ["training.proximal_mu=0.1"],
 }
 
 

@@ -10,17 +10,15 @@ from fedsweep.client.messages import partition_id
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
 from fedsweep.sweeps.compose import compose, options
 from fedsweep.trial.trial import train_config
-from tests.trials import events_of, outcome, small
+from tests.trials import events_of, network_of, outcome, small
 
 QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
 
 
 @pytest.mark.parametrize("name", options("strategy"))
 def test_every_strategy_runs_and_learns(name: str) -> None:
-    words = ["model=mlp"] if name == "fedper" else []  # its head would be all of a linear model
-    started, first, *rounds, result = events_of(
-        small(*QUICK, f"strategy={name}", "rounds=3", *words)
-    )
+    words = [f"strategy={name}", "rounds=3", f"model.name={network_of(name, 'logreg')}"]
+    started, first, *rounds, result = events_of(small(*QUICK, *words))
     assert isinstance(started, TrialStarted)
     assert isinstance(result, TrialResult)
     assert [record.round for record in rounds] == [1, 2, 3]

@@ -92,12 +92,19 @@ def test_dropout_has_its_chance_and_follows_from_the_task_alone() -> None:
 EFFORTS = {  # (trained, scored) of 20 examples, two epochs, three models sent
     "": (40, 0), "apfl": (80, 0), "choose": (40, 60), "qfedavg": (40, 60), "soft": (40, 60),
     "ditto": (80, 0), "fedper": (40, 0), "finetune": (40, 0), "local": (40, 0), "scaffold": (40, 0),
+    "fedrep": (140, 0), "fedbn": (40, 0), "fedbabu": (40, 0), "pfedme": (200, 0),
+    "perfedavg": (80, 0), "fedala": (56, 0), "fedrod": (80, 0), "feddyn": (40, 0),
+    "fednova": (40, 0), "moon": (40, 80),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", EFFORTS)
 def test_what_a_methods_clients_compute(method: str) -> None:
-    effort = STRATEGIES.client_part(method).effort({"epochs": 2}, 20, 3)
+    told = {
+        "epochs": 2, "head-epochs": 5, "inner-steps": 5, "approximation": "hessian_free",
+        "ala-share": 0.8,
+    }  # fmt: skip
+    effort = STRATEGIES.client_part(method).effort(told, 20, 3)
     assert (effort.trained, effort.scored) == EFFORTS[method]
 
 

@@ -17,22 +17,17 @@ from fedsweep.sweeps.compose import compose
 from fedsweep.sweeps.prepare import make_split
 from fedsweep.training.local import evaluate
 from fedsweep.trial.trial import run_trial
-from tests.trials import digits, events_of, small
+from tests.trials import digits, events_of, network_of, small
 
 QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
-PERSONAL = ["local", "ditto", "apfl", "fedper", "fedavg_ft"]
+PERSONAL = [name for name, kind in STRATEGIES.items() if models_of(kind).personal_models]
 APART = ["ifca", "clove", "fedsoft"]
 """Methods whose models began independently."""
 HELD_OUT = ["acc", "acc_std", "acc_p10", "acc_min", "acc_jain", "loss"]
 
 
 def words_of(strategy: str) -> list[str]:
-    """A head of FedPer's would be all of a linear model."""
-    return [
-        *QUICK,
-        f"strategy={strategy}",
-        "model=" + ("mlp" if strategy == "fedper" else "logreg"),
-    ]
+    return [*QUICK, f"strategy={strategy}", f"model.name={network_of(strategy, 'logreg')}"]
 
 
 def rounds_of(*words: str) -> list[RoundRecord]:
@@ -336,7 +331,7 @@ def test_who_was_not_evaluated_has_no_score_and_is_counted(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_only_methods_that_have_a_global_model_print_its_accuracy(name: str) -> None:
     _, *rounds, result = events_of(small(*words_of(name)))
-    has = name not in (*APART, "local", "fedper")
+    has = name not in (*APART, "local", "fedper", "fedrep", "fedbn")
     assert [("1_global/acc" in r.metrics, "1_global/loss" in r.metrics) for r in rounds] == [
         (has, has)
     ] * 3
