@@ -614,6 +614,8 @@ CATALOG = Catalog([
            shown="table", over_seeds="reached"),
     Metric("0_final/mb_to_target", "MB to target", "", "lower", final="mb_to_target", shown="table",
            over_seeds="reached"),
+    Metric("0_final/virtual_s_to_target", "virtual time to target", "s", "lower", 1,
+           final="virtual_s_to_target", shown="table", over_seeds="reached"),
     Metric("0_final/wall_s", "time", "s", "lower", final="wall_s", follows="clock", shown="table",
            label="wall time"),
     Metric("0_final/rounds", "rounds", decimals=0, final="rounds"),

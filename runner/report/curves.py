@@ -17,7 +17,30 @@ if TYPE_CHECKING:
     from fedsweep.tracking.read import StoredTrial
 
 _METHOD = "strategy"  # stands first in the name of a way
-_MB = "4_comm/mb_total"
+
+
+@dataclass(frozen=True)
+class Along:
+    """What curves run along."""
+
+    key: str  # a metric that only grows, as it is logged; of the rounds none
+    figure: str  # in the names of figures
+    label: str  # of the axis
+    title: str
+    to_target: str  # what a trial took of it until it reached a target
+
+
+ALONG = {
+    "round": Along("", "rounds", "round", "rounds", "rounds_to_target"),
+    "mb": Along(
+        "4_comm/mb_total", "megabytes", "client traffic (MB)", "client traffic", "mb_to_target"
+    ),
+    "virtual_s": Along(
+        "5_time/virtual_s", "virtual_time", "virtual time (s)", "virtual time",
+        "virtual_s_to_target",
+    ),
+}  # fmt: skip
+"""By the name of their column in the curves; a trial may lack one."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +74,9 @@ class Target:
 
 
 def trial_curves(trials: "Mapping[int, StoredTrial]", target: Target | None = None) -> pd.DataFrame:
-    """Return a row per trial and round: ``trial`` (its number), ``round``, ``mb``, the catalog's
-    curves by their names (``acc``, ``loss``), and the target's metric as ``target``.
+    """Return a row per trial and round: ``trial`` (its number), what curves run along
+    (``ALONG``), the catalog's curves by their names (``acc``, ``loss``), and the
+    target's metric as ``target``.
 
     A curve is the first of its metrics that the trial has: the clients' mean, else the global
     model's. It is missing where nothing was evaluated, and ``acc_nan``, ``loss_nan`` say where it
@@ -60,7 +84,8 @@ def trial_curves(trials: "Mapping[int, StoredTrial]", target: Target | None = No
     """
     parts = []
     curves = {name: [metric.key for metric in found] for name, found in CATALOG.curves.items()}
-    curves["mb"] = [_MB]
+    took = {name: along.key for name, along in ALONG.items() if along.key}
+    curves |= {name: [key] for name, key in took.items()}
     for i, trial in trials.items():
         keys = [key for found in curves.values() for key in found]
         wanted = {*keys, *([target.key] if target else [])}
@@ -74,7 +99,8 @@ def trial_curves(trials: "Mapping[int, StoredTrial]", target: Target | None = No
             values = next((logged[key] for key in options if key in logged), pd.Series(dtype=float))
             part[name] = values
             part[f"{name}_nan"] = part["round"].isin(values.index[values.isna()])
-        part["mb"] = part["mb"].ffill()
+        for name in took:
+            part[name] = part[name].ffill()
         if target is not None:
             part["target"] = logged.get(target.key, nan)
         parts.append(part)
@@ -82,12 +108,15 @@ def trial_curves(trials: "Mapping[int, StoredTrial]", target: Target | None = No
 
 
 def to_target(curve: pd.DataFrame, target: Target) -> dict[str, float]:
-    """Return the rounds and the client traffic (MB) until a trial first reached the target;
-    nan if it did not.
+    """Return the rounds, the client traffic (MB) and, under a virtual clock, the virtual seconds
+    until a trial first reached the target; nan if it did not.
     """
     there = curve[target.sign * curve["target"] >= target.sign * target.value]
-    rounds, mb = (nan, nan) if there.empty else there[["round", "mb"]].iloc[0]
-    return {"rounds_to_target": float(rounds), "mb_to_target": float(mb)}
+    return {
+        along.to_target: nan if there.empty else float(there[name].iloc[0])
+        for name, along in ALONG.items()
+        if name in curve and curve[name].notna().any()
+    }
 
 
 def with_labels(

@@ -13,7 +13,7 @@ from fedsweep.figures.canvas import SCREEN, Extras, Page
 from fedsweep.figures.style import Way, styles
 from fedsweep.report import comparisons
 from fedsweep.report import plots as sweeps
-from fedsweep.report.curves import with_labels
+from fedsweep.report.curves import ALONG, with_labels
 from fedsweep.report.plots import Looks
 from fedsweep.report.results import SEED
 from fedsweep.report.rows import Trials
@@ -51,8 +51,8 @@ def sweep_figures(
     rows : Trials
         The same trials, in the same order.
     curves : pd.DataFrame
-        A row per trial and round: ``trial``, ``round``, ``mb``, and for each curve of the catalog
-        ``acc``, ``acc_nan``.
+        A row per trial and round: ``trial``, those of ``ALONG``, and for each curve of the
+        catalog ``acc``, ``acc_nan``.
     own, ways : sequence of Way
         Those of these trials, one by one, and all of the sweep, shown here or not: they fix how
         each looks.
@@ -86,14 +86,14 @@ def sweep_figures(
     known = styles(ways if set(own) <= set(ways) else own)
     looks = dict(zip(labels["line"], (known[way] for way in own), strict=True))
 
-    # Over rounds, and over megabytes.
+    # Over rounds, and along what else they took.
     curves = curves[curves["trial"].isin(rows.finished.index[rows.finished])]
     curves = curves.join(labels, on="trial")
     for value, (first, *_) in CATALOG.curves.items():
-        for x, axis in (("round", "rounds"), ("mb", "megabytes")):
+        for x, along in ALONG.items():
             if (curves[value].notna() & curves[x].notna()).any():
                 told = first.axis_label, first.factor
-                name = f"{value}_over_{axis}"
+                name = f"{value}_over_{along.figure}"
                 draw(name, sweeps.over, curves, x, value, *told, looks=looks, page=page)
 
     # Ways against each other, over the conditions.

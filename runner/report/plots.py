@@ -23,6 +23,7 @@ from fedsweep.figures.canvas import (
     whole_rounds,
 )
 from fedsweep.figures.style import Style, styles
+from fedsweep.report.curves import ALONG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,10 @@ def over(
     """
     curves = curves[(curves[value].notna() | curves[f"{value}_nan"]) & curves[x].notna()]
     figure, axes, panels, lines = panels_of(
-        curves, title or f"{label.capitalize()} over {_TITLES[x]}", looks, page
+        curves,
+        title or f"{label.capitalize()} over {ALONG[x].title}: mean and deviation over seeds",
+        looks,
+        page,
     )
     entries: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=False):
@@ -76,7 +80,7 @@ def over(
             ax.fill_between(
                 rows.columns, middle - spread, middle + spread, color=look.colour, alpha=0.18, lw=0
             )
-        ax.set_xlabel(_AXES[x])
+        ax.set_xlabel(ALONG[x].label)
         if x == "round":
             whole_rounds(ax)
     label_panels(figure, axes, panels, entries, label, page)
@@ -87,13 +91,6 @@ def _some(points: int, line: int) -> tuple[int, int]:
     """Return which points have a marker: the first, and step; lines have theirs at others."""
     step = max(1, points // 8)
     return line % step, step
-
-
-_AXES = {"round": "round", "mb": "client traffic (MB)"}
-_TITLES = {
-    "round": "rounds: mean and deviation over seeds",
-    "mb": "client traffic: mean and deviation over seeds",
-}
 
 
 def client_distributions(
@@ -358,7 +355,7 @@ def _lost(part: "pd.DataFrame", x: str, value: str, at: "pd.Index") -> np.ndarra
         nan = trial.sort_values(x)[f"{value}_nan"].to_numpy()
         last = np.searchsorted(np.sort(trial[x].to_numpy()), at.to_numpy(), side="right") - 1
         # Between two rounds both of them count.
-        after = np.minimum(last + 1, len(nan) - 1) if x == "mb" else last
+        after = np.minimum(last + 1, len(nan) - 1) if ALONG[x].key else last
         lost |= (last >= 0) & (nan[last] | nan[after])
     return lost
 

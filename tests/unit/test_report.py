@@ -359,6 +359,8 @@ def test_rounds_and_megabytes_to_a_target():
         "rounds_to_target": 2.0,
         "mb_to_target": 4.0,
     }
+    timed = to_target(curve.assign(virtual_s=[0.0, 7.0, 9.0, 20.0]), Target.parse("0.8"))
+    assert timed["virtual_s_to_target"] == 9.0
     missed = to_target(curve, Target("3_clients/acc", 0.9))
     assert math.isnan(missed["rounds_to_target"])
     rows = [row("seed=0", rounds_to_target=2.0, acc=0.1), row("seed=1", **missed, acc=0.1)]
