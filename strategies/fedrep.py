@@ -54,7 +54,7 @@ class FedRep(OwnHead):
     """
 
     settings = FedRepSettings
-    colour = "#8C564B"
+    colour = "#8D5EED"
     partial_means = True
 
     clients = HeadFirst

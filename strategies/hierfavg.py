@@ -52,7 +52,7 @@ class HierFAVG(ClusterTraining):
     """
 
     settings = HierFAVGSettings
-    colour = "#2E4057"
+    colour = "#1919E5"
     partial_means = True
 
     def __init__(self, *, cloud_every: int = 2, **common: Any) -> None:

@@ -68,7 +68,7 @@ class MOON(Told):
     """
 
     settings = MOONSettings
-    colour = "#5F9EA0"
+    colour = "#1FA81F"
     partial_means = True
     any_version = True
 

@@ -96,7 +96,7 @@ class PFedMe(Told):
 
     settings = PFedMeSettings
     title = "pFedMe"
-    colour = "#4B3F72"
+    colour = "#B51DB5"
     partial_means = True
 
     clients = Enveloped
