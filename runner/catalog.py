@@ -43,6 +43,10 @@ class Need(Enum):
     GROUPS = "known groups of clients"
     HELD_OUT = "clients that are evaluated on what they hold out"
     OWN_TESTED = "clients' own models that are tested"
+    ATTACKERS = "attackers among the clients"
+    GOAL = "an attack that aims at labels"
+    SHARED = "models that clients share"
+    ACCUSES = "a method that leaves replies out"
 
 
 _SECTIONS: Mapping[str, tuple[Need, ...]] = {
@@ -107,7 +111,8 @@ class Observed:
     clients : mapping
         Name -> a value for each client that has one, float (n,): ``train_loss``; ``eval_loss`` and
         ``eval_acc`` on what clients hold out; ``test_loss`` and ``test_acc`` of clients' own
-        models on the central test set. What nobody has is left out.
+        models on the central test set, and their ``attack_success``: the share of what attackers
+        want that they say. Attackers are none of the clients. What nobody has is left out.
     classes : mapping
         Whose predictions -> what they were: of the ``global`` model on the central test set, once
         for each client as its group sees it; of the clients' ``own`` models there; of these on what
@@ -516,6 +521,7 @@ def _fits(pattern: str, key: str) -> bool:
 
 
 _HELD_OUT, _OWN, _GROUPS = (Need.HELD_OUT,), (Need.OWN_TESTED,), (Need.GROUPS,)
+_ATTACKERS = (Need.ATTACKERS,)
 
 
 def by_class(
@@ -568,6 +574,25 @@ CATALOG = Catalog([
            of=client_values("test_acc").quantile(0.1)),
     Metric("3_clients/test_acc_min", "worst client on the test set", "%", "higher", needs=_OWN,
            of=client_values("test_acc").min()),
+    # Of attackers: what they reach, and whether they are found. All else that is said of clients is
+    # said of the honest ones.
+    Metric("1_global/attack_success", "attack success", "%", "lower", final="attack_success",
+           needs=(Need.GOAL,), shown="table", curve="attack_success", live="attack"),
+    Metric("3_clients/attack_success", "attack success on clients", "%", "lower",
+           final="client_attack_success", needs=(Need.GOAL, Need.SHARED),
+           of=client_values("attack_success").mean(), shown="table", curve="attack_success"),
+    Metric("3_clients/attackers", "attackers whose replies were used", "", "lower", 0,
+           needs=_ATTACKERS),
+    Metric("3_clients/attackers_recall", "attackers left out", "%", "higher",
+           final="attackers_recall", needs=(*_ATTACKERS, Need.ACCUSES), shown="full"),
+    Metric("3_clients/attackers_precision", "attackers among those left out", "%", "higher",
+           final="attackers_precision", needs=(*_ATTACKERS, Need.ACCUSES), shown="full"),
+    Metric("2_clusters/attackers_ari", "ARI of attackers", "", "", 2, final="attackers_ari",
+           needs=_ATTACKERS, shown="full", label="agreement of clusters with who attacks (ARI)"),
+    Metric("2_clusters/attackers_apart", "attackers in clusters of their own", "%", "higher",
+           final="attackers_apart", needs=_ATTACKERS, shown="full"),
+    Metric("2_clusters/captured", "honest clients in captured clusters", "%", "lower",
+           final="captured", needs=_ATTACKERS, shown="full"),
     # By class: all classes count alike, however few examples they have.
     *by_class("balanced_acc", "balanced accuracy", ClassCounts.balanced_accuracy),
     *by_class("macro_f1", "macro F1", ClassCounts.macro_f1),

@@ -39,6 +39,8 @@ class ModelTraits:
     """Clients are sent one model, and send all of it back."""
     clusters_clients: bool = False
     """It trains one model per cluster of clients."""
+    accuses: bool = False
+    """It takes some replies for attackers', and leaves them out: see :func:`accused_by`."""
 
 
 def models_of(strategy: object) -> ModelTraits:
@@ -48,6 +50,19 @@ def models_of(strategy: object) -> ModelTraits:
         inner = inner.strategy
     said = {field.name: getattr(inner, field.name, field.default) for field in fields(ModelTraits)}
     return ModelTraits(**said)  # type: ignore[arg-type]
+
+
+def accused_by(strategy: object) -> frozenset[int] | None:
+    """Return the nodes whose replies a method took for attackers' in the last round.
+
+    A method that chooses among replies has them in ``accused``; None of one that does not.
+    """
+    inner: Any = strategy
+    found = getattr(inner, "accused", None)
+    while found is None and hasattr(inner, "strategy"):
+        inner = inner.strategy
+        found = getattr(inner, "accused", None)
+    return None if found is None else frozenset(found)
 
 
 def says(strategy: object, fact: str) -> bool:

@@ -40,8 +40,8 @@ def checked(value: object, annotation: object) -> object:
     if any(hasattr(kind, "model_fields") for kind in kinds):
         return value  # a section looks at its own
     whole = int in kinds and float not in kinds
-    if whole and isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
-        return int(value)
+    if whole:
+        value = [*map(_whole, value)] if isinstance(value, list | tuple) else _whole(value)
     if not kinds & {int, float, Any}:
         return value
     for number in _numbers(value):
@@ -51,6 +51,12 @@ def checked(value: object, annotation: object) -> object:
                 "a number has to be finite: 0 or from 1e-30 to 1e30 in size, whole ones of 64 bits",
             )
     return value
+
+
+def _whole(value: object) -> object:
+    """Return the whole number that a float is, or what is no such float as it is."""
+    exact = isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT
+    return int(value) if exact else value  # type: ignore[call-overload]
 
 
 def _holds(number: float) -> bool:

@@ -163,7 +163,7 @@ class AttackersSettings(FedAvgSettings):
 
 
 class Attacked(CheckedCohort):
-    """A mean of replies that are chosen by the distances between them.
+    """A mean of replies that are chosen by the distances between them; it accuses the others.
 
     Parameters
     ----------
@@ -173,9 +173,12 @@ class Attacked(CheckedCohort):
         Parameters of Flower's FedAvg.
     """
 
+    accuses = True
+
     def __init__(self, *, num_malicious_nodes: int = 0, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.num_malicious_nodes = num_malicious_nodes
+        self.accused: frozenset[int] = frozenset()
 
     @property
     def needed(self) -> int:
@@ -218,6 +221,8 @@ class Attacked(CheckedCohort):
                 f"but {len(valid)} came; train more clients or lower num_malicious_nodes"
             )
         chosen, combine = self.choose(squared_distances([arrays_of(reply) for reply in valid]))
+        nodes = [reply.metadata.src_node_id for reply in valid]
+        self.accused = frozenset(nodes) - {nodes[row] for row in chosen}
         return combined(self, valid, chosen, combine)
 
 

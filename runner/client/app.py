@@ -30,8 +30,8 @@ type                content                               reply
 ``query.flop``      nothing                               ``metrics``: flop of the network's forward
                                                           pass on one example
 ``query.test``      ``arrays``, ``config``: group,        ``metrics``: num-examples, loss_sum,
-                    start, stop, confusion (bool)         correct, confusion (classes x classes, row
-                                                          by row)
+                    start, stop, confusion (bool),        correct, confusion (classes x classes, row
+                    goal (bool): what attackers want      by row)
 ==================  ====================================  ==========================================
 
 Where updates are compressed, the reply of ``train`` has in ``arrays`` what is sent in their place,
@@ -272,7 +272,8 @@ class BuiltinClient(ClientProcess):
         config = message_config(message)
         model = self.load(message.content.array_records["arrays"])
         group, start, stop = (int(cast(int, config[key])) for key in ("group", "start", "stop"))
-        x, y = self.pool.examples(*self.test_set(group, start, stop))
+        goal = bool(config.get("goal"))
+        x, y = self.pool.examples(*self.test_set(group, start, stop, goal=goal))
         if len(y) == 0:  # this group has none of the slice's labels
             empty: Metrics = {"num-examples": 0, "loss_sum": 0.0, "correct": 0}
             classes = len(self._data.images.class_names)

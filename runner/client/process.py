@@ -162,9 +162,15 @@ class ClientProcess:
         """Return sums that begin at zero."""
         return TestSums(self.num_classes)
 
-    def test_set(self, group: int, start: int, stop: int) -> tuple[Hashable, Read]:
-        """Return a slice of the central test set, as a group sees it, as the pool takes it."""
-        return ("test", group, start, stop), lambda: self._data.test(group, start, stop)
+    def test_set(
+        self, group: int, start: int, stop: int, *, goal: bool = False
+    ) -> tuple[Hashable, Read]:
+        """Return a slice of the central test set, as a group sees it, as the pool takes it.
+
+        With ``goal`` it is what attackers want of it.
+        """
+        key = ("goal" if goal else "test", group, start, stop)
+        return key, lambda: self._data.test(group, start, stop, goal=goal)
 
     def _phase(self, config: Values) -> int:
         """Return which of the drifting data's phases a round is in."""

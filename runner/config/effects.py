@@ -10,6 +10,7 @@ from typing import Protocol
 from fedsweep.config.learning import TrainingConfig
 from fedsweep.config.running import HalvingConfig, StopConfig
 from fedsweep.pace.schedule import Schedule
+from fedsweep.scenario.attack import Attack
 from fedsweep.scenario.device import Devices
 from fedsweep.scenario.partition import Partition
 from fedsweep.scenario.shift import Shift
@@ -30,6 +31,8 @@ class Sections(Protocol):
     @property
     def shift(self) -> Shift: ...  # noqa: D102
     @property
+    def attack(self) -> Attack: ...  # noqa: D102
+    @property
     def devices(self) -> Devices: ...  # noqa: D102
     @property
     def schedule(self) -> Schedule: ...  # noqa: D102
@@ -48,6 +51,7 @@ def idle_keys(config: Sections) -> dict[str, str]:
     found = _idle_training(config)
     found |= {f"strategy.{key}": why for key, why in config.strategy.idle().items()}
     found |= {f"shift.{key}": why for key, why in config.shift.idle().items()}
+    found |= {f"attack.{key}": why for key, why in config.attack.idle().items()}
     found |= {f"devices.{key}": why for key, why in config.devices.idle().items()}
     found |= {f"schedule.{key}": why for key, why in config.schedule.idle().items()}
     found |= config.schedule.rules_out()

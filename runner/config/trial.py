@@ -23,6 +23,8 @@ from fedsweep.pace.schedules import SCHEDULES, schedule_of
 from fedsweep.parts.code import Code
 from fedsweep.parts.family import Family
 from fedsweep.parts.registry import Origin, Registry
+from fedsweep.scenario.attack import Attack, Attacker
+from fedsweep.scenario.attacks import ATTACKS, attack_of
 from fedsweep.scenario.compression import Compression
 from fedsweep.scenario.compressions import COMPRESSIONS, compression_of
 from fedsweep.scenario.dataset import DATASETS
@@ -40,6 +42,7 @@ from fedsweep.strategies.selection import ServerRule
 from fedsweep.strategies.settings import FedAvgSettings, Setting
 
 LATER: dict[str, Family[Any]] = {
+    "attack": ATTACKS,
     "devices": DEVICES,
     "schedule": SCHEDULES,
     "compression": COMPRESSIONS,
@@ -61,7 +64,7 @@ class TrialConfig(Section):
     """What defines a trial: everything that decides its numbers."""
 
     PROBLEM: ClassVar[frozenset[str]] = frozenset({
-        "dataset", "partition", "shift", "devices", "num_clients", "evaluate_every",
+        "dataset", "partition", "shift", "attack", "devices", "num_clients", "evaluate_every",
         "strategy.fraction_evaluate", "strategy.min_evaluate_nodes", "evaluate_personal", "metrics",
         "experiment",
     })  # fmt: skip
@@ -73,6 +76,9 @@ class TrialConfig(Section):
     )
     shift: Annotated[Shift, OneOf(SHIFTS)] = Field(
         default_factory=shift_of, description="known groups of clients"
+    )
+    attack: Annotated[Attack, OneOf(ATTACKS)] = Field(
+        default_factory=attack_of, description="attackers among the clients"
     )
     devices: Annotated[Devices, OneOf(DEVICES)] = Field(
         default_factory=devices_of, description="simulated devices: a virtual clock"
@@ -200,6 +206,7 @@ class TrialConfig(Section):
             )
         self._check_schedule(cohort)
         self._check_compression()
+        self._check_attack()
         try:
             s.check()
             s.check_in(Setting(n, cohort, self.rounds, self.training.optimizer, self.model.name))
@@ -264,6 +271,29 @@ class TrialConfig(Section):
                 "set one of them to none"
             )
 
+    def _check_attack(self) -> None:
+        """Refuse attackers that do nothing, and what they could not send."""
+        attack = self.attack
+        if not isinstance(attack, Attacker):
+            return
+        try:
+            attack.check_in(self.num_clients)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        given = f"attack={attack.name}"
+        if not attack.at_replies:
+            return
+        if not self._models.averages_models:
+            raise ConfigError(
+                f"{given} forges what clients send, and those of strategy={self.strategy.name} "
+                "send nothing; set an attack at the data such as attack=label_flip, or attack=none"
+            )
+        if self.compression.compresses:
+            raise ConfigError(
+                f"{given} with compression={self.compression.name}: a forged update is sent whole; "
+                "set one of them to none"
+            )
+
     @model_validator(mode="after")
     def _happens(self) -> Self:
         """Refuse what no round is left for."""
@@ -311,6 +341,8 @@ class TrialConfig(Section):
             return f"strategy={s.name} has no clusters; take another metric or strategy"
         if need is Need.GROUPS and self.shift.num_groups == 1:
             return "there are no known groups to agree with; set shift and shift.groups"
+        if why := self._lacks_attack(need, has):
+            return why
         if need is Need.HELD_OUT and self.partition.eval_fraction == 0:
             return (
                 "no client holds out examples with partition.eval_fraction=0; raise it, or take "
@@ -326,6 +358,19 @@ class TrialConfig(Section):
                     f"not before the last round under strategy={s.name}; set "
                     "evaluate_personal=always"
                 )
+        return ""
+
+    def _lacks_attack(self, need: Need, has: ModelTraits) -> str:
+        """Return why such trials lack what a metric of attackers needs; or nothing."""
+        attack, s = self.attack, self.strategy
+        if need is Need.ATTACKERS and not attack.attacks:
+            return "there are no attackers with attack=none; set another one"
+        if need is Need.GOAL and not (isinstance(attack, Attacker) and attack.aims):
+            return f"attack={attack.name} aims at no labels; set attack=backdoor or label_flip"
+        if need is Need.ACCUSES and not has.accuses:
+            return f"strategy={s.name} leaves no reply out; take another metric or strategy"
+        if need is Need.SHARED and has.personal_models:
+            return f"clients' own models under strategy={s.name} are not tested on it"
         return ""
 
     @property

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedsweep.config import RunConfig, TrialConfig
+from fedsweep.data.adversary import NOBODY, Adversary
 from fedsweep.data.partition import group_partition, split_rows
 from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
@@ -70,6 +71,7 @@ class FederatedData:
     train_rows: Sequence[np.ndarray]  # per client
     eval_rows: Sequence[np.ndarray]  # per client; may be empty
     shift: ClientGroups
+    adversary: Adversary = NOBODY
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_rows", Rows.of(self.train_rows))
@@ -82,28 +84,40 @@ class FederatedData:
         Raises
         ------
         DataError
-            The partition or the shift can't be met with this data set.
+            The partition, the shift or the attack can't be met with this data set.
         """
         cache = Path(cfg.data.cache).expanduser()
         shift = ClientGroups.build(cfg.shift, cfg.num_clients, images.num_classes, cfg.seed)
         for group in range(shift.num_groups):  # what can't be is refused before anybody trains
             shift.apply(images.train_x[:2], images.train_y[:2], group)
+        adversary = Adversary.build(cfg.attack, cfg.num_clients, images.num_classes, cfg.seed)
+        adversary.check(images.train_x[:2], images.train_y[:2])
         rows = group_partition(cfg.partition, images.train_y, shift, cfg.seed, cache)
         splits = [
             split_rows(own, cfg.partition.eval_fraction, derive_seed(cfg.seed, "split", client))
             for client, own in enumerate(rows)
         ]
         return cls(
-            images, tuple(train for train, _ in splits), tuple(held for _, held in splits), shift
+            images,
+            tuple(train for train, _ in splits),
+            tuple(held for _, held in splits),
+            shift,
+            adversary,
         )
 
     def client(
         self, partition_id: int, split: Literal["train", "eval"], phase: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return a client's images uint8 (n, C, H, W), labels int64 (n,), as seen by its group."""
+        """Return a client's images uint8 (n, C, H, W), labels int64 (n,), as seen by its group.
+
+        What an attacker trains on is what the attack makes of it.
+        """
         rows = (self.train_rows if split == "train" else self.eval_rows)[partition_id]
-        group = self.groups_in(phase)[partition_id]
-        return self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], group)
+        group = int(self.groups_in(phase)[partition_id])
+        x, y = self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], group)
+        if split == "eval":
+            return x, y
+        return self.adversary.poison(partition_id, x, y)
 
     def phase(self, server_round: int) -> int:
         """Return 0 before the clients' groups change, 1 from that round on."""
@@ -114,18 +128,25 @@ class FederatedData:
         return self.shift.drifted if phase else self.shift.groups
 
     def test(
-        self, group: int, start: int | None = None, stop: int | None = None
+        self,
+        group: int,
+        start: int | None = None,
+        stop: int | None = None,
+        *,
+        goal: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return a slice of the central test set as a group sees it, without classes it has not.
 
         The arrays may be read-only views; they are empty where the slice holds none of the group's
-        classes.
+        classes. With ``goal`` they are what the attackers want of the models: their images, and the
+        labels that they want.
         """
         x, y = self.images.test_x[start:stop], self.images.test_y[start:stop]
         if self.shift.class_sets:
             has = self.shift.has(y, group)
             x, y = x[has], y[has]
-        return self.shift.apply(x, y, group)
+        seen = self.shift.apply(x, y, group)
+        return self.adversary.goal(*seen) if goal else seen
 
     @property
     def groups(self) -> np.ndarray:
@@ -142,7 +163,10 @@ class FederatedData:
         return Rows.of(self.train_rows).sizes
 
     def label_counts(self) -> np.ndarray:
-        """Return training examples by client and class, after the shift, int64 (clients, K)."""
+        """Return training examples by client and class, after the shift, int64 (clients, K).
+
+        An attacker's are counted as they were before it changed them.
+        """
         classes = self.images.num_classes
         labels = np.concatenate(
             [

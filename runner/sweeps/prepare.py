@@ -47,14 +47,15 @@ def _images_key(config: TrialConfig) -> str:
 
 
 def _split_key(config: TrialConfig) -> str:
-    parts = [config.dataset.canonical(), config.partition.canonical(), config.shift.canonical()]
+    sections = (config.dataset, config.partition, config.shift, config.attack)
+    parts = [section.canonical() for section in sections]
     return json.dumps([*parts, config.code, config.num_clients, config.seed], sort_keys=True)
 
 
 def make_split(images: ImageData, config: RunConfig) -> Split:
     """Split a data set among the clients as a trial asks."""
     data = FederatedData.build(images, config)
-    return Split(data.train_rows, data.eval_rows, data.shift)
+    return Split(data.train_rows, data.eval_rows, data.shift, data.adversary)
 
 
 @ray.remote(num_cpus=0)

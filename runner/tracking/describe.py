@@ -49,6 +49,9 @@ CODE = "code.places"
 APP_METRICS = "metrics.app"
 """Tag of a trial's run: how the metrics are shown that its app has, and the catalog has not."""
 
+ATTACKERS = "attackers"
+"""Tag of a trial's run: the clients that are attackers."""
+
 DESCRIPTION = "sweep.description"
 """Tag of a sweep's run: what it is for, in the words of its file."""
 
@@ -152,11 +155,18 @@ def trial_tags(trial: RunConfig, name: str, command: str) -> dict[str, str]:
         "data.content": trial.dataset.content or "",
         "data.place": place_of(trial),
         "strategy": trial.strategy.name,
+        **_attackers(trial),
         OWN_METRICS: SCORES.declared(trial.metrics),
         CODE: json.dumps({str(c.path): c.digest for c in trial.own_code if not c.installed}),
         "mlflow.runColor": strategy_colour(trial.strategy.name),
         **_page(trial.key, name, command),
     }
+
+
+def _attackers(trial: TrialConfig) -> dict[str, str]:
+    """Return the tag that says which clients attack; none where nobody does."""
+    found = trial.attack.attackers(trial.num_clients, trial.seed)
+    return {ATTACKERS: ", ".join(map(str, found))} if found else {}
 
 
 def _page(key: str, name: str, command: str) -> dict[str, str]:

@@ -47,6 +47,8 @@ class TestScores:
     """Node -> the model that it alone has, on the test set of its group."""
     held_out: ClassCounts | None = None
     """The clients' own models on what they hold out, by class, summed over the clients."""
+    goal: "TestScores | None" = None
+    """The same models on what attackers want of them; None where nothing is aimed at."""
 
     __test__ = False  # its name is no test's
 
@@ -115,6 +117,7 @@ def ask_scores(
     *,
     own: Mapping[str, Sequence[int]] | None = None,
     confusion: bool = False,
+    goal: bool = False,
 ) -> Callable[[], TestScores]:
     """Have each model scored on the central test set of each group among its users.
 
@@ -130,6 +133,8 @@ def ask_scores(
         Examples in the test set.
     own : mapping, optional
         Name -> partition ids of the clients whose model it is; those of ``users`` by default.
+    goal : bool
+        Score them on what attackers want of the test set instead.
 
     Returns
     -------
@@ -153,6 +158,7 @@ def ask_scores(
                         "start": start,
                         "stop": min(start + SLICE, num_test),
                         "confusion": confusion,
+                        **({"goal": True} if goal else {}),
                     }
                 )
                 content = RecordDict({"arrays": arrays, "config": config})

@@ -1,5 +1,6 @@
 """From what a round produced to what is logged of it: keys by section, rows by client."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import nan
@@ -25,17 +26,22 @@ UNMEASURED = Load(nan, nan, nan)
 CLIENT_COLUMNS = (
     "round", "client", "cluster", "group", "host", "train_loss", "train_acc", "train_examples",
     "eval_loss", "eval_acc", "eval_examples", "test_loss", "test_acc", "cpu_s", "wall_s", "rss_mb",
-    "bytes_in", "bytes_out",
+    "bytes_in", "bytes_out", "attacker",
 )  # fmt: skip
 
 
 def client_rows(
-    done: Round, groups: np.ndarray, assignment: Mapping[int, int], users: Mapping[int, int]
+    done: Round,
+    groups: np.ndarray,
+    assignment: Mapping[int, int],
+    users: Mapping[int, int],
+    attackers: Collection[int] = (),
 ) -> Columns:
     """Return the clients that took part in a round as columns, in the order of their ids.
 
     What a client was not scored on is nan, with no examples; a loss of some examples may itself be
-    nan. ``users`` says under which cluster's model a client is tested.
+    nan. ``users`` says under which cluster's model a client is tested. ``attackers`` are nodes:
+    they train, and are scored on nothing.
     """
     rows: dict[int, dict[str, Any]] = {}
     for task in [*done.train.tasks, *done.evaluate.tasks]:
@@ -46,7 +52,8 @@ def client_rows(
             task.node_id, {"cpu_s": 0.0, "wall_s": 0.0, "bytes_in": 0, "bytes_out": 0}
         )
         prefix = "train" if kind == "train" else "eval"
-        if task.error is None and (count := int(task.metrics.get("num-examples", 0))):
+        scored = kind == "train" or task.node_id not in attackers
+        if scored and task.error is None and (count := int(task.metrics.get("num-examples", 0))):
             row[f"{prefix}_examples"] = count
             row[f"{prefix}_loss"] = task.metrics.get(f"{prefix}_loss", nan)
             row[f"{prefix}_acc"] = task.metrics.get(f"{prefix}_acc", nan)
@@ -64,10 +71,15 @@ def client_rows(
             "round": done.number,
             "client": node_id - 1,
             "cluster": assignment.get(node_id, -1),
+            "attacker": node_id in attackers,
         }
         known["group"] = group = int(groups[node_id - 1])
         model = f"cluster_{users[node_id]}" if node_id in users else "global"
-        if done.scores and (own := done.scores.of_client(node_id, model, group)):
+        if (
+            node_id not in attackers
+            and done.scores
+            and (own := done.scores.of_client(node_id, model, group))
+        ):
             known |= {"test_loss": own.loss, "test_acc": own.acc}
         for name in CLIENT_COLUMNS:
             columns[name].append(known.get(name, rows[node_id].get(name, missing.get(name, nan))))
@@ -201,7 +213,12 @@ def initial_record(
 def _global_metrics(scores: TestScores | None) -> dict[str, float]:
     if scores is None or "global" not in scores.clients:
         return {}
-    return {"1_global/acc": scores.mean("global"), "1_global/loss": scores.mean("global", "loss")}
+    wanted = {"1_global/attack_success": scores.goal.mean("global")} if scores.goal else {}
+    return {
+        "1_global/acc": scores.mean("global"),
+        "1_global/loss": scores.mean("global", "loss"),
+        **wanted,
+    }
 
 
 def round_record(
@@ -211,8 +228,11 @@ def round_record(
     scores: TestScores | None,
     ledger: Ledger,
     seconds: float,
-    online: int | None = None,
+    there: Collection[int] | None = None,
     asked: Collection[str] = (),
+    *,
+    attackers: Collection[int] = (),
+    accused: Collection[int] | None = None,
 ) -> RoundRecord:
     """Return the record of a round.
 
@@ -230,20 +250,26 @@ def round_record(
         Totals so far; this round is added.
     seconds : float
         Wall time of the whole round, central evaluation included.
-    online : int, optional
-        Clients that there are in the round; all by default.
+    there : collection of int, optional
+        Clients that there are in the round, but for attackers; all by default.
     asked : collection of str
         Metrics beside those of every trial: ``TrialConfig.metrics``.
+    attackers : collection of int
+        Their nodes: what is said of clients is said of the others.
+    accused : collection of int, optional
+        Nodes whose replies the strategy left out, where it is one that does.
     """
     assignment = dict(clustered.assignment) if clustered else {}
-    clients = client_rows(done, groups, assignment, model_users(clustered) if clustered else {})
+    users = model_users(clustered) if clustered else {}
+    clients = client_rows(done, groups, assignment, users, attackers)
     metrics = _global_metrics(scores)
     if clustered and assignment:
-        metrics |= _cluster_metrics(clustered, assignment, groups, scores)
+        metrics |= _cluster_metrics(clustered, assignment, groups, scores, attackers)
         churn = metrics.get("2_clusters/churn", 0.0)
         metrics |= ledger.settle(done.number, churn, getattr(clustered, "clustering_s", 0.0))
     metrics |= _client_metrics(done, clients)
-    metrics |= _missing_tests(scores, len(groups) if online is None else online)
+    metrics |= _attack_metrics(done, attackers, accused)
+    metrics |= _missing_tests(scores, len(groups) if there is None else len(there))
     own = _observed_tests(scores, asked)
     observed = replace(own, clients={**_values_of_clients(clients), **own.clients})
     metrics |= CATALOG.computed(observed, asked)
@@ -275,6 +301,7 @@ def _cluster_metrics(
     assignment: Mapping[int, int],
     groups: np.ndarray,
     scores: TestScores | None,
+    attackers: Collection[int],
 ) -> dict[str, float]:
     clusters = sorted(clustered.cluster_arrays)
     sizes = {c: sum(1 for other in assignment.values() if other == c) for c in clusters}
@@ -285,10 +312,67 @@ def _cluster_metrics(
             metrics[f"2_clusters/c{c}_acc"] = scores.mean(f"cluster_{c}")
             metrics[f"2_clusters/c{c}_loss"] = scores.mean(f"cluster_{c}", "loss")
     metrics |= {f"2_clusters/{name}": value for name, value in clustered.diagnostics().items()}
-    if len(set(groups.tolist())) > 1:
+    honest = {node: c for node, c in assignment.items() if node not in attackers}
+    if len(set(groups.tolist())) > 1 and honest:
         metrics |= {
-            f"2_clusters/{name}": value for name, value in agreement(assignment, groups).items()
+            f"2_clusters/{name}": value for name, value in agreement(honest, groups).items()
         }
+    if attackers:
+        metrics |= {
+            f"2_clusters/{name}": value for name, value in capture(assignment, attackers).items()
+        }
+    return metrics
+
+
+def capture(assignment: Mapping[int, int], attackers: Collection[int]) -> dict[str, float]:
+    """Return where a clustering has the attackers.
+
+    Returns
+    -------
+    dict
+        ``attackers_ari``: agreement of the clusters with who attacks (1: exact, 0: as by chance).
+        ``attackers_apart``: share of the attackers whose cluster has no honest client.
+        ``captured``: share of the honest clients in whose cluster most are attackers. A share of
+        nobody is left out.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    nodes = sorted(assignment)
+    attacks = {node: node in attackers for node in nodes}
+    sizes, bad = (
+        Counter(assignment.values()),
+        Counter(assignment[node] for node in nodes if attacks[node]),
+    )
+    ari = adjusted_rand_score(
+        [attacks[node] for node in nodes], [assignment[node] for node in nodes]
+    )
+    found = {"attackers_ari": float(ari)}
+    if theirs := [assignment[node] for node in nodes if attacks[node]]:
+        apart = sum(bad[cluster] == sizes[cluster] for cluster in theirs)
+        found["attackers_apart"] = apart / len(theirs)
+    if others := [assignment[node] for node in nodes if not attacks[node]]:
+        captured = sum(2 * bad[cluster] > sizes[cluster] for cluster in others)
+        found["captured"] = captured / len(others)
+    return found
+
+
+def _attack_metrics(
+    done: Round, attackers: Collection[int], accused: Collection[int] | None
+) -> dict[str, float]:
+    """Return how many attackers took part, and how many of them the strategy left out."""
+    if not attackers:
+        return {}
+    tasks = done.train.tasks
+    replied = {t.node_id for t in tasks if t.message_type == "train" and not t.error}
+    there = replied.intersection(attackers)
+    if accused is None:
+        return {"3_clients/attackers": float(len(there))}
+    found = there.intersection(accused)
+    metrics = {"3_clients/attackers": float(len(there) - len(found))}
+    if there:
+        metrics["3_clients/attackers_recall"] = len(found) / len(there)
+    if accused:
+        metrics["3_clients/attackers_precision"] = len(found) / len(accused)
     return metrics
 
 
@@ -306,10 +390,11 @@ def _client_metrics(done: Round, clients: Columns) -> dict[str, float]:
 
 
 def _values_of_clients(clients: Columns) -> dict[str, np.ndarray]:
-    """Return the values of the clients that have some, by name: (clients that do,)."""
+    """Return the values of the honest clients that have some, by name: (clients that do,)."""
     found = {}
+    honest = ~np.asarray(clients["attacker"], bool)
     for kind in ("train", "eval"):
-        there = np.asarray(clients[f"{kind}_examples"]) > 0
+        there = (np.asarray(clients[f"{kind}_examples"]) > 0) & honest
         if there.any():
             for name in (f"{kind}_loss", f"{kind}_acc"):
                 found[name] = np.asarray(clients[name], float)[there]
@@ -339,7 +424,7 @@ def own_test_metrics(
     scores : TestScores, optional
         Of the round.
     online : int
-        Clients that there are.
+        Clients that there are, but for attackers.
     asked : collection of str
         As in :func:`round_record`.
     """
@@ -352,6 +437,8 @@ def _observed_tests(scores: TestScores | None, asked: Collection[str]) -> Observ
         return Observed()
     acc = scores.of_clients()
     values = {"test_acc": acc, "test_loss": scores.of_clients("loss")} if len(acc) else {}
+    if scores.goal and len(reached := scores.goal.of_clients()):
+        values["attack_success"] = reached
     return Observed(values, scores.classes() if asked else {})
 
 

@@ -51,6 +51,8 @@ class Loop:
     evaluate_personal: Literal["last", "always"] = "last"
     partial_means: bool = True  # False: every reply reaches the strategy, as in Strategy.start
     policies: Policies = field(default_factory=Policies)
+    attackers: frozenset[int] = frozenset()
+    """Nodes of which nothing is said: what they tell of their own examples counts for nobody."""
     settle: Settle | None = None
     """Told of each round's aggregation once its model is made: what it meant in virtual time."""
 
@@ -303,7 +305,8 @@ def evaluate_round(
     if ask_scores and not early:
         wait = ask_scores(number, arrays)
     scores = wait() if wait else None
-    return metrics, with_told(scores, replies)
+    told = [reply for reply in replies if reply.metadata.src_node_id not in loop.attackers]
+    return metrics, with_told(scores, told)
 
 
 def _senders(replies: Iterable[Message]) -> list[int]:

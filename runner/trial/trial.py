@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from fedsweep.catalog import CATALOG
 from fedsweep.config import ModelConfig, RunConfig, TrainingConfig, TrialConfig
 from fedsweep.config.trial import PARTS
+from fedsweep.data.adversary import NOBODY, Adversary
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
@@ -29,8 +31,16 @@ from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.scenario.compression import Compressor
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_layout, wrap_privacy
-from fedsweep.strategies.base import Clustered, ModelTraits, State, model_users, models_of
+from fedsweep.strategies.base import (
+    Clustered,
+    ModelTraits,
+    State,
+    accused_by,
+    model_users,
+    models_of,
+)
 from fedsweep.strategies.state import load_strategy_state, strategy_state
+from fedsweep.trial.attacked import Attacked
 from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
 from fedsweep.trial.metrics import Ledger, initial_record, own_test_metrics, round_record
@@ -55,10 +65,11 @@ class Split:
     train_rows: Sequence[np.ndarray]
     eval_rows: Sequence[np.ndarray]
     shift: ClientGroups
+    adversary: Adversary = NOBODY
 
     def on(self, images: ImageData) -> FederatedData:
         """Join the split with the images it was made for."""
-        return FederatedData(images, self.train_rows, self.eval_rows, self.shift)
+        return FederatedData(images, self.train_rows, self.eval_rows, self.shift, self.adversary)
 
 
 def run_trial(
@@ -170,23 +181,28 @@ class _Trial:
             evaluate_personal=config.evaluate_personal,
             policies=self._policies(scene),
             settle=self._virtual.settle if self._virtual else None,
+            attackers=data.adversary.nodes,
         )
         self.rules = StopRules(config.stop)
         self._arrays, self._ledger, self._underway = self._initial, Ledger(), Underway()
         self._scores: TestScores | None = None  # of the last round that ran here
 
     def _policies(self, scene: Scene) -> Policies:
-        """Return what a round is, whose replies may have to be opened."""
+        """Return what a round is, whose replies may be attackers', or have to be opened."""
         policies, compressor = self.config.schedule.policies(scene), compressor_of(self.config)
-        if compressor is None:
-            return policies
-        return replace(policies, delivery=Opened(policies.delivery, compressor, self._layout))
+        delivery, adversary = policies.delivery, self.data.adversary
+        if adversary.forges:
+            delivery = Attacked(delivery, adversary, self._layout)
+        if compressor is not None:
+            delivery = Opened(delivery, compressor, self._layout)
+        return replace(policies, delivery=delivery)
 
     def begin(self) -> tuple[RoundRecord, ...]:
         """Test the initial model; return round 0."""
         scores = self._central.score(0, self._arrays)
         first = initial_record(scores, self.data.label_counts(), self.config.metrics)
-        return (replace(first, time_s=time.time(), events=_said(self.config, self._layout)),)
+        said = (*self.data.adversary.told(), *_said(self.config, self._layout))
+        return (replace(first, time_s=time.time(), events=said),)
 
     def go_on(self, saved: Checkpoint) -> tuple[RoundRecord, ...]:
         """Put back what :meth:`state` returned; return the records of the rounds until then."""
@@ -240,8 +256,10 @@ class _Trial:
                 done.scores,
                 self._ledger,
                 now - clock,
-                self.config.online(done.number),
+                self._central.honest(done.number),
                 self.config.metrics,
+                attackers=self.data.adversary.nodes,
+                accused=accused_by(self.strategy),
             )
             clock = now
             stopped = self.rules.update(record, self.loop.evaluates(done.number))
@@ -254,7 +272,8 @@ class _Trial:
         if scores is None or last.round < self.config.rounds:  # ended early, or by its checkpoint
             scores = self._final_scores(last)
         models = _models(self._arrays, self._clustered, self._has)
-        return _result(self.config, self.data, models, last, scores, stopped)
+        there = self._central.honest(last.round)
+        return _result(self.config, self.data, models, last, scores, stopped, there)
 
     def _final_scores(self, last: RoundRecord) -> TestScores | None:
         """Score the models that there are now, as the last round does."""
@@ -420,13 +439,15 @@ class _CentralTest:
     ) -> Callable[[], TestScores] | None:
         """Send the models of a round to be scored.
 
-        With confusion matrices where it is the last, or where a metric is asked for.
+        With confusion matrices where it is the last, or where a metric is asked for. Attackers use
+        no model; what they want of the models of others is scored beside.
         """
         models = _models(arrays, self.clustered, self.has)
-        there = range(self.config.online(number))
+        there = self.honest(number)
         users: dict[str, Sequence[int]] = {}
         for node, cluster in (model_users(self.clustered) if self.clustered else {}).items():
-            cast(list[int], users.setdefault(f"cluster_{cluster}", [])).append(node - 1)
+            if node not in self.data.adversary.nodes:
+                cast(list[int], users.setdefault(f"cluster_{cluster}", [])).append(node - 1)
         placed = {client for clients in users.values() for client in clients}
         rest = [client for client in there if client not in placed] if placed else there
         own = dict(users) if self.has.personal_models else {**users, "global": rest}
@@ -437,7 +458,18 @@ class _CentralTest:
         groups = self.data.groups_in(self.data.phase(number))
         confusion = last or number == self.config.rounds or bool(self.config.metrics)
         size = len(self.data.images.test_y)
-        return ask_scores(self.grid, used, users, groups, size, own=own, confusion=confusion)
+        ask = partial(ask_scores, self.grid, used, users, groups, size, own=own)
+        wait = ask(confusion=confusion)
+        if not self.data.adversary.aims:
+            return wait
+        wait_goal = ask(goal=True)
+        return lambda: replace(wait(), goal=wait_goal())
+
+    def honest(self, number: int) -> Sequence[int]:
+        """Return the clients that there are in a round, and that are no attackers."""
+        there = range(self.config.online(number))
+        attackers = self.data.adversary.nodes
+        return [client for client in there if client + 1 not in attackers] if attackers else there
 
     def score(self, number: int, arrays: ArrayRecord, last: bool = False) -> TestScores | None:
         """Return the scores of a round's models; what the grid saw of it is forgotten."""
@@ -454,8 +486,9 @@ def _result(
     last: RoundRecord,
     scores: TestScores | None,
     stopped: str,
+    there: Sequence[int],
 ) -> TrialResult:
-    own = own_test_metrics(scores, config.online(last.round), config.metrics)
+    own = own_test_metrics(scores, len(there), config.metrics)
     final = {**own, **last.metrics}
     summary = CATALOG.summary(final)
     summary["rounds"] = float(last.round)

@@ -77,6 +77,7 @@ def test_every_metric_is_in_the_docs(metric: Metric) -> None:
             ROOT / "docs/results-and-tracking.md",
             ROOT / "docs/strategies/servers.md",
             ROOT / "docs/virtual-time.md",
+            ROOT / "docs/adversaries.md",
         )
     )
     section, _, name = metric.key.partition("/")
