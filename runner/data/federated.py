@@ -110,14 +110,15 @@ class FederatedData:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return a client's images uint8 (n, C, H, W), labels int64 (n,), as seen by its group.
 
-        What an attacker trains on is what the attack makes of it.
+        What it trains on has the errors of its labels, and an attacker's is what the attack makes
+        of it; what it holds out is right.
         """
         rows = (self.train_rows if split == "train" else self.eval_rows)[partition_id]
         group = int(self.groups_in(phase)[partition_id])
         x, y = self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], group)
         if split == "eval":
             return x, y
-        return self.adversary.poison(partition_id, x, y)
+        return self.adversary.poison(partition_id, x, self.shift.mislabel(y, group, partition_id))
 
     def phase(self, server_round: int) -> int:
         """Return 0 before the clients' groups change, 1 from that round on."""
@@ -170,8 +171,12 @@ class FederatedData:
         classes = self.images.num_classes
         labels = np.concatenate(
             [
-                self.shift.relabel(self.images.train_y[rows], group)
-                for rows, group in zip(self.train_rows, self.groups, strict=True)
+                self.shift.mislabel(
+                    self.shift.relabel(self.images.train_y[rows], group), int(group), client
+                )
+                for client, (rows, group) in enumerate(
+                    zip(self.train_rows, self.groups, strict=True)
+                )
             ]
         )
         clients = np.repeat(np.arange(len(self.train_rows)), self.num_examples())

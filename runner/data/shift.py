@@ -19,6 +19,7 @@ class ClientGroups:
     drifted: np.ndarray  # int64 (clients,), the same from ``shift.drifts_in`` on
     permutations: np.ndarray  # int64 (groups, classes), what each class becomes; empty without one
     class_sets: ClassSets  # classes per group; empty where every group has all
+    num_classes: int = 0
 
     @classmethod
     def build(cls, shift: Shift, num_clients: int, num_classes: int, seed: int) -> "ClientGroups":
@@ -38,6 +39,7 @@ class ClientGroups:
             drifted,
             shift.permutations(num_classes, seed),
             shift.class_sets(num_classes, seed),
+            num_classes,
         )
 
     @property
@@ -73,6 +75,11 @@ class ClientGroups:
     def relabel(self, y: np.ndarray, group: int) -> np.ndarray:
         """Return labels (n,) as that group sees them."""
         return self.permutations[group][y] if len(self.permutations) else y
+
+    def mislabel(self, y: np.ndarray, group: int, client: int) -> np.ndarray:
+        """Return a client's training labels (n,), which its group sees, with their errors."""
+        seed = derive_seed(self.seed, "shift", "labels", client)
+        return self.shift.mislabel(y, group, self.num_classes, seed)
 
     def has(self, y: np.ndarray, group: int) -> np.ndarray:
         """Return which labels (n,) a group has at all, bool (n,)."""

@@ -75,6 +75,23 @@ class Shift(Settings):
         del num_classes, seed
         return ()
 
+    def mislabel(self, y: np.ndarray, group: int, num_classes: int, seed: int) -> np.ndarray:
+        """Return a client's training labels (n,) with the errors that they have.
+
+        Parameters
+        ----------
+        y : np.ndarray
+            int64 (n,): right labels, as its group sees them. They are not to be changed in place.
+        group : int
+            Of the client.
+        num_classes : int
+            Labels are below it.
+        seed : int
+            The client's: what is drawn follows from it alone.
+        """
+        del group, num_classes, seed
+        return y
+
 
 class GroupedShift(Shift):
     """A shift between groups."""

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from fedsweep.catalog import CATALOG, Need
 from fedsweep.data.adversary import Adversary
+from fedsweep.data.federated import FederatedData
 from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.grid import Trace
 from fedsweep.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ from fedsweep.records import RoundRecord, TaskRecord
 from fedsweep.scenario.attack import Attacker
 from fedsweep.scenario.attacks import ATTACKS, attack_of
 from fedsweep.scenario.attacks.alie import largest_z
+from fedsweep.scenario.shifts import shift_of
 from fedsweep.strategies.layout import Layout
 from fedsweep.sweeps.compose import compose
 from fedsweep.sweeps.prepare import make_split
@@ -217,6 +219,29 @@ def test_the_honest_mean_is_the_cohorts_and_each_moves_the_model_that_it_began_w
         (n, n) for n in range(1, 6)
     ]
     assert [list(a) for a in arrays] == [["m", "w", "n"]] * 5
+
+
+# Labels that are wrong
+
+
+def test_a_client_has_as_many_wrong_labels_as_its_group_and_they_are_not_held_out() -> None:
+    words = ["shift=label_noise", "shift.groups=3", "shift.rate=0.6", "partition.eval_fraction=0.5"]
+    images = digits()
+    for noise in ("symmetric", "pair"):
+        data = FederatedData.build(images, small(*words, f"shift.noise={noise}"))
+        for client in range(8):
+            x, y = data.client(client, "train")
+            right = images.train_y[data.train_rows[client]]
+            rate = [0, 0.3, 0.6][client % 3]
+            assert (y != right).sum() == round(rate * len(y))
+            assert (x == images.train_x[data.train_rows[client]]).all()
+            assert (data.client(client, "eval")[1] == images.train_y[data.eval_rows[client]]).all()
+            steps = set(((y - right) % 10)[y != right].tolist())
+            assert steps <= {1} if noise == "pair" else len(steps) >= 3 * (rate > 0)
+            counts = np.bincount(y, minlength=10)
+            assert (data.label_counts()[client] == counts).all()
+        assert (data.test(2)[1] == images.test_y).all()
+    assert shift_of("label_noise", groups=1, rate=0.5).rate_of(0) == 0.5
 
 
 # What is said
