@@ -377,6 +377,14 @@ def halfway_app(
         arrays = ArrayRecord({"subspace": Array(target / np.linalg.norm(target))})
         return Message(RecordDict({"arrays": arrays}), reply_to=message)
 
+    @app.query("root")
+    def root(message: Message, context: Context) -> Message:
+        assert message.content["config"]["root"] >= 1
+        w = message.content["arrays"]["w"].numpy()
+        middle = np.mean([np.asarray(target) for target in targets.values()], axis=0)
+        arrays = ArrayRecord({"w": Array((w + 0.5 * (middle - w)).astype(w.dtype))})
+        return Message(RecordDict({"arrays": arrays}), reply_to=message)
+
     @app.query("sketch")
     def sketch(message: Message, context: Context) -> Message:
         update = 0.5 * (np.array(targets[context.node_id]) - message.content["arrays"]["w"].numpy())

@@ -23,6 +23,8 @@ type                content                               reply
 ``query.sketch``    ``arrays``, ``config`` of ``train``,  ``sketch``: float32, the bytes of so many
                     sketch (size), sketch-seed,           numbers of the update that training would
                     sketch-of (array names)               give
+``query.root``      ``arrays``, ``config`` of ``train``,  ``arrays``: the model trained on so many
+                    root (examples)                       examples of the server's own
 ``query.examples``  nothing                               ``metrics``: num-examples
 ``query.init``      nothing                               ``arrays``: the trial's initial model,
                                                           ``layout``: ConfigRecord, see
@@ -123,6 +125,7 @@ def make_client_app(
     app.query("signature")(client.signature)
     app.query("subspace")(client.subspace)
     app.query("sketch")(client.sketch)
+    app.query("root")(client.root)
     return app
 
 
@@ -265,6 +268,15 @@ class BuiltinClient(ClientProcess):
             {"float32": sketch(update, size, seed).astype("<f4").tobytes()}
         )
         return reply
+
+    def root(self, message: Message, context: Context) -> Message:
+        """Train as client 0 would, on examples of the server's own (FLTrust)."""
+        first = copy(context)
+        first.node_config = {**context.node_config, "partition-id": 0}  # whoever is asked
+        work = ChunkWork(self, self.one_by_one, [message], [first], "root")
+        trained = work.train(work.sent()).models.records
+        [(_, count)] = work.places
+        return make_reply(message, {"num-examples": count}, trained[0])
 
     def test(self, message: Message, context: Context) -> Message:
         """Score the model on a slice of the central test set."""

@@ -136,7 +136,12 @@ class ClientProcess:
         return derive_seed(self._seed, purpose, int(config.get("server-round", 1)), client)
 
     def train_set(self, config: Values, client: int) -> tuple[Hashable, Read]:
-        """Return a client's training examples in a round as the pool takes them."""
+        """Return a client's training examples in a round as the pool takes them.
+
+        With ``root`` in the config they are so many of the server's own instead.
+        """
+        if root := int(config.get("root", 0)):
+            return ("root", root), lambda: self._data.root(root, self._seed)
         phase = self._phase(config)
         return ("train", client, phase), lambda: self._data.client(client, "train", phase)
 

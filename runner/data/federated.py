@@ -149,6 +149,16 @@ class FederatedData:
         seen = self.shift.apply(x, y, group)
         return self.adversary.goal(*seen) if goal else seen
 
+    def root(self, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return clean examples of the server's own, drawn evenly from the data set.
+
+        Clients keep theirs: some may have the same ones. They are as group 0 sees them, and fewer
+        than ``size`` where the data set has fewer.
+        """
+        rng = np.random.default_rng(derive_seed(seed, "root"))
+        rows = np.sort(rng.permutation(len(self.images.train_y))[:size])
+        return self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], 0)
+
     @property
     def groups(self) -> np.ndarray:
         """Known group of each client, int64 (clients,)."""

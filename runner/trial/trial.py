@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 CLIENT_APP = "fedsweep.client.app"
 """Module of the ClientApp of trials: hosts import it, a driver need not."""
 
+TRAINING_QUERIES = ("query.sketch", "query.root")
+"""Queries for which a client trains."""
+
 TrialEvent = TrialStarted | RoundRecord | TrialPaused | TrialResult
 
 
@@ -361,7 +364,7 @@ def make_grid(
     examples = data.num_examples()
 
     def cost(node_id: int, message_type: str) -> float:
-        trains = not message_type.startswith("query") or message_type == "query.sketch"
+        trains = not message_type.startswith("query") or message_type in TRAINING_QUERIES
         return 1.0 + float(examples[node_id - 1]) if trains else 1.0
 
     size = config.resources.chunk_size

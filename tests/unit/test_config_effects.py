@@ -163,6 +163,11 @@ STRATEGY: dict[str, tuple[Any, list[str]]] = {
     "head_layers": (2, ["model=lenet"]),
     "alpha": (0.1, []),
     "adaptive": ("false", []),
+    "steps": (2, []),
+    "radius": (0.05, []),
+    "smoothing": (1000.0, []),
+    "gap": (2.0, []),
+    "root_examples": (20, []),
 }
 SERVER: dict[str, tuple[Any, list[str]]] = {
     "rule": ("round_robin", []),
