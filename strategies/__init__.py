@@ -14,6 +14,8 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsweep.strategies.apart import StateApart
 from fedsweep.strategies.base import Clustered, Resumable, mean_of_scored, says
+from fedsweep.strategies.clustered import ClusterTraining
+from fedsweep.strategies.defended import Defend, Defended
 from fedsweep.strategies.insides import aggregate_metricrecords
 from fedsweep.strategies.layout import Layout, WithLayout
 from fedsweep.strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
@@ -30,6 +32,7 @@ __all__ = [
     "build_strategy",
     "is_weighted_mean",
     "settings_of",
+    "with_defence",
     "with_layout",
     "wrap_privacy",
 ]
@@ -162,6 +165,17 @@ def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
     return PrivateMean(strategy, _NORMS[name](**kwargs), clients_clip=name.endswith("_client"))
 
 
+def with_defence(strategy: Strategy, defend: Defend) -> Strategy:
+    """Return a strategy whose means are of what a defence makes of the clients' updates.
+
+    A method that trains in clusters takes it inside each; around any other one it sees all.
+    """
+    if isinstance(strategy, ClusterTraining):
+        strategy.defend = defend
+        return strategy
+    return Defended(strategy, defend)
+
+
 def with_layout(strategy: Strategy, layout: Layout) -> Strategy:
     """Tell a strategy what the arrays of its model are.
 
@@ -185,10 +199,11 @@ def is_weighted_mean(strategy: Strategy) -> bool:
     """Whether replies of the last configured round may be replaced by partial weighted means.
 
     Ask after ``configure_train``: clustered methods must see each reply in their clustering rounds.
-    A class says it for itself, and for none derived from it; a privacy wrapper clips each reply,
-    and metrics aggregated in a way of the user's own need each reply too.
+    A class says it for itself, and for none derived from it; a defence and a privacy wrapper see
+    each reply, and metrics aggregated in a way of the user's own need each reply too.
     """
     if isinstance(strategy, StateApart):
         return is_weighted_mean(strategy.strategy)
-    averages = says(strategy, "partial_means") and not getattr(strategy, "clustering_round", False)
+    reads = getattr(strategy, "clustering_round", False) or getattr(strategy, "defend", None)
+    averages = says(strategy, "partial_means") and not reads
     return averages and getattr(strategy, "train_metrics_aggr_fn", None) is aggregate_metricrecords

@@ -39,6 +39,8 @@ class ModelTraits:
     """Clients are sent one model, and send all of it back."""
     clusters_clients: bool = False
     """It trains one model per cluster of clients."""
+    mean_of_models: bool = True
+    """Its mean is of the clients' models, and of nothing else that they send."""
     accuses: bool = False
     """It takes some replies for attackers', and leaves them out: see :func:`accused_by`."""
 

@@ -52,9 +52,10 @@ from fedsweep.strategies.clustering import (
     plane_of,
     represent,
 )
+from fedsweep.strategies.defended import Defend, defended
 from fedsweep.strategies.grouping import ChooseK, Found, HowMany
 from fedsweep.strategies.insides import log, sample_nodes
-from fedsweep.strategies.layout import WithLayout
+from fedsweep.strategies.layout import Layout, WithLayout
 from fedsweep.strategies.ranges import ROUNDS
 from fedsweep.strategies.selection import ServerRule
 from fedsweep.strategies.servers import ClusterServers, WithServers
@@ -135,6 +136,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
 
     clusters_clients = True
     threshold: float | None = None  # of methods that can cut at a distance
+    defend: Defend | None = None  # what is done to a cluster's updates before their mean
     plain_mean = False  # True: every reply of a cluster weighs the same, whatever its examples
 
     def __init__(
@@ -185,6 +187,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         self._asked_s = 0.0  # of all rounds: waiting for answers
         self._before: dict[int, int] = {}
         self._newcomers: set[int] = set()
+        self._starts: dict[int, ArrayRecord] = {}  # what each node was sent in the last round
         self._plan = Plan.APART
         self._sent = 0
         self._grid: Grid
@@ -322,6 +325,10 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
             self._readdress(messages, self._newcomers, self.anchor or arrays, config)
         self.clustering_round = self._plan is not Plan.APART or bool(self._newcomers)
         self._sent = len(messages)
+        self._starts = {
+            message.metadata.dst_node_id: message.content.array_records[self.arrayrecord_key]
+            for message in messages
+        }
         return messages
 
     def aggregate_train(
@@ -347,12 +354,14 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         self.churn = changed(self._before, self.assignment)
         layout = self.laid_out(arrays_of(valid[0]))
         if not self.assignment:
-            return mean_of_replies(valid, self.weighted_by_key, layout), metrics
+            read = self._defended(valid, layout)
+            return mean_of_replies(read, self.weighted_by_key, layout), metrics
+        counted = [reply for reply in valid if self._counts(reply.metadata.src_node_id)]
         self.cluster_arrays |= self.election.aggregate(
             self._grid,
             server_round,
             self.assignment,
-            [reply for reply in valid if self._counts(reply.metadata.src_node_id)],
+            self._defended(counted, layout),
             {reply.metadata.src_node_id for reply in errors},
             "" if self.plain_mean else self.weighted_by_key,
             layout,
@@ -396,6 +405,26 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         began = perf_counter() - self._asked_s
         yield
         self.clustering_s += perf_counter() - self._asked_s - began
+
+    def _defended(self, replies: list[Message], layout: Layout) -> list[Message]:
+        """Return replies as the defence has them: it sees each cluster for itself.
+
+        Those of a cluster that began with another model, as newcomers do, are apart too.
+        """
+        if self.defend is None:
+            return replies
+        together: dict[tuple[int, int], list[int]] = {}
+        for place, reply in enumerate(replies):
+            node = reply.metadata.src_node_id
+            group = self.assignment.get(node, -1), id(self._starts[node])
+            together.setdefault(group, []).append(place)
+        made = list(replies)
+        for places in together.values():
+            start = self._starts[replies[places[0]].metadata.src_node_id]
+            some = defended([replies[p] for p in places], start, layout.trained, self.defend)
+            for place, reply in zip(places, some, strict=True):
+                made[place] = reply
+        return made
 
     def _counts(self, node: int) -> bool:
         """Whether a reply is averaged: a newcomer's only where a cluster has no model."""

@@ -61,6 +61,8 @@ class Scaffold(FedAvg):
     title = "SCAFFOLD"
     colour = "#F4D48C"
 
+    mean_of_models = False  # of control variates too
+
     def __init__(self, *, server_learning_rate: float = 1.0, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.server_learning_rate = server_learning_rate

@@ -28,6 +28,8 @@ from fedsweep.scenario.attacks import ATTACKS, attack_of
 from fedsweep.scenario.compression import Compression
 from fedsweep.scenario.compressions import COMPRESSIONS, compression_of
 from fedsweep.scenario.dataset import DATASETS
+from fedsweep.scenario.defence import Defence, Defender
+from fedsweep.scenario.defences import DEFENCES, defence_of
 from fedsweep.scenario.device import Devices
 from fedsweep.scenario.devices import DEVICES, devices_of
 from fedsweep.scenario.partition import Partition
@@ -46,6 +48,7 @@ LATER: dict[str, Family[Any]] = {
     "devices": DEVICES,
     "schedule": SCHEDULES,
     "compression": COMPRESSIONS,
+    "defence": DEFENCES,
 }
 """Sections that are younger than keys of trials: at their defaults they leave these alone."""
 
@@ -88,6 +91,9 @@ class TrialConfig(Section):
     )
     compression: Annotated[Compression, OneOf(COMPRESSIONS)] = Field(
         default_factory=compression_of, description="how the clients' updates are sent"
+    )
+    defence: Annotated[Defence, OneOf(DEFENCES)] = Field(
+        default_factory=defence_of, description="what is done to updates before their mean"
     )
     model: ModelConfig = Field(default_factory=ModelConfig, description="network")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
@@ -207,6 +213,7 @@ class TrialConfig(Section):
         self._check_schedule(cohort)
         self._check_compression()
         self._check_attack()
+        self._check_defence(cohort)
         try:
             s.check()
             s.check_in(Setting(n, cohort, self.rounds, self.training.optimizer, self.model.name))
@@ -293,6 +300,31 @@ class TrialConfig(Section):
                 f"{given} with compression={self.compression.name}: a forged update is sent whole; "
                 "set one of them to none"
             )
+
+    def _check_defence(self, cohort: int) -> None:
+        """Refuse a defence of what is no mean of updates of one model."""
+        if not isinstance(self.defence, Defender):
+            return
+        given, s, has = f"defence={self.defence.name}", self.strategy, self._models
+        if not (has.averages_models and has.sends_whole_model and has.mean_of_models):
+            raise ConfigError(
+                f"{given} needs a method that takes means of models which clients were sent and "
+                f"send back, and strategy={s.name} is none; set defence=none or another strategy"
+            )
+        if self.privacy.name != "none":
+            raise ConfigError(
+                f"{given} with privacy={self.privacy.name}: the noise is for a plain mean of the "
+                "clients' own updates; set one of them to none"
+            )
+        if self.schedule.stale:
+            raise ConfigError(
+                f"{given} with schedule={self.schedule.name}: it compares updates of one model; "
+                "set defence=none or schedule=sync"
+            )
+        try:
+            self.defence.check_in(cohort)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     @model_validator(mode="after")
     def _happens(self) -> Self:

@@ -29,8 +29,9 @@ from fedsweep.pace.schedule import Scene
 from fedsweep.parts.registry import Origin
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.scenario.compression import Compressor
+from fedsweep.scenario.defence import Defender
 from fedsweep.seeding import derive_seed
-from fedsweep.strategies import Layout, build_strategy, with_layout, wrap_privacy
+from fedsweep.strategies import Layout, build_strategy, with_defence, with_layout, wrap_privacy
 from fedsweep.strategies.base import (
     Clustered,
     ModelTraits,
@@ -303,7 +304,7 @@ def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
 
 
 def make_strategy(config: TrialConfig, shift: ClientGroups, layout: Layout) -> Strategy:
-    """Return a trial's strategy, inside a privacy wrapper where the config asks for one.
+    """Return a trial's strategy, with a defence or a privacy wrapper where the config asks for one.
 
     It knows what the arrays of its model are, or sees the trained ones alone.
     """
@@ -321,6 +322,8 @@ def make_strategy(config: TrialConfig, shift: ClientGroups, layout: Layout) -> S
         drifted=by_node(shift.drifted),
         drift_round=shift.drift_round,
     )
+    if isinstance(config.defence, Defender):
+        strategy = with_defence(strategy, config.defence.defend)
     return with_layout(wrap_privacy(strategy, config.privacy.canonical()), layout)
 
 

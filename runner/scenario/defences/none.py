@@ -1,0 +1,7 @@
+"""Updates are taken as they come."""
+
+from fedsweep.scenario.defence import Defence
+
+
+class NoDefence(Defence):
+    """Nothing is done."""
