@@ -28,6 +28,10 @@ from fedsweep.errors import ConfigError, unknown
 
 FINAL = "0_final/"
 """Section of what a trial ended with: each ``Metric.final`` is logged there."""
+EPSILON = "1_global/epsilon"
+"""What is spent of privacy so far."""
+EPSILON_AHEAD = "1_global/epsilon_ahead"
+"""What will be spent by the next round in which the trial may end."""
 ROUND = "5_time/round"
 """Closes the batch of each round: its last value is the last round that was logged whole."""
 
@@ -47,6 +51,8 @@ class Need(Enum):
     GOAL = "an attack that aims at labels"
     SHARED = "models that clients share"
     ACCUSES = "a method that leaves replies out"
+    TOLD = "clients that tell what they know of their data"
+    EPSILON = "noise, of which something can be computed"
 
 
 _SECTIONS: Mapping[str, tuple[Need, ...]] = {
@@ -598,7 +604,7 @@ CATALOG = Catalog([
     *by_class("macro_f1", "macro F1", ClassCounts.macro_f1),
     Metric("1_global/loss", "global loss", "nats", "lower", 3, curve="loss", live="loss"),
     Metric("3_clients/train_loss", "training loss", "nats", "lower", 3,
-           of=client_values("train_loss").mean()),
+           needs=(Need.TOLD,), of=client_values("train_loss").mean()),
     Metric("3_clients/loss", "client loss", "nats", "lower", 3, needs=_HELD_OUT,
            of=client_values("eval_loss").mean(), curve="loss", label="mean client loss"),
     Metric("3_clients/test_loss", "client test loss", "nats", "lower", 3, needs=_OWN,
@@ -635,6 +641,11 @@ CATALOG = Catalog([
     Metric("2_clusters/server_spearman", "load-examples Spearman", "", "", 2,
            final="server_spearman", follows="servers", shown="servers"),
     # What it took.
+    Metric(EPSILON, "epsilon", "", "lower", 2, final="epsilon", needs=(Need.EPSILON,),
+           shown="table", live="epsilon"),
+    Metric(EPSILON_AHEAD, "epsilon at the next evaluation", "", "lower", 2, needs=(Need.EPSILON,)),
+    Metric("0_final/acc_at_epsilon", "accuracy within epsilon", "%", "higher",
+           final="acc_at_epsilon", shown="table", over_seeds="reached"),
     Metric("0_final/rounds_to_target", "rounds to target", "", "lower", final="rounds_to_target",
            shown="table", over_seeds="reached"),
     Metric("0_final/mb_to_target", "MB to target", "", "lower", final="mb_to_target", shown="table",

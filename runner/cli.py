@@ -307,6 +307,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         ("spread", "KIND", "behind a mean: std, interval, full or none"),
         ("caption", "TEXT", "what the caption begins with"),
         ("target", "0.9", "or METRIC=VALUE: adds rounds and megabytes until it was reached"),
+        ("epsilon", "8", "adds the accuracy of the last round that had spent no more of privacy"),
         ("test", "t|wilcoxon", "paired test that marks the best row; default: t"),
         ("pictures", "pdf,svg", "formats of the figures beside PNG"),
         ("width", "3.25in", "of a figure on paper: fonts as there, no titles, legends below"),

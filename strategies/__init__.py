@@ -5,7 +5,8 @@ They run unmodified on any Flower Grid.
 To add one, write one file: see :mod:`fedsweep.strategies.registry`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import fields
 from inspect import Parameter
 from typing import Any
 
@@ -18,7 +19,7 @@ from fedsweep.strategies.clustered import ClusterTraining
 from fedsweep.strategies.defended import Defend, Defended
 from fedsweep.strategies.insides import aggregate_metricrecords
 from fedsweep.strategies.layout import Layout, WithLayout
-from fedsweep.strategies.privacy import AdaptiveNorm, FixedNorm, Norm, PrivateMean
+from fedsweep.strategies.privacy import AdaptiveNorm, FixedNorm, PrivateMean
 from fedsweep.strategies.registry import STRATEGIES, settings_of
 from fedsweep.strategies.selection import ServerRule
 from fedsweep.strategies.settings import Setting
@@ -37,7 +38,7 @@ __all__ = [
     "wrap_privacy",
 ]
 
-_NORMS: dict[str, Callable[..., Norm]] = {
+_NORMS: dict[str, type[FixedNorm | AdaptiveNorm]] = {
     "fixed_server": FixedNorm,
     "fixed_client": FixedNorm,
     "adaptive_server": AdaptiveNorm,
@@ -133,7 +134,9 @@ def build_strategy(
     return STRATEGIES[name](**kwargs)
 
 
-def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
+def wrap_privacy(
+    strategy: Strategy, params: Mapping[str, Any], rate: float | None = None
+) -> Strategy:
     """Return the strategy behind clipping and noise, or itself for ``none``.
 
     Parameters
@@ -141,15 +144,17 @@ def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
     strategy : Strategy
         One that goes on from a mean over clients, and says so.
     params : mapping
-        ``PrivacyConfig.canonical()``. Under the ``*_client`` kinds the ClientApp has to clip.
+        ``PrivacyConfig.canonical()``: those that the noise depends on are taken. Under the
+        ``*_client`` kinds the ClientApp has to clip.
+    rate : float, optional
+        With which probability each client is asked in a round, where clients are drawn so.
 
     Raises
     ------
     ValueError
         If the kind is unknown, or the strategy takes no mean over clients.
     """
-    kwargs = {key: value for key, value in params.items() if key != "name"}
-    name = params["name"]
+    kwargs, name = dict(params), params["name"]
     if name == "none":
         return strategy
     if name not in _NORMS:
@@ -162,7 +167,9 @@ def wrap_privacy(strategy: Strategy, params: Mapping[str, Any]) -> Strategy:
         )
     if "initial_clipping_norm" in kwargs:
         kwargs["clipping_norm"] = kwargs.pop("initial_clipping_norm")
-    return PrivateMean(strategy, _NORMS[name](**kwargs), clients_clip=name.endswith("_client"))
+    taken = {field.name for field in fields(_NORMS[name])}
+    norm = _NORMS[name](**{key: value for key, value in kwargs.items() if key in taken})
+    return PrivateMean(strategy, norm, clients_clip=name.endswith("_client"), rate=rate)
 
 
 def with_defence(strategy: Strategy, defend: Defend) -> Strategy:

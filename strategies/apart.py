@@ -51,8 +51,10 @@ class StateApart(Strategy):
             server_round, [self._reduced(r) for r in replies]
         )
         valid = [reply for reply in replies if not reply.has_error()]
-        if arrays is None or not valid:
-            return arrays, metrics
+        if arrays is None:
+            return None, metrics
+        if not valid:  # it made a model of nobody's, as noise may: the state stays
+            return joined(self._arrays, self._arrays, arrays), metrics
         state = self.layout.mean(
             [
                 self.layout.state_of(reply.content.array_records[self._name(reply)])

@@ -33,10 +33,10 @@ class Norm(Protocol):
 
     clipping_norm: float
 
-    def update_noise(self, asked: int) -> float:
+    def update_noise(self, asked: float) -> float:
         """Return the noise multiplier of the updates' sum in a round of so many clients."""
 
-    def adapt(self, within: int, replied: int, asked: int) -> None:
+    def adapt(self, within: int, replied: float, asked: float) -> None:
         """Set S of the next round: so many of the updates that came were no longer than S."""
 
 
@@ -55,12 +55,12 @@ class FixedNorm:
     noise_multiplier: float
     clipping_norm: float
 
-    def update_noise(self, asked: int) -> float:
+    def update_noise(self, asked: float) -> float:
         """Return z."""
         del asked
         return self.noise_multiplier
 
-    def adapt(self, within: int, replied: int, asked: int) -> None:
+    def adapt(self, within: int, replied: float, asked: float) -> None:
         """Leave S as it is."""
 
 
@@ -88,14 +88,14 @@ class AdaptiveNorm:
     clip_norm_lr: float = 0.2
     clipped_count_stddev: float | None = None
 
-    def count_noise(self, asked: int) -> float:
+    def count_noise(self, asked: float) -> float:
         """Return sigma_b; without any noise asked for, 0."""
         if not self.noise_multiplier:
             return 0.0
         given = self.clipped_count_stddev
         return asked / 20 if given is None else given
 
-    def update_noise(self, asked: int) -> float:
+    def update_noise(self, asked: float) -> float:
         """Return z_Delta = (z^-2 - (2 sigma_b)^-2)^(-1/2).
 
         Raises
@@ -109,11 +109,11 @@ class AdaptiveNorm:
         if z >= 2 * sigma_b:
             raise ValueError(
                 f"privacy.noise_multiplier={z:g} must be below {2 * sigma_b:g} for adaptive "
-                f"clipping of {asked} clients a round; lower it or train more clients"
+                f"clipping of {asked:g} clients a round; lower it or train more clients"
             )
         return float((z**-2 - (2 * sigma_b) ** -2) ** -0.5)
 
-    def adapt(self, within: int, replied: int, asked: int) -> None:
+    def adapt(self, within: int, replied: float, asked: float) -> None:
         """S <- S exp(-eta_C (b - gamma)), b = (within + N(0, sigma_b^2)) / replied."""
         b = (within + np.random.normal(0, self.count_noise(asked))) / replied
         self.clipping_norm *= exp(-self.clip_norm_lr * (b - self.target_clipped_quantile))
@@ -122,9 +122,10 @@ class AdaptiveNorm:
 class PrivateMean(Strategy):
     """A FedAvg that is given one reply, the noised mean model, in place of the clients'.
 
-    The model is x + (sum_i clip(x_i - x, S) + N(0, (z S)^2)) / m over the m clients that replied.
-    What the wrapped strategy makes of it, as a server optimizer's step, is post-processing. The
-    noise is drawn from NumPy's global generator.
+    The model is x + (sum_i clip(x_i - x, S) + N(0, (z S)^2)) / m over the m clients that replied;
+    under a rate, m is the number that a round has on average, whoever came, and a round of nobody
+    is noise alone: that nobody came must not be seen. What the wrapped strategy makes of it, as a
+    server optimizer's step, is post-processing. The noise is drawn from NumPy's global generator.
 
     Parameters
     ----------
@@ -135,11 +136,23 @@ class PrivateMean(Strategy):
     clients_clip : bool
         S is sent to the clients, who clip and tell whether they had to. They are held to it: what
         is longer than S, by rounding or in spite of it, is clipped here.
+    rate : float, optional
+        With which probability each client is asked, whatever the others are; None: a round's
+        clients are so many.
     """
 
-    def __init__(self, strategy: FedAvg, norm: Norm, *, clients_clip: bool = False) -> None:
+    def __init__(
+        self,
+        strategy: FedAvg,
+        norm: Norm,
+        *,
+        clients_clip: bool = False,
+        rate: float | None = None,
+    ) -> None:
         self.strategy, self.norm, self.clients_clip = strategy, norm, clients_clip
-        self._arrays, self._asked = ArrayRecord(), 0
+        self.rate = rate
+        self._arrays = ArrayRecord()
+        self._asked = 0.0  # in the round, or on average
 
     @property
     def clipping_norm(self) -> float:
@@ -153,8 +166,12 @@ class PrivateMean(Strategy):
         if self.clients_clip:
             config = ConfigRecord({**config, NORM_KEY: self.clipping_norm})
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
-        self._arrays, self._asked = arrays, len(messages)
-        if messages:
+        self._arrays = arrays
+        if self.rate is None:
+            self._asked = len(messages)
+        else:
+            self._asked = self.rate * len(list(grid.get_node_ids()))
+        if self._asked:
             self.norm.update_noise(self._asked)  # a round that can't be noised is not begun
         return messages
 
@@ -169,16 +186,18 @@ class PrivateMean(Strategy):
             If clients that clip did not tell whether they had to.
         """
         valid, _ = sort_replies(self.strategy, replies, read_arrays=True)
-        if not valid:
+        if not valid and self.rate is None:
             return None, None
+        m = len(valid) if self.rate is None else self._asked
         contents = [reply.content for reply in valid]
         sums, within = self._clipped_sum(valid)
+        sums = sums or _nothing(self._arrays)
         deviation = self.norm.update_noise(self._asked) * self.clipping_norm
         model = ArrayRecord({**self._arrays})
         for key, total in sums.items():
             noised = total + np.random.normal(0, deviation, total.shape)
             start = self._arrays[key]
-            moved = start.numpy().astype(np.float64) + noised / len(valid)
+            moved = start.numpy().astype(np.float64) + noised / m
             model[key] = Array(np.asarray(moved, np.dtype(start.dtype)))
         log(
             INFO,
@@ -186,10 +205,13 @@ class PrivateMean(Strategy):
             within,
             len(valid),
             self.clipping_norm,
-            deviation / len(valid),
+            deviation / m,
         )
-        self.norm.adapt(within, len(valid), self._asked)
-        new, _ = self.strategy.aggregate_train(server_round, [self._stand_in(valid[0], model)])
+        self.norm.adapt(within, m, self._asked)
+        first = valid[0] if valid else Message(_empty_reply(), 0, "train")
+        new, _ = self.strategy.aggregate_train(server_round, [self._stand_in(first, model)])
+        if not valid:
+            return new, None
         metrics = self.strategy.train_metrics_aggr_fn(contents, self.strategy.weighted_by_key)
         return new, metrics
 
@@ -292,6 +314,10 @@ def clip(
     if length <= norm:
         return update, length
     return {key: np.asarray(value * (norm / length)) for key, value in update.items()}, length
+
+
+def _empty_reply() -> RecordDict:
+    return RecordDict({"arrays": ArrayRecord(), "metrics": MetricRecord()})
 
 
 def _nothing(start: ArrayRecord) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ its file (``strategies/``).
 from typing import Protocol
 
 from fedsweep.config.learning import TrainingConfig
+from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.running import HalvingConfig, StopConfig
 from fedsweep.pace.schedule import Schedule
 from fedsweep.scenario.attack import Attack
@@ -41,6 +42,10 @@ class Sections(Protocol):
     @property
     def training(self) -> TrainingConfig: ...  # noqa: D102
     @property
+    def privacy(self) -> PrivacyConfig: ...  # noqa: D102
+    @property
+    def sampling(self) -> str: ...  # noqa: D102
+    @property
     def stop(self) -> StopConfig: ...  # noqa: D102
     @property
     def halving(self) -> HalvingConfig: ...  # noqa: D102
@@ -55,6 +60,7 @@ def idle_keys(config: Sections) -> dict[str, str]:
     found |= {f"devices.{key}": why for key, why in config.devices.idle().items()}
     found |= {f"schedule.{key}": why for key, why in config.schedule.idle().items()}
     found |= config.schedule.rules_out()
+    found |= _idle_privacy(config)
     stop = config.stop
     if config.partition.one_client:
         found["num_clients"] = f"partition={config.partition.name}, which has one client"
@@ -65,6 +71,22 @@ def idle_keys(config: Sections) -> dict[str, str]:
     if not config.halving.axis:
         rules = ("metric", "mode", "min_rounds", "factor")
         found |= {f"halving.{key}": "no halving.axis" for key in rules}
+    return found
+
+
+def _idle_privacy(config: Sections) -> dict[str, str]:
+    privacy = config.privacy
+    found = {}
+    if config.sampling == "poisson":
+        found["strategy.min_train_nodes"] = "sampling=poisson"
+    if not privacy.tells:
+        keys = ("fraction_evaluate", "min_evaluate_nodes")
+        found |= {f"strategy.{key}": "privacy.client_metrics=false" for key in keys}
+    if privacy.target_epsilon is not None:
+        found["privacy.noise_multiplier"] = f"privacy.target_epsilon={privacy.target_epsilon:g}"
+    if privacy.name != "none" and not privacy.noises:
+        unused = ("delta", "accountant", "strict")
+        found |= {f"privacy.{key}": "privacy.noise_multiplier=0" for key in unused}
     return found
 
 

@@ -120,6 +120,12 @@ class StopConfig(Section):
         le=METRIC,
         description="stop after so many MiB moved to and from clients",
     )
+    epsilon: float | None = Field(
+        None,
+        gt=0,
+        le=METRIC,
+        description="stop before the next evaluated round would spend more than this epsilon",
+    )
     divergence: bool = Field(
         False, description="stop where a loss is NaN or infinite, of one client too"
     )

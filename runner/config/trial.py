@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from fedsweep.accounting import Account, Relation, Release
 from fedsweep.catalog import CATALOG, Need
 from fedsweep.config.effects import idle_keys, never_happens
 from fedsweep.config.learning import (
@@ -13,7 +14,7 @@ from fedsweep.config.learning import (
     ModelConfig,
     TrainingConfig,
 )
-from fedsweep.config.privacy import PrivacyConfig
+from fedsweep.config.privacy import Plan, PrivacyConfig
 from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section, find_part
 from fedsweep.errors import ConfigError
@@ -102,6 +103,13 @@ class TrialConfig(Section):
     )
     privacy: PrivacyConfig = Field(
         default_factory=PrivacyConfig, description="differential privacy"
+    )
+    sampling: Literal["fixed", "poisson"] = Field(
+        "fixed",
+        description=(
+            "how a round's clients are drawn: so many of them, or each on its own with probability "
+            "strategy.fraction_train (then there may be none)"
+        ),
     )
     num_clients: int = Field(
         10,
@@ -203,23 +211,209 @@ class TrialConfig(Section):
                 "raise one of them, or strategy.min_train_nodes"
             )
         cohort = s.trained(self.online(1))  # the smallest
-        noise = self.privacy.noise_multiplier
-        if self.privacy.name.startswith("adaptive") and noise >= cohort / 10:
-            raise ConfigError(
-                f"privacy.noise_multiplier={noise:g} with {cohort} training clients a round: "
-                f"adaptive clipping needs less than {cohort / 10:g} (clients / 10); "
-                "lower it or train more clients"
-            )
         self._check_schedule(cohort)
+        self._check_sampling()
         self._check_compression()
         self._check_attack()
         self._check_defence(cohort)
+        self._check_privacy()
         try:
             s.check()
             s.check_in(Setting(n, cohort, self.rounds, self.training.optimizer, self.model.name))
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return self
+
+    def _check_sampling(self) -> None:
+        """Refuse Poisson samples where somebody is needed, or where some are not there."""
+        if self.sampling == "fixed":
+            return
+        means = STRATEGIES.saying("private_mean")
+        if self.strategy.name not in means:
+            raise ConfigError(
+                f"sampling=poisson may draw nobody, and strategy={self.strategy.name} needs "
+                f"somebody; set strategy={', '.join(means)}, or sampling=fixed"
+            )
+        if self.devices.timed:
+            raise ConfigError(
+                f"sampling=poisson with devices={self.devices.name}: each client has to be there "
+                "to be drawn; set devices=none or sampling=fixed"
+            )
+
+    def _check_privacy(self) -> None:
+        """Refuse what epsilon does not cover, and find the noise that a target asks for."""
+        privacy, stop = self.privacy, self.stop
+        if not privacy.noises:
+            if stop.epsilon is not None:
+                raise ConfigError(
+                    f"stop.epsilon={stop.epsilon:g} with {self._without_noise}: nothing is "
+                    "computed that could end the trial; leave it out, or add noise"
+                )
+            return
+        self._check_account()
+        if privacy.strict and (uncovered := self.uncovered()):
+            what, remedy = next(iter(uncovered.items()))
+            raise ConfigError(
+                f"privacy={privacy.name}: epsilon does not cover {what}; set {remedy}, or "
+                "privacy.strict=false, which names it in the run"
+            )
+        if privacy.target_epsilon is not None:
+            self._solve_noise(privacy.target_epsilon)
+        self._check_count()
+        if stop.epsilon is not None and self.plan is not None:
+            first = min(self.evaluate_every, self.rounds)
+            if (spent := self.plan.epsilon(first)) > stop.epsilon:
+                raise ConfigError(
+                    f"stop.epsilon={stop.epsilon:g} is less than the {spent:.4g} that is spent by "
+                    f"the first evaluation, in round {first}; raise it or "
+                    "privacy.noise_multiplier, or evaluate earlier"
+                )
+
+    def _solve_noise(self, epsilon: float) -> None:
+        """Set the noise multiplier that all rounds together need."""
+        z = self._plan(1.0).account.multiplier(
+            lambda z: self._plan(z).releases(self.rounds), epsilon
+        )
+        self.__dict__["privacy"] = self.privacy.model_copy(update={"noise_multiplier": z})
+
+    def _check_count(self) -> None:
+        """Refuse more noise than the count of adaptive clipping leaves for the updates."""
+        privacy, there = self.privacy, self.online(1)
+        if not privacy.adapts:
+            return
+        share = self.strategy.fraction_train
+        cohort = share * there if self._poisson else self.strategy.trained(there)
+        if privacy.noise_multiplier >= cohort / 10:
+            solved = "" if privacy.target_epsilon is None else " (for privacy.target_epsilon)"
+            raise ConfigError(
+                f"privacy.noise_multiplier={privacy.noise_multiplier:g}{solved} with {cohort:g} "
+                f"training clients a round: adaptive clipping needs less than {cohort / 10:g} "
+                "(clients / 10); lower it or train more clients"
+            )
+
+    def _check_account(self) -> None:
+        """Refuse an accountant that does not know how clients are drawn, and a delta of no use."""
+        privacy, n = self.privacy, self.num_clients
+        if privacy.accountant == "pld" and self._relation is Relation.REPLACE:
+            raise ConfigError(
+                "privacy.accountant=pld knows no samples of a fixed size; set sampling=poisson, "
+                "strategy.fraction_train=1 or privacy.accountant=rdp"
+            )
+        if privacy.delta is not None and privacy.delta >= 1 / n and n > 1:
+            raise ConfigError(
+                f"privacy.delta={privacy.delta:g} of num_clients={n}: from {1 / n:.3g} on it lets "
+                "one client's data be published as they are; lower it"
+            )
+
+    @property
+    def _without_noise(self) -> str:
+        name = self.privacy.name
+        return "privacy=none" if name == "none" else "privacy.noise_multiplier=0"
+
+    @property
+    def _poisson(self) -> bool:
+        return self.sampling == "poisson"
+
+    def uncovered(self) -> dict[str, str]:
+        """Return what is told of clients beside the noised models: what -> the setting without.
+
+        What a network keeps beside its parameters is known when it is built: see
+        :func:`fedsweep.trial.trial.uncovered_state`.
+        """
+        found = {}
+        if self.privacy.tells:
+            found["what clients tell beside updates (losses, accuracies, numbers of examples)"] = (
+                "privacy.client_metrics=false"
+            )
+        if self.schedule.reads_clients:
+            found[f"whom schedule={self.schedule.name} asks, by what clients told"] = (
+                "schedule=sync"
+            )
+        return found
+
+    @property
+    def plan(self) -> Plan | None:
+        """What its rounds release under privacy; None without noise, of which nothing is said."""
+        return self._plan(self.privacy.noise_multiplier) if self.privacy.noises else None
+
+    @property
+    def privacy_said(self) -> str:
+        """What its privacy guarantees of the models, in a line; empty under privacy=none.
+
+        Whatever does not hold for it is named.
+        """
+        plan = self.plan
+        if plan is None:
+            return self.account_said
+        drawn = f"noise multiplier {plan.noise_multiplier:g}, {plan.said}"
+        return self._said_of(drawn)
+
+    @property
+    def account_said(self) -> str:
+        """What is accounted of its privacy, in words that trials of other noise share."""
+        given = f"privacy={self.privacy.name}"
+        if self.privacy.name == "none":
+            return ""
+        if not self.privacy.noises:
+            return f"{given}: clipping without noise guarantees nothing"
+        return self._said_of(self._kind_of_draw)
+
+    def _said_of(self, drawn: str) -> str:
+        told = f"privacy={self.privacy.name}: {drawn}, {self._plan(1.0).account.said}"
+        named = [] if self.privacy.strict else list(self.uncovered())
+        return f"{told}; epsilon does not cover {', nor '.join(named)}" if named else told
+
+    @property
+    def _kind_of_draw(self) -> str:
+        return {
+            Relation.ADD_OR_REMOVE: "each client drawn on its own (Poisson)",
+            Relation.REPLACE: "samples of a fixed size without replacement",
+            Relation.ZERO_OUT: "no secret who takes part",
+        }[self._relation]
+
+    def _plan(self, z: float) -> Plan:
+        """Return what rounds of a noise multiplier release, and what is computed of it."""
+        delta = self.privacy.delta
+        account = Account(
+            self._relation,
+            self.num_clients**-1.1 if delta is None else delta,
+            self.privacy.accountant,
+        )
+        joins = self.shift.join_round if self.shift.newcomers else 0
+        changes = (joins,) if joins > 1 else ()
+        return Plan(account, z, lambda number: self._release(number, z), changes, self._drawn)
+
+    def _release(self, server_round: int, z: float) -> Release:
+        """Return what a round releases if all reply that it asks."""
+        there = self.online(server_round)
+        if self._poisson:
+            return Release(z, rate=self.strategy.fraction_train)
+        if self.devices.timed:  # who is there, and who comes in time, is nobody's draw
+            return Release(z)
+        drawn = self.strategy.trained(there)
+        return Release(z, drawn, there) if drawn < there else Release(z)
+
+    @property
+    def _relation(self) -> Relation:
+        """What a guarantee can be about, by how clients are drawn."""
+        if self._poisson:
+            return Relation.ADD_OR_REMOVE
+        rounds = {1, self.rounds}  # newcomers come once
+        amplified = any(self._release(number, 1.0).is_amplified for number in rounds)
+        return Relation.REPLACE if amplified else Relation.ZERO_OUT
+
+    @property
+    def _drawn(self) -> str:
+        """How clients are drawn, in words."""
+        s, there = self.strategy, self.online(self.rounds)
+        if self._poisson:
+            return f"each of {there} clients drawn with probability {s.fraction_train:g}"
+        drawn = s.trained(there)
+        if self.devices.timed:
+            return f"{drawn} of {there} clients asked, who is known"
+        if drawn == there:
+            return f"all {there} clients asked"
+        return f"{drawn} of {there} clients drawn without replacement"
 
     def _check_schedule(self, cohort: int) -> None:
         """Refuse devices and schedules that go with nothing else here."""
@@ -382,6 +576,10 @@ class TrialConfig(Section):
             )
         if need is Need.HELD_OUT and s.fraction_evaluate == 0:
             return no_evaluation
+        if need in (Need.HELD_OUT, Need.TOLD) and not self.privacy.tells:
+            return "clients tell nothing with privacy.client_metrics=false; take 1_global/acc"
+        if need is Need.EPSILON and not self.privacy.noises:
+            return f"nothing is computed with {self._without_noise}; add noise"
         if need is Need.OWN_TESTED and has.personal_models:
             if s.fraction_evaluate == 0:
                 return no_evaluation
@@ -417,6 +615,8 @@ class TrialConfig(Section):
             left_out.add("evaluate_personal")
         if not self.metrics:
             left_out.add("metrics")
+        if self.sampling == "fixed":  # younger than keys of trials
+            left_out.add("sampling")
         left_out |= {part for part, kinds in LATER.items() if getattr(self, part) == kinds.make()}
         kept = {
             k: value

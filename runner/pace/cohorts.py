@@ -38,6 +38,28 @@ class SampledThere(Cohort):
         return self.presence.next_coming(underway.now)
 
 
+@dataclass(frozen=True)
+class PoissonSampled(Cohort):
+    """Each client with the same probability, whatever the others: there may be none in a round.
+
+    Parameters
+    ----------
+    rate : float
+        The probability. How many the strategy wants is not asked.
+    """
+
+    rate: float
+
+    def opens(self, underway: Underway) -> bool:
+        """Return whether nobody is at a task."""
+        return not underway.busy
+
+    def choose(self, underway: Underway, nodes: Sequence[int], size: int) -> Sequence[int]:
+        """Return as many as a binomial draw says, drawn evenly: the same as one by one."""
+        del underway, size
+        return random.sample(nodes, int(np.random.binomial(len(nodes), self.rate)))
+
+
 class OverSampled(SampledThere):
     """More of those that are there than the strategy wants.
 

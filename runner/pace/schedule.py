@@ -50,6 +50,9 @@ class Schedule(Settings):
     clustered: ClassVar[bool] = False
     """Whether it is for methods that train a model per cluster."""
 
+    reads_clients: ClassVar[bool] = False
+    """Whether it asks clients by what they told of their data, such as losses."""
+
     name: str = Field("sync", description="the schedule")
 
     @abstractmethod

@@ -78,6 +78,9 @@ class Choice(BaseModel):
     )
     test: Test = Field("t", description="paired test that marks the best row")
     target: str = Field("", description="0.9, or METRIC=VALUE: what a trial should reach")
+    epsilon: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="spent of privacy: the accuracy by then"
+    )
     caption: str = Field("", description="what a caption begins with")
     pictures: Names = Field((), description=f"formats of the figures: {', '.join(PICTURES)}")
     width: str = Field("", description="width of a figure on paper: 3.25in, 8.2cm, 240pt")
@@ -119,7 +122,8 @@ class Choice(BaseModel):
     @property
     def is_chosen(self) -> bool:
         """Whether somebody chose what a table shows: else it is the whole sweep."""
-        kept = {"sweep", "test", "target", "pictures", "width", "caption", "labels", "decimals"}
+        kept = {"sweep", "test", "target", "epsilon", "pictures", "width"}
+        kept |= {"caption", "labels", "decimals"}
         return any(
             getattr(self, key) != field.get_default(call_default_factory=True)
             for key, field in type(self).model_fields.items()

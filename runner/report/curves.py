@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from fedsweep.catalog import CATALOG
+from fedsweep.catalog import CATALOG, EPSILON
 from fedsweep.config import TrialConfig
 from fedsweep.errors import RunnerError
 from fedsweep.report.results import SEED
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedsweep.tracking.read import StoredTrial
 
 _METHOD = "strategy"  # stands first in the name of a way
+_ACC = "1_global/acc"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,18 @@ def to_target(curve: pd.DataFrame, target: Target) -> dict[str, float]:
         for name, along in ALONG.items()
         if name in curve and curve[name].notna().any()
     }
+
+
+def within_epsilon(trial: "StoredTrial", epsilon: float) -> float:
+    """Return a trial's global accuracy in the last evaluated round that spent no more of privacy.
+
+    It is nan where already the first one spent more, or where nothing was accounted.
+    """
+    rounds = trial.history([EPSILON, _ACC])
+    if not {EPSILON, _ACC} <= set(rounds):
+        return nan
+    there = rounds[(rounds[EPSILON] <= epsilon) & rounds[_ACC].notna()]
+    return nan if there.empty else float(there[_ACC].iloc[-1])
 
 
 def with_labels(

@@ -17,7 +17,7 @@ from fedsweep.figures.style import way_of
 from fedsweep.files import write_whole
 from fedsweep.records import TrialRow
 from fedsweep.report.choice import EVERYTHING, Choice, inches, picked
-from fedsweep.report.curves import Target, to_target, trial_curves
+from fedsweep.report.curves import Target, to_target, trial_curves, within_epsilon
 from fedsweep.report.figures import one_each, sweep_figures
 from fedsweep.report.page import html, html_table
 from fedsweep.report.results import csv, trials_table
@@ -177,14 +177,21 @@ def _chosen(
         rows = [
             _with_target(row, curves[curves["trial"] == i], target) for i, row in enumerate(rows)
         ]
+    if (epsilon := choice.epsilon) is not None:
+        rows = [
+            replace(row, metrics={**row.metrics, "acc_at_epsilon": within_epsilon(trial, epsilon)})
+            if row.metrics
+            else row
+            for row, trial in zip(rows, sweep.trials, strict=True)
+        ]
     settings = [trial.params for trial in sweep.trials]
     full = not choice.is_chosen
     found = chosen(choice, rows, sweep.axes, settings, sweep.absent, full)
-    edited = sweep.edited()
+    said = [*sweep.privacy(), *sweep.edited()]
     table = replace(
         found.table,
-        caption=" ".join([found.table.caption, *edited]),
-        remarks=(*found.table.remarks, *edited),
+        caption=" ".join([found.table.caption, *said]),
+        remarks=(*found.table.remarks, *said),
     )
     return replace(found, table=table)
 

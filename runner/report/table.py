@@ -597,6 +597,11 @@ def _caption(
     if choice.target and any(metric.over_seeds == "reached" for metric in metrics.values()):
         target = Target.parse(choice.target)
         words.append(f"Target: {target}; means over the trials that reached it.")
+    if choice.epsilon is not None:
+        words.append(
+            "Accuracy within epsilon: of the global model in the last evaluated round that had "
+            f"spent no more than {choice.epsilon:g}; means over the trials that have one."
+        )
     if best is not None:
         words.append(best.told)
     if absent:

@@ -329,8 +329,12 @@ def _on_all_axes(trial: Trial) -> dict[str, str]:
 
 
 def remarks(trials: Sequence[Trial]) -> list[str]:
-    """Return what does not hold for all trials of a grid, in sentences: settings, and halving."""
-    told = [*_left_out(trials), *_unused_settings(trials)]
+    """Return what is to be known of a grid, in sentences: settings, halving, and privacy.
+
+    Of settings and halving it is what does not hold for all trials; of privacy, what each trial's
+    noise is, and what it spends.
+    """
+    told = [*_left_out(trials), *_unused_settings(trials), *_accounts(trials)]
     if alone := _rivals(trials)[1]:
         axis = trials[0].config.halving.axis
         told.append(
@@ -347,6 +351,19 @@ def _left_out(trials: Sequence[Trial]) -> Iterable[str]:
             count = sum(any(_key(word) == key for word in trial.overrides) for trial in trials)
             what = f"axis {key}" if without[0] == key else without[0]
             yield f"{what} applies to {count} of {count + len(without)} trials"
+
+
+def _accounts(trials: Sequence[Trial]) -> Iterable[str]:
+    """Say what trials spend of privacy if all rounds go as planned, each that is other once."""
+    found: dict[tuple[str, int], list[RunConfig]] = {}
+    for config in (trial.config for trial in trials):
+        if said := config.privacy_said:
+            found.setdefault((said, config.rounds), []).append(config)
+    for (said, rounds), configs in found.items():
+        plan = configs[0].plan
+        spent = f"; epsilon {plan.epsilon(rounds):.4g} after {rounds} rounds" if plan else ""
+        where = f" ({len(configs)} of {len(trials)} trials)" if len(configs) < len(trials) else ""
+        yield f"{said}{spent}{where}"
 
 
 def _unused_settings(trials: Sequence[Trial]) -> Iterable[str]:

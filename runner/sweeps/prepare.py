@@ -10,13 +10,16 @@ from math import prod
 from typing import Any
 
 import ray
+from flwr.app import ArrayRecord
 
 from fedsweep.config import DataConfig, DatasetConfig, RunConfig, TrialConfig
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
 from fedsweep.errors import ConfigError, DataError, RunnerError, TrialError
+from fedsweep.strategies import Layout
 from fedsweep.sweeps.compose import Trial
+from fedsweep.trial.privacy import check_state
 from fedsweep.trial.trial import Split, initial_model, make_grid
 
 
@@ -142,22 +145,23 @@ def check_models(
     Raises
     ------
     ConfigError
-        A network can't be built for its data set.
+        A network can't be built for its data set, or keeps what privacy does not cover.
     """
-    checked: dict[tuple[str, str], int] = {}
+    checked: dict[tuple[str, str], tuple[ArrayRecord, Layout]] = {}
     found = {}
     for config in (trial.config for trial in trials):
         key = _images_key(config), json.dumps(config.model.canonical(), sort_keys=True, default=str)
-        if key in checked:
-            found[config.key] = checked[key]
-            continue
-        at = prepared[config.key]
-        images, split = (at.images, at.split) if hosts is None else ray.get([at.images, at.split])
-        try:
-            arrays, _ = initial_model(
-                make_grid(config, split.on(images), hosts, at.images, at.split)
+        if key not in checked:
+            at = prepared[config.key]
+            images, split = (
+                (at.images, at.split) if hosts is None else ray.get([at.images, at.split])
             )
-        except TrialError as error:
-            raise ConfigError(str(error)) from error
-        found[config.key] = checked[key] = sum(prod(array.shape) for array in arrays.values())
+            try:
+                grid = make_grid(config, split.on(images), hosts, at.images, at.split)
+                checked[key] = initial_model(grid)
+            except TrialError as error:
+                raise ConfigError(str(error)) from error
+        arrays, layout = checked[key]
+        check_state(config, layout, arrays)
+        found[config.key] = sum(prod(array.shape) for array in arrays.values())
     return found

@@ -20,7 +20,7 @@ import yaml
 from fedsweep.config import ModelConfig, RunConfig, SessionConfig, TrialConfig
 from fedsweep.config.section import flat, short_names
 from fedsweep.data.sources import place_of
-from fedsweep.escape import bold, fence
+from fedsweep.escape import bold, fence, markdown
 from fedsweep.figures.canvas import strategy_colour
 from fedsweep.redaction import redact
 from fedsweep.scores import SCORES
@@ -33,6 +33,7 @@ _PACKAGES = (
     "ray",
     "torch",
     "torchvision",
+    "dp-accounting",
     "numpy",
     "scikit-learn",
     "mlflow",
@@ -40,6 +41,9 @@ _PACKAGES = (
 _SWEEP_COLOUR = "#888888"
 LAYOUT, LAYOUT_NOW = "layout", "2"
 """Tag and version of how a sweep's run tells its trials; version 1 had no tag, and short names."""
+
+PRIVACY = "privacy.account"
+"""Tag of a trial's run: what is accounted of its privacy, in a line; only where it has some."""
 
 OWN_METRICS = "metrics.own"
 """Tag of a trial's run: what its metrics of somebody's own are called, and which way is better."""
@@ -159,7 +163,8 @@ def trial_tags(trial: RunConfig, name: str, command: str) -> dict[str, str]:
         OWN_METRICS: SCORES.declared(trial.metrics),
         CODE: json.dumps({str(c.path): c.digest for c in trial.own_code if not c.installed}),
         "mlflow.runColor": strategy_colour(trial.strategy.name),
-        **_page(trial.key, name, command),
+        **({PRIVACY: trial.account_said} if trial.account_said else {}),
+        **_page(trial.key, name, command, trial.privacy_said),
     }
 
 
@@ -169,9 +174,10 @@ def _attackers(trial: TrialConfig) -> dict[str, str]:
     return {ATTACKERS: ", ".join(map(str, found))} if found else {}
 
 
-def _page(key: str, name: str, command: str) -> dict[str, str]:
+def _page(key: str, name: str, command: str, said: str = "") -> dict[str, str]:
     """Return the tags by which any trial's run is found, and its page."""
-    note = f"{bold(name)}\n\n{reproduce(command)}"
+    told = f"{markdown(said)}\n\n" if said else ""
+    note = f"{bold(name)}\n\n{told}{reproduce(command)}"
     return {"kind": "trial", "trial.key": key, "mlflow.note.content": note}
 
 

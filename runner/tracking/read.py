@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ from fedsweep.tracking.describe import (
     LAYOUT,
     LAYOUT_NOW,
     OWN_METRICS,
+    PRIVACY,
     environment_of,
 )
 from fedsweep.tracking.store import Store, open_store
@@ -183,6 +185,15 @@ class StoredSweep:
                     "another text of it."
                 )
         return told
+
+    def privacy(self) -> list[str]:
+        """Say what is accounted of the privacy of trials, and of how many."""
+        said = [trial.run.data.tags.get(PRIVACY, "") for trial in self.trials]
+        counts = Counter(filter(None, said))
+        return [
+            f"{line}." if count == len(said) else f"{line} ({count} of {len(said)} trials)."
+            for line, count in counts.items()
+        ]
 
     def rows(self) -> list[TrialRow]:
         """Return one row per trial: its axes and, where it finished, its final metrics."""

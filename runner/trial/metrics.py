@@ -53,9 +53,10 @@ def client_rows(
         )
         prefix = "train" if kind == "train" else "eval"
         scored = kind == "train" or task.node_id not in attackers
-        if scored and task.error is None and (count := int(task.metrics.get("num-examples", 0))):
+        told = scored and task.error is None and f"{prefix}_loss" in task.metrics
+        if told and (count := int(task.metrics.get("num-examples", 0))):
             row[f"{prefix}_examples"] = count
-            row[f"{prefix}_loss"] = task.metrics.get(f"{prefix}_loss", nan)
+            row[f"{prefix}_loss"] = task.metrics[f"{prefix}_loss"]
             row[f"{prefix}_acc"] = task.metrics.get(f"{prefix}_acc", nan)
         if kind == "train":
             row["host"] = task.host

@@ -6,7 +6,7 @@ They read round records only, so a resumed trial decides alike.
 from collections.abc import Mapping
 from math import inf, isfinite
 
-from fedsweep.catalog import CATALOG
+from fedsweep.catalog import CATALOG, EPSILON, EPSILON_AHEAD
 from fedsweep.config import StopConfig
 from fedsweep.records import RoundRecord
 
@@ -57,6 +57,12 @@ class StopRules:
         moved = metrics.get("4_comm/mb_total", 0.0)
         if config.mb is not None and moved >= config.mb:
             return f"{moved:.2f} MiB moved, stop.mb={config.mb:g}"
+        ahead = metrics.get(EPSILON_AHEAD, 0.0)
+        if config.epsilon is not None and ahead > config.epsilon:
+            return (
+                f"epsilon={metrics[EPSILON]:.4g}, and {ahead:.4g} by the next evaluation, "
+                f"stop.epsilon={config.epsilon:g}"
+            )
         return self._judged(metrics[config.metric]) if config.metric in metrics else ""
 
     def _judged(self, value: float) -> str:

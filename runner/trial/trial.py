@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config import ModelConfig, RunConfig, TrainingConfig, TrialConfig
+from fedsweep.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig, TrialConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.adversary import NOBODY, Adversary
 from fedsweep.data.federated import FederatedData
@@ -24,6 +24,7 @@ from fedsweep.engine.executors import Host
 from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import TrialError
+from fedsweep.pace.cohorts import PoissonSampled
 from fedsweep.pace.policies import Policies, Underway
 from fedsweep.pace.schedule import Scene
 from fedsweep.parts.registry import Origin
@@ -46,6 +47,7 @@ from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
 from fedsweep.trial.metrics import Ledger, initial_record, own_test_metrics, round_record
 from fedsweep.trial.opening import Opened
+from fedsweep.trial.privacy import Spending, check_state, said_of_privacy
 from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
 from fedsweep.trial.stop import StopRules
 from fedsweep.trial.virtual import VirtualTime, timeless_scene
@@ -162,6 +164,7 @@ class _Trial:
     def __init__(self, config: RunConfig, data: FederatedData, grid: EngineGrid) -> None:
         self.config, self.data, self.grid = config, data, grid
         self._initial, self._layout = initial_model(grid)
+        check_state(config, self._layout, self._initial)
         self.strategy = make_strategy(config, data.shift, self._layout)
         self._clustered = self.strategy if isinstance(self.strategy, Clustered) else None
         self._has = models_of(self.strategy)
@@ -181,19 +184,23 @@ class _Trial:
             min_fit_fraction=config.strategy.min_fit_fraction,
             online=config.online,
             evaluate_config=ConfigRecord({"by-class": True} if config.metrics else {}),
-            held_out=data.holds_out,
+            held_out=data.holds_out and config.privacy.tells,
             evaluate_personal=config.evaluate_personal,
             policies=self._policies(scene),
             settle=self._virtual.settle if self._virtual else None,
             attackers=data.adversary.nodes,
         )
         self.rules = StopRules(config.stop)
+        self._spending = Spending(config)
         self._arrays, self._ledger, self._underway = self._initial, Ledger(), Underway()
         self._scores: TestScores | None = None  # of the last round that ran here
 
     def _policies(self, scene: Scene) -> Policies:
         """Return what a round is, whose replies may be attackers', or have to be opened."""
         policies, compressor = self.config.schedule.policies(scene), compressor_of(self.config)
+        if self.config.sampling == "poisson":
+            cohort = PoissonSampled(self.config.strategy.fraction_train)
+            policies = replace(policies, cohort=cohort)
         delivery, adversary = policies.delivery, self.data.adversary
         if adversary.forges:
             delivery = Attacked(delivery, adversary, self._layout)
@@ -205,7 +212,8 @@ class _Trial:
         """Test the initial model; return round 0."""
         scores = self._central.score(0, self._arrays)
         first = initial_record(scores, self.data.label_counts(), self.config.metrics)
-        said = (*self.data.adversary.told(), *_said(self.config, self._layout))
+        privacy = said_of_privacy(self.config, self._layout)
+        said = (*self.data.adversary.told(), *privacy)
         return (replace(first, time_s=time.time(), events=said),)
 
     def go_on(self, saved: Checkpoint) -> tuple[RoundRecord, ...]:
@@ -218,6 +226,7 @@ class _Trial:
         if self._virtual:
             self._virtual.load_state_dict(state["virtual"])
             self.loop.policies.load_state_dict(state["policies"])
+        self._spending.go_on(saved.records)
         return saved.records
 
     def state(self) -> State:
@@ -266,6 +275,7 @@ class _Trial:
                 accused=accused_by(self.strategy),
             )
             clock = now
+            record = self._spending.settled(record)
             stopped = self.rules.update(record, self.loop.evaluates(done.number))
             events = (*record.events, f"stopped: {stopped}") if stopped else record.events
             yield replace(record, events=events, time_s=time.time())
@@ -292,17 +302,6 @@ class _Trial:
         return scores
 
 
-def _said(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
-    """Return what the reader of the results has to know of the model, one line each."""
-    if config.privacy.name == "none" or not layout.averaged:
-        return ()
-    shown = ", ".join(layout.averaged[:3]) + (", ..." if len(layout.averaged) > 3 else "")
-    return (
-        f"privacy={config.privacy.name}: the model's running statistics ({shown}) "
-        "are averaged without clipping or noise: no guarantee covers them",
-    )
-
-
 def make_strategy(config: TrialConfig, shift: ClientGroups, layout: Layout) -> Strategy:
     """Return a trial's strategy, with a defence or a privacy wrapper where the config asks for one.
 
@@ -324,7 +323,8 @@ def make_strategy(config: TrialConfig, shift: ClientGroups, layout: Layout) -> S
     )
     if isinstance(config.defence, Defender):
         strategy = with_defence(strategy, config.defence.defend)
-    return with_layout(wrap_privacy(strategy, config.privacy.canonical()), layout)
+    rate = config.strategy.fraction_train if config.sampling == "poisson" else None
+    return with_layout(wrap_privacy(strategy, config.privacy.canonical(), rate), layout)
 
 
 def client_app(
@@ -333,18 +333,20 @@ def client_app(
     model: ModelConfig,
     seed: int,
     threads: int,
-    privacy: str,
+    privacy: PrivacyConfig,
     engine: Any,
     compressor: Compressor | None,
     origins: Mapping[str, Origin],
 ) -> ClientApp:
-    """Build the built-in ClientApp on a host, with the clipping mod where the clients clip."""
+    """Build the built-in ClientApp on a host, with the mods that privacy asks for."""
     for part, origin in origins.items():
         PARTS[part].receive(origin)
     from fedsweep.client.app import make_client_app
     from fedsweep.client.clipping import clipping_mod
+    from fedsweep.client.silence import silence_mod
 
-    mods = [clipping_mod] if privacy.endswith("_client") else []
+    mods = [] if privacy.tells else [silence_mod]
+    mods += [clipping_mod] if privacy.name.endswith("_client") else []
     return make_client_app(split.on(images), model, seed, "auto", threads, mods, engine, compressor)
 
 
@@ -358,7 +360,7 @@ def make_grid(
         "model": config.model,
         "seed": config.seed,
         "threads": config.training.threads,
-        "privacy": config.privacy.name,
+        "privacy": config.privacy,
         "engine": config.training.engine,
         "compressor": compressor_of(config),
         "origins": config.origins,

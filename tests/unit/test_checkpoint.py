@@ -182,6 +182,7 @@ def test_any_fsspec_url_will_do() -> None:
         CheckpointStore("nope://x", "key").load()
 
 
+NAMED = ["privacy.strict=false"]
 CASES = {
     "fedavg": ["strategy=fedavg", "strategy.fraction_train=0.5"],
     "fedavgm": ["strategy=fedavgm"],
@@ -189,8 +190,8 @@ CASES = {
     "fedadagrad": ["strategy=fedadagrad"],
     "fedyogi": ["strategy=fedyogi"],
     "qfedavg": ["strategy=qfedavg"],
-    "adaptive clipping": ["privacy=adaptive_server", "privacy.noise_multiplier=0.1"],
-    "momentum after noise": ["privacy=fixed_client", "strategy=fedavgm"],
+    "adaptive clipping": [*NAMED, "privacy=adaptive_server", "privacy.noise_multiplier=0.1"],
+    "momentum after noise": [*NAMED, "privacy=fixed_client", "strategy=fedavgm"],
     "scaffold": ["strategy=scaffold", "strategy.fraction_train=0.5"],
     "kmeans": ["strategy=kmeans", "strategy.num_clusters=2", "strategy.warmup_rounds=2"],
     "client state": ["strategy=local"],

@@ -37,6 +37,8 @@ def beside(group: str, option: str) -> list[str]:
     }
     if group == "schedule" and option != "sync":
         return ["devices=lognormal", *own.get(option, [])]
+    if group == "privacy" and option != "none":
+        return ["privacy.client_metrics=false"]
     if (group, option) == ("devices", "trace"):
         path = Path(tempfile.gettempdir()) / f"fedsweep-test-trace-{os.getpid()}.csv"
         path.write_text("id,rate,downlink,uplink\n0,1,1,1\n")

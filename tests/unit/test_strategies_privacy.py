@@ -26,11 +26,13 @@ TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4)}  # from 0 the updates are
 SIZE = 40_000
 
 
-def private(kind: str, name: str = "fedavg", strategy: Any = None, **changes: Any) -> Any:
+def private(
+    kind: str, name: str = "fedavg", strategy: Any = None, rate: float | None = None, **changes: Any
+) -> Any:
     params = settings_of(name=name, **(strategy or {})).canonical()
     groups = dict.fromkeys(range(1, 9), 0)
     built = build_strategy(name, params, 0, 8, client_learning_rate=0.1, groups=groups)
-    return wrap_privacy(built, PrivacyConfig(name=kind, **changes).canonical())
+    return wrap_privacy(built, PrivacyConfig(name=kind, **changes).canonical(), rate)
 
 
 def clipping(app: ClientApp) -> ClientApp:
@@ -160,6 +162,22 @@ def test_the_noise_is_that_of_the_clients_that_replied(kind: str) -> None:
         grid.fails = lambda message, node=failing: message.metadata.dst_node_id == node
         deviation = noise_of(private(kind, noise_multiplier=1.5, clipping_norm=2.0), grid)
         assert deviation == pytest.approx(1.5 * 2 / replied, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_a_rate_the_sum_is_divided_by_who_comes_on_average(kind: str) -> None:
+    """Of 4 at 1 / 2 all come, or three, or nobody: the updates 4, 2, 4, 2, clipped to 1, over 2."""
+    norm = "initial_clipping_norm" if kind.startswith("adaptive") else "clipping_norm"
+    for failing, expected in (((), [1, 1]), ((1,), [0.5, 1]), ((1, 2, 3, 4), [0, 0])):
+        grid = grid_of(kind)
+        grid.fails = lambda message, nodes=failing: message.metadata.dst_node_id in nodes
+        strategy = private(kind, rate=0.5, noise_multiplier=0, **{norm: 1.0})
+        assert values(one_round(strategy, grid)[0]) == pytest.approx(expected)
+        z = 0.15 if kind.startswith("fixed") else (0.15**-2 - (2 * 2 / 20) ** -2) ** -0.5
+        noise = still_grid(kind, 4)
+        noise.fails = grid.fails
+        strategy = private(kind, rate=0.5, noise_multiplier=0.15, **{norm: 1.0})
+        assert noise_of(strategy, noise) == pytest.approx(z / 2, rel=0.02)
 
 
 def test_shapes_and_dtypes_stay_and_every_coordinate_is_noised() -> None:
@@ -318,7 +336,7 @@ def test_the_mod_needs_a_norm() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_configuration_and_the_registry_refuse_the_same_strategies(name: str) -> None:
-    config = {"strategy": {"name": name}, "privacy": {"name": "fixed_server"}}
+    config = {"strategy": {"name": name}, "privacy": {"name": "fixed_server", "strict": False}}
     if name in STRATEGIES.saying("private_mean"):
         TrialConfig.model_validate(config)
         private("fixed_server", name)

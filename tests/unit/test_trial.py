@@ -12,6 +12,7 @@ from fedsweep.sweeps.compose import compose, options
 from fedsweep.trial.trial import train_config
 from tests.trials import events_of, network_of, outcome, small
 
+NOISE = ["privacy.noise_multiplier=0.1", "privacy.strict=false"]
 QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
 
 
@@ -32,7 +33,7 @@ def test_every_strategy_runs_and_learns(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in options("privacy") if name != "none"])
 def test_every_privacy_wrapper_runs(name: str) -> None:
-    *_, last, result = events_of(small(*QUICK, f"privacy={name}", "privacy.noise_multiplier=0.1"))
+    *_, last, result = events_of(small(*QUICK, f"privacy={name}", *NOISE))
     assert isinstance(result, TrialResult)
     assert math.isfinite(last.metrics["1_global/loss"])
 

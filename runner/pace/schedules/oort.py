@@ -4,7 +4,7 @@ Lai et al. 2021, "Oort: Efficient Federated Learning via Guided Participant Sele
 arXiv:2010.06081). Deviations: docs/virtual-time.md.
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ from fedsweep.strategies.ranges import SHARE
 
 class Oort(Schedule):
     """Utility = examples x loss x (T / t)^alpha where a client takes t > T."""
+
+    reads_clients: ClassVar[bool] = True
 
     penalty: float = Field(2.0, ge=0, le=100, description="alpha: of clients that are slow")
     percentile: float = Field(

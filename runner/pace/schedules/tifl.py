@@ -3,7 +3,7 @@
 Chai et al. 2020, "TiFL: A Tier-based Federated Learning System" (HPDC, arXiv:2001.09249).
 """
 
-from typing import cast
+from typing import ClassVar, cast
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ from fedsweep.strategies.settings import Setting
 
 class TiFL(Schedule):
     """Each round waits for all of one tier's clients that it asked."""
+
+    reads_clients: ClassVar[bool] = True
 
     tiers: int = Field(5, ge=2, le=1000, description="m: tiers of equal size, by speed")
     interval: int = Field(

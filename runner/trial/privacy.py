@@ -1,0 +1,124 @@
+"""What a trial has spent of privacy, from what its rounds record; and what has to be said of it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from flwr.app import ArrayRecord
+
+from fedsweep.accounting import Release
+from fedsweep.catalog import EPSILON, EPSILON_AHEAD
+from fedsweep.config import TrialConfig
+from fedsweep.errors import ConfigError
+from fedsweep.records import RoundRecord
+from fedsweep.strategies import Layout
+from fedsweep.strategies.layout import is_floating
+
+
+class Spending:
+    """Epsilon so far: it follows from the records of the rounds, so a resumed trial has the same.
+
+    Parameters
+    ----------
+    config : TrialConfig
+        The trial.
+    """
+
+    def __init__(self, config: TrialConfig) -> None:
+        self._config, self._plan = config, config.plan
+        self._spent: Counter[Release] = Counter()
+
+    def go_on(self, records: Iterable[RoundRecord]) -> None:
+        """Take in rounds that were recorded before."""
+        for record in records:
+            self._charge(record)
+
+    def settled(self, record: RoundRecord) -> RoundRecord:
+        """Return a round's record with what is spent by then, and why if that is more than planned.
+
+        Where a rule watches it, also with what will be spent by the next round that the trial may
+        end in.
+        """
+        if self._plan is None:
+            return record
+        release = self._charge(record)
+        epsilon = self._plan.account.epsilon(self._spent)
+        found = {EPSILON: epsilon}
+        if self._config.stop.epsilon is not None and record.round < self._config.rounds:
+            found[EPSILON_AHEAD] = self._ahead(record.round)
+        events = record.events
+        planned = self._plan.planned(record.round)
+        if release is not None and planned.is_amplified and not release.is_amplified:
+            asked, replied = _asked(record)
+            events += (
+                f"{asked - replied} of {asked} clients gave no reply: the round is charged as if "
+                "everybody knew who was asked",
+            )
+        return replace(record, metrics={**record.metrics, **found}, events=events)
+
+    def _charge(self, record: RoundRecord) -> Release | None:
+        if self._plan is None or not record.round:
+            return None
+        release = self._plan.charged(record.round, *_asked(record))
+        if release is not None:
+            self._spent[release] += 1
+        return release
+
+    def _ahead(self, done: int) -> float:
+        """Return what is spent by the next evaluated round if all reply until then."""
+        assert self._plan is not None
+        config = self._config
+        after = min((done // config.evaluate_every + 1) * config.evaluate_every, config.rounds)
+        ahead = self._spent.copy()
+        ahead.update(self._plan.planned(number) for number in range(done + 1, after + 1))
+        return self._plan.account.epsilon(ahead)
+
+
+def _asked(record: RoundRecord) -> tuple[int, int]:
+    """Return how many clients a round asked, and of how many the replies were used."""
+    return int(record.metrics["3_clients/asked"]), int(record.metrics["3_clients/trained"])
+
+
+def uncovered_state(layout: Layout, arrays: ArrayRecord) -> list[str]:
+    """Return the arrays that clients change and no noise covers: running statistics, counters.
+
+    Frozen parameters are the same for all, and say nothing.
+    """
+    counters = [name for name in layout.carried if not is_floating(arrays[name])]
+    return [*layout.averaged, *counters]
+
+
+def check_state(config: TrialConfig, layout: Layout, arrays: ArrayRecord) -> None:
+    """Refuse a network of which a strict account does not cover all.
+
+    Raises
+    ------
+    ConfigError
+        It keeps statistics of its examples.
+    """
+    state = uncovered_state(layout, arrays)
+    if config.privacy.noises and config.privacy.strict and state:
+        raise ConfigError(
+            f"privacy={config.privacy.name}: epsilon does not cover what model={config.model.name} "
+            f"keeps of its examples ({_few(state)}); take another model, or set "
+            "privacy.strict=false, which names it in the run"
+        )
+
+
+def said_of_privacy(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
+    """Return what the reader of the results has to know, one line each."""
+    if config.privacy.name == "none":
+        return ()
+    told = [config.privacy_said]
+    if layout.averaged:
+        told.append(
+            f"privacy={config.privacy.name}: the model's running statistics "
+            f"({_few(layout.averaged)}) are averaged without clipping or noise: no guarantee "
+            "covers them"
+        )
+    return tuple(told)
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
