@@ -1,0 +1,1 @@
+"""Fair tuning: what is proposed, what it is worth, who wins. No trial is run or read here."""
