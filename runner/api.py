@@ -47,6 +47,7 @@ from fedsweep.sweeps.compose import (
     with_contents,
 )
 from fedsweep.sweeps.resume import Restart
+from fedsweep.sweeps.searching import plan_search
 from fedsweep.sweeps.sweep import SweepPlan, run_sweep
 from fedsweep.sweeps.views import ViewMode
 from fedsweep.sweeps.words import parse, store_words
@@ -347,8 +348,10 @@ def sweep(
         plan = planned(of, _words(given, settings, axes), name)
         trials = with_contents(plan.trials)
         restart = Restart(fresh, retry_failed, take_over)
+        search = plan_search(plan.search, trials)
         store = _executed(
-            SweepPlan(plan.name, plan.description, plan.command, trials, restart), show
+            SweepPlan(plan.name, plan.description, plan.command, trials, restart, search=search),
+            show,
         )
         return Results(read_sweep(store, plan.name))
 

@@ -652,6 +652,13 @@ CATALOG = Catalog([
            over_seeds="reached"),
     Metric("0_final/virtual_s_to_target", "virtual time to target", "s", "lower", 1,
            final="virtual_s_to_target", shown="table", over_seeds="reached"),
+    # Of methods whose settings were searched for, on the same fresh seeds: docs/tuning.md.
+    Metric("0_final/tuning_default", "at defaults", "%", "higher", final="tuning_default",
+           shown="table"),
+    Metric("0_final/tuning_gain", "gain of tuning", "points", "higher", final="tuning_gain",
+           shown="table"),
+    Metric("0_final/tuning_cost", "cost of tuning", "", "lower", 0, final="tuning_cost",
+           shown="table"),
     Metric("0_final/wall_s", "time", "s", "lower", final="wall_s", follows="clock", shown="table",
            label="wall time"),
     Metric("0_final/rounds", "rounds", decimals=0, final="rounds"),

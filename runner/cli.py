@@ -372,15 +372,23 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     words = _with_address(words, args.address)
     sweep, given = split_sweep([args.sweep, *words] if args.sweep else words)
     called = planned(sweep, given, args.name or "")
+    from fedsweep.sweeps.searching import plan_search
+
     if args.dry_run:
-        return _list_ours(called.trials, called.name)
+        search = plan_search(called.search, called.trials)
+        told = search.remarks() if search else []
+        return _list(
+            called.trials, [*remarks(called.trials), *told], _counted(called.trials, called.name)
+        )
     from fedsweep.sweeps.resume import Restart
     from fedsweep.sweeps.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     trials = with_contents(called.trials)
+    search = plan_search(called.search, trials)
     return _execute(
-        SweepPlan(called.name, called.description, called.command, trials, restart), args.mode
+        SweepPlan(called.name, called.description, called.command, trials, restart, search=search),
+        args.mode,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from fedsweep.accounting import Account, Relation, Release
-from fedsweep.catalog import CATALOG, Need
+from fedsweep.catalog import CATALOG, Metric, Need
 from fedsweep.config.effects import idle_keys, never_happens
 from fedsweep.config.learning import (
     DatasetConfig,
@@ -540,16 +540,22 @@ class TrialConfig(Section):
         )
         return max(1, self.num_clients - late)
 
+    def never_logs(self, metric: Metric) -> str:
+        """Return why such trials do not log a metric, and what to change; nothing if they do."""
+        for need in metric.all_needs:
+            if why := self._lacks(need):
+                return f"never logged: {why}"
+        if metric.on_request and metric.on_request not in self.metrics:
+            asked = ",".join([*self.metrics, metric.on_request])
+            return f"logged on request; set metrics=[{asked}]"
+        return ""
+
     def _check_watched(self, section: str, rules: StopConfig | HalvingConfig) -> None:
         """Refuse to watch what such trials never have, or what has no better and worse."""
         metric = CATALOG.watched(rules.metric)
         given = f"{section}.metric={rules.metric}"
-        for need in metric.all_needs:
-            if why := self._lacks(need):
-                raise ConfigError(f"{given} is never logged: {why}")
-        if metric.on_request and metric.on_request not in self.metrics:
-            asked = ",".join([*self.metrics, metric.on_request])
-            raise ConfigError(f"{given} is logged on request; set metrics=[{asked}]")
+        if why := self.never_logs(metric):
+            raise ConfigError(f"{given} is {why}")
         if rules.mode == "auto" and not metric.better:
             raise ConfigError(
                 f"{given} says not which is better; set {section}.mode=max or {section}.mode=min"

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from fedsweep import escape
-from fedsweep.report.table import Table
+from fedsweep.report.table import Lines, Table
 from fedsweep.report.text import title
 
 if TYPE_CHECKING:
@@ -82,6 +82,16 @@ _PAGE = """\
 {%- for reason in missing %}
 <p class="note">{{ reason }}</p>
 {%- endfor %}
+{%- if tuning %}
+<h2 id="tuning">Tuning</h2>
+<div class="scroll"><table><thead>
+<tr>{% for cell in tuning[0] %}<th class="down">{{ show(cell) }}</th>{% endfor %}</tr>
+</thead><tbody>
+{%- for line in tuning[1:] %}
+<tr>{% for cell in line %}<td>{{ show(cell) }}</td>{% endfor %}</tr>
+{%- endfor %}
+</tbody></table></div>
+{%- endif %}
 {%- if failed %}
 <h2 id="failed">What failed</h2>
 <dl>{% for name, reason in failed %}<dt>{{ name }}</dt><dd>{{ reason }}</dd>{% endfor %}</dl>
@@ -141,6 +151,7 @@ def html(
     figures: Mapping[str, bytes],
     missing: Sequence[str] = (),
     report: str = "",
+    tuning: Lines = (),
 ) -> str:
     """Return the page: style, table and figures are in it.
 
@@ -156,6 +167,8 @@ def html(
         Why other figures lack.
     report : str
         The command that makes this very page.
+    tuning : lines
+        A table of what was searched, headings first, if anything was.
     """
     told = story(sweep)
     rows = [
@@ -179,6 +192,7 @@ def html(
         figures=[(title(path), b64encode(png).decode()) for path, png in figures.items()],
         environment=told.environment,
         report=report,
+        tuning=tuning,
     )
 
 

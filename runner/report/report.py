@@ -21,7 +21,9 @@ from fedsweep.report.curves import Target, to_target, trial_curves, within_epsil
 from fedsweep.report.figures import one_each, sweep_figures
 from fedsweep.report.page import html, html_table
 from fedsweep.report.results import csv, trials_table
-from fedsweep.report.table import Chosen, Table, chosen, reader
+from fedsweep.report.searched import Searched
+from fedsweep.report.searches import search_figures
+from fedsweep.report.table import Chosen, Lines, Table, chosen, reader
 from fedsweep.report.text import document_markdown, latex, markdown
 
 if TYPE_CHECKING:
@@ -140,14 +142,22 @@ def report(
         test=choice.test,
         page=page,
     )
+    story = Searched.from_json(sweep.searched) if sweep.searched else None
+    tuning: Lines = ()
+    if story and not choice.is_chosen:
+        search_figures(story, extras, page)
+        tuning = story.lines()
+        remarks = (*found.table.remarks, *story.remarks())
+        caption = " ".join([found.table.caption, *story.remarks()])
+        found = replace(found, table=replace(found.table, caption=caption, remarks=remarks))
     shown, missing = one_each(extras.files), extras.told()
     on_paper = _chosen(sweep, narrow(choice), target, curves).table
     extras.write("report.tex", lambda: latex(on_paper, sweep.name))
-    extras.write(PAGE, lambda: html(sweep, found.table, shown, missing, again))
+    extras.write(PAGE, lambda: html(sweep, found.table, shown, missing, again, tuning))
     for told in extras.told():
         _log.warning("report of %s: %s", line(sweep.name), told)
     files: dict[str, str | bytes] = {
-        "report.md": document_markdown(sweep, found.table, list(shown), extras.told()),
+        "report.md": document_markdown(sweep, found.table, list(shown), extras.told(), tuning),
         "report.csv": csv(found.cells),
         "trials.csv": csv(trials_table(found.rows, found.axes)),
         **extras.files,

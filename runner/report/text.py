@@ -25,14 +25,23 @@ def markdown(lines: Lines) -> str:
 
 
 def document_markdown(
-    sweep: "StoredSweep", table: Table, figures: Sequence[str], missing: Sequence[str] = ()
+    sweep: "StoredSweep",
+    table: Table,
+    figures: Sequence[str],
+    missing: Sequence[str] = (),
+    tuning: Lines = (),
 ) -> str:
-    """Return the report in Markdown; figures are links, ``missing`` says why others lack."""
+    """Return the report in Markdown; figures are links, ``missing`` says why others lack.
+
+    ``tuning`` is a table of what was searched, if anything was.
+    """
     shown = "\n".join(f"![{title(path)}]({path})\n" for path in figures)
     command = escape.fence(sweep.command) if sweep.command else ""
     notes = "\n\n".join(map(escape.markdown, (table.caption, *missing)))
     lines = markdown(table.lines())
-    return f"# {escape.markdown(sweep.name)}\n\n{lines}\n{notes}\n\n{command}\n\n{shown}"
+    searched = f"## Tuning\n\n{markdown(tuning)}\n" if tuning else ""
+    head = f"# {escape.markdown(sweep.name)}\n\n{lines}\n{notes}\n\n"
+    return f"{head}{searched}{command}\n\n{shown}"
 
 
 def title(path: str) -> str:

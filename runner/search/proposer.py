@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import product
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from fedsweep.imports import lasting
 from fedsweep.search.space import Choice, Numbers, Range, Value
 
 if TYPE_CHECKING:
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
 
 _STARTUP = 2
 """Generations that are drawn by chance before TPE models anything."""
+
+
+_PARTS = ("optuna", "optuna.importance", "sklearn.ensemble")
+"""What Optuna is used for here, and imports late."""
+
+
+def import_parts(sampler: str) -> None:
+    """Import all that a search uses: later other threads work beside it."""
+    with lasting():
+        for module in (*_PARTS, *(["cmaes"] if sampler == "cmaes" else [])):
+            import_module(module)
 
 
 @dataclass(frozen=True)

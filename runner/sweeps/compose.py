@@ -39,6 +39,8 @@ M = TypeVar("M", bound=BaseModel)
 CONFIGS = folder("configs")
 ADHOC = "adhoc"
 """What a sweep of words alone is called."""
+SEARCH = "search"
+"""How words begin that are of a search (:mod:`fedsweep.search.settings`), and no trial's."""
 
 
 class SweepFile(BaseModel):
@@ -53,6 +55,9 @@ class SweepFile(BaseModel):
     )
     halving: dict[str, Any] = Field(
         default_factory=dict, description="successive halving: axis, metric, ..."
+    )
+    search: dict[str, Any] = Field(
+        default_factory=dict, description="a search for settings: space, budget, ..."
     )
 
 
@@ -76,6 +81,8 @@ class Trial:
         The file of ``configs/experiment`` that it is of, or nothing.
     unused : dict[str, str]
         Settings of that file that change nothing in this trial, and why.
+    tags : dict[str, str]
+        What else its run is to be found by.
     """
 
     config: RunConfig
@@ -85,6 +92,7 @@ class Trial:
     grid: tuple[str, ...] = ()
     experiment: str = ""
     unused: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def command(self) -> str:
@@ -200,6 +208,7 @@ class Planned(NamedTuple):
     description: str
     command: str  # that says it again
     trials: Sequence[Trial]
+    search: Mapping[str, Json] = {}  # what is said of a search; nothing where there is none
 
 
 def planned(sweep: str, words: Sequence[str], name: str = "") -> Planned:
@@ -224,7 +233,8 @@ def planned(sweep: str, words: Sequence[str], name: str = "") -> Planned:
     if not sweep and not words:
         raise ConfigError(f"name a sweep ({', '.join(options('sweep'))}), a file, or axes: a=1,2")
     called = name or (Path(sweep).stem if sweep else ADHOC)
-    file, trials = expand(sweep, words)
+    search, rest = split_search(words)
+    file, trials = expand(sweep, rest)
     component(called, "--name")
     given = [sweep] if sweep else []
     named = ["--name", name] if name else []
@@ -233,7 +243,48 @@ def planned(sweep: str, words: Sequence[str], name: str = "") -> Planned:
         file.description,
         command(["fedsweep", "sweep", *given, *words, *named, *config_dir_words()]),
         trials,
+        _overlaid(_with_space(file.search), search),
     )
+
+
+def split_search(words: Sequence[str]) -> tuple[dict[str, Json], list[str]]:
+    """Return what words say of a search, as a file says it, and the other words.
+
+    Raises
+    ------
+    ConfigError
+        A setting of the search has several values.
+    """
+    found: dict[str, Json] = {}
+    space: dict[str, Json] = {}
+    rest = []
+    for word, read in zip(words, parse(words), strict=True):
+        top, _, key = read.key.partition(".")
+        if top != SEARCH:
+            rest.append(word)
+        elif read.values is not None:
+            raise ConfigError(
+                f"'{shown(read.line)}' has several values, and a sweep has one search; give one"
+            )
+        elif key.startswith("space."):
+            space[key.removeprefix("space.")] = read.value
+        elif key == "space" and read.value == "auto":
+            found["auto"] = True
+        elif not key or key == "space":
+            raise ConfigError(
+                f"'{shown(read.line)}' is no setting of a search; give search.space=auto, or "
+                "search.space.KEY=loguniform:a:b and search.budget=N"
+            )
+        else:
+            found[key] = read.value
+    return found | ({"space": space} if space else {}), rest
+
+
+def _with_space(search: Mapping[str, Json]) -> dict[str, Json]:
+    """Return what a file says of a search; ``auto`` is no mapping, and words add to one."""
+    if search.get("space") == "auto":
+        return {**search, "space": {}, "auto": True}
+    return dict(search)
 
 
 def expand(sweep: str, words: Sequence[str]) -> tuple[SweepFile, list[Trial]]:
@@ -442,15 +493,15 @@ def _placed(trial: Trial, axes: Iterable[str], cell: Sequence[str], fixed: Seque
     """Return a cell's trial with its place on the axes that apply to it, and its words."""
     config = trial.config
     resolved = flat(config.canonical())
-    applies = partial(_applies, config, config.idle())
-    applying = {key: word for key, word in zip(axes, cell, strict=True) if applies(key)}
+    fits = partial(_applies, config, config.idle())
+    applying = {key: word for key, word in zip(axes, cell, strict=True) if fits(key)}
     place = {
         key: str(resolved.get(key, _group_place(config, key, word)))
         for key, word in applying.items()
     }
     settings = [word for word in fixed if not word.startswith("halving.")]
-    kept = (*(word for word in settings if applies(_key(word))), *applying.values())
-    left_out = tuple(word for word in [*settings, *axes] if not applies(_key(word)))
+    kept = (*(word for word in settings if fits(_key(word))), *applying.values())
+    left_out = tuple(word for word in [*settings, *axes] if not fits(_key(word)))
     return replace(trial, axes=place, overrides=kept, left_out=left_out)
 
 
@@ -511,6 +562,28 @@ def _rivals(trials: Sequence[Trial]) -> tuple[int, int]:
             "give the axis several values, or name another"
         )
     return len(trials) - alone, alone
+
+
+def applies(config: RunConfig, key: str) -> bool:
+    """Return whether a setting has an effect in a trial."""
+    return _applies(config, config.idle(), key)
+
+
+def changed(trial: Trial, settings: Mapping[str, Json]) -> Trial:
+    """Return a trial with other settings, by full key: on the same data, which are not read again.
+
+    A setting that another one switches off is left out, as in a grid.
+
+    Raises
+    ------
+    ConfigError
+        A value is out of range, or does not go with the others.
+    """
+    kept = [word for word in trial.overrides if _key(word) not in settings]
+    words = [f"{key}={literal(value)}" for key, value in settings.items()]
+    built = _build(_read([*kept, *words]), prune=True)
+    config = built.config.model_copy(update={"dataset": trial.config.dataset})
+    return replace(trial, config=config, overrides=built.overrides)
 
 
 def _key(word: str) -> str:
@@ -683,6 +756,11 @@ def _put_value(values: dict[str, Json], word: Word) -> None:
         beside = f"beside {word.key}={shown(repr(old))}"
         raise ConfigError(f"'{shown(word.line)}' can't be set {beside}; give one of them")
     node[last] = _merged(old, word.value)
+
+
+def _overlaid(old: Mapping[str, Json], new: Mapping[str, Json]) -> dict[str, Json]:
+    """Return what a file says, and what words say instead."""
+    return {key: _merged(old.get(key), new.get(key, old.get(key))) for key in {**old, **new}}
 
 
 def _merged(old: Json, new: Json) -> Json:

@@ -80,6 +80,11 @@ class TrialProgress:
         in_all = f", {rounds} rounds in all" if rounds else ""
         self._view.show(event, f"{to_run} trial{'s' * (to_run != 1)}{in_all}, on {cluster}")
 
+    def more(self, trials: int, rounds: int) -> None:
+        """Take in that there are more trials to run than there were at the beginning."""
+        self._num_trials += trials
+        self._rounds_left += rounds
+
     def started(self, key: str, label: str, rounds: int) -> None:
         """Show a trial that begins."""
         self._trials[key] = _Followed(label, rounds, self._clock())

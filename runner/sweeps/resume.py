@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ray
@@ -53,6 +53,17 @@ class Standing:
     storage: str  # folder of the sweep's checkpoints
     notes: Sequence[str] = ()  # what else is to be said before the sweep goes on
     shorter: Mapping[str, str] = field(default_factory=dict)  # trial key -> that of fewer rounds
+
+    def joined(self, more: "Standing") -> "Standing":
+        """Return it with trials that the sweep came to later."""
+        return replace(
+            self,
+            todo=[*self.todo, *more.todo],
+            done=[*self.done, *more.done],
+            failed=[*self.failed, *more.failed],
+            runs={**self.runs, **more.runs},
+            shorter={**self.shorter, **more.shorter},
+        )
 
     def checkpoints(self, trial: Trial) -> CheckpointStore:
         """Return where a trial's checkpoints are, and those of the same with fewer rounds."""
@@ -115,13 +126,14 @@ def _what(name: str | None, trial: TrialConfig) -> str:
     return f"sweep '{name}'" if name else f"trial {trial.key}"
 
 
-def sweep_key(trials: Sequence[Trial]) -> str:
-    """Return the identity of a grid: 12 hex digits."""
-    return hashlib.sha256(" ".join(trial.config.key for trial in trials).encode()).hexdigest()[:12]
+def sweep_key(trials: Sequence[Trial], search: str = "") -> str:
+    """Return the identity of a grid, and of what is searched in it: 12 hex digits."""
+    keys = [trial.config.key for trial in trials] + ([search] if search else [])
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:12]
 
 
 def look_back(
-    name: str | None, trials: Sequence[Trial], restart: Restart, tracker: Tracker
+    name: str | None, trials: Sequence[Trial], restart: Restart, tracker: Tracker, key: str
 ) -> Standing:
     """Find out where a sweep stands, close what a dead driver left RUNNING, check checkpoints.
 
@@ -130,6 +142,8 @@ def look_back(
     name : str or None
         The sweep; a trial on its own (None) goes on where it was interrupted, and is run anew where
         it ended.
+    key : str
+        The identity of the sweep.
 
     Raises
     ------
@@ -147,13 +161,45 @@ def look_back(
     tracker.tags["driver"] = driver_name()
     runs = past.past_trials(store, name, [trial.config.key for trial in trials])
     _close_dead(_what(name, trials[0].config), name, runs, restart, store)
-    everything = Standing(trials, (), (), {}, None, storage)
     if restart.fresh:
         if name:
             past.supersede(store, name)
+        everything = Standing(trials, (), (), {}, None, storage)
         for trial in trials:
             everything.checkpoints(trial).remove()
         return everything
+    found = _stand(name, trials, restart, store, storage, runs)
+    return replace(found, sweep=past.past_sweep(store, name, key)) if name else found
+
+
+def look_again(
+    name: str, trials: Sequence[Trial], restart: Restart, tracker: Tracker, storage: str
+) -> Standing:
+    """Find out where trials stand that a sweep has come to while it runs.
+
+    Raises
+    ------
+    DataError, CheckpointError
+        As :func:`look_back`.
+    """
+    runs = past.past_trials(tracker.store, name, [trial.config.key for trial in trials])
+    found = _stand(name, trials, restart, tracker.store, storage, runs)
+    for trial in found.todo if restart.fresh else ():
+        if trial.config.key not in runs:  # left by what counts no longer
+            found.checkpoints(trial).remove()
+    return found
+
+
+def _stand(
+    name: str | None,
+    trials: Sequence[Trial],
+    restart: Restart,
+    store: Store,
+    storage: str,
+    runs: dict[str, PastRun],
+) -> Standing:
+    """Return where trials stand, by their newest runs."""
+    everything = Standing(trials, (), (), {}, None, storage)
     ours = [trial for trial in trials if isinstance(trial.config, TrialConfig)]
     new = [trial for trial in ours if trial.config.key not in runs]
     before = past.past_contents(store, name) if new else []
@@ -178,8 +224,7 @@ def look_back(
     todo = [trial for trial in trials if trial.config.key not in settled]
     for trial in todo:
         everything.checkpoints(trial).check()
-    sweep = past.past_sweep(store, name, sweep_key(trials))
-    return Standing(todo, done, failed, runs, sweep, storage, notes, _keys(shorter))
+    return Standing(todo, done, failed, runs, None, storage, notes, _keys(shorter))
 
 
 def _shorter(
@@ -198,9 +243,10 @@ def _shorter(
     return found
 
 
-def tidying(trial: Trial, checkpoints: CheckpointStore) -> Callable[[], None]:
-    """Return what is done with the checkpoints of a trial that ended."""
-    keep = trial.config.checkpoint.keep and trial.config.course_key  # else nothing begins there
+def tidying(trial: Trial, checkpoints: CheckpointStore, last: bool = False) -> Callable[[], None]:
+    """Return what is done with the checkpoints of a trial that ended; ``last``: nobody goes on."""
+    kept = trial.config.checkpoint.keep and trial.config.course_key  # else nothing begins there
+    keep = kept and not last
     return checkpoints.keep_last if keep else checkpoints.remove
 
 

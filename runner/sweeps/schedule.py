@@ -7,9 +7,9 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import ray
 from ray.exceptions import OutOfDiskError, RayError
@@ -55,6 +55,8 @@ class Outcome:
     failures: list[tuple[str, str]] = field(default_factory=list)  # (trial, reason)
     stopped: list[tuple[str, str]] = field(default_factory=list)
     """Trials whose storage took no more, and why: the next session goes on with them."""
+    also: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By trial key: what a row tells that no trial alone does, such as the gain of tuning."""
     full: bool = False  # the disk of the store is: what was logged waits, or has to be made good
     report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
     folder: Path | None = None  # where they were written, too
@@ -75,7 +77,14 @@ class Outcome:
     @property
     def rows(self) -> list[TrialRow]:
         """The trials that ended, in the grid's order."""
-        return [self.ended[key] for trial in self.trials if (key := trial.config.key) in self.ended]
+        found = ((trial, self.ended.get(trial.config.key)) for trial in self.trials)
+        return [
+            TrialRow(trial.axes, {**row.metrics, **self.also.get(trial.config.key, {})})
+            if row.metrics
+            else replace(row, axes=trial.axes)
+            for trial, row in found
+            if row is not None
+        ]
 
     @property
     def exit_status(self) -> int:
@@ -85,6 +94,26 @@ class Outcome:
         if self.interrupted:
             return 130
         return 3 if self.stopped or self.full else int(bool(self.failures or self.missing))
+
+
+class Supply(Protocol):
+    """Where trials come from that nobody could name when the sweep began."""
+
+    @property
+    def bases(self) -> Sequence[Trial]:
+        """Trials on whose data, and with whose networks, all of its trials are run."""
+
+    def take(self) -> Standing:
+        """Return where the trials stand that have become due since it was asked last."""
+
+    def ended(self, key: str, summary: Mapping[str, float]) -> None:
+        """Take in that a trial ended: its final metrics, none where it failed."""
+
+    def base_of(self, key: str) -> str:
+        """Return the key of the base of one of its trials."""
+
+    def goes_on(self, key: str) -> bool:
+        """Return whether a trial may be gone on with for more rounds."""
 
 
 @dataclass
@@ -166,6 +195,7 @@ class Schedule:
     halving: Halving
     parameters: Mapping[str, int]  # of each trial's network, by trial key
     kind: Kind = OURS
+    supply: Supply | None = None
     waiting: dict[str, _Active] = field(default_factory=dict)  # at a rung, by trial key
     active: dict[_Events, _Active] = field(default_factory=dict)
     delayed: list[_Delayed] = field(default_factory=list)
@@ -187,6 +217,7 @@ class Schedule:
             if self.engine and self.engine.lost():
                 self._restart(self.engine)
             self._go_on()
+            fresh.extend(self._due())
             while (
                 len(self.active) + len(self.delayed) < at_once
                 and not self.interrupts.asked
@@ -201,6 +232,18 @@ class Schedule:
             for events in self._ready():
                 self._take_event(events)
         self._interrupt_waiting()
+
+    def _due(self) -> Sequence[Trial]:
+        """Return the trials that have become due by what ended."""
+        if self.supply is None or self.interrupts.asked:
+            return ()
+        more = self.supply.take()
+        if more.todo:
+            bases = {t.config.key: self.supply.base_of(t.config.key) for t in more.todo}
+            self.standing = self.standing.joined(more)
+            self.prepared = {**self.prepared, **{k: self.prepared[b] for k, b in bases.items()}}
+            self.progress.more(len(more.todo), sum(t.config.rounds for t in more.todo))
+        return more.todo
 
     def kill(self) -> None:
         """End running trials at once."""
@@ -272,6 +315,7 @@ class Schedule:
             return
         engine.restart("its processes here died; running trials go on from their checkpoints")
         todo = [trial for trial in self.standing.todo if trial.config.key not in self.ended]
+        todo += self.supply.bases if self.supply else ()
 
         def work(pool: HostPool) -> Mapping[str, Ready]:
             prepared = self.kind.prepare(todo, inline=False)
@@ -356,7 +400,9 @@ class Schedule:
         """Open the run of a trial: that of an earlier session, if it goes on with what is there."""
         trial = active.trial
         past = None if anew else self.standing.runs.get(trial.config.key)
-        return self.tracker.start_trial(trial.config, trial.axes, trial.command, self.parent, past)
+        return self.tracker.start_trial(
+            trial.config, trial.axes, trial.command, self.parent, past, trial.tags
+        )
 
     def _take_round(self, events: _Events, record: RoundRecord) -> None:
         active = self.active[events]
@@ -394,7 +440,8 @@ class Schedule:
         assert active.run
         active.run.finish(result)
         CATALOG.declare(result.declared)
-        tidy = tidying(active.trial, active.checkpoints)
+        last = self.supply is not None and not self.supply.goes_on(active.trial.config.key)
+        tidy = tidying(active.trial, active.checkpoints, last)
         self.tracker.writer.once_stored(active.run.token, tidy)
         self.outcome.add(active.trial, result.summary)
         self._end_trial(events, "FINISHED", result.stopped, result.summary)
@@ -452,6 +499,8 @@ class Schedule:
         key = self.active.pop(events).trial.config.key
         self.ended.add(key)
         self.halving.end(key, status != "FINISHED")
+        if self.supply and status in ("FINISHED", "FAILED"):
+            self.supply.ended(key, summary or {})
         self.progress.ended(key, status, reason, summary)
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from fedsweep.sweeps.resume import (
     Restart,
     Standing,
     check_nodes,
+    look_again,
     look_back,
     only_driver,
     only_driver_of_store,
@@ -35,6 +37,7 @@ from fedsweep.sweeps.resume import (
     sweep_key,
 )
 from fedsweep.sweeps.schedule import Outcome, Schedule, import_trial, warm_trials
+from fedsweep.sweeps.searching import Searching, SearchPlan
 from fedsweep.sweeps.views import View
 from fedsweep.sweeps.words import store_words
 from fedsweep.tracking import SweepRun, Tracker
@@ -42,7 +45,7 @@ from fedsweep.tracking.imports import import_all
 from fedsweep.tracking.past import PastRun, adopt, history
 from fedsweep.tracking.read import read_sweep, report_folder
 from fedsweep.tracking.store import tracking_uri
-from fedsweep.trial.checkpoint import open_storage
+from fedsweep.trial.checkpoint import CheckpointStore, open_storage
 
 _log = logging.getLogger("fedsweep.sweeps")
 
@@ -60,6 +63,12 @@ class SweepPlan:
     trials: Sequence[Trial]
     restart: Restart = field(default_factory=Restart)
     kind: Kind = OURS
+    search: SearchPlan | None = None
+
+    @property
+    def key(self) -> str:
+        """The identity of the sweep."""
+        return sweep_key(self.trials, self.search.key if self.search else "")
 
     @property
     def session(self) -> SessionConfig:
@@ -95,15 +104,25 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             )
             tracker.tags["cluster"] = where
             tracker.writer.tell = progress.line
-            for remark in plan.kind.remarks(plan.trials):
+            searching = _searching(plan, tracker, standing, outcome, progress)
+            remarks = [
+                *plan.kind.remarks(plan.trials),
+                *(plan.search.remarks() if plan.search else ()),
+            ]
+            for remark in remarks:
                 progress.line(remark)
-            _recall(standing, outcome, progress)
+            _take_back(standing, outcome)
+            if searching:
+                standing = standing.joined(searching.take())
+            _recall(standing, progress)
             if not standing.todo and not _unfinished(standing.sweep):
+                _conclude(plan, searching, outcome)
                 outcome.folder = _report_there(plan, standing)
                 return outcome, tracker
 
             # The data, the networks and the race, all checked before a run is made.
-            prepared, parameters = _make_ready(plan, engine, standing)
+            bases = searching.bases if searching else ()
+            prepared, parameters = _make_ready(plan, engine, standing, bases)
             for told in dict.fromkeys(data.told for data in prepared.values()):
                 progress.line(told)
             halving = Halving(
@@ -140,6 +159,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                     halving,
                     parameters,
                     plan.kind,
+                    searching,
                 )
                 try:
                     schedule.run(
@@ -148,8 +168,16 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 except KeyboardInterrupt:
                     outcome.interrupted = True
                     schedule.kill()
-                outcome.interrupted |= interrupts.asked and len(outcome.rows) < len(plan.trials)
+                whole = (
+                    len(outcome.rows) == len(plan.trials) if not searching else searching.finished
+                )
+                outcome.interrupted |= interrupts.asked and not whole
+                if searching and whole and not outcome.stopped:
+                    _conclude(plan, searching, outcome, parent)
                 _end_sweep(plan, tracker, parent, outcome, progress)
+                if searching and parent and whole:
+                    rungs = [schedule.standing.checkpoints(trial) for trial in searching.rungs]
+                    tracker.writer.once_stored(parent.token, partial(_remove, rungs))
     _add_losses(tracker, outcome)
     return outcome, tracker
 
@@ -190,6 +218,53 @@ def _was_run(plan: SweepPlan) -> bool:
     return bool(fs.exists(path))
 
 
+def _searching(
+    plan: SweepPlan,
+    tracker: Tracker,
+    standing: Standing,
+    outcome: Outcome,
+    progress: TrialProgress,
+) -> Searching | None:
+    """Return the searches of a sweep, if it has any, with what is known of the grid's trials."""
+    if plan.search is None:
+        return None
+    name, storage = plan.name, standing.storage
+    assert name is not None
+
+    def look(trials: Sequence[Trial]) -> Standing:
+        found = look_again(name, trials, plan.restart, tracker, storage)
+        _take_back(found, outcome)
+        return found
+
+    searching = Searching(plan.search, look, progress.line)
+    for trial, run in standing.done:
+        searching.ended(trial.config.key, run.summary)
+    for trial, _ in standing.failed:
+        searching.ended(trial.config.key, {})
+    return searching
+
+
+def _conclude(
+    plan: SweepPlan,
+    searching: Searching | None,
+    outcome: Outcome,
+    parent: SweepRun | None = None,
+) -> None:
+    """Have the winners of a search stand in the place of the grid's trials."""
+    if searching is None:
+        return
+    outcome.trials = searching.reported(plan.trials)
+    outcome.also = searching.also()
+    if parent is not None:
+        places = {trial.config.key: trial.axes for trial in outcome.trials}
+        parent.searched(places, outcome.also, searching.story().to_json())
+
+
+def _remove(checkpoints: Sequence[CheckpointStore]) -> None:
+    for of in checkpoints:
+        of.remove()
+
+
 def _start_engine(
     plan: SweepPlan, trials: int, stack: ExitStack, progress: TrialProgress
 ) -> Engine | None:
@@ -208,14 +283,15 @@ def _start_engine(
 
 
 def _make_ready(
-    plan: SweepPlan, engine: Engine | None, standing: Standing
+    plan: SweepPlan, engine: Engine | None, standing: Standing, bases: Sequence[Trial] = ()
 ) -> tuple[Mapping[str, Ready], Mapping[str, int]]:
     """Return what each trial is run on and its network's number of parameters, once the hosts are
     up.
 
     Meanwhile all is imported that the sweep needs here: from then on threads work side by side.
     """
-    kind, todo, tracking = plan.kind, standing.todo, plan.session.tracking
+    kind, tracking = plan.kind, plan.session.tracking
+    todo = [*standing.todo, *bases]
     configs = [trial.config for trial in todo if isinstance(trial.config, TrialConfig)]
     if engine is None:
         import_all(tracking, configs)
@@ -252,14 +328,14 @@ def _open(plan: SweepPlan, stack: ExitStack) -> tuple[Tracker, Standing]:
     tracker = Tracker(plan.session.tracking)
     try:
         stack.enter_context(only_driver_of_store(tracker.store, plan.name, first, plan.restart))
-        return tracker, look_back(plan.name, plan.trials, plan.restart, tracker)
+        return tracker, look_back(plan.name, plan.trials, plan.restart, tracker, plan.key)
     except BaseException:
         tracker.close()
         raise
 
 
-def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> None:
-    """Take the results of trials that were run before, and say so."""
+def _take_back(standing: Standing, outcome: Outcome) -> None:
+    """Take the results of trials that were run before."""
     for trial, run in standing.done:
         CATALOG.declare(run.declared)
         outcome.add(trial, run.summary)
@@ -268,6 +344,10 @@ def _recall(standing: Standing, outcome: Outcome, progress: TrialProgress) -> No
         outcome.failures.append(
             (trial.label, f"{run.reason} (in an earlier session; --retry-failed tries it again)")
         )
+
+
+def _recall(standing: Standing, progress: TrialProgress) -> None:
+    """Say what was run before."""
     for note in standing.notes:
         progress.line(note)
     if standing.done or standing.failed:
@@ -326,12 +406,13 @@ def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> Sweep
     places = {trial.config.key: trial.axes for trial in plan.trials}
     parent = tracker.start_sweep(
         plan.name,
-        sweep_key(plan.trials),
+        plan.key,
         plan.description,
         params,
         plan.command,
         standing.sweep,
         places,
+        plan.search.told if plan.search else None,
     )
     before = [run for _, run in chain(standing.done, standing.failed)]
     adopt(tracker.store, parent.run_id, [*before, *standing.runs.values()])
@@ -348,11 +429,10 @@ def _end_sweep(
     if outcome.interrupted or outcome.stopped:
         why = "interrupted" if outcome.interrupted else "stopped"
         mend = "mend the storage and " if outcome.stopped else ""
-        progress.line(
-            f"{why}: {len(outcome.rows)} of {len(plan.trials)} trials ended; to go on, "
-            f"{mend}run the same command again:",
-            True,
-        )
+        ended = f"{len(outcome.rows)} of {len(plan.trials)} trials ended"
+        if plan.search:
+            ended = f"{len(outcome.ended)} trials ended, and the search did not"
+        progress.line(f"{why}: {ended}; to go on, {mend}run the same command again:", True)
         progress.line(f"  {plan.command}", True)
         if parent:
             parent.killed()

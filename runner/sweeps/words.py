@@ -33,6 +33,9 @@ from fedsweep.redaction import redact
 MOST_CELLS = 10_000
 """Most values of an axis, and most cells of a grid."""
 
+SPACE = "search.space."
+"""How words begin that give the range of a search."""
+
 _MOST_CHARACTERS, _DEEPEST = 4000, 20
 _REFERENCE = re.compile(r"\$\\\{.*\\\}")
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # text in the grammar, but for these names:
@@ -77,10 +80,19 @@ def _grammar() -> OverridesParser:
     return OverridesParser.create()
 
 
+def _unquoted(text: str) -> str:
+    """Return a text without the quotes that stand around it."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if quoted else text
+
+
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> Word:
     _check_text(text)
     line = text.removeprefix("++").removeprefix("+")
+    if line.startswith(SPACE):  # its ranges are none of the grammar's functions
+        key, _, value = line.partition("=")
+        return Word(line, key, _unquoted(value.strip()))
     try:
         override = _grammar().parse_override(line)
     except Exception as error:  # the grammar's functions raise what they like

@@ -63,6 +63,10 @@ GRID = "grid.json"
 """Artifact of a sweep's run: its axes by full key, and its trials' keys and places, in order."""
 
 
+SEARCHED = "search.json"
+"""Artifact of a sweep's run: what a search tried, and what came of it."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the store is told of a trial when its run begins.
@@ -195,9 +199,19 @@ def sweep_tags(name: str, key: str, description: str, command: str) -> dict[str,
     }
 
 
-def grid_json(trials: Mapping[str, Mapping[str, str]], axes: Iterable[str]) -> str:
-    """Return the content of ``GRID``; ``trials`` are values of the axes by trial key, in order."""
-    rows = [{"key": key, "axes": place} for key, place in trials.items()]
+def grid_json(
+    trials: Mapping[str, Mapping[str, str]],
+    axes: Iterable[str],
+    also: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
+    """Return the content of ``GRID``; ``trials`` are values of the axes by trial key, in order.
+
+    ``also`` is, by trial key, what its row tells beside its own metrics.
+    """
+    rows = [
+        {"key": key, "axes": place} | ({"also": also[key]} if also and key in also else {})
+        for key, place in trials.items()
+    ]
     return redact(json.dumps({"axes": list(axes), "trials": rows}, indent=0))
 
 

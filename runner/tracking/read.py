@@ -31,6 +31,7 @@ from fedsweep.tracking.describe import (
     LAYOUT_NOW,
     OWN_METRICS,
     PRIVACY,
+    SEARCHED,
     environment_of,
 )
 from fedsweep.tracking.store import Store, open_store
@@ -124,10 +125,7 @@ class StoredTrial:
 
     def text(self, name: str) -> str | None:
         """Return an artifact that is a text (``config.yaml``); None where there is none."""
-        if name not in self._files:
-            return None
-        with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
-            return Path(self.store.client.download_artifacts(self.run_id, name, folder)).read_text()
+        return _artifact(self.store, self.run, name)
 
     def table(self, name: str) -> pd.DataFrame | None:
         """Return a Parquet artifact (``clients``, ``assignments``, ``load``, ``split``);
@@ -156,6 +154,10 @@ class StoredSweep:
         Trials of the sweep that the store does not have.
     description : str
         What it is for, in the words of its file.
+    also : tuple[Mapping[str, float], ...]
+        What the trials' rows tell beside their own metrics; empty where they tell nothing.
+    searched : str
+        What a search tried, and what came of it, as JSON; empty where there was none.
     """
 
     name: str
@@ -166,6 +168,8 @@ class StoredSweep:
     places: tuple[Mapping[str, str], ...]
     absent: int = 0
     description: str = ""
+    also: tuple[Mapping[str, float], ...] = ()
+    searched: str = ""
 
     def edited(self) -> list[str]:
         """Say which files of somebody's own have another text now than the trials ran with."""
@@ -197,9 +201,10 @@ class StoredSweep:
 
     def rows(self) -> list[TrialRow]:
         """Return one row per trial: its axes and, where it finished, its final metrics."""
+        also = self.also or ({},) * len(self.trials)
         return [
-            TrialRow(place, trial.final if trial.status == "FINISHED" else {})
-            for place, trial in zip(self.places, self.trials, strict=True)
+            TrialRow(place, {**trial.final, **more} if trial.status == "FINISHED" else {})
+            for place, trial, more in zip(self.places, self.trials, also, strict=True)
         ]
 
 
@@ -233,6 +238,8 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
         places=tuple(row["axes"] for row in there),
         absent=len(grid["trials"]) - len(there),
         description=run.data.tags.get(DESCRIPTION, ""),
+        also=tuple(row.get("also", {}) for row in there),
+        searched=_artifact(store, run, SEARCHED) or "",
     )
 
 
@@ -261,16 +268,22 @@ def _grid(store: Store, sweep: "Run", command: str) -> dict[str, Any]:
             f"sweep '{name}' (run {sweep.info.run_id}) was logged by another version of fedsweep, "
             f"which told its axes in another way; {again}"
         )
-    if GRID not in {entry.path for entry in store.client.list_artifacts(sweep.info.run_id)}:
+    told = _artifact(store, sweep, GRID)
+    if told is None:
         raise TrackingError(
             f"{GRID} of sweep '{name}' is not in the store yet; send what waits with "
             f"`fedsweep flush`, or {again}"
         )
-    with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
-        loaded: dict[str, Any] = json.loads(
-            Path(store.client.download_artifacts(sweep.info.run_id, GRID, folder)).read_text()
-        )
+    loaded: dict[str, Any] = json.loads(told)
     return loaded
+
+
+def _artifact(store: Store, run: "Run", name: str) -> str | None:
+    """Return an artifact that is a text; None where there is none."""
+    if name not in {entry.path for entry in store.client.list_artifacts(run.info.run_id)}:
+        return None
+    with tempfile.TemporaryDirectory(prefix="fedsweep-") as folder:
+        return Path(store.client.download_artifacts(run.info.run_id, name, folder)).read_text()
 
 
 def _trials_of(store: Store, sweep: "Run") -> "dict[str, Run]":

@@ -172,6 +172,30 @@ class SweepRun(OpenRun):
         look = self._looks.get(way_of(axes))
         return look.colour if look else None
 
+    def searched(
+        self,
+        trials: Mapping[str, Mapping[str, str]],
+        also: Mapping[str, Mapping[str, float]],
+        story: str,
+    ) -> None:
+        """Log what a search came to, before the report is made.
+
+        Parameters
+        ----------
+        trials : mapping
+            The values of the axes of each trial that is reported, by trial key, in order.
+        also : mapping
+            By trial key: what its row tells beside its own metrics.
+        story : str
+            The whole search, as JSON: :class:`fedsweep.report.searched.Searched`.
+        """
+        grid = describe.grid_json(trials, self.axes, also)
+
+        def job() -> Iterator[Op]:
+            yield ops.files(self.token, {describe.GRID: grid, describe.SEARCHED: story})
+
+        self._put_job("the search", job)
+
     def finish(
         self,
         summary: str = "",
@@ -234,10 +258,11 @@ class TrialRun(OpenRun):
         command: str,
         parent: SweepRun | None,
         past: PastRun | None = None,
+        also: Mapping[str, str] | None = None,
     ) -> None:
         facts = describe.facts_of(trial, axes, command, parent.axes if parent else ())
         rounds = past.rounds_a_part if past else rounds_a_part(facts.num_clients)
-        tags = {**facts.tags, ROUNDS_A_PART: str(rounds)}
+        tags = {**facts.tags, **(also or {}), ROUNDS_A_PART: str(rounds)}
         if parent is not None and (colour := parent.colour(axes)):
             tags |= {"mlflow.runColor": colour}
         self._parts = Parts(rounds)
