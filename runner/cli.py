@@ -271,6 +271,9 @@ def _parser() -> argparse.ArgumentParser:
     best.add_argument(
         "--lowest", action="store_true", help="lower is better, whatever the metric says"
     )
+    best.add_argument(
+        "--export", metavar="FILE.yaml", type=Path, help="write it as the file of a sweep"
+    )
     for sub in (report, compare, best, export):
         sub.set_defaults(words=[])
 
@@ -647,11 +650,20 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _best(args: argparse.Namespace, words: list[str]) -> int:
-    from fedsweep.report.best import best_cell
+    from fedsweep.files import write_whole
+    from fedsweep.report.best import best_cell, best_file
     from fedsweep.tracking.read import read_sweep
 
+    if args.export and not names_file(str(args.export)):
+        raise ConfigError(f"--export {shown(str(args.export))} is no sweep's file; end it in .yaml")
     sweep = read_sweep(compose(words).tracking, args.sweep)
     print(best_cell(sweep, args.metric, args.lowest))
+    if args.export:
+        try:
+            write_whole(args.export, best_file(sweep, args.metric, args.lowest).encode())
+        except OSError as error:
+            raise RunnerError(f"--export: {args.export} can't be written: {error}") from error
+        say(f"run it again with: {escape.command(['fedsweep', 'sweep', str(args.export)])}")
     return 0
 
 

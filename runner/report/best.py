@@ -1,10 +1,13 @@
 """Single trials and cells of a sweep: the best one, and several side by side."""
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING
 
 import numpy as np
+import yaml
 
 from fedsweep import escape
 from fedsweep.catalog import CATALOG
@@ -53,6 +56,54 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     RunnerError
         No trial has that metric.
     """
+    best = _best(sweep, metric, lowest)
+    values = np.array([trial.final[metric] for trial in best.trials])
+    last = (
+        f"{best.lost} of the sweep's trials diverged: their {metric} is nan, and their cells come "
+        "last"
+    )
+    told = [
+        best.place,
+        f"{metric} {values.mean():.4f} {_spread(values)}",
+        *[last] * bool(best.lost),
+        f"best trial: {metric} {best.top.final[metric]:.4f}, run {best.top.run_id}",
+        best.top.command,
+    ]
+    return "\n".join(map(escape.line, told))
+
+
+def best_file(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
+    """Return the best cell as the file of a sweep, in YAML: its settings, and its seeds as an axis.
+
+    Raises
+    ------
+    RunnerError
+        No trial has that metric, or the store does not tell the command of one.
+    """
+    best = _best(sweep, metric, lowest)
+    words = shlex.split(best.top.command)
+    if words[:2] != ["fedsweep", "run"] or "$'" in best.top.command:
+        raise RunnerError(
+            f"the store does not tell the words of run {best.top.run_id}; they are in its note"
+        )
+    kept = [word for word in words[2:] if "=" in word and not word.startswith(f"{SEED}=")]
+    seeds = sorted(int(trial.params[SEED]) for trial in best.trials)
+    told = f"The best of sweep '{sweep.name}' by {metric}: {best.place}."
+    loaded = {"description": told, "overrides": kept, "axes": {SEED: seeds}}
+    return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best cell: place, trials, the best of these; how many of the sweep diverged."""
+
+    place: str
+    trials: "Sequence[StoredTrial]"
+    top: "StoredTrial"
+    lost: int
+
+
+def _best(sweep: "StoredSweep", metric: str, lowest: bool) -> _Best:
     known = sorted({name for trial in sweep.trials for name in trial.final})
     trials = [
         trial for trial in sweep.trials if metric in trial.final and trial.status == "FINISHED"
@@ -77,21 +128,8 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     place, chosen = max(
         cells.items(), key=lambda item: rank([trial.final[metric] for trial in item[1]])
     )
-    values = np.array([trial.final[metric] for trial in chosen])
     lost = sum(isnan(trial.final[metric]) for trial in trials)
-    last = (
-        f"{lost} of the sweep's trials diverged: their {metric} is nan, and their cells come last"
-    )
-    diverged = [last] * bool(lost)
-    top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
-    told = [
-        place,
-        f"{metric} {values.mean():.4f} {_spread(values)}",
-        *diverged,
-        f"best trial: {metric} {top.final[metric]:.4f}, run {top.run_id}",
-        top.command,
-    ]
-    return "\n".join(map(escape.line, told))
+    return _Best(place, chosen, max(chosen, key=lambda trial: rank([trial.final[metric]])), lost)
 
 
 def _spread(values: np.ndarray) -> str:

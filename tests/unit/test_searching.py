@@ -216,6 +216,25 @@ def test_the_report_tells_of_the_search(whole: Place) -> None:
     assert '<h2 id="tuning">' in bytes(files["index.html"]).decode()  # type: ignore[arg-type]
 
 
+def test_the_best_is_exported_as_a_file_that_gives_the_same_trials(
+    whole: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "winner.yaml"
+    assert main(["best", "hunt", f"tracking.output={whole.out}", "--export", str(file)]) == 0
+    assert f"fedsweep sweep {file}" in capsys.readouterr().out
+    rows = whole.sweep.rows()
+    means = {
+        method: fmean(r.metrics["client_acc"] for r in rows if r.axes["strategy"] == method)
+        for method in ("fedavg", "ditto")
+    }
+    best = max(means, key=means.__getitem__)
+    keys = {trial.config.key for trial in planned(str(file), [], "").trials}
+    shown = zip(whole.sweep.trials, whole.sweep.places, strict=True)
+    assert keys == {
+        trial.run.data.tags["trial.key"] for trial, at in shown if at["strategy"] == best
+    }
+
+
 def test_python_gives_the_same_sweep(whole: Place) -> None:
     """In Python's own words it is the same sweep, of which nothing is left to run."""
     before = len(whole.runs())
