@@ -26,11 +26,12 @@ Accountant = Literal["rdp", "pld"]
 
 
 class Relation(Enum):
-    """Which two federations a guarantee compares: how their clients differ."""
+    """Which two federations a guarantee compares: how their clients, or one's examples, differ."""
 
     ADD_OR_REMOVE = "one client more or less"
     REPLACE = "one client's data replaced by any other"
     ZERO_OUT = "one client's update replaced by none"
+    EXAMPLE = "one of a client's examples more or less"
 
     @property
     def sensitivity(self) -> float:
@@ -75,14 +76,15 @@ class Account:
     ----------
     relation : Relation
         What is compared. Samples of a fixed size need ``REPLACE``, Poisson samples the others.
-    delta : float
-        With which probability the bound may fail.
+    delta : float or None
+        With which probability the bound may fail; None: it is not known yet, and nothing can be
+        computed.
     accountant : "rdp" | "pld"
         Renyi differential privacy, or the privacy loss distribution: tighter, and slower.
     """
 
     relation: Relation
-    delta: float
+    delta: float | None
     accountant: Accountant = "rdp"
 
     def epsilon(self, releases: Mapping[Release, int]) -> float:
@@ -147,10 +149,20 @@ class Account:
     def said(self) -> str:
         """The account in words: delta, what is compared, and who computed it."""
         name = {"rdp": "RDP", "pld": "PLD"}[self.accountant]
+        delta = "1 / (all training examples)^1.1" if self.delta is None else f"{self.delta:.3g}"
         return (
-            f"delta {self.delta:.3g}, neighbours differ by {self.relation.value}, "
+            f"delta {delta}, neighbours differ by {self.relation.value}, "
             f"{name} accountant of dp-accounting {version('dp-accounting')}"
         )
+
+
+def batches_of(examples: int, batch_size: int, epochs: int, steps: int) -> tuple[float, int]:
+    """Return with which probability an example is in a batch of DP-SGD, and how many batches.
+
+    There are as many as without noise, of ``batch_size`` on average; 0 is all examples.
+    """
+    size = min(batch_size or examples, examples)
+    return size / examples, steps or epochs * ceil(examples / size)
 
 
 def _rounded_up(z: float) -> float:
@@ -167,6 +179,7 @@ def _relation_there(relation: Relation) -> Any:
         Relation.ADD_OR_REMOVE: NeighboringRelation.ADD_OR_REMOVE_ONE,
         Relation.REPLACE: NeighboringRelation.REPLACE_ONE,
         Relation.ZERO_OUT: NeighboringRelation.REPLACE_SPECIAL,
+        Relation.EXAMPLE: NeighboringRelation.ADD_OR_REMOVE_ONE,
     }[relation]
 
 

@@ -32,6 +32,8 @@ EPSILON = "1_global/epsilon"
 """What is spent of privacy so far."""
 EPSILON_AHEAD = "1_global/epsilon_ahead"
 """What will be spent by the next round in which the trial may end."""
+EPSILON_MEAN, EPSILON_MAX = "3_clients/epsilon", "3_clients/epsilon_max"
+"""What clients have spent whose own training bears the noise."""
 ROUND = "5_time/round"
 """Closes the batch of each round: its last value is the last round that was logged whole."""
 
@@ -53,6 +55,7 @@ class Need(Enum):
     ACCUSES = "a method that leaves replies out"
     TOLD = "clients that tell what they know of their data"
     EPSILON = "noise, of which something can be computed"
+    OWN_EPSILON = "clients whose own training bears noise"
 
 
 _SECTIONS: Mapping[str, tuple[Need, ...]] = {
@@ -644,6 +647,10 @@ CATALOG = Catalog([
     Metric(EPSILON, "epsilon", "", "lower", 2, final="epsilon", needs=(Need.EPSILON,),
            shown="table", live="epsilon"),
     Metric(EPSILON_AHEAD, "epsilon at the next evaluation", "", "lower", 2, needs=(Need.EPSILON,)),
+    Metric(EPSILON_MEAN, "epsilon of a client", "", "lower", 2, final="client_epsilon",
+           needs=(Need.OWN_EPSILON,), shown="full"),
+    Metric(EPSILON_MAX, "epsilon of the worst client", "", "lower", 2,
+           final="client_epsilon_max", needs=(Need.OWN_EPSILON,), shown="table"),
     Metric("0_final/acc_at_epsilon", "accuracy within epsilon", "%", "higher",
            final="acc_at_epsilon", shown="table", over_seeds="reached"),
     Metric("0_final/rounds_to_target", "rounds to target", "", "lower", final="rounds_to_target",

@@ -137,7 +137,7 @@ def build_strategy(
 def wrap_privacy(
     strategy: Strategy, params: Mapping[str, Any], rate: float | None = None
 ) -> Strategy:
-    """Return the strategy behind clipping and noise, or itself for ``none``.
+    """Return the strategy behind clipping and noise, or itself for ``none`` and ``local_sgd``.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def wrap_privacy(
         If the kind is unknown, or the strategy takes no mean over clients.
     """
     kwargs, name = dict(params), params["name"]
-    if name == "none":
+    if name in ("none", "local_sgd"):  # the noise of the latter is in what clients train
         return strategy
     if name not in _NORMS:
         raise ValueError(f"unknown privacy '{name}'. Valid: none, {', '.join(sorted(_NORMS))}.")

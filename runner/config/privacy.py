@@ -12,17 +12,25 @@ from fedsweep.config.section import Section, only
 from fedsweep.strategies.ranges import METRIC, WEIGHT
 
 _FIXED, _ADAPTIVE = "fixed_server fixed_client", "adaptive_server adaptive_client"
-_NOISED = f"{_FIXED} {_ADAPTIVE}"
+_SUMMED = f"{_FIXED} {_ADAPTIVE}"
+"""The noise is on the sum of the clients' updates; else each client's own training bears it."""
+_NOISED = f"{_SUMMED} local_sgd"
 
 _LATER = ("target_epsilon", "delta", "accountant", "client_metrics")
 """Keys that are younger than keys of trials: at their defaults they leave these alone."""
 
 
 class PrivacyConfig(Section):
-    """Clipping and noise around the strategy: user-level differential privacy."""
+    """Clipping and noise: around the strategy for clients, in their training for examples."""
 
-    name: Literal["none", "fixed_server", "fixed_client", "adaptive_server", "adaptive_client"] = (
-        Field("none", description="where updates are clipped, and whether the clipping norm adapts")
+    name: Literal[
+        "none", "fixed_server", "fixed_client", "adaptive_server", "adaptive_client", "local_sgd"
+    ] = Field(
+        "none",
+        description=(
+            "where updates are clipped, and whether the clipping norm adapts; local_sgd: each "
+            "client clips and noises its gradients (DP-SGD)"
+        ),
     )
     noise_multiplier: float = only(
         _NOISED,
@@ -32,7 +40,7 @@ class PrivacyConfig(Section):
         le=WEIGHT,
     )
     target_epsilon: float | None = only(
-        _NOISED,
+        _SUMMED,
         None,
         "epsilon after all rounds, for which the least noise_multiplier is found",
         ge=1e-3,
@@ -41,7 +49,7 @@ class PrivacyConfig(Section):
     delta: float | None = only(
         _NOISED,
         None,
-        "probability with which epsilon may fail; null: 1 / num_clients^1.1",
+        "probability with which epsilon may fail; null: 1 / n^1.1 of n clients, or examples",
         gt=0,
         lt=1,
     )
@@ -61,9 +69,9 @@ class PrivacyConfig(Section):
         "clients tell losses, accuracies and numbers of examples; false: their updates alone",
     )
     clipping_norm: float = only(
-        _FIXED,
+        f"{_FIXED} local_sgd",
         1.0,
-        "largest L2 norm of an update",
+        "largest L2 norm of an update (local_sgd: of an example's gradient)",
         gt=0,
         le=METRIC,
     )
@@ -77,6 +85,16 @@ class PrivacyConfig(Section):
         return self.name != "none" and (
             self.noise_multiplier > 0 or self.target_epsilon is not None
         )
+
+    @property
+    def sums(self) -> bool:
+        """Whether the noise is on the sum of the clients' updates."""
+        return self.name in _SUMMED.split()
+
+    @property
+    def in_clients(self) -> bool:
+        """Whether each client's own training bears the noise."""
+        return self.name == "local_sgd"
 
     @property
     def adapts(self) -> bool:

@@ -64,6 +64,9 @@ PARTS: dict[str, Registry[Any]] = {
 """The sections of a trial whose options are parts: found by name, or where they lie."""
 
 
+_DP_SGD = "DP-SGD in each client, batches drawn example by example (Poisson)"
+
+
 class TrialConfig(Section):
     """What defines a trial: everything that decides its numbers."""
 
@@ -200,9 +203,12 @@ class TrialConfig(Section):
             )
         *others, last = STRATEGIES.saying("private_mean")
         if self.privacy.name != "none" and s.name not in (*others, last):
+            what = "noises a plain mean over clients", "takes none"
+            if self.privacy.in_clients:
+                what = "noises what clients train", "may ask them for more"
             raise ConfigError(
-                f"privacy={self.privacy.name} noises a plain mean over clients, and "
-                f"strategy={s.name} takes none; set strategy={', '.join(others)} or "
+                f"privacy={self.privacy.name} {what[0]}, and "
+                f"strategy={s.name} {what[1]}; set strategy={', '.join(others)} or "
                 f"{last}, or privacy=none"
             )
         if n * s.fraction_train * (1 + 1e-12) < 1 and s.min_train_nodes == 1 and n > 1:
@@ -250,12 +256,19 @@ class TrialConfig(Section):
                     "computed that could end the trial; leave it out, or add noise"
                 )
             return
-        self._check_account()
+        if privacy.sums:
+            self._check_account()
         if privacy.strict and (uncovered := self.uncovered()):
             what, remedy = next(iter(uncovered.items()))
             raise ConfigError(
                 f"privacy={privacy.name}: epsilon does not cover {what}; set {remedy}, or "
                 "privacy.strict=false, which names it in the run"
+            )
+        if privacy.in_clients and stop.epsilon is not None:
+            raise ConfigError(
+                f"stop.epsilon={stop.epsilon:g} with privacy=local_sgd, under which each client "
+                "has an epsilon of its own; set stop.metric=3_clients/epsilon_max, stop.mode=max "
+                "and stop.target"
             )
         if privacy.target_epsilon is not None:
             self._solve_noise(privacy.target_epsilon)
@@ -307,8 +320,9 @@ class TrialConfig(Section):
 
     @property
     def _without_noise(self) -> str:
-        name = self.privacy.name
-        return "privacy=none" if name == "none" else "privacy.noise_multiplier=0"
+        if self.privacy.noises or self.privacy.name == "none":
+            return f"privacy={self.privacy.name}"
+        return "privacy.noise_multiplier=0"
 
     @property
     def _poisson(self) -> bool:
@@ -334,7 +348,8 @@ class TrialConfig(Section):
     @property
     def plan(self) -> Plan | None:
         """What its rounds release under privacy; None without noise, of which nothing is said."""
-        return self._plan(self.privacy.noise_multiplier) if self.privacy.noises else None
+        privacy = self.privacy
+        return self._plan(privacy.noise_multiplier) if privacy.noises and privacy.sums else None
 
     @property
     def privacy_said(self) -> str:
@@ -344,7 +359,9 @@ class TrialConfig(Section):
         """
         plan = self.plan
         if plan is None:
-            return self.account_said
+            z = self.privacy.noise_multiplier
+            own = self.privacy.in_clients and self.privacy.noises
+            return self._said_of(f"noise multiplier {z:g}, {_DP_SGD}") if own else self.account_said
         drawn = f"noise multiplier {plan.noise_multiplier:g}, {plan.said}"
         return self._said_of(drawn)
 
@@ -356,10 +373,13 @@ class TrialConfig(Section):
             return ""
         if not self.privacy.noises:
             return f"{given}: clipping without noise guarantees nothing"
-        return self._said_of(self._kind_of_draw)
+        return self._said_of(_DP_SGD if self.privacy.in_clients else self._kind_of_draw)
 
     def _said_of(self, drawn: str) -> str:
-        told = f"privacy={self.privacy.name}: {drawn}, {self._plan(1.0).account.said}"
+        account = self._plan(1.0).account.said
+        if self.privacy.in_clients:
+            account = self.account_of_clients(None).said
+        told = f"privacy={self.privacy.name}: {drawn}, {account}"
         named = [] if self.privacy.strict else list(self.uncovered())
         return f"{told}; epsilon does not cover {', nor '.join(named)}" if named else told
 
@@ -382,6 +402,19 @@ class TrialConfig(Section):
         joins = self.shift.join_round if self.shift.newcomers else 0
         changes = (joins,) if joins > 1 else ()
         return Plan(account, z, lambda number: self._release(number, z), changes, self._drawn)
+
+    def account_of_clients(self, examples: int | None) -> Account:
+        """Return what is computed of each client's own training under ``privacy=local_sgd``.
+
+        Parameters
+        ----------
+        examples : int or None
+            Training examples of all clients; None: not known yet.
+        """
+        delta = self.privacy.delta
+        if delta is None and examples is not None:
+            delta = max(examples, 2) ** -1.1
+        return Account(Relation.EXAMPLE, delta, self.privacy.accountant)
 
     def _release(self, server_round: int, z: float) -> Release:
         """Return what a round releases if all reply that it asks."""
@@ -584,8 +617,11 @@ class TrialConfig(Section):
             return no_evaluation
         if need in (Need.HELD_OUT, Need.TOLD) and not self.privacy.tells:
             return "clients tell nothing with privacy.client_metrics=false; take 1_global/acc"
-        if need is Need.EPSILON and not self.privacy.noises:
+        if need is Need.EPSILON and self.plan is None:
             return f"nothing is computed with {self._without_noise}; add noise"
+        own = self.privacy.in_clients and self.privacy.noises
+        if need is Need.OWN_EPSILON and not own:
+            return "clients have an epsilon of their own under privacy=local_sgd alone; set it"
         if need is Need.OWN_TESTED and has.personal_models:
             if s.fraction_evaluate == 0:
                 return no_evaluation

@@ -39,6 +39,8 @@ class LocalTraining:
     proximal_mu: float = 0.0
     augment: str = "none"
     precision: str = "float32"
+    dp_norm: float = 0.0  # S, of an example's gradient; 0: no DP-SGD
+    dp_noise: float = 0.0  # z
 
     def __post_init__(self) -> None:
         for what, valid in (

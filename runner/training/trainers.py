@@ -27,6 +27,7 @@ from fedsweep.training.contrast import Contrasting
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import Sums, class_counts, predict, score, train
 from fedsweep.training.pool import Examples, Place
+from fedsweep.training.private import train_privately
 from fedsweep.training.stepping import BatchedStepping, LocalData, ModuleStepping, as_parameters
 from fedsweep.training.vectorized import logits_of_each, losses_of_each, predict_many, train_many
 
@@ -98,6 +99,12 @@ class OneByOne:
             anchor = None if penalty.anchor is None else _split(penalty.anchor.rows[c], model)
             offset = None if penalty.correction is None else _split(penalty.correction[c], model)
             x, y = data.examples.at(place)
+            if hp.dp_norm:
+                if any(added is not None for added in vars(penalty).values()):
+                    raise ValueError("DP-SGD in clients takes nothing that a method adds to it")
+                results.append(train_privately(model, x, y, hp, seed))
+                records.append(read_weights(model))
+                continue
             with _contrasting(model, c, penalty.contrast) as added:
                 trained = train(
                     model, x, y, hp, seed,
@@ -176,7 +183,15 @@ class Batched:
         return self._make()
 
     def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
-        """Train each of C models on its client's examples."""
+        """Train each of C models on its client's examples.
+
+        Raises
+        ------
+        UnsupportedError
+            They clip the gradients of single examples.
+        """
+        if data.hp.dp_norm:
+            raise UnsupportedError("DP-SGD has no batched form")
         device = data.examples.y.device
         if penalty.contrast is not None:
             raise UnsupportedError("a loss on representations needs the network itself")

@@ -3,16 +3,92 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Protocol
 
+import numpy as np
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 
-from fedsweep.accounting import Release
-from fedsweep.catalog import EPSILON, EPSILON_AHEAD
+from fedsweep.accounting import Release, batches_of
+from fedsweep.catalog import EPSILON, EPSILON_AHEAD, EPSILON_MAX, EPSILON_MEAN
 from fedsweep.config import TrialConfig
 from fedsweep.errors import ConfigError
 from fedsweep.records import RoundRecord
 from fedsweep.strategies import Layout
 from fedsweep.strategies.layout import is_floating
+
+
+class Spends(Protocol):
+    """What is spent of privacy so far."""
+
+    def go_on(self, records: Iterable[RoundRecord]) -> None:
+        """Take in rounds that were recorded before."""
+
+    def settled(self, record: RoundRecord) -> RoundRecord:
+        """Return a round's record with what is spent by then."""
+
+
+def spending_of(config: TrialConfig, examples_N: NDArray[np.int64]) -> Spends:
+    """Return what keeps a trial's account, whose clients have so many training examples each."""
+    own = config.privacy.in_clients and config.privacy.noises
+    return ClientsSpending(config, examples_N) if own else Spending(config)
+
+
+class ClientsSpending:
+    """Epsilon of each client under ``privacy=local_sgd``: what its models say of an example.
+
+    A client has spent what its own steps cost in the rounds that asked it, whether it replied or
+    not. It follows from the rounds' records.
+
+    Parameters
+    ----------
+    config : TrialConfig
+        The trial.
+    examples_N : (N,) int
+        Training examples of each client.
+    """
+
+    def __init__(self, config: TrialConfig, examples_N: NDArray[np.int64]) -> None:
+        training = config.training
+        self._account = config.account_of_clients(int(examples_N.sum()))
+        z = config.privacy.noise_multiplier
+        self._steps: list[tuple[Release, int]] = []  # of each client: one of them, and how many
+        for examples in map(int, examples_N):
+            rate, steps = batches_of(
+                examples, training.batch_size, training.epochs, training.steps or 0
+            )
+            self._steps.append((Release(z, rate=rate), steps))
+        self._rounds = np.zeros(len(examples_N), np.int64)  # that asked each client
+        self._known: dict[tuple[Release, int], float] = {}
+
+    def go_on(self, records: Iterable[RoundRecord]) -> None:
+        """Take in rounds that were recorded before."""
+        for record in records:
+            self._charge(record)
+
+    def settled(self, record: RoundRecord) -> RoundRecord:
+        """Return a round's record with what clients spent by then: their mean, and the most."""
+        self._charge(record)
+        spent_N = np.array([self._epsilon(client) for client in range(len(self._steps))])
+        found = {EPSILON_MEAN: float(spent_N.mean()), EPSILON_MAX: float(spent_N.max())}
+        own = [float(spent_N[client]) for client in record.clients["client"]]
+        return replace(
+            record,
+            metrics={**record.metrics, **found},
+            clients={**record.clients, "epsilon": own},
+        )
+
+    def _charge(self, record: RoundRecord) -> None:
+        rows = record.clients
+        for client, host in zip(rows.get("client", ()), rows.get("host", ()), strict=True):
+            self._rounds[client] += bool(host)  # others were evaluated alone
+
+    def _epsilon(self, client: int) -> float:
+        release, steps = self._steps[client]
+        key = release, steps * int(self._rounds[client])
+        if key not in self._known:
+            self._known[key] = self._account.epsilon({release: key[1]})
+        return self._known[key]
 
 
 class Spending:

@@ -47,7 +47,7 @@ from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
 from fedsweep.trial.metrics import Ledger, initial_record, own_test_metrics, round_record
 from fedsweep.trial.opening import Opened
-from fedsweep.trial.privacy import Spending, check_state, said_of_privacy
+from fedsweep.trial.privacy import check_state, said_of_privacy, spending_of
 from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
 from fedsweep.trial.stop import StopRules
 from fedsweep.trial.virtual import VirtualTime, timeless_scene
@@ -178,7 +178,12 @@ class _Trial:
         self.loop = Loop(
             num_rounds=config.rounds,
             seed=config.seed,
-            train_config=train_config(config.training),
+            train_config=ConfigRecord(
+                {
+                    **train_config(config.training),
+                    **private_steps(config.privacy),
+                }
+            ),
             evaluate_every=config.evaluate_every,
             timeout=config.resources.round_timeout_s,
             min_fit_fraction=config.strategy.min_fit_fraction,
@@ -191,7 +196,7 @@ class _Trial:
             attackers=data.adversary.nodes,
         )
         self.rules = StopRules(config.stop)
-        self._spending = Spending(config)
+        self._spending = spending_of(config, data.num_examples())
         self._arrays, self._ledger, self._underway = self._initial, Ledger(), Underway()
         self._scores: TestScores | None = None  # of the last round that ran here
 
@@ -410,6 +415,13 @@ def train_config(training: TrainingConfig) -> ConfigRecord:
     del values["threads"], values["engine"]
     values["steps"] = values["steps"] or 0
     return ConfigRecord({key.replace("_", "-"): value for key, value in values.items()})
+
+
+def private_steps(privacy: PrivacyConfig) -> dict[str, float]:
+    """Return what clients are told of their gradients, where these are clipped and noised."""
+    if not privacy.in_clients:
+        return {}
+    return {"dp-norm": privacy.clipping_norm, "dp-noise": privacy.noise_multiplier}
 
 
 def weights_sha256(models: Mapping[str, ArrayRecord]) -> str:

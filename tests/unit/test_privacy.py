@@ -10,10 +10,14 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from flwr.app import Context, Message
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
 
 from fedsweep.accounting import Account, Relation, Release
-from fedsweep.catalog import EPSILON, EPSILON_AHEAD
+from fedsweep.catalog import EPSILON, EPSILON_AHEAD, EPSILON_MAX, EPSILON_MEAN
 from fedsweep.cli import main
 from fedsweep.client.app import BuiltinClient
 from fedsweep.client.messages import partition_id
@@ -29,11 +33,15 @@ from fedsweep.sweeps.resume import Restart
 from fedsweep.sweeps.sweep import SweepPlan, run_sweep
 from fedsweep.sweeps.views import LineView, new_console
 from fedsweep.tracking.read import read_sweep
+from fedsweep.training.local import LocalTraining
+from fedsweep.training.private import clipped_sums, train_privately
 from fedsweep.trial.checkpoint import CheckpointStore
+from fedsweep.trial.privacy import ClientsSpending
 from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 
 KINDS = [kind for kind in get_args(PrivacyConfig.model_fields["name"].annotation) if kind != "none"]
+SGD = ["privacy=local_sgd", "privacy.client_metrics=false", "model=logreg"]
 SILENT = ["privacy=fixed_server", "privacy.client_metrics=false"]
 QUICK = [*SILENT, "model=logreg", "privacy.clipping_norm=0.1"]
 HALF = "strategy.fraction_train=0.5"
@@ -321,11 +329,15 @@ def test_every_strategy_runs_under_a_privacy_or_is_refused_in_a_line(name: str, 
              "privacy.noise_multiplier=0.5", "model=logreg", "rounds=1"]  # fmt: skip
     if name not in STRATEGIES.saying("private_mean"):
         told = refused(*words)
-        assert told.startswith(f"privacy={kind} noises a plain mean over clients, and strategy=")
+        noised = "what clients train" if kind == "local_sgd" else "a plain mean over clients"
+        assert told.startswith(f"privacy={kind} noises {noised}, and strategy={name} ")
         assert "\n" not in told
         return
     _, first, last, result = events_of(small(*words))
-    assert last.metrics[EPSILON] == result.summary["epsilon"] > 0
+    key, final = (EPSILON, "epsilon")
+    if kind == "local_sgd":
+        key, final = (EPSILON_MAX, "client_epsilon_max")
+    assert last.metrics[key] == result.summary[final] > 0
     assert first.events == (small(*words).privacy_said,)
 
 
@@ -371,6 +383,98 @@ def test_clipping_alone_says_that_it_guarantees_nothing() -> None:
     _, first, last, _ = events_of(small(*QUICK, "privacy.noise_multiplier=0", "rounds=1"))
     assert first.events == ("privacy=fixed_server: clipping without noise guarantees nothing",)
     assert EPSILON not in last.metrics
+
+
+# DP-SGD in clients
+
+
+def test_clipped_gradients_are_those_of_examples_one_by_one() -> None:
+    """Against autograd, example by example, for convolutions, and parameters of no dimension."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 10), Scaled())
+    x, y = torch.randn(7, 1, 8, 8), torch.arange(7)
+    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    expected = [torch.zeros_like(p) for p in params.values()]
+    lengths = []
+    for x_1, y_1 in zip(x.split(1), y.split(1), strict=True):
+        gradient = torch.autograd.grad(F.cross_entropy(model(x_1), y_1), [*params.values()])
+        lengths.append(float(torch.cat([g.flatten() for g in gradient]).norm()))
+        for total, g in zip(expected, gradient, strict=True):
+            total += g * min(1.0, 7.0 / lengths[-1])
+    assert min(lengths) < 7.0 < max(lengths)
+    sums, loss, hits = clipped_sums(model, params, x, y, 7.0)
+    for found, total in zip(sums.values(), expected, strict=True):
+        torch.testing.assert_close(found, total, rtol=1e-4, atol=1e-5)
+    assert loss == pytest.approx(float(F.cross_entropy(model(x), y, reduction="sum")), rel=1e-5)
+    assert hits == int((model(x).argmax(1) == y).sum())
+    none, loss, hits = clipped_sums(model, params, x[:0], y[:0], 7.0)
+    assert (loss, hits) == (0, 0)
+    assert all(not value.any() for value in none.values())
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * x
+
+
+def test_a_step_bears_the_noise_and_batches_have_the_rate() -> None:
+    """Gradients clipped to nearly nothing: a step of SGD is -lr z S / b; a batch has b of n."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 400))
+    before = parameters_to_vector(model.parameters()).detach().clone()
+    x, y = torch.randn(50, 1, 8, 8), torch.zeros(50, dtype=torch.int64)
+    hp = LocalTraining(lr=0.5, momentum=0.0, steps=1, batch_size=10, dp_norm=1e-6, dp_noise=3e6)
+    told = train_privately(model, x, y, hp, seed=1)
+    moved = (parameters_to_vector(model.parameters()).detach() - before).numpy()
+    assert np.std(moved) == pytest.approx(0.5 * 3e6 * 1e-6 / 10, rel=0.02)
+    assert told["steps"] == 1
+    many = LocalTraining(lr=1e-9, momentum=0.0, epochs=4, batch_size=10, dp_norm=1.0, dp_noise=0.0)
+    assert train_privately(model, x, y, many, seed=2)["steps"] == 20
+    with pytest.raises(ValueError, match="normalises by its batch"):
+        train_privately(nn.Sequential(nn.BatchNorm2d(1), model), x, y, hp, seed=1)
+
+
+@pytest.mark.parametrize("words", [[], [HALF, "training.batch_size=3"]])
+def test_each_client_has_an_epsilon_of_its_own(words: list[str]) -> None:
+    """By its examples and the rounds that asked it; resumed trials have it of their records."""
+    words = [*SGD, *words, "partition=dirichlet", "partition.alpha=0.3", "partition.min_size=4"]
+    config = small("training.batch_size=8", *words, "training.epochs=2")
+    _, _, *rounds, result = events_of(config)
+    sizes = make_split(digits(), config).train_rows
+    account = Account(Relation.EXAMPLE, sum(map(len, sizes)) ** -1.1)
+    asked = Counter(client for record in rounds for client in record.clients["client"])
+    expected = []
+    for client, rows in enumerate(sizes):
+        n, b = len(rows), min(config.training.batch_size, len(rows))
+        steps = 2 * -(-n // b)
+        expected.append(account.epsilon({Release(1.0, rate=b / n): steps * asked[client]}))
+    last = rounds[-1]
+    assert last.metrics[EPSILON_MEAN] == np.mean(expected)
+    assert last.metrics[EPSILON_MAX] == result.summary["client_epsilon_max"] == max(expected)
+    assert last.clients["epsilon"] == [expected[client] for client in last.clients["client"]]
+    again = ClientsSpending(config, np.array([len(rows) for rows in sizes]))
+    again.go_on(rounds[:-1])
+    assert again.settled(last).metrics == last.metrics
+
+
+def test_dp_sgd_learns_and_is_refused_where_it_means_nothing() -> None:
+    words = [*SGD, "rounds=4", "training.epochs=4", "privacy.noise_multiplier=0.6"]
+    _, first, *rounds, result = events_of(small(*words))
+    assert rounds[-1].metrics["1_global/acc"] > 0.6
+    assert first.events == (small(*words).privacy_said,)
+    assert "DP-SGD in each client" in first.events[0]
+    assert "delta 1 / (all training examples)^1.1, neighbours differ by one of a" in first.events[0]
+    assert result.summary["client_epsilon_max"] > result.summary["client_epsilon"] * 0.99
+    assert "each client has an epsilon of its own" in refused(*SGD, "stop.epsilon=3")
+    assert "under privacy=local_sgd alone" in refused(
+        *QUICK, f"stop.metric={EPSILON_MAX}", "stop.mode=max", "stop.target=3"
+    )
+    assert "target_epsilon does not apply to privacy=local_sgd" in refused(
+        *SGD, "privacy.target_epsilon=3"
+    )
 
 
 # What is stored and shown of it

@@ -20,7 +20,11 @@ from fedsweep.strategies.privacy import AdaptiveNorm, clip
 from fedsweep.strategies.state import load_strategy_state, strategy_state
 from tests.fakes import FakeGrid, halfway_app, record, values
 
-KINDS = [kind for kind in get_args(PrivacyConfig.model_fields["name"].annotation) if kind != "none"]
+KINDS = [
+    kind
+    for kind in get_args(PrivacyConfig.model_fields["name"].annotation)
+    if kind not in ("none", "local_sgd")
+]
 NAMES = sorted(STRATEGIES)
 TARGETS = {1: (8, 0), 2: (4, 0), 3: (0, 8), 4: (0, 4)}  # from 0 the updates are 4, 2, 4, 2 long
 SIZE = 40_000
