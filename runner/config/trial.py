@@ -287,7 +287,8 @@ class TrialConfig(Section):
         z = self._plan(1.0).account.multiplier(
             lambda z: self._plan(z).releases(self.rounds), epsilon
         )
-        self.__dict__["privacy"] = self.privacy.model_copy(update={"noise_multiplier": z})
+        solved = self.privacy.model_copy(update={"noise_multiplier": z})
+        object.__setattr__(self, "privacy", solved)  # a validator may, of what is frozen after it
 
     def _check_count(self) -> None:
         """Refuse more noise than the count of adaptive clipping leaves for the updates."""
@@ -332,7 +333,7 @@ class TrialConfig(Section):
         """Return what is told of clients beside the noised models: what -> the setting without.
 
         What a network keeps beside its parameters is known when it is built: see
-        :func:`fedsweep.trial.trial.uncovered_state`.
+        :func:`fedsweep.trial.privacy.uncovered_state`.
         """
         found = {}
         if self.privacy.tells:
@@ -396,7 +397,7 @@ class TrialConfig(Section):
         delta = self.privacy.delta
         account = Account(
             self._relation,
-            self.num_clients**-1.1 if delta is None else delta,
+            max(self.num_clients, 2) ** -1.1 if delta is None else delta,
             self.privacy.accountant,
         )
         joins = self.shift.join_round if self.shift.newcomers else 0
