@@ -64,7 +64,7 @@ class Heard:
 
 
 FAILED = Heard(-inf, 0.0)
-"""A run that failed, or that the settings do not allow: its cost counts where it is known."""
+"""A run that there can't be: its proposal's values do not go together."""
 
 
 @dataclass

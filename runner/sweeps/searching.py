@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
-from math import isfinite
+from math import inf, isfinite
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config import RunConfig, SessionConfig
@@ -505,11 +505,12 @@ class Searching:
 
     def _hear(self, trial: Trial | None) -> Heard:
         """Return what became of a trial: its score, and what it cost."""
-        cfg = self.plan.config
-        summary = self._heard[trial.config.key] if trial else {}
+        if trial is None:
+            return FAILED
+        cfg, summary = self.plan.config, self._heard[trial.config.key]
         score = _finite(summary.get(cfg.metric))
         cost = _finite(summary.get(cfg.unit))
-        return FAILED if score is None else Heard(cfg.sign * score, cost or 0.0)
+        return Heard(-inf if score is None else cfg.sign * score, cost or 0.0)
 
     # What came of it.
 
@@ -569,7 +570,8 @@ class Searching:
 
         first = course.rungs[0]
         scored = [(one.proposal.values, one.mean(first)) for one in course.tried]
-        finite = [(values, score) for values, score in scored if isfinite(score)]
+        several = len(hunt.subject.space) > 1  # else there is nothing to part between them
+        finite = [(values, score) for values, score in scored if several and isfinite(score)]
         return Tuning(
             dict(hunt.subject.place),
             course.repeat,

@@ -6,6 +6,7 @@ What a search decides is tested in test_search.py; drivers that are killed outri
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -275,6 +276,24 @@ def test_a_ranking_that_tuning_turns_round_is_said() -> None:
         "The ranking of the methods is the same tuned and at defaults (iid)."
     ]
     assert Searched.from_json(searched.to_json()).to_json() == searched.to_json()
+
+
+def test_the_table_of_searches_by_hand() -> None:
+    """Means .91 and .81; a repeat's winner has .93 on the same seeds: apart by two points."""
+    first = tuning("a", [0.90, 0.92, 0.91], [0.80, 0.82, 0.81])
+    again = tuning("a", [0.92, 0.94, 0.93], [0.80, 0.82, 0.81])
+    both = [first, replace(again, repeat=1)]
+    searched = Searched("client_acc", "client_rounds", 8.0, "tpe", [1000], both)
+    headings, line = searched.lines()
+    assert dict(zip(headings, line, strict=True)) == {
+        "search": "a, iid", "proposals": "1", "stopped early": "0", "cost (client-rounds)": "8",
+        "chosen": "lr=0.1", "searched": "91.0", "fresh seeds": "91.0", "at defaults": "81.0",
+        "gain (points)": "+10.0", "spread over repeats (points)": "2.0 of 2",
+    }  # fmt: skip
+    lost = replace(first, winner=None, fresh={"0": None})
+    alone = Searched("client_acc", "client_rounds", 8.0, "tpe", [1000], [lost])
+    assert alone.lines()[1][4:] == ["lr=0.02 (default)", "-", "-", "81.0", "-"]
+    assert "No proposal had a finite score, the default stands: a, iid." in alone.remarks()
 
 
 # What is refused, before anything starts.
