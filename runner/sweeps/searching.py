@@ -76,8 +76,8 @@ class Subject:
         return config.replicates * self.config.rounds * self.trained
 
     def course(self, config: SearchConfig, repeat: int) -> Course:
-        """Return a search of it."""
-        path = [f"{key}={value}" for key, value in self.place.items()]
+        """Return a search of it: the same one in any grid that has it, whatever else is there."""
+        path = [self.config.model_copy(update={SEED: 0}).settings_key]
         rounds, trained = self.config.rounds, self.trained
         return Course(config, self.space, rounds, trained, self.default, path, repeat)
 
@@ -255,7 +255,7 @@ def _space(cfg: SearchConfig, trial: Trial) -> dict[str, Range]:
             found[setting] = of
     if cfg.auto:
         found = {**_suggestions(trial.config, {*trial.grid}), **found}
-    return {key: of for key, of in found.items() if applies(trial.config, key)}
+    return {key: of for key, of in sorted(found.items()) if applies(trial.config, key)}
 
 
 def _suggestions(config: RunConfig, axes: set[str]) -> dict[str, Range]:

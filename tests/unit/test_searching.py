@@ -296,6 +296,25 @@ def test_the_table_of_searches_by_hand() -> None:
     assert "No proposal had a finite score, the default stands: a, iid." in alone.remarks()
 
 
+def test_a_method_has_the_same_search_in_any_grid() -> None:
+    """Neither other axes, nor the order of words, nor the fresh seeds change what is proposed."""
+
+    def proposed(*words: str) -> list[object]:
+        plan = plan_of(*[word for word in WORDS if "seed=" not in word], *words)
+        assert plan.search is not None
+        [ditto, *_] = [s for s in plan.search.subjects if s.place["strategy"] == "ditto"]
+        course = ditto.course(plan.search.config, 0)
+        first = next(course.steps())
+        return [(ask, course.values(ask.proposal)) for ask in first]
+
+    expected = proposed(*SEARCH, "seed=0,1")
+    assert len(expected) == 8
+    assert proposed(*reversed(SEARCH), "partition=iid,dirichlet", "seed=3") == expected
+    assert proposed("strategy=ditto,local", *SEARCH, "seed=0,1") == expected
+    assert proposed(*SEARCH, "seed=0,1", "training.momentum=0.5") != expected
+    assert proposed(*SEARCH, "seed=0,1", "search.seed=1") != expected
+
+
 # What is refused, before anything starts.
 
 LRS = "search.space.training.lr=loguniform:1e-3:1"
@@ -370,8 +389,8 @@ def test_a_dry_run_tells_what_is_searched(capfd: pytest.CaptureFixture[str]) -> 
     told = capfd.readouterr().err
     assert "64 client-rounds for each of 2 methods and problems (128 in all), by tpe on" in told
     assert "strategy=fedavg is searched over training.lr=choice(0.1,1)" in told
-    assert "strategy=ditto is searched over training.lr=loguniform(0.0006667,0.6)" in told
-    assert "strategy.ditto_lambda=loguniform(0.003333,3)" in told
+    space = "strategy.ditto_lambda=loguniform(0.003333,3), training.lr=loguniform(0.0006667,0.6)"
+    assert f"strategy=ditto is searched over {space}" in told
 
 
 def test_a_file_says_the_same_and_words_change_it(tmp_path: Path) -> None:
