@@ -37,7 +37,7 @@ class CenteredClipping(OfUpdates):
 
     settings = CenteredClippingSettings
     title = "Centered clipping"
-    colour = "#661100"
+    colour = "#12A35B"
 
     def __init__(self, *, radius: float = 1.0, steps: int = 1, **fedavg: Any) -> None:
         super().__init__(**fedavg)

@@ -37,7 +37,7 @@ class Majority(OfUpdates):
 
     settings = MajoritySettings
     title = "Majority cluster"
-    colour = "#6699CC"
+    colour = "#19C219"
     accuses = True
 
     def __init__(self, *, gap: float = 0.0, **fedavg: Any) -> None:

@@ -37,7 +37,7 @@ class RFA(OfUpdates):
     """
 
     settings = RFASettings
-    colour = "#999933"
+    colour = "#C8102E"
 
     def __init__(self, *, steps: int = 3, smoothing: float = 1e-6, **fedavg: Any) -> None:
         super().__init__(**fedavg)
