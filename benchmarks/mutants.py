@@ -48,13 +48,17 @@ TARGETS = (
     "runner/report/*.py",
     "runner/catalog.py",
     "runner/trial/metrics.py",
-    "runner/sweep/halving.py",
+    "runner/sweeps/halving.py",
     "runner/trial/stop.py",
     "runner/data/partition.py",
     "runner/data/shift.py",
     "runner/pace/*.py",
     "runner/pace/schedules/*.py",
+    "runner/accounting.py",
+    "runner/search/*.py",
     "runner/scenario/*.py",
+    "runner/scenario/attacks/*.py",
+    "runner/scenario/defences/*.py",
     "runner/scenario/compressions/*.py",
     "runner/scenario/devices/*.py",
     "runner/scenario/partitions/*.py",
@@ -796,6 +800,8 @@ def main() -> int:
     python = [file for file in _tree_files() if file.endswith(".py")]
     texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in python}
     chosen = [file for file in texts if any(Path(file).match(target) for target in TARGETS)]
+    if gone := [t for t in TARGETS if not any(Path(file).match(t) for file in chosen)]:
+        sys.exit(f"TARGETS: no file of this tree is {', '.join(gone)}; say where it went")
     if given.only:
         chosen = [file for file in texts if file in given.only]
         if lost := set(given.only) - set(chosen):

@@ -100,6 +100,11 @@ def test_mutants_of_our_code_are_other_programs_with_the_same_lines(file: str) -
         assert [n for n, (a, b) in enumerate(pairs, 1) if a != b] == [mutant.line]
 
 
+@pytest.mark.parametrize("target", mutants.TARGETS)
+def test_what_is_to_be_changed_is_there(target: str) -> None:
+    assert list(ROOT.glob(target))
+
+
 def test_the_sample_depends_on_the_seed_and_the_changes_alone() -> None:
     every = [mutant for file, text in TEXTS.items() for mutant in mutants_of(file, text)]
     assert len({mutant.key for mutant in every}) == len(every)
