@@ -79,6 +79,10 @@ _PAGE = """\
 {%- endfor %}
 </tbody></table></div>
 <p class="note">{{ caption }}</p>
+{%- for told, fragment in others %}
+<h2>{{ told }}</h2>
+<div class="scroll">{{ fragment|safe }}</div>
+{%- endfor %}
 {%- for reason in missing %}
 <p class="note">{{ reason }}</p>
 {%- endfor %}
@@ -152,6 +156,7 @@ def html(
     missing: Sequence[str] = (),
     report: str = "",
     tuning: Lines = (),
+    others: Mapping[str, Table] | None = None,
 ) -> str:
     """Return the page: style, table and figures are in it.
 
@@ -169,6 +174,8 @@ def html(
         The command that makes this very page.
     tuning : lines
         A table of what was searched, headings first, if anything was.
+    others : Mapping[str, Table]
+        Tables beside the main one, by their titles.
     """
     told = story(sweep)
     rows = [
@@ -193,6 +200,7 @@ def html(
         environment=told.environment,
         report=report,
         tuning=tuning,
+        others=[(told, html_table(one)) for told, one in (others or {}).items()],
     )
 
 

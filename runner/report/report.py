@@ -4,7 +4,8 @@
 """
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from fedsweep.report.searched import Searched
 from fedsweep.report.searches import search_figures
 from fedsweep.report.table import Chosen, Lines, Table, chosen, reader
 from fedsweep.report.text import document_markdown, latex, markdown
+from fedsweep.report.worst import worst_table
 
 if TYPE_CHECKING:
     from fedsweep.tracking.read import StoredSweep
@@ -71,10 +73,11 @@ def printed(table: Table, kind: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """A report: its table as data, and its files by path."""
+    """A report: its table as data, its files by path, and other tables by their titles."""
 
     chosen: Chosen
     files: dict[str, str | bytes]
+    others: Mapping[str, Table] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the files to a folder.
@@ -151,18 +154,22 @@ def report(
         caption = " ".join([found.table.caption, *story.remarks()])
         found = replace(found, table=replace(found.table, caption=caption, remarks=remarks))
     shown, missing = one_each(extras.files), extras.told()
+    worst = worst_table(found.cells)
+    others = {"By the worst attack": worst} if worst else {}
     on_paper = _chosen(sweep, narrow(choice), target, curves).table
     extras.write("report.tex", lambda: latex(on_paper, sweep.name))
-    extras.write(PAGE, lambda: html(sweep, found.table, shown, missing, again, tuning))
+    extras.write(PAGE, lambda: html(sweep, found.table, shown, missing, again, tuning, others))
     for told in extras.told():
         _log.warning("report of %s: %s", line(sweep.name), told)
+    drawn = list(shown)
     files: dict[str, str | bytes] = {
-        "report.md": document_markdown(sweep, found.table, list(shown), extras.told(), tuning),
+        "report.md": document_markdown(sweep, found.table, drawn, extras.told(), tuning, others),
         "report.csv": csv(found.cells),
         "trials.csv": csv(trials_table(found.rows, found.axes)),
+        **({"worst_attack.csv": printed(worst, "csv", sweep.name)} if worst else {}),
         **extras.files,
     }
-    return Report(found, files)
+    return Report(found, files, others)
 
 
 def _curves(sweep: "StoredSweep", choice: Choice, target: Target | None) -> pd.DataFrame:

@@ -5,7 +5,7 @@ it is given. The tables are joined here: pandas' ``to_markdown`` escapes nothing
 Styler escapes for LaTeX leaves ``--``, ``|`` and ``[`` at a line's beginning as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING
 
@@ -30,18 +30,24 @@ def document_markdown(
     figures: Sequence[str],
     missing: Sequence[str] = (),
     tuning: Lines = (),
+    others: Mapping[str, Table] | None = None,
 ) -> str:
     """Return the report in Markdown; figures are links, ``missing`` says why others lack.
 
-    ``tuning`` is a table of what was searched, if anything was.
+    ``tuning`` is a table of what was searched, if anything was; ``others`` are tables beside the
+    main one, by their titles.
     """
     shown = "\n".join(f"![{title(path)}]({path})\n" for path in figures)
     command = escape.fence(sweep.command) if sweep.command else ""
     notes = "\n\n".join(map(escape.markdown, (table.caption, *missing)))
     lines = markdown(table.lines())
     searched = f"## Tuning\n\n{markdown(tuning)}\n" if tuning else ""
+    more = "".join(
+        f"## {escape.markdown(told)}\n\n{markdown(one.lines())}\n{escape.markdown(one.caption)}\n\n"
+        for told, one in (others or {}).items()
+    )
     head = f"# {escape.markdown(sweep.name)}\n\n{lines}\n{notes}\n\n"
-    return f"{head}{searched}{command}\n\n{shown}"
+    return f"{head}{searched}{more}{command}\n\n{shown}"
 
 
 def title(path: str) -> str:
