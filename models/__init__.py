@@ -1,8 +1,10 @@
-"""Networks by name, fitted to a data set's images and classes.
+"""Networks by name, fitted to a data set's examples and targets.
 
 A network is a file with one function, called as the file is: ``(input_shape, num_classes,
 **options) -> nn.Module``. One of somebody's own may also be a class of modules. Inputs are
-normalised float images (N, C, H, W), outputs are logits (N, classes). Layers come in the order of
+normalised float images (N, C, H, W), features (N, F), series (N, T, C), or symbols int64 (N, T), of
+which a network is told how many there are (``num_symbols``). Outputs are logits (N, classes), or
+numbers (N, 1). Layers come in the order of
 the forward pass, so the last parameters are the classifier's.
 
 What networks there are is known without torch, which takes seconds to import.
@@ -21,7 +23,7 @@ from fedsweep.parts.registry import Origin, Registry
 if TYPE_CHECKING:
     from torch import nn
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,10 @@ class Networks(Registry[Any]):
 MODELS = Networks()
 
 
-def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: Any) -> "nn.Module":
-    """Build a network and check that it maps the data set's images to its classes.
+def build_model(
+    name: str, input_shape: Shape, num_classes: int, num_symbols: int = 0, /, **kwargs: Any
+) -> "nn.Module":
+    """Build a network and check that it maps the data set's examples to its classes.
 
     Parameters
     ----------
@@ -96,13 +100,15 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
         A key of ``MODELS``, a reference to a file (``./mine.py:Net``), or the dotted path of a
         subclass of ``nn.Module`` or of a function that says it returns one (``-> nn.Module``).
         Anything else is refused without being called.
-    input_shape : tuple[int, int, int]
-        Channels, height and width of an image.
+    input_shape : tuple of int
+        Of an example: channels, height and width of an image.
     num_classes : int
-        Number of classes, the length of the output per image.
+        Number of classes, the length of the output per example; 1 where a number is learnt.
+    num_symbols : int
+        Symbols that examples are written in; 0 where they are numbers.
     kwargs : Any
-        Options of the network. One of somebody's own gets ``input_shape`` and ``num_classes`` where
-        its signature has them.
+        Options of the network. One of somebody's own gets ``input_shape``, ``num_classes`` and
+        ``num_symbols`` where its signature has them.
 
     Returns
     -------
@@ -112,12 +118,13 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
     Raises
     ------
     ValueError
-        The name is unknown, the options do not fit, or the network can't take such images or gives
+        The name is unknown, the options do not fit, or the network can't take such inputs or gives
         another output.
     """
     from torch import nn
 
-    factory, arguments = _find(name, kwargs, input_shape, num_classes)
+    told = {"input_shape": input_shape, "num_classes": num_classes, "num_symbols": num_symbols}
+    factory, arguments = _find(name, kwargs, told)
     try:
         model = factory(**arguments)
     except Exception as error:
@@ -129,18 +136,22 @@ def build_model(name: str, input_shape: Shape, num_classes: int, /, **kwargs: An
             f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module; name a module "
             "class"
         )
-    _probe(model, name, input_shape, num_classes)
+    _probe(model, name, told)
     return model
 
 
 def _find(
-    name: str, kwargs: dict[str, Any], input_shape: Shape, num_classes: int
+    name: str, kwargs: dict[str, Any], told: dict[str, Any]
 ) -> tuple[Callable[..., "nn.Module"], dict[str, Any]]:
     """Return what builds the network and all its arguments, once they are known to fit."""
     name = MODELS.find(name)
     factory = MODELS.factory(name) if name in MODELS else _import(name)
     signature = inspect.signature(factory)
-    told = {"input_shape": input_shape, "num_classes": num_classes}
+    symbols = signature.parameters.get("num_symbols")
+    if symbols is not None and symbols.default is symbols.empty and not told["num_symbols"]:
+        raise ValueError(
+            f"model '{name}' reads symbols, and the data set has numbers; set model to another one"
+        )
     given = {key: value for key, value in told.items() if key in signature.parameters}
     if twice := sorted(given.keys() & kwargs.keys()):
         raise ValueError(
@@ -190,24 +201,28 @@ def _returns_module(function: Callable[..., "nn.Module"]) -> bool:
     return isinstance(result, type) and issubclass(result, nn.Module)
 
 
-def _probe(model: "nn.Module", name: str, input_shape: Shape, num_classes: int) -> None:
-    """Run one blank image through the network: what does not fit is refused before it trains."""
+def _probe(model: "nn.Module", name: str, told: dict[str, Any]) -> None:
+    """Run one blank example through the network: what does not fit is refused before it trains."""
     import torch
 
-    shape = "x".join(map(str, input_shape))
+    input_shape, num_classes = told["input_shape"], told["num_classes"]
+    shape, kind = "x".join(map(str, input_shape)), torch.long if told["num_symbols"] else None
+    what = {1: "features", 2: "series"}.get(len(input_shape), "images")
+    what, one = ("symbols", "text") if told["num_symbols"] else (what, "example")
+    one = "image" if what == "images" else one
     model.eval()  # no dropout draw, no update of running statistics
     try:
         with torch.no_grad():
-            output = model(torch.zeros(1, *input_shape))
+            output = model(torch.zeros(1, *input_shape, dtype=kind))
     except Exception as error:
         raise ValueError(
-            f"model '{name}' can't take images of shape {shape}: {_first_line(error)}"
+            f"model '{name}' can't take {what} of shape {shape}: {_first_line(error)}"
         ) from error
     model.train()
     actual = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if actual != (1, num_classes):
         raise ValueError(
-            f"model '{name}' gives {actual} for one image of shape {shape}, but the data set needs "
+            f"model '{name}' gives {actual} for one {one} of shape {shape}, but the data set needs "
             f"(1, {num_classes})"
         )
 

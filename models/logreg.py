@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on pixels."""
+"""Multinomial logistic regression on pixels or features; linear regression of a number."""
 
 from collections import OrderedDict
 from math import prod
@@ -6,7 +6,7 @@ from math import prod
 from torch import nn
 
 
-def logreg(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def logreg(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return one linear layer: a convex problem, 7,850 parameters on MNIST."""
     return nn.Sequential(
         OrderedDict(

@@ -10,9 +10,9 @@ from torch import nn
 
 
 def mlp(
-    input_shape: tuple[int, int, int], num_classes: int, hidden: int = 200, layers: int = 1
+    input_shape: tuple[int, ...], num_classes: int, hidden: int = 200, layers: int = 1
 ) -> nn.Module:
-    """Return pixels, ``layers`` times ``hidden`` ReLU units, classes.
+    """Return pixels or features, ``layers`` times ``hidden`` ReLU units, classes.
 
     On MNIST 159,010 parameters, and 199,210 the 2NN.
     """

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from math import nan
 from typing import Literal, SupportsFloat
 
@@ -56,6 +57,7 @@ class Need(Enum):
     TOLD = "clients that tell what they know of their data"
     EPSILON = "noise, of which something can be computed"
     OWN_EPSILON = "clients whose own training bears noise"
+    CLASSES = "classes that are learnt"
 
 
 _SECTIONS: Mapping[str, tuple[Need, ...]] = {
@@ -112,6 +114,36 @@ class ClassCounts:
 
 
 @dataclass(frozen=True)
+class RealSums:
+    """Predictions of numbers, as sums that add up over slices, models and clients.
+
+    Parameters
+    ----------
+    sums : (5,) float
+        How many there are; their squared and absolute errors; the true numbers, and their squares.
+    """
+
+    sums: NDArray[np.float64]
+
+    def mae(self) -> float:
+        """Return the mean absolute error, in the unit of the numbers; nan of none."""
+        count, _, errors, *_ = self.sums
+        return float(errors / count) if count else nan
+
+    def r2(self) -> float:
+        """Return the coefficient of determination, as scikit-learn computes it; nan of constants.
+
+        1 is exact, 0 as good as their mean.
+        """
+        count, squares, _, total, of_squares = self.sums
+        spread = of_squares - total**2 / count if count else 0.0
+        return float(1 - squares / spread) if spread > 1e-12 * of_squares else nan
+
+
+Predictions = ClassCounts | RealSums
+
+
+@dataclass(frozen=True)
 class Observed:
     """What a round tells, from which metrics are computed.
 
@@ -129,7 +161,7 @@ class Observed:
     """
 
     clients: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    classes: Mapping[str, ClassCounts] = field(default_factory=dict)
+    classes: Mapping[str, Predictions] = field(default_factory=dict)
 
 
 Of = Callable[[Observed], float | None]
@@ -180,7 +212,17 @@ def class_counts(whose: str, score: Callable[[ClassCounts], float]) -> Of:
 
     def computed(observed: Observed) -> float | None:
         counts = observed.classes.get(whose)
-        return None if counts is None else score(counts)
+        return score(counts) if isinstance(counts, ClassCounts) else None
+
+    return computed
+
+
+def real_sums(whose: str, score: Callable[[RealSums], float]) -> Of:
+    """Return what is computed of predicted numbers, summed over whose they are."""
+
+    def computed(observed: Observed) -> float | None:
+        sums = observed.classes.get(whose)
+        return score(sums) if isinstance(sums, RealSums) else None
 
     return computed
 
@@ -531,6 +573,8 @@ def _fits(pattern: str, key: str) -> bool:
 
 _HELD_OUT, _OWN, _GROUPS = (Need.HELD_OUT,), (Need.OWN_TESTED,), (Need.GROUPS,)
 _ATTACKERS = (Need.ATTACKERS,)
+_CLASSES = (Need.CLASSES,)
+_SCORED, _TESTED = _HELD_OUT + _CLASSES, _OWN + _CLASSES
 
 
 def by_class(
@@ -545,12 +589,34 @@ def by_class(
     It is that of the clients' models on what they hold out and on the central test set, and of the
     global model there. Without ``score`` they are read, and not computed.
     """
+    computed = partial(class_counts, score=score) if score else None
+    return _of_three(name, title, computed, unit, better, 1 if unit == "%" else 3, _CLASSES, "full")
 
-    def metric(key: str, whose: str, told: str, of: str, needs: tuple[Need, ...]) -> Metric:
+
+def by_number(
+    name: str, title: str, score: Callable[[RealSums], float], better: Literal["higher", "lower"]
+) -> list[Metric]:
+    """Return the metrics of a score of predicted numbers, which each trial that learns some has."""
+    return _of_three(name, title, partial(real_sums, score=score), "", better, 3, (), "table")
+
+
+def _of_three(
+    name: str,
+    title: str,
+    computed: Callable[[str], Of] | None,
+    unit: str,
+    better: Literal["higher", "lower", ""],
+    decimals: int,
+    needs: tuple[Need, ...],
+    shown: Literal["table", "full"],
+) -> list[Metric]:
+    """Return a score of what clients hold out, of their models' and of the global model's tests."""
+
+    def metric(key: str, whose: str, told: str, of: str, more: tuple[Need, ...]) -> Metric:
         ranked = of != "own"
         return Metric(
-            key, f"{told} {title}", unit, better, 1 if unit == "%" else 3, f"{whose}{name}",
-            class_counts(of, score) if score else None, needs, name, shown="full", ranked=ranked,
+            key, f"{told} {title}", unit, better, decimals, f"{whose}{name}",
+            computed(of) if computed else None, (*more, *needs), name, shown=shown, ranked=ranked,
             curve=name if ranked else "",
         )  # fmt: skip
 
@@ -564,24 +630,24 @@ def by_class(
 CATALOG = Catalog([
     # Accuracies and losses: of the clients' own models on what they hold out and on the central
     # test set, and of the global model on the latter.
-    Metric("3_clients/acc", "client accuracy", "%", "higher", final="client_acc", needs=_HELD_OUT,
+    Metric("3_clients/acc", "client accuracy", "%", "higher", final="client_acc", needs=_SCORED,
            of=client_values("eval_acc").mean(), shown="table", ranked=True, curve="acc",
            label="mean client accuracy", live="clients"),
     Metric("3_clients/test_acc", "client test accuracy", "%", "higher", final="client_test_acc",
-           needs=_OWN, of=client_values("test_acc").mean(), shown="table"),
-    Metric("1_global/acc", "global accuracy", "%", "higher", final="acc", shown="table",
-           ranked=True, curve="acc", live="acc"),
-    Metric("3_clients/acc_p10", "worst 10%", "%", "higher", final="client_acc_p10", needs=_HELD_OUT,
+           needs=_TESTED, of=client_values("test_acc").mean(), shown="table"),
+    Metric("1_global/acc", "global accuracy", "%", "higher", final="acc", needs=_CLASSES,
+           shown="table", ranked=True, curve="acc", live="acc"),
+    Metric("3_clients/acc_p10", "worst 10%", "%", "higher", final="client_acc_p10", needs=_SCORED,
            of=client_values("eval_acc").quantile(0.1), shown="full"),
     Metric("3_clients/acc_min", "worst client", "%", "higher", final="client_acc_min",
-           needs=_HELD_OUT, of=client_values("eval_acc").min(), shown="full"),
+           needs=_SCORED, of=client_values("eval_acc").min(), shown="full"),
     Metric("3_clients/acc_jain", "Jain's index", "", "higher", 3, final="client_acc_jain",
-           needs=_HELD_OUT, of=client_values("eval_acc").jain(), shown="full"),
-    Metric("3_clients/acc_std", "deviation of client accuracies", "%", "lower", needs=_HELD_OUT,
+           needs=_SCORED, of=client_values("eval_acc").jain(), shown="full"),
+    Metric("3_clients/acc_std", "deviation of client accuracies", "%", "lower", needs=_SCORED,
            of=client_values("eval_acc").std()),
-    Metric("3_clients/test_acc_p10", "worst 10% on the test set", "%", "higher", needs=_OWN,
+    Metric("3_clients/test_acc_p10", "worst 10% on the test set", "%", "higher", needs=_TESTED,
            of=client_values("test_acc").quantile(0.1)),
-    Metric("3_clients/test_acc_min", "worst client on the test set", "%", "higher", needs=_OWN,
+    Metric("3_clients/test_acc_min", "worst client on the test set", "%", "higher", needs=_TESTED,
            of=client_values("test_acc").min()),
     # Of attackers: what they reach, and whether they are found. All else that is said of clients is
     # said of the honest ones.
@@ -605,6 +671,9 @@ CATALOG = Catalog([
     # By class: all classes count alike, however few examples they have.
     *by_class("balanced_acc", "balanced accuracy", ClassCounts.balanced_accuracy),
     *by_class("macro_f1", "macro F1", ClassCounts.macro_f1),
+    # Of numbers that are learnt.
+    *by_number("r2", "R2", RealSums.r2, "higher"),
+    *by_number("mae", "mean absolute error", RealSums.mae, "lower"),
     Metric("1_global/loss", "global loss", "nats", "lower", 3, curve="loss", live="loss"),
     Metric("3_clients/train_loss", "training loss", "nats", "lower", 3,
            needs=(Need.TOLD,), of=client_values("train_loss").mean()),
@@ -630,7 +699,7 @@ CATALOG = Catalog([
     Metric("2_clusters/frozen", "whether the clusters are frozen", decimals=0),
     Metric("2_clusters/largest_share", "mean of the largest shares", decimals=2),
     Metric("2_clusters/c*_size", "clients of a cluster", decimals=0),
-    Metric("2_clusters/c*_acc", "accuracy of a cluster", "%", "higher"),
+    Metric("2_clusters/c*_acc", "accuracy of a cluster", "%", "higher", needs=_CLASSES),
     Metric("2_clusters/c*_loss", "loss of a cluster", "nats", "lower", 3),
     # Clients that serve a cluster.
     Metric("2_clusters/handovers", "handovers", "", "lower", final="handovers", follows="servers",

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from fedsweep.config import DatasetConfig
 from fedsweep.data.functions import arrays_digest, splits_of
 from fedsweep.errors import ConfigError, shown
 from fedsweep.files import write_whole
 from fedsweep.parts.code import is_installed
 from fedsweep.places import PACKAGE
+from fedsweep.scenario.tasks.images import Images
 from fedsweep.sweeps.words import literal, parse
 
 _MAIN = "__main__"
@@ -263,8 +263,8 @@ def _kept(given: object, folder: Path, settings: Mapping[str, object]) -> str:
     """Keep data, and return the reference of a function that gives them again."""
     words = parse(f"{key}={literal(_plain(key, value, folder))}" for key, value in settings.items())
     values = {word.key.removeprefix("dataset."): word.value for word in words}
-    columns = {k: v for k, v in values.items() if k in DatasetConfig.model_fields}
-    cfg = DatasetConfig.model_validate({**columns, "name": "given"})
+    columns = {k: v for k, v in values.items() if k in Images.model_fields}
+    cfg = Images.model_validate({**columns, "name": "given"})
     train, test = splits_of(cfg, given, "the data set")
     splits = {cfg.train_split: train} | ({cfg.test_split: test} if test else {})
     arrays: dict[str, np.ndarray] = {}

@@ -6,6 +6,8 @@ Installed, they lie within each other. Nothing of the package is imported here:
 ``python runner/places.py FOLDER`` lays the package out in a folder, for tools that look at files.
 """
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -51,6 +53,30 @@ def lay_out(where: Path, here: Path = _HERE) -> Path:
         if not (package / name).is_symlink():
             (package / name).symlink_to(path)
     return package
+
+
+def absolute(path: str) -> str:
+    """Return a path as all processes have it: resolved against the driver's folder.
+
+    Raises
+    ------
+    ValueError
+        It is no path on this machine.
+    """
+    try:
+        found = str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        give = "set $HOME, or give an absolute path"
+        raise ValueError(f"the home folder of ~ is not known; {give}") from error
+    except OSError as error:
+        why = f"the folder that it is relative to can't be had ({error.strerror})"
+        raise ValueError(f"{why}; give an absolute path") from error
+    try:
+        os.stat(found)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError("it is too long for a path; give a shorter one") from error
+    return found
 
 
 if __name__ == "__main__":

@@ -61,9 +61,13 @@ class DataSummary:
     groups: np.ndarray  # (clients,), known group of each client; all 0 without a shift
     examples: Mapping[
         int, tuple[np.ndarray, np.ndarray]
-    ]  # group -> images uint8 (n, C, H, W), labels (n,)
+    ]  # group -> images uint8 (n, C, H, W), or other examples, and their targets (n,)
     num_train: int
     num_test: int
+    shows: str = "images"  # how examples are drawn
+    names: tuple[str, ...] = ()  # of features, channels or symbols
+    num_outputs: int = 0  # of a network, for an example
+    num_symbols: int = 0  # that examples are written in
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class TrialResult:
     confusion: (
         np.ndarray | None
     )  # (classes, classes): true x predicted, clients' models on the central test set
-    input_shape: tuple[int, int, int]  # C, H, W of what the models take, normalised float32
+    input_shape: tuple[int, ...]  # of what the models take: C, H, W of images, normalised float32
     stopped: str = ""  # why the trial ended before its last round
     declared: str = ""  # how its metrics are shown, where the catalog has not all: Catalog.declare
     files: Mapping[str, bytes] = field(default_factory=dict)  # what it wrote, by path

@@ -93,7 +93,8 @@ class Gradient:
 
     rows: ModelRows  # (C, P)
     losses: NDArray[np.float64]  # (C,)
-    hits: NDArray[np.int64]  # (C,): examples that were classified right
+    hits: NDArray[np.int64] | NDArray[np.float64]
+    """(C,): examples that were classified right; nan where targets are numbers."""
 
 
 class Steps(Protocol):

@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
 )
 
-from fedsweep.parts.registry import Origin
+from fedsweep.parts.registry import Origin, Registry
 from fedsweep.strategies.ranges import CLIENTS, SHARE, bounds, checked
 
 
@@ -49,6 +49,32 @@ class Settings(BaseModel):
         """Return what defines the settings, as plain values."""
         values = {key: getattr(self, key) for key in type(self).model_fields}
         return {k: v.canonical() if isinstance(v, Settings) else v for k, v in values.items()}
+
+
+class PartSettings(Settings):
+    """Settings whose ``name`` may be a part of somebody's own, which brings no settings."""
+
+    registry: ClassVar[Registry[Any]]
+
+    name: str = Field(description="the part")
+
+    def model_post_init(self, context: object) -> None:
+        """Know where the part comes from."""
+        del context
+        self._origin = self.registry.origin(self.name)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Take along where the part comes from."""
+        return _with_part, (type(self), self.part_origin, self.model_dump())
+
+
+def _with_part(
+    kind: type[PartSettings], origin: Origin | None, values: dict[str, Any]
+) -> PartSettings:
+    """Return settings that came from another process, once their part is known here."""
+    if origin is not None:
+        kind.registry.receive(origin)
+    return kind.model_validate(values)
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ type                content                               reply
 ``query.flop``      nothing                               ``metrics``: flop of the network's forward
                                                           pass on one example
 ``query.test``      ``arrays``, ``config``: group,        ``metrics``: num-examples, loss_sum,
-                    start, stop, confusion (bool),        correct, confusion (classes x classes, row
-                    goal (bool): what attackers want      by row)
+                    start, stop, confusion (bool),        correct (nan of numbers), confusion
+                    goal (bool): what attackers want      (classes x classes, row by row) or, of
+                                                          numbers, sums
 ==================  ====================================  ==========================================
 
 Where updates are compressed, the reply of ``train`` has in ``arrays`` what is sent in their place,
@@ -44,8 +45,8 @@ in ``state`` what of a model is not trained, and in ``compressed`` the seed of w
 With ``method`` a client does what the client part of that name does
 (``fedsweep.strategies.clients``), whose messages may carry more. With ``test-own`` (rows per slice)
 an evaluated client also scores its model on the central test set, as its group sees it: ``test`` is
-as the reply of ``query.test``, confusion as bytes. With ``by-class`` it has ``classes``: counts,
-the bytes of (3, classes) of ``training.class_counts``. Every reply also has ``load``, see
+as the reply of ``query.test``, its table as bytes. With ``by-class`` it has ``classes``: counts
+or sums, the bytes of ``training.targets.table_of``. Every reply also has ``load``, see
 ``fedsweep.engine.load.load_mod``.
 """
 
@@ -53,6 +54,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Literal, cast
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -66,10 +68,12 @@ from fedsweep.engine.flower import ClientAppCallable, Mod
 from fedsweep.engine.load import load_mod
 from fedsweep.scenario.compression import Compressor
 from fedsweep.strategies.arrays import write_array
+from fedsweep.strategies.clients import Values
 from fedsweep.strategies.layout import joined
 from fedsweep.training.arrays import weighted_mean
-from fedsweep.training.local import confusion, predict, score
+from fedsweep.training.local import predict, score
 from fedsweep.training.modules import check_repeats, forward_flop
+from fedsweep.training.targets import empty_table, full_table_of, in_unit
 
 
 def _with_arrays(message: Message, arrays: ArrayRecord) -> Message:
@@ -239,7 +243,8 @@ class BuiltinClient(ClientProcess):
     def signature(self, message: Message, context: Context) -> Message:
         """Tell moments of images and labels, which feature, label and concept shift all move."""
         x, y = self._data.client(partition_id(context), "train")
-        found = signature(x, y, len(self._data.images.class_names))
+        seen, classes = self._data.comparable(x), self._data.strata(y)
+        found = signature(seen, classes, self._data.images.num_classes)
         return make_reply(
             message, {"num-examples": len(y)}, ArrayRecord({"signature": write_array(found)})
         )
@@ -247,7 +252,8 @@ class BuiltinClient(ClientProcess):
     def subspace(self, message: Message, context: Context) -> Message:
         """Tell the directions that span the client's raw images (PACFL)."""
         x, y = self._data.client(partition_id(context), "train")
-        found = subspace(x, y, cast(int, message_config(message)["vectors"]))
+        vectors = cast(int, message_config(message)["vectors"])
+        found = subspace(self._data.comparable(x), self._data.strata(y), vectors)
         return make_reply(
             message, {"num-examples": len(y)}, ArrayRecord({"subspace": write_array(found)})
         )
@@ -288,18 +294,20 @@ class BuiltinClient(ClientProcess):
         x, y = self.pool.examples(*self.test_set(group, start, stop, goal=goal))
         if len(y) == 0:  # this group has none of the slice's labels
             empty: Metrics = {"num-examples": 0, "loss_sum": 0.0, "correct": 0}
-            classes = len(self._data.images.class_names)
-            return make_reply(
-                message,
-                empty | ({"confusion": [0] * classes**2} if config.get("confusion") else {}),
-            )
+            nothing = empty_table(self._data.images.num_outputs, real=self.learns_numbers)
+            return make_reply(message, empty | self._table(config, nothing))
         logits = predict(model, x)
         result = score(logits, y)
         metrics: Metrics = {
             "num-examples": len(y),
             "loss_sum": result["loss_sum"],
-            "correct": int(result["correct"]),
+            "correct": result["correct"],
         }
-        if config.get("confusion"):
-            metrics["confusion"] = confusion(logits, y).ravel().tolist()
-        return make_reply(message, metrics)
+        return make_reply(message, metrics | self._table(config, full_table_of(logits, y)))
+
+    def _table(self, config: Values, table: np.ndarray) -> Metrics:
+        """Return the table of a slice as a reply has it, where it is asked for."""
+        if not config.get("confusion"):
+            return {}
+        name = "sums" if self.learns_numbers else "confusion"
+        return {name: in_unit(table, self.target_unit).ravel().tolist()}

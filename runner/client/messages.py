@@ -1,6 +1,7 @@
 """What the built-in client reads from Flower's messages, and how it answers."""
 
 from collections.abc import Mapping
+from math import isnan
 
 import numpy as np
 from flwr.app import (
@@ -15,7 +16,8 @@ from flwr.app import (
 )
 from torch import Tensor
 
-from fedsweep.training.local import confusion, score
+from fedsweep.training.local import score
+from fedsweep.training.targets import empty_table, full_table_of, in_unit
 
 Metrics = dict[str, MetricRecordValues]
 """The numbers of a reply, by name."""
@@ -35,26 +37,35 @@ def make_reply(message: Message, metrics: Metrics, arrays: ArrayRecord | None = 
 
 
 def train_metrics(result: Mapping[str, float], num_examples: int) -> Metrics:
-    """Return the metrics of a training reply."""
-    return {
-        "num-examples": num_examples,
-        "train_loss": result["loss"],
-        "train_acc": result["accuracy"],
-        "steps": int(result["steps"]),
-    }
+    """Return the metrics of a training reply; numbers that are learnt have no accuracy."""
+    told: Metrics = {"num-examples": num_examples, "train_loss": result["loss"]}
+    if not isnan(result["accuracy"]):
+        told["train_acc"] = result["accuracy"]
+    return told | {"steps": int(result["steps"])}
 
 
 def eval_metrics(num_examples: int, loss_sum: float, correct: float) -> Metrics:
     """Return the metrics of an evaluation reply;
-    of no examples, zeros, which no mean by examples counts.
+    of no examples, zeros, which no mean by examples counts. What is nan does not exist.
     """
     n = max(num_examples, 1)
-    return {"num-examples": num_examples, "eval_loss": loss_sum / n, "eval_acc": correct / n}
+    told: Metrics = {"num-examples": num_examples, "eval_loss": loss_sum / n}
+    return told if isnan(correct) else told | {"eval_acc": correct / n}
 
 
-def class_record(counts: np.ndarray) -> ConfigRecord:
-    """Return predictions by class (3, classes) as a reply tells them: the bytes of int64 rows."""
-    return ConfigRecord({"counts": counts.astype("<i8").tobytes()})
+def table_record(table: np.ndarray) -> ConfigRecord:
+    """Return a table of predictions, by class (3, classes) or of numbers (5,), as a reply has it.
+
+    ``counts`` are the bytes of int64 rows, ``sums`` those of float64.
+    """
+    return ConfigRecord(table_values(table, "counts"))
+
+
+def table_values(table: np.ndarray, counts: str) -> dict[str, ConfigRecordValues]:
+    """Return the bytes of a table under the name that its kind has."""
+    if table.dtype.kind == "f":
+        return {"sums": table.astype("<f8").tobytes()}
+    return {counts: table.astype("<i8").tobytes()}
 
 
 class TestSums:
@@ -62,23 +73,23 @@ class TestSums:
 
     __test__ = False  # its name is no test's
 
-    def __init__(self, classes: int) -> None:
-        self._count, self._loss, self._correct = 0, 0.0, 0
-        self._confusion = np.zeros((classes, classes), np.int64)
+    def __init__(self, outputs: int, *, real: bool = False, unit: float = 1.0) -> None:
+        self._count, self._loss, self._correct = 0, 0.0, 0.0 if real else 0
+        self._table, self._unit = empty_table(outputs, real=real), unit
 
     def add(self, logits: Tensor, y: Tensor) -> None:
-        """Take in the logits (n, classes) and the labels (n,) of a slice."""
+        """Take in the outputs (n, outputs) and the targets (n,) of a slice."""
         result = score(logits, y)
         self._count += len(y)
         self._loss += result["loss_sum"]
-        self._correct += int(result["correct"])
-        self._confusion += confusion(logits, y)
+        self._correct += result["correct"]
+        self._table += in_unit(full_table_of(logits, y), self._unit)
 
     def record(self) -> ConfigRecord:
-        """Return num-examples, loss_sum, correct and confusion: int64, the bytes of its rows."""
-        matrix = self._confusion.astype("<i8").tobytes()
+        """Return num-examples, loss_sum, correct and the table: confusion, or sums of numbers."""
         sums: dict[str, ConfigRecordValues] = {"loss_sum": self._loss, "correct": self._correct}
-        return ConfigRecord({"num-examples": self._count, **sums, "confusion": matrix})
+        table = table_values(self._table, "confusion")
+        return ConfigRecord({"num-examples": self._count, **sums, **table})
 
 
 def partition_id(context: Context) -> int:

@@ -95,7 +95,14 @@ class ClientProcess:
         return layout_of(self.model)
 
     def _build(self) -> nn.Module:
-        return build_model(self.spec.name, self.input_shape, self.num_classes, **self.spec.kwargs)
+        data = self._data.images
+        return build_model(
+            self.spec.name,
+            self.input_shape,
+            data.num_outputs,
+            data.num_symbols,
+            **self.spec.kwargs,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -103,10 +110,19 @@ class ClientProcess:
         return len(self._data.images.class_names)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self._data.images.train_x.shape[1:]
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an example: channels, height and width of an image."""
+        return self._data.images.shape
+
+    @property
+    def learns_numbers(self) -> bool:
+        """Whether targets are real numbers, and not classes."""
+        return self._data.images.is_real
+
+    @property
+    def target_unit(self) -> float:
+        """What 1 of a target is in the unit of the data."""
+        return self._data.target_unit
 
     def load(self, arrays: ArrayRecord) -> nn.Module:
         """Return the network with these weights."""
@@ -165,7 +181,8 @@ class ClientProcess:
 
     def test_sums(self) -> TestSums:
         """Return sums that begin at zero."""
-        return TestSums(self.num_classes)
+        data = self._data.images
+        return TestSums(data.num_outputs, real=data.is_real, unit=self.target_unit)
 
     def test_set(
         self, group: int, start: int, stop: int, *, goal: bool = False

@@ -1,6 +1,6 @@
-"""What a client tells about data or update where it is clustered by that: never single images.
+"""What a client tells about data or update where it is clustered by that: never single examples.
 
-Pixels are scaled to [0, 1]. Shapes: N examples, P pixels (all channels), K classes.
+Pixels are scaled to [0, 1]. Shapes: N examples, P pixels (all channels) or features, K classes.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ def signature(x: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
 
     Parameters
     ----------
-    x : (N, C, H, W) uint8
-        Images.
+    x : (N, C, H, W) uint8, or (N, ...) float
+        Images, or features.
     y : (N,) int
         Labels.
     num_classes : int
@@ -71,5 +71,5 @@ def _hashes(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:
-    flat: np.ndarray = x.reshape(len(x), -1) / 255.0
-    return flat
+    flat = x.reshape(len(x), -1)
+    return flat / 255.0 if x.dtype == np.uint8 else flat.astype(np.float64)

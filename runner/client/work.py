@@ -7,6 +7,7 @@ One client is a chunk of one. What a client does is said by the method's client 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import nan
 from typing import cast
 
 import numpy as np
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 from fedsweep.client.compressing import compress
 from fedsweep.client.messages import (
     Metrics,
-    class_record,
     eval_metrics,
     make_reply,
     message_config,
     partition_id,
+    table_record,
     train_metrics,
 )
 from fedsweep.client.process import ClientProcess
@@ -42,6 +43,7 @@ from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining, Sums
 from fedsweep.training.pool import Place, Read
 from fedsweep.training.stepping import LocalData
+from fedsweep.training.targets import in_unit
 from fedsweep.training.trainers import Penalty, Stepping, Trainer
 
 
@@ -170,7 +172,7 @@ class ChunkWork:
         return self._trainer.train(start, self._data(hp), how)
 
     def losses(self, models: Models) -> list[NDArray[np.float64]]:
-        """Return the cross-entropy of each client's training examples under K models, (n, K)."""
+        """Return the loss of each client's training examples under K models, (n, K)."""
         data = self._data(self.local)
         return self._trainer.losses(models, data.examples, data.places)
 
@@ -275,8 +277,8 @@ def evaluate_chunk(
         work.reply(c, eval_metrics(n, sums[c].loss, sums[c].correct)) for c, n in enumerate(counts)
     ]
     for reply, own in zip(replies, sums, strict=True):
-        if own.classes is not None:
-            reply.content["classes"] = class_record(own.classes)
+        if own.table is not None:
+            reply.content["classes"] = table_record(in_unit(own.table, client.target_unit))
     seen = [max(n, 1) for n in counts]
     if work.config.get("test-own"):
         for c, record in enumerate(_test_own(client, trainer, models, work.config, clients)):
@@ -309,7 +311,7 @@ def _scores(
     by_class: bool,
 ) -> list[Sums]:
     """Return each client's sums; zeros for one that holds nothing out."""
-    sums = [Sums()] * len(places)
+    sums = [Sums(correct=nan if client.learns_numbers else 0)] * len(places)
     there = [c for c, (_, count) in enumerate(places) if count]
     if not there:
         return sums

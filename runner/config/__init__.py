@@ -7,7 +7,6 @@ for another option. The settings of a method, a partition, a shift stand in its 
 """
 
 from fedsweep.config.learning import (
-    DatasetConfig,
     ModelConfig,
     TrainingConfig,
 )
@@ -24,6 +23,7 @@ from fedsweep.config.running import (
 )
 from fedsweep.config.section import Section, only
 from fedsweep.config.trial import RunConfig, TrialConfig
+from fedsweep.scenario.tasks.images import Images as DatasetConfig
 
 __all__ = [
     "CheckpointConfig",

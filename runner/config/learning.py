@@ -1,93 +1,17 @@
-"""What is learnt from, by which network, and how a client trains."""
+"""By which network it is learnt, and how a client trains."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from fedsweep.config.section import PartSection, Section, absolute
+from fedsweep.config.section import Section
 from fedsweep.models import MODELS
-from fedsweep.parts.registry import Registry, is_reference
-from fedsweep.scenario.dataset import DATASETS
+from fedsweep.parts.registry import Registry
 from fedsweep.strategies.ranges import EXAMPLES, SHARE, WEIGHT
+from fedsweep.strategies.settings import PartSettings
 
 
-class DatasetConfig(PartSection):
-    """Which images and labels. ``dataset=hub`` and ``dataset=folder`` take any image data set."""
-
-    registry: ClassVar[Registry[Any]] = DATASETS
-
-    name: str = Field("digits", description="short name; the folder looked for under data.root")
-    id: str | None = Field(None, description="Hugging Face Hub id, e.g. ylecun/mnist")
-    path: str | None = Field(
-        None, description="a local folder: docs/data.md says what is read of it"
-    )
-    config: str | None = Field(
-        None, description="its folder that holds the splits, as a Hub configuration has one"
-    )
-    train: str | None = Field(
-        None,
-        description=(
-            "the folder of classes or the table to train on, instead of the split; "
-            "from the folder on"
-        ),
-    )
-    test: str | None = Field(
-        None, description="the folder of classes or the table to test on, likewise"
-    )
-    test_fraction: float | None = Field(
-        None,
-        ge=SHARE,
-        lt=1,
-        description="share of each class's images to test on, where no split is there for it",
-    )
-    content: str | None = Field(
-        None,
-        description=(
-            "digest of what is read, found by itself; one that is given must be that of the files"
-        ),
-    )
-    image: str = Field("image", description="column that holds the images")
-    label: str = Field("label", description="column that holds the class labels")
-    train_split: str = Field("train", description="split that the clients share")
-    test_split: str = Field("test", description="split of the central test set")
-    normalize: Literal["standard", "unit"] = Field(
-        "standard",
-        description="pixels at mean 0 and deviation 1 per channel, or unit: divided by 255",
-    )
-    max_train: int | None = Field(
-        None,
-        ge=10,
-        le=EXAMPLES,
-        description="training images used, drawn by chance, the same for every seed (all if null)",
-    )
-
-    @field_validator("name")
-    @classmethod
-    def _function(cls, name: str) -> str:
-        return DATASETS.find(name) if is_reference(name) else name
-
-    def canonical(self) -> dict[str, Any]:
-        """Return what defines the data: their content, not their place."""
-        values = super().canonical()
-        return {key: value for key, value in values.items() if key not in ("path", "train", "test")}
-
-    @field_validator("path")
-    @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        return None if path is None else absolute(path)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.test is not None and self.train is None:
-            raise ValueError(f"test={self.test} without dataset.train; set both")
-        if self.test is not None and self.test_fraction is not None:
-            raise ValueError(
-                f"test={self.test} with test_fraction={self.test_fraction}; leave out one of them"
-            )
-        return self
-
-
-class ModelConfig(PartSection):
+class ModelConfig(PartSettings, Section):
     """The network. Input shape and number of classes come from the data set."""
 
     registry: ClassVar[Registry[Any]] = MODELS

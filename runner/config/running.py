@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from fedsweep.catalog import CATALOG
-from fedsweep.config.section import Section, absolute
+from fedsweep.config.section import Section
 from fedsweep.environ import variable
 from fedsweep.errors import ConfigError
+from fedsweep.places import absolute
 from fedsweep.strategies.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
 
 

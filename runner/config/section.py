@@ -1,13 +1,10 @@
 """What a group of settings is: frozen, every key known, some keys for some of its options only."""
 
-import errno
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -15,7 +12,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from fedsweep.errors import ConfigError
 from fedsweep.parts.family import Family
-from fedsweep.parts.registry import Origin, Registry
+from fedsweep.parts.registry import Registry
 from fedsweep.strategies.settings import Settings
 
 
@@ -54,6 +51,11 @@ class Section(Settings):
         named = cls.model_fields.get("name")
         return None if named is None else values.get("name", named.default)
 
+    @classmethod
+    def option_key(cls, name: str) -> str:
+        """Return the key by which the section called so is told its option."""
+        return name
+
     def canonical(self) -> dict[str, Any]:
         """Return what defines the section, without the fields that do not apply to its option."""
         name = getattr(self, "name", None)
@@ -76,6 +78,9 @@ class Group(Protocol):
 
     def option(self, values: Mapping[str, object]) -> str | None:
         """Return the option that values are of, if the group has any."""
+
+    def option_key(self, name: str) -> str:
+        """Return the key by which the group called so is told its option."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,12 @@ class OneOf:
         ConfigError
             There is no such part.
         """
-        given = values.get("name")
+        given = values.get(self.family.key)
         return find_part(self.family, self.family.default if given is None else str(given))
+
+    def option_key(self, name: str) -> str:
+        """Return the key by which the group called so is told its part."""
+        return name if self.family.key == "name" else f"{name}.{self.family.key}"
 
     def read(self, values: object) -> Settings:
         """Return values as the settings of the part that they name."""
@@ -124,7 +133,9 @@ class OneOf:
             return values
         if not isinstance(values, Mapping):
             raise PydanticCustomError("section", "it has to be a mapping of keys to values")
-        found: Settings = self.family.settings_from({**values, "name": self.option(values)})
+        found: Settings = self.family.settings_from(
+            {**values, self.family.key: self.option(values)}
+        )
         return found
 
     def __get_pydantic_core_schema__(
@@ -136,32 +147,6 @@ class OneOf:
             lambda settings, info: settings.model_dump(mode=info.mode), info_arg=True
         )
         return core_schema.no_info_plain_validator_function(self.read, serialization=write)
-
-
-class PartSection(Section):
-    """A section whose ``name`` may be a part of somebody's own, which brings no settings."""
-
-    registry: ClassVar[Registry[Any]]
-
-    name: str = Field(description="the part")
-
-    def model_post_init(self, context: object) -> None:
-        """Know where the part comes from."""
-        del context
-        self._origin = self.registry.origin(self.name)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Take along where the part comes from."""
-        return _with_part, (type(self), self.part_origin, self.model_dump())
-
-
-def _with_part(
-    section: type[PartSection], origin: Origin | None, values: dict[str, Any]
-) -> PartSection:
-    """Return a section that came from another process, once its part is known here."""
-    if origin is not None:
-        section.registry.receive(origin)
-    return section.model_validate(values)
 
 
 def find_part(registry: Registry[Any], given: str) -> str:
@@ -196,30 +181,6 @@ def _options(section: type[Section]) -> dict[str, list[str] | None]:
         key: list(extra["options"]) if isinstance(extra, dict) else None  # type: ignore[arg-type]
         for key, extra in extras.items()
     }
-
-
-def absolute(path: str) -> str:
-    """Return a path as all processes have it: resolved against the driver's folder.
-
-    Raises
-    ------
-    ValueError
-        It is no path on this machine.
-    """
-    try:
-        found = str(Path(path).expanduser().absolute())
-    except RuntimeError as error:
-        give = "set $HOME, or give an absolute path"
-        raise ValueError(f"the home folder of ~ is not known; {give}") from error
-    except OSError as error:
-        why = f"the folder that it is relative to can't be had ({error.strerror})"
-        raise ValueError(f"{why}; give an absolute path") from error
-    try:
-        os.stat(found)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise ValueError("it is too long for a path; give a shorter one") from error
-    return found
 
 
 def flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:

@@ -9,11 +9,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from fedsweep.accounting import Account, Relation, Release
 from fedsweep.catalog import CATALOG, Metric, Need
 from fedsweep.config.effects import idle_keys, never_happens
-from fedsweep.config.learning import (
-    DatasetConfig,
-    ModelConfig,
-    TrainingConfig,
-)
+from fedsweep.config.learning import ModelConfig, TrainingConfig
 from fedsweep.config.privacy import Plan, PrivacyConfig
 from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section, find_part
@@ -37,6 +33,8 @@ from fedsweep.scenario.partition import Partition
 from fedsweep.scenario.partitions import PARTITIONS, partition_of
 from fedsweep.scenario.shift import Shift
 from fedsweep.scenario.shifts import SHIFTS, shift_of
+from fedsweep.scenario.task import Task
+from fedsweep.scenario.tasks import TASKS, task_of
 from fedsweep.scores import SCORES
 from fedsweep.strategies.base import ModelTraits, models_of
 from fedsweep.strategies.ranges import CLIENTS, LONGEST, ROUNDS
@@ -77,7 +75,9 @@ class TrialConfig(Section):
     })  # fmt: skip
     """What a trial has to solve, and how that is measured; other settings are ways to solve it."""
 
-    dataset: DatasetConfig = Field(default_factory=DatasetConfig, description="images and labels")
+    dataset: Annotated[Task, OneOf(TASKS)] = Field(
+        default_factory=task_of, description="what is learnt from: examples and their targets"
+    )
     partition: Annotated[Partition, OneOf(PARTITIONS)] = Field(
         default_factory=partition_of, description="split among the clients"
     )
@@ -201,6 +201,7 @@ class TrialConfig(Section):
             raise ConfigError(
                 f"shift.groups={self.shift.num_groups} is more than num_clients={n}; lower it"
             )
+        self._check_task()
         *others, last = STRATEGIES.saying("private_mean")
         if self.privacy.name != "none" and s.name not in (*others, last):
             what = "noises a plain mean over clients", "takes none"
@@ -229,6 +230,75 @@ class TrialConfig(Section):
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return self
+
+    def _check_task(self) -> None:
+        """Refuse what the task's examples and targets are not made for."""
+        task, shift = self.dataset, self.shift
+        of = f"dataset.task={task.task}"
+        if shift.needs == "images" and task.shows != "images":
+            fit = ", ".join(n for n in SHIFTS if SHIFTS[n].needs != "images")
+            raise ConfigError(
+                f"shift={shift.name} changes pixels, and {of} has none; set shift to one of {fit}"
+            )
+        if shift.needs == "classes" and task.target_kind == "real":
+            raise ConfigError(
+                f"shift={shift.name} changes classes, and {of} with dataset.target=real has none; "
+                "set shift=none"
+            )
+        if self.training.augment != "none" and task.shows != "images":
+            raise ConfigError(
+                f"training.augment={self.training.augment} mirrors images, and {of} has none; set "
+                "training.augment=none"
+            )
+        if self.metrics and task.target_kind == "real":
+            raise ConfigError(
+                f"metrics={','.join(self.metrics)} count classes, and {of} with "
+                f"dataset.target=real has none; leave them out: {' and '.join(task.metrics)} are "
+                "always there"
+            )
+        attack = self.attack
+        if attack.needs == "images" and task.shows != "images":
+            raise ConfigError(
+                f"attack={attack.name} changes pixels, and {of} has none; set another attack"
+            )
+        if isinstance(attack, Attacker) and attack.at_data and task.target_kind == "real":
+            raise ConfigError(
+                f"attack={attack.name} changes classes, and {of} with dataset.target=real has "
+                "none; set another attack"
+            )
+        if self.partition.by_column and not self.natural_column:
+            raise ConfigError(
+                f"partition={self.partition.name} needs to know whose an example is, and {of} "
+                "does not say it itself; set partition.column"
+            )
+        if self.partition.by_column and shift.deals:
+            raise ConfigError(
+                f"shift={shift.name} says which examples a group has, and "
+                f"partition={self.partition.name} which a client has; set one of them otherwise"
+            )
+        if shift.num_groups > 1 and self.dataset.groups_by(self.natural_column) > 1:
+            raise ConfigError(
+                f"shift.groups={shift.num_groups} with dataset.groups: the known groups would be "
+                "of two kinds; set shift=none or dataset.groups=0"
+            )
+
+    @property
+    def natural_column(self) -> str:
+        """The column that says whose an example is, where the partition goes by one."""
+        if not self.partition.by_column:
+            return ""
+        return self.partition.goes_by or self.dataset.natural
+
+    @property
+    def known_groups(self) -> int:
+        """How many groups the data set knows of its clients; 1: none."""
+        whole = self.partition.keeps_values
+        return self.dataset.groups_by(self.natural_column) if whole else 1
+
+    @property
+    def asked_metrics(self) -> tuple[str, ...]:
+        """Metrics beside those of every trial: its own, and those of its task."""
+        return (*self.metrics, *self.dataset.metrics)
 
     def _check_sampling(self) -> None:
         """Refuse Poisson samples where somebody is needed, or where some are not there."""
@@ -579,7 +649,9 @@ class TrialConfig(Section):
         for need in metric.all_needs:
             if why := self._lacks(need):
                 return f"never logged: {why}"
-        if metric.on_request and metric.on_request not in self.metrics:
+        if metric.on_request and metric.on_request not in self.asked_metrics:
+            if metric.on_request not in SCORES:
+                return f"none of dataset.task={self.dataset.task}'s metrics; take another one"
             asked = ",".join([*self.metrics, metric.on_request])
             return f"logged on request; set metrics=[{asked}]"
         return ""
@@ -605,7 +677,9 @@ class TrialConfig(Section):
             )
         if need is Need.CLUSTERS and not has.clusters_clients:
             return f"strategy={s.name} has no clusters; take another metric or strategy"
-        if need is Need.GROUPS and self.shift.num_groups == 1:
+        if need is Need.CLASSES and self.dataset.target_kind == "real":
+            return "a real number has no accuracy; take 3_clients/r2, 3_clients/mae or a loss"
+        if need is Need.GROUPS and max(self.shift.num_groups, self.known_groups) == 1:
             return "there are no known groups to agree with; set shift and shift.groups"
         if why := self._lacks_attack(need, has):
             return why

@@ -12,7 +12,7 @@ from fedsweep.scenario.attacks.none import NoAttack
 from fedsweep.seeding import derive_seed
 
 Examples = tuple[np.ndarray, np.ndarray]
-"""Images uint8 (n, C, H, W) and labels int64 (n,)."""
+"""Images uint8 (n, C, H, W), or what another task has, and labels int64 (n,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +72,7 @@ class Adversary:
         if client + 1 not in self.nodes or not isinstance(self.attack, Attacker):
             return x, y
         attack, seed = self.attack, derive_seed(self.seed, "attack", "data", client)
-        found = self._checked(
-            "poison", lambda: attack.poison(x, y, self.num_classes, seed), x.shape
-        )
+        found = self._checked("poison", lambda: attack.poison(x, y, self.num_classes, seed), x)
         if len(found[1]) != len(y):
             raise DataError(
                 f"attack={attack.name}: poison() gave {len(found[1])} examples for {len(y)}; it "
@@ -92,7 +90,7 @@ class Adversary:
         """
         attack = self.attack
         assert isinstance(attack, Attacker)
-        return self._checked("goal", lambda: attack.goal(x, y, self.num_classes), x.shape)
+        return self._checked("goal", lambda: attack.goal(x, y, self.num_classes), x)
 
     def forge(self, number: int, honest_HP: Rows, own_BP: Rows) -> Rows:
         """Return what the attackers of a round's cohort send in place of their updates, (B, P).
@@ -112,19 +110,23 @@ class Adversary:
             )
         return sent_BP
 
-    def _checked(
-        self, what: str, gives: Callable[[], Examples], shape: tuple[int, ...]
-    ) -> Examples:
-        """Return examples of images like those of a shape, (n, C, H, W)."""
+    def _checked(self, what: str, gives: Callable[[], Examples], like: np.ndarray) -> Examples:
+        """Return examples of the type and shape of those that were given."""
         x, y = map(np.asarray, gives())
         inside = not len(y) or (int(y.min()) >= 0 and int(y.max()) < self.num_classes)
-        if x.dtype != np.uint8 or x.shape[1:] != shape[1:] or len(x) != len(y) or not inside:
+        same = x.dtype == like.dtype and x.shape[1:] == like.shape[1:]
+        if not same or len(x) != len(y) or not inside:
             raise DataError(
                 f"attack={self.attack.name}: {what}() gave {x.dtype} of shape {x.shape} with "
-                f"{len(y)} labels; it has to give uint8 images of {shape[1:]} and labels below "
+                f"{len(y)} labels; it has to give {like.dtype} {_called(like)} of "
+                f"{like.shape[1:]} and labels below "
                 f"{self.num_classes}"
             )
         return x, y
+
+
+def _called(x: np.ndarray) -> str:
+    return "images" if x.dtype == np.uint8 else "examples"
 
 
 NOBODY = Adversary()

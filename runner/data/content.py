@@ -7,11 +7,11 @@ of change. A trial's key covers the digest, so that other content makes another 
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fedsweep.data.layout import FileLayout, Tree
+from fedsweep.data.layout import FileLayout, LocalTree, Tree
 from fedsweep.errors import DataError, shown
 from fedsweep.files import write_whole
 
@@ -47,6 +47,28 @@ def files_digest(layout: FileLayout, tree: Tree, cache: Path, place: str) -> str
     manifest = cache / "contents" / f"{digest}.json"
     if not manifest.exists():
         _write(manifest, {name: hashes[name] for name in names})
+    return digest
+
+
+def paths_digest(paths: Sequence[Path], cache: Path, place: str) -> str:
+    """Return the digest of files in their order; they may lie anywhere on this machine.
+
+    Parameters
+    ----------
+    cache, place
+        As :func:`files_digest` takes them.
+
+    Raises
+    ------
+    DataError
+        A file can't be read.
+    """
+    tree, names = LocalTree(Path("/")), [str(path) for path in paths]
+    hashes = _hashes(names, tree, cache / "contents" / f"at-{digest_of(place)}.json")
+    digest = digest_of([hashes[name] for name in names])
+    manifest = cache / "contents" / f"{digest}.json"
+    if names and not manifest.exists():
+        _write(manifest, {Path(name).name: hashes[name] for name in names})
     return digest
 
 

@@ -1,5 +1,6 @@
 """The decoding of a data set's images and labels into arrays."""
 
+import csv
 import io
 import os
 import warnings
@@ -12,27 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsweep.config import DatasetConfig
 from fedsweep.data.layout import FileLayout, Part, Tree, check_share, listed, reasons
 from fedsweep.data.tables import Table, cells, class_numbers
-from fedsweep.errors import DataError, shown
+from fedsweep.errors import DataError, shown, unknown
+from fedsweep.scenario.task import Decoded, as_number, coded, counted, drawn_rows, drawn_test
+from fedsweep.scenario.tasks.images import Colour, Images
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _CHUNK = 2000  # images decoded at a time by a thread
-_CLASSES_SAID = 10
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A data set in memory."""
-
-    class_names: tuple[str, ...]
-    arrays: tuple[
-        np.ndarray, np.ndarray, np.ndarray, np.ndarray
-    ]  # train images, train labels, test images, test labels
-    told: str = ""  # what was read and what was left out, in a line
 
 
 @dataclass(frozen=True)
@@ -45,13 +35,15 @@ class _Encoded:
     name: str = ""  # of its file, from the data set's folder on
 
 
-def decode(cfg: DatasetConfig, layout: FileLayout, tree: Tree, place: str) -> Decoded:
+def decode(cfg: Images, layout: FileLayout, tree: Tree, place: str, column: str = "") -> Decoded:
     """Decode what a layout says.
 
     Parameters
     ----------
     place : str
         The data set's place, for messages.
+    column : str
+        What a natural partition goes by, if there is one: of a table's, or ``folder``.
 
     Raises
     ------
@@ -72,16 +64,19 @@ def decode(cfg: DatasetConfig, layout: FileLayout, tree: Tree, place: str) -> De
         rows = [np.setdiff1d(rows[0], test_rows), test_rows]
     if cfg.max_train is not None and cfg.max_train < len(rows[0]):
         rows[0] = rows[0][drawn_rows(len(rows[0]), cfg.max_train)]
+    owners = _owners(cfg, layout.train, tree, place, column) if column else None
     splits = []
     left_out = dict(layout.left_out)
     for reader, own, wanted in zip(readers, labels, rows, strict=True):
-        pixels, broken = _pixels(reader, wanted, place)
+        pixels, broken = _pixels(reader, wanted, place, cfg.colour)
         if broken:
             unreadable = tuple(at.name for at in broken)
             left_out["unreadable"] = (*left_out.get("unreadable", ()), *unreadable)
             check_share({"unreadable": unreadable}, len(wanted) - len(broken), place)
         kept = np.isin(wanted, [at.row for at in broken], invert=True)
         splits.append((pixels[kept] if broken else pixels, own[wanted[kept]]))
+        if owners is not None and len(splits) == 1:
+            owners = owners[wanted[kept]]
     (train_x, train_y), (test_x, test_y) = splits
     if train_x.shape[1:] != test_x.shape[1:]:
         raise DataError(
@@ -89,36 +84,55 @@ def decode(cfg: DatasetConfig, layout: FileLayout, tree: Tree, place: str) -> De
             f"of '{cfg.test_split}' {image_size(test_x.shape[1:])}; resize them to one size first"
         )
     told = _told(cfg, replace(layout, left_out=left_out), names, train_y, test_y)
-    return Decoded(names, (train_x, train_y, test_x, test_y), told)
+    by = None if owners is None else coded(owners)
+    return Decoded(names, (train_x, train_y, test_x, test_y), told, column=by)
 
 
-def drawn_rows(total: int, wanted: int) -> np.ndarray:
-    """Return so many of ``total`` rows, drawn by chance and in order, int64 (wanted,).
+def _owners(cfg: Images, part: Part, tree: Tree, place: str, column: str) -> np.ndarray:
+    """Return whose each image of a part is, str (N,): a column's values, or folders' names.
 
-    The first rows of a file sorted by label would be the first classes alone. The draw is the same
-    for all trials, whatever their seed: it makes a smaller data set, which a sweep's trials share.
-    A smaller draw is a part of a larger one.
+    Raises
+    ------
+    DataError
+        There is no such column, or images lie in no folders of their classes'.
     """
-    return np.sort(np.random.default_rng(0).permutation(total)[:wanted])
+    if part.kind != "images":
+        tables = [Table(tree.local(file), part.kind, cfg.image, cfg.label) for file in part.files]
+        for table in tables:
+            if column not in table.names():
+                raise _no_column(table.where, column, table.names())
+        batches = [batch for table in tables for batch in table.batches(column)]
+        return np.array([str(value) for batch in batches for value in batch.to_pylist()])
+    if part.tables:
+        values: list[str] = []
+        for file in part.tables:
+            with tree.local(file).open(encoding="utf-8-sig", newline="") as lines:
+                reader = csv.DictReader(lines, strict=True)
+                if column not in (reader.fieldnames or ()):
+                    raise _no_column(shown(str(tree.local(file)), 200), column, reader.fieldnames)
+                values += [row[column] for row in reader]
+        return np.array(values)
+    if column != "folder":
+        raise _no_column(f"{place}, images in folders", column, ["folder"])
+    below = [
+        os.path.dirname(os.path.relpath(file, os.path.join(part.place, of_class)))
+        for file, of_class in zip(part.files, part.classes, strict=True)
+    ]
+    if not all(below):
+        raise DataError(
+            f"{place}: {shown(part.files[below.index('')])} lies in no folder below its class; lay "
+            "images out as CLASS/CLIENT/IMAGE for partition.column=folder"
+        )
+    return np.array(below)
 
 
-def drawn_test(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the rows that make a test set: a share of each class, by chance, int64, in order.
-
-    At least one of each class that has two or more, and never all. The draw is the same for every
-    seed of a trial: the test set belongs to the data set.
-    """
-    rng = np.random.default_rng(0)
-    drawn = [np.empty(0, np.int64)]
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        count = min(max(round(fraction * len(own)), 1), len(own) - 1)
-        drawn.append(rng.permutation(own)[:count])
-    return np.sort(np.concatenate(drawn))
+def _no_column(where: str, column: str, there: "Sequence[str] | None") -> DataError:
+    known = unknown("column", column, [shown(name) for name in there or ()])
+    return DataError(f"{where}: {known} Set partition.column")
 
 
 def _told(
-    cfg: DatasetConfig,
+    cfg: Images,
     layout: FileLayout,
     names: Sequence[str],
     train_y: np.ndarray,
@@ -135,23 +149,12 @@ def _told(
         tested = f"{len(test_y):,} drawn from them to test on ({share})"
     else:
         tested = part("to test on", len(test_y), layout.test)
-    line = (
-        f"{part('to train on', len(train_y), layout.train)}, {tested}; "
-        f"{class_counts(names, train_y)}"
-    )
+    line = f"{part('to train on', len(train_y), layout.train)}, {tested}; {counted(names, train_y)}"
     if layout.left_out:
         line += f"; left out: {reasons(layout.left_out)}"
     if layout.ignored:
         line += f"; not read: {listed(layout.ignored)}"
     return line
-
-
-def class_counts(names: Sequence[str], labels: np.ndarray) -> str:
-    """Say how many classes there are, and how many examples the first of them have."""
-    counts = np.bincount(labels, minlength=len(names))
-    each = [f"{shown(name, 40)}: {count:,}" for name, count in zip(names, counts, strict=True)]
-    more = f" and {len(each) - _CLASSES_SAID:,} more" if len(each) > _CLASSES_SAID else ""
-    return f"{len(names):,} classes ({', '.join(each[:_CLASSES_SAID])}{more})"
 
 
 # What a split is read from
@@ -205,7 +208,7 @@ _Reader = _Images | _Tables
 
 
 def _opened(
-    layout: FileLayout, tree: Tree, cfg: DatasetConfig
+    layout: FileLayout, tree: Tree, cfg: Images
 ) -> tuple[tuple[str, ...], list[np.ndarray], list[_Reader]]:
     """Return class names, and per part the labels 0..K-1 and what reads its images."""
     labels, readers = [], list[_Reader]()
@@ -233,12 +236,9 @@ def _opened(
     return names, labels, readers
 
 
-def as_number(name: str) -> tuple[int, int, str]:
-    """Sort names as text, but those that are all whole numbers by their value."""
-    return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
-
-
-def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, list[_Encoded]]:
+def _pixels(
+    reader: _Reader, rows: np.ndarray, place: str, colour: Colour
+) -> tuple[np.ndarray, list[_Encoded]]:
     """Decode some images into uint8 (rows, C, H, W), C = 1 for greyscale and 3 for colour.
 
     Returns
@@ -257,7 +257,7 @@ def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, 
         decoded: list[tuple[_Encoded, np.ndarray | DataError]] = []
         for encoded in chunk:
             try:
-                decoded.append((encoded, pixel(encoded.data, encoded.where)))
+                decoded.append((encoded, pixel(encoded.data, encoded.where, colour)))
             except _Broken as error:
                 if not reader.may_leave_out:
                     raise
@@ -278,10 +278,15 @@ def _pixels(reader: _Reader, rows: np.ndarray, place: str) -> tuple[np.ndarray, 
                 if images is None:
                     images, first = np.empty((len(rows), *image.shape), np.uint8), encoded.where
                 if image.shape != images.shape[1:]:
+                    same = image.shape[1:] == images.shape[2:]
                     raise DataError(
                         f"{encoded.where} is {image_size(image.shape)} but {first} is "
-                        f"{image_size(images.shape[1:])}; convert the images to one size and one "
-                        "colour mode first"
+                        f"{image_size(images.shape[1:])}; "
+                        + (
+                            "set dataset.colour=rgb or dataset.colour=grey"
+                            if same
+                            else "convert the images to one size and one colour mode first"
+                        )
                     )
                 images[place_of[encoded.row]] = image
     if images is None:
@@ -311,7 +316,9 @@ class _Broken(DataError):
     """An image that can't be decoded."""
 
 
-def pixel(data: "bytes | str | Path | Image.Image | None", where: str) -> np.ndarray:
+def pixel(
+    data: "bytes | str | Path | Image.Image | None", where: str, colour: Colour = "own"
+) -> np.ndarray:
     """Decode one image as it is meant to be seen, turned as its EXIF says, into uint8 (C, H, W)."""
     from PIL import Image, ImageOps
 
@@ -328,7 +335,7 @@ def pixel(data: "bytes | str | Path | Image.Image | None", where: str) -> np.nda
                 raise DataError(
                     f"{where}: pixels of more than 8 bits; convert the images to 8 bits first"
                 )
-            grey = image.mode in ("1", "L", "LA")
+            grey = image.mode in ("1", "L", "LA") if colour == "own" else colour == "grey"
             mode = "L" if grey else "RGB"
             turned = ImageOps.exif_transpose(image)
             pixels = np.asarray(turned if turned.mode == mode else turned.convert(mode))

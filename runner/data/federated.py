@@ -13,6 +13,7 @@ import numpy as np
 from fedsweep.config import RunConfig, TrialConfig
 from fedsweep.data.adversary import NOBODY, Adversary
 from fedsweep.data.partition import group_partition, split_rows
+from fedsweep.data.scaling import Scaling
 from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
 from fedsweep.records import DataSummary
@@ -62,7 +63,7 @@ class Rows(Sequence[np.ndarray]):
 
 @dataclass(frozen=True, eq=False)
 class FederatedData:
-    """The images once, and which rows belong to which client.
+    """The examples once, and which rows belong to which client.
 
     Clients' examples are gathered when asked for.
     """
@@ -72,6 +73,7 @@ class FederatedData:
     eval_rows: Sequence[np.ndarray]  # per client; may be empty
     shift: ClientGroups
     adversary: Adversary = NOBODY
+    scaling: Scaling | None = None  # of features and real targets, by the training clients' sums
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train_rows", Rows.of(self.train_rows))
@@ -92,33 +94,64 @@ class FederatedData:
             shift.apply(images.train_x[:2], images.train_y[:2], group)
         adversary = Adversary.build(cfg.attack, cfg.num_clients, images.num_classes, cfg.seed)
         adversary.check(images.train_x[:2], images.train_y[:2])
-        rows = group_partition(cfg.partition, images.train_y, shift, cfg.seed, cache)
+        labels = images.strata(images.train_y)
+        if cfg.partition.by_column:
+            assert images.column is not None
+            labels = images.column.codes
+        rows = group_partition(cfg.partition, labels, shift, cfg.seed, cache)
+        if images.groups is not None and cfg.known_groups > 1:
+            of_row = images.groups[0]
+            own = np.array([of_row[of_client[0]] for of_client in rows])
+            shift = shift.with_known(own, cfg.known_groups)
         splits = [
             split_rows(own, cfg.partition.eval_fraction, derive_seed(cfg.seed, "split", client))
             for client, own in enumerate(rows)
         ]
-        return cls(
-            images,
-            tuple(train for train, _ in splits),
-            tuple(held for _, held in splits),
-            shift,
-            adversary,
-        )
+        train = tuple(train for train, _ in splits)
+        scaling = Scaling.of_clients(images, train[: cfg.online(1)])
+        return cls(images, train, tuple(held for _, held in splits), shift, adversary, scaling)
 
     def client(
         self, partition_id: int, split: Literal["train", "eval"], phase: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return a client's images uint8 (n, C, H, W), labels int64 (n,), as seen by its group.
+        """Return a client's examples (n, ...) and targets (n,), as seen by its group.
 
-        What it trains on has the errors of its labels, and an attacker's is what the attack makes
-        of it; what it holds out is right.
+        Images are uint8 (n, C, H, W); features and real targets are scaled. What it trains on has
+        the errors of its labels, and an attacker's is what the attack makes of it; what it holds
+        out is right.
         """
         rows = (self.train_rows if split == "train" else self.eval_rows)[partition_id]
         group = int(self.groups_in(phase)[partition_id])
         x, y = self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], group)
-        if split == "eval":
+        if split == "train":
+            y = self.shift.mislabel(y, group, partition_id)
+            x, y = self.adversary.poison(partition_id, x, y)
+        return self._scaled(x, y)
+
+    def _scaled(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return examples and targets as networks take them."""
+        if self.scaling is None:
             return x, y
-        return self.adversary.poison(partition_id, x, self.shift.mislabel(y, group, partition_id))
+        return self.scaling.examples(x), self.scaling.targets(y)
+
+    def comparable(self, x: np.ndarray) -> np.ndarray:
+        """Return examples (n, ...) for what compares raw data: of symbols (n, T) their shares."""
+        if not self.images.num_symbols:
+            return x
+        shares = np.zeros((len(x), self.images.num_symbols))
+        np.add.at(shares, (np.arange(len(x))[:, None], x), 1 / x.shape[1])
+        return shares
+
+    @property
+    def target_unit(self) -> float:
+        """What 1 of a scaled target is in the unit of the data."""
+        return 1.0 if self.scaling is None else self.scaling.target_std
+
+    def strata(self, y: np.ndarray) -> np.ndarray:
+        """Return classes (n,) of targets as :meth:`client` gives them: of real ones, the strata."""
+        if self.scaling is None or not self.images.is_real:
+            return y
+        return self.images.strata(y * self.scaling.target_std + self.scaling.target_mean)
 
     def phase(self, server_round: int) -> int:
         """Return 0 before the clients' groups change, 1 from that round on."""
@@ -138,6 +171,8 @@ class FederatedData:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return a slice of the central test set as a group sees it, without classes it has not.
 
+        Where the data set knows its clients' groups, it is that of the group's own clients.
+
         The arrays may be read-only views; they are empty where the slice holds none of the group's
         classes. With ``goal`` they are what the attackers want of the models: their images, and the
         labels that they want.
@@ -146,8 +181,13 @@ class FederatedData:
         if self.shift.class_sets:
             has = self.shift.has(y, group)
             x, y = x[has], y[has]
-        seen = self.shift.apply(x, y, group)
-        return self.adversary.goal(*seen) if goal else seen
+        elif self.shift.known and self.images.groups is not None:
+            has = self.images.groups[1][start:stop] == group
+            x, y = x[has], y[has]
+        x, y = self.shift.apply(x, y, group)
+        if goal:
+            x, y = self.adversary.goal(x, y)
+        return self._scaled(x, y)
 
     def root(self, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return clean examples of the server's own, drawn evenly from the data set.
@@ -157,7 +197,8 @@ class FederatedData:
         """
         rng = np.random.default_rng(derive_seed(seed, "root"))
         rows = np.sort(rng.permutation(len(self.images.train_y))[:size])
-        return self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], 0)
+        x, y = self.shift.apply(self.images.train_x[rows], self.images.train_y[rows], 0)
+        return self._scaled(x, y)
 
     @property
     def groups(self) -> np.ndarray:
@@ -182,7 +223,9 @@ class FederatedData:
         labels = np.concatenate(
             [
                 self.shift.mislabel(
-                    self.shift.relabel(self.images.train_y[rows], group), int(group), client
+                    self.shift.relabel(self.images.strata(self.images.train_y[rows]), group),
+                    int(group),
+                    client,
                 )
                 for client, (rows, group) in enumerate(
                     zip(self.train_rows, self.groups, strict=True)
@@ -220,4 +263,8 @@ class FederatedData:
             examples=examples,
             num_train=len(self.images.train_y),
             num_test=len(self.images.test_y),
+            shows=self.images.shows,
+            names=self.images.names,
+            num_outputs=self.images.num_outputs,
+            num_symbols=self.images.num_symbols,
         )

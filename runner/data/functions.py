@@ -6,17 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedsweep.config import DatasetConfig
-from fedsweep.data.decoding import (
-    Decoded,
-    as_number,
-    class_counts,
-    drawn_rows,
-    drawn_test,
-    image_size,
-    pixel,
-)
+from fedsweep.data.decoding import image_size, pixel
 from fedsweep.errors import DataError, shown
+from fedsweep.scenario.task import Decoded, as_number, counted, drawn_rows, drawn_test
+from fedsweep.scenario.tasks.images import Images
 
 _FORMS = (
     "return {'train': split, 'test': split}, or one split and set dataset.test_fraction; "
@@ -33,12 +26,12 @@ class Split(NamedTuple):
     names: tuple[str, ...] | None  # of the labels 0..K-1, where they are said
 
 
-def decode_returned(cfg: DatasetConfig, function: Callable[[], Any], place: str) -> Decoded:
+def decode_returned(cfg: Images, function: Callable[[], Any], place: str) -> Decoded:
     """Call a function and return its data set as arrays.
 
     Parameters
     ----------
-    cfg : DatasetConfig
+    cfg : Images
         Names of splits and columns, what is drawn to test on, and how much is trained on.
     function : callable
         Of somebody's own.
@@ -79,7 +72,7 @@ def decode_returned(cfg: DatasetConfig, function: Callable[[], Any], place: str)
     arrays = (train.images[rows], train_y[rows], test_x, test_y[0])
     told = (
         f"{len(rows):,} images to train on, {len(test_x):,} to test on; "
-        f"{class_counts(names, train_y[rows])}"
+        f"{counted(names, train_y[rows])}"
     )
     return Decoded(names, arrays, told)
 
@@ -98,7 +91,7 @@ def arrays_digest(told: object, arrays: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def splits_of(cfg: DatasetConfig, given: Any, place: str) -> tuple[Split, Split | None]:
+def splits_of(cfg: Images, given: Any, place: str) -> tuple[Split, Split | None]:
     """Return what is trained on and what is tested on, if that was given.
 
     Raises
@@ -127,7 +120,7 @@ def _is_column(value: Any) -> bool:
     return isinstance(value, np.ndarray | list) or type(value).__name__ in ("Series", "Tensor")
 
 
-def _split(cfg: DatasetConfig, given: Any, place: str) -> Split:
+def _split(cfg: Images, given: Any, place: str) -> Split:
     if isinstance(given, tuple | list) and len(given) in (2, 3):
         images, labels = given[:2]
         names = given[2] if len(given) == 3 else None

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from fedsweep.config import DatasetConfig
 from fedsweep.errors import DataError, shown, unknown
+from fedsweep.scenario.tasks.images import Images
 
 Kind = Literal["folder", "file", "neither"]
 IMAGE_SUFFIXES = frozenset(
@@ -106,6 +106,7 @@ class Part:
     kind: Literal["images", "parquet", "arrow"]
     files: tuple[str, ...]
     classes: tuple[str, ...] = ()  # of images: the class of each file
+    tables: tuple[str, ...] = ()  # the CSV files that name the images
 
     @property
     def name(self) -> str:
@@ -132,7 +133,7 @@ class FileLayout:
 
 @dataclass
 class _Finder:
-    cfg: DatasetConfig
+    cfg: Images
     tree: Tree
     where: str
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -378,9 +379,8 @@ class _Finder:
         suffix = _suffix(files[0])
         if suffix == "csv":
             rows = [row for file in files for row in self._csv(file)]
-            return Part(
-                place, "images", tuple(path for path, _ in rows), tuple(label for _, label in rows)
-            )
+            images, labels = (tuple(row[i] for row in rows) for i in (0, 1))
+            return Part(place, "images", images, labels, tuple(files))
         return Part(place, "parquet" if suffix == "parquet" else "arrow", tuple(files))
 
     def _classes(self, place: str) -> Part:
@@ -447,6 +447,7 @@ class _Finder:
                     given = [shown(column) for column in reader.fieldnames or ()]
                     raise DataError(
                         f"{shown_file}: {unknown('column', name, given)} Set dataset.{key}"
+                        f"{_other_task(file)}"
                     )
             for row in reader:
                 image, label = row[self.cfg.image], row[self.cfg.label]
@@ -528,6 +529,10 @@ class _Finder:
             if train or test
             else " If its folders are the classes, set dataset.test_fraction=0.2."
         )
+        others = [name for name in entries if entries[name] == "file" and _suffix(name) in _TASKS]
+        if others and not folders and not train and not test:
+            task = _TASKS[_suffix(others[0])]
+            classes += f" If {shown(others[0])} holds no images, take dataset={task}."
         return (
             f"{self.where}: {lacking}{classes} Set dataset.{role}_split to the split's name, "
             f"dataset.{role} to its folder or file"
@@ -538,7 +543,7 @@ class _Finder:
 _NAMED = rf"(.+?)(?:-\d+-of-\d+(?:-[0-9a-f]+)?)?\.(?:{'|'.join(_TABLES)})"
 
 
-def find_layout(cfg: DatasetConfig, tree: Tree, where: str) -> FileLayout:
+def find_layout(cfg: Images, tree: Tree, where: str) -> FileLayout:
     """Return what is read of a data set, by the rules above.
 
     Parameters
@@ -593,7 +598,22 @@ def _join(folder: str, name: str) -> str:
     return os.path.join(folder, name) if folder else name
 
 
-def _how(cfg: DatasetConfig) -> str:
+_TASKS = {"csv": "tabular", "parquet": "tabular", "txt": "text", "ts": "series"}
+
+
+def _other_task(file: str) -> str:
+    """Say which data set a file would be that holds no images; nothing if none is known."""
+    task = _TASKS.get(_suffix(file))
+    return f"; if it is no table of images, take dataset={task}" if task else ""
+
+
+def other_task_of(path: Path) -> str:
+    """Say by which words a file is read that is given in place of a folder of images."""
+    task = _TASKS.get(_suffix(path.name))
+    return f"; a {path.suffix} file is dataset={task} dataset.path={path}" if task else ""
+
+
+def _how(cfg: Images) -> str:
     return (
         f"lay images out as {cfg.train_split}/CLASS/IMAGE and {cfg.test_split}/CLASS/IMAGE, "
         "or as CLASS/IMAGE with dataset.train=. dataset.test_fraction=0.2"

@@ -56,6 +56,8 @@ def group_partition(
 ) -> list[np.ndarray]:
     """Return each client's rows, split inside each group where groups have rows of their own.
 
+    ``labels`` are classes, or the codes of the column that the partition goes by.
+
     Where a shift replicates, the clients of each group share all rows among themselves (IFCA);
     where groups have classes of their own they share those of their group's classes, and a class
     that several groups have is dealt out among these first.

@@ -1,6 +1,6 @@
 """A shift in a trial: which client belongs to which group, and what each group sees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class ClientGroups:
     permutations: np.ndarray  # int64 (groups, classes), what each class becomes; empty without one
     class_sets: ClassSets  # classes per group; empty where every group has all
     num_classes: int = 0
+    known: int = 0  # groups that the data set's own clients have; 0 where a shift makes them
 
     @classmethod
     def build(cls, shift: Shift, num_clients: int, num_classes: int, seed: int) -> "ClientGroups":
@@ -44,13 +45,17 @@ class ClientGroups:
 
     @property
     def num_groups(self) -> int:
-        """How many groups there are: 1 without a shift."""
-        return self.shift.num_groups
+        """How many groups there are: 1 where nothing makes any."""
+        return self.known or self.shift.num_groups
 
     @property
     def drift_round(self) -> int:
         """From this round on ``drifted`` holds in place of ``groups``; 0: never."""
         return self.shift.drifts_in
+
+    def with_known(self, groups: np.ndarray, count: int) -> "ClientGroups":
+        """Return them with the groups (clients,) that the data set knows of its clients."""
+        return replace(self, groups=groups, drifted=groups, known=count)
 
     def apply(self, x: np.ndarray, y: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Return images uint8 (n, C, H, W) and labels (n,) as that group sees them."""

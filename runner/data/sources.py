@@ -1,8 +1,9 @@
-"""Image data sets as uint8 arrays: found once, decoded once, then read without any library.
+"""Data sets as arrays: found once, decoded once, then read without any library.
 
 A data set is a function of somebody's own, or looked for in this order: ``dataset.path``,
 ``<data.root>/<dataset.name>``, the Hugging Face Hub under ``dataset.id``. Folders and the Hub's
-files are read by the same rules (``layout.py``). The decoded arrays lie in ``data.cache`` as
+files are read by the same rules (``layout.py``); other tasks than images read their own
+(``fedsweep.scenario.tasks``). The decoded arrays lie in ``data.cache`` as
 ``.npy`` files under a digest of what was read, so that all processes of a node share their memory
 pages, and equal content at two places is decoded once.
 """
@@ -18,30 +19,42 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedsweep.config import DataConfig, DatasetConfig, RunConfig
-from fedsweep.data.content import changed_files, digest_of, files_digest
-from fedsweep.data.decoding import Decoded, decode, reason
+from fedsweep.config import DataConfig, RunConfig
+from fedsweep.data.content import changed_files, digest_of, files_digest, paths_digest
+from fedsweep.data.decoding import decode, reason
 from fedsweep.data.functions import content_of, decode_returned
 from fedsweep.data.hub import HubTree, commit_of
-from fedsweep.data.layout import LocalTree, find_layout
+from fedsweep.data.layout import LocalTree, find_layout, other_task_of
 from fedsweep.errors import ConfigError, DataError, shown
 from fedsweep.parts.registry import Origin
 from fedsweep.scenario.dataset import DATASETS
+from fedsweep.scenario.task import (
+    ArrayTask,
+    Column,
+    Decoded,
+    Shown,
+    Task,
+    strata_edges,
+    strata_names,
+)
+from fedsweep.scenario.tasks.images import Images
 
 _FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
+_WORDS = ("names", "scaled", "edges")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A decoded data set. The arrays are read-only and, as a rule, mapped from the cache.
 
-    ``mean`` and ``std`` are those of the training pixels in units of 0..1, one per channel; a
-    constant channel has a ``std`` of 1, so that dividing by it is safe. Under
+    Of images, ``mean`` and ``std`` are those of the training pixels in units of 0..1, one per
+    channel; a constant channel has a ``std`` of 1, so that dividing by it is safe. Under
     ``dataset.normalize=unit`` they are 0 and 1.
     """
 
@@ -49,25 +62,49 @@ class ImageData:
     fingerprint: str
     source: str  # where the data set was found
     class_names: tuple[str, ...]
-    train_x: np.ndarray  # uint8 (N, C, H, W)
-    train_y: np.ndarray  # int64 (N,)
+    train_x: np.ndarray  # uint8 (N, C, H, W), or what another task has: see Decoded
+    train_y: np.ndarray  # int64 (N,) classes, or float32 (N,) numbers
     test_x: np.ndarray
     test_y: np.ndarray
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # of images; empty for other tasks, which federated data scale
     std: tuple[float, ...]
     content: str = ""  # digest of what was read
     told: str = ""  # what was read and what was left out, in a line
+    shows: Shown = "images"
+    names: tuple[str, ...] = ()  # of features, channels or symbols
+    scaled: tuple[bool, ...] = ()  # which of them are standardised
+    column: Column | None = None  # what a natural partition goes by
+    groups: tuple[np.ndarray, np.ndarray] | None = None  # known ones, of train and test examples
+    edges: tuple[float, ...] = ()  # between the strata of a real target
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        _, channels, height, width = self.train_x.shape
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example: channels, height and width of an image."""
+        return self.train_x.shape[1:]
+
+    @property
+    def is_real(self) -> bool:
+        """Whether a real number is learnt, and not a class."""
+        return self.train_y.dtype.kind == "f"
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; of a real target, of its strata."""
         return len(self.class_names)
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a network gives for an example."""
+        return 1 if self.is_real else self.num_classes
+
+    @property
+    def num_symbols(self) -> int:
+        """How many symbols examples are written in; 0 where they are numbers or pixels."""
+        return len(self.names) if self.train_x.dtype.kind == "i" else 0
+
+    def strata(self, y: np.ndarray) -> np.ndarray:
+        """Return classes (n,) of targets: themselves, or the strata of real ones."""
+        return np.searchsorted(self.edges, y, side="right") if self.is_real else y
 
 
 @dataclass(frozen=True)
@@ -77,8 +114,13 @@ class _Source:
     decode: Callable[[], Decoded]
 
 
-def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
+def load_images(cfg: Task, data: DataConfig, column: str = "") -> ImageData:
     """Return a data set from the cache, or find and decode it first.
+
+    Parameters
+    ----------
+    column : str
+        What a natural partition goes by, if there is one.
 
     Raises
     ------
@@ -86,7 +128,7 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
         The data set can't be had, read or cached, or its content is not ``dataset.content``; the
         message says where it was looked for and what to set.
     """
-    source = _find(cfg, data)
+    source = _find(cfg, data, column)
     cache = Path(data.cache).expanduser()
     if cfg.content is not None and cfg.content != source.content:
         raise DataError(
@@ -94,8 +136,14 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
             f"content was {cfg.content} (dataset.content): "
             f"{changed_files(cache, cfg.content, source.content)}"
         )
-    covered = [_FORMAT, source.content, cfg.image, cfg.label, cfg.test_fraction, cfg.max_train]
-    fingerprint = digest_of(covered)
+    covered: list[object] = [_FORMAT, source.content]
+    if isinstance(cfg, ArrayTask):
+        covered += [cfg.version, cfg.reading()]
+    else:
+        cfg = as_images(cfg)
+        covered += [cfg.image, cfg.label, cfg.test_fraction, cfg.max_train]
+        covered += [] if cfg.colour == "own" else [cfg.colour]
+    fingerprint = digest_of([*covered, *([column] if column else [])])
     folder = cache / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', cfg.name)[:60]}-{fingerprint}"
     with _writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
@@ -112,18 +160,37 @@ def load_images(cfg: DatasetConfig, data: DataConfig) -> ImageData:
     meta = json.loads((folder / "meta.json").read_text())
     # np.asarray drops the memmap subclass: plain arrays travel out of band in a pickle, without a
     # copy.
-    arrays = {key: np.asarray(np.load(folder / f"{key}.npy", mmap_mode="r")) for key in _ARRAYS}
+    arrays: dict[str, Any] = {
+        key: np.asarray(np.load(folder / f"{key}.npy", mmap_mode="r")) for key in _ARRAYS
+    }
+    unit = isinstance(cfg, Images) and cfg.normalize == "unit"
     return ImageData(
         name=cfg.name,
         fingerprint=fingerprint,
         source=source.place,
         class_names=tuple(meta["class_names"]),
-        mean=tuple(meta["mean"]) if cfg.normalize == "standard" else (0.0,) * len(meta["mean"]),
-        std=tuple(meta["std"]) if cfg.normalize == "standard" else (1.0,) * len(meta["std"]),
+        mean=(0.0,) * len(meta["mean"]) if unit else tuple(meta["mean"]),
+        std=(1.0,) * len(meta["std"]) if unit else tuple(meta["std"]),
         content=source.content,
         told=f"data set '{shown(cfg.name)}', {shown(source.place, 200)}: {meta['told']}",
+        shows=cfg.shows,
         **arrays,
+        **_beside(folder, meta),
     )
+
+
+def _beside(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """Return what tasks other than images keep beside their arrays."""
+
+    def kept(name: str) -> np.ndarray:
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+
+    found: dict[str, Any] = {key: tuple(meta[key]) for key in _WORDS if key in meta}
+    if "column" in meta:
+        found["column"] = Column(tuple(meta["column"]), kept("column"))
+    if meta.get("grouped"):
+        found["groups"] = kept("train_group"), kept("test_group")
+    return found
 
 
 def identified(
@@ -165,8 +232,22 @@ def identified(
     return config.model_copy(update={"dataset": cfg.model_copy(update={"content": content})})
 
 
-def _content(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
+def _root(data: DataConfig) -> Path | None:
+    return None if data.root is None else Path(data.root).expanduser()
+
+
+def as_images(cfg: Task) -> Images:
+    """Return the settings of a data set that is known to be of images."""
+    assert isinstance(cfg, Images)
+    return cfg
+
+
+def _content(cfg: Task, data: DataConfig, ask: bool) -> str:
     """Return the content of a data set; nothing where it takes more than a look, unless asked."""
+    if isinstance(cfg, ArrayTask):
+        there = ask or cfg.is_there(_root(data))
+        return _array_source(cfg, data, "").content if there else ""
+    cfg = as_images(cfg)
     here = ask or _is_digits(cfg) or cfg.part_origin or _folder(cfg, data) is not None
     if not here and (cfg.id is None or not _commit(cfg, data, ask=False)):
         return ""
@@ -180,7 +261,10 @@ def place_of(config: RunConfig) -> str:
     return _place(config.dataset, config.data)
 
 
-def _place(cfg: DatasetConfig, data: DataConfig) -> str:
+def _place(cfg: Task, data: DataConfig) -> str:
+    if isinstance(cfg, ArrayTask):
+        return cfg.place(_root(data))
+    cfg = as_images(cfg)
     if cfg.part_origin is not None:
         return _place_of(cfg.part_origin)
     folder = _folder(cfg, data)
@@ -193,11 +277,11 @@ def _place(cfg: DatasetConfig, data: DataConfig) -> str:
     )
 
 
-def _is_digits(cfg: DatasetConfig) -> bool:
+def _is_digits(cfg: Images) -> bool:
     return cfg.name == "digits" and cfg.id is None and cfg.path is None
 
 
-def _folder(cfg: DatasetConfig, data: DataConfig) -> Path | None:
+def _folder(cfg: Images, data: DataConfig) -> Path | None:
     """Return the folder of this machine that holds a data set; None where there is none.
 
     Raises
@@ -210,7 +294,7 @@ def _folder(cfg: DatasetConfig, data: DataConfig) -> Path | None:
         if not _is_folder(folder):
             raise DataError(
                 f"dataset.path={shown(cfg.path, 200)} is not a folder; set it to one that holds "
-                "images"
+                f"images{other_task_of(folder)}"
             )
         return folder.resolve()
     if _is_digits(cfg) or data.root is None:
@@ -231,14 +315,17 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _find(cfg: DatasetConfig, data: DataConfig) -> _Source:
+def _find(cfg: Task, data: DataConfig, column: str = "") -> _Source:
+    if isinstance(cfg, ArrayTask):
+        return _array_source(cfg, data, column)
+    cfg = as_images(cfg)
     if cfg.part_origin is not None:
-        return _function_source(cfg, cfg.part_origin)
+        return _without_columns(_function_source(cfg, cfg.part_origin), column)
     folder = _folder(cfg, data)
     if folder is not None:
-        return _folder_source(cfg, folder, Path(data.cache).expanduser())
+        return _folder_source(cfg, folder, Path(data.cache).expanduser(), column)
     if _is_digits(cfg):
-        return _digits_source(cfg)
+        return _without_columns(_digits_source(cfg), column)
     looked = "data.root is not set"
     if data.root is not None:
         looked = f"{Path(data.root).expanduser() / cfg.name} (from data.root) is not a folder"
@@ -262,13 +349,13 @@ def _find(cfg: DatasetConfig, data: DataConfig) -> _Source:
 
     def decode_hub() -> Decoded:
         tree = HubTree(repo, commit)
-        return decode(cfg, find_layout(cfg, tree, place), tree, place)
+        return decode(cfg, find_layout(cfg, tree, place), tree, place, column)
 
     chosen = [cfg.config, cfg.train, cfg.test, cfg.train_split, cfg.test_split]
     return _Source(place, digest_of(["hub", commit, *chosen]), decode_hub)
 
 
-def _commit(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
+def _commit(cfg: Images, data: DataConfig, ask: bool) -> str:
     repo, _, revision = str(cfg.id).partition("@")
     return commit_of(repo, revision or "main", Path(data.cache).expanduser(), ask)
 
@@ -276,7 +363,18 @@ def _commit(cfg: DatasetConfig, data: DataConfig, ask: bool) -> str:
 # Sources
 
 
-def _digits_source(cfg: DatasetConfig) -> _Source:
+def _array_source(cfg: ArrayTask, data: DataConfig, column: str) -> _Source:
+    """Return what a task reads itself, known by its files; what it draws, by its settings."""
+    root = _root(data)
+    files = cfg.files(root)
+    place = cfg.place(root)
+    content = digest_of([cfg.task, cfg.version, cfg.reading()])
+    if files:
+        content = paths_digest(files, Path(data.cache).expanduser(), place)
+    return _Source(place, content, lambda: cfg.read(root, column))
+
+
+def _digits_source(cfg: Images) -> _Source:
     """Return scikit-learn's digits, known by the file that the package ships;
     the package is not imported.
     """
@@ -295,7 +393,7 @@ def _digits_source(cfg: DatasetConfig) -> _Source:
     return _Source("scikit-learn (load_digits)", content, lambda: _decode_digits(cfg))
 
 
-def _decode_digits(cfg: DatasetConfig) -> Decoded:
+def _decode_digits(cfg: Images) -> Decoded:
     """Decode scikit-learn's digits: 1,797 images, 8 x 8, values 0..16, split 4 to 1 by a seed."""
     from sklearn.datasets import load_digits
 
@@ -309,14 +407,24 @@ def _decode_digits(cfg: DatasetConfig) -> Decoded:
     return Decoded(names, (x[train], y[train], x[test], y[test]), told)
 
 
-def _folder_source(cfg: DatasetConfig, folder: Path, cache: Path) -> _Source:
+def _without_columns(source: _Source, column: str) -> _Source:
+    """Refuse a natural partition of what does not say whose an example is."""
+    if column:
+        raise DataError(
+            f"partition.column={shown(column)}: {shown(source.place, 200)} has no columns that say "
+            "whose an image is; set partition to another one"
+        )
+    return source
+
+
+def _folder_source(cfg: Images, folder: Path, cache: Path, column: str) -> _Source:
     place, tree = str(folder), LocalTree(folder)
     layout = find_layout(cfg, tree, shown(place, 200))
     content = files_digest(layout, tree, cache, place)
-    return _Source(place, content, lambda: decode(cfg, layout, tree, shown(place, 200)))
+    return _Source(place, content, lambda: decode(cfg, layout, tree, shown(place, 200), column))
 
 
-def _function_source(cfg: DatasetConfig, origin: Origin) -> _Source:
+def _function_source(cfg: Images, origin: Origin) -> _Source:
     """Return what a function of somebody's own gives; it is called to know its content."""
     place = _place_of(origin)
     DATASETS.receive(origin)
@@ -368,8 +476,22 @@ def _store(decoded: Decoded, staging: Path, folder: Path) -> None:
     staging.mkdir()
     for key, array in zip(_ARRAYS, decoded.arrays, strict=True):
         np.save(staging / f"{key}.npy", array)
-    mean, std = channel_statistics(decoded.arrays[0])
-    meta = {"class_names": decoded.class_names, "mean": mean, "std": std, "told": decoded.told}
+    train_x, train_y, *_ = decoded.arrays
+    mean, std = channel_statistics(train_x) if train_x.dtype == np.uint8 else ((), ())
+    meta: dict[str, object] = {"class_names": decoded.class_names, "mean": mean, "std": std}
+    meta["told"] = decoded.told
+    if decoded.names:
+        meta |= {"names": decoded.names, "scaled": decoded.scaled}
+    if train_y.dtype.kind == "f":
+        edges = strata_edges(train_y).tolist()
+        meta |= {"edges": edges, "class_names": strata_names(edges)}
+    if decoded.column is not None:
+        meta["column"] = decoded.column.values
+        np.save(staging / "column.npy", decoded.column.codes)
+    if decoded.groups is not None:
+        meta["grouped"] = True
+        for split, groups in zip(("train", "test"), decoded.groups, strict=True):
+            np.save(staging / f"{split}_group.npy", groups)
     (staging / "meta.json").write_text(json.dumps(meta, indent=1))
     if folder.exists() and not _complete(folder):
         shutil.rmtree(folder)

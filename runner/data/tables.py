@@ -67,6 +67,10 @@ class Table:
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from error
 
+    def names(self) -> list[str]:
+        """Return the names of all columns."""
+        return list(self.schema().names)
+
     def schema(self) -> "pa.Schema":
         """Return the file's schema, once its two columns are known to hold images and labels.
 
@@ -104,7 +108,7 @@ class Table:
             raise DataError(
                 f"{self.where}: column '{shown(self.image)}' holds {_named(image)}, "
                 "not images (encoded, as bytes or as the Hub's struct of bytes and path); "
-                "set dataset.image"
+                "set dataset.image, or take dataset=tabular if it is no table of images"
             )
         label = label.value_type if pa.types.is_dictionary(label) else label
         if not (pa.types.is_integer(label) or pa.types.is_boolean(label) or _is_text(label)):

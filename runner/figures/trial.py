@@ -169,13 +169,16 @@ def curves(
     clients : pd.DataFrame, optional
         One row per client and round: ``round``, ``eval_acc``, ``eval_loss``.
     """
-    figure, axes = new_figure(9.5, 3.6, title or "Accuracy and loss", columns=2)
-    panels = (("acc", "accuracy (%)"), ("loss", "loss (cross-entropy, nats)"))
+    panels = [("acc", "accuracy (%)"), ("loss", "loss (cross-entropy, nats)")]
+    if "1_global/r2" in metrics or "3_clients/r2" in metrics:  # a number is learnt
+        panels = [("r2", "R2"), ("loss", "loss (squared error, in deviations)")]
+    what = "R2 and loss" if panels[0][0] == "r2" else "Accuracy and loss"
+    figure, axes = new_figure(9.5, 3.6, title or what, columns=2)
     entries: dict[str, Artist] = {}
     for ax, (kind, label) in zip(axes, panels, strict=True):
         factor = CATALOG[f"1_global/{kind}"].factor
         if clients is not None and f"eval_{kind}" in clients:
-            scored = clients[clients["eval_acc"].notna()]
+            scored = clients[clients["eval_acc"].notna() | clients["eval_loss"].notna()]
             band = (
                 scored.groupby("round")[f"eval_{kind}"]
                 .quantile(np.array([0.1, 0.5, 0.9]))

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from inspect import isabstract
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel
 
@@ -16,7 +16,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class Family(Registry[T]):
-    """Parts that have settings: a pydantic class, whose field ``name`` says whose they are.
+    """Parts that have settings: a pydantic class, whose field :attr:`key` says whose they are.
 
     Parameters
     ----------
@@ -27,6 +27,8 @@ class Family(Registry[T]):
     home : str
         The name of this object in its package, by which another process finds its own.
     """
+
+    key: ClassVar[str] = "name"
 
     def __init__(self, kind: str, package: str, entries: str, default: str, home: str) -> None:
         super().__init__(kind, package, entries)
@@ -39,7 +41,7 @@ class Family(Registry[T]):
     def settings(self, name: str) -> type[BaseModel]:
         """Return the class of a part's settings."""
 
-    def make(self, name: str = "", **values: Any) -> Any:
+    def make(self, part: str = "", /, **values: Any) -> Any:
         """Return a part's settings, its defaults where no value is given.
 
         Raises
@@ -49,12 +51,12 @@ class Family(Registry[T]):
         pydantic.ValidationError
             A key is not one of the part's, or a value is not in its range.
         """
-        return self.settings_from({"name": name or self.default, **values})
+        return self.settings_from({self.key: part or self.default, **values})
 
     def settings_from(self, values: Mapping[str, Any]) -> Any:
         """Return values as the settings of the part that they name: see :meth:`make`."""
-        name = self.find(str(values["name"]))
-        made: Any = self.settings(name).model_validate({**values, "name": name})
+        name = self.find(str(values[self.key]))
+        made: Any = self.settings(name).model_validate({**values, self.key: name})
         made._origin = self.origin(name)
         return made
 
@@ -99,9 +101,9 @@ class Kinds(Family[type[S]]):
         super().__init__(kind, package, entries, default, home)
         self._base, self._expected = base, expected
 
-    def make(self, name: str = "", **values: Any) -> S:
+    def make(self, part: str = "", /, **values: Any) -> S:
         """Return a part with its settings: see :meth:`Family.make`."""
-        made: S = super().make(name, **values)
+        made: S = super().make(part, **values)
         return made
 
     def is_part(self, value: object) -> bool:

@@ -6,7 +6,7 @@ B attackers in a cohort, P trained parameters.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ class Attack(Settings):
 
     attacks: ClassVar[bool] = False
     """Whether anything is done."""
+    needs: ClassVar[Literal["", "images", "classes"]] = ""
+    """What it changes: pixels, classes, or nothing of an example itself."""
 
     name: str = Field("none", description="what attackers among the clients do")
 

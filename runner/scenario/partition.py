@@ -26,6 +26,8 @@ class Partition(Settings):
     """What to change where the rule can't be met."""
     by_number: ClassVar[bool] = False
     """Whether the size or the labels of a part follow from its number."""
+    by_column: ClassVar[bool] = False
+    """Whether :meth:`parts` gets the codes of a column, and not labels."""
     one_client: ClassVar[bool] = False
     """Whether there is one client, whatever the trial's number of them."""
 
@@ -59,6 +61,16 @@ class Partition(Settings):
         """
 
     @property
+    def goes_by(self) -> str:
+        """The column that says whose an example is; the data set's own one if empty."""
+        return ""
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether each client is one value of the column that the rule goes by."""
+        return False
+
+    @property
     def rule(self) -> dict[str, object]:
         """The settings of the rule, without its name and what is held out."""
         left_out = ("name", "eval_fraction")
@@ -74,7 +86,8 @@ class Partition(Settings):
         Parameters
         ----------
         labels : np.ndarray
-            Class of each training example, int (N,).
+            Class of each training example, int (N,); the code of its column where the rule goes
+            by one.
         num_clients : int
             Number of clients.
         seed : int

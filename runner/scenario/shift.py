@@ -1,5 +1,7 @@
 """What a shift is: how known groups of clients differ, so that the true clusters are known."""
 
+from typing import ClassVar, Literal
+
 import numpy as np
 from pydantic import Field
 
@@ -17,6 +19,9 @@ class Shift(Settings):
     examples), in a file: its fields are its settings.
     """
 
+    needs: ClassVar[Literal["", "images", "classes"]] = ""
+    """What it changes: pixels, classes, or nothing of an example itself."""
+
     name: str = Field("none", description="the kind of shift")
     newcomers: float = Field(
         0.0, ge=0, lt=1, description="share of the clients, the last ones, that join later"
@@ -32,6 +37,11 @@ class Shift(Settings):
     def replicates(self) -> bool:
         """Whether the clients of each group together hold all training examples."""
         return False
+
+    @property
+    def deals(self) -> bool:
+        """Whether it says which rows a group has, so that a partition splits them in it."""
+        return self.replicates or type(self).class_sets is not Shift.class_sets
 
     @property
     def drifts_in(self) -> int:
@@ -106,6 +116,8 @@ class GroupedShift(Shift):
 
 class SeenShift(GroupedShift):
     """A shift in how a group sees an example, not in which ones it has."""
+
+    needs: ClassVar[Literal["", "images", "classes"]] = "images"
 
     replicate: bool = Field(
         False, description="the clients of each group together hold all training images (IFCA)"

@@ -535,7 +535,10 @@ def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
         top, _, field_ = key.partition(".")
         group = group_of(RunConfig.model_fields[top])
         belongs = "|".join((group.options_of(field_.split(".")[0]) if group else None) or ())
-        raise ConfigError(f"{none}; it belongs to {top}={belongs}: remove it, or add such a {top}")
+        called = group.option_key(top) if group else top
+        raise ConfigError(
+            f"{none}; it belongs to {called}={belongs}: remove it, or add such a {top}"
+        )
     places = {trial.axes[key] for trial in trials if key in trial.axes}
     if len(word.values or ()) > 1 and len(places) == 1:
         raise ConfigError(f"the values of '{line}' all give the same trials; give one of them")
@@ -806,7 +809,7 @@ def _drop_foreign(
     group: Group, name: str, values: dict[str, Json], *, prune: bool
 ) -> dict[str, Json]:
     """Refuse (or in a grid, leave out) the fields that belong to another option of the group."""
-    option = group.option(values)
+    option, called = group.option(values), group.option_key(name)
     kept = {}
     for key, value in values.items():
         allowed = group.options_of(key)
@@ -814,8 +817,8 @@ def _drop_foreign(
             kept[key] = value
         elif not prune:
             raise ConfigError(
-                f"{name}.{key} does not apply to {name}={option}; it belongs to "
-                f"{name}={'|'.join(allowed)}: remove it, or change the {name}"
+                f"{name}.{key} does not apply to {called}={option}; it belongs to "
+                f"{called}={'|'.join(allowed)}: remove it, or change the {name}"
             )
     return kept
 
@@ -826,7 +829,9 @@ def _applies(config: RunConfig, idle: Collection[str], key: str) -> bool:
     top, _, rest = key.partition(".")
     group = group_of(RunConfig.model_fields[top]) if top in RunConfig.model_fields else None
     options_ = group.options_of(rest.split(".")[0]) if group else None
-    return options_ is None or getattr(getattr(config, top), "name", None) in options_
+    if group is None or options_ is None:
+        return True
+    return group.option(getattr(config, top).model_dump()) in options_
 
 
 def validated(model: type[M], values: object, prefix: str) -> M:

@@ -12,11 +12,12 @@ from typing import Any
 import ray
 from flwr.app import ArrayRecord
 
-from fedsweep.config import DataConfig, DatasetConfig, RunConfig, TrialConfig
+from fedsweep.config import DataConfig, RunConfig, TrialConfig
 from fedsweep.data.federated import FederatedData
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
 from fedsweep.errors import ConfigError, DataError, RunnerError, TrialError
+from fedsweep.scenario.task import Task
 from fedsweep.strategies import Layout
 from fedsweep.sweeps.compose import Trial
 from fedsweep.trial.privacy import check_state
@@ -46,7 +47,7 @@ def _images_key(config: TrialConfig) -> str:
             "so the trial's key does not cover it; compose trials that run with "
             "fedsweep.sweeps.compose.with_contents"
         )
-    return json.dumps(config.dataset.canonical(), sort_keys=True)
+    return json.dumps([config.dataset.canonical(), config.natural_column], sort_keys=True)
 
 
 def _split_key(config: TrialConfig) -> str:
@@ -58,12 +59,12 @@ def _split_key(config: TrialConfig) -> str:
 def make_split(images: ImageData, config: RunConfig) -> Split:
     """Split a data set among the clients as a trial asks."""
     data = FederatedData.build(images, config)
-    return Split(data.train_rows, data.eval_rows, data.shift, data.adversary)
+    return Split(data.train_rows, data.eval_rows, data.shift, data.adversary, data.scaling)
 
 
 @ray.remote(num_cpus=0)
-def _load(dataset: DatasetConfig, data: DataConfig) -> ImageData:
-    return load_images(dataset, data)
+def _load(dataset: Task, data: DataConfig, column: str) -> ImageData:
+    return load_images(dataset, data, column)
 
 
 @ray.remote(num_cpus=0)
@@ -83,7 +84,9 @@ def prepare_inline(trials: Sequence[Trial]) -> dict[str, Prepared]:
     splits: dict[str, Split] = {}
     for config in (trial.config for trial in trials):
         if _images_key(config) not in images:
-            images[_images_key(config)] = load_images(config.dataset, config.data)
+            images[_images_key(config)] = load_images(
+                config.dataset, config.data, config.natural_column
+            )
         if _split_key(config) not in splits:
             splits[_split_key(config)] = make_split(images[_images_key(config)], config)
     return {
@@ -114,7 +117,7 @@ def prepare(trials: Sequence[Trial]) -> dict[str, Prepared]:
     checks = []
     for key, configs in by_images.items():
         first = next(iter(configs.values()))
-        images[key] = _load.remote(first.dataset, first.data)
+        images[key] = _load.remote(first.dataset, first.data, first.natural_column)
         check, *refs = _split.options(num_returns=1 + len(configs)).remote(
             images[key], list(configs.values())
         )

@@ -20,6 +20,7 @@ from fedsweep.escape import shortened
 from fedsweep.figures import split as splits
 from fedsweep.figures import trial as trials
 from fedsweep.figures.canvas import Extras, new_layouts
+from fedsweep.figures.examples import SHOWN
 from fedsweep.figures.timeline import timeline
 from fedsweep.records import (
     Columns,
@@ -168,9 +169,13 @@ class Pictures:
             "divergence": partial(splits.divergences, counts, groups, against),
         }.items():
             pictures.draw(f"plots/{name}.png", figure)
-        for group, (images, labels) in sorted(data.examples.items()):
+        for group, (examples, targets) in sorted(data.examples.items()):
             title = f"{data.dataset}, group {group}" if len(data.examples) > 1 else data.dataset
-            grid = partial(splits.example_grid, images, labels, names, title)
+            grid = partial(splits.example_grid, examples, targets, names, title)
+            if data.shows != "images":
+                captions = [f"{y:.4g}" if targets.dtype.kind == "f" else names[y] for y in targets]
+                draw = SHOWN[data.shows]
+                grid = partial(draw, examples, captions, data.names, title)
             pictures.draw(f"plots/examples_group{group}.png", grid)
         return pictures
 

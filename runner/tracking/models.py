@@ -45,8 +45,9 @@ def model_op(
     name: str,
     config: ModelConfig,
     state: Mapping[str, np.ndarray],
-    input_shape: tuple[int, int, int],
-    num_classes: int,
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    num_symbols: int = 0,
 ) -> Iterator[Op]:
     """Log a model so that ``mlflow.pytorch.load_model("runs:/<run_id>/<name>")`` gives it back.
 
@@ -54,7 +55,9 @@ def model_op(
     weights instead, in ``models/<name>.safetensors``, and a tag of the run says why.
     """
     try:
-        folder, program, first = _template(config.model_dump_json(), input_shape, num_classes)
+        folder, program, first = _template(
+            config.model_dump_json(), input_shape, num_outputs, num_symbols
+        )
         whole = {name: state[shared] for name, shared in first.items()}
         yield Op("model", run, {"name": name}, {**folder, _PROGRAM: _with_weights(program, whole)})
     except Exception as error:  # tracing runs the user's code: anything may come out
@@ -89,7 +92,7 @@ def _with_weights(program: "ExportedProgram", state: Mapping[str, np.ndarray]) -
 
 @lru_cache(8)
 def _template(
-    config_json: str, input_shape: tuple[int, int, int], num_classes: int
+    config_json: str, input_shape: tuple[int, ...], num_outputs: int, num_symbols: int = 0
 ) -> "tuple[dict[str, bytes], ExportedProgram, dict[str, str]]":
     """Return MLflow's model folder of an architecture, but for the program, and the traced program.
 
@@ -105,13 +108,14 @@ def _template(
 
     config = ModelConfig.model_validate_json(config_json)
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config.name, input_shape, num_classes, **config.kwargs).eval()
+        model = build_model(config.name, input_shape, num_outputs, num_symbols, **config.kwargs)
+        model.eval()
     # Two examples: with one the trace would fix the batch size at 1.
-    example = np.zeros((2, *input_shape), np.float32)
-    single = np.dtype(np.float32)
+    taken = np.dtype(np.int64 if num_symbols else np.float32)
+    example = np.zeros((2, *input_shape), taken)
     signature = ModelSignature(
-        Schema([TensorSpec(single, (-1, *input_shape))]),
-        Schema([TensorSpec(single, (-1, num_classes))]),
+        Schema([TensorSpec(taken, (-1, *input_shape))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, num_outputs))]),
     )
     with tempfile.TemporaryDirectory(prefix="fedsweep-") as parent, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -376,10 +376,8 @@ class TrialRun(OpenRun):
             if self._trial.model is None:
                 yield weights_op(self.token, name, state)
             elif self._data is not None:
-                classes = len(self._data.class_names)
-                yield from model_op(
-                    self.token, name, self._trial.model, state, result.input_shape, classes
-                )
+                model, sizes = self._trial.model, (self._data.num_outputs, self._data.num_symbols)
+                yield from model_op(self.token, name, model, state, result.input_shape, *sizes)
 
     def _log_gathered(self) -> Iterator[Op]:
         return self._figures_and_events(None)

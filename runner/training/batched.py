@@ -67,7 +67,7 @@ class Program:
         An ``nn.Sequential`` (nested ones too) of Linear, Conv2d, MaxPool2d(2), ReLU, Flatten,
         Identity and ``fedsweep.models._dropout.Dropout``.
     input_shape : tuple of int
-        Channels, height and width of an image.
+        Channels, height and width of an image; or features.
     device : torch.device
         Where it runs: on a CPU wide convolutions have a form of their own, or none.
 
@@ -86,7 +86,9 @@ class Program:
         features = tuple(input_shape)
         if modules and type(modules[0]) is nn.Flatten:  # rows are flat already
             modules, features = modules[1:], (prod(features),)
-        else:
+        elif len(features) == 2:
+            raise UnsupportedError("series and symbols have no batched form but flat")
+        elif len(features) == 3:
             self.layers.append(ImagesLayer(features))
         for module in modules:
             make: _Make | None = _LAYERS.get(type(module))

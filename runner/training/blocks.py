@@ -13,6 +13,7 @@ from fedsweep.training.dual import DualLayer
 from fedsweep.training.layers import Draws, Weights
 from fedsweep.training.local import LocalTraining
 from fedsweep.training.pool import Examples
+from fedsweep.training.targets import hits_at, is_real, losses_at
 from fedsweep.training.timetable import Passes, Timetable
 
 SCORED_FLOATS = 2**18
@@ -205,7 +206,8 @@ class _Scores:
     def __init__(self, timetable: Timetable, y: Tensor) -> None:
         self._timetable, self._y = timetable, y.take(timetable.rows)
         self._loss_sum = timetable.weights.new_zeros(timetable.rows.shape[1], dtype=torch.float64)
-        self._hits = torch.zeros_like(self._y[0, :, 0])
+        self._hits = torch.zeros_like(self._y[0, :, 0], dtype=torch.int64)
+        self._real = is_real(y)
         self._logits = self._targets = timetable.weights.new_empty(0)
         self._from = self._to = 0  # the steps that the tensors are for
 
@@ -218,6 +220,8 @@ class _Scores:
         here = step - self._from, slice(active), part
         self._logits[here] = logits
         weights = self._timetable.weights[step, :active, part].unsqueeze(2)
+        if self._real:
+            return (logits * (2 * weights)).sub_(self._targets[here])
         return logits.softmax(2).mul_(weights).sub_(self._targets[here])
 
     def sums(self) -> tuple[list[float], list[int]]:
@@ -233,6 +237,9 @@ class _Scores:
         y, weights = y[:steps].unsqueeze(3), weights[:steps].unsqueeze(3)
         self._from, self._to = step, step + len(y)
         self._logits = weights.new_zeros(*y.shape[:3], classes)
+        if self._real:
+            self._targets = y * (2 * weights)
+            return
         self._targets = torch.zeros_like(self._logits).scatter_(3, y, weights)
 
     def _count(self) -> None:
@@ -240,9 +247,9 @@ class _Scores:
             return
         steps = slice(self._from, self._to)
         y, used = self._y[steps], self._timetable.weights[steps] > 0
-        losses = self._logits.log_softmax(3).gather(3, y.unsqueeze(3)).squeeze(3)
-        self._loss_sum -= torch.where(used, losses, 0.0).double().sum((0, 2))
-        self._hits += ((self._logits.argmax(3) == y) & used).sum((0, 2))
+        losses = losses_at(self._logits, y)
+        self._loss_sum += torch.where(used, losses, 0.0).double().sum((0, 2))
+        self._hits += (hits_at(self._logits, y) & used).sum((0, 2))
 
 
 def step_adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, step: int) -> None:

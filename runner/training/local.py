@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsweep.training.targets import counted_hits, hits_at, loss_of
 
 OPTIMIZERS = ("sgd", "adam")
 AUGMENTATIONS = ("none", "flip", "crop_flip")
@@ -111,7 +112,7 @@ def cut(order: Tensor, num_examples: int, batch_size: int, least: int = 1) -> li
 def batches(
     x: Tensor, y: Tensor, hp: LocalTraining, seed: int, least: int = 1
 ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-    """Yield pass after pass over images (N, C, H, W) and labels (N,): each the batches of both."""
+    """Yield pass after pass over examples (N, ...) and targets (N,): each the batches of both."""
     draws = distortions(len(y), hp, seed, x.shape[-1])
     for order in passes(len(y), hp, seed, least):
         seen = x if hp.augment == "none" else distort(x, next(draws).to(x.device))
@@ -178,9 +179,10 @@ def train(
     model : nn.Module
         The model, holding the weights of the round's start.
     x : Tensor
-        Normalised images, float (N, C, H, W), on the model's device.
+        Examples (N, ...) as the network takes them, on the model's device: normalised images,
+        float (N, C, H, W).
     y : Tensor
-        Labels, int64 (N,).
+        Targets (N,): int64 classes, or float numbers.
     hp : LocalTraining
         Hyperparameters.
     seed : int
@@ -199,8 +201,9 @@ def train(
     Returns
     -------
     dict[str, float]
-        ``loss`` (cross-entropy, without penalties) and ``accuracy``, averaged over the examples
-        seen while training, and ``steps``. A loss that is not finite is returned like any other.
+        ``loss`` (without penalties) and ``accuracy`` (nan of a real target), averaged over the
+        examples seen while training, and ``steps``. A loss that is not finite is returned like any
+        other.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     params = list(named.values())
@@ -218,7 +221,7 @@ def train(
                 optimizer.zero_grad()
                 with alone(normed, len(y_b)):
                     out = model(x_b)
-                loss = F.cross_entropy(out, y_b)
+                loss = loss_of(out, y_b)
                 (loss if added is None else loss + added(x_b)).backward(inputs=moving)
                 for p, p_0 in zip(
                     params, start, strict=False
@@ -235,10 +238,11 @@ def train(
             # a step.
             sizes = [len(y_b) for y_b in labels]
             loss_sum += sum(n * v for n, v in zip(sizes, torch.stack(losses).tolist(), strict=True))
-            correct += int((torch.cat(logits).argmax(1) == torch.cat(labels)).sum())
+            correct += int(hits_at(torch.cat(logits), torch.cat(labels)).sum())
             seen += sum(sizes)
             steps += len(sizes)
-    return {"loss": loss_sum / seen, "accuracy": correct / seen, "steps": steps}
+    accuracy = counted_hits(correct, y) / seen
+    return {"loss": loss_sum / seen, "accuracy": accuracy, "steps": steps}
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:
@@ -319,18 +323,18 @@ def optimizer_of(params: list[nn.Parameter], hp: LocalTraining) -> torch.optim.O
 
 @torch.inference_mode()
 def predict(model: nn.Module, x: Tensor, batch_size: int = 512) -> Tensor:
-    """Return the model's logits, float (N, classes), for images (N, C, H, W)."""
+    """Return the model's outputs, float (N, outputs), for examples (N, ...)."""
     model.eval()
     return torch.cat([model(x_b) for x_b in x.split(batch_size)])
 
 
 def score(logits: Tensor, y: Tensor) -> dict[str, float]:
-    """Return ``loss`` (mean cross-entropy), ``loss_sum``, ``correct``, ``count`` of logits.
+    """Return ``loss`` (a mean), ``loss_sum``, ``correct``, ``count`` of outputs (N, outputs).
 
-    Logits are (N, classes); the last three are sums over the rows.
+    The last three are sums over the rows.
     """
-    loss_sum = float(F.cross_entropy(logits.double(), y, reduction="sum"))
-    correct = int((logits.argmax(1) == y).sum())
+    loss_sum = float(loss_of(logits.double(), y, reduction="sum"))
+    correct = counted_hits(int(hits_at(logits, y).sum()), y)
     return {"loss": loss_sum / len(y), "loss_sum": loss_sum, "correct": correct, "count": len(y)}
 
 
@@ -339,28 +343,10 @@ class Sums:
     """A model's scores on some examples, as sums."""
 
     loss: float = 0.0
-    correct: int = 0
-    classes: np.ndarray | None = None  # (3, classes), see class_counts; None: nobody asked
+    correct: float = 0  # nan of a real target
+    table: np.ndarray | None = None  # see fedsweep.training.targets.table_of; None: nobody asked
 
 
 def evaluate(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 512) -> dict[str, float]:
-    """Return the :func:`score` of the model on images (N, C, H, W) and labels (N,)."""
+    """Return the :func:`score` of the model on examples (N, ...) and targets (N,)."""
     return score(predict(model, x, batch_size), y)
-
-
-def confusion(logits: Tensor, y: Tensor) -> np.ndarray:
-    """Return the confusion matrix of logits (N, classes): int64, true x predicted classes."""
-    classes = logits.shape[1]
-    cells = torch.bincount(y * classes + logits.argmax(1), minlength=classes * classes)
-    return cells.reshape(classes, classes).cpu().numpy()
-
-
-def class_counts(logits: Tensor, y: Tensor) -> np.ndarray:
-    """Return how logits (N, classes) predict labels (N,) by class, int64 (3, classes).
-
-    The rows are the examples of each class, the predictions of it, and those that are both.
-    """
-    predicted = logits.argmax(1)
-    parts = (y, predicted, y[predicted == y])
-    counts = [torch.bincount(part, minlength=logits.shape[1]) for part in parts]
-    return torch.stack(counts).cpu().numpy()

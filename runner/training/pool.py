@@ -27,22 +27,25 @@ Read = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Examples:
-    """Images (N, C, H, W) and labels int64 (N,);
-    bytes become floats, normalised, when they are taken.
+    """Examples (N, ...) and targets (N,): images (N, C, H, W) and labels int64, as a rule.
+
+    Bytes of images become floats, normalised, when they are taken; symbols become int64.
     """
 
-    x: Tensor  # uint8, or floats that are taken as they are
+    x: Tensor  # uint8, whole numbers, or floats that are taken as they are
     y: Tensor
     mean: Tensor | None = None  # (C, 1, 1), of images in [0, 1]
     std: Tensor | None = None
 
     def images(self, rows: Tensor | slice, how: Tensor | None = None) -> Tensor:
-        """Return float images (n, C, H, W), distorted as ``how`` (n, 3) says."""
+        """Return examples (n, ...) as networks take them, images distorted as ``how`` says."""
         x = self.x[rows] if isinstance(rows, slice) else self.x.index_select(0, rows)
         if how is not None:
             x = distort(x, how)
-        if self.mean is None or self.std is None or x.is_floating_point():
+        if x.is_floating_point():
             return x
+        if self.mean is None or self.std is None:
+            return x.long()
         return x.float().div_(255).sub_(self.mean).div_(self.std)
 
     def at(self, place: Place) -> tuple[Tensor, Tensor]:
@@ -61,14 +64,14 @@ class ExamplePool:
     Parameters
     ----------
     mean, std : sequence of float
-        Per channel, for images in [0, 1].
+        Per channel, for images in [0, 1]; empty where examples are no images.
     device : torch.device
         Bytes travel there, and floats are made there.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        self._mean = torch.tensor(mean, device=device).view(-1, 1, 1)
-        self._std = torch.tensor(std, device=device).view(-1, 1, 1)
+        self._mean = torch.tensor(mean, device=device).view(-1, 1, 1) if mean else None
+        self._std = torch.tensor(std, device=device).view(-1, 1, 1) if std else None
         self._device = device
         self._places: dict[Hashable, Place] = {}
         self._used = 0
@@ -88,8 +91,8 @@ class ExamplePool:
         missing = [key for key in sets if key not in self._places]
         if missing:
             new = {key: sets[key]() for key in missing}
-            per_image = prod(next(iter(new.values()))[0].shape[1:])
-            if (self._used + sum(len(y) for _, y in new.values())) * per_image > MAX_BYTES:
+            per_example = _bytes_each(next(iter(new.values()))[0])
+            if (self._used + sum(len(y) for _, y in new.values())) * per_example > MAX_BYTES:
                 self._places.clear()
                 self._used = 0
                 new = {key: new[key] if key in new else read() for key, read in sets.items()}
@@ -104,12 +107,12 @@ class ExamplePool:
     def _append(self, new: dict[Hashable, tuple[np.ndarray, np.ndarray]]) -> None:
         # The copy owns its memory: the data set's is read-only.
         x = torch.from_numpy(np.concatenate([x for x, _ in new.values()])).to(self._device)
-        y = torch.from_numpy(np.concatenate([y for _, y in new.values()]).astype(np.int64)).to(
-            self._device
-        )
+        targets = np.concatenate([y for _, y in new.values()])
+        kind = np.float32 if targets.dtype.kind == "f" else np.int64
+        y = torch.from_numpy(targets.astype(kind)).to(self._device)
         end = self._used + len(y)
         if len(self._y) < end or self._x.shape[1:] != x.shape[1:]:
-            room = min(max(end, 2 * len(self._y)), max(end, MAX_BYTES // prod(x.shape[1:])))
+            room = min(max(end, 2 * len(self._y)), max(end, MAX_BYTES // _bytes_each(x)))
             # A new tensor: views of the old one, which a task may still hold, keep their values.
             grown_x, grown_y = x.new_empty(room, *x.shape[1:]), y.new_empty(room)
             if self._used:
@@ -122,3 +125,8 @@ class ExamplePool:
         for key, (_, own) in new.items():
             self._places[key] = self._used, len(own)
             self._used += len(own)
+
+
+def _bytes_each(x: "np.ndarray | Tensor") -> int:
+    """Return the bytes of an example."""
+    return max(1, prod(x.shape[1:])) * int(x.itemsize)

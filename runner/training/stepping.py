@@ -14,7 +14,6 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from fedsweep.strategies.arrays import ModelRows, write_array
 from fedsweep.strategies.clients import Batch, Gradient
@@ -33,6 +32,7 @@ from fedsweep.training.local import (
     seeded,
 )
 from fedsweep.training.pool import Examples, Place
+from fedsweep.training.targets import hits_at, is_real, loss_of, losses_at, slopes_of
 from fedsweep.training.timetable import Timetable, longest_first, passes_of
 
 
@@ -132,16 +132,15 @@ class BatchedSteps:
             for begin in range(0, timetable.longest[step], training.columns):
                 part = slice(begin, min(begin + training.columns, timetable.longest[step]))
                 logits, kept = self._forward(weights, step, part)
-                y = training.examples.y[timetable.rows[step, :active, part]].unsqueeze(2)
-                share = timetable.weights[step, :active, part].unsqueeze(2)
-                d_logits = logits.softmax(2).mul_(share)
-                d_logits.scatter_add_(2, y, -share)
-                program.backward(weights, kept, d_logits, 1.0 if begin else 0.0)
-                own = -logits.log_softmax(2).gather(2, y) * share
-                losses[here] += own.double().sum((1, 2)).cpu().numpy()
-                right = (logits.argmax(2, keepdim=True) == y) & (share > 0)
-                hits[here] += right.sum((1, 2)).cpu().numpy()
-        return Gradient(training.rows(g), losses, hits)
+                y = training.examples.y[timetable.rows[step, :active, part]]
+                share = timetable.weights[step, :active, part]
+                slopes = slopes_of(logits, y, share)
+                program.backward(weights, kept, slopes, 1.0 if begin else 0.0)
+                own = losses_at(logits, y) * share
+                losses[here] += own.double().sum(1).cpu().numpy()
+                hits[here] += (hits_at(logits, y) & (share > 0)).sum(1).cpu().numpy()
+        right = np.full(clients, np.nan) if is_real(training.examples.y) else hits
+        return Gradient(training.rows(g), losses, right)
 
     def step(self, batch: Batch, gradient: ModelRows) -> None:
         """Have the optimizers of the clients that have a batch step along (C, P)."""
@@ -255,11 +254,13 @@ class ModuleSteps:
                 alone(self._training.normed, len(y)),
             ):
                 logits = functional_call(self._training.network, {**params, **buffers}, (x,))
-                loss = F.cross_entropy(logits, y)
+                loss = loss_of(logits, y)
                 slopes = torch.autograd.grad(loss, list(params.values()))
             rows.append(_joined(slopes))
-            losses[c], hits[c] = float(loss.detach()), int((logits.argmax(1) == y).sum())
-        return Gradient(np.stack(rows), losses, hits)
+            losses[c], hits[c] = float(loss.detach()), int(hits_at(logits, y).sum())
+        real = any(own is not None and is_real(own[1]) for own in batch.examples)
+        right = np.full(len(hits), np.nan) if real else hits
+        return Gradient(np.stack(rows), losses, right)
 
     def step(self, batch: Batch, gradient: ModelRows) -> None:
         """Have the optimizers of the clients that have a batch step along (C, P)."""

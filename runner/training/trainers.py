@@ -16,7 +16,6 @@ import torch
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedsweep.strategies.arrays import ModelRows, read_array
 from fedsweep.strategies.clients import Batch, Contrast, Steps, Trained
@@ -25,10 +24,11 @@ from fedsweep.training.arrays import read_weights
 from fedsweep.training.batched import Program
 from fedsweep.training.contrast import Contrasting
 from fedsweep.training.layers import UnsupportedError
-from fedsweep.training.local import Sums, class_counts, predict, score, train
+from fedsweep.training.local import Sums, predict, score, train
 from fedsweep.training.pool import Examples, Place
 from fedsweep.training.private import train_privately
 from fedsweep.training.stepping import BatchedStepping, LocalData, ModuleStepping, as_parameters
+from fedsweep.training.targets import counted_hits, hits_at, loss_of, table_of
 from fedsweep.training.vectorized import logits_of_each, losses_of_each, predict_many, train_many
 
 
@@ -52,7 +52,7 @@ class Trainer(Protocol):
     def losses(
         self, models: Models, examples: Examples, places: Sequence[Place]
     ) -> list[NDArray[np.float64]]:
-        """Return the cross-entropy of each client's examples under K models, (n, K)."""
+        """Return the loss of each client's examples under K models, (n, K)."""
 
     def scores(
         self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
@@ -117,7 +117,7 @@ class OneByOne:
     def losses(
         self, models: Models, examples: Examples, places: Sequence[Place]
     ) -> list[NDArray[np.float64]]:
-        """Return the cross-entropy of each client's examples under K models, (n, K)."""
+        """Return the loss of each client's examples under K models, (n, K)."""
         columns: list[list[Tensor]] = [[] for _ in places]
         for record in models.records:
             model = self._load(record)
@@ -125,7 +125,7 @@ class OneByOne:
                 x, y = examples.at(place)
                 with torch.inference_mode():
                     logits = predict(model, x).double()
-                    own.append(F.cross_entropy(logits, y, reduction="none"))
+                    own.append(loss_of(logits, y, reduction="none"))
         return [torch.stack(own, dim=1).cpu().numpy() for own in columns]
 
     def scores(
@@ -137,8 +137,8 @@ class OneByOne:
             x, y = examples.at(place)
             logits = predict(self._load(record), x)
             result = score(logits, y)
-            classes = class_counts(logits, y) if by_class else None
-            sums.append(Sums(result["loss_sum"], int(result["correct"]), classes))
+            table = table_of(logits, y) if by_class else None
+            sums.append(Sums(result["loss_sum"], result["correct"], table))
         return sums
 
     def logits_of_one(self, model: Models, examples: Examples, places: Sequence[Place]) -> Tensor:
@@ -214,7 +214,7 @@ class Batched:
     def losses(
         self, models: Models, examples: Examples, places: Sequence[Place]
     ) -> list[NDArray[np.float64]]:
-        """Return the cross-entropy of each client's examples under K models, (n, K)."""
+        """Return the loss of each client's examples under K models, (n, K)."""
         values = self._all_values(models, examples.y.device)
         losses = losses_of_each(self._program, values, examples, places)
         return [own.cpu().numpy() for own in losses]
@@ -229,16 +229,16 @@ class Batched:
             values = self._all_values(models, examples.y.device)
             logits = torch.cat(predict_many(self._program, values, examples, places))
         labels, sizes = examples.labels(places), [count for _, count in places]
-        losses = F.cross_entropy(logits.double(), labels, reduction="none").split(sizes)
-        correct = (logits.argmax(1) == labels).split(sizes)
+        losses = loss_of(logits.double(), labels, reduction="none").split(sizes)
+        correct = hits_at(logits, labels).split(sizes)
         parts: Iterable[Tensor | None] = [None] * len(places)
         if by_class:
             parts = logits.split(sizes)
         return [
             Sums(
                 float(loss.sum()),
-                int(hits.sum()),
-                None if part is None else class_counts(part, own),
+                counted_hits(int(hits.sum()), own),
+                None if part is None else table_of(part, own),
             )
             for loss, hits, part, own in zip(
                 losses, correct, parts, labels.split(sizes), strict=True

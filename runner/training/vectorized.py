@@ -10,7 +10,6 @@ from math import ceil
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedsweep.training.batched import MAX_BLOCK, Program
 from fedsweep.training.blocks import Block, DualBlock, Penalties
@@ -18,6 +17,7 @@ from fedsweep.training.dual import pays
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining, precision_of
 from fedsweep.training.pool import Examples, Place
+from fedsweep.training.targets import counted_hits, loss_of
 from fedsweep.training.timetable import Passes, longest_first, passes_of
 
 DUAL_FLOATS = 2**22
@@ -98,7 +98,7 @@ def train_many(
         for c, each, loss, hits in zip(own, left, loss_sum, correct, strict=False):
             results[c] = {
                 "loss": loss / each.seen,
-                "accuracy": hits / each.seen,
+                "accuracy": counted_hits(hits, examples.y) / each.seen,
                 "steps": each.steps,
             }
         done += clients
@@ -212,7 +212,7 @@ def logits_of_each(
 def losses_of_each(
     program: Program, values: Tensor, examples: Examples, places: Sequence[Place]
 ) -> list[Tensor]:
-    """Return the cross-entropy float64 (n, K) of a client's examples under K models (K, P)."""
+    """Return the loss float64 (n, K) of a client's examples under K models (K, P)."""
     rows = torch.cat([torch.arange(first, first + count) for first, count in places]).to(
         values.device
     )
@@ -222,8 +222,6 @@ def losses_of_each(
         logits = program.logits_of_each(values, examples.images(part).flatten(1)).double()
         y = examples.y.index_select(0, part).expand(len(values), -1)
         parts.append(
-            F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
-            .view(len(values), -1)
-            .t()
+            loss_of(logits.flatten(0, 1), y.flatten(), reduction="none").view(len(values), -1).t()
         )
     return list(torch.cat(parts).split([count for _, count in places]))

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedsweep.catalog import ClassCounts
+from fedsweep.catalog import ClassCounts, Predictions, RealSums
 from fedsweep.engine.grid import EngineGrid
 from fedsweep.errors import TrialError
 
@@ -31,7 +31,8 @@ class Score:
 
     loss: float
     acc: float
-    confusion: np.ndarray | None = None  # (classes, classes): true x predicted
+    confusion: np.ndarray | None = None
+    """(classes, classes): true x predicted; of numbers (5,), the sums of ``RealSums``."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,18 @@ class TestScores:
     """Model -> group -> clients that use it."""
     alone: Mapping[int, Score] = field(default_factory=dict)
     """Node -> the model that it alone has, on the test set of its group."""
-    held_out: ClassCounts | None = None
-    """The clients' own models on what they hold out, by class, summed over the clients."""
+    held_out: Predictions | None = None
+    """The clients' own models on what they hold out, summed over the clients."""
     goal: "TestScores | None" = None
     """The same models on what attackers want of them; None where nothing is aimed at."""
 
     __test__ = False  # its name is no test's
+
+    @property
+    def has_accuracies(self) -> bool:
+        """Whether classes are learnt, and not numbers, which are right or wrong by degrees."""
+        tables = [score.confusion for score in (*self.of.values(), *self.alone.values())]
+        return not any(table is not None and table.ndim == 1 for table in tables)
 
     def mean(self, model: str, what: str = "acc") -> float:
         """Return a model's loss or accuracy, averaged over the groups of its clients."""
@@ -83,12 +90,12 @@ class TestScores:
         alone = [score.confusion for score in self.alone.values() if score.confusion is not None]
         return _summed([*self._confusions(self.own), *alone])
 
-    def classes(self) -> dict[str, ClassCounts]:
-        """Return all predictions by class and whose they are, as the catalog's ``Observed``."""
+    def classes(self) -> dict[str, Predictions]:
+        """Return all predictions and whose they are, as the catalog's ``Observed``."""
         users = {name: counts for name, counts in self.clients.items() if name == "global"}
         matrices = {"global": _summed(self._confusions(users)), "own": self.confusion()}
-        found = {
-            whose: ClassCounts.of_confusion(matrix)
+        found: dict[str, Predictions] = {
+            whose: RealSums(matrix) if matrix.ndim == 1 else ClassCounts.of_confusion(matrix)
             for whose, matrix in matrices.items()
             if matrix is not None
         }
@@ -191,6 +198,8 @@ def _sums(
             flat = np.asarray(metrics["confusion"])
             side = round(len(flat) ** 0.5)
             matrices[pair] = matrices.get(pair, 0) + flat.reshape(side, side)
+        elif "sums" in metrics:
+            matrices[pair] = matrices.get(pair, 0) + np.asarray(metrics["sums"], float)
     return {pair: _score(s[0], s[1], s[2], matrices.get(pair)) for pair, s in sums.items()}
 
 
@@ -198,23 +207,39 @@ def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScor
     """Add what evaluated clients tell: scores of models of theirs alone, predictions by class."""
     alone: dict[int, Score] = {}
     classes: list[np.ndarray] = []
+    sums: list[np.ndarray] = []
     for reply in replies:
         told = reply.content.config_records if reply.has_content() else {}
         if "test" in told:
             alone[reply.metadata.src_node_id] = _own_score(told["test"])
-        if "classes" in told:
+        if "classes" in told and "sums" in told["classes"]:
+            sums.append(_floats(told["classes"]["sums"]))
+        elif "classes" in told:
             classes.append(_integers(told["classes"]["counts"]).reshape(3, -1))
-    if not alone and not classes:
+    if not alone and not classes and not sums:
         return scores
-    held_out = ClassCounts(sum(classes[1:], classes[0])) if classes else None
+    held_out: Predictions | None = None
+    if classes or sums:
+        held_out = RealSums(_total(sums)) if sums else ClassCounts(_total(classes))
     return replace(scores or TestScores(), alone=alone, held_out=held_out)
 
 
 def _own_score(told: ConfigRecord) -> Score:
+    loss, correct, count = (float(told[key]) for key in KEYS)  # type: ignore[arg-type]
+    if "sums" in told:
+        return _score(loss, correct, count, _floats(told["sums"]))
     flat = _integers(told["confusion"])
     side = round(len(flat) ** 0.5)
-    loss, correct, count = (float(told[key]) for key in KEYS)  # type: ignore[arg-type]
     return _score(loss, correct, count, flat.reshape(side, side))
+
+
+def _total(parts: Sequence[np.ndarray]) -> np.ndarray:
+    total: np.ndarray = sum(parts[1:], parts[0])
+    return total
+
+
+def _floats(told: object) -> np.ndarray:
+    return np.frombuffer(cast(bytes, told), "<f8")
 
 
 def _integers(told: object) -> np.ndarray:

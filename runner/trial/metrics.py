@@ -214,6 +214,8 @@ def initial_record(
 def _global_metrics(scores: TestScores | None) -> dict[str, float]:
     if scores is None or "global" not in scores.clients:
         return {}
+    if not scores.has_accuracies:
+        return {"1_global/loss": scores.mean("global", "loss")}
     wanted = {"1_global/attack_success": scores.goal.mean("global")} if scores.goal else {}
     return {
         "1_global/acc": scores.mean("global"),
@@ -310,7 +312,8 @@ def _cluster_metrics(
     for c in clusters[:MAX_CLUSTERS_SHOWN]:
         metrics[f"2_clusters/c{c}_size"] = float(sizes[c])
         if scores and f"cluster_{c}" in scores.clients and sizes[c]:
-            metrics[f"2_clusters/c{c}_acc"] = scores.mean(f"cluster_{c}")
+            if scores.has_accuracies:
+                metrics[f"2_clusters/c{c}_acc"] = scores.mean(f"cluster_{c}")
             metrics[f"2_clusters/c{c}_loss"] = scores.mean(f"cluster_{c}", "loss")
     metrics |= {f"2_clusters/{name}": value for name, value in clustered.diagnostics().items()}
     honest = {node: c for node, c in assignment.items() if node not in attackers}
@@ -398,7 +401,9 @@ def _values_of_clients(clients: Columns) -> dict[str, np.ndarray]:
         there = (np.asarray(clients[f"{kind}_examples"]) > 0) & honest
         if there.any():
             for name in (f"{kind}_loss", f"{kind}_acc"):
-                found[name] = np.asarray(clients[name], float)[there]
+                values = np.asarray(clients[name], float)[there]
+                if name.endswith("_loss") or not np.isnan(values).all():  # numbers have none
+                    found[name] = values
     return found
 
 
@@ -440,6 +445,8 @@ def _observed_tests(scores: TestScores | None, asked: Collection[str]) -> Observ
     values = {"test_acc": acc, "test_loss": scores.of_clients("loss")} if len(acc) else {}
     if scores.goal and len(reached := scores.goal.of_clients()):
         values["attack_success"] = reached
+    if not scores.has_accuracies:
+        values.pop("test_acc", None)
     return Observed(values, scores.classes() if asked else {})
 
 

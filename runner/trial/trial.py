@@ -17,6 +17,7 @@ from fedsweep.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfi
 from fedsweep.config.trial import PARTS
 from fedsweep.data.adversary import NOBODY, Adversary
 from fedsweep.data.federated import FederatedData
+from fedsweep.data.scaling import Scaling
 from fedsweep.data.shift import ClientGroups
 from fedsweep.data.sources import ImageData
 from fedsweep.engine.chunks import TOGETHER
@@ -72,10 +73,12 @@ class Split:
     eval_rows: Sequence[np.ndarray]
     shift: ClientGroups
     adversary: Adversary = NOBODY
+    scaling: Scaling | None = None
 
     def on(self, images: ImageData) -> FederatedData:
         """Join the split with the images it was made for."""
-        return FederatedData(images, self.train_rows, self.eval_rows, self.shift, self.adversary)
+        held = self.train_rows, self.eval_rows
+        return FederatedData(images, *held, self.shift, self.adversary, self.scaling)
 
 
 def run_trial(
@@ -188,7 +191,7 @@ class _Trial:
             timeout=config.resources.round_timeout_s,
             min_fit_fraction=config.strategy.min_fit_fraction,
             online=config.online,
-            evaluate_config=ConfigRecord({"by-class": True} if config.metrics else {}),
+            evaluate_config=ConfigRecord({"by-class": True} if config.asked_metrics else {}),
             held_out=data.holds_out and config.privacy.tells,
             evaluate_personal=config.evaluate_personal,
             policies=self._policies(scene),
@@ -216,7 +219,7 @@ class _Trial:
     def begin(self) -> tuple[RoundRecord, ...]:
         """Test the initial model; return round 0."""
         scores = self._central.score(0, self._arrays)
-        first = initial_record(scores, self.data.label_counts(), self.config.metrics)
+        first = initial_record(scores, self.data.label_counts(), self.config.asked_metrics)
         privacy = said_of_privacy(self.config, self._layout)
         said = (*self.data.adversary.told(), *privacy)
         return (replace(first, time_s=time.time(), events=said),)
@@ -275,7 +278,7 @@ class _Trial:
                 self._ledger,
                 now - clock,
                 self._central.honest(done.number),
-                self.config.metrics,
+                self.config.asked_metrics,
                 attackers=self.data.adversary.nodes,
                 accused=accused_by(self.strategy),
             )
@@ -476,7 +479,7 @@ class _CentralTest:
         if not used:
             return None
         groups = self.data.groups_in(self.data.phase(number))
-        confusion = last or number == self.config.rounds or bool(self.config.metrics)
+        confusion = last or number == self.config.rounds or bool(self.config.asked_metrics)
         size = len(self.data.images.test_y)
         ask = partial(ask_scores, self.grid, used, users, groups, size, own=own)
         wait = ask(confusion=confusion)
@@ -508,7 +511,7 @@ def _result(
     stopped: str,
     there: Sequence[int],
 ) -> TrialResult:
-    own = own_test_metrics(scores, len(there), config.metrics)
+    own = own_test_metrics(scores, len(there), config.asked_metrics)
     final = {**own, **last.metrics}
     summary = CATALOG.summary(final)
     summary["rounds"] = float(last.round)
@@ -518,7 +521,7 @@ def _result(
         models={name: {k: a.numpy() for k, a in record.items()} for name, record in models.items()},
         weights_sha256=weights_sha256(models),
         summary=summary,
-        confusion=scores.confusion() if scores else None,
-        input_shape=tuple(images.train_x.shape[1:]),
+        confusion=scores.confusion() if scores and not images.is_real else None,
+        input_shape=images.shape,
         stopped=stopped,
     )

@@ -65,7 +65,7 @@ def test_a_star_is_a_number() -> None:
 
 def test_what_is_needed_is_that_of_the_section_too() -> None:
     assert CATALOG["2_clusters/ari"].all_needs == (Need.CLUSTERS, Need.GROUPS)
-    assert CATALOG["1_global/acc"].all_needs == (Need.GLOBAL_MODEL,)
+    assert CATALOG["1_global/acc"].all_needs == (Need.GLOBAL_MODEL, Need.CLASSES)
 
 
 @pytest.mark.parametrize("metric", list(CATALOG), ids=lambda metric: metric.key)

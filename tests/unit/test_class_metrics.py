@@ -11,9 +11,11 @@ from fedsweep.catalog import CATALOG, ClassCounts, Observed
 from fedsweep.data.federated import FederatedData
 from fedsweep.errors import ConfigError
 from fedsweep.models import build_model
+from fedsweep.scores import SCORES
 from fedsweep.sweeps.compose import compose
 from fedsweep.sweeps.prepare import make_split
-from fedsweep.training.local import class_counts, confusion, predict
+from fedsweep.training.local import predict
+from fedsweep.training.targets import full_table_of, table_of
 from tests.trials import digits, events_of, outcome, small
 
 BOTH = "metrics=[balanced_acc,macro_f1]"
@@ -60,11 +62,11 @@ def test_any_predictions(seed: int) -> None:
     logits = torch.from_numpy(rng.normal(size=(n, classes)) + 2 * np.eye(classes)[true])
     logits[:, int(rng.integers(classes))] = -9  # never predicted
     y = torch.from_numpy(true)
-    counts = class_counts(logits, y)
+    counts = table_of(logits, y)
     assert found(counts) == pytest.approx(expected(true, logits.argmax(1).numpy()))
-    matrix = confusion(logits, y)
+    matrix = full_table_of(logits, y)
     np.testing.assert_array_equal(ClassCounts.of_confusion(matrix).counts, counts)
-    parts = [class_counts(logits[i::3], y[i::3]) for i in range(3)]
+    parts = [table_of(logits[i::3], y[i::3]) for i in range(3)]
     np.testing.assert_array_equal(sum(parts), counts)  # they add up
 
 
@@ -138,7 +140,7 @@ def test_asking_changes_nothing_else(engine: str) -> None:
     weights, plain = outcome(events_of(small(*words)))
     again, asked = outcome(events_of(small(*words, BOTH)))
     assert again == weights
-    on_request = {metric.key for metric in CATALOG if metric.on_request}
+    on_request = {metric.key for metric in CATALOG if metric.on_request in SCORES}
     assert not on_request & {key for metrics in plain for key in metrics}
     assert [{k: v for k, v in one.items() if k not in on_request} for one in asked] == plain
     assert {key for key in asked[-1] if key in on_request} == on_request

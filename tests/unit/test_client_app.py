@@ -1,7 +1,5 @@
 """The built-in ClientApp, message by message, on three tiny clients."""
 
-from types import SimpleNamespace
-
 import cloudpickle
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from torch import nn
 
 from fedsweep.client.app import make_client_app
 from fedsweep.config import ModelConfig
+from fedsweep.data.sources import ImageData
 from fedsweep.engine.flower import empty_run, identify
 from fedsweep.models import build_model
 from fedsweep.seeding import derive_seed
@@ -41,13 +40,11 @@ class FakeData:
         pixels = rng.integers(0, 256, (40, *SHAPE), dtype=np.uint8)
         pixels.flags.writeable = False  # as in the object store
         labels = np.arange(40) % CLASSES
-        self.images = SimpleNamespace(
-            train_x=pixels,
-            mean=(0.5,),
-            std=(0.25,),
-            class_names=("a", "b", "c"),
-            test_y=labels[30:],
+        held = pixels[30:], labels[30:]
+        self.images = ImageData(
+            "fake", "", "", ("a", "b", "c"), pixels, labels, *held, mean=(0.5,), std=(0.25,)
         )
+        self.target_unit = 1.0
         self._pixels, self._labels = pixels, labels
         self._rows = {
             "train": (range(12), range(12, 19), [19]),
@@ -55,6 +52,12 @@ class FakeData:
         }
         self.train_rows, self.eval_rows = self._rows["train"], self._rows["eval"]
         self.reads: list[tuple] = []
+
+    def comparable(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def strata(self, y: np.ndarray) -> np.ndarray:
+        return y
 
     def phase(self, server_round: int) -> int:
         return 0

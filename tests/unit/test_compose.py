@@ -35,6 +35,8 @@ def beside(group: str, option: str) -> list[str]:
         "clustered_fedbuff": ["strategy=oracle", "strategy.server.mode=simulated"],
         "over_selection": ["strategy.fraction_train=0.5"],
     }
+    if (group, option) == ("partition", "natural"):
+        return ["dataset=synthetic"]
     if group == "schedule" and option != "sync":
         return ["devices=lognormal", *own.get(option, [])]
     if group == "privacy" and option != "none":

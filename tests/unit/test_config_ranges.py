@@ -25,7 +25,9 @@ def fields(owner: type[Section], path: Path = ()) -> Iterator[tuple[Path, FieldI
     for name, field in owner.model_fields.items():
         sections = [kind for kind in leaves(field.annotation) if hasattr(kind, "model_fields")]
         if isinstance(one_of := group_of(field), OneOf):
-            sections = [one_of.family.settings(part) for part in one_of.family]
+            family = one_of.family  # the part that is meant where none is named comes first
+            parts = sorted(family, key=lambda part: part != family.default)
+            sections = [family.settings(part) for part in parts]
         inner = (*path, name, *(("x",) if get_origin(field.annotation) is dict else ()))
         for section in sections:
             yield from fields(section, inner)
@@ -70,7 +72,8 @@ def given(path: Path, value: Any) -> Any:
         group.options_of(path[1]) if (group := group_of(RunConfig.model_fields[top])) else None
     )
     option = options[0] if options else None
-    return {top: rest | {"name": option}} if option and isinstance(rest, dict) else value
+    key = group.family.key if isinstance(group, OneOf) else "name"
+    return {top: rest | {key: option}} if option and isinstance(rest, dict) else value
 
 
 def refusal(path: Path, value: Any) -> str:

@@ -28,7 +28,7 @@ FLOWER = [
 ]
 LABELS = np.repeat(np.arange(5), 20)  # 100 examples, sorted by class
 RULES = [
-    *({"name": name} for name in PARTITIONS),
+    *({"name": name} for name in PARTITIONS if not PARTITIONS[name].by_column),
     *({"name": "inner_dirichlet", "sizes": sizes, "alpha": 0.1} for sizes in ("linear", "square")),
     {"name": "pathological", "classes_per_client": 1},
     {"name": "dirichlet", "alpha": 0.05},

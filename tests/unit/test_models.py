@@ -39,7 +39,10 @@ def test_sizes(name: str, shape: tuple[int, int, int], parameters: int) -> None:
     assert size(build_model(name, shape, 10)) == parameters
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"resnet18"}))
+OF_IMAGES = sorted(MODELS.keys() - {"resnet18"})
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
 @pytest.mark.parametrize("shape", [DIGITS, MNIST, CIFAR, (2, 9, 13)])
 def test_every_model_takes_every_data_set(name: str, shape: tuple[int, int, int]) -> None:
     model = build_model(name, shape, 7)
@@ -48,7 +51,7 @@ def test_every_model_takes_every_data_set(name: str, shape: tuple[int, int, int]
 
 
 def test_the_last_parameters_are_the_classifier() -> None:
-    for name in MODELS.keys() - {"resnet18"}:
+    for name in OF_IMAGES:
         weight, bias = list(build_model(name, DIGITS, 7).state_dict().values())[-2:]
         assert (weight.shape[0], bias.shape) == (7, (7,))
 
@@ -166,8 +169,8 @@ def test_what_is_no_network_is_refused_before_it_is_called(
             "lanet",
             DIGITS,
             {},
-            "unknown model 'lanet'. Did you mean 'lenet'\\? Valid: cnn, lenet, logreg, mlp, "
-            "resnet18, simple_cnn, or",
+            "unknown model 'lanet'. Did you mean 'lenet'\\? Valid: cnn, lenet, logreg, "
+            "mlp, resnet18, simple_cnn, or",
         ),
         ("lenet", (1, 3, 28), {}, "images of 3x28 pixels are too small; lenet needs at least 4x4"),
         ("cnn", (1, 28, 3), {}, "images of 28x3 pixels are too small; cnn needs at least 4x4"),

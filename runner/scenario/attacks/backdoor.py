@@ -6,6 +6,8 @@ which replace the model. There one attacker sends n / eta of its update; here th
 cohort share that: each sends n / B, with eta = 1.
 """
 
+from typing import ClassVar, Literal
+
 import numpy as np
 from pydantic import Field
 
@@ -16,6 +18,8 @@ from fedsweep.strategies.ranges import EXAMPLES, WEIGHT
 
 class Backdoor(Attacker):
     """A white square in the lower right corner, and the label that goes with it."""
+
+    needs: ClassVar[Literal["", "images", "classes"]] = "images"
 
     target: int = Field(0, ge=0, le=EXAMPLES, description="class of images with the trigger")
     share: float = Field(

@@ -5,6 +5,8 @@ Biggio, Nelson and Laskov 2012, "Poisoning Attacks against Support Vector Machin
 Attacks Against Federated Learning Systems" (arXiv:2007.08432).
 """
 
+from typing import ClassVar, Literal
+
 import numpy as np
 from pydantic import Field
 
@@ -14,6 +16,8 @@ from fedsweep.strategies.ranges import EXAMPLES
 
 class LabelFlip(Attacker):
     """Label y becomes C - 1 - y; or, where they are given, source becomes target."""
+
+    needs: ClassVar[Literal["", "images", "classes"]] = "classes"
 
     source: int | None = Field(
         None, ge=0, le=EXAMPLES, description="class that is relabelled; null: all of them"

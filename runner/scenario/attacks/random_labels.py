@@ -1,5 +1,7 @@
 """Attackers train on labels that are drawn evenly: their data say nothing."""
 
+from typing import ClassVar, Literal
+
 import numpy as np
 
 from fedsweep.scenario.attack import Attacker
@@ -7,6 +9,8 @@ from fedsweep.scenario.attack import Attacker
 
 class RandomLabels(Attacker):
     """Each label is drawn once, and stays what it is in all rounds."""
+
+    needs: ClassVar[Literal["", "images", "classes"]] = "classes"
 
     def poison(
         self, x: np.ndarray, y: np.ndarray, num_classes: int, seed: int

@@ -1,5 +1,7 @@
 """Each group has some of the classes only; the partition deals out their examples."""
 
+from typing import ClassVar, Literal
+
 import numpy as np
 from pydantic import Field
 
@@ -11,6 +13,8 @@ from fedsweep.strategies.ranges import EXAMPLES
 
 class LabelGroups(GroupedShift):
     """Equal shares of the shuffled classes, or so many from evenly spaced places on their ring."""
+
+    needs: ClassVar[Literal["", "images", "classes"]] = "classes"
 
     classes_per_group: int | None = Field(
         None,

@@ -5,7 +5,7 @@ et al. 2018, "Co-teaching" (arXiv:1804.06872), section 4. What clients hold out 
 keep their labels.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +15,8 @@ from fedsweep.scenario.shift import SeenShift
 
 class LabelNoise(SeenShift):
     """Rates grow evenly from group to group: group 0 has none; one group has the whole rate."""
+
+    needs: ClassVar[Literal["", "images", "classes"]] = "classes"
 
     noise: Literal["symmetric", "pair"] = Field(
         "symmetric", description="what a wrong label is: any other class, or the next one"

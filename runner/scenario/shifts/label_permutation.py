@@ -1,6 +1,7 @@
 """Classes are renamed per group: concept shift."""
 
 import math
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from fedsweep.seeding import derive_seed
 
 class LabelPermutation(SeenShift):
     """The identity and random permutations, all different: equal groups could not be told apart."""
+
+    needs: ClassVar[Literal["", "images", "classes"]] = "classes"
 
     def permutations(self, num_classes: int, seed: int) -> np.ndarray:
         """Return the class that each class becomes, int64 (groups, classes).

@@ -1,0 +1,98 @@
+"""What a network's outputs are held against: classes, or a real number. Imports torch and NumPy.
+
+The type of the targets says which: whole numbers are classes, whose outputs are logits (n,
+classes), floats are numbers, whose outputs are (n, 1). The loss is the cross-entropy, or the
+squared error of targets at mean 0 and deviation 1.
+"""
+
+from math import nan
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def is_real(y: Tensor) -> bool:
+    """Return whether targets are numbers, and not classes."""
+    return y.is_floating_point()
+
+
+def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the loss of outputs (n, outputs): its mean, sum, or each example's (``none``)."""
+    if is_real(y):
+        return F.mse_loss(outputs[:, 0], y.to(outputs.dtype), reduction=reduction)
+    return F.cross_entropy(outputs, y, reduction=reduction)
+
+
+def slopes_of(outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Return the gradient at outputs (..., n, outputs) of losses weighted by (..., n)."""
+    share = weights.unsqueeze(-1)
+    if is_real(y):
+        return (outputs - y.unsqueeze(-1)).mul_(2 * share)
+    slopes = outputs.softmax(-1).mul_(share)
+    return slopes.scatter_add_(-1, y.unsqueeze(-1), -share)
+
+
+def losses_at(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return each example's loss (..., n) of outputs (..., n, outputs)."""
+    if is_real(y):
+        return (outputs.squeeze(-1) - y) ** 2
+    return -outputs.log_softmax(-1).gather(-1, y.unsqueeze(-1)).squeeze(-1)
+
+
+def hits_at(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return which of outputs (..., n, outputs) name the right class, bool (..., n).
+
+    No real number is one.
+    """
+    return torch.zeros_like(y, dtype=torch.bool) if is_real(y) else outputs.argmax(-1) == y
+
+
+def counted_hits(hits: int, y: Tensor) -> float:
+    """Return hits; nan where targets are numbers, which have none."""
+    return nan if is_real(y) else hits
+
+
+def table_of(outputs: Tensor, y: Tensor) -> np.ndarray:
+    """Return what metrics need of predictions, as sums that add up over slices and clients.
+
+    Of classes int64 (3, classes): the examples of each, the predictions of it, and those that are
+    both. Of numbers float64 (5,): how many, the squared and absolute errors, targets, their
+    squares.
+    """
+    if is_real(y):
+        return real_sums(outputs, y)
+    predicted = outputs.argmax(1)
+    parts = (y, predicted, y[predicted == y])
+    counts = [torch.bincount(part, minlength=outputs.shape[1]) for part in parts]
+    return torch.stack(counts).cpu().numpy()
+
+
+def full_table_of(outputs: Tensor, y: Tensor) -> np.ndarray:
+    """Return the same with classes against each other: int64 (classes, classes), true x predicted.
+
+    Of numbers it is :func:`table_of`.
+    """
+    if is_real(y):
+        return real_sums(outputs, y)
+    classes = outputs.shape[1]
+    cells = torch.bincount(y * classes + outputs.argmax(1), minlength=classes * classes)
+    return cells.reshape(classes, classes).cpu().numpy()
+
+
+def real_sums(outputs: Tensor, y: Tensor) -> np.ndarray:
+    """Return count, squared errors, absolute errors, targets and their squares, float64 (5,)."""
+    own, errors = y.double(), outputs[:, 0].double() - y.double()
+    sums = [errors.square().sum(), errors.abs().sum(), own.sum(), own.square().sum()]
+    return np.array([len(y), *(float(value) for value in sums)])
+
+
+def in_unit(table: np.ndarray, unit: float) -> np.ndarray:
+    """Return the sums of scaled targets in the unit of the data; counts of classes as they are."""
+    return table * np.array([1, unit**2, unit, unit, unit**2]) if table.ndim == 1 else table
+
+
+def empty_table(outputs: int, *, real: bool) -> np.ndarray:
+    """Return :func:`full_table_of` nothing."""
+    return np.zeros(5) if real else np.zeros((outputs, outputs), np.int64)
