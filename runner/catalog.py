@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from math import nan
+from math import exp, inf, isnan, nan
 from typing import Literal, SupportsFloat
 
 import numpy as np
@@ -158,10 +158,13 @@ class Observed:
         Whose predictions -> what they were: of the ``global`` model on the central test set, once
         for each client as its group sees it; of the clients' ``own`` models there; of these on what
         the clients have ``held_out``. They are there in trials that ask for a metric (``metrics``).
+    global_loss : float, optional
+        Of the global model on the central test set.
     """
 
     clients: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     classes: Mapping[str, Predictions] = field(default_factory=dict)
+    global_loss: float | None = None
 
 
 Of = Callable[[Observed], float | None]
@@ -234,6 +237,19 @@ def jain(values: NDArray[np.float64]) -> float:
     """
     squares = float((values**2).sum())
     return float(values.sum()) ** 2 / (len(values) * squares) if squares else nan
+
+
+def perplexity(loss: float | None) -> float | None:
+    """Return the exponential of a mean cross-entropy; what is too large for a float is inf."""
+    if loss is None:
+        return None
+    return exp(loss) if isnan(loss) or loss < 700 else inf
+
+
+def client_perplexity(name: str) -> Of:
+    """Return the perplexity of the mean of the clients' losses of this name."""
+    mean = client_values(name).mean()
+    return lambda observed: perplexity(mean(observed))
 
 
 @dataclass(frozen=True)
@@ -674,6 +690,16 @@ CATALOG = Catalog([
     # Of numbers that are learnt.
     *by_number("r2", "R2", RealSums.r2, "higher"),
     *by_number("mae", "mean absolute error", RealSums.mae, "lower"),
+    # Of symbols that follow others.
+    Metric("3_clients/perplexity", "client perplexity", "", "lower", 2, final="client_perplexity",
+           of=client_perplexity("eval_loss"), needs=_HELD_OUT, on_request="perplexity",
+           shown="table", ranked=True, curve="perplexity"),
+    Metric("3_clients/test_perplexity", "client test perplexity", "", "lower", 2,
+           final="client_test_perplexity", of=client_perplexity("test_loss"), needs=_OWN,
+           on_request="perplexity", shown="table"),
+    Metric("1_global/perplexity", "global perplexity", "", "lower", 2, final="perplexity",
+           of=lambda observed: perplexity(observed.global_loss), on_request="perplexity",
+           shown="table", ranked=True, curve="perplexity"),
     Metric("1_global/loss", "global loss", "nats", "lower", 3, curve="loss", live="loss"),
     Metric("3_clients/train_loss", "training loss", "nats", "lower", 3,
            needs=(Need.TOLD,), of=client_values("train_loss").mean()),

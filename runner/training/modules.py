@@ -5,8 +5,10 @@ are not persistent or in plain attributes, would leak from one client into the n
 would depend on which client ran where.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,13 +127,28 @@ def _is_constant(value: object) -> bool:
 
 
 def forward_flop(model: nn.Module, x: Tensor) -> float:
-    """Return the FLOP of a forward pass over images (n, C, H, W), as PyTorch counts them.
+    """Return the FLOP of a forward pass over examples (n, ...), as PyTorch counts them.
 
-    Products alone are counted, each multiplication with an addition as 2.
+    Products alone are counted, each multiplication with an addition as 2. Recurrent layers, which
+    are one operation that PyTorch does not count, are counted here: a product per step and matrix.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = FlopCounterMode(display=False)
+    aten = torch.ops.aten
+    of_recurrent = {aten.mkldnn_rnn_layer: _recurrent_flop, aten._cudnn_rnn: _recurrent_flop}
+    counter = FlopCounterMode(display=False, custom_mapping=of_recurrent)
     with counter:
         predict(model, x)
     return float(counter.get_total_flops())
+
+
+def _recurrent_flop(x: Sequence[int], *rest: Any, out_shape: Any = None, **more: Any) -> int:
+    """Return the FLOP of a recurrent layer, or of several, from the shapes that it is given.
+
+    ``x`` is (steps, n, features); matrices come one by one on a CPU and as a list on a GPU.
+    """
+    del out_shape, more
+    weights = rest[0] if isinstance(rest[0], list) else rest[:2]
+    matrices = [shape for shape in weights if shape is not None and len(shape) == 2]
+    products: int = sum(prod(shape) for shape in matrices)
+    return 2 * x[0] * x[1] * products

@@ -204,10 +204,12 @@ def initial_record(
     (clients, classes) are from the global distribution.
     """
     classes = scores.classes() if scores and asked else {}
+    metrics = _global_metrics(scores)
     of_global = Observed(
-        classes={whose: own for whose, own in classes.items() if whose == "global"}
+        classes={whose: own for whose, own in classes.items() if whose == "global"},
+        global_loss=metrics.get("1_global/loss"),
     )
-    metrics = _global_metrics(scores) | CATALOG.computed(of_global, asked)
+    metrics |= CATALOG.computed(of_global, asked)
     return RoundRecord(0, metrics | divergence_metrics(label_counts))
 
 
@@ -274,7 +276,11 @@ def round_record(
     metrics |= _attack_metrics(done, attackers, accused)
     metrics |= _missing_tests(scores, len(groups) if there is None else len(there))
     own = _observed_tests(scores, asked)
-    observed = replace(own, clients={**_values_of_clients(clients), **own.clients})
+    observed = replace(
+        own,
+        clients={**_values_of_clients(clients), **own.clients},
+        global_loss=metrics.get("1_global/loss"),
+    )
     metrics |= CATALOG.computed(observed, asked)
     metrics |= ledger.add(done.train.tasks + done.evaluate.tasks, clustered)
     metrics |= {f"5_time/{name}_s": value for name, value in done.seconds.items()}
