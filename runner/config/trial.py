@@ -266,6 +266,11 @@ class TrialConfig(Section):
                 f"attack={attack.name} changes classes, and {of} with dataset.target=real has "
                 "none; set another attack"
             )
+        if self.schedule.reads_accuracy and task.target_kind == "real":
+            raise ConfigError(
+                f"schedule={self.schedule.name} goes by accuracies, and {of} with "
+                "dataset.target=real has none; set schedule.interval=0"
+            )
         if self.partition.by_column and not self.natural_column:
             raise ConfigError(
                 f"partition={self.partition.name} needs to know whose an example is, and {of} "

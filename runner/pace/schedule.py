@@ -55,6 +55,11 @@ class Schedule(Settings):
 
     name: str = Field("sync", description="the schedule")
 
+    @property
+    def reads_accuracy(self) -> bool:
+        """Whether who is asked depends on accuracies, which a trial that learns numbers has not."""
+        return False
+
     @abstractmethod
     def policies(self, scene: Scene) -> Policies:
         """Return what a round is."""

@@ -113,6 +113,8 @@ def test_a_grid_over_tasks_leaves_out_what_does_not_apply() -> None:
         (["dataset=diabetes", "metrics=[macro_f1]"], "metrics=macro_f1 count classes"),
         (["dataset=diabetes", "stop.target=0.5"], "a real number has no accuracy"),
         (["dataset=wine", "stop.metric=3_clients/r2", "stop.target=1"], "is none of dataset.task="),
+        (["dataset=diabetes", "devices=tiers", "schedule=tifl", "rounds=30"],
+         "schedule=tifl goes by accuracies, .*; set schedule.interval=0"),
         (["dataset=wine", "partition=natural"], "does not say it itself; set partition.column"),
         (["dataset=synthetic", "partition=natural", "shift=label_groups"], "set one of them"),
         (["dataset=synthetic", "partition=natural", "dataset.groups=2", "shift=label_permutation"],

@@ -29,6 +29,11 @@ class TiFL(Schedule):
         "get the highest chances; 0: all have the same",
     )
 
+    @property
+    def reads_accuracy(self) -> bool:
+        """Whether tiers are drawn by how accurate they are."""
+        return self.interval > 0
+
     def policies(self, scene: Scene) -> Policies:
         """Return what a round is."""
         clock = cast(DeviceClock, scene.clock)
