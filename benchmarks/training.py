@@ -1,7 +1,8 @@
 """Local training against a plain PyTorch loop, and FLUTE's MNIST: rows of ``make bench``.
 
 ``train_*_vs_bare`` is the loop's time over ours on one core, for 100 clients of 60 MNIST-shaped
-images and one epoch, in CPU seconds, which other work on the machine moves least.
+images (or rows of a table, or texts) and one epoch, in CPU seconds, which other work on the machine
+moves least. The LSTM has no batched program: its row shows what going one by one costs.
 ``flute_lr_mnist_s`` is a whole trial's wall time on Ray, with 2 hosts: 1,000 clients, 10 a round,
 batch 10, learning rate 0.03, 100 rounds; everything but imports and the start of the hosts.
 ``python -m benchmarks.training [name ...]`` prints ratios alone, in one JSON line.
@@ -13,26 +14,64 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from benchmarks.contender import serve
 from fedsweep.engine.chunks import TOGETHER, make_chunks
 from fedsweep.models import build_model
 from fedsweep.training.batched import Program
-from fedsweep.training.local import LocalTraining
+from fedsweep.training.layers import UnsupportedError
+from fedsweep.training.local import LocalTraining, train
 from fedsweep.training.pool import Examples
+from fedsweep.training.targets import loss_of
 from fedsweep.training.vectorized import train_many
 
-CLIENTS, IMAGES, SHAPE, CLASSES = 100, 60, (1, 28, 28), 10
+CLIENTS, IMAGES, CLASSES = 100, 60, 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained: a network, its batches, and the examples of each client."""
+
+    model: str
+    batch: int
+    shape: tuple[int, ...] = (1, 28, 28)
+    kind: Literal["images", "features", "number", "symbols"] = "images"
+    kwargs: Mapping[str, int] = field(default_factory=dict)
+
+    def examples(self) -> Examples:
+        """Return all clients' examples as a trial has them: bytes of images, floats, symbols."""
+        total = CLIENTS * IMAGES
+        y = torch.randint(CLASSES, (total,))
+        if self.kind == "images":
+            mean, std = torch.full((1, 1, 1), 0.13), torch.full((1, 1, 1), 0.31)
+            return Examples(torch.randint(256, (total, *self.shape)).byte(), y, mean, std)
+        if self.kind == "symbols":
+            return Examples(torch.randint(CLASSES, (total, *self.shape)).int(), y)
+        x = torch.randn(total, *self.shape)
+        return Examples(x, torch.randn(total) if self.kind == "number" else y)
+
+    def network(self) -> nn.Module:
+        """Return the network, with weights of the global generator."""
+        outputs = 1 if self.kind == "number" else CLASSES
+        symbols = CLASSES if self.kind == "symbols" else 0
+        return build_model(self.model, self.shape, outputs, symbols, **self.kwargs)
+
+
 ROWS = {
-    "train_logreg_vs_bare": ("logreg", 10),
-    "train_mlp_vs_bare": ("mlp", 10),
-    "train_lenet10_vs_bare": ("lenet", 10),
-    "train_lenet32_vs_bare": ("lenet", 32),
+    "train_logreg_vs_bare": Case("logreg", 10),
+    "train_mlp_vs_bare": Case("mlp", 10),
+    "train_lenet10_vs_bare": Case("lenet", 10),
+    "train_lenet32_vs_bare": Case("lenet", 32),
+    "train_table_mlp_vs_bare": Case("mlp", 10, (30,), "number"),
+    "train_synthetic_logreg_vs_bare": Case("logreg", 10, (60,), "features"),
+    "train_lstm_vs_bare": Case("lstm", 10, (20,), "symbols", {"hidden": 64, "layers": 1}),
 }
 
 
@@ -45,7 +84,7 @@ def bare(model: nn.Module, start: dict[str, Tensor], x: Tensor, y: Tensor, batch
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         for rows in torch.randperm(IMAGES).split(batch):
             optimizer.zero_grad()
-            F.cross_entropy(model(x_own[rows]), y_own[rows]).backward()
+            loss_of(model(x_own[rows]), y_own[rows]).backward()
             optimizer.step()
 
 
@@ -58,27 +97,33 @@ def ours(program: Program, start: Tensor, examples: Examples, batch: int) -> Non
         )
 
 
-def contestants(name: str, batch: int) -> tuple[Callable[[], None], Callable[[], None]]:
+def one_by_one(model: nn.Module, start: dict[str, Tensor], examples: Examples, batch: int) -> None:
+    """Train them client by client, as networks without a program are."""
+    hp = LocalTraining(lr=0.05, momentum=0.9, batch_size=batch)
+    for client in range(CLIENTS):
+        model.load_state_dict(start)
+        train(model, *examples.at((client * IMAGES, IMAGES)), hp, client)
+
+
+def contestants(case: Case) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return the loop and our trainer, ready to run on the same clients."""
     torch.manual_seed(0)
-    model = build_model(name, SHAPE, CLASSES)
-    images, y = (
-        torch.randint(256, (CLIENTS * IMAGES, *SHAPE)).byte(),
-        torch.randint(CLASSES, (CLIENTS * IMAGES,)),
-    )
-    examples = Examples(
-        images, y, torch.full((1, 1, 1), 0.13), torch.full((1, 1, 1), 0.31)
-    )  # bytes, as in a trial
-    x = examples.images(slice(None))
+    model, batch = case.network(), case.batch
+    examples = case.examples()
+    x, y = examples.images(slice(None)), examples.y
     state = {key: value.clone() for key, value in model.state_dict().items()}
     flat = torch.cat([value.flatten() for value in state.values()])
-    program = Program(model, SHAPE)
-    return lambda: bare(model, state, x, y, batch), lambda: ours(program, flat, examples, batch)
+    loop = partial(bare, model, state, x, y, batch)
+    try:
+        program = Program(model, case.shape)
+    except UnsupportedError:
+        return loop, partial(one_by_one, model, state, examples, batch)
+    return loop, partial(ours, program, flat, examples, batch)
 
 
-def ratio(name: str, batch: int, repeats: int = 5) -> float:
+def ratio(case: Case, repeats: int = 5) -> float:
     """Return the plain loop's time over ours."""
-    runs = contestants(name, batch)
+    runs = contestants(case)
     for run in runs:
         run()
     return median(seconds(runs[0]) / seconds(runs[1]) for _ in range(repeats))
@@ -90,7 +135,7 @@ def turns(key: str) -> None:
         with flute_trials() as trial:
             serve(lambda: {"seconds": trial()})
         return
-    loop, mine = contestants(*ROWS[key])
+    loop, mine = contestants(ROWS[key])
     loop()
     mine()
     serve(lambda: {"bare": seconds(loop), "ours": seconds(mine)})
@@ -154,7 +199,7 @@ def main() -> None:
         turns(sys.argv[2])
         return
     names = sys.argv[1:] or list(ROWS)
-    print(json.dumps({name: round(ratio(*ROWS[name]), 2) for name in names}))
+    print(json.dumps({name: round(ratio(ROWS[name]), 2) for name in names}))
 
 
 if __name__ == "__main__":
