@@ -264,7 +264,7 @@ COLUMNS = {
     "attack at the data": {"attack": {"name": "label_flip"}},
     "attack at replies": {"attack": {"name": "alie"}},
     "defence": {"defence": {"name": "clipping"}},
-    "privacy": {"privacy": {"name": "fixed_server"}},
+    "privacy": {"privacy": {"name": "fixed_server", "strict": False}},
     "compression": {"compression": {"name": "topk"}},
     "stale schedule": {"schedule": {"name": "fedbuff"}, "devices": {"name": "equal"}},
 }
