@@ -347,7 +347,7 @@ WITH: dict[str, list[str]] = {
     "a part of the model": ["strategy=fedper", "model=mlp"],
     "chosen models": ["strategy=ifca", "strategy.num_clusters=2"],
     "control variates": ["strategy=scaffold", "training.lr=0.01"],
-    "noise": ["privacy=fixed_client"],
+    "noise": ["privacy=fixed_client", "privacy.strict=false"],
 }
 
 
