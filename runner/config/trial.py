@@ -419,6 +419,11 @@ class TrialConfig(Section):
             found[f"whom schedule={self.schedule.name} asks, by what clients told"] = (
                 "schedule=sync"
             )
+        forges = isinstance(self.attack, Attacker) and self.attack.at_replies
+        if forges and self.privacy.sums:  # one client moves the attackers' updates with its own
+            found[f"what attack={self.attack.name} sends, which may depend on others' updates"] = (
+                "attack=none"
+            )
         return found
 
     @property

@@ -312,6 +312,15 @@ def test_strict_is_the_default_and_refuses_what_no_account_covers() -> None:
     assert named.privacy_said.endswith("cover whom schedule=oort asks, by what clients told")
 
 
+def test_attackers_who_may_see_the_honest_updates_are_not_covered() -> None:
+    """One client moves what they send; those at their own data are clients as others are."""
+    told = "what attack=alie sends, which may depend on others' updates"
+    assert f"epsilon does not cover {told}; set attack=none" in refused(*QUICK, "attack=alie")
+    assert small(*QUICK, "attack=alie", "privacy.strict=false").privacy_said.endswith(told)
+    assert small(*QUICK, "attack=label_flip").plan is not None
+    assert "attack" not in small(*SGD, "attack=alie").privacy_said  # the noise was there before
+
+
 def test_statistics_of_examples_are_refused_before_anything_starts() -> None:
     words = [*SILENT, "model.name=tests.networks.Normed", "resources=inline", "num_clients=8"]
     trials = expand_grids([load_sweep("")], words)
