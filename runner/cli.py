@@ -521,7 +521,8 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
         return outcome.exit_status
     if any(row.metrics for row in outcome.rows):
         table = layout(results_table(outcome.rows, axes=outcome.axes), EVERYTHING)
-        shown, left_out = fitted(table, "results: mean ± deviation over seeds", console.width)
+        what = "at default settings, the search did not end" if outcome.searching else "results"
+        shown, left_out = fitted(table, f"{what}: mean ± deviation over seeds", console.width)
         console.print(shown)
         if left_out:
             told = f"left out for the width: {', '.join(left_out)}"

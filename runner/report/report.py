@@ -205,6 +205,8 @@ def _chosen(
     full = not choice.is_chosen
     found = chosen(choice, rows, sweep.axes, settings, sweep.absent, full)
     said = [*sweep.privacy(), *sweep.edited()]
+    if sweep.searching:
+        said.insert(0, "NOT WHOLE: the search did not end; these are default settings.")
     table = replace(
         found.table,
         caption=" ".join([found.table.caption, *said]),

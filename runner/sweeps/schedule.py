@@ -57,6 +57,7 @@ class Outcome:
     """Trials whose storage took no more, and why: the next session goes on with them."""
     also: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By trial key: what a row tells that no trial alone does, such as the gain of tuning."""
+    searching: bool = False  # whether a search has yet to end: the trials are at default settings
     full: bool = False  # the disk of the store is: what was logged waits, or has to be made good
     report: dict[str, str | bytes] = field(default_factory=dict)  # its files, as on the sweep's run
     folder: Path | None = None  # where they were written, too

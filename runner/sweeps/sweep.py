@@ -86,7 +86,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
         Bad input that shows before the first trial starts: no run is made then.
     """
     first, session = plan.trials[0].config, plan.session
-    outcome = Outcome(plan.trials)
+    outcome = Outcome(plan.trials, searching=plan.search is not None)
     quiet()
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
@@ -253,6 +253,7 @@ def _conclude(
     """Have the winners of a search stand in the place of the grid's trials."""
     if searching is None:
         return
+    outcome.searching = False
     outcome.trials = searching.reported(plan.trials)
     outcome.also = searching.also()
     if parent is not None:

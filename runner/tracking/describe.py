@@ -203,16 +203,19 @@ def grid_json(
     trials: Mapping[str, Mapping[str, str]],
     axes: Iterable[str],
     also: Mapping[str, Mapping[str, float]] | None = None,
+    searching: bool = False,
 ) -> str:
     """Return the content of ``GRID``; ``trials`` are values of the axes by trial key, in order.
 
-    ``also`` is, by trial key, what its row tells beside its own metrics.
+    ``also`` is, by trial key, what its row tells beside its own metrics; ``searching`` says that
+    these are not yet the trials that a search will come to.
     """
     rows = [
         {"key": key, "axes": place} | ({"also": also[key]} if also and key in also else {})
         for key, place in trials.items()
     ]
-    return redact(json.dumps({"axes": list(axes), "trials": rows}, indent=0))
+    open_ = {"searching": True} if searching else {}
+    return redact(json.dumps({"axes": list(axes), "trials": rows, **open_}, indent=0))
 
 
 def reproduce(command: str) -> str:

@@ -158,6 +158,8 @@ class StoredSweep:
         What the trials' rows tell beside their own metrics; empty where they tell nothing.
     searched : str
         What a search tried, and what came of it, as JSON; empty where there was none.
+    searching : bool
+        Whether a search has yet to end: the trials are the methods at their default settings.
     """
 
     name: str
@@ -170,6 +172,7 @@ class StoredSweep:
     description: str = ""
     also: tuple[Mapping[str, float], ...] = ()
     searched: str = ""
+    searching: bool = False
 
     def edited(self) -> list[str]:
         """Say which files of somebody's own have another text now than the trials ran with."""
@@ -239,7 +242,8 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
         absent=len(grid["trials"]) - len(there),
         description=run.data.tags.get(DESCRIPTION, ""),
         also=tuple(row.get("also", {}) for row in there),
-        searched=_artifact(store, run, SEARCHED) or "",
+        searched="" if grid.get("searching") else _artifact(store, run, SEARCHED) or "",
+        searching=bool(grid.get("searching")),
     )
 
 

@@ -154,8 +154,9 @@ class SweepRun(OpenRun):
         tags: Mapping[str, str],
         trials: Mapping[str, Mapping[str, str]],
         past: PastRun | None = None,
+        searching: bool = False,
     ) -> None:
-        files = {describe.GRID: describe.grid_json(trials, params)}
+        files = {describe.GRID: describe.grid_json(trials, params, searching=searching)}
         super().__init__(session, name, params, tags, files, past=past)
         self.axes = tuple(params)
         self._looks = styles(way_of(place) for place in trials.values())

@@ -44,7 +44,7 @@ class Tracker(Session):
         """
         tags = describe.sweep_tags(name, key, description, command)
         tags |= {f"search.{name}": redact(told) for name, told in (search or {}).items()}
-        return SweepRun(self, name, dict(params or {}), tags, trials or {}, past)
+        return SweepRun(self, name, dict(params or {}), tags, trials or {}, past, bool(search))
 
     def start_trial(
         self,

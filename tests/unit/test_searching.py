@@ -19,7 +19,7 @@ import fedsweep
 from fedsweep.cli import main
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import ConfigError
-from fedsweep.report.report import report
+from fedsweep.report.report import report, table_of
 from fedsweep.report.searched import Searched, TriedHere, Tuning
 from fedsweep.sweeps.compose import compose, planned
 from fedsweep.sweeps.searching import plan_search
@@ -155,6 +155,10 @@ def test_a_search_that_is_interrupted_comes_to_the_same_end(
             break
         assert outcome.exit_status == 130
         assert "the search did not; to go on, run the same command again:" in text
+        assert outcome.searching
+        if any(row.metrics for row in place.sweep.rows()):
+            table = table_of(place.sweep).table
+            assert "NOT WHOLE: the search did not end; these are default settings." in table.caption
     assert place.sweep.searched == whole.sweep.searched
     keys = [sorted(run.data.tags["trial.key"] for run in of.runs()) for of in (place, whole)]
     assert keys[0] == keys[1]
