@@ -515,7 +515,7 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
             "failures": [{"trial": t, "reason": r} for t, r in outcome.failures],
             "stopped": [{"trial": t, "reason": r} for t, r in outcome.stopped],
             "store": tracker.uri, "waiting_on_disk": tracker.spilled,
-            "missing": outcome.missing or None,
+            "missing": outcome.missing or None, "searching": outcome.searching,
         }  # fmt: skip
         view.show(result, "")
         return outcome.exit_status
