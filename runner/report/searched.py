@@ -144,6 +144,8 @@ class Searched:
         Of the replicates: of the first search; a repeat has the next ones.
     tunings : sequence of Tuning
         In the grid's order.
+    notes : sequence of str
+        What is to be said of all of them.
     """
 
     metric: str
@@ -152,6 +154,7 @@ class Searched:
     sampler: str
     seeds: Sequence[int]
     tunings: Sequence[Tuning]
+    notes: Sequence[str] = ()
 
     def to_json(self) -> str:
         """Return it as JSON: the same bytes for the same search."""
@@ -233,6 +236,7 @@ class Searched:
         lost = [tuning.label for tuning in self.first if tuning.winner is None]
         if lost:
             told.append(f"No proposal had a finite score, the default stands: {'; '.join(lost)}.")
+        told += [f"{note[:1].upper()}{note[1:]}." for note in self.notes]
         return [*told, *self.reversals()]
 
     def reversals(self) -> list[str]:

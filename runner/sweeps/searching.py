@@ -27,7 +27,10 @@ from fedsweep.strategies.settings import FedAvgSettings
 from fedsweep.sweeps.compose import SEARCH, Trial, applies, changed, groups, validated
 from fedsweep.sweeps.resume import Standing
 
-_ELSEWHERE = ("seed", "rounds", "metrics", "stop", "halving")
+_ELSEWHERE = (
+    "seed", "rounds", "metrics", "stop", "halving",
+    "privacy.noise_multiplier", "privacy.target_epsilon", "privacy.delta",
+)  # fmt: skip
 """Settings that say how trials are run and measured, and are no way to solve a problem."""
 
 
@@ -161,7 +164,13 @@ class SearchPlan:
                 f"{len(fresh)} fresh seed{'s' * (len(fresh) > 1)}: a gain has no interval; "
                 "give three or more, as seed=0,1,2"
             )
-        return told
+        return told + self.notes()
+
+    def notes(self) -> list[str]:
+        """Return what is to be said of it wherever its winners are shown."""
+        noised = [s.label for s in self.subjects if s.config.privacy.name != "none" and s.space]
+        told = "the search's own runs look at the clients' data too, and no epsilon covers that"
+        return [f"{told}: {'; '.join(noised)}"] if noised else []
 
     def _grid(self, subject: Subject) -> str:
         points = len(grid_of(subject.space, self.config.grid_points))
@@ -237,7 +246,7 @@ def _check_keys(cfg: SearchConfig, trials: Sequence[Trial]) -> None:
             )
         if top in SessionConfig.model_fields:
             raise ConfigError(f"{given}: it says where trials run, and changes none of them")
-        if top in _ELSEWHERE or RunConfig.is_problem(setting):
+        if {top, setting} & {*_ELSEWHERE} or RunConfig.is_problem(setting):
             raise ConfigError(
                 f"{given}: it is what has to be solved or how that is measured, and no way to "
                 "solve it; make it an axis"
@@ -550,7 +559,9 @@ class Searching:
         """Return what was tried and what came of it."""
         cfg = self.plan.config
         tunings = [self._tuning(hunt) for hunt in self._hunts if hunt.subject.space]
-        return Searched(cfg.metric, cfg.unit, cfg.budget, cfg.sampler, cfg.seeds(), tunings)
+        return Searched(
+            cfg.metric, cfg.unit, cfg.budget, cfg.sampler, cfg.seeds(), tunings, self.plan.notes()
+        )
 
     def _tuning(self, hunt: _Hunt) -> Tuning:
         course, sign = hunt.course, self.plan.config.sign

@@ -347,6 +347,15 @@ LRS = "search.space.training.lr=loguniform:1e-3:1"
         (["search.space.strategy.ditto_lambda=0.1,1", "strategy=fedavg"], "applies to none"),
         (["search.space.partition.alpha=0.1,1"], "it is what has to be solved"),
         (["search.space.rounds=1,2"], "it is what has to be solved"),
+        (
+            [
+                "search.space.privacy.noise_multiplier=0.1,1",
+                "privacy=fixed_server",
+                "strategy=fedavg",
+                "privacy.strict=false",
+            ],
+            "it is what has to be solved",
+        ),
         (["search.space.resources.trials=1,2"], "it says where trials run"),
         (["search.space.strategy=fedavg,ditto"], "is an axis of the grid"),
         (["search.space.model=mlp,lenet"], "is a group of settings"),
@@ -395,6 +404,21 @@ def test_a_dry_run_tells_what_is_searched(capfd: pytest.CaptureFixture[str]) -> 
     assert "strategy=fedavg is searched over training.lr=choice(0.1,1)" in told
     space = "strategy.ditto_lambda=loguniform(0.003333,3), training.lr=loguniform(0.0006667,0.6)"
     assert f"strategy=ditto is searched over {space}" in told
+
+
+def test_what_a_search_does_to_a_guarantee_is_said() -> None:
+    private = [word for word in WORDS if "strategy=" not in word]
+    private += [
+        "strategy=fedavg",
+        "privacy=fixed_server",
+        "privacy.noise_multiplier=1",
+        "privacy.strict=false",
+    ]
+    [note] = plan_of(*private, LRS, "search.budget=64").search.notes()  # type: ignore[union-attr]
+    assert note.endswith("and no epsilon covers that: fedavg")
+    assert note in plan_of(*private, LRS, "search.budget=64").search.remarks()  # type: ignore[union-attr]
+    told = Searched("client_acc", "client_rounds", 8.0, "tpe", [1000], [], [note]).remarks()
+    assert f"T{note[1:]}." in told
 
 
 def test_a_file_says_the_same_and_words_change_it(tmp_path: Path) -> None:
