@@ -74,6 +74,7 @@ def says(strategy: object, fact: str) -> bool:
     which it does not read each: ``clustering_round``). ``private_mean``: it goes on from a mean
     over clients, to which privacy's noise can be added. ``any_version``: replies to older models
     may be among those that it aggregates, moved to the present one (``runner/pace/deliveries.py``).
+    ``needs_classes``: its clients look at the classes of their examples, and learn no number.
     """
     return bool(vars(type(strategy)).get(fact, False))
 

@@ -87,6 +87,8 @@ class FedRoD(Told):
     All parameters are FedAvg's.
     """
 
+    needs_classes = True  # its loss is balanced between them
+
     settings = FedAvgSettings
     title = "FedRoD"
     colour = "#C71585"

@@ -256,6 +256,11 @@ class TrialConfig(Section):
                 f"dataset.target=real has none; leave them out: {' and '.join(task.metrics)} are "
                 "always there"
             )
+        if self.strategy.name in STRATEGIES.saying("needs_classes") and task.target_kind == "real":
+            raise ConfigError(
+                f"strategy={self.strategy.name} balances classes, and {of} with "
+                "dataset.target=real has none; set another strategy"
+            )
         attack = self.attack
         if attack.needs == "images" and task.shows != "images":
             raise ConfigError(
