@@ -199,8 +199,8 @@ class FileTask(ArrayTask):
                     f"dataset.path={shown(self.path, 200)} is no file or folder; correct it"
                 )
             return place
-        if (inside := self._in(root)) is not None:
-            return inside
+        if (named := self._in(root)) is not None:
+            return named
         looked = "data.root is not set"
         if root is not None:
             looked = f"{shown(str(root / self.name), 200)} (from data.root) is not there"
