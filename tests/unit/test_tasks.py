@@ -115,6 +115,9 @@ def test_a_grid_over_tasks_leaves_out_what_does_not_apply() -> None:
         (["dataset=wine", "stop.metric=3_clients/r2", "stop.target=1"], "is none of dataset.task="),
         (["dataset=diabetes", "devices=tiers", "schedule=tifl", "rounds=30"],
          "schedule=tifl goes by accuracies, .*; set schedule.interval=0"),
+        (["dataset=wine", "attack=backdoor"], "attack=backdoor changes pixels, and dataset.task="),
+        (["dataset=diabetes", "attack=label_flip"], "attack=label_flip changes classes"),
+        (["dataset=diabetes", "shift=label_noise"], "shift=label_noise changes classes"),
         (["dataset=wine", "partition=natural"], "does not say it itself; set partition.column"),
         (["dataset=synthetic", "partition=natural", "shift=label_groups"], "set one of them"),
         (["dataset=synthetic", "partition=natural", "dataset.groups=2", "shift=label_permutation"],
@@ -453,6 +456,20 @@ def test_what_a_trial_of_numbers_logs_is_declared_and_no_accuracy() -> None:
         assert not [key for key in record.metrics if "acc" in key]
         assert all(key in CATALOG for key in record.metrics)
     assert load_diabetes().data.shape[1] == started.data.examples[0][0].shape[1]
+
+
+def test_attackers_and_wrong_labels_are_of_any_task_with_classes() -> None:
+    """What attackers train on is scaled as all examples are, and their labels are flipped."""
+    words = ["dataset=wine", "num_clients=4", "attack=label_flip", "attack.clients=[1]"]
+    attacked, plain = (compose([*words[: 2 + more]]) for more in (2, 0))
+    data = data_of(plain)
+    (x, y), (own_x, own_y) = (
+        FederatedData.build(data, config).client(1, "train") for config in (plain, attacked)
+    )
+    assert (x == own_x).all()
+    assert (own_y == 2 - y).all()
+    result = run(*words[2:], "dataset=wine", "shift=label_noise", "shift.groups=2")[-1]
+    assert np.isfinite(result.summary["client_acc"])
 
 
 @pytest.mark.parametrize("words", WORDS.values(), ids=[*WORDS])
