@@ -16,7 +16,7 @@ import pandas as pd
 from cachetools import LRUCache
 
 from fedsweep.catalog import CATALOG
-from fedsweep.escape import shortened
+from fedsweep.escape import shortened, storable
 from fedsweep.figures import split as splits
 from fedsweep.figures import trial as trials
 from fedsweep.figures.canvas import Extras, new_layouts
@@ -60,6 +60,30 @@ def split_table(data: DataSummary) -> bytes:
         f"class_{name}": data.label_counts[:, i].tolist() for i, name in enumerate(data.class_names)
     }
     return to_parquet({"client": range(len(data.groups)), "group": data.groups.tolist(), **counts})
+
+
+def class_table(confusion: np.ndarray, class_names: Sequence[str]) -> bytes:
+    """Return how each class fares: a row each, of the clients' models on the central test set.
+
+    Parameters
+    ----------
+    confusion : (classes, classes) int
+        True x predicted. A class without examples has no accuracy, one that is never predicted no
+        precision: nan.
+    """
+    hits, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore"):
+        accuracy, precision = hits / true, hits / predicted
+    return to_parquet(
+        {
+            "class": [storable(name) for name in class_names],
+            "examples": true.tolist(),
+            "predicted": predicted.tolist(),
+            "hits": hits.tolist(),
+            "accuracy": accuracy.tolist(),
+            "precision": precision.tolist(),
+        }
+    )
 
 
 def cluster_image(

@@ -359,6 +359,11 @@ class TrialRun(OpenRun):
             )
             if result.declared:
                 yield ops.tags(self.token, {APP_METRICS: result.declared})
+            if result.confusion is not None and self._data is not None:
+                from fedsweep.tracking.artifacts import class_table
+
+                table = class_table(result.confusion, self._data.class_names)
+                yield ops.files(self.token, {"classes.parquet": table})
             if result.files:
                 yield ops.files(
                     self.token, {f"files/{path}": part for path, part in result.files.items()}

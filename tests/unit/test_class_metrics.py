@@ -1,8 +1,10 @@
 """Balanced accuracy and macro F1 against scikit-learn, on the same predictions."""
 
 import warnings
+from io import BytesIO
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
@@ -14,6 +16,7 @@ from fedsweep.models import build_model
 from fedsweep.scores import SCORES
 from fedsweep.sweeps.compose import compose
 from fedsweep.sweeps.prepare import make_split
+from fedsweep.tracking.artifacts import class_table
 from fedsweep.training.local import predict
 from fedsweep.training.targets import full_table_of, table_of
 from tests.trials import digits, events_of, outcome, small
@@ -153,6 +156,20 @@ def test_a_trial_that_ends_early_has_them_at_its_end() -> None:
     assert last.round == 1
     assert 0 < result.summary["client_test_balanced_acc"] < 1
     assert result.summary["client_macro_f1"] == last.metrics["3_clients/macro_f1"]
+
+
+def test_the_table_of_classes_by_hand() -> None:
+    """Of three a's two are found; nobody is taken for c, of which there is none."""
+    table = pd.read_parquet(
+        BytesIO(class_table(np.array([[2, 1, 0], [0, 4, 0], [0, 0, 0]]), "abc"))
+    )
+    assert table["class"].tolist() == ["a", "b", "c"]
+    assert table[["examples", "predicted", "hits"]].to_numpy().tolist() == [
+        [3, 2, 2], [4, 5, 4], [0, 0, 0],
+    ]  # fmt: skip
+    assert table["accuracy"].tolist()[:2] == pytest.approx([2 / 3, 1])
+    assert table["precision"].tolist()[:2] == pytest.approx([1, 0.8])
+    assert table[["accuracy", "precision"]].iloc[2].isna().all()
 
 
 # Asking

@@ -146,7 +146,7 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     images = {path for path in logged if path.startswith("images/clusters+step+")}
     assert len(images) == 6  # the known groups at step 0, rounds 1 and 2; as PNG and as thumbnail
     assert logged - images == {
-        "config.yaml", "events.txt", "confusion.png", "split.parquet",
+        "config.yaml", "events.txt", "confusion.png", "split.parquet", "classes.parquet",
         *(f"{table}.parquet/part-00000.parquet" for table in ("clients", "assignments", "load")),
         "plots/curves.png", "plots/clusters.png", "plots/load.png", "plots/label_heatmap.png",
         "plots/label_bars.png", "plots/class_counts.png", "plots/divergence.png",
