@@ -8,7 +8,6 @@ arrays keep their names, and all draws are the trial's.
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional as F
 
 from fedsweep.accounting import batches_of
 from fedsweep.training.local import (
@@ -22,6 +21,7 @@ from fedsweep.training.local import (
     score,
     seeded,
 )
+from fedsweep.training.targets import counted_hits, hits_at, loss_of
 
 _NOISE, _DRAW = 0x5EED_0015E, 0x5EED_D4A3
 """What tells a client's generators apart, which all begin with its seed."""
@@ -44,7 +44,7 @@ def train_privately(
     model : nn.Module
         The model, holding the weights of the round's start.
     x, y : Tensor
-        Normalised images, float (N, C, H, W), and labels, int64 (N,).
+        Examples (N, ...) as the network takes them, and their targets (N,).
     hp : LocalTraining
         Hyperparameters: S is ``dp_norm``, z ``dp_noise``, b ``batch_size``.
     seed : int
@@ -91,13 +91,16 @@ def train_privately(
     if not seen:  # nobody was drawn: what there is to tell is how it does now
         now = score(predict(model, x), y)
         return {"loss": now["loss"], "accuracy": now["correct"] / len(y), "steps": steps}
-    return {"loss": loss_sum / seen, "accuracy": correct / seen, "steps": steps}
+    accuracy = counted_hits(correct, y) / seen
+    return {"loss": loss_sum / seen, "accuracy": accuracy, "steps": steps}
 
 
 def clipped_sums(
     model: nn.Module, params: dict[str, nn.Parameter], x: Tensor, y: Tensor, norm: float
 ) -> tuple[dict[str, Tensor], float, int]:
     """Return the sum of the examples' clipped gradients, of their losses, and how many are right.
+
+    An example whose gradient is not finite can't be clipped, and adds nothing to the first.
 
     Parameters
     ----------
@@ -106,7 +109,7 @@ def clipped_sums(
     params : dict
         Its trained parameters by name.
     x, y : Tensor
-        The examples, (n, C, H, W) and (n,); there may be none.
+        The examples, (n, ...) and (n,); there may be none.
     norm : float
         S: a gradient, over all parameters as one vector, is scaled down to this length.
     """
@@ -116,23 +119,24 @@ def clipped_sums(
         if name not in params
     }
 
-    def loss_of(weights: dict[str, Tensor], x_1: Tensor, y_1: Tensor) -> tuple[Tensor, Tensor]:
-        logits = functional_call(model, {**weights, **fixed}, (x_1.unsqueeze(0),))
-        return F.cross_entropy(logits, y_1.unsqueeze(0)), logits.squeeze(0)
+    def one(weights: dict[str, Tensor], x_1: Tensor, y_1: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = functional_call(model, {**weights, **fixed}, (x_1.unsqueeze(0),))
+        return loss_of(outputs, y_1.unsqueeze(0)), outputs.squeeze(0)
 
-    each = vmap(grad_and_value(loss_of, has_aux=True), in_dims=(None, 0, 0), randomness="different")
+    each = vmap(grad_and_value(one, has_aux=True), in_dims=(None, 0, 0), randomness="different")
     weights = {name: p.detach() for name, p in params.items()}
     sums = {name: torch.zeros_like(value) for name, value in weights.items()}
     losses, hits = 0.0, 0
     if not len(y):
         return sums, losses, hits
     for x_b, y_b in zip(x.split(_AT_ONCE), y.split(_AT_ONCE), strict=True):
-        gradients, (loss, logits) = each(weights, x_b, y_b)
+        gradients, (loss, outputs) = each(weights, x_b, y_b)
         squares = [g.double().reshape(len(g), -1).square().sum(1) for g in gradients.values()]
         lengths = torch.stack(squares).sum(0).sqrt()
-        factors = (norm / lengths.clamp(min=norm)).to(loss.dtype)
+        fine = lengths.isfinite()
+        factors = (norm / lengths[fine].clamp(min=norm)).to(loss.dtype)
         for name, g in gradients.items():
-            sums[name] += torch.einsum("n,n...->...", factors, g)
+            sums[name] += torch.einsum("n,n...->...", factors, g[fine])
         losses += float(loss.sum())
-        hits += int((logits.argmax(1) == y_b).sum())
+        hits += int(hits_at(outputs, y_b).sum())
     return sums, losses, hits

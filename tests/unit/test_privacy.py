@@ -35,6 +35,7 @@ from fedsweep.sweeps.views import LineView, new_console
 from fedsweep.tracking.read import read_sweep
 from fedsweep.training.local import LocalTraining
 from fedsweep.training.private import clipped_sums, train_privately
+from fedsweep.training.targets import loss_of
 from fedsweep.trial.checkpoint import CheckpointStore
 from fedsweep.trial.privacy import ClientsSpending
 from fedsweep.trial.trial import run_trial
@@ -416,6 +417,9 @@ def test_clipped_gradients_are_those_of_examples_one_by_one() -> None:
         torch.testing.assert_close(found, total, rtol=1e-4, atol=1e-5)
     assert loss == pytest.approx(float(F.cross_entropy(model(x), y, reduction="sum")), rel=1e-5)
     assert hits == int((model(x).argmax(1) == y).sum())
+    x[0, 0, 0, 0] = torch.inf  # its gradient is no number: it adds nothing
+    without, _, _ = clipped_sums(model, params, x[1:], y[1:], 7.0)
+    torch.testing.assert_close(clipped_sums(model, params, x, y, 7.0)[0], without)
     none, loss, hits = clipped_sums(model, params, x[:0], y[:0], 7.0)
     assert (loss, hits) == (0, 0)
     assert all(not value.any() for value in none.values())
@@ -428,6 +432,15 @@ class Scaled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.scale * x
+
+
+def test_gradients_of_a_real_target_are_clipped_too() -> None:
+    model, x, y = nn.Linear(3, 1), torch.randn(5, 3), torch.randn(5)
+    params = dict(model.named_parameters())
+    sums, loss, _ = clipped_sums(model, params, x, y, 1e9)
+    expected = torch.autograd.grad(loss_of(model(x), y, reduction="sum"), [*params.values()])
+    torch.testing.assert_close([*sums.values()], [*expected])
+    assert loss == pytest.approx(float(loss_of(model(x), y, reduction="sum")), rel=1e-5)
 
 
 def test_a_step_bears_the_noise_and_batches_have_the_rate() -> None:
