@@ -44,6 +44,16 @@ CASES = {
         "schedule.buffer=3",
         "strategy=ditto",
     ],
+    "attackers, and examples of the server's own": ["attack=min_max", "strategy=fltrust"],
+    "attackers, and a defence in clusters": [
+        "attack=backdoor",
+        "attack.replace=true",
+        "defence=mixing",
+        "strategy=kmeans",
+        "strategy.num_clusters=2",
+        "shift=label_noise",
+        "shift.groups=2",
+    ],
     "queries": ["strategy=clove", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
 }
 
