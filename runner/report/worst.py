@@ -84,8 +84,8 @@ def worst_table(cells: Cells) -> Table | None:
         columns,
         tuple((Cell(str(rank)), *rows[place]) for rank, place in ordered),
         "std",
-        f"Ranked by the worst of {len(attacks)} attacks: the least mean of the "
-        f"{found_metric.name} over seeds, ± their deviation.",
+        f"Ranked by the worst of {len(attacks)} attack{'s' * (len(attacks) != 1)}: the least "
+        f"mean of the {found_metric.name} over seeds, ± their deviation.",
     )
 
 
