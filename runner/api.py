@@ -348,7 +348,7 @@ def sweep(
         plan = planned(of, _words(given, settings, axes), name)
         trials = with_contents(plan.trials)
         restart = Restart(fresh, retry_failed, take_over)
-        search = plan_search(plan.search, trials)
+        search = plan_search(plan.search, trials, plan.ranged)
         store = _executed(
             SweepPlan(plan.name, plan.description, plan.command, trials, restart, search=search),
             show,

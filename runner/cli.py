@@ -378,7 +378,7 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.sweeps.searching import plan_search
 
     if args.dry_run:
-        search = plan_search(called.search, called.trials)
+        search = plan_search(called.search, called.trials, called.ranged)
         told = search.remarks() if search else []
         return _list(
             called.trials, [*remarks(called.trials), *told], _counted(called.trials, called.name)
@@ -388,7 +388,7 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     trials = with_contents(called.trials)
-    search = plan_search(called.search, trials)
+    search = plan_search(called.search, trials, called.ranged)
     return _execute(
         SweepPlan(called.name, called.description, called.command, trials, restart, search=search),
         args.mode,

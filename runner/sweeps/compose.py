@@ -33,7 +33,7 @@ from fedsweep.paths import component
 from fedsweep.places import folder
 from fedsweep.records import Json
 from fedsweep.strategies.ranges import allowed, leaves
-from fedsweep.sweeps.words import MOST_CELLS, Word, literal, parse, setting
+from fedsweep.sweeps.words import MOST_CELLS, SPACE, Word, literal, parse, setting
 
 M = TypeVar("M", bound=BaseModel)
 CONFIGS = folder("configs")
@@ -209,6 +209,7 @@ class Planned(NamedTuple):
     command: str  # that says it again
     trials: Sequence[Trial]
     search: Mapping[str, Json] = {}  # what is said of a search; nothing where there is none
+    ranged: Collection[str] = ()  # keys of its space that words give, and not the file
 
 
 def planned(sweep: str, words: Sequence[str], name: str = "") -> Planned:
@@ -244,6 +245,7 @@ def planned(sweep: str, words: Sequence[str], name: str = "") -> Planned:
         command(["fedsweep", "sweep", *given, *words, *named, *config_dir_words()]),
         trials,
         _overlaid(_with_space(file.search), search),
+        [word.key.removeprefix(SPACE) for word in parse(words) if word.key.startswith(SPACE)],
     )
 
 

@@ -6,7 +6,7 @@ on the grid's. All of them are found again by their keys, so nothing of a search
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -123,6 +123,7 @@ class SearchPlan:
 
     config: SearchConfig
     subjects: tuple[Subject, ...]
+    unused: tuple[str, ...] = ()  # ranges of the sweep's file that apply to no method
 
     @cached_property
     def key(self) -> str:
@@ -157,6 +158,7 @@ class SearchPlan:
         for space, labels in spaces.items():
             what = f"is searched over {space}" if space else "has nothing to search: its default"
             told.append(f"{'; '.join(labels)} {what}")
+        told += [f"search.space.{key} applies to none of them" for key in self.unused]
         told += [self._grid(subject) for subject in self.subjects if cfg.sampler == "grid"]
         fresh = {trial.config.seed for subject in self.subjects for trial in subject.trials}
         if len(fresh) < 3:
@@ -177,7 +179,9 @@ class SearchPlan:
         return f"{subject.label}: its grid has {points:,} points; what the budget lacks is left out"
 
 
-def plan_search(given: Mapping[str, Json], trials: Sequence[Trial]) -> SearchPlan | None:
+def plan_search(
+    given: Mapping[str, Json], trials: Sequence[Trial], ranged: Collection[str] = ()
+) -> SearchPlan | None:
     """Return the searches of a grid; None where none is asked for.
 
     Parameters
@@ -186,6 +190,9 @@ def plan_search(given: Mapping[str, Json], trials: Sequence[Trial]) -> SearchPla
         What the sweep's file and words say of a search.
     trials : sequence of Trial
         The grid.
+    ranged : collection of str
+        Keys of its space that words give: these have to apply to a method, those of a file need
+        not.
 
     Raises
     ------
@@ -201,7 +208,7 @@ def plan_search(given: Mapping[str, Json], trials: Sequence[Trial]) -> SearchPla
     for trial in trials:
         place = tuple(item for item in trial.axes.items() if item[0] != SEED)
         places.setdefault(place, []).append(trial)
-    _check_keys(cfg, trials)
+    _check_keys(cfg, trials, ranged)
     subjects = []
     for place, of in places.items():
         if of[0].config.halving.axis:
@@ -210,15 +217,25 @@ def plan_search(given: Mapping[str, Json], trials: Sequence[Trial]) -> SearchPla
                 "own; leave it out, and set search.min_rounds"
             )
         subjects.append(Subject(dict(place), tuple(of), _space(cfg, of[0])))
-    unused = [key for key in cfg.space if not any(_setting(key) in s.space for s in subjects)]
-    if unused:
-        given_ = f"search.space.{unused[0]}={cfg.space[unused[0]]}"
-        why = trials[0].config.idle().get(_setting(unused[0]))
+    unused = [key for key in cfg.space if not _applies_to_any(key, subjects)]
+    if refused := [key for key in unused if key in ranged]:
+        why = trials[0].config.idle().get(_setting(refused[0]))
         behind = f": it has no effect with {why}" if why else ""
-        raise ConfigError(f"{given_} applies to none of the {len(subjects)} methods{behind}")
+        raise ConfigError(
+            f"search.space.{refused[0]}={cfg.space[refused[0]]} applies to none of the "
+            f"{len(subjects)} methods{behind}"
+        )
     for subject in subjects:
         _check(cfg, subject)
-    return SearchPlan(cfg, tuple(subjects))
+    return SearchPlan(cfg, tuple(subjects), tuple(unused))
+
+
+def _applies_to_any(key: str, subjects: Sequence[Subject]) -> bool:
+    method, _, setting = key.rpartition("/")
+    return any(
+        setting in subject.space and method in ("", subject.config.strategy.name)
+        for subject in subjects
+    )
 
 
 def _setting(key: str) -> str:
@@ -226,7 +243,7 @@ def _setting(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _check_keys(cfg: SearchConfig, trials: Sequence[Trial]) -> None:
+def _check_keys(cfg: SearchConfig, trials: Sequence[Trial], ranged: Collection[str]) -> None:
     """Refuse to search what is an axis, or no way to solve a problem."""
     axes = set(trials[0].grid)
     methods = {trial.config.strategy.name for trial in trials}
@@ -234,7 +251,7 @@ def _check_keys(cfg: SearchConfig, trials: Sequence[Trial]) -> None:
         given, setting = f"search.space.{key}={text}", _setting(key)
         top = setting.partition(".")[0]
         method = key.rpartition("/")[0]
-        if method and method not in methods:
+        if method and method not in methods and key in ranged:
             raise ConfigError(f"{given}: {unknown('strategy of this grid', method, methods)}")
         if setting in axes:
             raise ConfigError(

@@ -41,7 +41,7 @@ SEARCH = [
 
 def plan_of(*words: str) -> SweepPlan:
     called = planned("", words, "hunt")
-    search = plan_search(called.search, called.trials)
+    search = plan_search(called.search, called.trials, called.ranged)
     return SweepPlan(called.name, called.description, called.command, called.trials, search=search)
 
 
@@ -431,9 +431,13 @@ def test_a_file_says_the_same_and_words_change_it(tmp_path: Path) -> None:
         "  space: {training.lr: 'loguniform(1e-3,1)', strategy.ditto_lambda: [0.1, 1]}\n"
     )
     called = planned(str(file), ["search.budget=80", "search.space.training.lr=0.1,0.2"])
-    plan = plan_search(called.search, called.trials)
+    plan = plan_search(called.search, called.trials, called.ranged)
     assert plan is not None
     assert plan.config.budget == 80
+    alone = planned(str(file), ["strategy=fedavg"])  # a range of the file may apply to nobody
+    told = plan_search(alone.search, alone.trials, alone.ranged)
+    assert told is not None
+    assert "search.space.strategy.ditto_lambda applies to none of them" in told.remarks()
     fedavg, ditto = plan.subjects
     assert {key: str(of) for key, of in fedavg.space.items()} == {"training.lr": "choice(0.1,0.2)"}
     assert str(ditto.space["strategy.ditto_lambda"]) == "choice(0.1,1)"
