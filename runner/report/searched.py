@@ -264,18 +264,26 @@ class Searched:
         return told
 
     def _pairs(self, tuned: Sequence[Tuning], default: Sequence[Tuning]) -> str:
-        """Say which pairs change places, and whether a test tells them apart."""
-        pairs = []
+        """Say which pairs change places; those that a test tells apart by name."""
+        pairs, alike = [], 0
         for i, better in enumerate(tuned):
             for worse in tuned[i + 1 :]:
-                if default.index(better) > default.index(worse):
-                    clear = [_clear(better.fresh, worse.fresh)]
-                    clear.append(_clear(worse.at_default, better.at_default))
-                    words = " and ".join(
-                        f"{'clear' if sure else 'not clear'} {when}"
-                        for sure, when in zip(clear, ("tuned", "at defaults"), strict=True)
-                    )
+                if default.index(better) < default.index(worse):
+                    continue
+                clear = [_clear(better.fresh, worse.fresh)]
+                clear.append(_clear(worse.at_default, better.at_default))
+                words = " and ".join(
+                    f"{'clear' if sure else 'not clear'} {when}"
+                    for sure, when in zip(clear, ("tuned", "at defaults"), strict=True)
+                )
+                if any(clear):
                     pairs.append(f"{better.way} over {worse.way} ({words})")
+                else:
+                    alike += 1
+        if alike:
+            pairs.append(
+                f"{alike} pairs that are clear neither way" if pairs else "no pair clearly"
+            )
         return (
             f"Changed places: {', '.join(pairs)}; clear: paired t-test over the fresh seeds, "
             f"p < {LEVEL}, each pair for itself."
