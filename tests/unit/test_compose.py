@@ -466,7 +466,7 @@ def test_the_command_line_takes_axes_alone(
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
-        (["sweep"], "name a sweep (captured, default, "),
+        (["sweep"], "name a sweep (beyond_images, captured, default, "),
         (["sweep", "--name", "a/b", "seed=0,1"], "--name='a/b' is no name of a file or folder"),
         (["sweep", "smok"], "Did you mean 'smoke'"),
     ],
