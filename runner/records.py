@@ -66,8 +66,13 @@ class DataSummary:
     num_test: int
     shows: str = "images"  # how examples are drawn
     names: tuple[str, ...] = ()  # of features, channels or symbols
-    num_outputs: int = 0  # of a network, for an example
     num_symbols: int = 0  # that examples are written in
+    learns_number: bool = False  # and not classes
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a network gives for an example."""
+        return 1 if self.learns_number else len(self.class_names)
 
 
 @dataclass(frozen=True)

@@ -265,6 +265,6 @@ class FederatedData:
             num_test=len(self.images.test_y),
             shows=self.images.shows,
             names=self.images.names,
-            num_outputs=self.images.num_outputs,
             num_symbols=self.images.num_symbols,
+            learns_number=self.images.is_real,
         )

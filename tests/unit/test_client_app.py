@@ -73,8 +73,9 @@ class FakeData:
         return self._pixels[rows], self._labels[rows]
 
     def test(
-        self, group: int, start: int | None = None, stop: int | None = None
+        self, group: int, start: int | None = None, stop: int | None = None, *, goal: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
+        assert not goal
         x = self._pixels[30:][start:stop]
         return (255 - x if group else x), self._labels[30:][start:stop]
 

@@ -455,6 +455,7 @@ def test_what_a_trial_of_numbers_logs_is_declared_and_no_accuracy() -> None:
     for record in rounds:
         assert not [key for key in record.metrics if "acc" in key]
         assert all(key in CATALOG for key in record.metrics)
+    assert started.data.num_outputs == 1  # by which its models are logged
     assert load_diabetes().data.shape[1] == started.data.examples[0][0].shape[1]
 
 
