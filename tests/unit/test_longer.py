@@ -13,7 +13,7 @@ from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.sweeps.prepare import make_split
 from fedsweep.trial.checkpoint import CheckpointStore
 from fedsweep.trial.trial import run_trial
-from tests.trials import digits, events_of, outcome, small
+from tests.trials import digits, events_of, network_of, outcome, small
 
 BEGUN, ALL = 2, 3
 
@@ -24,7 +24,8 @@ def run(config: RunConfig, checkpoints: CheckpointStore) -> list:
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_a_longer_trial_has_the_bits_of_one_from_the_start(name: str, tmp_path: Path) -> None:
-    words = [f"strategy={name}", "shift=rotation", "shift.groups=2"]
+    network = f"model.name={network_of(name, 'mlp')}"
+    words = [f"strategy={name}", network, "shift=rotation", "shift.groups=2"]
     shorter, longer = (small(*words, f"rounds={rounds}") for rounds in (BEGUN, ALL))
     assert shorter.key != longer.key
     assert shorter.course_key == longer.course_key

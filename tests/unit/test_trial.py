@@ -19,6 +19,8 @@ QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
 @pytest.mark.parametrize("name", options("strategy"))
 def test_every_strategy_runs_and_learns(name: str) -> None:
     words = [f"strategy={name}", "rounds=3", f"model.name={network_of(name, 'logreg')}"]
+    if name == "pfedme":  # whose defaults are the paper's, for hundreds of rounds
+        words += ["strategy.pfedme_lambda=1", "strategy.outer_lr=0.1"]
     started, first, *rounds, result = events_of(small(*QUICK, *words))
     assert isinstance(started, TrialStarted)
     assert isinstance(result, TrialResult)

@@ -172,7 +172,7 @@ def test_the_command_to_go_on_is_typed_as_it_is_shown(
     ("arguments", "sentence"),
     [
         (["swep"], "argument COMMAND: invalid choice: 'swep'"),
-        (["sweep"], "name a sweep (captured, default, "),
+        (["sweep"], "name a sweep (beyond_images, captured, default, "),
         (["run", "--dry"], "unknown option '--dry'; see `fedsweep run --help`"),
         (["run", "--no-such='a b'"], "unknown option '--no-such='a b'"),
         (["run", "--flag="], "unknown option '--flag='"),
