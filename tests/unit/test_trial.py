@@ -7,6 +7,7 @@ from flwr.app import Context, Message
 
 from fedsweep.client.app import BuiltinClient
 from fedsweep.client.messages import partition_id
+from fedsweep.data.sources import load_images
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
 from fedsweep.sweeps.compose import compose, options
 from fedsweep.trial.trial import train_config
@@ -62,8 +63,14 @@ def test_under_privacy_a_client_that_always_fails_does_not_end_the_learning(
 @pytest.mark.parametrize("name", options("partition"))
 def test_every_partition_runs(name: str) -> None:
     words = ["model=logreg", f"partition={name}", "rounds=1"]
-    config = compose(words) if name == "centralized" else small(*words, "num_clients=6")
-    started, *_, result = events_of(config)
+    clients = "num_clients=6"
+    if name == "natural":  # it asks whose an example is, which images don't say
+        words, clients = [*words, "dataset=synthetic"], "num_clients=30"
+    config = compose(words) if name == "centralized" else small(*words, clients)
+    images = None
+    if name == "natural":
+        images = load_images(config.dataset, config.data, config.natural_column)
+    started, *_, result = events_of(config, images=images)
     assert started.data.label_counts.sum() > 0
     assert isinstance(result, TrialResult)
 
