@@ -7,13 +7,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsweep.strategies.base import State, heaviest, weight_of
+from fedsweep.strategies.around import Around
+from fedsweep.strategies.base import heaviest, weight_of
 from fedsweep.strategies.insides import Shared
 from fedsweep.strategies.layout import Layout, joined, part
-from fedsweep.strategies.state import load_strategy_state, strategy_state
 
 
-class StateApart(Strategy):
+class StateApart(Around):
     """Have a strategy see trained arrays only: its maths knows of no running statistics.
 
     Clients are sent whole models and reply whole models. What the strategy does not see is put back
@@ -29,7 +29,8 @@ class StateApart(Strategy):
     """
 
     def __init__(self, strategy: Strategy, layout: Layout) -> None:
-        self.strategy, self.layout = strategy, layout
+        super().__init__(strategy)
+        self.layout = layout
         self._key, self._weight = keys_of(strategy)
         self._arrays = ArrayRecord()  # of the round that was configured last
 
@@ -39,7 +40,7 @@ class StateApart(Strategy):
         """Let the strategy choose what to send, and complete the models."""
         self._arrays = arrays
         trained = self.layout.trained_of(arrays)
-        messages = self.strategy.configure_train(server_round, trained, config, grid)
+        messages = super().configure_train(server_round, trained, config, grid)
         return self._completed(messages, arrays)
 
     def aggregate_train(
@@ -47,9 +48,7 @@ class StateApart(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the strategy aggregate the trained arrays, and average the state beside them."""
         replies = list(replies)
-        arrays, metrics = self.strategy.aggregate_train(
-            server_round, [self._reduced(r) for r in replies]
-        )
+        arrays, metrics = super().aggregate_train(server_round, [self._reduced(r) for r in replies])
         valid = [reply for reply in replies if not reply.has_error()]
         if arrays is None:
             return None, metrics
@@ -70,26 +69,8 @@ class StateApart(Strategy):
     ) -> Iterable[Message]:
         """Let the strategy choose what to send, and complete the models."""
         trained = self.layout.trained_of(arrays)
-        messages = self.strategy.configure_evaluate(server_round, trained, config, grid)
+        messages = super().configure_evaluate(server_round, trained, config, grid)
         return self._completed(messages, arrays)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Aggregate metrics as the strategy does."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """Log the strategy's own summary."""
-        self.strategy.summary()
-
-    def state_dict(self) -> State:
-        """Return the strategy's state: the next round depends on nothing here."""
-        return {"strategy": strategy_state(self.strategy)}
-
-    def load_state_dict(self, state: State) -> None:
-        """Put back what ``state_dict`` returned."""
-        load_strategy_state(self.strategy, state["strategy"])
 
     def _completed(self, messages: Iterable[Message], arrays: ArrayRecord) -> list[Message]:
         """Add the state to each message's model: messages that share a content still share one."""

@@ -8,16 +8,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsweep.strategies.base import State
+from fedsweep.strategies.around import Around
 from fedsweep.strategies.layout import is_floating
-from fedsweep.strategies.state import load_strategy_state, strategy_state
 from fedsweep.strategies.updates import Rows, moved, update_rows
 
 Defend = Callable[[Rows], Rows]
 """Makes updates (C, P) of updates (C, P)."""
 
 
-class Defended(Strategy):
+class Defended(Around):
     """Any Flower strategy that is given, in place of the clients' models, what a defence made.
 
     Parameters
@@ -29,15 +28,16 @@ class Defended(Strategy):
     """
 
     def __init__(self, strategy: Strategy, defend: Defend) -> None:
-        self.strategy, self._defend = strategy, defend
+        super().__init__(strategy)
+        self._defend = defend
         self._start = ArrayRecord()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Do as the wrapped strategy does."""
+        """Note what the clients are sent."""
         self._start = arrays
-        return self.strategy.configure_train(server_round, arrays, config, grid)
+        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -45,31 +45,7 @@ class Defended(Strategy):
         """Let the wrapped strategy aggregate what the defence makes of the replies."""
         names = [name for name, array in self._start.items() if is_floating(array)]
         made = defended(list(replies), self._start, names, self._defend)
-        return self.strategy.aggregate_train(server_round, made)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Do as the wrapped strategy does."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Do as the wrapped strategy does."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """Log the wrapped strategy's own summary."""
-        self.strategy.summary()
-
-    def state_dict(self) -> State:
-        """Return the wrapped strategy's state: a defence has none."""
-        return {"strategy": strategy_state(self.strategy)}
-
-    def load_state_dict(self, state: State) -> None:
-        """Put back what ``state_dict`` returned."""
-        load_strategy_state(self.strategy, state["strategy"])
+        return super().aggregate_train(server_round, made)
 
 
 def defended(

@@ -75,7 +75,7 @@ class FedDyn(Told):
         super().__init__(**fedavg)
         self.dyn_alpha = dyn_alpha
         self.h: dict[str, np.ndarray] = {}
-        self._arrays, self._clients = ArrayRecord(), 0
+        self._clients = 0
 
     def told(self) -> dict[str, Any]:
         """Tell the clients alpha."""
@@ -84,8 +84,8 @@ class FedDyn(Told):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Have the sampled clients train, and note from what, and how many clients there are."""
-        self._arrays, self._clients = arrays, len(list(grid.get_node_ids()))
+        """Have the sampled clients train, and note how many clients there are."""
+        self._clients = len(list(grid.get_node_ids()))
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -100,7 +100,7 @@ class FedDyn(Told):
         moved = ArrayRecord()
         for name, array in mean.items():
             y = array.numpy().astype(np.float64)
-            step = self.dyn_alpha * share * (y - self._arrays[name].numpy())
+            step = self.dyn_alpha * share * (y - self.sent[name].numpy())
             self.h[name] = self.h.get(name, np.zeros(y.shape)) - step
             moved[name] = Array(np.asarray(y - self.h[name] / self.dyn_alpha, array.dtype))
         metrics = self.train_metrics_aggr_fn(

@@ -8,8 +8,7 @@ Deviations: docs/strategies/fednova.md.
 from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedsweep.strategies.base import arrays_of, sort_replies, weight_of
 from fedsweep.strategies.clients import ClientPart, Update, Work
@@ -77,14 +76,6 @@ class FedNova(Told):
     def __init__(self, *, server_learning_rate: float = 1.0, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.server_learning_rate = server_learning_rate
-        self._arrays = ArrayRecord()
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Have the sampled clients train, and note from what."""
-        self._arrays = arrays
-        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -105,7 +96,7 @@ class FedNova(Told):
         metrics = self.train_metrics_aggr_fn(
             [reply.content for reply in valid], self.weighted_by_key
         )
-        return between(self._arrays, mean, step), metrics
+        return between(self.sent, mean, step), metrics
 
 
 def total_weight(steps: int, lr: float, momentum: float, mu: float) -> float:

@@ -50,7 +50,7 @@ class OwnPart(WithLayout, Told):
 
     def __init__(self, **fedavg: Any) -> None:
         super().__init__(**fedavg)
-        self._arrays = ArrayRecord()  # of the round that was configured last, own part included
+        self._whole = ArrayRecord()  # of the round that was configured last, own part included
 
     def own(self, arrays: ArrayRecord) -> list[str]:
         """Return which of the model's arrays are each client's own.
@@ -66,7 +66,7 @@ class OwnPart(WithLayout, Told):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the sampled clients what all share."""
-        self._arrays = arrays
+        self._whole = arrays
         return super().configure_train(server_round, *self._split(arrays, config), grid)
 
     def aggregate_train(
@@ -76,11 +76,11 @@ class OwnPart(WithLayout, Told):
         valid, _ = sort_replies(self, replies, read_arrays=True)
         if not valid:
             return None, None
-        shared = mean_of_replies(valid, self.weighted_by_key, self.laid_out(self._arrays))
+        shared = mean_of_replies(valid, self.weighted_by_key, self.laid_out(self._whole))
         metrics = self.train_metrics_aggr_fn(
             [reply.content for reply in valid], self.weighted_by_key
         )
-        return joined(self._arrays, self._arrays, shared), metrics
+        return joined(self._whole, self._whole, shared), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

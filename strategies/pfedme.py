@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import Field
 
 from fedsweep.strategies.clients import ClientPart, Effort, Update, Values, Work, training_effort
@@ -114,7 +113,6 @@ class PFedMe(Told):
         super().__init__(**fedavg)
         self.pfedme_lambda, self.inner_steps = pfedme_lambda, inner_steps
         self.outer_lr, self.server_beta = outer_lr, server_beta
-        self._arrays = ArrayRecord()
 
     def told(self) -> dict[str, Any]:
         """Tell the clients how both models move."""
@@ -124,13 +122,6 @@ class PFedMe(Told):
             "outer_lr": self.outer_lr,
         }
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Have the sampled clients train, and note from what."""
-        self._arrays = arrays
-        return super().configure_train(server_round, arrays, config, grid)
-
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -138,4 +129,4 @@ class PFedMe(Told):
         mean, metrics = super().aggregate_train(server_round, replies)
         if mean is None:
             return None, metrics
-        return between(self._arrays, mean, self.server_beta), metrics
+        return between(self.sent, mean, self.server_beta), metrics

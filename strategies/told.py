@@ -11,7 +11,28 @@ from fedsweep.strategies.base import State
 from fedsweep.strategies.clients import ClientPart, with_method
 
 
-class Told(FedAvg):
+class Noting(FedAvg):
+    """FedAvg that knows what it sent last, which the next model is to start from.
+
+    Attributes
+    ----------
+    sent : ArrayRecord
+        The model of the round that was configured last; empty before the first one.
+    """
+
+    def __init__(self, **fedavg: Any) -> None:
+        super().__init__(**fedavg)
+        self.sent = ArrayRecord()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask clients as FedAvg does, and note what they are sent."""
+        self.sent = arrays
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+class Told(Noting):
     """FedAvg that names a client part in its messages, and tells it its settings.
 
     What the clients keep is in their own state; the server has nothing to remember.

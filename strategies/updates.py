@@ -9,13 +9,12 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from fedsweep.strategies.base import arrays_of, heaviest, sort_replies, weight_of
 from fedsweep.strategies.layout import WithLayout, joined
+from fedsweep.strategies.told import Noting
 
 Rows = NDArray[np.float64]
 
@@ -54,7 +53,7 @@ def _flat(array: Array) -> Rows:
     return array.numpy().astype(np.float64).ravel()
 
 
-class OfUpdates(WithLayout, FedAvg):
+class OfUpdates(WithLayout, Noting):
     """A mean of the clients' updates that withstands attackers.
 
     An update that is not finite is left out. What of a model is not trained is averaged by
@@ -71,18 +70,10 @@ class OfUpdates(WithLayout, FedAvg):
     def __init__(self, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.accused: frozenset[int] | None = None  # nodes that were left out in the last round
-        self._arrays = ArrayRecord()  # of the round that was configured last
 
     def combine(self, rows_CP: Rows) -> tuple[Rows, Sequence[int]]:
         """Return the round's update (P,), and the rows that have no part in it."""
         raise NotImplementedError
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask clients as FedAvg does."""
-        self._arrays = arrays
-        return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -93,8 +84,8 @@ class OfUpdates(WithLayout, FedAvg):
             return None, None
         nodes = [reply.metadata.src_node_id for reply in valid]
         models = [arrays_of(reply) for reply in valid]
-        layout = self.laid_out(self._arrays)
-        rows_CP = update_rows(models, self._arrays, layout.trained)
+        layout = self.laid_out(self.sent)
+        rows_CP = update_rows(models, self.sent, layout.trained)
         finite = np.flatnonzero(np.isfinite(rows_CP).all(axis=1))
         update_P, left_out = self.combine(rows_CP[finite]) if len(finite) else (None, [])
         if self.accuses:
@@ -105,7 +96,7 @@ class OfUpdates(WithLayout, FedAvg):
         weights = [weight_of(reply, self.weighted_by_key) for reply in valid]
         states = [layout.state_of(model) for model in models]
         state = layout.mean(states, weights, heaviest(valid, self.weighted_by_key))
-        trained = moved(self._arrays, update_P, layout.trained)
+        trained = moved(self.sent, update_P, layout.trained)
         contents = [reply.content for reply in valid]
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
-        return joined(self._arrays, state, trained), metrics
+        return joined(self.sent, state, trained), metrics

@@ -5,7 +5,7 @@ treat what they send as an update that was trained. What a client answers to que
 clustering is its own: attackers forge updates alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -14,66 +14,28 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from fedsweep.data.adversary import Adversary
-from fedsweep.pace.policies import Delivery, Flight, Replying
+from fedsweep.pace.changing import Changing, Sent
 from fedsweep.scenario.attack import Rows
-from fedsweep.strategies.base import Resumable, State
 from fedsweep.strategies.layout import Layout
 
 
 @dataclass(frozen=True)
-class Attacked(Delivery):
-    """A delivery in which the attackers' replies are forged: each reaches this process."""
+class Attacked(Changing):
+    """A delivery in which attackers send what they make of all replies."""
 
-    inner: Delivery
     adversary: Adversary
     layout: Layout
 
-    def replies(
-        self,
-        grid: Replying,
-        taken: Sequence[Flight],
-        number: int,
-        timeout: float | None,
-        now: ArrayRecord,
-    ) -> list[Message]:
-        """Return the replies as the inner delivery has them, of forged models."""
-        grid.weight_key = None  # who is omniscient reads each reply
-        forging = _Forging(grid, self.adversary, self.layout, number)
-        return self.inner.replies(forging, taken, number, timeout, now)
-
-    def state_dict(self) -> State:
-        """Return what a checkpoint keeps of the inner delivery."""
-        return self.inner.state_dict() if isinstance(self.inner, Resumable) else {}
-
-    def load_state_dict(self, state: State) -> None:
-        """Put back what ``state_dict`` returned."""
-        if isinstance(self.inner, Resumable):
-            self.inner.load_state_dict(state)
-
-
-class _Forging(Replying):
-    """A grid whose attackers send what they make of all replies."""
-
-    def __init__(self, grid: Replying, adversary: Adversary, layout: Layout, number: int) -> None:
-        self._grid, self._adversary, self._layout, self._number = grid, adversary, layout, number
-        self.weight_key = None
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        """Send messages and return their replies, those of attackers forged."""
-        messages = list(messages)
-        sent = {message.metadata.dst_node_id: message.content for message in messages}
-        came = self._grid.send_and_receive(messages, timeout=timeout)
-        forge(self._adversary, self._layout, self._number, sent, came)
-        return came
+    def change(self, number: int, sent: Sent, replies: Sequence[Message]) -> None:
+        """Forge the attackers' replies."""
+        forge(self.adversary, self.layout, number, sent, replies)
 
 
 def forge(
     adversary: Adversary,
     layout: Layout,
     number: int,
-    sent: dict[int, RecordDict],
+    sent: Sent,
     replies: Sequence[Message],
 ) -> None:
     """Put forged models into the place of those that attackers trained.
