@@ -165,7 +165,7 @@ def test_a_defence_around_fedavg_by_hand() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_an_update_that_is_no_number_has_no_part_in_the_mean(name: str) -> None:
     strategy = with_layout(build(name), Layout(("a", "b"), ("m",)))
-    strategy._arrays = record([0.0], [[0.0]], 0.0)
+    strategy.sent = record([0.0], [[0.0]], 0.0)
     if name == "fltrust":
         strategy._trusted_P = np.array([1.0, 0.0])
     models = [record([1.0], [[0.0]], 1.0), record([float("nan")], [[0.0]], 1.0)]

@@ -49,7 +49,7 @@ def test_local_training_needs_torch_and_numpy_only() -> None:
     allowed = {"torch", "numpy", *sys.stdlib_module_names}
     bare = (
         "local", "modules", "pool", "layers", "convolution", "winograd", "batched", "dual",
-        "timetable", "blocks", "vectorized",
+        "timetable", "blocks", "vectorized", "targets", "contrast",
     )  # fmt: skip
     ours = (*(f"fedsweep.training.{other}" for other in bare), "fedsweep.models._dropout")
     for name in bare:

@@ -11,6 +11,7 @@ from fedsweep.config import TrackingConfig
 from fedsweep.errors import RunnerError
 from fedsweep.parts.registry import FOLDERS
 from fedsweep.scenario.dataset import Datasets
+from fedsweep.sweeps.compose import options
 from fedsweep.tracking.store import open_store
 
 LONG = "x" * 300
@@ -42,7 +43,7 @@ REFUSED = {
         [*SWEEP, *FOLDER, f"dataset.train={LONG}", "dataset.test=b"],
         "name a folder of classes or a table",
     ),
-    "a sweep": (["sweep", LONG], "Valid: default, methods, mnist_cifar10, servers, smoke."),
+    "a sweep": (["sweep", LONG], f"Valid: {', '.join(options('sweep'))}."),
     "a method": (["run", f"strategy={LONG}"], "."),
     "a file of a method": (["run", f"strategy=./{LONG}.py"], "name one that ends in .py"),
     "a network": (["run", f"model.name={LONG}.{LONG}", "resources=inline"], ""),
