@@ -74,7 +74,7 @@ def trial(method: str, task: str) -> RunConfig:
              "evaluate_every=2", "training.batch_size=0"]  # fmt: skip
     if method == "fedbn":
         words = [word for word in words if not word.startswith("model")]
-        words.append(f"model={__name__}:Normed")
+        words.append(f"model.name={__name__}.Normed")
     return compose(words)
 
 
