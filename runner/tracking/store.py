@@ -179,7 +179,10 @@ def _connect_once(uri: str) -> None:
 
 
 def _create_experiment(client: "MlflowClient", uri: str, cfg: TrackingConfig) -> "Experiment":
-    """Create the experiment; its artifacts go where a server says, else beside the database."""
+    """Create the experiment; its artifacts go where a server says, else beside the database.
+
+    Another machine that starts at the same moment may be first: then it is that machine's.
+    """
     artifacts: str | None = None
     tags = {"mlflow.note.content": _NOTE, **dict([KIND])}
     if database := database_of(uri):
@@ -187,9 +190,13 @@ def _create_experiment(client: "MlflowClient", uri: str, cfg: TrackingConfig) ->
         tags |= dict([local.BESIDE])
     elif not uri.startswith(("http", "databricks")):
         artifacts = (_output(cfg) / "artifacts").as_uri()
-    return client.get_experiment(
-        client.create_experiment(cfg.experiment, artifact_location=artifacts, tags=tags)
-    )
+    try:
+        made = client.create_experiment(cfg.experiment, artifact_location=artifacts, tags=tags)
+    except Exception:
+        if (others := client.get_experiment_by_name(cfg.experiment)) is None:
+            raise
+        return others
+    return client.get_experiment(made)
 
 
 def _output(cfg: TrackingConfig) -> Path:

@@ -80,6 +80,25 @@ def test_a_store_that_is_only_read_needs_no_room(template, tmp_path, monkeypatch
     assert open_store(cfg(tmp_path), write=False).experiment_id
 
 
+def test_an_experiment_that_another_machine_made_at_the_same_moment_is_shared(
+    template, tmp_path, monkeypatch
+):
+    """It was not there when it was looked for, and is when it is to be made."""
+    from mlflow import MlflowClient
+
+    shutil.copy(template, tmp_path / "mlflow.db")
+    first = open_store(cfg(tmp_path))
+    look, looks = MlflowClient.get_experiment_by_name, []
+
+    def late(self, name):
+        looks.append(name)
+        return None if len(looks) == 1 else look(self, name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    assert open_store(cfg(tmp_path)).experiment_id == first.experiment_id
+    assert len(looks) == 2
+
+
 def test_a_store_of_an_earlier_version_is_known_by_its_note(template, tmp_path):
     """Its experiment has no tag that says where its files lie."""
     shutil.copy(template, tmp_path / "mlflow.db")

@@ -13,7 +13,6 @@ from fedsweep.errors import ConfigError
 from fedsweep.sweeps.compose import compose
 from fedsweep.training.local import (
     LocalTraining,
-    confusion,
     distort,
     distortions,
     evaluate,
@@ -22,6 +21,7 @@ from fedsweep.training.local import (
     score,
     train,
 )
+from fedsweep.training.targets import full_table_of
 
 SIGMOID_1 = 1 / (1 + math.exp(-1))  # 0.731059
 
@@ -196,7 +196,7 @@ def test_confusion_is_true_by_predicted() -> None:
     logits = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 9, 0], [9, 0, 0]])
     labels = torch.tensor([0, 1, 2, 2])
     expected = [[1, 0, 0], [0, 1, 0], [1, 1, 0]]
-    actual = confusion(logits, labels)
+    actual = full_table_of(logits, labels)
     assert actual.dtype == np.int64
     assert actual.tolist() == expected
     assert np.trace(actual) == score(logits, labels)["correct"]
@@ -204,7 +204,9 @@ def test_confusion_is_true_by_predicted() -> None:
 
 def test_defaults_are_those_of_the_configuration() -> None:
     config, hp = TrainingConfig(), LocalTraining()
-    shared = {f.name for f in fields(hp)} - {"steps"}
+    of_privacy = {f.name for f in fields(hp) if f.name.startswith("dp_")}
+    assert not any(getattr(hp, name) for name in of_privacy)  # off, where privacy says nothing
+    shared = {f.name for f in fields(hp)} - {"steps"} - of_privacy
     assert {k: getattr(config, k) for k in shared} == {k: getattr(hp, k) for k in shared}
     assert (config.steps, hp.steps) == (None, 0)
     # Everything that the configuration can say is read: decay goes into lr, threads is the app's.
