@@ -47,9 +47,7 @@ class ModelTraits:
 
 def models_of(strategy: object) -> ModelTraits:
     """Return what a strategy, its class, or the strategy inside wrappers says about its models."""
-    inner = strategy
-    while hasattr(inner, "strategy"):
-        inner = inner.strategy
+    inner = _innermost(strategy)
     said = {field.name: getattr(inner, field.name, field.default) for field in fields(ModelTraits)}
     return ModelTraits(**said)  # type: ignore[arg-type]
 
@@ -59,12 +57,15 @@ def accused_by(strategy: object) -> frozenset[int] | None:
 
     A method that chooses among replies has them in ``accused``; None of one that does not.
     """
-    inner: Any = strategy
-    found = getattr(inner, "accused", None)
-    while found is None and hasattr(inner, "strategy"):
-        inner = inner.strategy
-        found = getattr(inner, "accused", None)
+    found: Iterable[int] | None = getattr(_innermost(strategy), "accused", None)
     return None if found is None else frozenset(found)
+
+
+def _innermost(strategy: object) -> object:
+    """Return the strategy inside all wrappers."""
+    while hasattr(strategy, "strategy"):
+        strategy = strategy.strategy
+    return strategy
 
 
 def says(strategy: object, fact: str) -> bool:
@@ -226,6 +227,12 @@ def largest(reply: Message, weighted_by_key: str) -> tuple[float, int]:
         weights, nodes = (cast(list[float], load[key]) for key in ("num-examples", "node-ids"))
         return max((w, -int(node)) for w, node in zip(weights, nodes, strict=True))
     return weight_of(reply, weighted_by_key), -reply.metadata.src_node_id
+
+
+def metrics_of(strategy: FedAvg, replies: Iterable[Message]) -> MetricRecord:
+    """Return the training metrics of replies, aggregated as the strategy does."""
+    contents = [reply.content for reply in replies]
+    return strategy.train_metrics_aggr_fn(contents, strategy.weighted_by_key)
 
 
 def heaviest(replies: Sequence[Message], weighted_by_key: str) -> int:

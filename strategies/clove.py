@@ -21,6 +21,7 @@ from fedsweep.strategies.base import (
     int_keys,
     join_largest,
     mean_of_clusters,
+    metrics_of,
     sort_replies,
     string_keys,
 )
@@ -146,9 +147,7 @@ class CLoVE(WithServers, Candidates):
         self.cluster_arrays |= self.election.aggregate(
             self._grid, server_round, self.assignment, valid, failed, self.weighted_by_key, layout
         )
-        metrics = self.train_metrics_aggr_fn(
-            [reply.content for reply in valid], self.weighted_by_key
-        )
+        metrics = metrics_of(self, valid)
         examples = self.election.examples
         return mean_of_clusters(self.cluster_arrays, self.assignment, examples, layout), metrics
 

@@ -37,6 +37,7 @@ from fedsweep.strategies.base import (
     join_largest,
     mean_of_clusters,
     mean_of_replies,
+    metrics_of,
     sort_replies,
     string_keys,
 )
@@ -343,8 +344,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         )
         if not valid:
             return None, None
-        contents = [reply.content for reply in valid]
-        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        metrics = metrics_of(self, valid)
         one_each = self.clustering_round or len(replies) == self._sent  # else partial means came
         self.election.observe(valid, self.weighted_by_key, one_each)
         if self.clustering_round:

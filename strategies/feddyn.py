@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from pydantic import Field
 
-from fedsweep.strategies.base import State, arrays_of, sort_replies
+from fedsweep.strategies.base import State, arrays_of, metrics_of, sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work
 from fedsweep.strategies.layout import weighted_mean
 from fedsweep.strategies.ranges import WEIGHT
@@ -103,9 +103,7 @@ class FedDyn(Told):
             step = self.dyn_alpha * share * (y - self.sent[name].numpy())
             self.h[name] = self.h.get(name, np.zeros(y.shape)) - step
             moved[name] = Array(np.asarray(y - self.h[name] / self.dyn_alpha, array.dtype))
-        metrics = self.train_metrics_aggr_fn(
-            [reply.content for reply in valid], self.weighted_by_key
-        )
+        metrics = metrics_of(self, valid)
         return moved, metrics
 
     def state_dict(self) -> State:

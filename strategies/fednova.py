@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from fedsweep.strategies.base import arrays_of, sort_replies, weight_of
+from fedsweep.strategies.base import arrays_of, metrics_of, sort_replies, weight_of
 from fedsweep.strategies.clients import ClientPart, Update, Work
 from fedsweep.strategies.layout import between, weighted_mean
 from fedsweep.strategies.optimizers import StepSettings, check_sgd
@@ -93,9 +93,7 @@ class FedNova(Told):
         normed = [n / a for n, a in zip(weights, norms, strict=True)]
         mean = weighted_mean([arrays_of(reply) for reply in valid], normed)
         step = self.server_learning_rate * tau * sum(normed) / total
-        metrics = self.train_metrics_aggr_fn(
-            [reply.content for reply in valid], self.weighted_by_key
-        )
+        metrics = metrics_of(self, valid)
         return between(self.sent, mean, step), metrics
 
 

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsweep.strategies import base
-from fedsweep.strategies.base import State, arrays_of, mean_of_clusters, sort_replies, weight_of
+from fedsweep.strategies.base import (
+    State,
+    arrays_of,
+    mean_of_clusters,
+    metrics_of,
+    sort_replies,
+    weight_of,
+)
 from fedsweep.strategies.candidates import Candidates, all_models, changed, initial_models, to_all
 from fedsweep.strategies.clients import (
     ClientPart,
@@ -157,9 +164,7 @@ class FedSoft(Candidates):
             if kept:
                 models, kept_weights = zip(*kept, strict=True)
                 self.cluster_arrays[s] = layout.mean(models, kept_weights)
-        metrics = self.train_metrics_aggr_fn(
-            [reply.content for reply in valid], self.weighted_by_key
-        )
+        metrics = metrics_of(self, valid)
         return mean_of_clusters(
             self.cluster_arrays, self.assignment, self.examples, layout
         ), metrics

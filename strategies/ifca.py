@@ -15,6 +15,7 @@ from fedsweep.strategies.base import (
     arrays_of,
     int_keys,
     mean_of_clusters,
+    metrics_of,
     sort_replies,
     string_keys,
 )
@@ -125,9 +126,7 @@ class IFCA(WithServers, Candidates):
         self.cluster_arrays |= self.election.aggregate(
             self._grid, server_round, self.members, valid, failed, self.weighted_by_key, layout
         )
-        metrics = self.train_metrics_aggr_fn(
-            [reply.content for reply in valid], self.weighted_by_key
-        )
+        metrics = metrics_of(self, valid)
         examples = self.election.examples
         return mean_of_clusters(self.cluster_arrays, self.members, examples, layout), metrics
 

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from fedsweep.strategies.base import State, sort_replies
+from fedsweep.strategies.base import State, metrics_of, sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.settings import FedAvgSettings
@@ -48,9 +48,7 @@ class Local(FedAvg):
         if not valid:
             return None, None
         self.trained.update(reply.metadata.src_node_id for reply in valid)
-        return None, self.train_metrics_aggr_fn(
-            [reply.content for reply in valid], self.weighted_by_key
-        )
+        return None, metrics_of(self, valid)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from pydantic import Field
 
-from fedsweep.strategies.base import mean_of_replies, sort_replies
+from fedsweep.strategies.base import mean_of_replies, metrics_of, sort_replies
 from fedsweep.strategies.clients import ClientPart, Update, Work
 from fedsweep.strategies.layout import WithLayout, joined, of_last_layers, part
 from fedsweep.strategies.models import Models
@@ -77,9 +77,7 @@ class OwnPart(WithLayout, Told):
         if not valid:
             return None, None
         shared = mean_of_replies(valid, self.weighted_by_key, self.laid_out(self._whole))
-        metrics = self.train_metrics_aggr_fn(
-            [reply.content for reply in valid], self.weighted_by_key
-        )
+        metrics = metrics_of(self, valid)
         return joined(self._whole, self._whole, shared), metrics
 
     def configure_evaluate(

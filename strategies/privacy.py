@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from fedsweep.strategies.base import State, arrays_of, sort_replies
+from fedsweep.strategies.base import State, arrays_of, metrics_of, sort_replies
 from fedsweep.strategies.insides import AggregationError, log
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.state import load_strategy_state, strategy_state
@@ -189,7 +189,6 @@ class PrivateMean(Strategy):
         if not valid and self.rate is None:
             return None, None
         m = len(valid) if self.rate is None else self._asked
-        contents = [reply.content for reply in valid]
         sums, within = self._clipped_sum(valid)
         sums = sums or _nothing(self._arrays)
         deviation = self.norm.update_noise(self._asked) * self.clipping_norm
@@ -210,10 +209,7 @@ class PrivateMean(Strategy):
         self.norm.adapt(within, m, self._asked)
         first = valid[0] if valid else Message(_empty_reply(), 0, "train")
         new, _ = self.strategy.aggregate_train(server_round, [self._stand_in(first, model)])
-        if not valid:
-            return new, None
-        metrics = self.strategy.train_metrics_aggr_fn(contents, self.strategy.weighted_by_key)
-        return new, metrics
+        return new, metrics_of(self.strategy, valid) if valid else None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

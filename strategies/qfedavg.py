@@ -10,10 +10,9 @@ from typing import Any, cast
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
-from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.base import arrays_of, metrics_of, sort_replies
 from fedsweep.strategies.clients import (
     ClientPart,
     Effort,
@@ -26,6 +25,7 @@ from fedsweep.strategies.clients import (
 from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.settings import FedAvgSettings
+from fedsweep.strategies.told import Noting
 
 LOSS_KEY = "start_loss"
 TINY = 1e-10
@@ -38,7 +38,7 @@ class QFedAvgSettings(FedAvgSettings):
     q: float = Field(0.1, ge=0, le=1000, description="fairness; 0 is the plain mean over clients")
 
 
-class QFedAvg(FedAvg):
+class QFedAvg(Noting):
     """FedAvg whose step weighs the clients by their losses.
 
     w <- w - sum_k F_k^q g_k / sum_k (q F_k^(q-1) ||g_k||^2 + L F_k^q) with g_k = L (w - w_k), where
@@ -61,7 +61,7 @@ class QFedAvg(FedAvg):
     def __init__(self, *, client_learning_rate: float, q: float = 0.1, **fedavg: Any) -> None:
         super().__init__(**fedavg)
         self.client_learning_rate, self.q = client_learning_rate, q
-        self._arrays, self._lipschitz = ArrayRecord(), 1.0 / client_learning_rate
+        self._lipschitz = 1.0 / client_learning_rate
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -69,7 +69,6 @@ class QFedAvg(FedAvg):
         """Have the clients tell their loss before they train."""
         decay = float(cast(float, config.get("lr-decay", 1.0)))
         self._lipschitz = 1.0 / (self.client_learning_rate * decay ** (server_round - 1))
-        self._arrays = arrays
         config = with_method(config, TellingLoss.method)
         return super().configure_train(server_round, arrays, config, grid)
 
@@ -96,17 +95,16 @@ class QFedAvg(FedAvg):
                 step[key] = np.asarray(step.get(key, 0.0) + share * value)
             squared = sum(float(np.vdot(value, value)) for value in gradient.values())
             total += share * (self.q * squared / loss + self._lipschitz)
-        arrays = ArrayRecord({**self._arrays})
+        arrays = ArrayRecord({**self.sent})
         for key, value in step.items():
-            w = self._arrays[key].numpy()
+            w = self.sent[key].numpy()
             arrays[key] = Array(np.asarray(w - value / total, w.dtype))
-        contents = [reply.content for reply in valid]
-        return arrays, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        return arrays, metrics_of(self, valid)
 
     def _gradient(self, model: ArrayRecord) -> dict[str, np.ndarray]:
         """Return L (w - w_k), float64; counters are no part of it, and stay as they were sent."""
         gradient = {}
-        for key, array in self._arrays.items():
+        for key, array in self.sent.items():
             if is_floating(array):
                 moved = array.numpy().astype(np.float64) - model[key].numpy()
                 gradient[key] = np.asarray(self._lipschitz * moved)

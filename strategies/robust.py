@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
-from fedsweep.strategies.base import arrays_of, sort_replies
+from fedsweep.strategies.base import arrays_of, metrics_of, sort_replies
 from fedsweep.strategies.insides import AggregationError
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.ranges import CLIENTS
@@ -101,13 +101,13 @@ def combined(
     combine: Combine,
 ) -> tuple[ArrayRecord, MetricRecord]:
     """Return what ``combine`` makes of each chosen array, float64 (chosen, ...), in its dtype."""
-    contents = [valid[row].content for row in chosen]
-    models = [arrays_of(valid[row]) for row in chosen]
+    taken = [valid[row] for row in chosen]
+    models = [arrays_of(reply) for reply in taken]
     arrays = ArrayRecord()
     for key, first in models[0].items():
         values = np.stack([model[key].numpy().astype(np.float64) for model in models])
         arrays[key] = Array(np.asarray(combine(values), np.dtype(first.dtype)))
-    return arrays, strategy.train_metrics_aggr_fn(contents, strategy.weighted_by_key)
+    return arrays, metrics_of(strategy, taken)
 
 
 # What the methods share

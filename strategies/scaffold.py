@@ -12,14 +12,22 @@ from typing import Any, cast
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
 
 from fedsweep.strategies.arrays import ModelRows
-from fedsweep.strategies.base import State, ask, int_keys, sort_replies, string_keys, weight_of
+from fedsweep.strategies.base import (
+    State,
+    ask,
+    int_keys,
+    metrics_of,
+    sort_replies,
+    string_keys,
+    weight_of,
+)
 from fedsweep.strategies.clients import ClientPart, Update, Work, with_method
 from fedsweep.strategies.layout import between, is_floating, weighted_mean
 from fedsweep.strategies.optimizers import StepSettings, check_sgd
 from fedsweep.strategies.settings import Setting
+from fedsweep.strategies.told import Noting
 
 CONTROL = "control"
 WHY = "its control variates are mean gradients of SGD"
@@ -35,7 +43,7 @@ class ScaffoldSettings(StepSettings):
             check_sgd(self.name, setting.optimizer, WHY)
 
 
-class Scaffold(FedAvg):
+class Scaffold(Noting):
     """FedAvg with control variates. c_i stays in the clients' state;
     c and its changes travel beside the model.
 
@@ -69,7 +77,6 @@ class Scaffold(FedAvg):
         self.examples: dict[int, float] = {}
         # sum_i n_i c_i in float64: newcomers change n, and not this.
         self._sums: dict[str, np.ndarray] = {}
-        self._arrays = ArrayRecord()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -81,7 +88,6 @@ class Scaffold(FedAvg):
         RuntimeError
             If no client answers ``query.examples`` in the first round.
         """
-        self._arrays = arrays
         self._meet(grid)
         config = with_method(config, Corrected.method)
         messages = list(super().configure_train(server_round, arrays, config, grid))
@@ -111,10 +117,8 @@ class Scaffold(FedAvg):
                 self._sums[key] = np.asarray(self._sums.get(key, 0.0) + added)
         models = [reply.content.array_records[self.arrayrecord_key] for reply in valid]
         mean = weighted_mean(models, weights)
-        mean = between(self._arrays, mean, self.server_learning_rate)
-        metrics = self.train_metrics_aggr_fn(
-            [reply.content for reply in valid], self.weighted_by_key
-        )
+        mean = between(self.sent, mean, self.server_learning_rate)
+        metrics = metrics_of(self, valid)
         return mean, metrics
 
     @property
@@ -122,7 +126,7 @@ class Scaffold(FedAvg):
         """c, an array for each floating one of the model, of its shape and dtype."""
         total = sum(self.examples.values())
         control = ArrayRecord()
-        for key, array in self._arrays.items():
+        for key, array in self.sent.items():
             if is_floating(array):
                 mean = self._sums.get(key, np.zeros(array.shape)) / total
                 control[key] = Array(np.asarray(mean, np.dtype(array.dtype)))

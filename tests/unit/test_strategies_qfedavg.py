@@ -86,7 +86,7 @@ def test_shapes_and_dtypes_stay() -> None:
     grid = FakeGrid(halfway_app({1: (2,), 2: (4,)}), 2)
     messages = list(strategy.configure_train(1, record(0), ConfigRecord(), grid))
     replies = grid.send_and_receive(messages)
-    strategy._arrays = ArrayRecord({"w": Array(np.zeros((), np.float32))})
+    strategy.sent = ArrayRecord({"w": Array(np.zeros((), np.float32))})
     for reply in replies:
         [w] = values(reply.content["arrays"])
         reply.content["arrays"] = ArrayRecord({"w": Array(np.array(w, np.float32))})
