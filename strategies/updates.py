@@ -1,4 +1,4 @@
-"""What robust means of updates share: each client's update is a row, and something is made of them.
+"""Updates as rows, and what robust means of them share: something is made of the rows.
 
 No client has a weight: the examples are what an attacker says they are. All is computed in float64.
 Shapes: C clients, P trained parameters.
@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
-from fedsweep.strategies.base import arrays_of, heaviest, sort_replies, weight_of
+from fedsweep.strategies.base import arrays_of, heaviest, metrics_of, sort_replies, weight_of
 from fedsweep.strategies.layout import WithLayout, joined
 from fedsweep.strategies.told import Noting
 
@@ -40,6 +40,13 @@ def moved(start: ArrayRecord, update_P: Rows, names: Sequence[str]) -> dict[str,
         arrays[name] = Array(np.asarray(values.reshape(shape), np.dtype(start[name].dtype)))
         place += size
     return arrays
+
+
+def squared_distances(rows_CP: Rows) -> Rows:
+    """Return ||x_i - x_j||^2 between all rows, (C, C)."""
+    from scipy.spatial.distance import pdist, squareform  # here: it takes 0.1 s to import
+
+    return np.asarray(squareform(pdist(rows_CP, "sqeuclidean")))
 
 
 def clipped(rows_CP: Rows, norm: float) -> Rows:
@@ -97,6 +104,4 @@ class OfUpdates(WithLayout, Noting):
         states = [layout.state_of(model) for model in models]
         state = layout.mean(states, weights, heaviest(valid, self.weighted_by_key))
         trained = moved(self.sent, update_P, layout.trained)
-        contents = [reply.content for reply in valid]
-        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
-        return joined(self.sent, state, trained), metrics
+        return joined(self.sent, state, trained), metrics_of(self, valid)

@@ -20,12 +20,12 @@ from fedsweep.pace.schedules import SCHEDULES, schedule_of
 from fedsweep.parts.code import Code
 from fedsweep.parts.family import Family
 from fedsweep.parts.registry import Origin, Registry
-from fedsweep.scenario.attack import Attack, Attacker
+from fedsweep.scenario.attack import Attack
 from fedsweep.scenario.attacks import ATTACKS, attack_of
 from fedsweep.scenario.compression import Compression
 from fedsweep.scenario.compressions import COMPRESSIONS, compression_of
 from fedsweep.scenario.dataset import DATASETS
-from fedsweep.scenario.defence import Defence, Defender
+from fedsweep.scenario.defence import Defence
 from fedsweep.scenario.defences import DEFENCES, defence_of
 from fedsweep.scenario.device import Devices
 from fedsweep.scenario.devices import DEVICES, devices_of
@@ -266,7 +266,7 @@ class TrialConfig(Section):
             raise ConfigError(
                 f"attack={attack.name} changes pixels, and {of} has none; set another attack"
             )
-        if isinstance(attack, Attacker) and attack.at_data and task.target_kind == "real":
+        if attack.at_data and task.target_kind == "real":
             raise ConfigError(
                 f"attack={attack.name} changes classes, and {of} with dataset.target=real has "
                 "none; set another attack"
@@ -424,8 +424,8 @@ class TrialConfig(Section):
             found[f"whom schedule={self.schedule.name} asks, by what clients told"] = (
                 "schedule=sync"
             )
-        forges = isinstance(self.attack, Attacker) and self.attack.at_replies
-        if forges and self.privacy.sums:  # one client moves the attackers' updates with its own
+        # Attackers may send what follows from others' updates: then one client moves theirs too.
+        if self.attack.at_replies and self.privacy.sums:
             found[f"what attack={self.attack.name} sends, which may depend on others' updates"] = (
                 "attack=none"
             )
@@ -594,8 +594,6 @@ class TrialConfig(Section):
     def _check_attack(self) -> None:
         """Refuse attackers that do nothing, and what they could not send."""
         attack = self.attack
-        if not isinstance(attack, Attacker):
-            return
         try:
             attack.check_in(self.num_clients)
         except ValueError as error:
@@ -616,7 +614,7 @@ class TrialConfig(Section):
 
     def _check_defence(self, cohort: int) -> None:
         """Refuse a defence of what is no mean of updates of one model."""
-        if not isinstance(self.defence, Defender):
+        if not self.defence.defends:
             return
         given, s, has = f"defence={self.defence.name}", self.strategy, self._models
         if not (has.averages_models and has.sends_whole_model and has.mean_of_models):
@@ -727,7 +725,7 @@ class TrialConfig(Section):
         attack, s = self.attack, self.strategy
         if need is Need.ATTACKERS and not attack.attacks:
             return "there are no attackers with attack=none; set another one"
-        if need is Need.GOAL and not (isinstance(attack, Attacker) and attack.aims):
+        if need is Need.GOAL and not attack.aims:
             return f"attack={attack.name} aims at no labels; set attack=backdoor or label_flip"
         if need is Need.ACCUSES and not has.accuses:
             return f"strategy={s.name} leaves no reply out; take another metric or strategy"

@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 
 from fedsweep.errors import DataError
-from fedsweep.scenario.attack import Attack, Attacker, Rows
+from fedsweep.scenario.attack import Attack
 from fedsweep.scenario.attacks.none import NoAttack
 from fedsweep.seeding import derive_seed
+from fedsweep.strategies.updates import Rows
 
 Examples = tuple[np.ndarray, np.ndarray]
 """Images uint8 (n, C, H, W), or what another task has, and labels int64 (n,)."""
@@ -37,12 +38,12 @@ class Adversary:
     @property
     def forges(self) -> bool:
         """Whether attackers send other updates than they trained."""
-        return isinstance(self.attack, Attacker) and self.attack.at_replies
+        return self.attack.at_replies
 
     @property
     def aims(self) -> bool:
         """Whether it is told what the models should say."""
-        return isinstance(self.attack, Attacker) and self.attack.aims
+        return self.attack.aims
 
     def told(self) -> tuple[str, ...]:
         """Return what the reader of the results has to know, in one line; nothing where nobody."""
@@ -69,7 +70,7 @@ class Adversary:
         DataError
             An attack of somebody's own gives something else than such examples.
         """
-        if client + 1 not in self.nodes or not isinstance(self.attack, Attacker):
+        if client + 1 not in self.nodes:
             return x, y
         attack, seed = self.attack, derive_seed(self.seed, "attack", "data", client)
         found = self._checked("poison", lambda: attack.poison(x, y, self.num_classes, seed), x)
@@ -88,9 +89,7 @@ class Adversary:
         DataError
             An attack of somebody's own gives something else than such examples.
         """
-        attack = self.attack
-        assert isinstance(attack, Attacker)
-        return self._checked("goal", lambda: attack.goal(x, y, self.num_classes), x)
+        return self._checked("goal", lambda: self.attack.goal(x, y, self.num_classes), x)
 
     def forge(self, number: int, honest_HP: Rows, own_BP: Rows) -> Rows:
         """Return what the attackers of a round's cohort send in place of their updates, (B, P).
@@ -100,7 +99,6 @@ class Adversary:
         ValueError
             An attack of somebody's own gives something else.
         """
-        assert isinstance(self.attack, Attacker)
         seed = derive_seed(self.seed, "attack", "round", number)
         sent_BP = np.asarray(self.attack.forge(honest_HP, own_BP, seed))
         if sent_BP.shape != own_BP.shape:

@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from fedsweep.errors import DataError
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies.ranges import CLIENTS
 from fedsweep.strategies.settings import Settings
-
-Rows = NDArray[np.float64]
+from fedsweep.strategies.updates import Rows
 
 
 class Attack(Settings):
@@ -38,6 +36,77 @@ class Attack(Settings):
         """Return the clients that are attackers, in order."""
         del num_clients, seed
         return ()
+
+    def check_in(self, num_clients: int) -> None:
+        """Refuse attackers that can't be, or do nothing.
+
+        Raises
+        ------
+        ValueError
+            In one line: what was given, and what to change.
+        """
+
+    @property
+    def at_data(self) -> bool:
+        """Whether attackers train on other examples than they have."""
+        return type(self).poison is not Attack.poison
+
+    @property
+    def at_replies(self) -> bool:
+        """Whether attackers send other updates than they trained."""
+        return type(self).forge is not Attack.forge
+
+    @property
+    def aims(self) -> bool:
+        """Whether it is told what the models should say, so that its success can be scored."""
+        return type(self).goal is not Attack.goal
+
+    def poison(
+        self, x: np.ndarray, y: np.ndarray, num_classes: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what an attacker trains on in place of its examples.
+
+        Parameters
+        ----------
+        x : (n, C, H, W) uint8
+            Its images, as its group sees them. They are not to be changed in place.
+        y : (n,) int64
+            Their labels.
+        num_classes : int
+            Labels are below it.
+        seed : int
+            Of what is drawn: other for each attacker, the same in each round.
+
+        Raises
+        ------
+        DataError
+            It can't be done with this data set.
+        """
+        del num_classes, seed
+        return x, y
+
+    def forge(self, honest_HP: Rows, own_BP: Rows, seed: int) -> Rows:
+        """Return what the attackers of a cohort send in place of their updates, (B, P).
+
+        Parameters
+        ----------
+        honest_HP : (H, P)
+            The updates of the others, which omniscient attackers know; H may be 0.
+        own_BP : (B, P)
+            Those that the attackers trained.
+        seed : int
+            Of what is drawn: other in each round.
+        """
+        del honest_HP, seed
+        return own_BP
+
+    def goal(self, x: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return test examples as the attackers want them seen, with the labels that they want.
+
+        Those that a model may well label so without an attack are left out.
+        """
+        del num_classes
+        return x, y
 
 
 class Attacker(Attack):
@@ -112,68 +181,6 @@ class Attacker(Attack):
                 f"attack.fraction={self.fraction:g} of num_clients={num_clients} is {told}; "
                 "change one of them"
             )
-
-    @property
-    def at_data(self) -> bool:
-        """Whether attackers train on other examples than they have."""
-        return type(self).poison is not Attacker.poison
-
-    @property
-    def at_replies(self) -> bool:
-        """Whether attackers send other updates than they trained."""
-        return type(self).forge is not Attacker.forge
-
-    @property
-    def aims(self) -> bool:
-        """Whether it is told what the models should say, so that its success can be scored."""
-        return type(self).goal is not Attacker.goal
-
-    def poison(
-        self, x: np.ndarray, y: np.ndarray, num_classes: int, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what an attacker trains on in place of its examples.
-
-        Parameters
-        ----------
-        x : (n, C, H, W) uint8
-            Its images, as its group sees them. They are not to be changed in place.
-        y : (n,) int64
-            Their labels.
-        num_classes : int
-            Labels are below it.
-        seed : int
-            Of what is drawn: other for each attacker, the same in each round.
-
-        Raises
-        ------
-        DataError
-            It can't be done with this data set.
-        """
-        del num_classes, seed
-        return x, y
-
-    def forge(self, honest_HP: Rows, own_BP: Rows, seed: int) -> Rows:
-        """Return what the attackers of a cohort send in place of their updates, (B, P).
-
-        Parameters
-        ----------
-        honest_HP : (H, P)
-            The updates of the others, which omniscient attackers know; H may be 0.
-        own_BP : (B, P)
-            Those that the attackers trained.
-        seed : int
-            Of what is drawn: other in each round.
-        """
-        del honest_HP, seed
-        return own_BP
-
-    def goal(self, x: np.ndarray, y: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return test examples as the attackers want them seen, with the labels that they want.
-
-        Those that a model may well label so without an attack are left out.
-        """
-        del num_classes
-        return x, y
 
 
 def require_classes(name: str, labels: Sequence[int], num_classes: int) -> None:

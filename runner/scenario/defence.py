@@ -7,13 +7,10 @@ C clients that began with the same model, P trained parameters.
 from abc import abstractmethod
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsweep.strategies.settings import Settings
-
-Rows = NDArray[np.float64]
+from fedsweep.strategies.updates import Rows
 
 
 class Defence(Settings):
@@ -24,12 +21,6 @@ class Defence(Settings):
 
     name: str = Field("none", description="what is done to updates before their mean is taken")
 
-
-class Defender(Defence):
-    """A defence of one's own is a class derived from this one, in a file."""
-
-    defends: ClassVar[bool] = True
-
     def check_in(self, cohort: int) -> None:
         """Refuse a cohort, of so many clients in the smallest round, that it does nothing for.
 
@@ -38,6 +29,16 @@ class Defender(Defence):
         ValueError
             In one line: what was given, and what to change.
         """
+
+    def defend(self, updates_CP: Rows) -> Rows:
+        """Return what the mean is taken of, (C, P); the updates are finite."""
+        return updates_CP
+
+
+class Defender(Defence):
+    """A defence of one's own is a class derived from this one, in a file."""
+
+    defends: ClassVar[bool] = True
 
     @abstractmethod
     def defend(self, updates_CP: Rows) -> Rows:

@@ -10,10 +10,10 @@ from abc import abstractmethod
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from fedsweep.scenario.attack import Attacker, Rows
+from fedsweep.scenario.attack import Attacker
+from fedsweep.strategies.updates import Rows
 
 
 class FarthestAttacker(Attacker):
@@ -45,13 +45,6 @@ class FarthestAttacker(Attacker):
             length = float(np.linalg.norm(mean_P))
             return np.asarray(-mean_P / length) if length else np.zeros_like(mean_P)
         return np.asarray(-honest_HP.std(axis=0))
-
-
-def squared_distances(rows_HP: Rows) -> NDArray[np.float64]:
-    """Return ||x_i - x_j||^2 between all rows, (H, H)."""
-    from scipy.spatial.distance import pdist, squareform  # here: it takes 0.1 s to import
-
-    return np.asarray(squareform(pdist(rows_HP, "sqeuclidean")))
 
 
 def largest_root(a: float, b: float, c: float) -> float:

@@ -7,16 +7,16 @@ clustering is its own: attackers forge updates alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message
 
 from fedsweep.data.adversary import Adversary
 from fedsweep.pace.changing import Changing, Sent
-from fedsweep.scenario.attack import Rows
+from fedsweep.strategies.base import arrays_of
 from fedsweep.strategies.layout import Layout
+from fedsweep.strategies.updates import Rows, moved, update_rows
 
 
 @dataclass(frozen=True)
@@ -59,50 +59,29 @@ def forge(
     if not own:
         return
     honest = [reply for reply in usable if reply.metadata.src_node_id not in adversary.nodes]
-    starts = [_start(reply, sent[reply.metadata.src_node_id]) for reply in own]
-    told = next(iter(own[0].content.array_records.values()))
+    told = arrays_of(own[0])
     names = [name for name in layout.trained if name in told]
 
-    own_BP = _rows(own, starts, names)
-    honest_HP = _rows(
-        honest, [_start(reply, sent[reply.metadata.src_node_id]) for reply in honest], names
-    ).reshape(-1, own_BP.shape[1])
+    own_BP = _rows(own, sent, names)
+    honest_HP = _rows(honest, sent, names).reshape(-1, own_BP.shape[1])
     honest_HP = honest_HP[np.isfinite(honest_HP).all(axis=1)]
 
     sent_BP = adversary.forge(number, honest_HP, own_BP)
-    for reply, start, row_P in zip(own, starts, sent_BP, strict=True):
+    for reply, row_P in zip(own, sent_BP, strict=True):
+        start = _start(reply, sent)
         name, model = next(iter(reply.content.array_records.items()))
-        forged = _moved(start, names, row_P)
+        forged = moved(start, row_P, names)
         reply.content[name] = ArrayRecord({key: forged.get(key, model[key]) for key in model})
 
 
-def _start(reply: Message, sent: RecordDict) -> ArrayRecord:
+def _start(reply: Message, sent: Sent) -> ArrayRecord:
     """Return the model that a client began with: of several that it was sent, the one it chose."""
-    models, told = sent.array_records, reply.content.config_records
+    models, told = sent[reply.metadata.src_node_id].array_records, reply.content.config_records
     chosen = f"model-{cast(int, told['choice']['cluster'])}" if "choice" in told else ""
     return models.get(chosen, next(iter(models.values())))
 
 
-def _rows(replies: Sequence[Message], starts: Sequence[ArrayRecord], names: Sequence[str]) -> Rows:
-    """Return the updates of replies, float64, a row each."""
-    rows = []
-    for reply, start in zip(replies, starts, strict=True):
-        model = next(iter(reply.content.array_records.values()))
-        parts = [_flat(model[name]) - _flat(start[name]) for name in names]
-        rows.append(np.concatenate(parts))
-    return np.array(rows)
-
-
-def _flat(array: Array) -> Rows:
-    return array.numpy().astype(np.float64).ravel()
-
-
-def _moved(start: ArrayRecord, names: Sequence[str], update_P: Rows) -> dict[str, Array]:
-    """Return the named arrays of a model, moved by an update, in their dtypes."""
-    arrays, place = {}, 0
-    for name in names:
-        shape, size = start[name].shape, prod(start[name].shape)
-        values = _flat(start[name]) + update_P[place : place + size]
-        arrays[name] = Array(values.reshape(shape).astype(start[name].numpy().dtype))
-        place += size
-    return arrays
+def _rows(replies: Sequence[Message], sent: Sent, names: Sequence[str]) -> Rows:
+    """Return the updates of replies, a row each: each from the model that its client began with."""
+    each = [update_rows([arrays_of(reply)], _start(reply, sent), names)[0] for reply in replies]
+    return np.array(each)

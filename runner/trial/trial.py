@@ -31,7 +31,6 @@ from fedsweep.pace.schedule import Scene
 from fedsweep.parts.registry import Origin
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.scenario.compression import Compressor
-from fedsweep.scenario.defence import Defender
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_defence, with_layout, wrap_privacy
 from fedsweep.strategies.base import (
@@ -329,7 +328,7 @@ def make_strategy(config: TrialConfig, shift: ClientGroups, layout: Layout) -> S
         drifted=by_node(shift.drifted),
         drift_round=shift.drift_round,
     )
-    if isinstance(config.defence, Defender):
+    if config.defence.defends:
         strategy = with_defence(strategy, config.defence.defend)
     rate = config.strategy.fraction_train if config.sampling == "poisson" else None
     return with_layout(wrap_privacy(strategy, config.privacy.canonical(), rate), layout)

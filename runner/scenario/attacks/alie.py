@@ -10,8 +10,9 @@ from statistics import NormalDist
 import numpy as np
 from pydantic import Field
 
-from fedsweep.scenario.attack import Attacker, Rows
+from fedsweep.scenario.attack import Attacker
 from fedsweep.strategies.ranges import WEIGHT
+from fedsweep.strategies.updates import Rows
 
 
 class ALIE(Attacker):

@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from fedsweep.errors import DataError
-from fedsweep.scenario.attack import Attacker, Rows, require_classes
+from fedsweep.scenario.attack import Attacker, require_classes
 from fedsweep.strategies.ranges import EXAMPLES, WEIGHT
+from fedsweep.strategies.updates import Rows
 
 
 class Backdoor(Attacker):

@@ -7,8 +7,9 @@ Tolerant Gradient Descent" (arXiv:1703.02757), section 5.
 import numpy as np
 from pydantic import Field
 
-from fedsweep.scenario.attack import Attacker, Rows
+from fedsweep.scenario.attack import Attacker
 from fedsweep.strategies.ranges import WEIGHT
+from fedsweep.strategies.updates import Rows
 
 
 class GaussianNoise(Attacker):

@@ -7,8 +7,9 @@ Manipulation" (arXiv:1903.03936).
 import numpy as np
 from pydantic import Field
 
-from fedsweep.scenario.attack import Attacker, Rows
+from fedsweep.scenario.attack import Attacker
 from fedsweep.strategies.ranges import WEIGHT
+from fedsweep.strategies.updates import Rows
 
 
 class IPM(Attacker):

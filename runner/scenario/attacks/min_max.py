@@ -3,8 +3,8 @@
 Shejwalkar and Houmansadr 2021 (NDSS), equation 8: see :mod:`fedsweep.scenario.perturbation`.
 """
 
-from fedsweep.scenario.attack import Rows
-from fedsweep.scenario.perturbation import FarthestAttacker, largest_root, squared_distances
+from fedsweep.scenario.perturbation import FarthestAttacker, largest_root
+from fedsweep.strategies.updates import Rows, squared_distances
 
 
 class MinMax(FarthestAttacker):

@@ -6,8 +6,9 @@ Li, Xu, Chen, Giannakis and Ling 2019, "RSA: Byzantine-Robust Stochastic Aggrega
 
 from pydantic import Field
 
-from fedsweep.scenario.attack import Attacker, Rows
+from fedsweep.scenario.attack import Attacker
 from fedsweep.strategies.ranges import WEIGHT
+from fedsweep.strategies.updates import Rows
 
 
 class SignFlip(Attacker):

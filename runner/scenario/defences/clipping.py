@@ -7,9 +7,9 @@ Sun, Kairouz, Suresh and McMahan 2019, "Can You Really Backdoor Federated Learni
 import numpy as np
 from pydantic import Field
 
-from fedsweep.scenario.defence import Defender, Rows
+from fedsweep.scenario.defence import Defender
 from fedsweep.strategies.ranges import METRIC
-from fedsweep.strategies.updates import clipped
+from fedsweep.strategies.updates import Rows, clipped
 
 
 class Clipping(Defender):

@@ -7,8 +7,9 @@ Optimal Byzantine ML under Heterogeneity" (AISTATS, arXiv:2302.01772), algorithm
 import numpy as np
 from pydantic import Field
 
-from fedsweep.scenario.defence import Defender, Rows
+from fedsweep.scenario.defence import Defender
 from fedsweep.strategies.ranges import CLIENTS
+from fedsweep.strategies.updates import Rows, squared_distances
 
 
 class Mixing(Defender):
@@ -27,9 +28,6 @@ class Mixing(Defender):
 
     def defend(self, updates_CP: Rows) -> Rows:
         """Return the mixed updates; of f or fewer each stays as it is."""
-        from scipy.spatial.distance import pdist, squareform  # here: it takes 0.1 s to import
-
         nearest = max(1, len(updates_CP) - self.attackers)
-        distances_CC = squareform(pdist(updates_CP, "sqeuclidean"))
-        order_CC = np.argsort(distances_CC, axis=1, kind="stable")[:, :nearest]
+        order_CC = np.argsort(squared_distances(updates_CP), axis=1, kind="stable")[:, :nearest]
         return np.stack([updates_CP[np.sort(rows)].mean(axis=0) for rows in order_CC])
