@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -24,6 +24,9 @@ from fedsweep.places import absolute
 from fedsweep.scenario.dataset import DATASETS
 from fedsweep.strategies.ranges import EXAMPLES, SHARE
 from fedsweep.strategies.settings import PartSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Target = Literal["classes", "real"]
 Shown = Literal["images", "rows", "text", "series"]
@@ -254,6 +257,25 @@ def as_number(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if name.isascii() and name.isdecimal() else (1, 0, name)
 
 
+def read_table(path: Path) -> "pd.DataFrame":
+    """Return the rows of a CSV or Parquet file.
+
+    Raises
+    ------
+    DataError
+        It can't be read.
+    """
+    import pandas as pd
+
+    try:
+        if path.suffix == ".csv":
+            return pd.read_csv(path, float_precision="round_trip")
+        return pd.read_parquet(path)
+    except Exception as error:  # parsers raise what they like on broken files
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"{shown(str(path), 200)} can't be read: {lines[0]}") from error
+
+
 def coded(values: Sequence[object] | np.ndarray) -> Column:
     """Return values as names, in the order of :func:`as_number`, and which each of them is."""
     texts, flat = np.unique(np.asarray([str(value) for value in values]), return_inverse=True)
@@ -261,6 +283,22 @@ def coded(values: Sequence[object] | np.ndarray) -> Column:
     place = np.empty(len(texts), np.int64)
     place[order] = np.arange(len(texts))
     return Column(tuple(str(texts[i]) for i in order), place[flat])
+
+
+def by_split(
+    labels: np.ndarray, sizes: Sequence[int], names: Sequence[str], where: Sequence[str]
+) -> list[np.ndarray]:
+    """Return the labels of splits that were coded together, each for itself.
+
+    Raises
+    ------
+    DataError
+        The last one has classes that the first has not.
+    """
+    splits = np.split(labels, np.cumsum(sizes)[:-1])
+    if foreign := sorted({*splits[-1]} - {*splits[0]}):
+        raise DataError(f"{where[-1]}: classes that {where[0]} has not: {shown(names[foreign[0]])}")
+    return splits
 
 
 def strata_edges(targets: np.ndarray) -> np.ndarray:

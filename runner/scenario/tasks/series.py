@@ -21,6 +21,7 @@ from fedsweep.scenario.task import (
     FileTask,
     Shown,
     Target,
+    by_split,
     coded,
     counted,
     drawn_rows,
@@ -147,13 +148,8 @@ class Series(FileTask):
         if self.target == "real":
             return [np.array(own, np.float32) for own in found], ()
         names, flat = coded([text for own in found for text in own])
-        labels = np.split(flat, np.cumsum([len(own) for own in found])[:-1])
-        if foreign := sorted({*labels[-1]} - {*labels[0]}):
-            raise DataError(
-                f"{shown(str(files[-1]), 200)}: classes that {files[0].name} has not: "
-                f"{shown(names[foreign[0]])}"
-            )
-        return labels, names
+        where = [path.name for path in files[:1]] + [shown(str(path), 200) for path in files[1:]]
+        return by_split(flat, [len(own) for own in found], names, where), names
 
 
 def _padded(series: np.ndarray, length: int) -> np.ndarray:

@@ -17,11 +17,13 @@ from fedsweep.scenario.task import (
     FileTask,
     Target,
     as_number,
+    by_split,
     coded,
     counted,
     drawn_rows,
     drawn_test,
     listed_columns,
+    read_table,
 )
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class Tabular(FileTask):
     def read(self, root: Path | None, column: str = "") -> Decoded:
         """Return the rows as float32 features, categories one by one, and their targets."""
         files = self.files(root)
-        frames = [self._frame(path) for path in ([] if self._shipped else files)]
+        frames = [read_table(path) for path in ([] if self._shipped else files)]
         frames = frames or [_of_sklearn(self.name)]
         where = [shown(str(path), 200) for path in files]
         _check_columns(self, frames, where, column)
@@ -152,17 +154,6 @@ class Tabular(FileTask):
             column=by,
         )
 
-    def _frame(self, path: Path) -> "pd.DataFrame":
-        import pandas as pd
-
-        try:
-            if path.suffix == ".csv":
-                return pd.read_csv(path, float_precision="round_trip")
-            return pd.read_parquet(path)
-        except Exception as error:  # parsers raise what they like on broken files
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise DataError(f"{shown(str(path), 200)} can't be read: {lines[0]}") from error
-
     def _used(self, frame: "pd.DataFrame") -> list[str]:
         return [str(c) for c in frame.columns if c != self.label and c not in self.ignore]
 
@@ -195,13 +186,7 @@ class Tabular(FileTask):
                 f"{len(flat):,} rows: these are no classes; set dataset.target=real or "
                 "dataset.label"
             )
-        stops = np.cumsum([len(values) for values in own])[:-1]
-        labels = np.split(flat, stops)
-        if foreign := sorted({*labels[-1]} - {*labels[0]}):
-            raise DataError(
-                f"{where[-1]}: classes that {where[0]} has not: {shown(names[foreign[0]])}"
-            )
-        return labels, names
+        return by_split(flat, [len(values) for values in own], names, where), names
 
     def _drawn(self, targets: np.ndarray) -> np.ndarray:
         """Return the rows to test on: of each class a share, of numbers a share of all."""

@@ -27,6 +27,7 @@ from fedsweep.scenario.task import (
     drawn_rows,
     drawn_test,
     listed_columns,
+    read_table,
 )
 
 if TYPE_CHECKING:
@@ -145,12 +146,11 @@ class Text(FileTask):
                 "example to train on, or none to test on; lower dataset.length, or set "
                 "dataset.part otherwise"
             )
-        if self.max_train is not None:
-            keep = drawn_rows(sum(map(len, train)), self.max_train)
         sizes = [len(own) for own in train]
         joined, tested = np.concatenate(train), np.concatenate(test)
         by = coded(np.repeat(np.array(names), sizes))
         if self.max_train is not None:
+            keep = drawn_rows(len(joined), self.max_train)
             joined, by = joined[keep], by._replace(codes=by.codes[keep])
         unknown_share = float((joined == 0).mean())
         told = (
@@ -204,14 +204,8 @@ class Text(FileTask):
     # Short texts
 
     def _short(self, path: Path, column: str) -> Decoded:
-        import pandas as pd
-
         where = shown(str(path), 200)
-        try:
-            frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-        except Exception as error:  # parsers raise what they like on broken files
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise DataError(f"{where} can't be read: {lines[0]}") from error
+        frame = read_table(path)
         asked = {"dataset.text": self.text, "dataset.label": self.label, "partition.column": column}
         for key, name in asked.items():
             if name and name not in frame.columns and (key, name) != ("partition.column", "part"):
