@@ -22,6 +22,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsweep.strategies.clients import steps_of
+
 Accountant = Literal["rdp", "pld"]
 
 
@@ -161,8 +163,8 @@ def batches_of(examples: int, batch_size: int, epochs: int, steps: int) -> tuple
 
     There are as many as without noise, of ``batch_size`` on average; 0 is all examples.
     """
-    size = min(batch_size or examples, examples)
-    return size / examples, steps or epochs * ceil(examples / size)
+    rate = min(batch_size or examples, examples) / examples
+    return rate, steps_of(examples, batch_size, epochs, steps)
 
 
 def _rounded_up(z: float) -> float:

@@ -241,7 +241,15 @@ def training_effort(config: Values, examples: int) -> float:
 def training_steps(config: Values, examples: int) -> int:
     """Return how many steps one training takes, as the config of a message says."""
     steps, batch = int(config.get("steps", 0)), int(config.get("batch-size", 10))
-    return steps or int(config.get("epochs", 1)) * -(-examples // (batch or max(examples, 1)))
+    return steps_of(examples, batch, int(config.get("epochs", 1)), steps)
+
+
+def steps_of(examples: int, batch_size: int, epochs: int, steps: int) -> int:
+    """Return how many steps a training takes: those that are given, or passes in batches.
+
+    A batch of 0 is all examples.
+    """
+    return steps or epochs * -(-examples // (batch_size or max(examples, 1)))
 
 
 class ClientPart:
