@@ -244,7 +244,7 @@ class BuiltinClient(ClientProcess):
         """Tell moments of images and labels, which feature, label and concept shift all move."""
         x, y = self._data.client(partition_id(context), "train")
         seen, classes = self._data.comparable(x), self._data.strata(y)
-        found = signature(seen, classes, self._data.images.num_classes)
+        found = signature(seen, classes, self.num_classes)
         return make_reply(
             message, {"num-examples": len(y)}, ArrayRecord({"signature": write_array(found)})
         )

@@ -107,7 +107,7 @@ class ClientProcess:
     @property
     def num_classes(self) -> int:
         """Classes of the data set, whoever has examples of them."""
-        return len(self._data.images.class_names)
+        return self._data.images.num_classes
 
     @property
     def input_shape(self) -> tuple[int, ...]:

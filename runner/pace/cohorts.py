@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 
-from fedsweep.pace.policies import Cohort, Underway
+from fedsweep.pace.policies import Cohort, Sampled, Underway
 from fedsweep.scenario.presence import Presence
 
 _TRIES = 20
@@ -39,7 +39,7 @@ class SampledThere(Cohort):
 
 
 @dataclass(frozen=True)
-class PoissonSampled(Cohort):
+class PoissonSampled(Sampled):
     """Each client with the same probability, whatever the others: there may be none in a round.
 
     Parameters
@@ -49,10 +49,6 @@ class PoissonSampled(Cohort):
     """
 
     rate: float
-
-    def opens(self, underway: Underway) -> bool:
-        """Return whether nobody is at a task."""
-        return not underway.busy
 
     def choose(self, underway: Underway, nodes: Sequence[int], size: int) -> Sequence[int]:
         """Return as many as a binomial draw says, drawn evenly: the same as one by one."""

@@ -89,7 +89,15 @@ class OneByOne:
         self._load = load
 
     def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
-        """Train each of C models on its client's examples."""
+        """Train each of C models on its client's examples.
+
+        Raises
+        ------
+        ValueError
+            DP-SGD is asked for with what a method adds to gradients: no noise covers that.
+        """
+        if data.hp.dp_norm and any(added is not None for added in vars(penalty).values()):
+            raise ValueError("DP-SGD in clients takes nothing that a method adds to it")
         records, results = [], []
         for c, (record, place, seed) in enumerate(
             zip(start.records, data.places, data.seeds, strict=True)
@@ -100,16 +108,13 @@ class OneByOne:
             offset = None if penalty.correction is None else _split(penalty.correction[c], model)
             x, y = data.examples.at(place)
             if hp.dp_norm:
-                if any(added is not None for added in vars(penalty).values()):
-                    raise ValueError("DP-SGD in clients takes nothing that a method adds to it")
-                results.append(train_privately(model, x, y, hp, seed))
-                records.append(read_weights(model))
-                continue
-            with _contrasting(model, c, penalty.contrast) as added:
-                trained = train(
-                    model, x, y, hp, seed,
-                    anchor=anchor, offset=offset, only=penalty.only, added=added,
-                )  # fmt: skip
+                trained = train_privately(model, x, y, hp, seed)
+            else:
+                with _contrasting(model, c, penalty.contrast) as added:
+                    trained = train(
+                        model, x, y, hp, seed,
+                        anchor=anchor, offset=offset, only=penalty.only, added=added,
+                    )  # fmt: skip
             results.append(trained)
             records.append(read_weights(model))
         return Trained(start.with_records(records), results)
@@ -188,13 +193,13 @@ class Batched:
         Raises
         ------
         UnsupportedError
-            They clip the gradients of single examples.
+            They clip the gradients of single examples, or have a loss on representations.
         """
         if data.hp.dp_norm:
             raise UnsupportedError("DP-SGD has no batched form")
-        device = data.examples.y.device
         if penalty.contrast is not None:
             raise UnsupportedError("a loss on representations needs the network itself")
+        device = data.examples.y.device
         more: dict[str, Tensor] = {}
         if penalty.only is not None:
             more["moves"] = torch.from_numpy(start.where(penalty.only)).to(device)
