@@ -190,9 +190,11 @@ def _create_experiment(client: "MlflowClient", uri: str, cfg: TrackingConfig) ->
         tags |= dict([local.BESIDE])
     elif not uri.startswith(("http", "databricks")):
         artifacts = (_output(cfg) / "artifacts").as_uri()
+    from mlflow.exceptions import MlflowException
+
     try:
         made = client.create_experiment(cfg.experiment, artifact_location=artifacts, tags=tags)
-    except Exception:
+    except MlflowException:
         if (others := client.get_experiment_by_name(cfg.experiment)) is None:
             raise
         return others
