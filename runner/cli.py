@@ -379,10 +379,7 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
 
     if args.dry_run:
         search = plan_search(called.search, called.trials, called.ranged)
-        told = search.remarks() if search else []
-        return _list(
-            called.trials, [*remarks(called.trials), *told], _counted(called.trials, called.name)
-        )
+        return _list_ours(called.trials, called.name, search.remarks() if search else ())
     from fedsweep.sweeps.resume import Restart
     from fedsweep.sweeps.sweep import SweepPlan
 
@@ -432,8 +429,8 @@ def _list(trials: Sequence[Trial], told: Sequence[str], counted: Iterable[str]) 
     return 0
 
 
-def _list_ours(trials: Sequence[Trial], sweep: str) -> int:
-    return _list(trials, remarks(trials), _counted(trials, sweep))
+def _list_ours(trials: Sequence[Trial], sweep: str, more: Sequence[str] = ()) -> int:
+    return _list(trials, [*remarks(trials), *more], _counted(trials, sweep))
 
 
 def _counted(trials: Sequence[Trial], sweep: str) -> Iterator[str]:
