@@ -28,7 +28,7 @@ from fedsweep.training.layers import (
     UnsupportedError,
     Weights,
 )
-from fedsweep.training.winograd import WinogradLayer
+from fedsweep.training.winograd import WinogradLayer, pays
 
 CACHE_FLOATS = 2**23
 """Floats of a block's widest layer at most, on a CPU: several times faster within the cache."""
@@ -94,11 +94,7 @@ class Program:
             make: _Make | None = _LAYERS.get(type(module))
             if make is None:
                 raise UnsupportedError(f"{type(module).__name__} has no batched form")
-            if (
-                isinstance(module, nn.Conv2d)
-                and device.type == "cpu"
-                and WinogradLayer.pays(module)
-            ):
+            if isinstance(module, nn.Conv2d) and device.type == "cpu" and pays(module):
                 make = cast(_Make, WinogradLayer)
             layer = make(module, features)
             self.layers.append(layer)
@@ -108,8 +104,14 @@ class Program:
         for i, layer in enumerate(self.layers):
             if isinstance(layer, ConvLayer):
                 layer.channels_last = any(
-                    isinstance(later, WinogradLayer) for later in self.layers[i + 1 :]
+                    isinstance(later, WinogradLayer) for later in self.layers[i:]
                 )
+
+        # A pooling layer takes the blocks of the convolution before it.
+        for i, layer in enumerate(self.layers):
+            after = [later for later in self.layers[i + 1 :] if not isinstance(later, ReLULayer)]
+            if isinstance(layer, ConvLayer) and after and isinstance(after[0], MaxPoolLayer):
+                layer.blocks = after[0].blocks = layer.in_blocks
 
         # What has no batched form, or a slower one.
         if any(not p.requires_grad for p in model.parameters()):
@@ -120,7 +122,7 @@ class Program:
         ):  # a parameter is listed once, but has two names
             raise UnsupportedError("layers that share parameters")
         for layer in self.layers if device.type == "cpu" else []:
-            if isinstance(layer, ConvLayer) and prod(layer.shapes[0][:2]) >= WIDE:
+            if type(layer) is ConvLayer and prod(layer.shapes[0][:2]) >= WIDE:
                 outer, inner = layer.shapes[0][:2]
                 raise UnsupportedError(
                     f"convolutions of {inner} to {outer} channels are faster one by one on a CPU"
@@ -211,7 +213,7 @@ class Program:
             if len(layer.out) == 1:
                 x = x.view(-1, len(values), *layer.out).transpose(0, 1)
             else:
-                x = x.view(len(values), *layer.out, -1)
+                x = x.view(len(values), -1, *x.shape[2:])
         return x if self._first < len(self.layers) else x.expand(len(values), -1, -1)
 
     @cached_property
@@ -222,6 +224,11 @@ class Program:
             return None
         outputs, inputs = layer.shapes[0]
         return outputs, inputs
+
+    @property
+    def alone(self) -> bool:
+        """Whether its weights are so many that a client has a block of its own, on a CPU."""
+        return bool(self.num_params > WEIGHT_FLOATS // 2)
 
     def columns(self, device: torch.device) -> int:
         """Return how many examples of all models together are taken at once.

@@ -153,6 +153,8 @@ class MaxPoolLayer:
     """2x2 pooling, by rows, then columns: the first of equals has the gradient, as in torch."""
 
     shapes = ()
+    blocks = False
+    """Whether it is given blocks, as :func:`as_blocks` returns them."""
 
     def __init__(self, module: nn.MaxPool2d, features: tuple[int, ...]) -> None:
         if (_pair(module.kernel_size), _pair(module.stride)) != ((2, 2), (2, 2)):
@@ -165,14 +167,11 @@ class MaxPoolLayer:
     def forward(
         self, w: Weights, x: Tensor, draws: Draws | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Map images."""
-        _, height, width = self.out
-        left, right = (
-            x[:, :, : 2 * height, 0 : 2 * width : 2],
-            x[:, :, : 2 * height, 1 : 2 * width : 2],
-        )
+        """Map images, or their blocks."""
+        blocks = self._blocks(x)
+        left, right = blocks[:, :, :, 0], blocks[:, :, :, 1]
         rows = torch.maximum(left, right)
-        top, bottom = rows[:, :, 0::2], rows[:, :, 1::2]
+        top, bottom = rows[:, :, 0], rows[:, :, 1]
         return torch.maximum(top, bottom), (x, right - left, bottom - top)
 
     def backward(
@@ -185,17 +184,19 @@ class MaxPoolLayer:
     ) -> Tensor | None:
         """See :class:`Layer`."""
         x, to_right, to_bottom = kept
-        _, height, width = self.out
         d_rows = torch.empty_like(to_right)
-        _share(g, to_bottom, d_rows[:, :, 0::2], d_rows[:, :, 1::2])
+        _share(g, to_bottom, d_rows[:, :, 0], d_rows[:, :, 1])
         d_x = self._d_x.get_like(x)
-        d_x[:, :, 2 * height :], d_x[:, :, :, 2 * width :] = 0, 0
-        left, right = (
-            d_x[:, :, : 2 * height, 0 : 2 * width : 2],
-            d_x[:, :, : 2 * height, 1 : 2 * width : 2],
-        )
-        _share(d_rows, to_right, left, right)
+        if not self.blocks:  # what no block holds
+            _, height, width = self.out
+            d_x[:, :, 2 * height :], d_x[:, :, :, 2 * width :] = 0, 0
+        blocks = self._blocks(d_x)
+        _share(d_rows, to_right, blocks[:, :, :, 0], blocks[:, :, :, 1])
         return d_x
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        _, height, width = self.out
+        return x if self.blocks else as_blocks(x[:, :, : 2 * height, : 2 * width])
 
 
 class ReLULayer:
@@ -260,6 +261,18 @@ def add_bias_gradient(w: Weights, gradient: Tensor, beta: float) -> None:
     """Do that to the bias's gradient (C, out), where there is a bias."""
     if len(w.grads) == 2:
         add_gradient(w.grads[1], gradient, beta)
+
+
+def as_blocks(images: Tensor) -> Tensor:
+    """Return images (C, channels, 2 h, 2 w, b) as blocks (C, channels, 2, 2, h, w, b)."""
+    clients, channels, height, width, examples = images.shape
+    cut = images.view(clients, channels, height // 2, 2, width // 2, 2, examples)
+    return cut.permute(0, 1, 3, 5, 2, 4, 6)
+
+
+def of_blocks(blocks: Tensor) -> Tensor:
+    """Return the images of blocks."""
+    return blocks.permute(0, 1, 4, 2, 5, 3, 6).flatten(4, 5).flatten(2, 3)
 
 
 def _where_positive(g: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -70,10 +70,13 @@ def train_many(
         What ``train`` returns, per client.
     """
     passes = passes_of(examples, places, hp, seeds)
-    if program.draws and max(each.batch for each in passes) > (
-        most := program.columns(start.device)
-    ):
+    batch = max(each.batch for each in passes)
+    if program.draws and batch > (most := program.columns(start.device)):
         raise UnsupportedError(f"dropout in batches of more than {most} examples")
+    if batch == 1 and program.alone and start.device.type == "cpu":
+        raise UnsupportedError(
+            f"batches of 1 on {program.num_params:,} parameters are faster one by one on a CPU"
+        )
     order = longest_first(passes)
     out = program.buffer("values", (len(passes), program.num_params), start)
     out.copy_(start if start.ndim == 1 else start[order])
