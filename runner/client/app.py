@@ -116,7 +116,9 @@ def make_client_app(
     compressor : Compressor, optional
         How updates are sent; whole without it.
     """
-    client = BuiltinClient(data, model, seed, device, threads, compressor)
+    client = BuiltinClient(
+        data, model, seed, device, threads, compressor, filtered=engine == "vectorized"
+    )
     app = BuiltinApp(ChunkRunner(client, engine, train_mods), mods=[load_mod])
     app.train(mods=[client.on_trained(mod) for mod in train_mods])(client.train)
     app.evaluate()(client.evaluate)

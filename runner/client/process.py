@@ -44,15 +44,17 @@ class ClientProcess:
         device: Literal["cpu", "auto"],
         threads: int,
         compressor: Compressor | None = None,
+        *,
+        filtered: bool = False,
     ) -> None:
-        self.compressor = compressor
+        self.compressor, self._filtered = compressor, filtered
         self._data, self.spec, self._seed, self.threads = data, model, seed, threads
         self._wanted_device = device
 
     @cached_property
     def one_by_one(self) -> OneByOne:
         """What trains this process's network client by client."""
-        return OneByOne(self.load)
+        return OneByOne(self.load, filtered=self._filtered)
 
     def initial(self) -> ArrayRecord:
         """Return the trial's initial model."""

@@ -24,12 +24,13 @@ from fedsweep.training.arrays import read_weights
 from fedsweep.training.batched import Program
 from fedsweep.training.contrast import Contrasting
 from fedsweep.training.layers import UnsupportedError
-from fedsweep.training.local import Sums, predict, score, train
+from fedsweep.training.local import LocalTraining, Sums, predict, score, train
 from fedsweep.training.pool import Examples, Place
 from fedsweep.training.private import train_privately
 from fedsweep.training.stepping import BatchedStepping, LocalData, ModuleStepping, as_parameters
 from fedsweep.training.targets import counted_hits, hits_at, loss_of, table_of
 from fedsweep.training.vectorized import logits_of_each, losses_of_each, predict_many, train_many
+from fedsweep.training.winograd import filtered
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,12 @@ class OneByOne:
     ----------
     load : callable
         Returns the process's network, as new, with a record's weights.
+    filtered : bool
+        Whether wide convolutions may be trained by Winograd's filtering, which rounds otherwise.
     """
 
-    def __init__(self, load: Callable[[ArrayRecord], nn.Module]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[ArrayRecord], nn.Module], *, filtered: bool = False) -> None:
+        self._load, self._filtered = load, filtered
 
     def train(self, start: Models, data: LocalData, penalty: Penalty) -> Trained:
         """Train each of C models on its client's examples.
@@ -110,7 +113,7 @@ class OneByOne:
             if hp.dp_norm:
                 trained = train_privately(model, x, y, hp, seed)
             else:
-                with _contrasting(model, c, penalty.contrast) as added:
+                with self._form(model, hp), _contrasting(model, c, penalty.contrast) as added:
                     trained = train(
                         model, x, y, hp, seed,
                         anchor=anchor, offset=offset, only=penalty.only, added=added,
@@ -118,6 +121,10 @@ class OneByOne:
             results.append(trained)
             records.append(read_weights(model))
         return Trained(start.with_records(records), results)
+
+    def _form(self, model: nn.Module, hp: LocalTraining) -> AbstractContextManager[None]:
+        """Return how its convolutions are computed while it is trained."""
+        return filtered(model) if self._filtered and hp.precision != "bf16" else nullcontext()
 
     def losses(
         self, models: Models, examples: Examples, places: Sequence[Place]
