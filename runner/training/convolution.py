@@ -37,7 +37,11 @@ NARROW = 8
 
 
 class Convolution:
-    """What a convolution maps, however it does it; shapes as :class:`Layer` has them."""
+    """What a convolution maps, however it does it; shapes as :class:`Layer` has them.
+
+    ``images`` are the floats of its inputs or outputs, per example, and ``width`` those of all its
+    patches, which only a GPU has at once.
+    """
 
     def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
         if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
@@ -51,7 +55,8 @@ class Convolution:
         sides = zip(features[1:], self.p, self.k, self.s, strict=True)
         height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in sides)
         self.out = (module.out_channels, height, width)
-        self.width = max(prod(features), prod(self.out))
+        self.images = max(prod(features), prod(self.out))
+        self.width = height * width * max(prod(module.weight.shape[1:]), module.out_channels)
 
 
 class ConvLayer(Convolution):

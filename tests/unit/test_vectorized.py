@@ -12,7 +12,7 @@ from torch import nn
 
 from fedsweep.models import build_model
 from fedsweep.models._dropout import Dropout
-from fedsweep.training import layers, vectorized
+from fedsweep.training import convolution, layers, vectorized, winograd
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining, predict, train
@@ -55,7 +55,19 @@ def dropping_net() -> nn.Module:
     )
 
 
-NETS = {"padded": padded_net, "dropping": dropping_net}
+def narrow_net() -> nn.Module:
+    """Few channels and even sides: 2x2 outputs at once, which are pooled, or not."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, (2, 3), padding=(0, 1)),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 3, (2, 4), bias=False),
+        nn.Flatten(),
+        nn.Linear(24, CLASSES),
+    )
+
+
+NETS = {"padded": padded_net, "dropping": dropping_net, "narrow": narrow_net}
 
 
 def make(name: str) -> nn.Module:
@@ -158,6 +170,31 @@ def test_blocks_and_slices_of_batches_change_nothing_but_rounding(
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
     assert [r["steps"] for r in results] == [2, 1, 4, 1]
+
+
+@pytest.mark.parametrize("name", ["cnn", *NETS])
+@pytest.mark.parametrize("floats", [1, 400, 4000])
+def test_patches_and_points_at_a_time_change_nothing_but_rounding(
+    name: str, floats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, hp, seeds = make(name), LocalTraining(batch_size=8, momentum=0.5), [1, 2, 3, 4]
+    rows, _ = train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)
+    whole = [row.clone() for row in rows]
+    monkeypatch.setattr(convolution, "NEAR_PATCHES", floats)
+    monkeypatch.setattr(winograd, "NEAR_POINTS", floats)
+    parts, _ = train_many(Program(model, SHAPE), flat(model), *examples(), hp, seeds)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "alone"), [("cnn", True), ("lenet", False)])
+def test_single_examples_on_many_weights_go_one_by_one(name: str, alone: bool) -> None:
+    shape = (1, 28, 28)
+    model = build_model(name, shape, CLASSES)
+    own = Examples(torch.zeros(6, *shape), torch.zeros(6, dtype=torch.int64))
+    places, hp = [(0, 3), (3, 3)], LocalTraining(batch_size=1, steps=1)
+    with pytest.raises(UnsupportedError, match="batches of 1") if alone else nullcontext():
+        train_many(Program(model, shape), flat(model), own, places, hp, [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -273,7 +310,7 @@ def test_the_dual_form_is_taken_where_it_costs_less() -> None:
     assert not vectorized.pays(784, 200, 6000, 6000, 600, drift=False)
 
 
-@pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "padded", "simple_cnn"])
+@pytest.mark.parametrize("name", ["logreg", "mlp", "lenet", "padded", "narrow", "simple_cnn"])
 def test_losses_of_each_are_those_of_every_model_alone(name: str) -> None:
     models = [make(name) for _ in range(3)]
     for k, model in enumerate(models):
