@@ -101,7 +101,8 @@ class Winograd:
         self._out = tuple(
             side + 2 * p + 1 - self._k for side, p in zip(sides, self._p, strict=True)
         )
-        self._tiles = ceil(self._out[0] / SIDE), ceil(self._out[1] / SIDE)
+        # None where images are smaller than a kernel: the library says so.
+        self._tiles = tuple(max(0, ceil(side / SIDE)) for side in self._out)
         self._n = SIDE + self._k - 1  # points a side
         self._maps = _maps_of_both(self._k)
 
@@ -278,7 +279,8 @@ class _Filtered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, how: Winograd) -> Tensor:
         kernels = how.kernels(w.unsqueeze(0))
-        y = x.new_empty(how.shape(x, w)).contiguous(memory_format=torch.channels_last)
+        last = torch.channels_last
+        y = torch.empty(how.shape(x, w), dtype=x.dtype, memory_format=last)
         ctx.mapped = how.forward(_as_client(x), kernels, bias, _as_client(y), [])
         ctx.how, ctx.biased, ctx.kernels = how, bias is not None, kernels
         ctx.save_for_backward(x)
@@ -306,11 +308,12 @@ class _FilteredConv2d(nn.Conv2d):
     """What a convolution is while :func:`filtered` lasts."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        how = Winograd(self, input.shape[2:], _scratch())
-        if how.rows(len(input)) < LEAST_ROWS:
-            own: Tensor = super()._conv_forward(input, weight, bias)
-            return own
-        y: Tensor = _Filtered.apply(input, weight, bias, how)
+        if input.ndim == 4 and input.dtype == weight.dtype:
+            how = Winograd(self, input.shape[2:], _scratch())
+            if how.rows(len(input)) >= LEAST_ROWS:
+                filtered: Tensor = _Filtered.apply(input, weight, bias, how)
+                return filtered
+        y: Tensor = super()._conv_forward(input, weight, bias)
         return y
 
 

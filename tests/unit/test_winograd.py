@@ -143,9 +143,16 @@ def test_after_its_training_a_network_is_what_it_was() -> None:
 
 def test_images_too_few_for_it_are_convolved_by_the_library() -> None:
     model, x = TwoWide(), torch.randn(2, INNER, 8, 8)  # 8 tiles
-    before = model(x)
+    before, alone = model(x), model(x[0])
     with filtered(model):
         assert torch.equal(model(x), before)
+        assert torch.equal(model(x[0]), alone)  # without a dimension of examples
+
+
+def test_images_smaller_than_a_kernel_have_the_librarys_message() -> None:
+    model = nn.Conv2d(INNER, OUTER, 5)
+    with filtered(model), pytest.raises(RuntimeError, match="can't be greater than actual input"):
+        model(torch.randn(600, INNER, 1, 1))
 
 
 def test_a_second_backward_pass_is_refused_where_its_values_are_gone() -> None:
