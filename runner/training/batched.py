@@ -103,6 +103,7 @@ class Program:
         # A direct convolution before a Winograd one writes as that one reads.
         for i, layer in enumerate(self.layers):
             if isinstance(layer, ConvLayer):
+                layer.on_cpu = device.type == "cpu"
                 layer.channels_last = any(
                     isinstance(later, WinogradLayer) for later in self.layers[i:]
                 )
@@ -131,7 +132,7 @@ class Program:
         # What it has in all.
         self.num_params = sum(prod(shape) for shape in self.shapes.values())
         self.width = max(
-            layer.images if device.type == "cpu" and isinstance(layer, ConvLayer) else layer.width
+            layer.images if isinstance(layer, ConvLayer) and layer.on_cpu else layer.width
             for layer in self.layers
         )
         self.draws = any(isinstance(layer, DropoutLayer) for layer in self.layers)

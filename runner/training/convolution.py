@@ -28,7 +28,6 @@ than calling the library for each client. 32 to 64 channels: 1.5 to 1.8 times; 6
 as much.
 """
 
-
 NEAR_PATCHES = 2**20
 """Floats of the patches that are copied, and used, at a time on a CPU: 4 MiB."""
 
@@ -36,12 +35,25 @@ NARROW = 8
 """Channels out up to which a product has too few rows: it then gives 2x2 outputs at once."""
 
 
-class Convolution:
-    """What a convolution maps, however it does it; shapes as :class:`Layer` has them.
+class ConvLayer:
+    """Products over patches: of all positions and examples, or of some rows of a client's images.
+
+    Patches are kept for the backward pass where they are few, else copied again: what has left the
+    cache costs more. A convolution to few channels gives 2x2 outputs a patch, by kernels that are
+    shifted in frames of zeros: more arithmetic, in products that are twice as fast, over a third of
+    the copies. A pooling layer takes such outputs as they are. Both are for CPUs.
 
     ``images`` are the floats of its inputs or outputs, per example, and ``width`` those of all its
     patches, which only a GPU has at once.
     """
+
+    on_cpu = True
+
+    channels_last = False
+    """How its images lie in memory; what it returns is the same."""
+
+    blocks = False
+    """Whether what comes next takes 2x2 outputs (C, channels, 2, 2, height / 2, width / 2, b)."""
 
     def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
         if module.groups != 1 or module.dilation != (1, 1) or module.padding_mode != "zeros":
@@ -57,25 +69,6 @@ class Convolution:
         self.out = (module.out_channels, height, width)
         self.images = max(prod(features), prod(self.out))
         self.width = height * width * max(prod(module.weight.shape[1:]), module.out_channels)
-
-
-class ConvLayer(Convolution):
-    """Products over patches: of all positions and examples, or of some rows of a client's images.
-
-    Patches are kept for the backward pass where they are few, else copied again: what has left the
-    cache costs more. A convolution to few channels gives 2x2 outputs a patch, by kernels that are
-    shifted in frames of zeros: more arithmetic, in products that are twice as fast, over a third of
-    the copies. A pooling layer takes such outputs as they are.
-    """
-
-    channels_last = False
-    """How its images lie in memory; what it returns is the same."""
-
-    blocks = False
-    """Whether what comes next takes 2x2 outputs (C, channels, 2, 2, height / 2, width / 2, b)."""
-
-    def __init__(self, module: nn.Conv2d, features: tuple[int, ...]) -> None:
-        super().__init__(module, features)
         self._patches, self._d_patches = Buffer(), Buffer()
         self._d_x, self._out, self._framed, self._d_framed = (Buffer() for _ in range(4))
 
@@ -83,7 +76,7 @@ class ConvLayer(Convolution):
     def in_blocks(self) -> bool:
         """Whether it gives 2x2 outputs at once."""
         outer, height, width = self.out
-        few = outer <= NARROW and not self.channels_last
+        few = outer <= NARROW and self.on_cpu and not self.channels_last
         return few and self.s == (1, 1) and height % 2 == width % 2 == 0
 
     @property
@@ -162,7 +155,7 @@ class ConvLayer(Convolution):
         all on a GPU.
         """
         clients, height, width = len(x), self.out[1] // self._t, self.out[2] // self._t
-        if x.device.type != "cpu":
+        if not self.on_cpu:
             return [(slice(0, clients), slice(0, height))]
         row = x.shape[1] * prod(self._frame) * width * x.shape[-1]
         together = max(1, NEAR_PATCHES // (row * height))
