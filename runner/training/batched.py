@@ -229,10 +229,11 @@ class Program:
         outputs, inputs = layer.shapes[0]
         return outputs, inputs
 
-    @property
-    def alone(self) -> bool:
-        """Whether its weights are so many that a client has a block of its own, on a CPU."""
-        return bool(self.num_params > WEIGHT_FLOATS // 2)
+    @cached_property
+    def wide_on_one(self) -> bool:
+        """Whether a wide convolution has too few tiles in one image, and so goes over patches."""
+        wide = [layer for layer in self.layers if isinstance(layer, WinogradLayer)]
+        return any(layer.over_patches(1) for layer in wide)
 
     def columns(self, device: torch.device) -> int:
         """Return how many examples of all models together are taken at once.

@@ -73,9 +73,9 @@ def train_many(
     batch = max(each.batch for each in passes)
     if program.draws and batch > (most := program.columns(start.device)):
         raise UnsupportedError(f"dropout in batches of more than {most} examples")
-    if batch == 1 and program.alone and start.device.type == "cpu":
+    if batch == 1 and program.wide_on_one:
         raise UnsupportedError(
-            f"batches of 1 on {program.num_params:,} parameters are faster one by one on a CPU"
+            "wide convolutions of single small images are faster one by one on a CPU"
         )
     order = longest_first(passes)
     out = program.buffer("values", (len(passes), program.num_params), start)

@@ -236,9 +236,13 @@ class WinogradLayer(ConvLayer):
         self._kept: list[Buffer] = []
         self._images, self._d_images = Buffer(), Buffer()
 
+    def over_patches(self, examples: int) -> bool:
+        """Return whether so many examples have too few tiles."""
+        return self._winograd.rows(examples) < LEAST_ROWS
+
     def forward(self, w: Weights, x: Tensor, draws: Draws | None) -> tuple[Tensor, Any]:
         """Map images."""
-        if self._winograd.rows(x.shape[-1]) < LEAST_ROWS:
+        if self.over_patches(x.shape[-1]):
             return super().forward(w, x, draws)
         clients, outer, examples = len(x), w.values[0].shape[1], x.shape[-1]
         out = self._images.get((clients, *self.out[1:], examples, outer), x).permute(0, 4, 1, 2, 3)
@@ -250,7 +254,7 @@ class WinogradLayer(ConvLayer):
         self, w: Weights, kept: Any, g: Tensor, beta: float, needs_input: bool
     ) -> Tensor | None:
         """See :class:`fedsweep.training.layers.Layer`."""
-        if self._winograd.rows(g.shape[-1]) < LEAST_ROWS:
+        if self.over_patches(g.shape[-1]):
             return super().backward(w, kept, g, beta, needs_input)
         mapped, kernels, (clients, inner, *sides, examples) = kept
         add_bias_gradient(w, g.sum((2, 3, 4)), beta)

@@ -187,13 +187,19 @@ def test_patches_and_points_at_a_time_change_nothing_but_rounding(
         torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "alone"), [("cnn", True), ("lenet", False)])
-def test_single_examples_on_many_weights_go_one_by_one(name: str, alone: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "alone"), [("cnn", True), ("simple_cnn", False), ("lenet", False), ("mlp", False)]
+)
+def test_single_examples_of_too_few_tiles_go_one_by_one(name: str, alone: bool) -> None:
     shape = (1, 28, 28)
     model = build_model(name, shape, CLASSES)
     own = Examples(torch.zeros(6, *shape), torch.zeros(6, dtype=torch.int64))
     places, hp = [(0, 3), (3, 3)], LocalTraining(batch_size=1, steps=1)
-    with pytest.raises(UnsupportedError, match="batches of 1") if alone else nullcontext():
+    with (
+        pytest.raises(UnsupportedError, match="wide convolutions of single")
+        if alone
+        else nullcontext()
+    ):
         train_many(Program(model, shape), flat(model), own, places, hp, [1, 2])
 
 
