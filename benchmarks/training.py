@@ -5,7 +5,9 @@ images (or rows of a table, or texts) and one epoch, in CPU seconds, which other
 moves least. The LSTM has no batched program: its row shows what going one by one costs.
 ``flute_lr_mnist_s`` is a whole trial's wall time on Ray, with 2 hosts: 1,000 clients, 10 a round,
 batch 10, learning rate 0.03, 100 rounds; everything but imports and the start of the hosts.
-``python -m benchmarks.training [name ...]`` prints ratios alone, in one JSON line.
+``python -m benchmarks.training [name ...]`` prints ratios alone, in one JSON line; ``floor [name
+...]`` what a step of a client takes, and its share of the rate of a large matrix product, counting
+three forward passes a step, as layers are defined.
 """
 
 import json
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from statistics import median
 from typing import Literal
 
@@ -28,6 +31,7 @@ from fedsweep.models import build_model
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining, train
+from fedsweep.training.modules import forward_flop
 from fedsweep.training.pool import Examples
 from fedsweep.training.targets import loss_of
 from fedsweep.training.vectorized import train_many
@@ -129,6 +133,24 @@ def ratio(case: Case, repeats: int = 5) -> float:
     return median(seconds(runs[0]) / seconds(runs[1]) for _ in range(repeats))
 
 
+def floor(case: Case, repeats: int = 5) -> dict[str, float]:
+    """Return what a client's step takes, by ours, beside a product of 1,024 x 1,024 matrices."""
+    side, run = 1024, contestants(case)[1]
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    run()
+    taken = take_turns({"ours": run, "product": lambda: [a @ b for _ in range(20)]}, repeats)
+    rate = 20 * 2 * side**3 / taken["product"]
+    x = case.examples().images(slice(0, IMAGES))
+    flop = 3 * forward_flop(case.network(), x) * CLIENTS
+    return {
+        "ms": 1e3 * taken["ours"] / (CLIENTS * ceil(IMAGES / case.batch)),
+        "mflop": flop / 1e6 / (CLIENTS * ceil(IMAGES / case.batch)),
+        "gflop/s": flop / 1e9 / taken["ours"],
+        "product gflop/s": rate / 1e9,
+        "share": flop / taken["ours"] / rate,
+    }
+
+
 def turns(key: str) -> None:
     """Be a contender: CPU seconds of the loop and of ours, or a trial's wall seconds, each time."""
     if key == "flute_lr_mnist_s":
@@ -197,6 +219,11 @@ def main() -> None:
     os.environ.setdefault("FLWR_LOG_LEVEL", "WARNING")
     if sys.argv[1:2] == ["turns"]:
         turns(sys.argv[2])
+        return
+    if sys.argv[1:2] == ["floor"]:
+        for name in sys.argv[2:] or ROWS:
+            numbers = {what: round(value, 3) for what, value in floor(ROWS[name]).items()}
+            print(json.dumps({name: numbers}), flush=True)
         return
     names = sys.argv[1:] or list(ROWS)
     print(json.dumps({name: round(ratio(ROWS[name]), 2) for name in names}))
