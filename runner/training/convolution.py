@@ -138,10 +138,15 @@ class ConvLayer:
         if t > 1:
             grads = self._d_framed.get(matrices.shape, g)
         across = self.out[2] // t * x.shape[-1]
-        for some, rows in self._pieces(x):
-            own = g[some, :, rows.start * across : rows.stop * across]
-            if d_x is not None:
+        pieces = [
+            (some, rows, g[some, :, rows.start * across : rows.stop * across])
+            for some, rows in self._pieces(x)
+        ]
+        # Of all pieces before any gradient is written: that may be the weights themselves.
+        if d_x is not None:
+            for some, rows, own in pieces:
                 self._add_input_gradient(d_x[some], matrices[some], own, rows)
+        for some, rows, own in pieces:
             columns = self._columns(x, some, rows) if all_columns is None else all_columns
             before = 1.0 if rows.start else beta if t == 1 else 0.0
             grads[some].baddbmm_(own, columns.mT, beta=before)
