@@ -131,10 +131,7 @@ class Program:
 
         # What it has in all.
         self.num_params = sum(prod(shape) for shape in self.shapes.values())
-        self.width = max(
-            layer.images if isinstance(layer, ConvLayer) and layer.on_cpu else layer.width
-            for layer in self.layers
-        )
+        self.width = max(layer.width for layer in self.layers)
         self.draws = any(isinstance(layer, DropoutLayer) for layer in self.layers)
         self._buffers: dict[str, Buffer] = {}
 

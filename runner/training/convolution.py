@@ -42,9 +42,6 @@ class ConvLayer:
     cache costs more. A convolution to few channels gives 2x2 outputs a patch, by kernels that are
     shifted in frames of zeros: more arithmetic, in products that are twice as fast, over a third of
     the copies. A pooling layer takes such outputs as they are. Both are for CPUs.
-
-    ``images`` are the floats of its inputs or outputs, per example, and ``width`` those of all its
-    patches, which only a GPU has at once.
     """
 
     on_cpu = True
@@ -67,10 +64,16 @@ class ConvLayer:
         sides = zip(features[1:], self.p, self.k, self.s, strict=True)
         height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in sides)
         self.out = (module.out_channels, height, width)
-        self.images = max(prod(features), prod(self.out))
-        self.width = height * width * max(prod(module.weight.shape[1:]), module.out_channels)
+        self._images = max(prod(features), prod(self.out))
         self._patches, self._d_patches = Buffer(), Buffer()
         self._d_x, self._out, self._framed, self._d_framed = (Buffer() for _ in range(4))
+
+    @property
+    def width(self) -> int:
+        """Floats of its largest tensor, per example: all patches on a GPU, else images."""
+        outer, height, width = self.out
+        patches = height * width * max(prod(self.shapes[0][1:]), outer)
+        return self._images if self.on_cpu else patches
 
     @property
     def in_blocks(self) -> bool:

@@ -67,9 +67,10 @@ def maps(kernel: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @cache
-def _maps_of_both(kernel: int) -> list[Tensor]:
+def _maps_of_both(kernel: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Return the maps of both dimensions at once."""
-    return [torch.kron(one, one) for one in maps(kernel)]
+    a, g, b = (torch.kron(one, one).to(dtype) for one in maps(kernel))
+    return a, g, b
 
 
 class Scratch:
@@ -104,7 +105,6 @@ class Winograd:
         # None where images are smaller than a kernel: the library says so.
         self._tiles = tuple(max(0, ceil(side / SIDE)) for side in self._out)
         self._n = SIDE + self._k - 1  # points a side
-        self._maps = _maps_of_both(self._k)
 
     def rows(self, examples: int) -> int:
         """Return the tiles of so many examples: the rows of a point's product."""
@@ -116,7 +116,7 @@ class Winograd:
 
     def kernels(self, w: Tensor) -> Tensor:
         """Return kernels (C, outer, inner, r, r) at their points, (n^2 C, outer, inner)."""
-        g = self._maps[1].to(w)
+        _, g, _ = _maps_of_both(self._k, w.dtype)
         return torch.mm(g, w.reshape(-1, g.shape[1]).t()).view(-1, *w.shape[1:3])
 
     def forward(
@@ -125,7 +125,7 @@ class Winograd:
         """Write the outputs of images; return what ``backward`` needs, in ``kept``'s memory."""
         n, m, (th, tw), (height, width) = self._n**2, SIDE, self._tiles, self._out
         clients, outer, _, _, examples = out.shape
-        a, _, b = (one.to(x) for one in self._maps)
+        a, _, b = _maps_of_both(self._k, x.dtype)
         all_mapped = []
         for number, part in enumerate(self._parts(clients, examples, max(kernels.shape[1:]))):
             inputs = self._cut(x[..., part], self._n, self._p)
@@ -156,7 +156,7 @@ class Winograd:
         """
         n, (clients, outer, _, _, examples) = self._n**2, g.shape
         inner = kernels.shape[2]
-        a, to_points, b = (one.to(g) for one in self._maps)
+        a, to_points, b = _maps_of_both(self._k, g.dtype)
         d_kernels = torch.empty_like(kernels)
         parts = self._parts(clients, examples, max(outer, inner))
         for number, (mapped, part) in enumerate(zip(all_mapped, parts, strict=True)):
@@ -234,7 +234,7 @@ class WinogradLayer(ConvLayer):
         super().__init__(module, features)
         self._winograd = Winograd(module, features[1:], Scratch())
         self._kept: list[Buffer] = []
-        self._images, self._d_images = Buffer(), Buffer()
+        self._outputs, self._d_inputs = Buffer(), Buffer()
 
     def over_patches(self, examples: int) -> bool:
         """Return whether so many examples have too few tiles."""
@@ -245,7 +245,7 @@ class WinogradLayer(ConvLayer):
         if self.over_patches(x.shape[-1]):
             return super().forward(w, x, draws)
         clients, outer, examples = len(x), w.values[0].shape[1], x.shape[-1]
-        out = self._images.get((clients, *self.out[1:], examples, outer), x).permute(0, 4, 1, 2, 3)
+        out = self._outputs.get((clients, *self.out[1:], examples, outer), x).permute(0, 4, 1, 2, 3)
         kernels = self._winograd.kernels(w.values[0])
         bias = w.values[1] if len(w.values) == 2 else None
         return out, (self._winograd.forward(x, kernels, bias, out, self._kept), kernels, x.shape)
@@ -260,7 +260,7 @@ class WinogradLayer(ConvLayer):
         add_bias_gradient(w, g.sum((2, 3, 4)), beta)
         d_x = None
         if needs_input:
-            memory = self._d_images.get((clients, *sides, examples, inner), g)
+            memory = self._d_inputs.get((clients, *sides, examples, inner), g)
             d_x = memory.permute(0, 4, 1, 2, 3)
         add_gradient(w.grads[0], self._winograd.backward(g, mapped, kernels, d_x), beta)
         return d_x
