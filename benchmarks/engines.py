@@ -8,19 +8,19 @@ takes at most two steps.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from math import ceil
 from statistics import median
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.training import Case, seconds
+from benchmarks.training import Case, bare, one_by_one, places_of, seconds
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError
-from fedsweep.training.local import LocalTraining, train
-from fedsweep.training.pool import Examples
-from fedsweep.training.targets import loss_of
+from fedsweep.training.local import LocalTraining
 from fedsweep.training.vectorized import train_many
 from fedsweep.training.winograd import filtered
 
@@ -40,56 +40,28 @@ def contestants(case: Case, count: int) -> dict[str, Callable[[], object]]:
     start = {name: values.clone() for name, values in network.state_dict().items()}
     steps = min(STEPS, ceil(count / case.batch))
     hp = LocalTraining(lr=0.01, momentum=0.9, batch_size=case.batch, steps=steps)
-    places = [(client * count, count) for client in range(CLIENTS)]
-    x, y = examples.images(slice(None)), examples.y
+    places = places_of(CLIENTS, count)
 
-    def loop() -> None:
-        for first, _ in places:
-            own = slice(first, first + count)
-            plain(network, start, x[own], y[own], hp)
-
-    def sequential() -> None:
-        for client, place in enumerate(places):
-            last.load_state_dict(start)
-            train(last, *examples.at(place), hp, client)
-
-    def one_by_one() -> None:
-        with filtered(last):
-            sequential()
-
-    default: Callable[[], object] = one_by_one
+    default: Callable[[], object]
     try:
         program = Program(network, case.shape)
         flat = torch.cat([values.flatten() for values in start.values()])
-        default = together(program, flat, examples, places, hp)
+        default = partial(train_many, program, flat, examples, places, hp, range(CLIENTS))
         default()
     except UnsupportedError:
-        default, places = one_by_one, places[:1]  # each client takes the same
-    return {"loop": loop, "sequential": sequential, "default": default}
+        places = places[:1]  # each client takes the same
+        default = partial(one_by_one_filtered, last, start, examples, places, hp)
+    return {
+        "loop": partial(bare, network, start, examples.images(slice(None)), examples.y, places, hp),
+        "sequential": partial(one_by_one, last, start, examples, places, hp),
+        "default": default,
+    }
 
 
-def together(
-    program: Program,
-    start: Tensor,
-    examples: Examples,
-    places: Sequence[tuple[int, int]],
-    hp: LocalTraining,
-) -> Callable[[], object]:
-    """Return what trains the clients in one program."""
-    return lambda: train_many(program, start, examples, places, hp, range(len(places)))
-
-
-def plain(
-    model: nn.Module, start: dict[str, Tensor], x: Tensor, y: Tensor, hp: LocalTraining
-) -> None:
-    """Train a client in the loop that one writes first."""
-    model.load_state_dict(start)
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=hp.lr, momentum=hp.momentum)
-    for rows in torch.randperm(len(y)).split(hp.batch_size)[: hp.steps]:
-        optimizer.zero_grad()
-        loss_of(model(x[rows]), y[rows]).backward()
-        optimizer.step()
+def one_by_one_filtered(model: nn.Module, *more: Any) -> None:
+    """Train clients as the default does it where it has no program."""
+    with filtered(model):
+        one_by_one(model, *more)
 
 
 def ratios(case: Case, count: int, turns: int) -> tuple[float, float]:
@@ -120,7 +92,7 @@ def main() -> None:
             for images, shape in IMAGES.items():
                 cells = [
                     "{:.2f} / {:.2f}".format(*ratios(Case(model, b, shape), count, args.turns))
-                    if b <= count or b == args.batches[0]
+                    if b <= count
                     else ""
                     for b in args.batches
                 ]

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +32,7 @@ from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining, train
 from fedsweep.training.modules import forward_flop
-from fedsweep.training.pool import Examples
+from fedsweep.training.pool import Examples, Place
 from fedsweep.training.targets import loss_of
 from fedsweep.training.vectorized import train_many
 
@@ -79,50 +79,64 @@ ROWS = {
 }
 
 
-def bare(model: nn.Module, start: dict[str, Tensor], x: Tensor, y: Tensor, batch: int) -> None:
+def places_of(clients: int, count: int) -> list[Place]:
+    """Return where so many clients' examples lie, one after the other."""
+    return [(client * count, count) for client in range(clients)]
+
+
+def bare(
+    model: nn.Module,
+    start: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    places: Sequence[Place],
+    hp: LocalTraining,
+) -> None:
     """Train every client in the loop that one writes first."""
-    for client in range(CLIENTS):
-        own = slice(client * IMAGES, (client + 1) * IMAGES)
-        x_own, y_own = x[own], y[own]
+    for first, count in places:
+        x_own, y_own = x[first : first + count], y[first : first + count]
         model.load_state_dict(start)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        for rows in torch.randperm(IMAGES).split(batch):
+        optimizer = torch.optim.SGD(model.parameters(), lr=hp.lr, momentum=hp.momentum)
+        for rows in torch.randperm(count).split(hp.batch_size)[: hp.steps or None]:
             optimizer.zero_grad()
             loss_of(model(x_own[rows]), y_own[rows]).backward()
             optimizer.step()
 
 
-def ours(program: Program, start: Tensor, examples: Examples, batch: int) -> None:
+def ours(program: Program, start: Tensor, examples: Examples, hp: LocalTraining) -> None:
     """Train the same clients in the chunks that the engine makes of them."""
-    hp = LocalTraining(lr=0.05, momentum=0.9, batch_size=batch)
+    places = places_of(CLIENTS, IMAGES)
     for chunk in make_chunks(["train"] * CLIENTS, [1.0] * CLIENTS, together=TOGETHER):
-        train_many(
-            program, start, examples, [(client * IMAGES, IMAGES) for client in chunk], hp, chunk
-        )
+        train_many(program, start, examples, [places[client] for client in chunk], hp, chunk)
 
 
-def one_by_one(model: nn.Module, start: dict[str, Tensor], examples: Examples, batch: int) -> None:
+def one_by_one(
+    model: nn.Module,
+    start: Mapping[str, Tensor],
+    examples: Examples,
+    places: Sequence[Place],
+    hp: LocalTraining,
+) -> None:
     """Train them client by client, as networks without a program are."""
-    hp = LocalTraining(lr=0.05, momentum=0.9, batch_size=batch)
-    for client in range(CLIENTS):
+    for client, place in enumerate(places):
         model.load_state_dict(start)
-        train(model, *examples.at((client * IMAGES, IMAGES)), hp, client)
+        train(model, *examples.at(place), hp, client)
 
 
 def contestants(case: Case) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return the loop and our trainer, ready to run on the same clients."""
     torch.manual_seed(0)
-    model, batch = case.network(), case.batch
+    model, places = case.network(), places_of(CLIENTS, IMAGES)
+    hp = LocalTraining(lr=0.05, momentum=0.9, batch_size=case.batch)
     examples = case.examples()
-    x, y = examples.images(slice(None)), examples.y
     state = {key: value.clone() for key, value in model.state_dict().items()}
     flat = torch.cat([value.flatten() for value in state.values()])
-    loop = partial(bare, model, state, x, y, batch)
+    loop = partial(bare, model, state, examples.images(slice(None)), examples.y, places, hp)
     try:
         program = Program(model, case.shape)
     except UnsupportedError:
-        return loop, partial(one_by_one, model, state, examples, batch)
-    return loop, partial(ours, program, flat, examples, batch)
+        return loop, partial(one_by_one, model, state, examples, places, hp)
+    return loop, partial(ours, program, flat, examples, hp)
 
 
 def ratio(case: Case, repeats: int = 5) -> float:
