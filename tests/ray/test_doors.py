@@ -18,6 +18,7 @@ import ray
 
 from fedsweep.config import HostGroup, ResourcesConfig
 from fedsweep.engine.pool import HostPool
+from tests.patience import PATIENCE_S
 from tests.tracking.conftest import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,7 +84,7 @@ def test_every_socket_of_the_ui_is_on_loopback(template: Path, tmp_path: Path) -
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + PATIENCE_S
         while not any(number == port for _, _, number in listening(psutil.Process(ui.pid))):
             assert ui.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline
@@ -93,7 +94,7 @@ def test_every_socket_of_the_ui_is_on_loopback(template: Path, tmp_path: Path) -
         assert {address for _, address, _ in sockets} <= LOOPBACK, sockets
     finally:
         os.killpg(ui.pid, signal.SIGTERM)
-        ui.wait(60)
+        ui.wait(PATIENCE_S)
 
 
 def test_nobody_comes_in_without_the_token(doors) -> None:

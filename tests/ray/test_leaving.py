@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import ray
@@ -47,6 +49,6 @@ print("left", flush=True)
 def test_garbage_that_is_collected_while_ray_ends_does_not_end_the_driver() -> None:
     """Ray's code left with status 1 and not a word, in 1 of 3 sweeps whose raylet was killed."""
     ran = subprocess.run(
-        [sys.executable, "-c", DRIVER], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", DRIVER], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (ran.returncode, ran.stdout.strip()) == (0, "left"), ran.stderr[-2000:]

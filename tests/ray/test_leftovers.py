@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S, SETTLED_S
+
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
     "num_clients=4",
@@ -88,11 +90,11 @@ def test_nothing_is_left_behind(tmp_path: Path, end: str, request: pytest.Fixtur
         command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True
     )
     request.addfinalizer(lambda: kill(marked(mark)))
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + PATIENCE_S
     held: set[str] = set()
     ports: set[tuple[str, int]] = set()
     if end in ("success", "failure"):
-        status = run.wait(150)
+        status = run.wait(PATIENCE_S)
         assert status == (0 if end == "success" else 1), (tmp_path / "log").read_text()[-2000:]
     else:
         while (
@@ -105,10 +107,9 @@ def test_nothing_is_left_behind(tmp_path: Path, end: str, request: pytest.Fixtur
         held, ports = store_files(marked(mark)), listening(marked(mark))
         assert ports
         os.kill(run.pid, getattr(signal, end))
-        assert run.wait(60) != 0
-    for _ in range(100):
-        if not (left := marked(mark)):
-            break
+        assert run.wait(PATIENCE_S) != 0
+    settled = time.monotonic() + SETTLED_S
+    while (left := marked(mark)) and time.monotonic() < settled:
         time.sleep(0.2)
     assert left == []
     assert [path for path in held if Path(path).exists()] == []

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 BEGIN = """
@@ -144,7 +146,7 @@ def test_nodes_come_and_go_and_change_no_bit(what: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
     )
     assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-3000:]
     assert "CLUSTER OK" in run.stdout

@@ -6,6 +6,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from tests.patience import PATIENCE_S
+
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
@@ -18,7 +20,9 @@ def test_the_page_runs_as_a_notebook(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(block) for block in [*blocks, last]]
 
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(
+        notebook, timeout=int(PATIENCE_S), resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute()
 
     first, damped = (_shown(notebook.cells[i]) for i in (0, 3))

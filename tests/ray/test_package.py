@@ -11,6 +11,7 @@ import pytest
 
 from fedsweep import __version__
 from fedsweep.places import BESIDE, lay_out, module
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sysconfig.get_path("scripts")) / "fedsweep"
@@ -73,7 +74,7 @@ def test_own_folders_called_like_ours_are_the_users(tmp_path: Path, packages: bo
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     ran = subprocess.run(
         [COMMAND, "sweep", "default", *WORDS, "tracking.output=out"],
-        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
 

@@ -15,6 +15,7 @@ import ray
 from fedsweep.config import HostGroup, ResourcesConfig
 from fedsweep.engine.leftovers import SESSION, session_folder
 from fedsweep.engine.pool import HostPool
+from tests.patience import PATIENCE_S
 from tests.ray.test_leftovers import kill, marked
 from tests.trials import SMALL
 
@@ -55,7 +56,7 @@ class Driver:
             )
         )
 
-    def until(self, found, seconds: float = 150):
+    def until(self, found, seconds: float = PATIENCE_S):
         deadline = time.monotonic() + seconds
         while not (value := found()):
             assert time.monotonic() < deadline, self.text[-3000:]
@@ -76,7 +77,7 @@ def test_a_raylet_killed_at_the_start_and_in_mid_sweep_uses_up_no_retry(
     second = driver.child("raylet", but=first)
     driver.until(lambda: "round 3/12" in driver.text)
     os.kill(second, signal.SIGKILL)
-    status, text = driver.process.wait(200), driver.text
+    status, text = driver.process.wait(PATIENCE_S), driver.text
     assert "Ray is started again: its processes here died" in text
     assert status == 0, text[-3000:]
     assert "Traceback" not in text, text
@@ -94,7 +95,7 @@ def test_a_host_killed_while_it_starts_is_awaited(ray_runtime: None) -> None:
     before = hosts_of_ours()
     pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
     pool.warm("fedsweep.client.app")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not (new := hosts_of_ours() - before):  # a process takes the name before it is up
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedsweep.config import TrackingConfig
 from fedsweep.report.searched import Searched
 from fedsweep.tracking.read import read_sweep
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
@@ -48,14 +49,14 @@ def test_kills_and_parallel_trials_change_nothing_of_a_search(tmp_path: Path) ->
     inline, killed = tmp_path / "inline", tmp_path / "killed"
     alone = driver(inline, tmp_path / "late", "resources.engine=inline")
     dies = driver(killed, tmp_path / "dies", "resources.trials=3")
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE_S
     while ended(killed) < 9 and dies.poll() is None:
         assert time.monotonic() < deadline, (killed / "log").read_text()
         time.sleep(0.05)
     os.killpg(dies.pid, signal.SIGKILL)
     dies.wait()
     last = driver(killed, tmp_path / "again", "resources.trials=3")
-    assert (alone.wait(240), last.wait(240)) == (0, 0), (killed / "log").read_text()
+    assert (alone.wait(PATIENCE_S), last.wait(PATIENCE_S)) == (0, 0), (killed / "log").read_text()
     assert (tmp_path / "late").read_text() == "", "imported while threads work side by side"
     assert searched(killed) == searched(inline)
     assert all(tuning.winner is not None for tuning in searched(inline).tunings)

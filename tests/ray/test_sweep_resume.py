@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedsweep.catalog import CATALOG
+from tests.patience import PATIENCE_S, SETTLED_S
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 8
@@ -49,7 +50,7 @@ class Session:
     def lines(self) -> list[str]:
         return self.log.read_text().splitlines()
 
-    def wait_for(self, pattern: str, seconds: float = 180) -> None:
+    def wait_for(self, pattern: str, seconds: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + seconds
         while not any(re.search(pattern, line) for line in self.lines):
             assert time.monotonic() < deadline, "\n".join(self.lines)
@@ -57,7 +58,7 @@ class Session:
                 return
             time.sleep(0.02)
 
-    def end(self, seconds: float = 240) -> int:
+    def end(self, seconds: float = PATIENCE_S) -> int:
         return self.process.wait(seconds)
 
 
@@ -144,7 +145,7 @@ def left_behind(group: int) -> list[str]:
     """Return the processes of a session that outlived its driver by seconds."""
     import psutil
 
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + SETTLED_S
     while True:
         alive = []
         for process in psutil.process_iter(["pid", "cmdline", "status"]):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 
 def free_port() -> int:
     with socket.socket() as found:
@@ -54,7 +56,7 @@ def mlflow_server(folder: Path, backend: str) -> Iterator[str]:
             cwd=folder,
         )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()

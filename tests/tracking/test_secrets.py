@@ -14,6 +14,7 @@ from fedsweep.errors import RunnerError
 from fedsweep.output import guarded_output
 from fedsweep.redaction import redact_files
 from fedsweep.tracking import ops
+from tests.patience import PATIENCE_S
 from tests.trials import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,7 @@ def run(tmp_path: Path, name: str, *words: str, interrupt: str = "") -> tuple[in
         time.sleep(0.05)
     if interrupt:
         process.send_signal(signal.SIGINT)
-    return process.wait(120), log.read_text()
+    return process.wait(PATIENCE_S), log.read_text()
 
 
 def test_a_planted_password_is_nowhere_in_what_a_run_leaves(server, tmp_path, tmp_path_factory):

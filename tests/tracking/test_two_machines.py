@@ -14,6 +14,7 @@ from fedsweep.config import TrackingConfig
 from fedsweep.errors import RunnerError
 from fedsweep.tracking.store import Store, open_store
 from fedsweep.tracking.store_claim import claim_in_store
+from tests.patience import PATIENCE_S
 from tests.trials import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +49,7 @@ class Machine:
 
     def end(self) -> tuple[int, str]:
         """Wait for its end; return its status and what it said on standard error."""
-        return self.process.wait(300), self.err.read_text()
+        return self.process.wait(PATIENCE_S), self.err.read_text()
 
 
 def store_of(server: str, tmp_path: Path) -> Store:
@@ -101,7 +102,7 @@ def test_what_a_killed_machine_left_is_taken_over_and_nothing_is_doubled(
     server: str, tmp_path: Path
 ) -> None:
     first = Machine(tmp_path, server, "a", "rounds=60")
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE_S
     while "round 3/" not in first.out.read_text():
         assert first.process.poll() is None, first.end()
         assert time.monotonic() < deadline
