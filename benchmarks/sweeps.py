@@ -34,25 +34,22 @@ WARM_START = [
 """One trial after the other: who waits for the next one sees it."""
 
 
+def fedsweep(*words: str) -> list[str]:
+    """Return the command line of this checkout's tool."""
+    return [sys.executable, "-m", "runner", *words]
+
+
 def run_sweep(words: list[str], folder: str, timeout_s: float = 400.0) -> list[dict[str, Any]]:
     """Run the default sweep with these words; return its events."""
-    command = [
-        sys.executable,
-        "-m",
-        "runner",
-        "sweep",
-        "default",
-        "--json",
-        f"resources.hosts.cpu.count={CORES}",
-    ]
+    hosts = f"resources.hosts.cpu.count={CORES}"
+    command = fedsweep("sweep", "default", "--json", hosts, f"tracking.output={folder}", *words)
     env = {
         key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))
     }
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # users keep their compiled modules
     done = subprocess.run(
-        [*command, f"tracking.output={folder}", *words], cwd=ROOT, env=env, capture_output=True,
-        text=True, timeout=timeout_s, check=False,
-    )  # fmt: skip
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
     if done.returncode:
         last = (done.stdout.splitlines() or [""])[-1]  # it tells the failures
         raise ContenderError(
