@@ -34,9 +34,10 @@ from fedsweep.escape import command, line
 from fedsweep.given import words_of
 from fedsweep.notebook import view_here
 from fedsweep.report.choice import Choice
+from fedsweep.report.layout import texts
 from fedsweep.report.report import printed, report, table_of
 from fedsweep.report.results import results_table, trials_table
-from fedsweep.report.table import Table, texts
+from fedsweep.report.table import Table
 from fedsweep.report.text import markdown
 from fedsweep.sweeps.compose import (
     Trial,

@@ -490,8 +490,8 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
 
 def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
     from fedsweep.report.choice import EVERYTHING
+    from fedsweep.report.layout import layout
     from fedsweep.report.results import results_table
-    from fedsweep.report.table import layout
     from fedsweep.report.terminal import ending, fitted
     from fedsweep.sweeps.sweep import run_sweep
     from fedsweep.sweeps.views import view_of

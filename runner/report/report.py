@@ -20,11 +20,12 @@ from fedsweep.records import TrialRow
 from fedsweep.report.choice import EVERYTHING, Choice, inches, picked
 from fedsweep.report.curves import Target, to_target, trial_curves, within_epsilon
 from fedsweep.report.figures import one_each, sweep_figures
+from fedsweep.report.layout import Chosen, chosen, reader
 from fedsweep.report.page import html, html_table
 from fedsweep.report.results import csv, trials_table
 from fedsweep.report.searched import Searched
 from fedsweep.report.searches import search_figures
-from fedsweep.report.table import Chosen, Lines, Table, chosen, reader
+from fedsweep.report.table import Lines, Table
 from fedsweep.report.text import document_markdown, latex, markdown
 from fedsweep.report.worst import worst_table
 

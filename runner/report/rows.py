@@ -60,6 +60,30 @@ def said_by_others(axes: pd.DataFrame, named: Sequence[str], rest: Sequence[str]
     return found[::-1]
 
 
+def grouped(
+    axes: pd.DataFrame, keys: Sequence[str], reorder: bool
+) -> tuple[list[int], list[tuple[Any, ...]]]:
+    """Return which group each row is of, and the groups: in the grid's order, or by key.
+
+    Parameters
+    ----------
+    axes : pd.DataFrame
+        A row per cell.
+    keys : sequence of str
+        The axes that rows of a group agree in.
+    reorder : bool
+        Groups in the order of each key's values, the first key first.
+    """
+    values = [[plain(value) for value in axes[key]] for key in keys]
+    places = list(zip(*values, strict=True)) if keys else [()] * len(axes)
+    groups = list(dict.fromkeys(places))
+    if reorder:
+        first = [{value: i for i, value in reversed(list(enumerate(column)))} for column in values]
+        groups.sort(key=lambda place: [first[n][value] for n, value in enumerate(place)])
+    where = {place: i for i, place in enumerate(groups)}
+    return [where[place] for place in places], groups
+
+
 def plain(value: Any) -> Any:
     """Return a value that is equal to itself: a missing one is None."""
     return None if pd.isna(value) else value

@@ -16,9 +16,9 @@ from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
 from fedsweep.errors import RunnerError, one_line
 from fedsweep.escape import command
+from fedsweep.report.layout import texts
 from fedsweep.report.report import Report, report
 from fedsweep.report.results import best_means, results_table
-from fedsweep.report.table import texts
 from fedsweep.report.text import markdown
 from fedsweep.sweeps.compose import Trial
 from fedsweep.sweeps.halving import Halving

@@ -16,8 +16,8 @@ from fedsweep.escape import line
 from fedsweep.records import RoundRecord, TrialResult
 from fedsweep.report.best import best_cell
 from fedsweep.report.curves import trial_curves
+from fedsweep.report.layout import texts
 from fedsweep.report.results import results_table
-from fedsweep.report.table import texts
 from fedsweep.tracking import Tracker
 from fedsweep.tracking.read import StoredTrial, read_sweep
 from tests.unit.test_tracking import TRIAL, started

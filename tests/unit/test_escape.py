@@ -37,8 +37,9 @@ from fedsweep.report import page as report_page
 from fedsweep.report import plots as sweep
 from fedsweep.report import text as report_text
 from fedsweep.report.choice import EVERYTHING
+from fedsweep.report.layout import layout
 from fedsweep.report.results import csv, results_table
-from fedsweep.report.table import Cell, Column, Table, layout
+from fedsweep.report.table import Cell, Column, Table
 from fedsweep.report.terminal import rich_lines
 from fedsweep.sweeps.compose import Trial
 from fedsweep.sweeps.progress import TrialProgress

@@ -16,8 +16,8 @@ from fedsweep.report import text as report_text
 from fedsweep.report.best import best_cell
 from fedsweep.report.choice import EVERYTHING
 from fedsweep.report.curves import Target, to_target, with_labels
+from fedsweep.report.layout import layout, texts
 from fedsweep.report.results import results_table, trials_table
-from fedsweep.report.table import layout, texts
 from fedsweep.report.terminal import rich_table
 from fedsweep.sweeps.compose import groups
 

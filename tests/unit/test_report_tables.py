@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from fedsweep.errors import RunnerError
 from fedsweep.records import TrialRow
 from fedsweep.report.choice import Choice, inches
+from fedsweep.report.layout import chosen, layout
 from fedsweep.report.report import printed
 from fedsweep.report.results import results_table
-from fedsweep.report.table import chosen, layout
 from fedsweep.report.terminal import ending, fitted
 from fedsweep.report.text import latex
 from fedsweep.report.tuning import tuned
@@ -113,6 +113,25 @@ def test_rows_that_are_clearly_the_best_are_bold_and_the_test_is_named():
     ).table
     assert "No row is better" in wilcoxon.caption
     assert "Wilcoxon" in wilcoxon.caption
+
+
+def test_a_caption_says_of_no_test_that_there_was_none():
+    """Two seeds are not tested, and a row that is alone has nothing to be better than."""
+    words = {"columns": "client_acc", "where": {"lr": "0.1", "shift": "none", "alpha": "1"}}
+    assert "No row is better than each other row (paired t-test" in table(**words).caption
+    two = table(seeds="0-1", **words).caption
+    assert "No row is tested against others: that takes 3 seeds of each." in two
+    words["where"]["strategy"] = "fedavg"
+    assert table(**words).caption.endswith("Mean ± standard deviation over the seeds.")
+
+
+def test_a_metric_that_was_asked_for_is_in_the_short_table():
+    """Of the three that ``metrics=[macro_f1]`` gives, those that rows are compared by."""
+    extra = {"client_macro_f1": 0.6, "macro_f1": 0.5, "client_test_macro_f1": 0.4, "ami": 0.3}
+    rows = [TrialRow(row.axes, row.metrics | extra) for row in ROWS]
+    headings = [column.name for column in layout(results_table(rows, axes=AXES), Choice()).columns]
+    assert {"client_macro_f1", "macro_f1"} <= {*headings}
+    assert not {"client_test_macro_f1", "ami"} & {*headings}
 
 
 def test_trials_are_picked_by_settings_that_are_no_axes_and_by_seeds():

@@ -6,8 +6,8 @@ import pytest
 
 from fedsweep.links import MB, mb_by_link
 from fedsweep.records import TaskRecord, TrialRow
+from fedsweep.report.layout import texts
 from fedsweep.report.results import results_table
-from fedsweep.report.table import texts
 from fedsweep.report.text import markdown
 from fedsweep.strategies.devices import SPREAD, Device, device_of, load_on_device, nominal
 from fedsweep.strategies.selection import Load, gini, regret, spearman
