@@ -23,16 +23,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 
-from fedsweep.catalog import CATALOG, FINAL
+from fedsweep.catalog import FINAL
 from fedsweep.config import TrackingConfig
 from fedsweep.environ import environ, variable
 from fedsweep.errors import RunnerError, unknown
 from fedsweep.escape import command, line
 from fedsweep.given import words_of
 from fedsweep.notebook import view_here
+from fedsweep.output import amount
+from fedsweep.report.best import Best, best_of
 from fedsweep.report.choice import Choice
 from fedsweep.report.layout import texts
 from fedsweep.report.report import printed, report, table_of
@@ -147,24 +148,19 @@ class Results:
         """Return the traces of CPU and memory of the hosts, a row per trial and sample."""
         return self._tables("load")
 
-    def best(self, metric: str = "client_acc", *, lowest: bool = False) -> pd.Series:
-        """Return the row of :meth:`table` with the best mean of a final metric.
+    def best(self, metric: str = "client_acc", *, lowest: bool = False) -> Best:
+        """Return the cell with the best mean of a final metric: it shows itself, as a command does.
 
-        Best is the highest, unless the metric is declared to be better the lower, or ``lowest``.
-        Cells that diverged come last.
+        Its ``value`` is the mean, ``place`` its axes by full key, ``run_id`` and ``command`` are
+        those of its best trial. Best is the highest, unless the metric is declared to be better the
+        lower, or ``lowest``. Cells that diverged come last.
 
         Raises
         ------
         RunnerError
             No trial has that metric.
         """
-        table, column = self.table(), f"{metric}_mean"
-        if column not in table:
-            known = [key.removesuffix("_mean") for key in map(str, table) if key.endswith("_mean")]
-            raise RunnerError(unknown("metric", metric, known))
-        sign = -1.0 if lowest else CATALOG.final(metric).sign
-        order = np.argsort(-sign * table[column].to_numpy(float), kind="stable")  # nan comes last
-        return table.iloc[int(order[0])]
+        return best_of(self._stored, metric, lowest)
 
     def paper(self, **choice: object) -> "PaperTable":
         """Return a table as a paper has it; in a notebook it shows itself.
@@ -196,7 +192,7 @@ class Results:
         return len(self._stored.trials)
 
     def __repr__(self) -> str:
-        head = f"{self.name}: {len(self)} trials"
+        head = f"{self.name}: {amount(len(self), 'trial')}"
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return f"{line(head)}{failed}\n{markdown(texts(self._cells))}".rstrip()
 
@@ -231,9 +227,9 @@ def _text(cell: object) -> str:
     return line(f"{strong}{rest}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PaperTable:
-    """A table of results, with its caption."""
+    """A table of results, with its caption; it shows itself as Markdown, in a notebook as HTML."""
 
     table: Table
     name: str
@@ -245,6 +241,9 @@ class PaperTable:
     def to(self, form: Literal["latex", "md", "csv", "html"]) -> str:
         """Return it in a format; LaTeX needs booktabs and siunitx."""
         return printed(self.table, form, self.name)
+
+    def __repr__(self) -> str:
+        return self.to("md").rstrip()
 
     def _repr_html_(self) -> str:
         return self.to("html")
@@ -420,7 +419,8 @@ def _executed(plan: SweepPlan, show: ViewMode) -> Any:
         raise KeyboardInterrupt("interrupted: the same call goes on")
     if outcome.stopped:
         label, reason = outcome.stopped[0]
-        raise RunnerError(f"{len(outcome.stopped)} trials were stopped; {label}: {reason}")
+        stopped = amount(len(outcome.stopped), "trial")
+        raise RunnerError(f"{stopped} stopped before the end; {label}: {reason}")
     if outcome.missing:
         raise RunnerError(outcome.missing)
     if tracker.spilled:

@@ -649,16 +649,16 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
 
 def _best(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.files import write_whole
-    from fedsweep.report.best import best_cell, best_file
+    from fedsweep.report.best import best_of
     from fedsweep.tracking.read import read_sweep
 
     if args.export and not names_file(str(args.export)):
         raise ConfigError(f"--export {shown(str(args.export))} is no sweep's file; end it in .yaml")
-    sweep = read_sweep(compose(words).tracking, args.sweep)
-    print(best_cell(sweep, args.metric, args.lowest))
+    best = best_of(read_sweep(compose(words).tracking, args.sweep), args.metric, args.lowest)
+    print(best)
     if args.export:
         try:
-            write_whole(args.export, best_file(sweep, args.metric, args.lowest).encode())
+            write_whole(args.export, best.file().encode())
         except OSError as error:
             raise RunnerError(f"--export: {args.export} can't be written: {error}") from error
         say(f"run it again with: {escape.command(['fedsweep', 'sweep', str(args.export)])}")

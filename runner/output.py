@@ -102,6 +102,11 @@ class Output:
         return getattr(self._stream, name)
 
 
+def amount(count: int, what: str) -> str:
+    """Return how many there are of something, as it is read: ``1 trial``, ``1,200 trials``."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()

@@ -1,7 +1,7 @@
 """Single trials and cells of a sweep: the best one, and several side by side."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import yaml
 from fedsweep import escape
 from fedsweep.catalog import CATALOG
 from fedsweep.errors import RunnerError, unknown
+from fedsweep.output import amount
 from fedsweep.report.results import SEED
 from fedsweep.report.stats import interval
 from fedsweep.report.terminal import rich_lines
@@ -46,8 +47,86 @@ def comparison(trials: "Sequence[StoredTrial]") -> "Table":
     return shown
 
 
-def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
-    """Return the cell of a final metric's best mean, its interval, its best trial's command.
+@dataclass(frozen=True, repr=False)
+class Best:
+    """The cell of a sweep that is the best by a final metric; it shows itself as it is read.
+
+    Parameters
+    ----------
+    metric : str
+        By its name at a trial's end.
+    place : mapping
+        Where it lies: the axes but the seed, by full key.
+    trials : sequence of StoredTrial
+        Its trials, one for each seed.
+    top : StoredTrial
+        The best of these.
+    diverged : int
+        How many trials of the sweep have nan: their cells come last.
+    sweep : str
+        What the sweep is called.
+    """
+
+    metric: str
+    place: Mapping[str, str]
+    trials: "Sequence[StoredTrial]"
+    top: "StoredTrial"
+    diverged: int
+    sweep: str
+
+    @property
+    def value(self) -> float:
+        """The metric's mean over the trials, as it is logged: shares are from 0 to 1."""
+        return float(np.mean([trial.final[self.metric] for trial in self.trials]))
+
+    @property
+    def run_id(self) -> str:
+        """The run of the best trial, in MLflow."""
+        return self.top.run_id
+
+    @property
+    def command(self) -> str:
+        """The command that runs the best trial again."""
+        return self.top.command
+
+    def __repr__(self) -> str:
+        values = np.array([trial.final[self.metric] for trial in self.trials])
+        lost = f"{amount(self.diverged, 'trial')} of the sweep diverged: nan comes last"
+        told = [
+            self._where,
+            f"{self.metric} {self.value:.4f} {_spread(values)}",
+            *[lost] * bool(self.diverged),
+            f"best trial: {self.metric} {self.top.final[self.metric]:.4f}, run {self.run_id}",
+            self.command,
+        ]
+        return "\n".join(map(escape.line, told))
+
+    def file(self) -> str:
+        """Return it as the file of a sweep, in YAML: its settings, and its seeds as an axis.
+
+        Raises
+        ------
+        RunnerError
+            The store does not tell the command of its best trial.
+        """
+        words = shlex.split(self.command)
+        if words[:2] != ["fedsweep", "run"] or "$'" in self.command:
+            raise RunnerError(
+                f"the store does not tell the words of run {self.run_id}; they are in its note"
+            )
+        kept = [word for word in words[2:] if "=" in word and not word.startswith(f"{SEED}=")]
+        seeds = sorted(int(trial.params[SEED]) for trial in self.trials)
+        told = f"The best of sweep '{self.sweep}' by {self.metric}: {self._where}."
+        loaded = {"description": told, "overrides": kept, "axes": {SEED: seeds}}
+        return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))
+
+    @property
+    def _where(self) -> str:
+        return " ".join(f"{axis}={value}" for axis, value in self.place.items()) or "all trials"
+
+
+def best_of(sweep: "StoredSweep", metric: str, lowest: bool = False) -> Best:
+    """Return the cell with the best mean of a final metric.
 
     The best is the highest, unless the metric is declared to be better the lower, or ``lowest``.
 
@@ -56,70 +135,18 @@ def best_cell(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
     RunnerError
         No trial has that metric.
     """
-    best = _best(sweep, metric, lowest)
-    values = np.array([trial.final[metric] for trial in best.trials])
-    last = (
-        f"{best.lost} of the sweep's trials diverged: their {metric} is nan, and their cells come "
-        "last"
-    )
-    told = [
-        best.place,
-        f"{metric} {values.mean():.4f} {_spread(values)}",
-        *[last] * bool(best.lost),
-        f"best trial: {metric} {best.top.final[metric]:.4f}, run {best.top.run_id}",
-        best.top.command,
-    ]
-    return "\n".join(map(escape.line, told))
-
-
-def best_file(sweep: "StoredSweep", metric: str, lowest: bool = False) -> str:
-    """Return the best cell as the file of a sweep, in YAML: its settings, and its seeds as an axis.
-
-    Raises
-    ------
-    RunnerError
-        No trial has that metric, or the store does not tell the command of one.
-    """
-    best = _best(sweep, metric, lowest)
-    words = shlex.split(best.top.command)
-    if words[:2] != ["fedsweep", "run"] or "$'" in best.top.command:
-        raise RunnerError(
-            f"the store does not tell the words of run {best.top.run_id}; they are in its note"
-        )
-    kept = [word for word in words[2:] if "=" in word and not word.startswith(f"{SEED}=")]
-    seeds = sorted(int(trial.params[SEED]) for trial in best.trials)
-    told = f"The best of sweep '{sweep.name}' by {metric}: {best.place}."
-    loaded = {"description": told, "overrides": kept, "axes": {SEED: seeds}}
-    return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best cell: place, trials, the best of these; how many of the sweep diverged."""
-
-    place: str
-    trials: "Sequence[StoredTrial]"
-    top: "StoredTrial"
-    lost: int
-
-
-def _best(sweep: "StoredSweep", metric: str, lowest: bool) -> _Best:
     known = sorted({name for trial in sweep.trials for name in trial.final})
     trials = [
         trial for trial in sweep.trials if metric in trial.final and trial.status == "FINISHED"
     ]
     if not trials:
-        raise RunnerError(
-            f"--metric: {unknown('metric', metric, known)} These are what '{sweep.name}' has."
-        )
+        raise RunnerError(f"{unknown('metric', metric, known)} These are what '{sweep.name}' has.")
     sign = -1.0 if lowest else CATALOG.final(metric).sign
     places = dict(zip((trial.run_id for trial in sweep.trials), sweep.places, strict=True))
-    cells: dict[str, list[StoredTrial]] = {}
+    cells: dict[tuple[tuple[str, str], ...], list[StoredTrial]] = {}
     for trial in trials:
-        place = " ".join(
-            f"{axis}={value}" for axis, value in places[trial.run_id].items() if axis != SEED
-        )
-        cells.setdefault(place or "all trials", []).append(trial)
+        place = tuple(item for item in places[trial.run_id].items() if item[0] != SEED)
+        cells.setdefault(place, []).append(trial)
 
     def rank(values: Sequence[float]) -> float:
         """Put what diverged last."""
@@ -128,8 +155,9 @@ def _best(sweep: "StoredSweep", metric: str, lowest: bool) -> _Best:
     place, chosen = max(
         cells.items(), key=lambda item: rank([trial.final[metric] for trial in item[1]])
     )
+    top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
     lost = sum(isnan(trial.final[metric]) for trial in trials)
-    return _Best(place, chosen, max(chosen, key=lambda trial: rank([trial.final[metric]])), lost)
+    return Best(metric, dict(place), chosen, top, lost, sweep.name)
 
 
 def _spread(values: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from fedsweep.cli import main
 from fedsweep.config import TrackingConfig
 from fedsweep.escape import line
 from fedsweep.records import RoundRecord, TrialResult
-from fedsweep.report.best import best_cell
+from fedsweep.report.best import best_of
 from fedsweep.report.curves import trial_curves
 from fedsweep.report.layout import texts
 from fedsweep.report.results import results_table
@@ -207,12 +207,12 @@ def test_best_where_a_trial_diverged(tmp_path, template):
             )
         sweep.finish()
     stored = read_sweep(tracker.store, "grid")
-    assert best_cell(stored, "client_acc").splitlines()[:3] == [
+    assert repr(best_of(stored, "client_acc")).splitlines()[:3] == [
         "strategy.num_clusters=4",
         "client_acc 0.5500 (mean of 2 trials: 0.5000 to 0.6000)",
-        "1 of the sweep's trials diverged: their client_acc is nan, and their cells come last",
+        "1 trial of the sweep diverged: nan comes last",
     ]
-    assert best_cell(stored, "client_acc", lowest=True).startswith("strategy.num_clusters=4\n")
+    assert repr(best_of(stored, "client_acc", lowest=True)).startswith("strategy.num_clusters=4\n")
     assert texts(results_table(stored.rows()))[1][2] == "nan (1 of 2)"
 
 
@@ -227,7 +227,7 @@ def test_best_where_a_trial_diverged(tmp_path, template):
         ),
         (
             ("best", "grid", "--metric", "accuracy"),
-            "--metric: unknown metric 'accuracy'.* Valid: ari, client_acc",
+            "unknown metric 'accuracy'.* Valid: ari, client_acc",
         ),
         (("best", "0" * 32), "there is no sweep '0"),
     ],

@@ -454,7 +454,7 @@ def test_consoles_are_made_in_one_place() -> None:
 DOCUMENTS = {
     "to_yaml(trial.config)", "as_json({**told, 'cells': made.records()})",
     "printed(table, args.format, sweep.name)",
-    "best_cell(sweep, args.metric, args.lowest)",
+    "best",
     "str(made.files['report.md']).partition('```')[0].rstrip()",
 }  # fmt: skip
 """What has lines of its own, each with an escape; all else is a line, and said by ``say``."""

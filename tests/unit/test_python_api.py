@@ -103,8 +103,13 @@ def test_results_are_frames(results: Results) -> None:
 
     means = trials.groupby("strategy")["client_acc"].mean()
     assert [*table["client_acc_mean"]] == pytest.approx([*means])
-    assert results.best("client_acc")["strategy"] == means.idxmax()
-    assert results.best("client_acc", lowest=True)["strategy"] == means.idxmin()
+    best = results.best("client_acc")
+    assert best.place == {"strategy": means.idxmax()}
+    assert best.value == pytest.approx(means.max())
+    assert best.run_id in {*trials["run_id"]}
+    assert repr(best).splitlines()[-1] == best.command
+    assert best.command.startswith("fedsweep run ")
+    assert results.best("client_acc", lowest=True).place == {"strategy": means.idxmin()}
     last = rounds[rounds["round"] == 2]["1_global/acc"]
     assert [*last] == pytest.approx([*trials["acc"]])
 
@@ -119,6 +124,9 @@ def test_results_are_frames(results: Results) -> None:
 
 def test_results_show_themselves(results: Results) -> None:
     assert repr(results).startswith("study: 4 trials\n| strategy | ")
+    paper = results.paper(columns=["client_acc"])
+    assert repr(paper) == paper.to("md").rstrip()
+    assert repr(paper).startswith("| strategy | client accuracy (%) |")
     table = ElementTree.fromstring(results._repr_html_())
     rows = [[cell.text for cell in row] for row in table.iterfind("tbody/tr")]
     assert [row[0] for row in rows] == ["fedavg", "kmeans"]

@@ -13,7 +13,7 @@ from fedsweep.records import TrialRow
 from fedsweep.report import figures as report_figures
 from fedsweep.report import stats
 from fedsweep.report import text as report_text
-from fedsweep.report.best import best_cell
+from fedsweep.report.best import best_of
 from fedsweep.report.choice import EVERYTHING
 from fedsweep.report.curves import Target, to_target, with_labels
 from fedsweep.report.layout import layout, texts
@@ -108,8 +108,8 @@ def test_what_diverged_is_never_the_best(order: tuple[int, int]) -> None:
     ]
     places = [{"training.lr": str(i), "seed": "0"} for i in order]
     sweep = SimpleNamespace(name="grid", places=places, trials=trials)
-    assert best_cell(sweep, "client_acc").startswith("training.lr=1\nclient_acc 0.4")
-    assert best_cell(sweep, "client_acc", lowest=True).startswith("training.lr=1\n")
+    assert repr(best_of(sweep, "client_acc")).startswith("training.lr=1\nclient_acc 0.4")
+    assert repr(best_of(sweep, "client_acc", lowest=True)).startswith("training.lr=1\n")
 
 
 def test_the_clients_own_models_on_the_test_set_have_a_column() -> None:
