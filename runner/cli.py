@@ -1,41 +1,28 @@
-"""The command line, one function a command. Thin: it reads words, calls, prints."""
+"""The command line, one function a command. Thin: it reads words, calls, prints.
+
+What a command needs is imported by it: Flower, Hydra, NumPy and pandas take seconds, and neither
+``--help`` nor a word that no command has waits for them.
+"""
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedsweep import __version__, escape
-from fedsweep.catalog import CATALOG
 from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import ConfigError, RunnerError, no_room, shown
-from fedsweep.output import guarded_output
+from fedsweep.output import amount, guarded_output, say
 from fedsweep.paths import component
-from fedsweep.sweeps.compose import (
-    Trial,
-    compose,
-    compose_trial,
-    config_dir_words,
-    groups,
-    names_file,
-    options,
-    planned,
-    remarks,
-    split_sweep,
-    to_yaml,
-    validated,
-    with_contents,
-)
 from fedsweep.sweeps.interrupts import hang_up
-from fedsweep.sweeps.views import new_console, say
-from fedsweep.sweeps.words import literal, store_words
 
 if TYPE_CHECKING:
     from fedsweep.report.choice import Choice
+    from fedsweep.sweeps.compose import Trial
     from fedsweep.sweeps.sweep import SweepPlan
     from fedsweep.sweeps.views import ViewMode
 
@@ -48,6 +35,9 @@ strategy.num_clusters=4
   fedsweep sweep default strategy=fedavg,kmeans --dry-run
   fedsweep sweep strategy=fedavg,kmeans partition.alpha=0.1,1 seed=0,1,2 --name mine
   fedsweep config dataset=cifar10 model=lenet
+"""
+MORE = """
+`fedsweep run --help` lists the groups and their options, `fedsweep best --help` the metrics.
 """
 
 
@@ -100,10 +90,20 @@ def _command(argv: Sequence[str] | None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what it can't read, and takes no option for the start of its name."""
+    """Says in one line what it can't read, and takes no option for the start of its name.
 
-    def __init__(self, **options: object) -> None:
+    ``listed`` makes what its help ends with: only when somebody asks for it.
+    """
+
+    def __init__(self, listed: Callable[[], str] | None = None, **options: object) -> None:
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+        self._listed = listed
+
+    def format_help(self) -> str:
+        """Return the help, with what there is."""
+        if self._listed is not None:
+            self.epilog = self._listed()
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
@@ -116,37 +116,42 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Sweeps of (clustered) federated-learning experiments on Ray, tracked in MLflow."
         ),
-        epilog=EXAMPLES + "\n" + _groups_help(),
+        epilog=EXAMPLES + MORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fedsweep {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, call: object, help_text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
+    def command(
+        name: str, call: object, help_text: str, listed: Callable[[], str] | None = None
+    ) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = commands.add_parser(
             name,
             help=help_text,
             description=help_text,
-            epilog=parser.epilog,
+            listed=listed,
             formatter_class=parser.formatter_class,
         )
         sub.set_defaults(call=call)
         return sub
 
     # What runs trials.
-    run = command("run", _run, "run one trial")
-    sweep = command("sweep", _sweep, "run a grid of trials")
+    run = command("run", _run, "run one trial", _groups_help)
+    sweep = command("sweep", _sweep, "run a grid of trials", _groups_help)
     sweep.add_argument(
         "sweep",
         metavar="SWEEP",
         nargs="?",
         default="",
-        help=f"{', '.join(options('sweep'))}, or a file such as ./study.yaml; without it the axes "
-        "are those of the words alone",
+        help="one of those below, or a file such as ./study.yaml; without it the axes are those of "
+        "the words alone",
     )
     sweep.add_argument("--name", help="what the sweep is called; default: as its file, or adhoc")
     reproduce = command(
-        "reproduce", _reproduce, "run an experiment and hold it against the paper's numbers"
+        "reproduce",
+        _reproduce,
+        "run an experiment and hold it against the paper's numbers",
+        _groups_help,
     )
     reproduce.add_argument(
         "name", nargs="?", default="", help="a file of configs/experiment that says what to expect"
@@ -192,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="go on with what a driver of another machine left",
         )
-    config = command("config", _config, "print the resolved configuration of a trial")
+    config = command("config", _config, "print the resolved configuration of a trial", _groups_help)
     for sub in (run, sweep, reproduce, app):
         sub.add_argument("--address", help="Ray cluster to run on (auto: the one that runs here)")
     for sub in (run, sweep, config, reproduce):
@@ -258,7 +263,10 @@ def _parser() -> argparse.ArgumentParser:
         "words", nargs="*", metavar="key=value", help="settings of this session: data.root=DIR"
     )
     best = command(
-        "best", _best, "the best cell of a sweep, and the command that runs its best trial again"
+        "best",
+        _best,
+        "the best cell of a sweep, and the command that runs its best trial again",
+        _metrics_help,
     )
     best.add_argument(
         "sweep", metavar="SWEEP", help="name of a sweep (its latest run) or the id of its run"
@@ -266,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     best.add_argument(
         "--metric",
         default="client_acc",
-        help=f"final metric: {', '.join(CATALOG.finals)}",
+        help="final metric, one of those below; default: client_acc",
     )
     best.add_argument(
         "--lowest", action="store_true", help="lower is better, whatever the metric says"
@@ -340,27 +348,44 @@ def _add_modes(parser: argparse.ArgumentParser, quiet: str, machine: str) -> Non
 
 
 def _groups_help() -> str:
+    from fedsweep.catalog import CATALOG
+    from fedsweep.sweeps.compose import groups, options
+
     lines = [f"  {group:<11} {', '.join(options(group))}" for group in groups() if options(group)]
     return (
-        "groups and their options:\n"
+        EXAMPLES
+        + "\ngroups and their options:\n"
         + "\n".join(lines)
         + f"\nsweeps: {', '.join(options('sweep'))}"
         + "\nmetrics that stop.metric, halving.metric and --target take:\n"
-        + fill(
-            ", ".join(metric.key for metric in CATALOG if metric.watchable),
-            width=100,
-            initial_indent="  ",
-            subsequent_indent="  ",
-            break_on_hyphens=False,
-        )
+        + _filled(metric.key for metric in CATALOG if metric.watchable)
+    )
+
+
+def _metrics_help() -> str:
+    from fedsweep.catalog import CATALOG
+
+    return "metrics of a trial's end:\n" + _filled(CATALOG.finals)
+
+
+def _filled(names: Iterable[str]) -> str:
+    return fill(
+        ", ".join(names),
+        width=100,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
     )
 
 
 def _with_address(words: list[str], address: str | None) -> list[str]:
+    from fedsweep.sweeps.words import literal
+
     return words if address is None else [*words, f"resources.address={literal(address)}"]
 
 
 def _run(args: argparse.Namespace, words: list[str]) -> int:
+    from fedsweep.sweeps.compose import compose_trial, with_contents
     from fedsweep.sweeps.resume import Restart
     from fedsweep.sweeps.sweep import SweepPlan
 
@@ -372,6 +397,8 @@ def _run(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _sweep(args: argparse.Namespace, words: list[str]) -> int:
+    from fedsweep.sweeps.compose import planned, split_sweep, with_contents
+
     words = _with_address(words, args.address)
     sweep, given = split_sweep([args.sweep, *words] if args.sweep else words)
     called = planned(sweep, given, args.name or "")
@@ -402,7 +429,8 @@ def _app(args: argparse.Namespace, words: list[str]) -> int:
     name = args.name or sweep.project.name
     component(name, "--name")
     if args.dry_run:
-        count = f"{len(sweep.trials)} trials of sweep '{name}'"  # how many rounds, the app knows
+        # How many rounds there are, the app knows.
+        count = f"{amount(len(sweep.trials), 'trial')} of sweep '{name}'"
         return _list(sweep.trials, sweep.remarks(sweep.trials), [count])
     if args.check:
         from fedsweep.app.check import check
@@ -419,7 +447,7 @@ def _app(args: argparse.Namespace, words: list[str]) -> int:
     return _execute(plan, args.mode)
 
 
-def _list(trials: Sequence[Trial], told: Sequence[str], counted: Iterable[str]) -> int:
+def _list(trials: "Sequence[Trial]", told: Sequence[str], counted: Iterable[str]) -> int:
     for trial in trials:
         say(" ".join([trial.config.key, *(f"{key}={value}" for key, value in trial.axes.items())]))
     for remark in told:
@@ -429,11 +457,13 @@ def _list(trials: Sequence[Trial], told: Sequence[str], counted: Iterable[str]) 
     return 0
 
 
-def _list_ours(trials: Sequence[Trial], sweep: str, more: Sequence[str] = ()) -> int:
+def _list_ours(trials: "Sequence[Trial]", sweep: str, more: Sequence[str] = ()) -> int:
+    from fedsweep.sweeps.compose import remarks
+
     return _list(trials, [*remarks(trials), *more], _counted(trials, sweep))
 
 
-def _counted(trials: Sequence[Trial], sweep: str) -> Iterator[str]:
+def _counted(trials: "Sequence[Trial]", sweep: str) -> Iterator[str]:
     """Say how much there is to do; the store is opened once the first line is out."""
     from fedsweep.sweeps.estimate import duration, size
 
@@ -449,6 +479,7 @@ def _counted(trials: Sequence[Trial], sweep: str) -> Iterator[str]:
 
 def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.reproduce.reproduce import load_experiment
+    from fedsweep.sweeps.compose import config_dir_words, with_contents
 
     words = _with_address(words, args.address)
     experiment = load_experiment(args.name, args.full)
@@ -460,7 +491,7 @@ def _reproduce(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.reproduce.reproduce import conclude
     from fedsweep.sweeps.resume import Restart
     from fedsweep.sweeps.sweep import SweepPlan
-    from fedsweep.sweeps.views import view_of
+    from fedsweep.sweeps.views import new_console, view_of
 
     full = ["--full"] if args.full else []
     again = ["fedsweep", "reproduce", args.name, *full, *words, *config_dir_words()]
@@ -494,7 +525,8 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
     from fedsweep.report.results import results_table
     from fedsweep.report.terminal import ending, fitted
     from fedsweep.sweeps.sweep import run_sweep
-    from fedsweep.sweeps.views import view_of
+    from fedsweep.sweeps.views import new_console, view_of
+    from fedsweep.sweeps.words import store_words
 
     console = new_console(width=None if sys.stdout.isatty() else 140, quiet=mode == "quiet")
     view = view_of(mode, console)
@@ -544,6 +576,8 @@ def _execute(plan: "SweepPlan", mode: "ViewMode") -> int:
 
 
 def _config(args: argparse.Namespace, words: list[str]) -> int:
+    from fedsweep.sweeps.compose import compose_trial, remarks, to_yaml
+
     trial = compose_trial(words)
     print(to_yaml(trial.config), end="")
     say(f"# trial key: {trial.config.key}")
@@ -561,6 +595,7 @@ def _split_words(words: list[str]) -> tuple[list[str], list[str]]:
 def _choice(args: argparse.Namespace) -> "Choice":
     """Return what a report shows: as its file says, and as the options say instead."""
     from fedsweep.report.choice import Choice, read_choice
+    from fedsweep.sweeps.compose import names_file, validated
 
     file = args.sweep if names_file(args.sweep) else ""
     values: dict[str, Any] = {"sweep": args.sweep}
@@ -588,6 +623,7 @@ def _choice(args: argparse.Namespace) -> "Choice":
 
 def _report(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.report.report import PAGE, narrow, printed, report, table_of
+    from fedsweep.sweeps.compose import compose
     from fedsweep.sweeps.views import as_json
     from fedsweep.tracking.read import read_sweep, report_folder
 
@@ -631,6 +667,8 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.report.best import comparison
     from fedsweep.report.pairs import paired
     from fedsweep.report.terminal import rich_lines
+    from fedsweep.sweeps.compose import compose
+    from fedsweep.sweeps.views import new_console
     from fedsweep.tracking.read import read_runs, sweeps_of
 
     names, settings = _split_words([*args.runs, *words])
@@ -650,6 +688,7 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
 def _best(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.files import write_whole
     from fedsweep.report.best import best_of
+    from fedsweep.sweeps.compose import compose, names_file
     from fedsweep.tracking.read import read_sweep
 
     if args.export and not names_file(str(args.export)):
@@ -667,10 +706,11 @@ def _best(args: argparse.Namespace, words: list[str]) -> int:
 
 def _export(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.reproduce.package import export
+    from fedsweep.sweeps.compose import compose
     from fedsweep.tracking.read import read_sweep
 
     trials = export(read_sweep(compose(words).tracking, args.sweep), args.file)
-    say(f"{trials} trials in {args.file}")
+    say(f"{amount(trials, 'trial')} in {args.file}")
     say(f"check it with: {escape.command(['fedsweep', 'verify', str(args.file)])}")
     return 0
 
@@ -689,6 +729,7 @@ def _verify(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _flush(args: argparse.Namespace, words: list[str]) -> int:
+    from fedsweep.sweeps.compose import compose
     from fedsweep.tracking import flush
 
     done = flush(compose(words).tracking, tell=partial(say, file=sys.stderr))
@@ -697,6 +738,7 @@ def _flush(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _ui(args: argparse.Namespace, words: list[str]) -> int:
+    from fedsweep.sweeps.compose import compose
     from fedsweep.tracking.database import database_of, settle_in
     from fedsweep.tracking.store import open_store, tracking_uri
     from fedsweep.tracking.ui import charts, check_port

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from fedsweep.escape import line
 from fedsweep.redaction import redact
 
 _ENOUGH = (errno.EPIPE, errno.EBADF)
@@ -64,8 +65,8 @@ class Output:
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write several texts."""
-        for line in lines:
-            self.write(line)
+        for text in lines:
+            self.write(text)
 
     def flush(self) -> None:
         """Bring to its reader what was written."""
@@ -100,6 +101,11 @@ class Output:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def say(text: str, file: "TextIO | Output | None" = None) -> None:
+    """Print one line for people, whatever is in the names that it tells."""
+    print(line(text), file=file or sys.stdout, flush=True)
 
 
 def amount(count: int, what: str) -> str:

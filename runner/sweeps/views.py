@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -24,9 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from fedsweep.escape import line
-
-if TYPE_CHECKING:
-    from fedsweep.output import Output
+from fedsweep.output import say
 
 Event = Mapping[str, Any]
 """``event`` is its kind: begin, trial, round, end, line or result.
@@ -59,11 +57,6 @@ def view_of(mode: ViewMode, console: Console) -> View:
 def new_console(**options: Any) -> Console:
     """Return a console that shows text as it is: rich would read ``[red]`` in a name."""
     return Console(markup=False, emoji=False, highlight=False, **options)
-
-
-def say(text: str, file: "TextIO | Output | None" = None) -> None:
-    """Print one line for people, whatever is in the names that it tells."""
-    print(line(text), file=file or sys.stdout, flush=True)
 
 
 class LineView:

@@ -219,7 +219,7 @@ def test_a_metric_declared_here_is_everywhere(
     assert main(["best", "mine", "--metric", "spread", here]) == 0
     lowest = min(trial.final["spread"] for trial in sweep.trials)
     assert f"spread {lowest:.4f} (one trial)" in capsys.readouterr().out
-    for command, name in ((["best", "--help"], "spread"), (["--help"], declared.key)):
+    for command, name in ((["best", "--help"], "spread"), (["run", "--help"], declared.key)):
         main(command)
         assert name in capsys.readouterr().out
 

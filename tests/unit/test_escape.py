@@ -31,6 +31,7 @@ from fedsweep import cli, escape
 from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.errors import RunnerError
 from fedsweep.figures import canvas, split, trial
+from fedsweep.output import say
 from fedsweep.paths import component
 from fedsweep.records import DataSummary, RoundRecord, TrialResult, TrialRow, TrialStarted
 from fedsweep.report import page as report_page
@@ -43,7 +44,7 @@ from fedsweep.report.table import Cell, Column, Table
 from fedsweep.report.terminal import rich_lines
 from fedsweep.sweeps.compose import Trial
 from fedsweep.sweeps.progress import TrialProgress
-from fedsweep.sweeps.views import new_console, say, view_of
+from fedsweep.sweeps.views import new_console, view_of
 from fedsweep.tracking import Tracker, describe, past
 from fedsweep.tracking.read import StoredSweep, StoredTrial, read_runs, read_sweep
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(p for top in ("runner", "strategies", "models") for p in (ROOT / top).rglob("*.py"))
 
@@ -68,6 +70,25 @@ def test_a_trial_process_does_without_torch_mlflow_and_datasets() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["report", "--help"], ["rum"], ["ui", "--prot", "1"]]
+)
+def test_help_and_refused_commands_wait_for_no_library(words: list[str]) -> None:
+    """They take the time of an interpreter: Flower, Hydra and NumPy took two seconds."""
+    code = (
+        "import sys\n"
+        "from fedsweep.cli import main\n"
+        "main(sys.argv[1:])\n"
+        "tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(tops - {*sys.stdlib_module_names, '__main__', 'fedsweep'}))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    heavy = ("numpy", "pandas", "flwr", "hydra", "omegaconf", "pydantic", "ray", "torch", "rich")
+    assert not [name for name in heavy if f"'{name}'" in out.stdout.splitlines()[-1]]
 
 
 LATE = """
