@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _USERINFO = re.compile(r"(?<=://)[^\s'\"]*@")
-_SECRET_QUERY = re.compile(
-    r"([?&][^=&\s'\"]*(?:token|passw|pwd|secret|key|sig|credential|user)[^=&\s'\"]*=)[^&\s'\"#]+",
+_SECRET_QUERY = re.compile(  # ``orderByKey`` is the column by which MLflow's UI sorts
+    r"([?&](?!orderByKey=)[^=&\s'\"]*(?:token|passw|pwd|secret|key|sig|credential|user)[^=&\s'\"]*=)[^&\s'\"#]+",
     re.IGNORECASE,
 )
 _TEXT = (".txt", ".md", ".json", ".yaml", ".yml", ".html", ".csv", ".tex", ".log", "MLmodel")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fedsweep.errors import TrackingError, no_room, one_line
+from fedsweep.output import amount
 from fedsweep.tracking import noise
 from fedsweep.tracking.delivery import LeftOut, Sender
 from fedsweep.tracking.ops import Op
@@ -19,8 +20,8 @@ from fedsweep.tracking.waiting import Damaged
 
 _log = logging.getLogger("fedsweep.tracking")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
-_TELL_S = 10.0
-"""From one word about a wait to the next; the first comes after a second."""
+_FIRST_TELL_S, _TELL_S = 1.0, 10.0
+"""From a wait's begin to the first word about it, from there to the next; then twice as long."""
 _NICE = 10
 """Clients' work goes first: drawing and logging take moments in which hosts wait, and the end."""
 
@@ -81,6 +82,7 @@ class Writer:
         self._stopping = False
         self._progress_at = time.monotonic()  # of the last operation that the store took or refused
         self._waiting_since: float | None = None  # of a wait that has not ended well
+        self._tell_at, self._tell_s = 0.0, _TELL_S  # when, and what then passes until the next word
         self._sending = False  # an operation was given to the store, which has not answered it yet
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -128,9 +130,8 @@ class Writer:
     def settle(self) -> bool:
         """Wait, as long as there is progress, until everything is sent; return whether it is."""
         self._begin_to_wait()
-        told = time.monotonic() + 1.0
         while self.waiting and not self._lost_patience():
-            told = self._tell(told)
+            self._tell()
             time.sleep(0.02)
         if self.waiting:
             return False
@@ -147,28 +148,28 @@ class Writer:
             self._begin_to_wait()
             self._stopping = True
             self._jobs.put(None)
-            told = time.monotonic() + 1.0
             while self._thread.is_alive():
                 self._thread.join(0.2)
-                told = self._tell(told)
+                self._tell()
 
     def _begin_to_wait(self) -> None:
         if self._waiting_since is None:
             self._waiting_since = time.monotonic()
+            self._tell_at, self._tell_s = self._waiting_since + _FIRST_TELL_S, _TELL_S
 
-    def _tell(self, due: float) -> float:
-        """Say what is waited for, if it is time to; return when it is the next time."""
+    def _tell(self) -> None:
+        """Say what is waited for, if it is time to: ever less often, as the wait goes on."""
         now = time.monotonic()
-        if now < due or not self.waiting:
-            return due
+        if now < self._tell_at or not self.waiting:
+            return
         quiet = now - self._patience_from()
         silent = (
             f", no answer for {quiet:.0f} of {self._patience_s:.0f} s"
             if quiet > 1.0 and self._sending
             else ""
         )
-        self.tell(f"waiting for MLflow to take {self.waiting} events{silent}")
-        return now + _TELL_S
+        self.tell(f"waiting for MLflow to take {amount(self.waiting, 'event')}{silent}")
+        self._tell_at, self._tell_s = now + self._tell_s, 2 * self._tell_s
 
     def _patience_from(self) -> float:
         return max(self._progress_at, self._waiting_since or 0.0)

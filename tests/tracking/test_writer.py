@@ -273,6 +273,15 @@ def test_a_slow_store_is_waited_for_as_long_as_it_takes_something(store, tmp_pat
     writer.stop()
 
 
+def test_a_long_wait_is_told_ever_less_often(store, tmp_path, monkeypatch):
+    """In the 1.4 s behind the first one: 28 words at one pace, 5 at a growing one."""
+    monkeypatch.setattr("fedsweep.tracking.writer._TELL_S", 0.05)
+    writer, told = backlog(store, tmp_path / "box", 0.2)
+    assert writer.settle()
+    assert 2 <= len(told) <= 9
+    writer.stop()
+
+
 def test_stopping_waits_for_a_slow_store_too(store, tmp_path):
     writer, told = backlog(store, tmp_path / "box", 0.2)
     writer.stop()

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from fedsweep.errors import RunnerError
+from fedsweep.redaction import redact
 from fedsweep.tracking.ui import charts, check_port
 
 
@@ -14,7 +15,9 @@ from fedsweep.tracking.ui import charts, check_port
     ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost"), ("::1", "[::1]")]
 )
 def test_the_address_leads_to_the_charts_of_the_trials(host, shown):
-    page = urlsplit(charts(SimpleNamespace(experiment_id="7"), host, 5000))
+    address = charts(SimpleNamespace(experiment_id="7"), host, 5000)
+    assert redact(address) == address  # what is printed leads there, too
+    page = urlsplit(address)
     assert page.netloc == f"{shown}:5000"
     path, _, words = page.fragment.partition("?")
     assert path == "/experiments/7/runs"
