@@ -32,6 +32,7 @@ from fedsweep.engine.wire import out_of_band
 from fedsweep.environ import environ, keep, variable
 from fedsweep.errors import EngineLost, ResourceError
 from fedsweep.imports import lasting
+from fedsweep.output import amount
 from fedsweep.places import lay_out
 
 TELEMETRY_OFF = {
@@ -360,11 +361,11 @@ class HostPool:
                         self.hosts[-1].actor.warm.remote(self._module)
 
     def describe(self) -> str:
-        """Return a line such as ``1 nodes, 2 CPUs, 0 GPUs, Ray 2.55.1; hosts: 2 cpu``."""
+        """Return a line such as ``1 node, 2 CPUs, 0 GPUs, Ray 2.55.1; hosts: 2 cpu``."""
         nodes, total = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources()
         groups = Counter(host.name.rpartition("-")[0] for host in self.hosts)
         cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
-        cluster = f"{nodes} nodes, {cpus:g} CPUs, {gpus:g} GPUs, Ray {ray.__version__}"
+        cluster = f"{amount(nodes, 'node')}, {cpus:g} CPUs, {gpus:g} GPUs, Ray {ray.__version__}"
         return f"{cluster}; hosts: {', '.join(f'{count} {name}' for name, count in groups.items())}"
 
     def warm(self, module: str) -> None:
@@ -452,8 +453,8 @@ def plan(
             node = min(
                 fits, key=lambda node: (used[node] if wanted or not need else 0, kinds[node])
             )
-            for key, amount in need.items():
-                free[node][key] -= amount
+            for key, units in need.items():
+                free[node][key] -= units
             places[name].append(node)
         if len(places[name]) < (wanted or 1):
             raise _no_room(name, wanted, need, nodes)

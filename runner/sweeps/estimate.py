@@ -6,6 +6,7 @@ from statistics import median
 from fedsweep.catalog import FINAL
 from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.errors import TrackingError
+from fedsweep.output import amount
 from fedsweep.sweeps.compose import Trial
 from fedsweep.tracking.database import database_of
 from fedsweep.tracking.past import finished_trials
@@ -23,8 +24,8 @@ def size(trials: Sequence[Trial], sweep: str) -> str:
         for trial in trials
     )
     return (
-        f"{len(trials)} trials of sweep '{sweep}': {rounds:,} rounds, in which clients train "
-        f"{clients:,} times"
+        f"{amount(len(trials), 'trial')} of sweep '{sweep}': {amount(rounds, 'round')}, in which "
+        f"clients train {amount(clients, 'time')}"
     )
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from fedsweep.catalog import CATALOG
+from fedsweep.output import amount
 from fedsweep.records import RoundRecord
 from fedsweep.sweeps.views import View
 
@@ -77,8 +78,8 @@ class TrialProgress:
             "event": "begin", "sweep": sweep, "to_run": to_run, "rounds": rounds,
             "cluster": cluster, "store": store,
         }  # fmt: skip
-        in_all = f", {rounds} rounds in all" if rounds else ""
-        self._view.show(event, f"{to_run} trial{'s' * (to_run != 1)}{in_all}, on {cluster}")
+        in_all = f", {amount(rounds, 'round')} in all" if rounds else ""
+        self._view.show(event, f"{amount(to_run, 'trial')}{in_all}, on {cluster}")
 
     def more(self, trials: int, rounds: int) -> None:
         """Take in that there are more trials to run than there were at the beginning."""

@@ -38,7 +38,9 @@ SPACE = "search.space."
 
 _MOST_CHARACTERS, _DEEPEST = 4000, 20
 _REFERENCE = re.compile(r"\$\\\{.*\\\}")
-_PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # text in the grammar, but for these names:
+_PLAIN = re.compile(
+    r"(?:[A-Za-z_]|\.{0,2}/)[\w./-]*", re.ASCII
+)  # text in the grammar, but for these names:
 _NAMES = ("null", "true", "false", "nan", "inf")
 
 

@@ -447,20 +447,21 @@ def test_a_sweeps_file_that_is_wrong_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "trials"),
+    ("words", "told"),
     [
-        (["sweep", "strategy=fedavg,kmeans", "--dry-run"], "adhoc", 2),
-        (["sweep", "--name", "mine", "strategy=fedavg", "seed=0,1,2", "--dry-run"], "mine", 3),
-        (["sweep", "smoke", "--name", "x", "--dry-run"], "x", None),
+        (["sweep", "strategy=fedavg,kmeans", "--dry-run"], "2 trials of sweep 'adhoc'"),
+        (
+            ["sweep", "--name", "mine", "strategy=fedavg", "seed=0,1,2", "--dry-run"],
+            "3 trials of sweep 'mine'",
+        ),
+        (["sweep", "smoke", "--name", "x", "--dry-run"], "1 trial of sweep 'x'"),
     ],
 )
 def test_the_command_line_takes_axes_alone(
-    words: list[str], name: str, trials: int | None, capsys: pytest.CaptureFixture[str]
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 0
-    out = capsys.readouterr().out
-    assert trials is None or f"{trials} trials of" in out
-    assert f"trials of sweep '{name}'" in out
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
