@@ -137,16 +137,28 @@ def run_name(trial: TrialConfig, axes: Mapping[str, str], grid: Iterable[str] = 
     two.
     """
     if not axes:
-        sections = [trial.dataset.name, trial.partition.name, trial.shift.name, trial.strategy.name]
-        return " ".join([name for name in sections if name != "none"] + [f"seed={trial.seed}"])
+        sections = ("strategy", "dataset", "partition", "shift")
+        axes = {key: getattr(trial, key).name for key in sections}
+        axes = {key: name for key, name in axes.items() if name != "none"}
+        axes["seed"] = str(trial.seed)
     return _place(axes, grid)
 
 
 def _place(axes: Mapping[str, str], grid: Iterable[str]) -> str:
+    """Return a place as the UI's narrow columns need it: what is compared comes first."""
     names = short_names([*grid, *axes])
-    return " ".join(
-        value if key in _GROUPS else f"{names[key]}={value}" for key, value in axes.items()
-    )
+
+    def rank(key: str) -> int:
+        if key == "strategy":
+            return 0
+        return 3 if key == "seed" else 2 if TrialConfig.is_problem(key) else 1
+
+    def told(key: str, value: str) -> str:
+        if key not in _GROUPS:
+            return f"{names[key]}={value}"
+        return f"no {key}" if value == "none" else value
+
+    return " ".join(told(key, axes[key]) for key in sorted(axes, key=rank))
 
 
 def trial_params(trial: TrialConfig, axes: Mapping[str, str]) -> dict[str, str]:

@@ -89,7 +89,7 @@ def test_one_of_two_machines_that_start_at_once_runs_the_sweep(server: str, tmp_
     rounds = [0, 1, 2, 3]
     expected = [
         ("default", "FINISHED", []),
-        *((f"none iid seed={s}", "FINISHED", rounds) for s in (0, 1)),
+        *((f"no shift iid seed={s}", "FINISHED", rounds) for s in (0, 1)),
     ]
     assert stored(store) == expected
     assert claims(store) == []
@@ -120,7 +120,7 @@ def test_what_a_killed_machine_left_is_taken_over_and_nothing_is_doubled(
     rounds = list(range(61))
     assert stored(store) == [
         ("default", "FINISHED", []),
-        *((f"none iid seed={seed}", "FINISHED", rounds) for seed in (0, 1)),
+        *((f"no shift iid seed={seed}", "FINISHED", rounds) for seed in (0, 1)),
     ]
     assert claims(store) == []
 

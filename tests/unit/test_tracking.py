@@ -104,7 +104,7 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
         trial.finish(result())
         sweep.finish("| a table |", {"results.md": "| a table |"})
     client = tracker.store.client
-    parent, child = (runs(tracker)[name] for name in ("grid", "iid num_clusters=4 seed=0"))
+    parent, child = (runs(tracker)[name] for name in ("grid", "num_clusters=4 iid seed=0"))
 
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -175,7 +175,7 @@ def test_config_artifact_is_the_resolved_config_without_secrets(cfg, tmp_path):
     )
     with Tracker(cfg) as tracker:
         trial = tracker.start_trial(secret)
-        assert trial.name == "digits iid kmeans seed=0"
+        assert trial.name == "kmeans digits iid seed=0"
         tracker.writer.flush()
         path = tracker.store.client.download_artifacts(trial.run_id, "config.yaml", str(tmp_path))
     text = Path(path).read_text()
@@ -277,7 +277,7 @@ def test_an_event_that_is_refused_costs_its_run_alone(cfg):
 def test_the_id_of_a_run_that_was_refused_is_asked_for_in_vain(cfg):
     with Tracker(cfg) as tracker:
         tracker.store.client.delete_experiment(tracker.store.experiment_id)
-        with pytest.raises(TrackingError, match="'digits iid kmeans seed=0' could not be made: "):
+        with pytest.raises(TrackingError, match="'kmeans digits iid seed=0' could not be made: "):
             _ = tracker.start_trial(TRIAL).run_id
 
 

@@ -266,7 +266,7 @@ def test_a_run_that_is_deleted_while_it_is_written_costs_that_run_alone(
     at_round(monkeypatch, 1, delete)
     outcome, text = place.run("seed=0,1")
     assert (outcome.exit_status, outcome.failures, len(outcome.rows)) == (1, [], 2)
-    assert "not whole in the store: 'none iid seed=0' (" in outcome.missing
+    assert "not whole in the store: 'no shift iid seed=0' (" in outcome.missing
     assert text.count("could not be written") == 1
     assert [(run.info.status, place.steps(run)) for run in place.runs()] == [
         ("FINISHED", [0, 1, 2])
