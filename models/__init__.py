@@ -10,11 +10,13 @@ the forward pass, so the last parameters are the classifier's.
 What networks there are is known without torch, which takes seconds to import.
 """
 
+import ast
 import importlib
 import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Shape = tuple[int, ...]
+_OF_DATA = ("input_shape", "num_classes", "num_symbols")
+"""What a network is told of its data set, where its signature has it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,21 @@ class Networks(Registry[Any]):
             found = getattr(importlib.import_module(f"{__package__}.{name}"), name)
         made: Callable[..., nn.Module] = found
         return made
+
+    def takes(self, name: str) -> list[str] | None:
+        """Return the options that a network takes; None where it takes any, or is a dotted path.
+
+        Those of this package are read from their files: importing them would import torch.
+        """
+        found: Any = self.get(name)
+        if isinstance(found, _BuiltIn):
+            return [option for option in _written(name) if option not in _OF_DATA]
+        if found is None or isinstance(found, Origin):
+            return None
+        parameters = inspect.signature(found).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            return None
+        return [option for option in parameters if option not in _OF_DATA]
 
     def find(self, given: str) -> str:
         """Return the name of a network: also a dotted path, which stays as it is.
@@ -123,7 +142,7 @@ def build_model(
     """
     from torch import nn
 
-    told = {"input_shape": input_shape, "num_classes": num_classes, "num_symbols": num_symbols}
+    told = dict(zip(_OF_DATA, (input_shape, num_classes, num_symbols), strict=True))
     factory, arguments = _find(name, kwargs, told)
     try:
         model = factory(**arguments)
@@ -167,6 +186,14 @@ def _find(
             f"{', '.join(options) or 'none'}."
         ) from error
     return factory, {**given, **kwargs}
+
+
+@cache
+def _written(name: str) -> tuple[str, ...]:
+    """Return the parameters of a network of this package, as its file has them."""
+    tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+    made = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return tuple(arg.arg for arg in (*made.args.args, *made.args.kwonlyargs))
 
 
 def _import(path: str) -> Callable[..., "nn.Module"]:

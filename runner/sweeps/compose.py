@@ -28,6 +28,7 @@ from fedsweep.config.trial import PARTS
 from fedsweep.environ import variable
 from fedsweep.errors import ConfigError, shown, unknown
 from fedsweep.escape import command
+from fedsweep.models import MODELS
 from fedsweep.parts.registry import is_reference
 from fedsweep.paths import component
 from fedsweep.places import folder
@@ -39,6 +40,8 @@ M = TypeVar("M", bound=BaseModel)
 CONFIGS = folder("configs")
 ADHOC = "adhoc"
 """What a sweep of words alone is called."""
+_OPTIONS = "model.kwargs."
+"""How the keys of a network's options begin, which the network alone knows."""
 SEARCH = "search"
 """How words begin that are of a search (:mod:`fedsweep.search.settings`), and no trial's."""
 
@@ -495,7 +498,7 @@ def _placed(trial: Trial, axes: Iterable[str], cell: Sequence[str], fixed: Seque
     """Return a cell's trial with its place on the axes that apply to it, and its words."""
     config = trial.config
     resolved = flat(config.canonical())
-    fits = partial(_applies, config, config.idle())
+    fits = partial(_applies, config, _without_effect(config, [*axes, *map(_key, fixed)]))
     applying = {key: word for key, word in zip(axes, cell, strict=True) if fits(key)}
     place = {
         key: str(resolved.get(key, _group_place(config, key, word)))
@@ -530,7 +533,7 @@ def _check_effect(word: Word, trials: Sequence[Trial]) -> None:
         return
     if not any(key == _key(kept) for trial in trials for kept in trial.overrides):
         none = f"'{line}' applies to none of the {len(trials)} trials"
-        if why := trials[0].config.idle().get(key):
+        if why := _without_effect(trials[0].config, [key]).get(key):
             raise ConfigError(
                 f"{none}: it has no effect with {why}; leave it out, or change the other"
             )
@@ -571,7 +574,7 @@ def _rivals(trials: Sequence[Trial]) -> tuple[int, int]:
 
 def applies(config: RunConfig, key: str) -> bool:
     """Return whether a setting has an effect in a trial."""
-    return _applies(config, config.idle(), key)
+    return _applies(config, _without_effect(config, [key]), key)
 
 
 def changed(trial: Trial, settings: Mapping[str, Json]) -> Trial:
@@ -713,7 +716,7 @@ def _build(parsed: Sequence[Word], *, prune: bool) -> Trial:
         if section is not None and isinstance(own, dict):
             values[name] = _drop_foreign(section, name, own, prune=prune)
     config = validated(RunConfig, values, "")
-    idle = config.idle()
+    idle = _without_effect(config, [word.key for word in parsed]) if prune else config.idle()
     without = [word for word in parsed if word.key in idle]
     if without and not prune:
         line, why = shown(without[0].line), idle[without[0].key]
@@ -823,6 +826,23 @@ def _drop_foreign(
                 f"{called}={'|'.join(allowed)}: remove it, or change the {name}"
             )
     return kept
+
+
+def _without_effect(config: RunConfig, keys: Iterable[str]) -> dict[str, str]:
+    """Return which keys have no effect in a trial of a grid, and why.
+
+    Beside :meth:`RunConfig.idle` they are options that its network does not take. ``run`` leaves
+    these to the network, which refuses them when it is built.
+    """
+    found = config.idle()
+    asked = [key for key in keys if key.startswith(_OPTIONS)]
+    options_ = MODELS.takes(config.model.name) if asked else None
+    if options_ is not None:
+        why = f"model={config.model.name}, which takes {', '.join(options_) or 'no option'}"
+        found |= {
+            key: why for key in asked if key.removeprefix(_OPTIONS).split(".")[0] not in options_
+        }
+    return found
 
 
 def _applies(config: RunConfig, idle: Collection[str], key: str) -> bool:

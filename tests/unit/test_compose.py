@@ -1,5 +1,6 @@
 """Configuration: what composes, what is refused and in which words, and how a grid is expanded."""
 
+import inspect
 import os
 import random
 import tempfile
@@ -12,6 +13,7 @@ from fedsweep.cli import main
 from fedsweep.config import RunConfig, SessionConfig, TrialConfig
 from fedsweep.config.section import flat, short_names
 from fedsweep.errors import ConfigError
+from fedsweep.models import MODELS
 from fedsweep.records import TrialRow
 from fedsweep.report.results import results_table
 from fedsweep.sweeps.compose import (
@@ -210,6 +212,34 @@ def test_no_two_axes_have_one_name() -> None:
         names = short_names(keys)
         assert len(set(names.values())) == len(set(keys))
         assert all(key == name or key.endswith(f".{name}") for key, name in names.items())
+
+
+def test_an_option_of_a_network_goes_where_it_applies() -> None:
+    """As a setting of a method does: said once where some trials lack it, refused where all do."""
+    _, trials = expand("", ["model=mlp,logreg", "model.kwargs.hidden=4,8", "seed=0,1"])
+    places = [(t.axes["model"], t.axes.get("model.kwargs.hidden"), t.axes["seed"]) for t in trials]
+    hidden = (("mlp", "4"), ("mlp", "8"), ("logreg", None))
+    assert sorted(places, key=str) == sorted([(*way, s) for way in hidden for s in "01"], key=str)
+    assert {t.config.key for t in trials if t.axes["model"] == "logreg"} == {
+        t.config.key for t in expand("", ["model=logreg", "seed=0,1"])[1]
+    }
+
+    _, trials = expand("", ["model=mlp,logreg,tests.networks.Small", "model.kwargs.hidden=8"])
+    assert [t.config.model.kwargs for t in trials] == [{"hidden": 8}, {}, {"hidden": 8}]
+    assert remarks(trials) == ["model.kwargs.hidden=8 applies to 2 of 3 trials"]
+
+    none = (
+        "'model.kwargs.hiden=8' applies to none of the 2 trials: .* model=mlp, which takes hidden"
+    )
+    with pytest.raises(ConfigError, match=none):
+        expand("", ["model=mlp,logreg", "model.kwargs.hiden=8"])
+
+
+def test_what_a_network_takes_is_known_without_building_it() -> None:
+    for name in MODELS:
+        parameters = [*inspect.signature(MODELS.factory(name)).parameters]
+        of_data = ("input_shape", "num_classes", "num_symbols")
+        assert MODELS.takes(name) == [key for key in parameters if key not in of_data], name
 
 
 # Settings with two values each, and what they need: each pair of them makes a grid.
