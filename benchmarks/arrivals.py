@@ -42,7 +42,7 @@ def main(clients: int, arrivals: int, *, timed: bool) -> dict[str, float]:
     policies, settle = Policies(), None
     if timed:
         table = devices_of("lognormal", rate_sigma=1.5).table(clients, 0)
-        clock = DeviceClock(table, TaskWork(1e6, np.full(clients, 100)), count_bytes)
+        clock = DeviceClock(table, TaskWork(1e6, 1, np.full(clients, 100)), count_bytes)
         scene = Scene(table.presence, clock, strategy, BUFFER)
         schedule = schedule_of("fedbuff", buffer=BUFFER, concurrency=AT_WORK)
         policies, ledger = schedule.policies(scene), TimeLedger(clock, stale=True)

@@ -16,6 +16,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
+from fedsweep.batching import Cut
 from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.models import Models
 
@@ -227,21 +228,28 @@ class Effort:
     scored: float = 0.0  # forward alone
 
 
+LEAST = "least-batch"
+"""Config key of how many examples a batch has at least, where a network says so."""
+
+
 def training_effort(config: Values, examples: int) -> float:
     """Return how many examples one training takes in, as the config of a message says.
 
     Keys that were not sent have the defaults of the client's training: one pass, batches of 10.
     """
-    steps, batch = int(config.get("steps", 0)), int(config.get("batch-size", 10))
-    if steps:
-        return float(steps * min(batch or examples, examples))
-    return float(int(config.get("epochs", 1)) * examples)
+    if not examples:
+        return 0.0
+    return float(_cut(config, examples).examples_in(training_steps(config, examples)))
 
 
 def training_steps(config: Values, examples: int) -> int:
     """Return how many steps one training takes, as the config of a message says."""
-    steps, batch = int(config.get("steps", 0)), int(config.get("batch-size", 10))
-    return steps_of(examples, batch, int(config.get("epochs", 1)), steps)
+    steps, epochs = int(config.get("steps", 0)), int(config.get("epochs", 1))
+    return steps or (epochs * _cut(config, examples).count if examples else 0)
+
+
+def _cut(config: Values, examples: int) -> Cut:
+    return Cut.of(examples, int(config.get("batch-size", 10)), int(config.get(LEAST, 1)))
 
 
 def steps_of(examples: int, batch_size: int, epochs: int, steps: int) -> int:
@@ -249,7 +257,8 @@ def steps_of(examples: int, batch_size: int, epochs: int, steps: int) -> int:
 
     A batch of 0 is all examples.
     """
-    return steps or epochs * -(-examples // (batch_size or max(examples, 1)))
+    told = {"steps": steps, "epochs": epochs, "batch-size": batch_size}
+    return training_steps(told, examples)
 
 
 class ClientPart:

@@ -30,7 +30,8 @@ type                content                               reply
                                                           ``layout``: ConfigRecord, see
                                                           ``fedsweep.strategies.layout``
 ``query.flop``      nothing                               ``metrics``: flop of the network's forward
-                                                          pass on one example
+                                                          pass on one example, least-batch: the
+                                                          examples that a batch has at least
 ``query.test``      ``arrays``, ``config``: group,        ``metrics``: num-examples, loss_sum,
                     start, stop, confusion (bool),        correct (nan of numbers), confusion
                     goal (bool): what attackers want      (classes x classes, row by row) or, of
@@ -68,10 +69,10 @@ from fedsweep.engine.flower import ClientAppCallable, Mod
 from fedsweep.engine.load import load_mod
 from fedsweep.scenario.compression import Compressor
 from fedsweep.strategies.arrays import write_array
-from fedsweep.strategies.clients import Values
+from fedsweep.strategies.clients import LEAST, Values
 from fedsweep.strategies.layout import joined
 from fedsweep.training.arrays import weighted_mean
-from fedsweep.training.local import predict, score
+from fedsweep.training.local import batch_norms, least_batch, predict, score
 from fedsweep.training.modules import check_repeats, forward_flop
 from fedsweep.training.targets import empty_table, full_table_of, in_unit
 
@@ -236,11 +237,13 @@ class BuiltinClient(ClientProcess):
         """Tell the FLOP of a forward pass on one example, as PyTorch counts them.
 
         It counts products (linear layers, convolutions, attention), 2 for a multiplication and an
-        addition.
+        addition. Beside them it tells how many examples a batch has at least.
         """
         del context
         x, _ = self.pool.examples(*self.train_set({}, 0))
-        return make_reply(message, {"flop": forward_flop(self.load(self.initial()), x[:1])})
+        model = self.load(self.initial())
+        told: Metrics = {"flop": forward_flop(model, x[:1]), LEAST: least_batch(batch_norms(model))}
+        return make_reply(message, told)
 
     def signature(self, message: Message, context: Context) -> Message:
         """Tell moments of images and labels, which feature, label and concept shift all move."""

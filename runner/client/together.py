@@ -16,9 +16,9 @@ from fedsweep.client.process import ClientProcess
 from fedsweep.client.work import evaluate_chunk, losses_of_chunk, train_chunk
 from fedsweep.engine.flower import Mod
 from fedsweep.engine.load import TaskMeter, node_load
+from fedsweep.strategies.clients import training_effort
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError
-from fedsweep.training.local import LocalTraining
 from fedsweep.training.trainers import Batched
 
 TrainingEngine = Literal["sequential", "vectorized"]
@@ -92,11 +92,8 @@ class ChunkRunner:
         replies = train_chunk(self._client, self._trainer, messages, contexts)
         pairs = zip(messages, contexts, replies, strict=True)
         through = [self._through_mods(*pair) for pair in pairs]
-        hp = LocalTraining.from_config(message_config(messages[0]))
-        counts = [_num_examples(reply) for reply in replies]
-        seen = [
-            hp.steps * min(hp.batch_size or n, n) if hp.steps else hp.epochs * n for n in counts
-        ]
+        config = message_config(messages[0])
+        seen = [training_effort(config, _num_examples(reply)) for reply in replies]
         return list(zip(through, seen, strict=True))
 
     def _evaluate(self, messages: Sequence[Message], contexts: Sequence[Context]) -> Replies:

@@ -17,7 +17,7 @@ from fedsweep.pace.policies import Span
 from fedsweep.scenario.device import DeviceTable
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies.base import State
-from fedsweep.strategies.clients import METHOD, Effort, Values, training_steps
+from fedsweep.strategies.clients import LEAST, METHOD, Effort, Values, training_steps
 from fedsweep.strategies.registry import STRATEGIES
 
 TRAINING_PASSES = 3
@@ -89,21 +89,24 @@ class TaskWork:
     ----------
     forward_flop : float
         FLOP of the network's forward pass on one example.
+    least : int
+        Examples that a batch of the network has at least.
     examples_N : (N,) int
         Training examples of each client.
     """
 
     forward_flop: float
+    least: int
     examples_N: NDArray[np.int64]
 
     def effort(self, asked: Asked, node: int) -> Effort:
         """Return the examples that a task trains on and scores, by what its method says."""
         part = STRATEGIES.client_part(str(asked.config.get(METHOD, "")))
-        return part.effort(asked.config, int(self.examples_N[node - 1]), asked.models)
+        return part.effort(self._told(asked), int(self.examples_N[node - 1]), asked.models)
 
     def steps(self, asked: Asked, node: int) -> int:
         """Return the optimizer's steps of a task."""
-        return training_steps(asked.config, int(self.examples_N[node - 1]))
+        return training_steps(self._told(asked), int(self.examples_N[node - 1]))
 
     def flop(self, asked: Asked, node: int) -> float:
         """Return the FLOP of a task."""
@@ -114,6 +117,9 @@ class TaskWork:
         _, first, places_N = np.unique(self.examples_N, return_index=True, return_inverse=True)
         flop = [self.flop(asked, int(client) + 1) for client in first]
         return np.array(flop)[places_N]
+
+    def _told(self, asked: Asked) -> Values:
+        return asked.config if self.least == 1 else {**asked.config, LEAST: self.least}
 
     def _flop(self, effort: Effort) -> float:
         return self.forward_flop * (TRAINING_PASSES * effort.trained + effort.scored)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedsweep.batching import Cut
 from fedsweep.training.targets import counted_hits, hits_at, loss_of
 
 OPTIMIZERS = ("sgd", "adam")
@@ -87,19 +88,8 @@ def passes(num_examples: int, hp: LocalTraining, seed: int, least: int = 1) -> I
 
 
 def batch_sizes(num_examples: int, batch_size: int, least: int = 1) -> list[int]:
-    """Return the sizes of a pass's batches: full ones, then what is left.
-
-    What is left joins the batch before it where it is less than ``least``:
-    no batch can be normalised by one example.
-    """
-    size = min(batch_size or num_examples, num_examples)
-    full, rest = divmod(num_examples, size)
-    sizes = [size] * full
-    if rest >= least:
-        sizes.append(rest)
-    elif rest:
-        sizes[-1] += rest
-    return sizes
+    """Return the sizes of a pass's batches: full ones, then what is left, or joined to the last."""
+    return Cut.of(num_examples, batch_size, least).sizes
 
 
 def cut(order: Tensor, num_examples: int, batch_size: int, least: int = 1) -> list[Tensor]:
@@ -212,7 +202,7 @@ def train(
     optimizer = optimizer_of(moving, hp)
     model.train()
     normed = batch_norms(model)
-    least = 2 if normed else 1
+    least = least_batch(normed)
     seen, steps, correct, loss_sum = 0, 0, 0, 0.0
     with seeded(x.device, seed), precision_of(hp, x.device):
         for of_pass in batches(x, y, hp, seed, least):
@@ -248,6 +238,11 @@ def train(
 def batch_norms(model: nn.Module) -> list[nn.Module]:
     """Return the layers that normalise by a batch's own mean and variance."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def least_batch(normed: Sequence[nn.Module]) -> int:
+    """Return how many examples a batch has at least, where a network has such layers."""
+    return 2 if normed else 1
 
 
 @contextmanager

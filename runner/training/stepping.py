@@ -27,6 +27,7 @@ from fedsweep.training.local import (
     batch_norms,
     batches,
     generator_of,
+    least_batch,
     optimizer_of,
     precision_of,
     seeded,
@@ -203,7 +204,7 @@ class ModuleStepping:
     def batches(self) -> Iterator[Batch]:
         """Yield the batches that ``train`` would take."""
         self.network.train()
-        least = 2 if self.normed else 1
+        least = least_batch(self.normed)
         pairs = zip(self._sets, self._seeds, strict=True)
         own = [chain.from_iterable(batches(x, y, self.hp, seed, least)) for (x, y), seed in pairs]
         for number, examples in enumerate(zip_longest(*own)):

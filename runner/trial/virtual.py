@@ -21,6 +21,7 @@ from fedsweep.pace.schedule import Scene
 from fedsweep.scenario.device import DeviceTable, TimedDevices
 from fedsweep.scenario.presence import Always
 from fedsweep.strategies.base import Clustered, State
+from fedsweep.strategies.clients import LEAST
 from fedsweep.strategies.devices import Device
 from fedsweep.strategies.servers import ClusterServers
 
@@ -49,7 +50,7 @@ class VirtualTime:
         self._strategy = strategy
         self._table = devices.table(config.num_clients, config.seed)
         _check_table(self._table, config)
-        work = TaskWork(forward_flop(grid), examples_N)
+        work = TaskWork(*network_cost(grid), examples_N)
         self.clock = DeviceClock(
             self._table, work, count_bytes, seed=config.seed, dropout=devices.dropout
         )
@@ -106,8 +107,8 @@ def timeless_scene(config: TrialConfig) -> Scene:
     return Scene(Always(config.num_clients), cohort=config.strategy.trained(config.online(1)))
 
 
-def forward_flop(grid: EngineGrid) -> float:
-    """Ask a client for the FLOP of the network's forward pass on one example.
+def network_cost(grid: EngineGrid) -> tuple[float, int]:
+    """Ask a client for the FLOP of the network's forward pass on one example, and its least batch.
 
     Raises
     ------
@@ -120,7 +121,8 @@ def forward_flop(grid: EngineGrid) -> float:
     if reply.has_error():
         raise TrialError(f"the network's FLOP can't be counted: {reply.error.reason}")
     grid.drain()
-    return float(cast(float, reply.content.metric_records["metrics"]["flop"]))
+    told = reply.content.metric_records["metrics"]
+    return float(cast(float, told["flop"])), int(cast(int, told[LEAST]))
 
 
 def _check_table(table: DeviceTable, config: TrialConfig) -> None:

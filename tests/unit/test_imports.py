@@ -53,7 +53,11 @@ def test_local_training_needs_torch_and_numpy_only() -> None:
         "local", "modules", "pool", "layers", "convolution", "winograd", "batched", "dual",
         "timetable", "blocks", "vectorized", "targets", "contrast",
     )  # fmt: skip
-    ours = (*(f"fedsweep.training.{other}" for other in bare), "fedsweep.models._dropout")
+    ours = (
+        *(f"fedsweep.training.{other}" for other in bare),
+        "fedsweep.models._dropout",
+        "fedsweep.batching",
+    )
     for name in bare:
         names = imported(ROOT / f"runner/training/{name}.py") - {"fedsweep.training"}
         found = {n for n in names if not n.startswith(ours)}

@@ -1,5 +1,6 @@
 """A trial in virtual time: what tasks take by hand, metrics, identities, going on to the bit."""
 
+from itertools import product
 from math import inf
 
 import numpy as np
@@ -17,8 +18,10 @@ from fedsweep.scenario.presence import Always, Intervals, Presence
 from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.strategies.selection import gini
 from fedsweep.sweeps.prepare import make_split
+from fedsweep.training.local import LocalTraining, cut, passes
 from fedsweep.trial.checkpoint import CheckpointStore
-from fedsweep.trial.trial import run_trial
+from fedsweep.trial.trial import make_grid, run_trial
+from fedsweep.trial.virtual import network_cost
 from tests.trials import digits, events_of, outcome, small
 
 VIRTUAL = "devices=lognormal"
@@ -45,7 +48,7 @@ def clock(presence: Presence | None = None, dropout: float = 0.0) -> DeviceClock
         presence=presence or Always(2),
         watt_N=np.array([2.0, 3.0]),
     )
-    work = TaskWork(10.0, np.array([20, 40]))
+    work = TaskWork(10.0, 1, np.array([20, 40]))
     made = DeviceClock(table, work, count_bytes, seed=3, dropout=dropout)
     for asked in made.unknown([message(1), message(2)]):
         made.know(asked, 600)
@@ -61,6 +64,33 @@ def test_a_tasks_time_by_hand() -> None:
     assert clock().takes(message(2), 0.0, 0) == Span(4.0 + 2.0 + 6.0)
     assert clock().takes(message(1, epochs=4), 0.0, 0) == Span(2.0 + 2.0 + 3.0)
     assert clock().takes(message(1, steps=3), 0.0, 0) == Span(2.0 + 0.75 + 3.0)
+
+
+def test_a_task_counts_the_steps_that_its_training_makes() -> None:
+    """Of all sizes, batches and networks: steps and examples are those of the trainer."""
+    for examples, batch, least, steps in product((1, 2, 9, 21, 25), (0, 2, 10), (1, 2), (0, 1, 7)):
+        work = TaskWork(1.0, least, np.array([examples]))
+        asked = clock().asked(message(1, **{"batch-size": batch, "epochs": 2, "steps": steps}))
+        hp = LocalTraining(batch_size=batch, epochs=2, steps=steps)
+        made = [
+            len(rows)
+            for order in passes(examples, hp, 0, least)
+            for rows in cut(order, examples, batch, least)
+        ]
+        assert work.steps(asked, 1) == len(made)
+        assert work.effort(asked, 1).trained == sum(made)
+
+
+def test_a_batch_that_joins_another_takes_no_step_of_its_own() -> None:
+    """With BatchNorm a client of 11 examples takes one step of 11 in each pass, else two."""
+    steps = {}
+    for model in ("tests.networks.NormedMLP", "mlp"):
+        config = small(f"model={model}", VIRTUAL)
+        split = make_split(digits(), config)
+        grid = make_grid(config, split.on(digits()), None, digits(), split)
+        work = TaskWork(*network_cost(grid), np.array([11]))
+        steps[model] = work.steps(clock().asked(message(1)), 1)
+    assert steps == {"tests.networks.NormedMLP": 1, "mlp": 2}
 
 
 def test_a_reply_of_each_kind_is_measured_once() -> None:
