@@ -50,7 +50,7 @@ from fedsweep.trial.opening import Opened
 from fedsweep.trial.privacy import check_state, said_of_privacy, spending_of
 from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
 from fedsweep.trial.stop import StopRules
-from fedsweep.trial.virtual import VirtualTime, timeless_scene
+from fedsweep.trial.virtual import VirtualTime, said_of_staleness, timeless_scene
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -220,7 +220,8 @@ class _Trial:
         scores = self._central.score(0, self._arrays)
         first = initial_record(scores, self.data.label_counts(), self.config.asked_metrics)
         privacy = said_of_privacy(self.config, self._layout)
-        said = (*self.data.adversary.told(), *privacy)
+        late = said_of_staleness(self.config, self._has)
+        said = (*self.data.adversary.told(), *privacy, *late)
         return (replace(first, time_s=time.time(), events=said),)
 
     def go_on(self, saved: Checkpoint) -> tuple[RoundRecord, ...]:

@@ -320,6 +320,20 @@ def test_the_same(name: str) -> None:
     ]
 
 
+def test_that_a_choice_may_be_stale_is_said_in_one_line() -> None:
+    """IFCA's clients choose among models that others move; they do not where all are waited for."""
+    words = ["strategy=ifca", "strategy.num_clusters=2", "model=logreg", "rounds=1"]
+    words += ["devices=lognormal", "strategy.server.rule=random"]
+    late = ["schedule=fedbuff", "schedule.buffer=3", "schedule.weights=examples"]
+    said = []
+    for schedule in (["schedule=sync"], late):
+        _, first, *_ = events_of(small(*words, *schedule))
+        said.append([line for line in first.events if "may be stale" in line])
+    assert said[0] == []
+    [line] = said[1]
+    assert line.startswith("schedule=fedbuff: clients of strategy=ifca choose among the models")
+
+
 # Of one's own
 
 
