@@ -5,6 +5,10 @@ from collections.abc import Mapping, Sequence
 from fedsweep.records import TaskRecord
 
 MB = 2.0**20
+TRAVELS = "travels"
+"""Record of a message's content that says how many bytes of an ArrayRecord go over its client's
+link, by the record's name, where these are not its own: what is sent compressed is opened once, at
+the server, for all clients."""
 CLUSTERING_QUERIES = ("query.losses", "query.signature", "query.subspace", "query.sketch")
 
 

@@ -75,6 +75,17 @@ class Layout:
         """Return the models' trained parameters, one row each (R, P)."""
         return np.stack([self.vector(record) for record in records])
 
+    def with_trained(self, record: ArrayRecord, model_P: NDArray[np.float32]) -> ArrayRecord:
+        """Return a model with other trained parameters (P,), in its dtypes."""
+        arrays, place = dict(record), 0
+        for name in self.trained:
+            shape = tuple(record[name].shape)
+            size = int(np.prod(shape, dtype=np.int64))
+            values = model_P[place : place + size].reshape(shape)
+            arrays[name] = Array(values.astype(record[name].dtype, copy=False))
+            place += size
+        return ArrayRecord(arrays)
+
     def trained_of(self, record: ArrayRecord) -> ArrayRecord:
         """Return a model's trained arrays alone; the record itself where there are no others."""
         return part(record, self.trained) if self.has_state else record

@@ -56,16 +56,8 @@ def open_reply(compressor: Compressor, layout: Layout, start: ArrayRecord, reply
     parts = {part: array.numpy() for part, array in told.items()}
     start_P = layout.vector(start)
     seed = cast(int, reply.content.config_records[TOLD]["seed"])
-    model_P = start_P + compressor.decode(parts, len(start_P), seed)
-    arrays: dict[str, Array] = {}
-    place = 0
-    for name in layout.trained:
-        shape = tuple(start[name].shape)
-        size = int(np.prod(shape, dtype=np.int64))
-        values = model_P[place : place + size].reshape(shape)
-        arrays[name] = Array(values.astype(start[name].numpy().dtype, copy=False))
-        place += size
-    arrays |= dict(reply.content.array_records.get("state", ArrayRecord()).items())
-    reply.content["arrays"] = ArrayRecord({name: arrays[name] for name in start})
+    model = layout.with_trained(start, start_P + compressor.decode(parts, len(start_P), seed))
+    state = reply.content.array_records.get("state", ArrayRecord())
+    reply.content["arrays"] = ArrayRecord({**model, **state})
     for record in ("state", TOLD):
         reply.content.pop(record, None)

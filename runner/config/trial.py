@@ -22,7 +22,7 @@ from fedsweep.parts.family import Family
 from fedsweep.parts.registry import Origin, Registry
 from fedsweep.scenario.attack import Attack
 from fedsweep.scenario.attacks import ATTACKS, attack_of
-from fedsweep.scenario.compression import Compression
+from fedsweep.scenario.compression import Compression, Compressor
 from fedsweep.scenario.compressions import COMPRESSIONS, compression_of
 from fedsweep.scenario.dataset import DATASETS
 from fedsweep.scenario.defence import Defence
@@ -578,12 +578,18 @@ class TrialConfig(Section):
     def _check_compression(self) -> None:
         """Refuse to compress what is no update of one model, and what is clipped first."""
         given = f"compression={self.compression.name}"
-        if not self.compression.compresses:
+        if not isinstance(self.compression, Compressor):
             return
         if not self._models.sends_whole_model:
             raise ConfigError(
                 f"{given} needs clients that are sent one model and send it back, and those of "
                 f"strategy={self.strategy.name} don't; set compression=none or another strategy"
+            )
+        if self.compression.down and self._models.clusters_clients:
+            raise ConfigError(
+                f"{given} with compression.down=true needs clients that are all sent one averaged "
+                f"model, and strategy={self.strategy.name} has one per cluster; set "
+                "compression.down=false or another strategy"
             )
         if self.privacy.name != "none":
             raise ConfigError(

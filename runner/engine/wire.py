@@ -15,6 +15,7 @@ from cachetools import LRUCache
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Metadata, MetricRecord, RecordDict
 
 from fedsweep.engine.flower import ArrayRef, size_of
+from fedsweep.links import TRAVELS
 from fedsweep.records import LoadSample, TaskRecord
 
 OUT_OF_BAND_BYTES = 2**16
@@ -98,8 +99,13 @@ class ChunkResult:
 
 
 def bytes_of(records: Records) -> int:
-    """Return the bytes of the arrays that a message's content stands for."""
-    return sum(record.nbytes for record in records.values() if isinstance(record, Slot))
+    """Return the bytes of the arrays that a message's content stands for, as they travel."""
+    travel: Any = records.get(TRAVELS, {})
+    return sum(
+        int(travel.get(name, record.nbytes))
+        for name, record in records.items()
+        if isinstance(record, Slot)
+    )
 
 
 def count_bytes(content: RecordDict) -> int:

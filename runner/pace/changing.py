@@ -20,6 +20,10 @@ class Changing(Delivery):
 
     inner: Delivery
 
+    def sending(self, messages: list[Message]) -> list[Message]:
+        """Return what is sent to the clients in place of the tasks' messages."""
+        return messages
+
     @abstractmethod
     def change(self, number: int, sent: Sent, replies: Sequence[Message]) -> None:
         """Change the replies of a round in place."""
@@ -34,7 +38,7 @@ class Changing(Delivery):
     ) -> list[Message]:
         """Return the replies as the inner delivery has them, of those that were changed."""
         grid.weight_key = None  # hosts average none: each is read here
-        changing = _ChangingGrid(grid, partial(self.change, number))
+        changing = _ChangingGrid(grid, self.sending, partial(self.change, number))
         return self.inner.replies(changing, taken, number, timeout, now)
 
     def state_dict(self) -> State:
@@ -50,8 +54,13 @@ class Changing(Delivery):
 class _ChangingGrid(Replying):
     """A grid whose replies are changed as they come."""
 
-    def __init__(self, grid: Replying, change: Callable[[Sent, Sequence[Message]], None]) -> None:
-        self._grid, self._change = grid, change
+    def __init__(
+        self,
+        grid: Replying,
+        sending: Callable[[list[Message]], list[Message]],
+        change: Callable[[Sent, Sequence[Message]], None],
+    ) -> None:
+        self._grid, self._sending, self._change = grid, sending, change
         self.weight_key = None
 
     def send_and_receive(
@@ -60,6 +69,6 @@ class _ChangingGrid(Replying):
         """Send messages and return their replies, changed."""
         messages = list(messages)
         sent = {message.metadata.dst_node_id: message.content for message in messages}
-        came = self._grid.send_and_receive(messages, timeout=timeout)
+        came = self._grid.send_and_receive(self._sending(messages), timeout=timeout)
         self._change(sent, came)
         return came

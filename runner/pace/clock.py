@@ -7,12 +7,14 @@ example that is trained on. Evaluation takes no virtual time: it is a measuremen
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 from weakref import ReferenceType, ref
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from fedsweep.links import TRAVELS
 from fedsweep.pace.policies import Span
 from fedsweep.scenario.device import DeviceTable
 from fedsweep.seeding import derive_seed
@@ -22,6 +24,9 @@ from fedsweep.strategies.registry import STRATEGIES
 
 TRAINING_PASSES = 3
 """Forward passes that a step on an example costs: itself, and a backward pass of two."""
+
+OPENED = "opened"
+"""Record of a message in which its client finds the model that it makes of what it is sent."""
 
 Size = Callable[[RecordDict], int]
 """Returns the bytes of a content's arrays."""
@@ -75,10 +80,12 @@ class AskedBy:
 
     def _read(self, content: RecordDict) -> Asked:
         config = dict(content.config_records.get("config", ConfigRecord()))
-        arrays = list(content.array_records.values())
-        sizes = [self._size(RecordDict({"": own})) for own in arrays]
-        kind = " ".join(map(str, [config.get(METHOD, ""), *sizes]))
-        return Asked(kind, sum(sizes), config, len(arrays))
+        arrays = {name: own for name, own in content.array_records.items() if name != OPENED}
+        sizes = {name: self._size(RecordDict({"": own})) for name, own in arrays.items()}
+        kind = " ".join(map(str, [config.get(METHOD, ""), *sizes.values()]))
+        travels = content.config_records.get(TRAVELS, ConfigRecord())
+        nbytes = sum(int(cast(int, travels.get(name, size))) for name, size in sizes.items())
+        return Asked(kind, nbytes, config, len(arrays))
 
 
 @dataclass(frozen=True, eq=False)

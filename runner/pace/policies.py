@@ -302,10 +302,18 @@ class Clock(Protocol):
 
 
 class Workload(Protocol):
-    """How much of its work a client is asked to do."""
+    """What clients are sent, and how much of their work they are asked to do."""
 
-    def asked(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Return the messages that are sent in place of the strategy's own."""
+    def asked(self, messages: Sequence[Message], version: int) -> Sequence[Message]:
+        """Return the messages that are sent in place of the strategy's own.
+
+        Parameters
+        ----------
+        messages : sequence of Message
+            To clients that are asked now.
+        version : int
+            Models made before the one that they start from.
+        """
 
 
 class Trigger(Protocol):
@@ -375,8 +383,9 @@ class NoClock(Clock):
 class AllOfIt:
     """Clients do what the strategy asks."""
 
-    def asked(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def asked(self, messages: Sequence[Message], version: int) -> Sequence[Message]:
         """Return the messages as they are."""
+        del version
         return messages
 
 
@@ -428,7 +437,7 @@ class Policies:
             policy.load_state_dict(state[name])
 
     def _lasting(self) -> Iterator[tuple[str, Resumable]]:
-        for name in ("cohort", "trigger", "delivery"):
+        for name in ("cohort", "workload", "trigger", "delivery"):
             policy = getattr(self, name)
             if isinstance(policy, Resumable):
                 yield name, policy

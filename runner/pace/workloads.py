@@ -22,8 +22,9 @@ class StepsThatFit(Workload):
     clock: DeviceClock
     seconds: float
 
-    def asked(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def asked(self, messages: Sequence[Message], version: int) -> Sequence[Message]:
         """Return the messages, of slow clients with fewer steps; what is shared stays shared."""
+        del version
         contents: dict[tuple[int, int], RecordDict] = {}
         found = []
         for message in messages:

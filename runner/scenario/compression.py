@@ -7,7 +7,7 @@ arXiv:1901.09847). Shapes: P trained parameters.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,12 @@ class Compressor(Compression):
     feedback: bool = Field(
         True, description="a client adds to its update what was lost of those before"
     )
+    down: bool = Field(False, description="models on their way to the clients are compressed too")
+
+    def canonical(self) -> dict[str, Any]:
+        """Return what defines it; ``down`` is younger than keys of trials."""
+        values = super().canonical()
+        return values if self.down else {k: v for k, v in values.items() if k != "down"}
 
     @abstractmethod
     def encode(self, update_P: Vector, seed: int) -> Parts:

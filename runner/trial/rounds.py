@@ -218,7 +218,7 @@ def _until_due(
             seen = grid.drain()
             _answered(number, seen, loop.min_fit_fraction)
             _try_unknown(grid, policies.clock, messages, loop.timeout)
-            messages = list(policies.workload.asked(messages))
+            messages = list(policies.workload.asked(messages, number - 1))
             underway.begin(messages, number - 1, policies.clock)
             asked, times, trace = asked + len(messages), times + 1, trace + seen
             opens = policies.cohort.opens(underway)  # nobody else could be asked now

@@ -24,8 +24,10 @@ from fedsweep.engine.chunks import TOGETHER
 from fedsweep.engine.executors import Host
 from fedsweep.engine.grid import EngineGrid, inline_grid, ray_grid
 from fedsweep.engine.host import AppSpec
+from fedsweep.engine.wire import count_bytes
 from fedsweep.errors import TrialError
 from fedsweep.pace.cohorts import PoissonSampled
+from fedsweep.pace.downlink import DownLink
 from fedsweep.pace.policies import Policies, Underway
 from fedsweep.pace.schedule import Scene
 from fedsweep.parts.registry import Origin
@@ -211,9 +213,14 @@ class _Trial:
         delivery, adversary = policies.delivery, self.data.adversary
         if adversary.forges:
             delivery = Attacked(delivery, adversary, self._layout)
-        if compressor is not None:
-            delivery = Opened(delivery, compressor, self._layout)
-        return replace(policies, delivery=delivery)
+        if compressor is None:
+            return replace(policies, delivery=delivery)
+        down = None
+        if compressor.down:
+            seed, workload = derive_seed(self.config.seed, "compression"), policies.workload
+            down = DownLink(compressor, self._layout, count_bytes, seed, workload)
+            policies = replace(policies, workload=down)
+        return replace(policies, delivery=Opened(delivery, compressor, self._layout, down))
 
     def begin(self) -> tuple[RoundRecord, ...]:
         """Test the initial model; return round 0."""
@@ -233,6 +240,7 @@ class _Trial:
         self._underway.load_state_dict(state["underway"])
         if self._virtual:
             self._virtual.load_state_dict(state["virtual"])
+        if "policies" in state:
             self.loop.policies.load_state_dict(state["policies"])
         self._spending.go_on(saved.records)
         return saved.records
@@ -245,14 +253,8 @@ class _Trial:
             "clients": {str(node_id): state for node_id, state in self.grid.states.items()},
             "ledger": vars(self._ledger),
             "underway": self._underway.state_dict(),
-            **(self._timed_state() if self._virtual else {}),
-        }
-
-    def _timed_state(self) -> State:
-        assert self._virtual is not None
-        return {
-            "virtual": self._virtual.state_dict(),
             "policies": self.loop.policies.state_dict(),
+            **({"virtual": self._virtual.state_dict()} if self._virtual else {}),
         }
 
     def rounds(self, first_round: int) -> Iterator[RoundRecord]:

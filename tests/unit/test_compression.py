@@ -1,17 +1,23 @@
 """Compressed updates: by hand, as properties of all kinds, in trials, and what is refused."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedsweep.client.compressing import compress, open_reply
 from fedsweep.engine.flower import empty_run, identify
-from fedsweep.errors import ConfigError
+from fedsweep.errors import ConfigError, TrialError
 from fedsweep.links import MB
+from fedsweep.pace.downlink import DownLink, as_opened, difference
+from fedsweep.pace.policies import Flight, Replying, WhenTaken
 from fedsweep.scenario.compression import Compressor
 from fedsweep.scenario.compressions import COMPRESSIONS, compression_of
 from fedsweep.strategies.layout import Layout
 from fedsweep.sweeps.compose import compose
+from fedsweep.trial.opening import Opened
 from tests.trials import events_of, outcome, small
 
 KINDS = sorted(name for name in COMPRESSIONS if COMPRESSIONS[name].compresses)
@@ -101,7 +107,165 @@ def test_error_feedback_sends_all_in_the_end(name: str) -> None:
     assert np.abs(error).mean() < np.abs(meant).mean() / 3
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_no_difference_leads_away_from_the_servers_model(name: str) -> None:
+    """Whatever C is: QSGD and scaled random numbers alone would, with norms of thousands."""
+    compressor = compression_of(name, **({"feedback": False} if name != "signsgd" else {}))
+    left_P = np.random.default_rng(3).standard_normal(3000).astype(np.float32)
+    lengths = [np.linalg.norm(left_P)]
+    for seed in range(30):
+        parts, told_P = difference(compressor, left_P, seed)
+        assert parts["scale"].shape == (1,)
+        left_P = left_P - told_P
+        lengths.append(np.linalg.norm(left_P))
+    assert (np.diff(lengths) <= 1e-3).all()
+    assert lengths[-1] < 0.95 * lengths[0]
+    assert not difference(compressor, np.zeros(7, np.float32), 0)[1].any()
+
+
+# Models on their way to the clients
+
+PAIR = Layout(("w",), averaged=("m",))
+TOP = compression_of("topk", share=0.5, down=True)
+
+
+def pair(*values: float, m: float = 0.0) -> ArrayRecord:
+    identify(empty_run())
+    arrays = {"w": np.array(values, np.float32), "m": np.array([m], np.float32)}
+    return ArrayRecord({name: Array(value) for name, value in arrays.items()})
+
+
+def to(model: ArrayRecord, *nodes: int) -> list[Message]:
+    content = RecordDict({"arrays": model, "config": ConfigRecord({"lr": 0.1})})
+    return [Message(content, node, "train") for node in nodes]
+
+
+def seen(messages: Sequence[Message]) -> list[tuple[list[float], int]]:
+    """Return what each client makes of what it is sent, and the bytes of that."""
+    return [
+        (m.content["opened"]["w"].numpy().tolist(), m.content["travels"]["arrays"])
+        for m in messages
+    ]
+
+
+def numbers(content: RecordDict) -> int:
+    """Return the bytes of numbers alone."""
+    return sum(a.numpy().nbytes for r in content.array_records.values() for a in r.values())
+
+
+def test_a_model_comes_as_differences_and_whole_to_whoever_lacks_more() -> None:
+    """Of four numbers two are sent, in 20 bytes with their places and s; m has 4, a model 20.
+
+    ====  ==============  =============  ==============================
+    time  server          clients        asked: bytes
+    ====  ==============  =============  ==============================
+    0     0, 0, 0, 0      the same       1, 2: whole
+    1     4, 3, 2, 1      4, 3, 0, 0     1: whole, as 20 + 4 is more; 3: whole
+    ====  ==============  =============  ==============================
+    """
+    down = DownLink(TOP, PAIR, numbers, seed=0)
+    first = down.asked(to(pair(0, 0, 0, 0), 1, 2), 0)
+    assert seen(first) == [([0, 0, 0, 0], 20)] * 2
+    assert first[0].content is first[1].content
+    down.took(1)
+    second = down.asked(to(pair(4, 3, 2, 1, m=7), 1, 3), 1)
+    assert seen(second) == [([4, 3, 0, 0], 20)] * 2
+    assert second[0].content["opened"]["m"].numpy().tolist() == [7]
+    assert second[0].content["arrays"]["w"].numpy().tolist() == [4, 3, 2, 1]
+    assert as_opened(second)[0].content["arrays"]["w"].numpy().tolist() == [4, 3, 0, 0]
+
+
+def test_a_client_that_missed_models_is_sent_all_differences_since() -> None:
+    """A difference of 40 numbers is one number, its place and s: 12 bytes; m has 4."""
+    down = DownLink(compression_of("topk", share=0.01, down=True), PAIR, numbers, seed=0)
+    models = [np.eye(40, dtype=np.float32)[:k].sum(axis=0) * k for k in range(4)]
+    told: dict[int, list[int]] = {1: [], 2: [], 3: []}
+    for version, (model, nodes) in enumerate(
+        zip(models, [(1, 2, 3), (1,), (1, 3), (1, 2, 3)], strict=True)
+    ):
+        for message in down.asked(to(pair(*model), *nodes), version):
+            node = message.metadata.dst_node_id
+            told[node].append(message.content["travels"]["arrays"])
+            if node != 3:
+                down.took(node)
+        kept = down.state_dict()
+        down = DownLink(compression_of("topk", share=0.01, down=True), PAIR, numbers, seed=0)
+        down.load_state_dict(kept)
+    assert told == {1: [164, 16, 16, 16], 2: [164, 40], 3: [164, 164, 164]}  # 3 never replied
+
+
+def test_clients_are_all_sent_one_model() -> None:
+    down = DownLink(TOP, PAIR, numbers, seed=0)
+    down.asked([*to(pair(1, 2), 1), *to(pair(1, 2), 2)], 0)
+    with pytest.raises(TrialError, match="compression.down=true needs clients that are all sent"):
+        down.asked([*to(pair(1, 2), 1), *to(pair(1, 3), 2)], 1)
+
+
+@dataclass
+class Moves(Replying):
+    """Its clients move the model that they were sent by (1, 0, 0, 0)."""
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        replies = []
+        for message in messages:
+            moved = message.content["arrays"]["w"].numpy() + np.float32([1, 0, 0, 0])
+            reply = Message(RecordDict({"arrays": pair(*moved, m=9)}), reply_to=message)
+            compress(TOP, PAIR, [message], [Context(1, 1, {}, RecordDict(), {})], [reply], [0])
+            replies.append(reply)
+        return replies
+
+
+def test_what_clients_moved_is_a_step_from_the_servers_own_model() -> None:
+    """They have (4, 3, 0, 0) of (4, 3, 2, 1): what they lack is no step of theirs."""
+    down = DownLink(TOP, PAIR, numbers, seed=0)
+    down.asked(to(pair(0, 0, 0, 0), 1), 0)
+    [message] = down.asked(to(pair(4, 3, 2, 1), 1), 1)
+    delivery = Opened(WhenTaken(), TOP, PAIR, down)
+    flight = Flight(0, 1, 1, 0.0, 0.0, message)
+    [reply] = delivery.replies(Moves(), [flight], 2, None, pair(4, 3, 2, 1))
+    assert reply.content["arrays"]["w"].numpy().tolist() == [5, 3, 2, 1]
+    assert reply.content["arrays"]["m"].numpy().tolist() == [9]
+    assert message.content["arrays"]["w"].numpy().tolist() == [4, 3, 2, 1]
+
+
 # Trials
+
+
+def test_models_that_are_sent_compressed_take_fewer_bytes_and_seconds() -> None:
+    words = ["model=logreg", "devices=equal", "strategy.fraction_evaluate=0", "compression=topk"]
+    words += ["compression.share=0.1", "resources.chunk_size=1", "rounds=4"]
+    plain, down = (events_of(small(*words, *more)) for more in ([], ["compression.down=true"]))
+    mb = [[r.metrics["4_comm/mb_down"] * MB / 8 for r in run[2:-1]] for run in (plain, down)]
+    whole, some = 650 * 4 + 2 * 128, 65 * 8 + 4 + 3 * 128  # round 1 sends all of it
+    assert mb == [[whole] * 4, [whole] + [some] * 3]
+    times = [[r.metrics["5_time/virtual_round_s"] for r in run[2:-1]] for run in (plain, down)]
+    saved = np.subtract(*times)
+    assert saved == pytest.approx([0] + [(whole - some) / (20e6 / 8)] * 3, abs=1e-9)
+    losses = [[r.metrics["1_global/loss"] for r in run[2:-1]] for run in (plain, down)]
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][1] != losses[1][1]
+    assert losses[1][-1] < losses[1][0]
+
+
+@pytest.mark.parametrize("schedule", [["sync"], ["fedbuff", "schedule.buffer=3"], ["fedasync"]])
+def test_models_of_which_all_is_sent_are_those_of_before(schedule: list[str]) -> None:
+    name, *more = schedule
+    words = ["devices=lognormal", f"schedule={name}", *more, "compression=topk"]
+    words += ["compression.share=1", "model=logreg"]
+    plain, down = (events_of(small(*words, *more)) for more in ([], ["compression.down=true"]))
+    losses = [[r.metrics["1_global/loss"] for r in run[1:-1]] for run in (plain, down)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_keys_of_trials_without_it_stay() -> None:
+    plain, off, on = (
+        compose(["compression=topk", *more])
+        for more in ([], ["compression.down=false"], ["compression.down=true"])
+    )
+    assert "down" not in plain.canonical()["compression"]
+    assert plain.key == off.key != on.key
 
 
 def test_sending_all_of_it_is_sending_it_whole_and_less_is_fewer_bytes_and_seconds() -> None:
@@ -134,6 +298,8 @@ RUNS = {
                  "strategy.server.mode=simulated", "shift=rotation", "shift.groups=2"],
     "stale": ["compression=topk", "devices=lognormal", "schedule=fedbuff", "schedule.buffer=3"],
     "a model of the client's own": ["compression=randomk", "strategy=ditto"],
+    "both ways": ["compression=qsgd", "compression.down=true", "strategy=scaffold",
+                  "training.momentum=0"],
 }  # fmt: skip
 
 
@@ -181,6 +347,12 @@ def test_it_runs_with_what_it_goes_with_and_repeats_to_the_bit(name: str) -> Non
         (["compression=qsgd", "privacy=fixed_client"], "with privacy=fixed_client, which clips"),
         (["compression=qsgd", "compression.share=0.1"], "compression.share"),
         (["compression=topk", "compression.share=0"], "compression.share"),
+        (["compression.down=true"], "compression.down"),
+        (
+            ["compression=topk", "compression.down=true", "strategy=kmeans"],
+            "compression.down=true needs clients that are all sent one averaged model, and "
+            "strategy=kmeans has one per cluster; set compression.down=false",
+        ),
     ],
 )
 def test_refused(words: list[str], match: str) -> None:

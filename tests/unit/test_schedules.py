@@ -201,12 +201,12 @@ def test_partial_work_by_hand() -> None:
     """Client 2 takes 4 + 6 s for its bytes and half a second for each of its four steps."""
     asked = [message(1), message(2)]
     for seconds, steps, takes in ((11.2, 2, 11.0), (11.5, 3, 11.5), (10.2, 1, 10.5)):
-        one, two = StepsThatFit(clock(), seconds).asked(asked)
+        one, two = StepsThatFit(clock(), seconds).asked(asked, 0)
         assert one is asked[0]
         assert two.content["config"]["steps"] == steps
         assert two.content["arrays"] is asked[1].content["arrays"]
         assert clock().parts(two).seconds == pytest.approx(takes)
-    assert StepsThatFit(clock(), 12.0).asked(asked)[1] is asked[1]
+    assert StepsThatFit(clock(), 12.0).asked(asked, 0)[1] is asked[1]
 
 
 # Who is asked, by speed and worth

@@ -269,6 +269,9 @@ GOES_ON = {
     "clusters": [VIRTUAL, "schedule=clustered_fedbuff", "schedule.buffer=2", *ORACLE,
                  "shift=rotation", "shift.groups=2"],
     "days": [*DAYS, "devices.day_s=2", "strategy.min_fit_fraction=0"],
+    "models sent as differences": ["compression=signsgd", "compression.down=true"],
+    "stale replies to differences": [VIRTUAL, "schedule=fedbuff", "schedule.buffer=3",
+                                     "compression=topk", "compression.down=true"],
 }  # fmt: skip
 
 
