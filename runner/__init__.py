@@ -7,7 +7,7 @@ that a sweep takes are described in docs/own.md.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedsweep.api import Results, compose, load, run, sweep
+    from fedsweep.api import Results, compose, load, run, sweep, sweep_app
     from fedsweep.errors import RunnerError
     from fedsweep.scenario.partition import Partition
     from fedsweep.scenario.shift import SeenShift, Shift
@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "run",
     "sweep",
+    "sweep_app",
 ]
 
 _HOMES = {

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from fedsweep.app.plan import planned as plan_app
+from fedsweep.app.sweep import expand_app
 from fedsweep.catalog import FINAL
 from fedsweep.config import TrackingConfig
 from fedsweep.environ import environ, variable
@@ -354,6 +356,55 @@ def sweep(
             show,
         )
         return Results(read_sweep(store, plan.name))
+
+
+def sweep_app(
+    path: Path | str,
+    *words: str,
+    axes: Axes | None = None,
+    settings: Values | None = None,
+    name: str = "",
+    show: ViewMode = "auto",
+    fresh: bool = False,
+    retry_failed: bool = False,
+    take_over: bool = False,
+) -> Results:
+    """Run a Flower app, as it is, as a sweep; trials that ended before are not run again.
+
+    Parameters
+    ----------
+    path : Path or str
+        The app's folder, with its ``pyproject.toml``.
+    words : str
+        As ``fedsweep app`` takes them: ``run_config.lr=0.1,0.01``.
+    axes : mapping
+        Full key to the values of an axis: ``run_config.KEY``, ``problem.KEY``, ``seed``,
+        ``num_clients``.
+    settings : mapping
+        What holds for all trials, by full key: the same keys, ``higher`` and ``lower`` (lists of
+        metrics), ``seed_key``, ``journal_mb``, and those of resources, tracking and checkpoint.
+    name : str
+        What the sweep is called; else as the app's project.
+    show, fresh, retry_failed, take_over
+        As the options of ``fedsweep app``.
+
+    Returns
+    -------
+    Results
+        Of all its trials; ``failures`` names those that failed.
+
+    Raises
+    ------
+    RunnerError
+        Bad input, in one line, before anything starts; or the storage takes no more.
+    KeyboardInterrupt
+        It was interrupted: called again, it goes on.
+    """
+    given = _words(words, settings, axes)
+    restart = Restart(fresh, retry_failed, take_over)
+    plan = plan_app(expand_app(str(path), given), given, name=name, restart=restart)
+    store = _executed(plan, show)
+    return Results(read_sweep(store, plan.name or ""))
 
 
 def compose(

@@ -421,8 +421,6 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
 
 def _app(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.app.sweep import expand_app
-    from fedsweep.sweeps.resume import Restart
-    from fedsweep.sweeps.sweep import SweepPlan
 
     words = _with_address(words, args.address)
     sweep = expand_app(args.path, words, args.run_config)
@@ -438,13 +436,11 @@ def _app(args: argparse.Namespace, words: list[str]) -> int:
         same, told = check(sweep.trials[0].config, sweep.project.code)
         say(told)
         return 0 if same else 1
+    from fedsweep.app.plan import planned as plan_app
+    from fedsweep.sweeps.resume import Restart
+
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
-    named = ["--name", args.name] if args.name else []
-    given = [word for text in args.run_config for word in ("--run-config", text)]
-    command = escape.command(["fedsweep", "app", args.path, *words, *given, *named])
-    description = f"Flower app {sweep.project.name}, digest {sweep.project.code.digest}"
-    plan = SweepPlan(name, description, command, sweep.trials, restart, sweep)
-    return _execute(plan, args.mode)
+    return _execute(plan_app(sweep, words, args.run_config, args.name or "", restart), args.mode)
 
 
 def _list(trials: "Sequence[Trial]", told: Sequence[str], counted: Iterable[str]) -> int:

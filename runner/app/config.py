@@ -1,8 +1,8 @@
 """One trial of a Flower app: what defines it, and its key."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from flwr.app import UserConfig
 from pydantic import Field
@@ -16,6 +16,9 @@ from fedsweep.tracking.describe import Facts, config_yaml
 
 RUN_CONFIG = "run_config"
 """Section of the app's own settings; their keys have dots and hyphens as the app has them."""
+
+PROBLEM = "problem"
+"""The same section, for settings that make another problem: rows of two are never compared."""
 
 Value = bool | int | float | str
 """What a setting of an app is, as Flower has it."""
@@ -53,6 +56,12 @@ class AppConfig(SessionConfig):
     lower: tuple[str, ...] = Field(
         (), strict=False, description="metrics that are better the lower, as evaluate.loss"
     )
+
+    @property
+    def better(self) -> dict[str, Literal["higher", "lower"]]:
+        """Which way is better, by metric, where somebody said so."""
+        better: dict[str, Literal["higher", "lower"]] = dict.fromkeys(self.higher, "higher")
+        return better | dict.fromkeys(self.lower, "lower")
 
     @property
     def rounds(self) -> int:
@@ -93,7 +102,20 @@ class AppConfig(SessionConfig):
         )
 
 
-def set_value(project: Project, config: UserConfig, key: str, value: object) -> None:
+def no_such_metric(name: str, better: str, there: Iterable[str]) -> str:
+    """Return what is said of a metric that nobody has, and that was said to be better some way."""
+    return f"{better}={name}: there is no such metric; there are {', '.join(there) or 'none'}"
+
+
+def own_key(key: str) -> str:
+    """Return which setting of the app a word's key names; nothing where it names none."""
+    section, _, own = key.partition(".")
+    return own if section in (RUN_CONFIG, PROBLEM) else ""
+
+
+def set_value(
+    project: Project, config: UserConfig, key: str, value: object, section: str = RUN_CONFIG
+) -> None:
     """Set a key of a run config; a whole number is a float where the app's default is one.
 
     Raises
@@ -101,9 +123,9 @@ def set_value(project: Project, config: UserConfig, key: str, value: object) -> 
     ConfigError
         The app has no such key, or its value is of another kind.
     """
-    named, default = f"{RUN_CONFIG}.{key}", project.config.get(key)
+    named, default = f"{section}.{key}", project.config.get(key)
     if default is None:
-        keys = [f"{RUN_CONFIG}.{known}" for known in project.config]
+        keys = [f"{section}.{known}" for known in project.config]
         raise ConfigError(unknown("key", named, keys))
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

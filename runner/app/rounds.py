@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
+from fedsweep.app.config import no_such_metric
 from fedsweep.app.insides import scalars_of
 from fedsweep.catalog import SERVER_METRIC, of_app
 from fedsweep.engine.grid import Trace
@@ -168,8 +169,7 @@ class Rounds:
         numbers |= self._central.pop(done.number, {})
         self._last |= numbers
         for name in (name for name in self._better if last and name not in self._last):
-            there = ", ".join(self._last) or "none"
-            self._say(f"{self._better[name]}={name}: there is no such metric; there are {there}")
+            self._say(no_such_metric(name, self._better[name], self._last))
         if last and (rest := len(self._last) - len(self._shown())):
             self._say(f"{rest} metrics more are in charts, and not in tables: they are too many")
         tasks = done.trace.tasks

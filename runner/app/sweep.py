@@ -1,6 +1,7 @@
 """From the words of ``fedsweep app`` to the trials of a sweep, and how such trials are run."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import Any, ClassVar
 import ray
 
 from fedsweep.app.client import client_app
-from fedsweep.app.config import RUN_CONFIG, AppConfig, seeds_of_its_own, set_value
+from fedsweep.app.config import (
+    PROBLEM,
+    RUN_CONFIG,
+    AppConfig,
+    no_such_metric,
+    own_key,
+    seeds_of_its_own,
+    set_value,
+)
 from fedsweep.app.insides import read_words
 from fedsweep.app.modules import AppCode, Modules
 from fedsweep.app.project import Project, read_project
@@ -69,13 +78,52 @@ class AppSweep:
         told = list(self.project.remarks)
         seeds = {trial.config.seed for trial in self.trials}
         for key in seeds_of_its_own(self.project) if len(seeds) > 1 else ():
-            on_axis = any(f"{RUN_CONFIG}.{key}" in trial.grid for trial in self.trials)
+            on_axis = any(own_key(axis) == key for axis in self.trials[0].grid)
             if not on_axis and not self.trials[0].config.seed_key:
                 told.append(
                     f"{RUN_CONFIG}.{key} is the app's own and the same in all trials; with "
                     f"seed_key={key} it is the seed of each"
                 )
-        return told
+        return [*told, *self._compared()]
+
+    def _compared(self) -> Iterator[str]:
+        """Say what rows are compared across that may make them different problems."""
+        first = self.trials[0]
+        varied = [key for key in first.grid if len({trial.axes[key] for trial in self.trials}) > 1]
+        ways = [key for key in varied if key.startswith(f"{RUN_CONFIG}.")]
+        if (
+            first.config.better
+            and ways
+            and not any(key.startswith(f"{PROBLEM}.") for key in varied)
+        ):
+            yield (
+                f"rows are compared across {', '.join(ways)}, as settings of one method; what "
+                f"makes another problem, such as a split of the data, is given as {PROBLEM}.KEY "
+                "instead"
+            )
+
+    def recalled(self, told: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Have trials that were run before be compared by what this command says is better."""
+        better = self.trials[0].config.better
+        stored: list[dict[str, str]] = [json.loads(text) if text else {} for text in told]
+        now = [{name: better.get(name, "") for name in of} for of in stored]
+        before = {name: was for of in stored for name, was in of.items()}
+        news = [
+            f"{name} {better.get(name, 'neither')} (before: {was or 'not said'})"
+            for name, was in before.items()
+            if was != better.get(name, "")
+        ]
+        said = [no_such_metric(name, better[name], before) for name in better if name not in before]
+        if news:
+            said.append(
+                "which metrics are better the higher or the lower is what this command says, for "
+                f"trials that were run before too: {', '.join(news)}"
+            )
+        shown = [
+            text if new == old else json.dumps(new)
+            for text, new, old in zip(told, now, stored, strict=True)
+        ]
+        return shown, said if before else []
 
     def prepare(self, trials: Sequence[Trial], inline: bool) -> Mapping[str, "ReadyApp"]:
         """Return the app for each trial, by key, once both of its parts can be imported.
@@ -158,8 +206,8 @@ def expand_app(path: str, words: Sequence[str], given: Sequence[str] = ()) -> Ap
     path : str
         The app's folder.
     words : sequence of str
-        ``run_config.KEY=a,b``, ``seed=0,1``, ``num_clients=10``, and keys of resources, tracking
-        and checkpoint.
+        ``run_config.KEY=a,b``, ``problem.KEY=a,b``, ``seed=0,1``, ``num_clients=10``, and keys of
+        resources, tracking and checkpoint.
     given : sequence of str
         Words of ``flwr run --run-config``, or a TOML file.
 
@@ -172,10 +220,14 @@ def expand_app(path: str, words: Sequence[str], given: Sequence[str] = ()) -> Ap
     parsed = list({word.key: word for word in parse(words)}.values())  # the last wins
     for word in parsed:
         _check_word(word, project)
+    _check_once(parsed)
     base, told = dict(project.config), read_words(given)
     for key, value in told.items():
         set_value(project, base, key, value)
-    settings = [f"{RUN_CONFIG}.{key}={literal(value)}" for key, value in told.items()]
+    worded = {own_key(word.key) for word in parsed}
+    settings = [
+        f"{RUN_CONFIG}.{key}={literal(value)}" for key, value in told.items() if key not in worded
+    ]
 
     session = _session(project, [word for word in parsed if word.key.split(".")[0] in _SESSION])
     own = [word for word in parsed if word.key.split(".")[0] not in _SESSION]
@@ -206,7 +258,7 @@ def expand_app(path: str, words: Sequence[str], given: Sequence[str] = ()) -> Ap
 def _check_word(word: Word, project: Project) -> None:
     """Refuse a word that means nothing to an app."""
     top = word.key.partition(".")[0]
-    if top == RUN_CONFIG and "." in word.key:
+    if own_key(word.key):
         return
     if word.key in _IDLE:
         raise ConfigError(f"'{word.key}' means nothing to an app: {_IDLE[word.key]}; leave it out")
@@ -223,6 +275,15 @@ def _check_word(word: Word, project: Project) -> None:
         raise ConfigError(unknown("key", near if near in keys else word.key, keys))
     if word.values is not None and word.key not in _AXES:
         raise ConfigError(f"'{shown(word.line)}' has several values; write {word.key}=[a,b]")
+
+
+def _check_once(words: Sequence[Word]) -> None:
+    """Refuse a setting of the app that is given in both of its sections."""
+    seen: dict[str, str] = {}
+    for word in words:
+        own = own_key(word.key)
+        if own and seen.setdefault(own, word.key) != word.key:
+            raise ConfigError(f"{seen[own]} and {word.key} are the same setting; give one of them")
 
 
 def _session(project: Project, words: Sequence[Word]) -> dict[str, Any]:
@@ -247,7 +308,8 @@ def _config(
         if word.key in _OWN:
             settings[word.key] = word.value
         else:
-            set_value(project, run_config, word.key.removeprefix(f"{RUN_CONFIG}."), word.value)
+            section = word.key.partition(".")[0]
+            set_value(project, run_config, own_key(word.key), word.value, section)
     for name in ("higher", "lower"):
         if isinstance(settings.get(name), str):
             settings[name] = [settings[name]]
@@ -260,12 +322,13 @@ def _config(
         **settings,
     }
     config = validated(AppConfig, values, "")
+    if twice := [name for name in config.higher if name in config.lower]:
+        raise ConfigError(f"higher and lower both name {twice[0]}; only one of them can be meant")
     if not config.seed_key:
         return config
-    if any(word.key == f"{RUN_CONFIG}.{config.seed_key}" for word in words):
+    if both := [word.key for word in words if own_key(word.key) == config.seed_key]:
         raise ConfigError(
-            f"seed_key={config.seed_key} and {RUN_CONFIG}.{config.seed_key} both set the same; "
-            "leave out one of them"
+            f"seed_key={config.seed_key} and {both[0]} both set the same; leave out one of them"
         )
     set_value(project, run_config, config.seed_key, config.seed)
     return config.model_copy(update={"run_config": run_config})
@@ -275,4 +338,4 @@ def _shown(config: AppConfig, key: str) -> str:
     """Return a trial's place on an axis."""
     if key in _AXES:
         return str(getattr(config, key))
-    return str(config.run_config[key.removeprefix(f"{RUN_CONFIG}.")])
+    return str(config.run_config[own_key(key)])

@@ -116,9 +116,8 @@ class Server:
         size = config.resources.chunk_size
         chunk_size = size if isinstance(size, int) else None
         self.grid = AppGrid(executor, config.num_clients, chunk_size, journal)
-        better = dict.fromkeys(config.higher, "higher") | dict.fromkeys(config.lower, "lower")
         self._events: queue.Queue[RoundRecord | BaseException | None] = queue.Queue()
-        self._rounds = Rounds(self._events.put, self.grid.drain, better)
+        self._rounds = Rounds(self._events.put, self.grid.drain, config.better)
         self.grid.rounds = self._rounds
         self._folder = Folder(code) if hosts else None
         self._modules = Modules.of(code, trial)

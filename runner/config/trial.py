@@ -71,9 +71,13 @@ class TrialConfig(Section):
     PROBLEM: ClassVar[frozenset[str]] = frozenset({
         "dataset", "partition", "shift", "attack", "devices", "num_clients", "evaluate_every",
         "strategy.fraction_evaluate", "strategy.min_evaluate_nodes", "evaluate_personal", "metrics",
-        "experiment",
+        "experiment", "problem",
     })  # fmt: skip
-    """What a trial has to solve, and how that is measured; other settings are ways to solve it."""
+    """What a trial has to solve, and how that is measured; other settings are ways to solve it.
+
+    ``problem`` is no section of a trial: so begin the axes of a Flower app that its user says make
+    a problem (``fedsweep.app.config``).
+    """
 
     dataset: Annotated[Task, OneOf(TASKS)] = Field(
         default_factory=task_of, description="what is learnt from: examples and their targets"

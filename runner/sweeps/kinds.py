@@ -41,6 +41,22 @@ class Kind(Protocol):
     def remarks(self, trials: Sequence[Trial]) -> list[str]:
         """Return what is to be said of a grid before anything starts, in sentences."""
 
+    def recalled(self, told: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return how the metrics of trials that were run before are shown now.
+
+        Parameters
+        ----------
+        told : sequence of str
+            How they were declared, a text per trial: see :meth:`fedsweep.catalog.Catalog.declare`.
+
+        Returns
+        -------
+        list of str
+            The same, as this session has it.
+        list of str
+            What is to be said of that, in lines.
+        """
+
     def prepare(self, trials: Sequence[Trial], inline: bool) -> Mapping[str, Ready]:
         """Return what each trial is run on, by trial key: in this process, or on Ray's nodes.
 
@@ -74,6 +90,10 @@ class OwnTrials:
     def remarks(self, trials: Sequence[Trial]) -> list[str]:
         """Return what does not hold for all trials of a grid."""
         return remarks(trials)
+
+    def recalled(self, told: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return what was told: the catalog has these metrics."""
+        return [*told], []
 
     def prepare(self, trials: Sequence[Trial], inline: bool) -> dict[str, Prepared]:
         """Return each trial's data and split."""

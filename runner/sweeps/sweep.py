@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -42,8 +42,8 @@ from fedsweep.sweeps.views import View
 from fedsweep.sweeps.words import store_words
 from fedsweep.tracking import SweepRun, Tracker
 from fedsweep.tracking.imports import import_all
-from fedsweep.tracking.past import PastRun, adopt, history
-from fedsweep.tracking.read import read_sweep, report_folder
+from fedsweep.tracking.past import PastRun, adopt, history, redeclare
+from fedsweep.tracking.read import axes_of, read_sweep, report_folder
 from fedsweep.tracking.store import tracking_uri
 from fedsweep.trial.checkpoint import CheckpointStore, open_storage
 
@@ -111,11 +111,12 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             ]
             for remark in remarks:
                 progress.line(remark)
+            standing, anew = _shown_now(plan, tracker, standing, progress)
             _take_back(standing, outcome)
             if searching:
                 standing = standing.joined(searching.take())
             _recall(standing, progress)
-            if not standing.todo and not _unfinished(standing.sweep):
+            if not standing.todo and not anew and not _unfinished(standing.sweep):
                 _conclude(plan, searching, outcome)
                 outcome.folder = _report_there(plan, standing)
                 return outcome, tracker
@@ -333,6 +334,34 @@ def _open(plan: SweepPlan, stack: ExitStack) -> tuple[Tracker, Standing]:
     except BaseException:
         tracker.close()
         raise
+
+
+def _shown_now(
+    plan: SweepPlan, tracker: Tracker, standing: Standing, progress: TrialProgress
+) -> tuple[Standing, bool]:
+    """Have what was run before be shown as this session says.
+
+    Returns
+    -------
+    Standing
+        Where the sweep stands, its trials as they are shown now.
+    bool
+        Whether the report that there may be shows them otherwise.
+    """
+    runs = [run for _, run in standing.done]
+    declared, said = plan.kind.recalled([run.declared for run in runs])
+    for told in said:
+        progress.line(told)
+    now = [
+        run if run.declared == told else redeclare(tracker.store, run, told)
+        for run, told in zip(runs, declared, strict=True)
+    ]
+    done = [(trial, run) for (trial, _), run in zip(standing.done, now, strict=True)]
+    anew = now != runs
+    if standing.sweep is not None and not standing.todo and plan.search is None:
+        axes = axes_of(tracker.store, standing.sweep.run_id)
+        anew |= axes not in (None, plan.trials[0].grid)
+    return replace(standing, done=done), anew
 
 
 def _take_back(standing: Standing, outcome: Outcome) -> None:

@@ -1,7 +1,7 @@
 """What earlier sessions left in the store: runs that a sweep takes up, skips or declares dead."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fedsweep.catalog import FINAL, ROUND
@@ -147,6 +147,12 @@ def supersede(store: Store, name: str) -> None:
     """Have the runs of a sweep count no longer; they stay to be looked at."""
     for run in _search(store, {"sweep": name}):
         store.client.set_tag(run.info.run_id, _SUPERSEDED, "true")
+
+
+def redeclare(store: Store, run: PastRun, declared: str) -> PastRun:
+    """Have the metrics of a trial be shown otherwise from now on; return it as it is then."""
+    store.client.set_tag(run.run_id, APP_METRICS, declared)
+    return replace(run, declared=declared)
 
 
 def adopt(store: Store, parent: str, runs: Iterable[PastRun]) -> None:

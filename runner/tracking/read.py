@@ -48,6 +48,9 @@ class StoredTrial:
     run: "Run"
 
     def __post_init__(self) -> None:
+        self.declare()
+
+    def declare(self) -> None:
         """Know what its metrics are that somebody brought: their code is not here."""
         tags = self.run.data.tags
         for tag, declare in ((OWN_METRICS, SCORES.declare), (APP_METRICS, CATALOG.declare)):
@@ -203,7 +206,13 @@ class StoredSweep:
         ]
 
     def rows(self) -> list[TrialRow]:
-        """Return one row per trial: its axes and, where it finished, its final metrics."""
+        """Return one row per trial: its axes and, where it finished, its final metrics.
+
+        Another sweep may have been read meanwhile, with metrics of the same names: what they are
+        and which way is better is as these trials have it, once more.
+        """
+        for trial in self.trials:
+            trial.declare()
         also = self.also or ({},) * len(self.trials)
         return [
             TrialRow(place, {**trial.final, **more} if trial.status == "FINISHED" else {})
@@ -245,6 +254,12 @@ def read_sweep(source: TrackingConfig | Store, word: str) -> StoredSweep:
         searched="" if grid.get("searching") else _artifact(store, run, SEARCHED) or "",
         searching=bool(grid.get("searching")),
     )
+
+
+def axes_of(store: Store, run_id: str) -> tuple[str, ...] | None:
+    """Return the axes of a sweep's run by full key; None where it does not tell them yet."""
+    told = _artifact(store, store.client.get_run(run_id), GRID)
+    return None if told is None else tuple(json.loads(told)["axes"])
 
 
 def sweeps_of(cfg: TrackingConfig, words: Sequence[str]) -> list[StoredSweep] | None:

@@ -5,6 +5,7 @@ Everything runs in this process; hosts that die are in tests/ray.
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+import fedsweep
 from fedsweep.app.check import Sight, first_difference
 from fedsweep.app.modules import AppCode, Modules
 from fedsweep.app.project import read_project
@@ -108,6 +110,28 @@ def test_a_run_config_has_axes_and_seeds() -> None:
     assert [trial.config.key for trial in again.trials] == [config.key]
 
 
+def test_a_setting_of_the_problem_makes_the_same_trials_and_another_axis() -> None:
+    """What a problem is decides who is compared, and no trial's numbers."""
+    of_method = of("numpy_quick", "run_config.lr=0.25,1", "run_config.column.scale=1,2")
+    of_both = of("numpy_quick", "run_config.lr=0.25,1", "problem.column.scale=1,2")
+    assert [t.config.key for t in of_both.trials] == [t.config.key for t in of_method.trials]
+    assert of_both.trials[0].axes == {"run_config.lr": "0.25", "problem.column.scale": "1.0"}
+    again = expand_app(str(APPS / "numpy_quick"), of_both.trials[3].overrides, ["column.scale=7"])
+    assert [trial.config.key for trial in again.trials] == [of_both.trials[3].config.key]
+
+
+def test_what_rows_are_compared_across_is_said() -> None:
+    words = ["run_config.lr=0.25,1", "run_config.column.scale=1,2", "lower=train.train_loss"]
+    sweep = of("numpy_quick", *words)
+    assert sweep.remarks([]) == [
+        "rows are compared across run_config.lr, run_config.column.scale, as settings of one "
+        "method; what makes another problem, such as a split of the data, is given as problem.KEY "
+        "instead"
+    ]
+    assert not of("numpy_quick", *words[:2]).remarks([])  # nothing is compared
+    assert not of("numpy_quick", words[0], "problem.column.scale=1,2", words[2]).remarks([])
+
+
 def test_flowers_own_words_and_files_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("lr = 0.25\n[column]\nscale = 3.0\n")
     words = of("numpy_quick", "run_config.lr=0.25", "run_config.column.scale=3")
@@ -145,6 +169,11 @@ def test_what_defines_a_trial_is_in_its_key(copy) -> None:
         (["lower=a,b"], "has several values"),
         (["num_clients=0"], "num_clients=0"),
         (["seed_key=lr", "run_config.lr=1"], "both set the same"),
+        (["seed_key=lr", "problem.lr=1"], "seed_key=lr and problem.lr both set the same"),
+        (["problem.lr=1,2", "run_config.lr=1"], "are the same setting; give one of them"),
+        (["problem.rl=1"], "Did you mean 'problem.lr'"),
+        (["problem.lr=fast"], "problem.lr='fast': the app's own is 0.5, so it has to be a number"),
+        (["higher=[evaluate.x]", "lower=evaluate.x"], "higher and lower both name evaluate.x"),
         (["run_config.lr=0.5,0.5"], "all give the same trials"),
         (["checkpoint.every=2"], "means nothing to an app: what its clients reply is kept"),
         (["strategy=fedavg"], "unknown key 'strategy'"),
@@ -536,3 +565,74 @@ def test_a_sweep_of_an_app_is_run_resumed_reported_and_searched(
     assert "run_config.lr=0.5 seed=0" in best  # the command that gives it again
     assert main(["report", "numpy-quick", store]) == 0
     assert "8.0664 ± 0.0000 [8.0664, 8.0664]" in capsys.readouterr().out
+
+
+def marks(of: fedsweep.Results) -> dict[tuple[float, float], bool]:
+    """Return which rows are marked as the best by what clients evaluate, by lr and scale."""
+    table = of.table()
+    [scale] = [name for name in table if name.endswith("column.scale")]
+    best = table.get("evaluate.eval_error_best", [False] * len(table))
+    places = zip(table["run_config.lr"], table[scale], strict=True)
+    return {(float(lr), float(scale)): bool(b) for (lr, scale), b in zip(places, best, strict=True)}
+
+
+NONE = {(lr, scale): False for lr in (0.25, 0.5) for scale in (1.0, 2.0)}
+
+
+def test_in_python_and_what_is_said_later_holds_for_trials_that_ended(
+    copy, template: Path, capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path
+) -> None:
+    """Nothing runs twice; who is compared with whom, and by what, is as the last call says."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    folder = copy("numpy_quick")
+    noise = "weights = weights + 0.01 * np.random.random() + "
+    edited(folder, "numpy_quick/client_app.py", "weights = weights + ", noise)
+    fixed = {
+        "run_config.num-server-rounds": 1,
+        "resources.engine": "inline",
+        "tracking.figures": "none",
+        "tracking.log_models": False,
+        "tracking.output": tmp_path,
+    }
+
+    def swept(section: str, name: str = "", **settings: object) -> tuple[fedsweep.Results, str]:
+        axes = {"run_config.lr": [0.25, 0.5], f"{section}.column.scale": [1, 2], "seed": range(3)}
+        found = fedsweep.sweep_app(folder, axes=axes, settings=fixed | settings, name=name)
+        return found, "".join(capsys.readouterr())
+
+    first, _ = swept("run_config")
+    assert (first.name, len(first), marks(first)) == ("numpy-quick", 12, NONE)
+
+    # Of all rows the best is one of an easier problem.
+    lower, out = swept("run_config", lower=["evaluate.eval_error", "evaluate.nothing"])
+    assert "run before: 12 finished, 0 failed; 0 to run" in out
+    assert "rows are compared across run_config.lr, run_config.column.scale" in out
+    assert "evaluate.eval_error lower (before: not said)" in out
+    assert "lower=evaluate.nothing: there is no such metric; there are " in out
+    assert marks(lower) == NONE | {(0.5, 2.0): True}
+
+    # Of each problem its own; the command gives it again, and has the same trials.
+    each, out = swept("problem", lower=["evaluate.eval_error"])
+    assert "before:" not in out.replace("run before:", "")
+    assert marks(each) == NONE | {(0.5, 1.0): True, (0.5, 2.0): True}
+    report = next((tmp_path / "reports").glob("*/report.md")).read_text()
+    assert "Bold: better than each other row of the same scale" in report
+    words = shlex.split(each.command)
+    assert words[:3] == ["fedsweep", "app", str(folder)]
+    keys = {trial.config.key for trial in expand_app(str(folder), words[3:]).trials}
+    assert keys == {t.run.data.tags["trial.key"] for t in each._stored.trials}
+
+    # Another sweep says the opposite of a metric of the same name, and changes nothing here.
+    higher, _ = swept("problem", name="up", higher=["evaluate.eval_error"])
+    assert marks(higher) == NONE | {(0.25, 1.0): True, (0.25, 2.0): True}
+    assert marks(each) == NONE | {(0.5, 1.0): True, (0.5, 2.0): True}
+    assert float(each.best("evaluate.eval_error")["run_config.lr"]) == 0.5
+
+    silent, out = swept("problem")
+    assert "evaluate.eval_error neither (before: lower)" in out
+    assert marks(silent) == NONE
+    runs = silent.trials()["run_id"]
+    assert {*runs} == {*first.trials()["run_id"]}
+    with pytest.raises(ConfigError, match="Did you mean 'run_config.lr'"):
+        fedsweep.sweep_app(folder, axes={"lr": [1.0]})

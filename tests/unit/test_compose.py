@@ -381,7 +381,7 @@ def test_trials_without_a_rival_are_said() -> None:
         ("shift.newcomers", True), ("num_clients", True), ("evaluate_every", True),
         ("strategy.fraction_evaluate", True), ("strategy", False), ("strategy.alpha", False),
         ("rounds", False), ("training.batch_size", False), ("model", False),
-        ("num_clients_more", False),
+        ("num_clients_more", False), ("problem.alpha", True), ("run_config.alpha", False),
     ],
 )  # fmt: skip
 def test_what_makes_a_problem_is_told_by_the_full_key(key: str, problem: bool) -> None:
@@ -389,7 +389,7 @@ def test_what_makes_a_problem_is_told_by_the_full_key(key: str, problem: bool) -
 
 
 def test_the_parts_of_a_problem_are_settings_of_a_trial() -> None:
-    for key in TrialConfig.PROBLEM - {"experiment"}:
+    for key in TrialConfig.PROBLEM - {"experiment", "problem"}:
         assert key.split(".")[0] in TrialConfig.model_fields
 
 
