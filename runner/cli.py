@@ -260,6 +260,11 @@ def _parser() -> argparse.ArgumentParser:
         "--sample", type=int, default=2, metavar="N", help="trials to run again; default: 2"
     )
     verify.add_argument(
+        "--app",
+        metavar="PATH",
+        help="folder of the Flower app, where it is not as the trials' commands say",
+    )
+    verify.add_argument(
         "words", nargs="*", metavar="key=value", help="settings of this session: data.root=DIR"
     )
     best = command(
@@ -716,7 +721,9 @@ def _verify(args: argparse.Namespace, words: list[str]) -> int:
 
     if args.sample < 1:
         raise ConfigError(f"--sample {args.sample}: run one trial again at least")
-    checked = verify(args.file, args.sample, words, lambda name: say(f"again: {name}"))
+    checked = verify(
+        args.file, args.sample, words, lambda name: say(f"again: {name}"), args.app or ""
+    )
     for trial in checked:
         say(f"{'same' if trial.same else 'DIFFERS'} {trial.key} {trial.name}: {trial.told}")
     same = sum(trial.same for trial in checked)

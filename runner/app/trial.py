@@ -26,6 +26,8 @@ from fedsweep.engine.executors import Host, InlineExecutor
 from fedsweep.engine.flower import sampling
 from fedsweep.engine.host import AppSpec
 from fedsweep.engine.ray_executor import RayExecutor
+from fedsweep.errors import RunnerError, TrialError, one_line
+from fedsweep.parts.code import own_place, traceback_of
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
 from fedsweep.seeding import derive_seed
 from fedsweep.trial.checkpoint import CheckpointStore
@@ -84,6 +86,32 @@ def run_app(
     result = server.result()
     wall_s = time.perf_counter() - begun
     yield replace(result, summary={**result.summary, "wall_s": wall_s})
+
+
+def run_alone(config: AppConfig, code: AppCode) -> TrialResult:
+    """Run a trial in this process, its server in a folder of its own; return what came out.
+
+    Raises
+    ------
+    AppError
+        The app can't be imported.
+    TrialError
+        It fails: an app's own error is named with its file and line.
+    """
+    folder = Folder(code)
+    folder.enter()
+    try:
+        *_, result = run_app(config, code)
+    except RunnerError:
+        raise
+    except Exception as error:  # an app's own code raises what it likes
+        place = own_place(traceback_of(error))
+        where = f"{place}: " if place else ""
+        raise TrialError(f"{where}{type(error).__name__}: {one_line(error)}") from error
+    finally:
+        folder.leave()
+    assert isinstance(result, TrialResult)
+    return result
 
 
 class Server:

@@ -10,12 +10,15 @@ import shlex
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsweep import __version__, escape
+from fedsweep.app.sweep import expand_app
+from fedsweep.app.trial import run_alone
 from fedsweep.catalog import CATALOG
 from fedsweep.engine.flower import quiet
 from fedsweep.errors import RunnerError, one_line, shown
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from fedsweep.tracking.read import StoredSweep, StoredTrial
 
 MANIFEST = "manifest.json"
+_OF_APP = "fedsweep app "  # how the commands of a Flower app's trials, and of its sweep, begin
 _FORM = 1
 _DATE = (2000, 1, 1, 0, 0, 0)  # the same store gives the same file
 _README = """\
@@ -47,10 +51,14 @@ trial's whole configuration.
 
     fedsweep verify {file}
 
-runs some of its trials again and compares them to the bit. The whole sweep:
+runs some of its trials again and compares them to the bit.{needs} The whole sweep:
 
 {command}
 """
+
+
+_NEEDS_APP = """ They need the Flower app, whose digest is
+among each trial's settings: in the folder that the command names, or in that of `--app FOLDER`."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ def export(sweep: "StoredSweep", path: Path) -> int:
         run=sweep.run_id,
         file=escape.markdown(path.name),
         command=escape.fence(sweep.command),
+        needs=_NEEDS_APP if sweep.command.startswith(_OF_APP) else "",
     ).encode()
     files = redact_files(files)
     places = dict(zip((trial.run_id for trial in sweep.trials), sweep.places, strict=True))
@@ -108,7 +117,7 @@ def export(sweep: "StoredSweep", path: Path) -> int:
 
 
 def verify(
-    path: Path, sample: int, words: Sequence[str], tell: Callable[[str], None]
+    path: Path, sample: int, words: Sequence[str], tell: Callable[[str], None], app: str = ""
 ) -> list[Checked]:
     """Check the files of an exported sweep, run some of its trials again, and compare their bits.
 
@@ -122,17 +131,22 @@ def verify(
         Settings of this session, such as ``data.root``.
     tell : callable
         Is given each trial's label before it is run.
+    app : str
+        Folder of the Flower app that the trials are of, where it is not as their commands say.
 
     Raises
     ------
     RunnerError
-        It is no such file, or one of its files is not what its manifest says.
+        It is no such file, or one of its files is not what its manifest says; or an app is named,
+        and its trials are of none.
     """
     manifest = _read(path)
     trials: list[dict[str, Any]] = manifest["trials"]
     last, steps = len(trials) - 1, max(1, sample - 1)
     chosen = dict.fromkeys(round(i * last / steps) for i in range(min(sample, len(trials))))
-    return [_run_again(trials[i], words, tell) for i in chosen]
+    if app and not any(str(trial["command"]).startswith(_OF_APP) for trial in trials):
+        raise RunnerError(f"--app {shown(app)}: the trials of {path} are of no Flower app")
+    return [_run_again(trials[i], words, tell, app) for i in chosen]
 
 
 def _of_trial(trial: "StoredTrial") -> dict[str, bytes]:
@@ -164,13 +178,13 @@ def _told(trial: "StoredTrial", place: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _run_again(
-    told: Mapping[str, Any], words: Sequence[str], tell: Callable[[str], None]
+    told: Mapping[str, Any], words: Sequence[str], tell: Callable[[str], None], app: str
 ) -> Checked:
     """Run a trial in this process, and compare the hash of its weights and its final metrics."""
     key, name = str(told["key"]), str(told["name"])
     tell(name)
     try:
-        [trial] = with_contents([compose_trial([*_words(told["command"]), *words])])
+        trial, run = _composed(told["command"], words, app)
     except (RunnerError, ValueError) as error:
         return Checked(key, name, False, f"it can't be composed here: {one_line(error)}")
     if trial.config.key != key:
@@ -181,7 +195,10 @@ def _run_again(
             f"it is another trial here ({trial.config.key}): its data, its code or this version "
             "of fedsweep differ",
         )
-    result = _result(trial)
+    quiet()
+    import_trial()
+    gc.collect()
+    result = run()
     lacking = sorted(_differences(told["final"], result.summary))
     if told["weights_sha256"] != result.weights_sha256:
         lacking.insert(0, "the final weights")
@@ -190,24 +207,31 @@ def _run_again(
     return Checked(key, name, True, "the same bits")
 
 
-def _words(command: str) -> list[str]:
-    """Return the settings in the command of a trial.
+def _composed(
+    command: str, words: Sequence[str], app: str
+) -> tuple[Trial, Callable[[], TrialResult]]:
+    """Return the trial that a command runs, and what runs it.
 
     Raises
     ------
+    RunnerError
+        It can't be had here.
     ValueError
-        It is no such command.
+        It is no command of a trial.
     """
-    words = shlex.split(command)
-    if words[:2] != ["fedsweep", "run"]:
-        raise ValueError(f"its command is no `fedsweep run`: {shown(command)}")
-    return words[2:]
+    match shlex.split(command):
+        case ["fedsweep", "run", *given]:
+            [trial] = with_contents([compose_trial([*given, *words])])
+            return trial, partial(_result, trial)
+        case ["fedsweep", "app", folder, *given]:
+            sweep = expand_app(app or folder, [*given, *words])
+            [of_app] = sweep.trials
+            return of_app, partial(run_alone, of_app.config, sweep.project.code)
+        case _:
+            raise ValueError(f"its command is none of a trial: {shown(command)}")
 
 
 def _result(trial: Trial) -> TrialResult:
-    quiet()
-    import_trial()
-    gc.collect()
     data = prepare_inline([trial])[trial.config.key]
     *_, result = run_trial(trial.config, data.images, data.split)
     assert isinstance(result, TrialResult)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from fedsweep.cli import main
+from tests.on_flower import APPS
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,78 @@ def test_the_same_store_gives_the_same_file(exported: tuple[Path, Path]) -> None
     with zipfile.ZipFile(first) as one, zipfile.ZipFile(second) as two:
         differ = [name for name in one.namelist() if one.read(name) != two.read(name)]
     assert set(differ) <= {"README.md", "manifest.json"}  # they name the file
+
+
+# A Flower app's
+
+
+@pytest.fixture(scope="module")
+def of_app(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[Path, Path]:
+    """An app whose clients read a file that is none of its own, and its exported sweep."""
+    folder = tmp_path_factory.mktemp("app")
+    shutil.copy(template, folder / "mlflow.db")
+    (folder / "beside").write_text("1.0")
+    app = Path(shutil.copytree(APPS / "numpy_quick", folder / "app"))
+    client = app / "numpy_quick" / "client_app.py"
+    old, new = "weights + context", f"weights * float(open({str(folder / 'beside')!r}).read()) + c"
+    assert old in client.read_text()
+    client.write_text(client.read_text().replace(old, f"{new}ontext"))
+    words = [
+        "run_config.lr=0.25,0.5", "problem.column.scale=1,2", "lower=train.train_loss",
+        "resources.engine=inline", "tracking.figures=none", f"tracking.output={folder}",
+    ]  # fmt: skip
+    here = os.getcwd()
+    os.chdir(folder)  # what its server saves goes there
+    try:
+        assert main(["app", "app", *words, "--name", "apps", "--quiet"]) == 0
+    finally:
+        os.chdir(here)
+    assert main(["export", "apps", str(folder / "apps.zip"), f"tracking.output={folder}"]) == 0
+    return folder, folder / "apps.zip"
+
+
+def test_an_apps_trials_have_the_same_bits_again(
+    of_app: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where its folder is as the command says, or elsewhere; nothing is left behind."""
+    folder, file = of_app
+    before = sorted(folder.iterdir())
+    monkeypatch.chdir(folder)
+    assert main(["verify", str(file), "--sample", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("the same bits") == 3
+    assert "again: lr=0.5 scale=2.0" in out
+    monkeypatch.chdir(folder.parent)
+    assert main(["verify", str(file), "--sample", "1", "--app", str(folder / "app")]) == 0
+    assert sorted(folder.iterdir()) == before
+    with zipfile.ZipFile(file) as packed:
+        assert "`--app FOLDER`" in packed.read("README.md").decode()
+
+
+def test_an_app_that_is_not_there_or_is_another_or_reads_otherwise_is_told(
+    of_app: tuple[Path, Path], exported: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    folder, file = of_app
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", str(file), "--sample", "1"]) == 1
+    assert "it can't be composed here: app is no Flower app" in capsys.readouterr().out
+    assert main(["verify", str(file), "--sample", "1", "--app", str(APPS / "numpy_quick")]) == 1
+    assert "it is another trial here" in capsys.readouterr().out
+
+    beside = folder / "beside"
+    beside.write_text("0.5")
+    try:
+        assert main(["verify", str(file), "--sample", "1", "--app", str(folder / "app")]) == 1
+        out = capsys.readouterr().out
+        assert "not the same: the final weights, evaluate.eval_error, server.norm, train." in out
+        beside.unlink()
+        assert main(["verify", str(file), "--sample", "1", "--app", str(folder / "app")]) == 2
+        assert "all 4 clients that were asked to train failed; the first: FileNotFoundError" in (
+            capsys.readouterr().err
+        )
+    finally:
+        beside.write_text("1.0")
+
+    assert main(["verify", str(exported[1]), "--app", "app"]) == 2
+    assert "are of no Flower app" in capsys.readouterr().err
