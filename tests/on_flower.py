@@ -32,6 +32,7 @@ from flwr.supercore.telemetry import EventType
 
 APPS = Path(__file__).parent / "flower_apps"
 KEPT = APPS / "on_flower.json"
+ALL = sorted(path.parent.name for path in APPS.glob("*/pyproject.toml"))
 
 
 def arrays_of(folder: Path) -> list[np.ndarray]:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 import fedsweep
 from fedsweep.app.check import Sight, first_difference
+from fedsweep.app.client import SeededClient
+from fedsweep.app.journal import digest_of
 from fedsweep.app.modules import AppCode, Modules
 from fedsweep.app.project import read_project
 from fedsweep.app.rounds import Rounds
@@ -28,10 +30,9 @@ from fedsweep.engine.grid import Trace
 from fedsweep.errors import AppError, ConfigError, TrialError
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
 from fedsweep.trial.checkpoint import CheckpointStore
-from tests.on_flower import APPS, arrays_of
+from tests.on_flower import ALL, APPS, arrays_of
 
 INLINE = "resources.engine=inline"
-ALL = sorted(path.name for path in APPS.iterdir() if (path / "pyproject.toml").exists())
 ON_FLOWER = json.loads((APPS / "on_flower.json").read_text())
 """What ``python -m tests.on_flower`` wrote down of Flower's own engine."""
 
@@ -366,34 +367,84 @@ def learning(records: list[object]) -> list[dict[str, float]]:
     ]
 
 
-def counting(folder: Path, calls: Path) -> AppSweep:
-    [file] = folder.glob("*/client_app.py")
-    line = f'open({str(calls)!r}, "a").write("x")'
-    text = file.read_text()
-    file.write_text(text.replace("    [weights] = msg", f"    {line}\n    [weights] = msg", 1))
-    return expand_app(str(folder), [INLINE])
+class Killed(BaseException):
+    """The process ends here; no code of anybody's catches it."""
 
 
-@pytest.mark.parametrize("name", ["numpy_quick", "keeps_state"])
-def test_an_interrupted_trial_goes_on_with_what_its_clients_replied(
-    name: str, copy, tmp_path: Path
+class Work:
+    """What clients are asked in this process, until it ends."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []  # digests of messages, as they are worked on
+        self.ends_at: int | None = None  # so many are worked on before the process ends
+
+    def taken(self) -> list[str]:
+        asked, self.asked, self.ends_at = self.asked, [], None
+        return asked
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    seen, call = Work(), SeededClient.__call__
+
+    def called(self: SeededClient, message: Message, context: Context) -> Message:
+        if len(seen.asked) == seen.ends_at:
+            raise Killed
+        seen.asked.append(digest_of([message]))
+        return call(self, message, context)
+
+    monkeypatch.setattr(SeededClient, "__call__", called)
+    return seen
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_trial_whose_process_is_killed_goes_on_with_what_its_clients_replied(
+    name: str, work: Work, tmp_path: Path
 ) -> None:
-    """Clients train again in no round that was replied to; state, seeds and bits are the same."""
-    calls = tmp_path / "calls"
-    sweep = counting(copy(name), calls)
+    """Killed early, in the midst and in the last task: nobody is asked again who replied.
+
+    So no round is lost and none is doubled, and arrays, metrics, state and seeds are those of a
+    trial that nobody disturbed.
+    """
+    sweep = of(name)
+    clients = sweep.trials[0].config.num_clients
     whole, expected = outcome(sweep, tmp_path)
-    per_round = len(calls.read_text()) // 3
-    calls.unlink()
-    first = run_until(sweep, tmp_path, last=2)
-    assert first[0] == TrialStarted(sweep.trials[0].config.key, None, 0, anew=True)
-    assert 2 * per_round <= len(calls.read_text()) <= 3 * per_round
-    again = run_until(sweep, tmp_path)
-    assert again[0].first_round >= 2  # type: ignore[attr-defined]
+    every = work.taken()
+    assert len({*every}) == len(every)  # each task is another one
+    for at in (1, len(every) // 2, len(every) - 1):
+        place = tmp_path / str(at)
+        place.mkdir()
+        work.ends_at = at
+        with pytest.raises(Killed):
+            run_until(sweep, place)
+        before = work.taken()
+        again = run_until(sweep, place)
+        after = work.taken()
+        assert len(before) == at
+        assert {*before, *after} == {*every}
+        assert len({*after}) == len(after)
+        assert len({*before} & {*after}) < clients  # of the exchange that was under way
+        assert again[-1].weights_sha256 == expected.weights_sha256  # type: ignore[attr-defined]
+        assert [array.tolist() for array in arrays_of(place)] == ON_FLOWER[name]["arrays"]
+        assert learning(again) == learning([*whole])
+        assert [r.round for r in again[1:-1]] == [r.round for r in whole]  # type: ignore[attr-defined]
+    # The last kill left all rounds but the last exchange.
+    assert again[0].first_round >= whole[-1].round - 1  # type: ignore[attr-defined]
     assert not again[0].anew  # type: ignore[attr-defined]
-    # An exchange that was under way is made again, none before it.
-    assert 3 * per_round <= len(calls.read_text()) <= 4 * per_round
-    assert again[-1].weights_sha256 == expected.weights_sha256  # type: ignore[attr-defined]
-    assert learning(again) == learning([*whole])
+
+
+def test_the_acceptance_table_in_the_docs_is_what_is_tested() -> None:
+    """A row an app, and in each column ``equal`` where a test holds that app to it."""
+    text = (APPS.parents[1] / "docs" / "apps.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    held = {row[0].split("`")[1]: row[1:] for row in rows if row[0].split("`")[1] in ALL}
+    assert [*held] == ALL
+    for name, (arrays, metrics, gone_on, host_killed) in held.items():
+        assert arrays.startswith("equal")
+        assert metrics.startswith("equal") == bool(ON_FLOWER[name]["rounds"]), name
+        assert gone_on == "equal"
+        assert host_killed == ("equal" if name == "keeps_state" else "")
 
 
 def test_a_server_that_asks_otherwise_cannot_go_on(copy, tmp_path: Path) -> None:
