@@ -444,7 +444,7 @@ def test_the_acceptance_table_in_the_docs_is_what_is_tested() -> None:
         assert arrays.startswith("equal")
         assert metrics.startswith("equal") == bool(ON_FLOWER[name]["rounds"]), name
         assert gone_on == "equal"
-        assert host_killed == ("equal" if name == "keeps_state" else "")
+        assert host_killed == "equal"
 
 
 def test_a_server_that_asks_otherwise_cannot_go_on(copy, tmp_path: Path) -> None:
