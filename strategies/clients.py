@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedsweep.batching import Cut
 from fedsweep.strategies.arrays import ModelRows
-from fedsweep.strategies.models import Models
+from fedsweep.strategies.models import Mixture, Models
 
 METHOD = "method"
 """Config key that names the client part; without it clients train what they were sent."""
@@ -140,6 +140,9 @@ class Work(Protocol):
     def class_counts(self) -> NDArray[np.int64]:
         """Return each client's training examples of each class, (C, classes)."""
 
+    def labels(self) -> list[NDArray[np.int64]]:
+        """Return the classes of each client's training examples, (n,), in the order of losses."""
+
     def sent(self, name: str = "arrays") -> Models:
         """Return what each client was sent under a name, (C, P)."""
 
@@ -174,6 +177,7 @@ class Work(Protocol):
         epochs: int = 0,
         only: Sequence[str] | None = None,
         contrast: Contrast | None = None,
+        weights: Sequence[NDArray[np.float64]] | None = None,
     ) -> Trained:
         """Train a model per client, as the round's settings say.
 
@@ -194,6 +198,10 @@ class Work(Protocol):
             whatever moves.
         contrast : Contrast, optional
             A loss on representations, beside the examples' own.
+        weights : sequence of C arrays (n,), optional
+            What the loss of each of a client's examples is multiplied by, in the order of
+            ``losses``; a batch's loss is still divided by its number of examples. The results
+            count losses and hits so, too; running statistics take in the batches as they are.
         """
 
     def losses(self, models: Models) -> list[NDArray[np.float64]]:
@@ -275,8 +283,8 @@ class ClientPart:
         trained = work.train(work.sent())
         return Update(trained.results, trained.models)
 
-    def model(self, work: Work) -> Models:
-        """Return the model that each client uses, to be scored on what it holds out."""
+    def model(self, work: Work) -> Models | Mixture:
+        """Return what each client uses, a model or several mixed, scored on what it holds out."""
         return work.sent()
 
     def effort(self, config: Values, examples: int, models: int) -> Effort:

@@ -1,6 +1,7 @@
-"""Models of a chunk's clients, as Flower's records and as rows of trained parameters."""
+"""Models of a chunk's clients, as Flower's records and as rows of trained parameters; mixtures."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
@@ -138,6 +139,32 @@ class Models:
 
     def _row(self, record: ArrayRecord) -> ModelRows:
         return np.concatenate([read_array(record[name]).ravel() for name in self._layout.trained])
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What C clients predict by: K models together, weighted by each client for itself.
+
+    Of classes the probabilities of the models are averaged, of numbers what they say.
+
+    Parameters
+    ----------
+    models : Models
+        K, the same for all clients.
+    weights : (C, K) float64
+        Not negative; each row adds up to 1.
+    """
+
+    models: Models
+    weights: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Return C."""
+        return len(self.weights)
+
+    def take(self, which: Sequence[int]) -> "Mixture":
+        """Return those of some of the clients, in this order."""
+        return Mixture(self.models, self.weights[list(which)])
 
 
 def all_same(records: Sequence[ArrayRecord]) -> bool:

@@ -37,7 +37,7 @@ from fedsweep.strategies.clients import (
     Update,
     Values,
 )
-from fedsweep.strategies.models import Models, all_same
+from fedsweep.strategies.models import Mixture, Models, all_same
 from fedsweep.strategies.registry import STRATEGIES
 from fedsweep.training.layers import UnsupportedError
 from fedsweep.training.local import LocalTraining, Sums
@@ -95,8 +95,13 @@ class ChunkWork:
     def class_counts(self) -> NDArray[np.int64]:
         """Return each client's training examples of each class, (C, classes)."""
         classes = self._client.num_classes
-        labels = [self._client.pool.all.labels([place]) for place in self.places]
-        return np.stack([torch.bincount(y, minlength=classes).cpu().numpy() for y in labels])
+        return np.stack([np.bincount(y, minlength=classes) for y in self.labels()])
+
+    def labels(self) -> list[NDArray[np.int64]]:
+        """Return the classes of each client's training examples, (n,)."""
+        places = self.places  # first: what is staged for them is in the pool from then on
+        pool = self._client.pool.all
+        return [pool.labels([place]).cpu().numpy() for place in places]
 
     # What the clients were sent and keep
 
@@ -161,6 +166,7 @@ class ChunkWork:
         epochs: int = 0,
         only: Sequence[str] | None = None,
         contrast: Contrast | None = None,
+        weights: Sequence[NDArray[np.float64]] | None = None,
     ) -> Trained:
         """Train a model per client, as the round's settings say."""
         hp = self.local
@@ -168,7 +174,7 @@ class ChunkWork:
             hp = replace(hp, epochs=epochs, steps=0)
         if isinstance(mu, int | float):
             hp, mu = replace(hp, proximal_mu=float(mu)), None
-        how = Penalty(anchor, mu, correction, only, contrast)
+        how = Penalty(anchor, mu, correction, only, contrast, weights)
         return self._trainer.train(start, self._data(hp), how)
 
     def losses(self, models: Models) -> list[NDArray[np.float64]]:
@@ -305,7 +311,7 @@ def losses_of_chunk(
 def _scores(
     client: ClientProcess,
     trainer: Trainer,
-    models: Models,
+    models: Models | Mixture,
     places: Sequence[Place],
     *,
     by_class: bool,
@@ -326,7 +332,7 @@ def _scores(
 def _test_own(
     client: ClientProcess,
     trainer: Trainer,
-    models: Models,
+    models: Models | Mixture,
     config: ConfigRecord,
     clients: Sequence[int],
 ) -> list[ConfigRecord]:

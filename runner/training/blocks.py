@@ -74,7 +74,7 @@ class Block:
         plain = self._hp.optimizer == "sgd" and not self._hp.momentum and self._penalties is None
         return plain and max(self._timetable.longest) <= self._columns
 
-    def train(self) -> tuple[list[float], list[int]]:
+    def train(self) -> tuple[list[float], list[float]]:
         """Return each client's summed loss, and its hits."""
         hp, timetable, values = self._hp, self._timetable, self._values[:, self._skip :]
         in_place = self._in_place
@@ -160,7 +160,7 @@ class DualBlock(Block):
         self._layers, self._skip = 1, sum(map(prod, self._program.layers[0].shapes))
         self._columns = max(self._timetable.longest)
 
-    def train(self) -> tuple[list[float], list[int]]:
+    def train(self) -> tuple[list[float], list[float]]:
         """Return each client's summed loss, and its hits."""
         rows, self._at = self._timetable.in_order_of_use(self._passes)
         penalties, first = self._penalties, self._first(self._values)
@@ -206,7 +206,8 @@ class _Scores:
     def __init__(self, timetable: Timetable, y: Tensor) -> None:
         self._timetable, self._y = timetable, y.take(timetable.rows)
         self._loss_sum = timetable.weights.new_zeros(timetable.rows.shape[1], dtype=torch.float64)
-        self._hits = torch.zeros_like(self._y[0, :, 0], dtype=torch.int64)
+        counted = torch.int64 if timetable.counts_as is None else torch.float64
+        self._hits = torch.zeros_like(self._y[0, :, 0], dtype=counted)
         self._real = is_real(y)
         self._logits = self._targets = timetable.weights.new_empty(0)
         self._from = self._to = 0  # the steps that the tensors are for
@@ -219,20 +220,20 @@ class _Scores:
             self._score_and_go_on(step, logits.shape[2])
         here = step - self._from, slice(active), part
         self._logits[here] = logits
-        weights = self._timetable.weights[step, :active, part].unsqueeze(2)
+        weights = self._timetable.shares[step, :active, part].unsqueeze(2)
         if self._real:
             return (logits * (2 * weights)).sub_(self._targets[here])
         return logits.softmax(2).mul_(weights).sub_(self._targets[here])
 
-    def sums(self) -> tuple[list[float], list[int]]:
-        """Return each client's summed loss, and its hits."""
+    def sums(self) -> tuple[list[float], list[float]]:
+        """Return each client's summed loss, and its hits; each example's times its own weight."""
         self._count()
         return self._loss_sum.tolist(), self._hits.tolist()
 
     def _score_and_go_on(self, step: int, classes: int) -> None:
         """Score what was kept, and make room for the steps from this one on."""
         self._count()
-        y, weights = self._y[step:], self._timetable.weights[step:]
+        y, weights = self._y[step:], self._timetable.shares[step:]
         steps = max(1, SCORED_FLOATS // (y[0].numel() * classes))
         y, weights = y[:steps].unsqueeze(3), weights[:steps].unsqueeze(3)
         self._from, self._to = step, step + len(y)
@@ -247,9 +248,13 @@ class _Scores:
             return
         steps = slice(self._from, self._to)
         y, used = self._y[steps], self._timetable.weights[steps] > 0
-        losses = losses_at(self._logits, y)
-        self._loss_sum += torch.where(used, losses, 0.0).double().sum((0, 2))
-        self._hits += (hits_at(self._logits, y) & used).sum((0, 2))
+        losses = torch.where(used, losses_at(self._logits, y), 0.0).double()
+        hits = hits_at(self._logits, y) & used
+        if self._timetable.counts_as is not None:
+            counts_as = self._timetable.counts_as[steps].double()
+            losses, hits = losses * counts_as, hits * counts_as
+        self._loss_sum += losses.sum((0, 2))
+        self._hits += hits.sum((0, 2))
 
 
 def step_adam(w: Tensor, g: Tensor, m: Tensor, v: Tensor, lr: float, step: int) -> None:

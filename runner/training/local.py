@@ -9,7 +9,8 @@ from it does the same arithmetic.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,17 @@ def _batch(x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return (x, y) if whole else (x.index_select(0, rows), y.index_select(0, rows))
 
 
+def batches_of_weights(
+    weights: Tensor | None, y: Tensor, hp: LocalTraining, seed: int, least: int = 1
+) -> Iterator[Iterator[Tensor | None]]:
+    """Yield the weights (N,) of the examples in :func:`batches`; None for each without weights."""
+    if weights is None:
+        return repeat(repeat(None))
+    # An order depends on the seed alone: weights are cut as examples are.
+    alike = batches(weights, y, replace(hp, augment="none"), seed, least)
+    return ((own for own, _ in of_pass) for of_pass in alike)
+
+
 def distortions(num_examples: int, hp: LocalTraining, seed: int, side: int) -> Iterator[Tensor]:
     """Yield what becomes of each example by passes, int64 (N, 3): shift down, right, mirrored.
 
@@ -161,6 +173,7 @@ def train(
     offset: Sequence[Tensor] | None = None,
     only: Collection[str] | None = None,
     added: Callable[[Tensor], Tensor] | None = None,
+    weights: Tensor | None = None,
 ) -> dict[str, float]:
     """Train the model in place on one client's examples.
 
@@ -187,13 +200,16 @@ def train(
         The trained parameters that move; all by default.
     added : callable, optional
         Returns what is added to the loss of a batch (b, C, H, W) that the model has just seen.
+    weights : Tensor, optional
+        Float32 (N,), what an example's loss is multiplied by; 1 by default. A batch's loss stays
+        a sum over its examples divided by how many they are.
 
     Returns
     -------
     dict[str, float]
         ``loss`` (without penalties) and ``accuracy`` (nan of a real target), averaged over the
-        examples seen while training, and ``steps``. A loss that is not finite is returned like any
-        other.
+        examples seen while training, and ``steps``; with weights, each example's loss and hit
+        times its weight. A loss that is not finite is returned like any other.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     params = list(named.values())
@@ -203,15 +219,21 @@ def train(
     model.train()
     normed = batch_norms(model)
     least = least_batch(normed)
-    seen, steps, correct, loss_sum = 0, 0, 0, 0.0
+    seen, steps, loss_sum = 0, 0, 0.0
+    correct: float = 0
     with seeded(x.device, seed), precision_of(hp, x.device):
-        for of_pass in batches(x, y, hp, seed, least):
-            losses, logits, labels = [], [], []
-            for x_b, y_b in of_pass:
+        passes_of_both = zip(
+            batches(x, y, hp, seed, least),
+            batches_of_weights(weights, y, hp, seed, least),
+            strict=False,  # what has no weights has no end of them
+        )
+        for of_pass, of_weights in passes_of_both:
+            losses, logits, labels, shares = [], [], [], []
+            for (x_b, y_b), w_b in zip(of_pass, of_weights, strict=False):
                 optimizer.zero_grad()
                 with alone(normed, len(y_b)):
                     out = model(x_b)
-                loss = loss_of(out, y_b)
+                loss = loss_of(out, y_b) if w_b is None else weighted_loss(out, y_b, w_b)
                 (loss if added is None else loss + added(x_b)).backward(inputs=moving)
                 for p, p_0 in zip(
                     params, start, strict=False
@@ -224,15 +246,23 @@ def train(
                 losses.append(loss.detach())
                 logits.append(out.detach())
                 labels.append(y_b)
+                if w_b is not None:
+                    shares.append(w_b)
             # Scored once a pass: three operations a step less, and on a GPU one wait instead of one
             # a step.
             sizes = [len(y_b) for y_b in labels]
             loss_sum += sum(n * v for n, v in zip(sizes, torch.stack(losses).tolist(), strict=True))
-            correct += int(hits_at(torch.cat(logits), torch.cat(labels)).sum())
+            hits = hits_at(torch.cat(logits), torch.cat(labels))
+            correct += float((hits * torch.cat(shares)).sum()) if shares else int(hits.sum())
             seen += sum(sizes)
             steps += len(sizes)
     accuracy = counted_hits(correct, y) / seen
     return {"loss": loss_sum / seen, "accuracy": accuracy, "steps": steps}
+
+
+def weighted_loss(outputs: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean over n examples of their losses times their weights (n,)."""
+    return (loss_of(outputs, y, reduction="none") * weights).mean()
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:

@@ -49,9 +49,20 @@ def hits_at(outputs: Tensor, y: Tensor) -> Tensor:
     return torch.zeros_like(y, dtype=torch.bool) if is_real(y) else outputs.argmax(-1) == y
 
 
-def counted_hits(hits: int, y: Tensor) -> float:
+def counted_hits(hits: float, y: Tensor) -> float:
     """Return hits; nan where targets are numbers, which have none."""
     return nan if is_real(y) else hits
+
+
+def mixed(outputs: Tensor, weights: Tensor, *, real: bool) -> Tensor:
+    """Return what K models say together, outputs (K, n, outputs) weighted by (K,): (n, outputs).
+
+    Of classes the logarithms of the mean of their probabilities, of numbers their mean; in float64.
+    """
+    weights, outputs = weights.double().view(-1, 1, 1), outputs.double()
+    if real:
+        return (weights * outputs).sum(0)
+    return (weights.log() + outputs.log_softmax(-1)).logsumexp(0)
 
 
 def table_of(outputs: Tensor, y: Tensor) -> np.ndarray:

@@ -26,9 +26,17 @@ class Passes:
     batch: int
     orders: list[np.ndarray]  # pass after pass, row numbers among its own
     distortions: list[np.ndarray]  # pass after pass, (count, 3); none without augmentation
+    weights: np.ndarray | None = None  # (count,), what an example's loss is multiplied by
 
     @classmethod
-    def of(cls, place: Place, hp: LocalTraining, seed: int, side: int) -> "Passes":
+    def of(
+        cls,
+        place: Place,
+        hp: LocalTraining,
+        seed: int,
+        side: int,
+        weights: np.ndarray | None = None,
+    ) -> "Passes":
         """Return the passes of a client whose examples, images of so many columns, lie there."""
         first, count = place
         orders = [order.numpy() for order in passes(count, hp, seed)]
@@ -37,7 +45,7 @@ class Passes:
             orders = [np.arange(count)] * len(orders)
         drawn = 0 if hp.augment == "none" else len(orders)
         draws = [how.numpy() for how in islice(distortions(count, hp, seed, side), drawn)]
-        return cls(first, count, batch, orders, draws)
+        return cls(first, count, batch, orders, draws, weights)
 
     @property
     def steps(self) -> int:
@@ -51,9 +59,13 @@ class Passes:
 
 
 def passes_of(
-    examples: Examples, places: Sequence[Place], hp: LocalTraining, seeds: Sequence[int]
+    examples: Examples,
+    places: Sequence[Place],
+    hp: LocalTraining,
+    seeds: Sequence[int],
+    weights: Sequence[np.ndarray] | None = None,
 ) -> list[Passes]:
-    """Return the clients' passes.
+    """Return the clients' passes; ``weights`` are those of each client's examples, (n,).
 
     Raises
     ------
@@ -63,7 +75,13 @@ def passes_of(
     if hp.precision == "bf16":
         raise UnsupportedError("training.precision=bf16 has no batched form")
     side = examples.x.shape[-1]
-    return [Passes.of(place, hp, seed, side) for place, seed in zip(places, seeds, strict=True)]
+    none: list[np.ndarray | None] = [None] * len(places)
+    return [
+        Passes.of(place, hp, seed, side, own)
+        for place, seed, own in zip(
+            places, seeds, none if weights is None else weights, strict=True
+        )
+    ]
 
 
 def longest_first(passes: Sequence[Passes]) -> list[int]:
@@ -79,6 +97,7 @@ class Timetable:
     weights: Tensor  # 1 / (examples in the batch)
     how: Tensor | None  # (steps, C, batch, 3): what becomes of each image
     sizes: list[list[int]]  # (steps, C): examples in each batch
+    counts_as: Tensor | None = None  # (steps, C, batch): each example's own weight; 1 without
 
     @classmethod
     def make(cls, passes: Sequence[Passes], like: Tensor) -> "Timetable":
@@ -105,6 +124,11 @@ class Timetable:
                     step += 1
                 if how is not None:
                     how[begin:step, c] = each.distortions[number][rows[begin:step, c] - each.first]
+        counts_as = [
+            each.weights[rows[:, c] - each.first]
+            for c, each in enumerate(passes)
+            if each.weights is not None
+        ]
         filled = np.arange(rows.shape[2]) < sizes[:, :, None]
         weights = filled / np.maximum(sizes, 1)[:, :, None]
         return cls(
@@ -112,7 +136,13 @@ class Timetable:
             torch.from_numpy(weights).to(like),
             None if how is None else torch.from_numpy(how).to(like.device),
             sizes.tolist(),
+            torch.from_numpy(np.stack(counts_as, axis=1)).to(like) if counts_as else None,
         )
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """What each example's loss is multiplied by in that of its batch, (steps, C, batch)."""
+        return self.weights if self.counts_as is None else self.weights * self.counts_as
 
     @cached_property
     def longest(self) -> list[int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fedsweep.strategies.arrays import ModelRows, read_array
 from fedsweep.strategies.clients import Batch, Contrast, Steps, Trained
-from fedsweep.strategies.models import Models
+from fedsweep.strategies.models import Mixture, Models
 from fedsweep.training.arrays import read_weights
 from fedsweep.training.batched import Program
 from fedsweep.training.contrast import Contrasting
@@ -28,7 +28,7 @@ from fedsweep.training.local import LocalTraining, Sums, predict, score, train
 from fedsweep.training.pool import Examples, Place
 from fedsweep.training.private import train_privately
 from fedsweep.training.stepping import BatchedStepping, LocalData, ModuleStepping, as_parameters
-from fedsweep.training.targets import counted_hits, hits_at, loss_of, table_of
+from fedsweep.training.targets import counted_hits, hits_at, is_real, loss_of, mixed, table_of
 from fedsweep.training.vectorized import logits_of_each, losses_of_each, predict_many, train_many
 from fedsweep.training.winograd import filtered
 
@@ -42,6 +42,8 @@ class Penalty:
     correction: ModelRows | None = None  # (C, P)
     only: Sequence[str] | None = None  # the trained arrays that move; all by default
     contrast: Contrast | None = None  # a loss on representations
+    weights: Sequence[NDArray[np.float64]] | None = None
+    """Of each client's examples in its loss, (n,); 1 by default."""
 
 
 class Trainer(Protocol):
@@ -56,11 +58,18 @@ class Trainer(Protocol):
         """Return the loss of each client's examples under K models, (n, K)."""
 
     def scores(
-        self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
+        self,
+        models: Models | Mixture,
+        examples: Examples,
+        places: Sequence[Place],
+        *,
+        by_class: bool = False,
     ) -> list[Sums]:
         """Return the sums of each of C models on examples of its own; by class too, on request."""
 
-    def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
+    def logits_on_all(
+        self, models: Models | Mixture, examples: Examples, place: Place
+    ) -> Iterator[Tensor]:
         """Yield the logits (n, classes) of each of C models on the same examples."""
 
     def steps(self, data: LocalData) -> "Stepping":
@@ -110,6 +119,7 @@ class OneByOne:
             anchor = None if penalty.anchor is None else _split(penalty.anchor.rows[c], model)
             offset = None if penalty.correction is None else _split(penalty.correction[c], model)
             x, y = data.examples.at(place)
+            weights = None if penalty.weights is None else _float32(penalty.weights[c], y.device)
             if hp.dp_norm:
                 trained = train_privately(model, x, y, hp, seed)
             else:
@@ -117,6 +127,7 @@ class OneByOne:
                     trained = train(
                         model, x, y, hp, seed,
                         anchor=anchor, offset=offset, only=penalty.only, added=added,
+                        weights=weights,
                     )  # fmt: skip
             results.append(trained)
             records.append(read_weights(model))
@@ -141,9 +152,18 @@ class OneByOne:
         return [torch.stack(own, dim=1).cpu().numpy() for own in columns]
 
     def scores(
-        self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
+        self,
+        models: Models | Mixture,
+        examples: Examples,
+        places: Sequence[Place],
+        *,
+        by_class: bool = False,
     ) -> list[Sums]:
         """Return the sums of each of C models on examples of its own; by class too, on request."""
+        if isinstance(models, Mixture):
+            return _sums_of(
+                self.logits_of_mixed(models, examples, places), examples, places, by_class
+            )
         sums = []
         for record, place in zip(models.records, places, strict=True):
             x, y = examples.at(place)
@@ -160,9 +180,35 @@ class OneByOne:
         parts = rows.to(examples.y.device).split(4096)
         return torch.cat([predict(network, examples.images(part)) for part in parts])
 
-    def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
+    def logits_of_mixed(
+        self, mixture: Mixture, examples: Examples, places: Sequence[Place]
+    ) -> Tensor:
+        """Return what C mixtures say of examples of their own, one after the other."""
+        sizes = [count for _, count in places]
+        of_models = [
+            self.logits_of_one(mixture.models.take([k]), examples, places).split(sizes)
+            for k in range(len(mixture.models))
+        ]
+        each = zip(zip(*of_models, strict=True), torch.from_numpy(mixture.weights), strict=True)
+        return torch.cat(
+            [
+                mixed(torch.stack(own), weights.to(own[0].device), real=is_real(examples.y))
+                for own, weights in each
+            ]
+        )
+
+    def logits_on_all(
+        self, models: Models | Mixture, examples: Examples, place: Place
+    ) -> Iterator[Tensor]:
         """Yield the logits (n, classes) of each of C models on the same examples."""
         x, _ = examples.at(place)
+        if isinstance(models, Mixture):
+            each = torch.stack([predict(self._load(one), x) for one in models.models.records])
+            for weights in models.weights:
+                yield mixed(
+                    each, torch.from_numpy(weights).to(each.device), real=is_real(examples.y)
+                )
+            return
         if models.same:
             logits = predict(self._load(models.records[0]), x)
             yield from [logits] * len(models)
@@ -218,8 +264,9 @@ class Batched:
             more["correction"] = torch.from_numpy(np.array(penalty.correction)).to(device)
         values = self._values(start, device)
         rows, results = train_many(
-            self._program, values, data.examples, data.places, data.hp, data.seeds, **more
-        )
+            self._program, values, data.examples, data.places, data.hp, data.seeds,
+            weights=penalty.weights, **more,
+        )  # fmt: skip
         # A copy: the program's memory is used again by the next training.
         return Trained(start.with_rows(torch.stack(rows).cpu().numpy()), results)
 
@@ -232,34 +279,28 @@ class Batched:
         return [own.cpu().numpy() for own in losses]
 
     def scores(
-        self, models: Models, examples: Examples, places: Sequence[Place], *, by_class: bool = False
+        self,
+        models: Models | Mixture,
+        examples: Examples,
+        places: Sequence[Place],
+        *,
+        by_class: bool = False,
     ) -> list[Sums]:
         """Return the sums of each of C models on examples of its own; by class too, on request."""
-        if models.same:
+        if isinstance(models, Mixture):
+            logits = self._one_by_one.logits_of_mixed(models, examples, places)
+        elif models.same:
             logits = self._one_by_one.logits_of_one(models, examples, places)
         else:
             values = self._all_values(models, examples.y.device)
             logits = torch.cat(predict_many(self._program, values, examples, places))
-        labels, sizes = examples.labels(places), [count for _, count in places]
-        losses = loss_of(logits.double(), labels, reduction="none").split(sizes)
-        correct = hits_at(logits, labels).split(sizes)
-        parts: Iterable[Tensor | None] = [None] * len(places)
-        if by_class:
-            parts = logits.split(sizes)
-        return [
-            Sums(
-                float(loss.sum()),
-                counted_hits(int(hits.sum()), own),
-                None if part is None else table_of(part, own),
-            )
-            for loss, hits, part, own in zip(
-                losses, correct, parts, labels.split(sizes), strict=True
-            )
-        ]
+        return _sums_of(logits, examples, places, by_class)
 
-    def logits_on_all(self, models: Models, examples: Examples, place: Place) -> Iterator[Tensor]:
+    def logits_on_all(
+        self, models: Models | Mixture, examples: Examples, place: Place
+    ) -> Iterator[Tensor]:
         """Yield the logits (n, classes) of each of C models on the same examples."""
-        if models.same:
+        if isinstance(models, Mixture) or models.same:
             yield from self._one_by_one.logits_on_all(models, examples, place)
             return
         values = self._all_values(models, examples.y.device)
@@ -288,6 +329,26 @@ class Batched:
         return torch.from_numpy(values if values.flags.writeable else values.copy()).to(device)
 
 
+def _sums_of(
+    logits: Tensor, examples: Examples, places: Sequence[Place], by_class: bool
+) -> list[Sums]:
+    """Return the sums of each client, of outputs that stand one after the other."""
+    labels, sizes = examples.labels(places), [count for _, count in places]
+    losses = loss_of(logits.double(), labels, reduction="none").split(sizes)
+    correct = hits_at(logits, labels).split(sizes)
+    parts: Iterable[Tensor | None] = [None] * len(places)
+    if by_class:
+        parts = logits.split(sizes)
+    return [
+        Sums(
+            float(loss.sum()),
+            counted_hits(int(hits.sum()), own),
+            None if part is None else table_of(part, own),
+        )
+        for loss, hits, part, own in zip(losses, correct, parts, labels.split(sizes), strict=True)
+    ]
+
+
 def _contrasting(
     network: nn.Module, c: int, contrast: Contrast | None
 ) -> AbstractContextManager[Contrasting | None]:
@@ -304,6 +365,10 @@ def _contrasting(
         for models in (contrast.like, contrast.unlike)
     )
     return Contrasting(network, layer, like, unlike, contrast.weight, contrast.temperature)
+
+
+def _float32(weights: NDArray[np.float64], device: torch.device) -> Tensor:
+    return torch.from_numpy(weights.astype(np.float32)).to(device)
 
 
 def _split(row: ModelRows, model: nn.Module) -> list[Tensor]:

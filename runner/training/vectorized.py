@@ -8,6 +8,7 @@ own.
 from collections.abc import Iterator, Sequence
 from math import ceil
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,7 @@ def train_many(
     anchor: Tensor | None = None,
     mu: Tensor | None = None,
     moves: Tensor | None = None,
+    weights: Sequence[np.ndarray] | None = None,
 ) -> tuple[list[Tensor], list[dict[str, float]]]:
     """Train every client of a chunk.
 
@@ -61,6 +63,8 @@ def train_many(
         (C,), each client's own weight of the proximal term; ``hp.proximal_mu`` by default.
     moves : Tensor, optional
         (P,), which parameters move; all by default.
+    weights : sequence of C arrays, optional
+        Float (n,), what each of a client's examples' losses is multiplied by; 1 by default.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def train_many(
     list of dict
         What ``train`` returns, per client.
     """
-    passes = passes_of(examples, places, hp, seeds)
+    passes = passes_of(examples, places, hp, seeds, weights)
     batch = max(each.batch for each in passes)
     if program.draws and batch > (most := program.columns(start.device)):
         raise UnsupportedError(f"dropout in batches of more than {most} examples")

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -153,6 +154,49 @@ def test_every_client_gets_what_the_reference_gives_it(name: str, hp: dict, form
         assert results[c]["loss"] == pytest.approx(expected_results[c]["loss"], rel=1e-4)
         assert results[c]["accuracy"] == expected_results[c]["accuracy"]
         assert results[c]["steps"] == expected_results[c]["steps"]
+
+
+@pytest.mark.parametrize(("name", "what", "form"), [
+    ("mlp", "momentum", "direct"), ("mlp", "momentum", "dual"), ("mlp", "full-batch", "dual"),
+    ("lenet", "adam", "direct"), ("logreg", "augmented", "direct"), ("logreg", "sgd", "direct"),
+], indirect=["form"])  # fmt: skip
+def test_weighted_examples_are_the_references_whole_or_in_slices(
+    name: str, what: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some examples count nothing, and are seen all the same."""
+    model, seeds = make(name), [5, 6, 7, 8]
+    hp = LocalTraining(**{"lr": 0.05, "batch_size": 8, **SETTINGS[what]})
+    generator = np.random.default_rng(0)
+    shares = [generator.uniform(size=n) * (generator.uniform(size=n) > 0.3) for n in SIZES]
+    own, places = examples()
+    expected, wanted = [], []
+    for (first, count), seed, weights in zip(places, seeds, shares, strict=True):
+        alone, rows = deepcopy(model).double(), slice(first, first + count)
+        x, y, w = own.x[rows].double(), own.y[rows], torch.from_numpy(weights)
+        wanted.append(train(alone, x, y, hp, seed, weights=w))
+        expected.append(flat(alone))
+    if form == "direct":  # a batch in parts, two clients at a time
+        monkeypatch.setattr(Program, "block", lambda *_: (2, 3))
+    actual, results = train_many(
+        Program(model, SHAPE), flat(model), own, places, hp, seeds, weights=shares
+    )
+    for c in range(len(SIZES)):
+        assert (actual[c] - expected[c]).abs().mean() < TOLERANCE
+        for key in ("loss", "accuracy", "steps"):
+            assert results[c][key] == pytest.approx(wanted[c][key], rel=1e-4, abs=1e-9)
+
+
+def test_a_weight_is_how_often_an_example_is_there() -> None:
+    """Weights 3, 0 and 1 of three examples: four, of a batch that is divided by three."""
+    own = examples()[0]
+    x, y, hp = own.x[:3], own.y[:3], LocalTraining(lr=0.03, batch_size=0, steps=2, momentum=0.5)
+    weighted, often = make("mlp"), make("mlp")
+    result = train(weighted, x, y, hp, 0, weights=torch.tensor([3.0, 0.0, 1.0]))
+    rows = [0, 0, 0, 2]
+    found = train(often, x[rows], y[rows], replace(hp, lr=0.04), 0)
+    torch.testing.assert_close(flat(weighted), flat(often), rtol=1e-5, atol=1e-6)
+    assert result["loss"] == pytest.approx(found["loss"] * 4 / 3, rel=1e-5)
+    assert result["accuracy"] == pytest.approx(found["accuracy"] * 4 / 3)
 
 
 def test_blocks_and_slices_of_batches_change_nothing_but_rounding(
