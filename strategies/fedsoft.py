@@ -4,7 +4,7 @@ Ruan and Joe-Wong 2022, "FedSoft: Soft Clustered Federated Learning with Proxima
 (arXiv:2112.06053), algorithm 1. Deviations: docs/strategies/fedsoft.md.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,8 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedsweep.strategies import base
-from fedsweep.strategies.base import (
-    State,
-    arrays_of,
-    mean_of_clusters,
-    metrics_of,
-    sort_replies,
-    weight_of,
-)
-from fedsweep.strategies.candidates import Candidates, all_models, changed, initial_models, to_all
+from fedsweep.strategies.base import arrays_of, mean_of_clusters, metrics_of, sort_replies
+from fedsweep.strategies.candidates import all_models, initial_models, to_all
 from fedsweep.strategies.clients import (
     ClientPart,
     Effort,
@@ -35,6 +27,7 @@ from fedsweep.strategies.clients import (
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.ranges import ROUNDS, WEIGHT
 from fedsweep.strategies.settings import NumClustersSettings, Setting
+from fedsweep.strategies.soft import SoftClusters, tell_shares
 
 
 class FedSoftSettings(NumClustersSettings):
@@ -61,7 +54,7 @@ class FedSoftSettings(NumClustersSettings):
             )
 
 
-class FedSoft(Candidates):
+class FedSoft(SoftClusters):
     """Soft clusters. In ``assignment`` a client belongs to the cluster of its largest share.
 
     A centre that no reply has a share of keeps its weights. Newcomers estimate their shares when
@@ -98,31 +91,10 @@ class FedSoft(Candidates):
         seed: int = 0,
         **fedavg: Any,
     ) -> None:
-        super().__init__(**fedavg)
-        self.num_clusters = num_clusters
+        super().__init__(num_clusters=num_clusters, seed=seed, **fedavg)
         self.estimate_every = estimate_every
         self.soft_lambda = soft_lambda
         self.smoother = smoother
-        self.seed = seed
-        self.assignment: dict[int, int] = {}
-        self.cluster_arrays: dict[int, ArrayRecord] = {}
-        self.shares: dict[int, list[float]] = {}  # node -> u (K,)
-        self.examples: dict[int, float] = {}
-        self.churn = 0
-        self._before: dict[int, int] = {}  # the assignment at the round's start
-        self.servers: dict[
-            int, int
-        ] = {}  # a reply belongs to every cluster: nobody's server could have it alone
-        self.scores: dict[int, float] = {}
-        self.tenure: dict[int, int] = {}
-
-    def diagnostics(self) -> dict[str, float]:
-        """Return clusters with members, churn, and the mean of clients' largest shares (1 hard)."""
-        if not self.assignment:
-            return {}
-        largest = float(np.mean([max(u) / sum(u) for u in self.shares.values()]))
-        used = len(set(self.assignment.values()))
-        return {"clusters": float(used), "churn": float(self.churn), "largest_share": largest}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -145,13 +117,7 @@ class FedSoft(Candidates):
         valid, _ = sort_replies(self, replies, read_arrays=False)
         if not valid:
             return None, None
-        choices: dict[int, int] = {}
-        for reply in valid:
-            node, choice = reply.metadata.src_node_id, reply.content["choice"]
-            choices[node] = int(choice["cluster"])  # type: ignore[arg-type]
-            self.shares[node] = [float(u) for u in choice["weights"]]  # type: ignore[union-attr]
-            self.examples[node] = weight_of(reply, self.weighted_by_key)
-        self.chosen(choices)
+        self.read_shares(valid)
         nodes = [reply.metadata.src_node_id for reply in valid]
         layout = self.laid_out(arrays_of(valid[0]))
         for s in self.cluster_arrays:
@@ -177,26 +143,6 @@ class FedSoft(Candidates):
         named = with_method(config, SoftMembers.method, sigma=self.smoother)
         return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
 
-    def chosen(self, choices: Mapping[int, int]) -> None:
-        """Note each client's cluster, and how many changed theirs since the round's start."""
-        self.assignment.update(choices)
-        self.churn = changed(self._before, self.assignment)
-
-    def state_dict(self) -> State:
-        """Return everything that the next round depends on;
-        the clients keep their shares themselves.
-        """
-        names = ("assignment", "cluster_arrays", "shares", "examples")
-        return {name: base.string_keys(getattr(self, name)) for name in names} | {
-            "churn": self.churn
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Put back what ``state_dict`` returned."""
-        for name in ("assignment", "cluster_arrays", "shares", "examples"):
-            setattr(self, name, base.int_keys(state[name]))
-        self.churn = state["churn"]
-
 
 class SoftMembers(ClientPart):
     """A client belongs to each cluster with a share u_s, and trains one model near all centres."""
@@ -215,14 +161,14 @@ class SoftMembers(ClientPart):
         pulls = [float(work.config["lambda"]) * sum(u) for u in shares]
         trained = work.train(centres.means(shares), mu=pulls)
         work.remember(self.method, [{"weights": u} for u in shares])
-        _tell(work, shares)
+        tell_shares(work, shares)
         return Update(trained.results, trained.models)
 
     def model(self, work: Work) -> Models:
         """Return the centre of the largest share now; what training remembers stays as it is."""
         centres = work.candidates()
         shares = _shares(work, centres)
-        _tell(work, shares)
+        tell_shares(work, shares)
         return centres.take([int(np.argmax(u)) for u in shares])
 
     def effort(self, config: Values, examples: int, models: int) -> Effort:
@@ -254,7 +200,3 @@ def importance(losses_NK: NDArray[np.float64], sigma: float) -> list[float]:
 def _shares(work: Work, centres: Models) -> list[list[float]]:
     sigma = float(work.config.get("sigma", 0.0))
     return [importance(own, sigma) for own in work.losses(centres)]
-
-
-def _tell(work: Work, shares: Sequence[list[float]]) -> None:
-    work.tell("choice", [{"cluster": int(np.argmax(u)), "weights": u} for u in shares])
