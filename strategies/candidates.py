@@ -21,6 +21,8 @@ from fedsweep.strategies.grouping import silhouette, tree_split
 from fedsweep.strategies.layout import Layout, WithLayout
 from fedsweep.strategies.models import Models
 
+CANDIDATE = "model-{}"
+"""Under which name each of the K models is sent."""
 MARGIN = 0.1
 """More clusters are taken only if their silhouette is better by more than this share (CLoVE)."""
 
@@ -113,7 +115,7 @@ def all_models(
     models: Mapping[int, ArrayRecord], config: ConfigRecord, config_key: str = "config"
 ) -> RecordDict:
     """Return the content that carries every model, ``model-0`` to ``model-<K-1>``."""
-    content = RecordDict({f"model-{k}": models[k] for k in sorted(models)})
+    content = RecordDict({CANDIDATE.format(k): models[k] for k in sorted(models)})
     content[config_key] = config
     return content
 

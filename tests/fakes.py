@@ -228,6 +228,10 @@ def partial_mean(replies: Sequence[Message]) -> Message:
     return first
 
 
+MIXING = ("fedem", "fedrc")
+"""Client parts that train all models."""
+
+
 def halfway_app(
     targets: Mapping[int, Sequence[float]],
     examples: Mapping[int, int] | None = None,
@@ -237,8 +241,9 @@ def halfway_app(
 
     They know the methods of the built-in ClientApp too, with the squared distance to the target as
     loss and one example per client: ``choose`` and ``query.losses``; ``soft`` (share 1 of the
-    nearest model, sigma of the others); ``scaffold``, where half the way is a step of length 1
-    along the gradient x - y.
+    nearest model, sigma of the others); ``fedem`` and ``fedrc``, which take half the way with each
+    model, times what of the example is the model's; ``scaffold``, where half the way is a step of
+    length 1 along the gradient x - y.
 
     Parameters
     ----------
@@ -267,6 +272,12 @@ def halfway_app(
             return sum(
                 u * message.content[f"model-{k}"]["w"].numpy() for k, u in enumerate(shares)
             ) / sum(shares)
+        if method in MIXING:
+            sent = message.content.array_records.values()
+            return sum(
+                share * arrays["w"].numpy()
+                for share, arrays in zip(mixed_shares(message, context), sent, strict=True)
+            )
         if method == "local" and "model" in context.state:
             return context.state["model"]["w"].numpy()
         return message.content["arrays"]["w"].numpy()
@@ -276,7 +287,20 @@ def halfway_app(
             1.0 if k == nearest else float(message.content["config"]["sigma"]) for k in range(count)
         ]
 
+    def mixed_shares(message: Message, context: Context) -> np.ndarray:
+        kept = context.state.get("mixture")
+        found = np.array(losses(message, context))
+        before = np.ones_like(found) if kept is None else np.array(kept["weights"])
+        if kept is not None and message.metadata.message_type == "evaluate":
+            return before
+        likely = before * np.exp(found.min() - found)
+        return likely / likely.sum()
+
     def choice(message: Message, context: Context) -> ConfigRecord:
+        if message.content["config"]["method"] in MIXING:
+            shares = mixed_shares(message, context)
+            told = {"cluster": int(shares.argmax()), "weights": shares.tolist()}
+            return ConfigRecord({**told, "classes": shares.tolist()})  # there is one class
         found = losses(message, context)
         nearest = int(np.argmin(found))
         if message.content["config"]["method"] == "soft":
@@ -295,8 +319,22 @@ def halfway_app(
             }
         )
 
+    def train_mixed(message: Message, context: Context) -> Message:
+        target, told = np.array(targets[context.node_id]), choice(message, context)
+        content = RecordDict({"choice": told})
+        for share, (name, sent) in zip(
+            told["weights"], message.content.array_records.items(), strict=True
+        ):
+            w = sent["w"].numpy()
+            content[name] = ArrayRecord({"w": Array(w + 0.5 * share * (target - w))})
+        content["metrics"] = metrics(context, "train", target)
+        context.state["mixture"] = MetricRecord({"weights": told["weights"]})
+        return Message(content, reply_to=message)
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
+        if message.content["config"].get("method") in MIXING:
+            return train_mixed(message, context)
         before = model(message, context)
         moved = before + 0.5 * (np.array(targets[context.node_id]) - before)
         method = message.content["config"].get("method")
@@ -349,7 +387,7 @@ def halfway_app(
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         content = RecordDict({"metrics": metrics(context, "eval", model(message, context))})
-        if message.content["config"].get("method") in ("choose", "soft"):
+        if message.content["config"].get("method") in ("choose", "soft", *MIXING):
             content["choice"] = choice(message, context)
         return Message(content, reply_to=message)
 

@@ -262,7 +262,7 @@ class TrialConfig(Section):
             )
         if self.strategy.name in STRATEGIES.saying("needs_classes") and task.target_kind == "real":
             raise ConfigError(
-                f"strategy={self.strategy.name} balances classes, and {of} with "
+                f"strategy={self.strategy.name} goes by classes, and {of} with "
                 "dataset.target=real has none; set another strategy"
             )
         attack = self.attack

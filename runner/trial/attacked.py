@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, Message
 from fedsweep.data.adversary import Adversary
 from fedsweep.pace.changing import Changing, Sent
 from fedsweep.strategies.base import arrays_of
+from fedsweep.strategies.candidates import CANDIDATE
 from fedsweep.strategies.layout import Layout
 from fedsweep.strategies.updates import Rows, moved, update_rows
 
@@ -42,7 +43,8 @@ def forge(
 
     Each update is that from the model which its client began with, so that attackers in a cluster,
     or with an older model, move that one. Updates that are not finite are no part of what they
-    know; what of a model is not trained stays as it is.
+    know; what of a model is not trained stays as it is. Where clients train all K models that
+    they were sent, their updates of all are one update.
 
     Parameters
     ----------
@@ -68,20 +70,36 @@ def forge(
 
     sent_BP = adversary.forge(number, honest_HP, own_BP)
     for reply, row_P in zip(own, sent_BP, strict=True):
-        start = _start(reply, sent)
-        name, model = next(iter(reply.content.array_records.items()))
-        forged = moved(start, row_P, names)
-        reply.content[name] = ArrayRecord({key: forged.get(key, model[key]) for key in model})
+        starts = _starts(reply, sent)
+        parts = np.split(row_P, len(starts))
+        for (name, start), part in zip(starts.items(), parts, strict=True):
+            forged, model = moved(start, part, names), reply.content.array_records[name]
+            reply.content[name] = ArrayRecord({key: forged.get(key, model[key]) for key in model})
 
 
-def _start(reply: Message, sent: Sent) -> ArrayRecord:
-    """Return the model that a client began with: of several that it was sent, the one it chose."""
+def _starts(reply: Message, sent: Sent) -> dict[str, ArrayRecord]:
+    """Return the models that a client began with, by the names of what it made of them.
+
+    It is one in most methods: of several that it was sent the one it chose. One that trained all
+    replies them under the names under which it was sent them.
+    """
     models, told = sent[reply.metadata.src_node_id].array_records, reply.content.config_records
-    chosen = f"model-{cast(int, told['choice']['cluster'])}" if "choice" in told else ""
-    return models.get(chosen, next(iter(models.values())))
+    replied = reply.content.array_records
+    if CANDIDATE.format(0) in replied:
+        return {name: models[name] for name in replied}
+    chosen = CANDIDATE.format(cast(int, told["choice"]["cluster"])) if "choice" in told else ""
+    return {next(iter(replied)): models.get(chosen, next(iter(models.values())))}
 
 
 def _rows(replies: Sequence[Message], sent: Sent, names: Sequence[str]) -> Rows:
-    """Return the updates of replies, a row each: each from the model that its client began with."""
-    each = [update_rows([arrays_of(reply)], _start(reply, sent), names)[0] for reply in replies]
-    return np.array(each)
+    """Return the updates of replies, a row each: from the models that its client began with."""
+    return np.array([_row(reply, sent, names) for reply in replies])
+
+
+def _row(reply: Message, sent: Sent, names: Sequence[str]) -> Rows:
+    replied = reply.content.array_records
+    each = [
+        update_rows([replied[name]], start, names)[0]
+        for name, start in _starts(reply, sent).items()
+    ]
+    return np.concatenate(each)

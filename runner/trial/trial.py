@@ -475,7 +475,8 @@ class _CentralTest:
                 cast(list[int], users.setdefault(f"cluster_{cluster}", [])).append(node - 1)
         placed = {client for clients in users.values() for client in clients}
         rest = [client for client in there if client not in placed] if placed else there
-        own = dict(users) if self.has.personal_models else {**users, "global": rest}
+        # Personal models are scored by their clients, be these in clusters too.
+        own = {} if self.has.personal_models else {**users, "global": rest}
         users["global"] = there
         used = {name: record for name, record in models.items() if users.get(name)}
         if not used:

@@ -421,6 +421,57 @@ def test_a_centre_without_a_share_keeps_its_weights() -> None:
     assert _models(strategy)[1] == [-50, -50]
 
 
+# FedEM and FedRC
+
+
+def test_fedem_by_hand() -> None:
+    """Squared distances of 0 and 1 to the models, of both clients crosswise.
+
+    So of e = 1 / (1 + 1/e) and its rest client 1 has the first model more. It moves model 0 by half
+    of e times 0, and model 1 by half of (1 - e) times -1; client 2, of three examples, the reverse.
+    """
+    e = 1 / (1 + np.exp(-1))
+    strategy = _from({0: (0,), 1: (1,)}, "fedem")
+    grid = FakeGrid(halfway_app({1: (0,), 2: (1,)}, {1: 1, 2: 3}), 2)
+    _rounds(strategy, grid, 1, record(0))
+    assert strategy.shares[1] == pytest.approx([e, 1 - e])
+    assert strategy.shares[2] == pytest.approx([1 - e, e])
+    assert _models(strategy)[0] == pytest.approx([(0 + 3 * 0.5 * (1 - e)) / 4])
+    assert _models(strategy)[1] == pytest.approx([((1 - 0.5 * (1 - e)) + 3) / 4])
+    assert strategy.assignment == {1: 0, 2: 1}
+    told = {"clusters": 2.0, "churn": 0.0, "largest_share": pytest.approx(e)}
+    assert strategy.diagnostics() == told
+
+
+@pytest.mark.parametrize("name", ["fedem", "fedrc"])
+def test_who_is_not_sampled_keeps_its_shares_and_moves_no_model(name: str) -> None:
+    strategy = _from({0: (0,), 1: (1,)}, name)
+    grid = FakeGrid(halfway_app({1: (0,), 2: (1,)}), 2)
+    arrays = _rounds(strategy, grid, 1, record(0))
+    kept, before = list(strategy.shares[2]), _models(strategy)
+    grid.fails = lambda m: m.metadata.dst_node_id == 2
+    _rounds(strategy, grid, 2, arrays, first=2)
+    assert strategy.shares[2] == kept
+    [alone] = [r for r in grid.received[-1] if r.has_content()]
+    for k in (0, 1):
+        assert _models(strategy)[k] == values(alone.content[f"model-{k}"]) != before[k]
+
+
+def test_fedrc_tells_how_common_the_classes_are_once_it_knows() -> None:
+    """Of two models and two classes: (3, 1) and (0, 4), told by clients 1 and 2 together."""
+    strategy = _from({0: (0,), 1: (1,)}, "fedrc")
+    grid = FakeGrid(halfway_app({1: (0,), 2: (1,)}), 2)
+    _rounds(strategy, grid, 1, record(0))
+    assert "marginals" not in grid.sent[0][0].content["config"]
+    strategy.classes = {2: [1.0, 1.0, 0.0, 0.0], 1: [2.0, 0.0, 0.0, 4.0]}
+    for messages in (
+        strategy.configure_train(2, record(0), ConfigRecord(), grid),
+        strategy.configure_evaluate(2, record(0), ConfigRecord(), grid),
+    ):
+        [content] = {id(message.content): message.content for message in messages}.values()
+        assert content["config"]["marginals"] == pytest.approx([0.75, 0.25, 0, 1], abs=1e-8)
+
+
 # SCAFFOLD
 
 
@@ -514,14 +565,17 @@ def test_a_head_that_is_the_whole_model_is_refused() -> None:
 # Resuming
 
 
-@pytest.mark.parametrize("name", [*CHOOSING, "scaffold", "ditto", "apfl", "fedavg_ft"])
+@pytest.mark.parametrize(
+    "name", [*CHOOSING, "fedem", "fedrc", "scaffold", "ditto", "apfl", "fedavg_ft"]
+)
 def test_resumed_between_two_rounds_it_goes_on_as_if_nothing_had_happened(name: str) -> None:
     """Through JSON, as a checkpoint stores it, arrays beside it;
     the clients' states are the grid's to keep.
     """
 
     def fresh() -> Any:
-        return _from({0: (2, 0), 1: (0, 2)}, name) if name in CHOOSING else _build(name)
+        starts_apart = name in (*CHOOSING, "fedem", "fedrc")
+        return _from({0: (2, 0), 1: (0, 2)}, name) if starts_apart else _build(name)
 
     expected = _rounds(fresh(), _grid(NEAR), 5)
     before, grid, after = fresh(), _grid(NEAR), fresh()

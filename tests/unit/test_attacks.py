@@ -221,6 +221,21 @@ def test_the_honest_mean_is_the_cohorts_and_each_moves_the_model_that_it_began_w
     assert [list(a) for a in arrays] == [["m", "w", "n"]] * 5
 
 
+def test_of_clients_that_train_all_models_all_are_forged() -> None:
+    """Each model from where it was sent: honest updates (1, 2) and (3, 4), turned and doubled."""
+    identify(empty_run())
+    content = RecordDict({"model-0": model([10]), "model-1": model([20])})
+    replies = []
+    for node, (one, two) in {1: (11, 22), 2: (13, 24), 3: (0, 0)}.items():
+        told = {"model-0": model([one]), "model-1": model([two]), "metrics": MetricRecord({"n": 1})}
+        told["choice"] = ConfigRecord({"cluster": 1})
+        replies.append(Message(RecordDict(told), reply_to=Message(content, node, "train")))
+    adversary = Adversary(attack_of("ipm", eps=2.0), (2,), 3, 0)
+    forge(adversary, LAYOUT, 1, dict.fromkeys((1, 2, 3), content), replies)
+    forged = [[r.content[f"model-{k}"]["w"].numpy().item() for k in (0, 1)] for r in replies]
+    assert forged == [[11, 22], [13, 24], [10 - 2 * 2, 20 - 2 * 3]]
+
+
 # Labels that are wrong
 
 

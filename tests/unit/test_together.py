@@ -153,6 +153,8 @@ METHODS = {
     ],  # some are evaluated before they ever trained
     "clove": ["strategy.num_clusters=3"],
     "fedsoft": ["strategy.num_clusters=3"],
+    "fedem": ["strategy.num_clusters=3", "strategy.fraction_train=0.5"],
+    "fedrc": ["strategy.num_clusters=2", "evaluate_personal=always"],
     "scaffold": ["training.momentum=0.5"],
     "ditto": ["model=lenet"],
     "apfl": ["training.momentum=0.5", "training.weight_decay=0.01", "training.epochs=2"],

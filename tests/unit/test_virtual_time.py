@@ -124,7 +124,7 @@ EFFORTS = {  # (trained, scored) of 20 examples, two epochs, three models sent
     "ditto": (80, 0), "fedper": (40, 0), "finetune": (40, 0), "local": (40, 0), "scaffold": (40, 0),
     "fedrep": (140, 0), "fedbn": (40, 0), "fedbabu": (40, 0), "pfedme": (200, 0),
     "perfedavg": (80, 0), "fedala": (56, 0), "fedrod": (80, 0), "feddyn": (40, 0),
-    "fednova": (40, 0), "moon": (40, 80),
+    "fednova": (40, 0), "moon": (40, 80), "fedem": (120, 60), "fedrc": (120, 60),
 }  # fmt: skip
 
 

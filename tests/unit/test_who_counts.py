@@ -21,7 +21,7 @@ from tests.trials import digits, events_of, network_of, small
 
 QUICK = ["rounds=2", "model=logreg", "num_clients=12"]
 PERSONAL = [name for name, kind in STRATEGIES.items() if models_of(kind).personal_models]
-APART = ["ifca", "clove", "fedsoft"]
+APART = ["ifca", "clove", "fedsoft", "fedem", "fedrc"]
 """Methods whose models began independently."""
 HELD_OUT = ["acc", "acc_std", "acc_p10", "acc_min", "acc_jain", "loss"]
 
