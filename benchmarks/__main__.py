@@ -346,6 +346,14 @@ def arrivals(folder: str) -> list[Row]:
     ]
 
 
+def asynchronous(folder: str) -> list[Row]:
+    got = measured("benchmarks.asynchronous", folder)
+    a_task = {name: [1 / speed for speed in speeds] for name, speeds in got.items()}
+    told = "a task of LeNet, 100 clients at work, in rounds / by FedBuff in tens"
+    both = a_task["sync"], a_task["fedbuff"]
+    return [ratio("async_vs_sync_tasks_per_s", *both, ">= 0.8", told)]
+
+
 def tuning(folder: str) -> list[Row]:
     got = measured("benchmarks.tuning")
     mine, theirs = got["ours"], got["usual"]
@@ -376,6 +384,7 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     sweep_efficiency: ("sweep_efficiency",),
     warm_start: ("warm_trial_start_s",),
     arrivals: ("arrivals_100k_s", "arrivals_mb", "arrivals_1m_vs_1k"),
+    asynchronous: ("async_vs_sync_tasks_per_s",),
     cluster_10k: ("cluster_10k_s", "cluster_10k_mb"),
     tuning: ("tuning_regret_vs_tune", "tuning_winners_of_tune"),
 }
