@@ -1,6 +1,6 @@
 """What a search is told: spaces, budget, who proposes, by which metric, on how many seeds."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -67,6 +67,18 @@ class SearchConfig(Settings):
         if isinstance(values, dict) and values.get("space") == AUTO:
             return {**values, "space": {}, "auto": True}
         return values
+
+    @field_validator("unit", mode="before")
+    @classmethod
+    def _is_no_epsilon(cls, unit: Any) -> Any:
+        # Nothing composes to a theorem here: scores are told as they are, and proposals that are
+        # compared on one seed share its draws of clients and noise (docs/tuning.md).
+        if unit == "epsilon":
+            raise ValueError(
+                "a search has none to spend: it chooses by scores that clients tell without noise, "
+                "and its runs share their seeds' noise; take one of " + ", ".join(get_args(Unit))
+            )
+        return unit
 
     @field_validator("space")
     @classmethod

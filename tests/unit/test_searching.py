@@ -374,6 +374,11 @@ LRS = "search.space.training.lr=loguniform:1e-3:1"
             "search.min_rounds with checkpoint.keep=false",
         ),
         ([LRS, "search.unit=virtual_s"], "no time passes; set devices"),
+        (
+            [LRS, "search.unit=epsilon"],
+            "a search has none to spend: it chooses by scores that clients tell without noise, "
+            "and its runs share their seeds' noise; take one of client_rounds, virtual_s, ",
+        ),
         ([LRS, "search.budgets=3"], "unknown key 'search.budgets'. Did you mean 'budget'?"),
         ([LRS, "search.budget=1,2"], "has several values, and a sweep has one search"),
         (["search.budget=100"], "there is nothing to search; give search.space=auto"),
