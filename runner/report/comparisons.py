@@ -53,6 +53,7 @@ def bars(trials: "pd.DataFrame", metric: Metric, looks: Looks, page: Page = SCRE
     high = 0.75 * page.width if page.width else 3.6
     figure, (ax,) = new_figure(width, high, "" if page.width else title)
     entries: dict[str, Any] = {}  # bars come in containers
+    seen = [*trials["value"].dropna() * metric.factor]  # what the axis has to hold
     each = 0.8 / len(lines)
     for i, line in enumerate(lines):
         look = looks[line]
@@ -75,6 +76,7 @@ def bars(trials: "pd.DataFrame", metric: Metric, looks: Looks, page: Page = SCRE
             half = interval(values)
             if not np.isnan(half):
                 ax.errorbar(at, values.mean(), half, color="black", lw=0.9, capsize=2)
+                seen += [values.mean() - half, values.mean() + half]
             ax.plot(
                 [at] * len(values), values, look.marker, color="white", mec="black", mew=0.4,
                 ms=2.6, ls="none",
@@ -82,7 +84,7 @@ def bars(trials: "pd.DataFrame", metric: Metric, looks: Looks, page: Page = SCRE
     folded_ticks(ax.xaxis, panels, 0.8 * width)
     ax.set_ylabel(metric.axis_label, fontsize=8)
     ax.grid(axis="y", alpha=0.25)
-    _room_above(ax, trials, metric)
+    _make_room(ax, seen)
     if page.width:
         legend_below(figure, entries)
     else:
@@ -93,10 +95,9 @@ def bars(trials: "pd.DataFrame", metric: Metric, looks: Looks, page: Page = SCRE
 _HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")
 
 
-def _room_above(ax: "Axes", trials: "pd.DataFrame", metric: Metric) -> None:
+def _make_room(ax: "Axes", seen: Sequence[float]) -> None:
     """Begin the axis where differences can be seen: bars of a share need not begin at 0."""
-    values = trials["value"].dropna() * metric.factor
-    low, high = float(values.min()), float(values.max())
+    low, high = float(min(seen)), float(max(seen))
     room = 0.15 * (high - low or abs(high) or 1.0)
     ax.set_ylim(0 if 0 <= low < 0.5 * high else low - room, high + room)
 

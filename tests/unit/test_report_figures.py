@@ -142,6 +142,11 @@ def test_comparisons_draw_each_way_in_each_condition(width):
     assert len(figure.axes[0].patches) == 18
     heights = sorted(round(bar.get_height(), 6) for bar in figure.axes[0].patches)
     assert heights[0] == pytest.approx(2)  # the mean of 0, 2 and 4 per cent
+    low, high = figure.axes[0].get_ylim()
+    ends = [y for bar in figure.axes[0].collections for line in bar.get_segments() for _, y in line]
+    assert len(ends) == 36
+    assert low < min(ends)  # no interval leaves the figure
+    assert max(ends) < high
     heat = comparisons.heat_map(table, ACC, page)
     assert heat.axes[0].images[0].get_array().shape == (3, 6)
     ranks = comparisons.ranks(table, ACC, looks, page)
