@@ -40,6 +40,9 @@ class Row(BaseModel):
     rounds_to: float | None = Field(
         None, description="the rounds until the metric is at least this"
     )
+    along: str | None = Field(
+        None, description="a logged metric that rounds_to counts, such as 5_time/virtual_s; rounds"
+    )
     minus: dict[str, str] | None = Field(
         None, description="trials whose value is subtracted, seed by seed"
     )
@@ -77,10 +80,11 @@ class Row(BaseModel):
             else values
         )
 
-    @field_validator("metric")
+    @field_validator("metric", "along")
     @classmethod
-    def _is_logged(cls, metric: str) -> str:
-        CATALOG[metric]  # refuses one that nobody declared
+    def _is_logged(cls, metric: str | None) -> str | None:
+        if metric is not None:
+            CATALOG[metric]  # refuses one that nobody declared
         return metric
 
     @model_validator(mode="after")
@@ -93,6 +97,8 @@ class Row(BaseModel):
             raise ValueError(f"row '{self.what}' has both minus and over; give one of them")
         if self.reaches is not None and self.rounds_to is not None:
             raise ValueError(f"row '{self.what}' has both reaches and rounds_to; give one of them")
+        if self.along is not None and self.rounds_to is None:
+            raise ValueError(f"row '{self.what}' has along, and no rounds_to that would go by it")
         return self
 
 
@@ -260,7 +266,14 @@ def _value(row: Row, trial: Measured) -> Value:
         return Value(nan)
     points = table.dropna(subset=[row.metric])
     if row.rounds_to is not None:
-        return rounds_to(points["round"].tolist(), points[row.metric].tolist(), row.rounds_to)
+        passed = "round"
+        if row.along is not None:
+            passed, along = row.along, trial.history(row.along)
+            if passed not in along:
+                return Value(nan)
+            there = along.dropna(subset=[passed])[["round", passed]]
+            points = points[["round", row.metric]].merge(there, on="round")
+        return rounds_to(points[passed].tolist(), points[row.metric].tolist(), row.rounds_to)
     if row.round is not None:
         points = points[points["round"] == row.round]
     if points.empty:
@@ -271,6 +284,8 @@ def _value(row: Row, trial: Measured) -> Value:
 
 def rounds_to(rounds: Sequence[float], values: Sequence[float], target: float) -> Value:
     """Return when the best value so far reached a target, between rounds by linear interpolation.
+
+    Rounds may be anything that grows with them, such as virtual seconds.
 
     Source: McMahan et al. 2017 (arXiv:1602.05629), section 3. Censored at the last round where it
     never did.

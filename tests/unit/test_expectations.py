@@ -20,6 +20,7 @@ from fedsweep.reproduce.expectations import (
 
 ACC = "3_clients/test_acc"
 ARI = "2_clusters/ari"
+SECONDS = "5_time/virtual_s"
 
 
 def trial(strategy: str, seed: int, acc: list[float], ari: float = 1.0) -> Measured:
@@ -84,6 +85,17 @@ def test_rounds_to_a_target() -> None:
     assert rounds_to([1, 2], [0.2, 0.6], 0.7) == Value(2, censored=True)
 
 
+def test_seconds_to_a_target() -> None:
+    """Halfway from round 1, at 10 s, to round 2, at 30 s; a round without a time says nothing."""
+    times = pd.DataFrame({"round": [0, 1, 2], SECONDS: [None, 10.0, 30.0]})
+    accs = pd.DataFrame({"round": [0, 1, 2], ACC: [0.1, 0.4, 0.8]})
+    slow = Measured({"seed": "0"}, lambda metric: times if metric == SECONDS else accs)
+    untimed = Measured({"seed": "1"}, lambda metric: accs)
+    row = Row(what="time", metric=ACC, rounds_to=0.6, along=SECONDS, at_most=20, unit="")
+    assert judge(row, [slow]).mean == pytest.approx(20)
+    assert judge(row, [slow, untimed]).word == "missed"
+
+
 def test_a_target_that_was_not_reached_is_a_lower_bound() -> None:
     """Seed 2 never has .75 within its two rounds;
     the others after 1 + 25/30 and 1 + 15/30 rounds.
@@ -120,6 +132,7 @@ def test_a_row_for_each_value() -> None:
         ({"within": 1}, "has within, and no paper's value"),
         ({"at_least": 1, "minus": {}, "over": {}}, "has both minus and over"),
         ({"at_least": 1, "reaches": 1, "rounds_to": 1}, "has both reaches and rounds_to"),
+        ({"at_least": 1, "along": SECONDS}, "has along, and no rounds_to"),
     ],
 )
 def test_a_row_that_decides_nothing_is_refused(fields: dict[str, Any], sentence: str) -> None:
