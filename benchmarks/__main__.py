@@ -368,6 +368,27 @@ def tuning(folder: str) -> list[Row]:
     ]
 
 
+def searches(folder: str) -> list[Row]:
+    got = measured("benchmarks.searches")
+    ours, usual = got["ours"], got["usual"]
+    winners = " and ".join("the same" if one["same"] else "another" for one in (ours, usual))
+    share = f"of {ours['rounds']} and {usual['rounds']}"
+    told = (
+        f"rounds trained again after kill -9 at half, ours; Ray Tune's {usual['again']:g}, "
+        f"{share}; winners then: {winners}"
+    )
+    beside = (
+        f"s a trial beside its rounds, ours less Ray Tune's: {ours['overhead_s']:.2f} and "
+        f"{usual['overhead_s']:.2f}"
+    )
+    gap = ours["overhead_s"] - usual["overhead_s"]
+    again = float(ours["again"])
+    return [
+        Row("search_again_rounds", again, again, again, "<= 2", told),
+        Row("search_overhead_vs_tune_s", gap, gap, gap, "<= 0", beside),
+    ]
+
+
 GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     noop: ("noop_vs_flower", "noop_ms_per_task"),
     lenet: ("lenet_vs_flower", "lenet_vs_bare", "lenet_vs_pfl"),
@@ -387,6 +408,7 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     asynchronous: ("async_vs_sync_tasks_per_s",),
     cluster_10k: ("cluster_10k_s", "cluster_10k_mb"),
     tuning: ("tuning_regret_vs_tune", "tuning_winners_of_tune"),
+    searches: ("search_again_rounds", "search_overhead_vs_tune_s"),
 }
 
 
