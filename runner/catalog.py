@@ -35,6 +35,10 @@ EPSILON_AHEAD = "1_global/epsilon_ahead"
 """What will be spent by the next round in which the trial may end."""
 EPSILON_MEAN, EPSILON_MAX = "3_clients/epsilon", "3_clients/epsilon_max"
 """What clients have spent whose own training bears the noise."""
+SUM_ERROR, SUM_CLIPPED = "3_clients/sum_error", "3_clients/sum_clipped"
+"""What secure aggregation's integers lose of the mean update."""
+SUM_SMALLEST, SUM_MISSING = "3_clients/sum_smallest", "3_clients/sum_missing"
+"""How many clients the smallest sum is of, and how many are in none."""
 ROUND = "5_time/round"
 """Closes the batch of each round: its last value is the last round that was logged whole."""
 
@@ -58,6 +62,7 @@ class Need(Enum):
     EPSILON = "noise, of which something can be computed"
     OWN_EPSILON = "clients whose own training bears noise"
     CLASSES = "classes that are learnt"
+    SUMS = "secure aggregation"
 
 
 _SECTIONS: Mapping[str, tuple[Need, ...]] = {
@@ -746,6 +751,14 @@ CATALOG = Catalog([
            needs=(Need.OWN_EPSILON,), shown="full"),
     Metric(EPSILON_MAX, "epsilon of the worst client", "", "lower", 2,
            final="client_epsilon_max", needs=(Need.OWN_EPSILON,), shown="table"),
+    # Of secure aggregation: what its integers lose, over the length of the mean update.
+    Metric(SUM_ERROR, "rounding of the mean update", "%", "lower", 4, final="sum_error",
+           needs=(Need.SUMS,), shown="full"),
+    Metric(SUM_CLIPPED, "numbers that were cut off", "%", "lower", 4, final="sum_clipped",
+           needs=(Need.SUMS,), shown="full"),
+    Metric(SUM_SMALLEST, "clients in the smallest sum", "", "higher", 0, needs=(Need.SUMS,)),
+    Metric(SUM_MISSING, "clients that were asked and are in no sum", "", "lower", 0,
+           needs=(Need.SUMS,)),
     Metric("0_final/acc_at_epsilon", "accuracy within epsilon", "%", "higher",
            final="acc_at_epsilon", shown="table", over_seeds="reached"),
     Metric("0_final/rounds_to_target", "rounds to target", "", "lower", final="rounds_to_target",

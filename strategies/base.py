@@ -80,6 +80,18 @@ def says(strategy: object, fact: str) -> bool:
     return bool(vars(type(strategy)).get(fact, False))
 
 
+def sums_suffice(method: type) -> bool:
+    """Return whether a method needs no more of its clients' models than sums of them.
+
+    Then secure aggregation may hide each. A class says it for itself (``sums_suffice``: of a method
+    that groups clients by what it knows of them otherwise), or it takes partial means and groups
+    nobody by them.
+    """
+    said = vars(method)
+    means = bool(said.get("partial_means", False)) and not models_of(method).clusters_clients
+    return bool(said.get("sums_suffice", means))
+
+
 @runtime_checkable
 class Clustered(Protocol):
     """A strategy that trains one model per cluster of clients.
@@ -204,6 +216,14 @@ def ask(
 def arrays_of(reply: Message) -> ArrayRecord:
     """Return a reply's only ArrayRecord: the object that was received, unread."""
     return next(iter(reply.content.array_records.values()))
+
+
+def senders_of(reply: Message) -> list[int]:
+    """Return the nodes that a reply stands for: a partial mean says whose it is."""
+    load = reply.content.config_records.get("load", ConfigRecord())
+    return [
+        int(node) for node in cast(list[int], load.get("node-ids", [reply.metadata.src_node_id]))
+    ]
 
 
 def weight_of(reply: Message, weighted_by_key: str) -> float:

@@ -1,6 +1,7 @@
 """K models that clients choose from: how they begin, are sent, are matched (as IFCA's are)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -118,6 +119,14 @@ def all_models(
     content = RecordDict({CANDIDATE.format(k): models[k] for k in sorted(models)})
     content[config_key] = config
     return content
+
+
+def began_with(sent: RecordDict, reply: RecordDict) -> str:
+    """Return the name of the model that a client began with: of several, the one that it chose."""
+    models = sent.array_records
+    choice = reply.config_records.get("choice", ConfigRecord())
+    chosen = CANDIDATE.format(cast(int, choice.get("cluster", -1)))
+    return chosen if chosen in models else next(iter(models))
 
 
 def to_all(messages: Iterable[Message], content: RecordDict) -> list[Message]:

@@ -54,6 +54,7 @@ class HierFAVG(ClusterTraining):
     settings = HierFAVGSettings
     colour = "#1919E5"
     partial_means = True
+    sums_suffice = True  # edges are drawn
 
     def __init__(self, *, cloud_every: int = 2, **common: Any) -> None:
         super().__init__(**common)

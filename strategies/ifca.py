@@ -16,6 +16,7 @@ from fedsweep.strategies.base import (
     int_keys,
     mean_of_clusters,
     metrics_of,
+    senders_of,
     sort_replies,
     string_keys,
 )
@@ -60,6 +61,7 @@ class IFCA(WithServers, Candidates):
     settings = IFCASettings
     colour = "#003F62"
     any_version = True
+    sums_suffice = True  # clients choose, and say what they chose
 
     def __init__(
         self,
@@ -112,14 +114,13 @@ class IFCA(WithServers, Candidates):
         valid, errors = sort_replies(self, replies, read_arrays=False)
         if not valid:
             return None, None
-        for reply in valid:
-            self.members[reply.metadata.src_node_id] = int(reply.content["choice"]["cluster"])  # type: ignore[arg-type]
-        self.chosen(
-            {
-                reply.metadata.src_node_id: self.members[reply.metadata.src_node_id]
-                for reply in valid
-            }
-        )
+        choices = {
+            node: int(reply.content["choice"]["cluster"])  # type: ignore[arg-type]
+            for reply in valid
+            for node in senders_of(reply)
+        }
+        self.members.update(choices)
+        self.chosen(choices)
         self.election.observe(valid, self.weighted_by_key, one_each=True)
         failed = {reply.metadata.src_node_id for reply in errors}
         layout = self.laid_out(arrays_of(valid[0]))

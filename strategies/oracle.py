@@ -39,6 +39,7 @@ class Oracle(ClusterTraining):
     colour = "#805801"
     partial_means = True
     any_version = True
+    sums_suffice = True
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsweep.parts.code import same_file
 from fedsweep.parts.family import Family
+from fedsweep.strategies.base import sums_suffice
 from fedsweep.strategies.clients import ClientPart
 from fedsweep.strategies.settings import FedAvgSettings
 from fedsweep.strategies.signature import settings_by_signature
@@ -58,6 +59,10 @@ class Methods(Family[type[Strategy]]):
     def saying(self, fact: str) -> list[str]:
         """Return the methods whose class says a fact: see :func:`fedsweep.strategies.base.says`."""
         return [name for name, method in self.items() if vars(method).get(fact, False)]
+
+    def of_sums(self) -> list[str]:
+        """Return the methods for which sums of the clients' models suffice."""
+        return [name for name, method in self.items() if sums_suffice(method)]
 
     def title(self, name: str) -> str:
         """Return what a method's paper calls it: its class says so, or is called so."""

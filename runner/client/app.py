@@ -38,8 +38,10 @@ type                content                               reply
                                                           numbers, sums
 ==================  ====================================  ==========================================
 
-Where updates are compressed, the reply of ``train`` has in ``arrays`` what is sent in their place,
-in ``state`` what of a model is not trained, and in ``compressed`` the seed of what was drawn.
+Where updates are masked, the message has the nodes that are asked together in ``secagg``, and the
+reply ``masked`` in ``arrays``: see ``fedsweep.scenario.masking``. Where they are compressed, the
+reply of ``train`` has in ``arrays`` what is sent in their place, in ``state`` what of a model is
+not trained, and in ``compressed`` the seed of what was drawn.
 
 ``config`` of ``train`` holds ``server-round``, ``lr``, ``lr-decay`` and the fields of
 ``LocalTraining``. A key that is not sent has its default, so Flower's strategies work as they are.
@@ -59,6 +61,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsweep.client.masking import masking_mod
 from fedsweep.client.messages import Metrics, make_reply, message_config, partition_id
 from fedsweep.client.process import ClientProcess, ModelSpec
 from fedsweep.client.signatures import signature, sketch, subspace
@@ -68,6 +71,7 @@ from fedsweep.data.federated import FederatedData
 from fedsweep.engine.flower import ClientAppCallable, Mod
 from fedsweep.engine.load import load_mod
 from fedsweep.scenario.compression import Compressor
+from fedsweep.scenario.masking import Masking
 from fedsweep.strategies.arrays import write_array
 from fedsweep.strategies.clients import LEAST, Values
 from fedsweep.strategies.layout import joined
@@ -93,6 +97,7 @@ def make_client_app(
     train_mods: Sequence[Mod] = (),
     engine: TrainingEngine = "sequential",
     compressor: Compressor | None = None,
+    masking: Masking | None = None,
 ) -> ClientApp:
     """Return the ClientApp of a trial.
 
@@ -116,12 +121,16 @@ def make_client_app(
         How a host trains the clients of a chunk, see ``fedsweep.client.together``.
     compressor : Compressor, optional
         How updates are sent; whole without it.
+    masking : Masking, optional
+        How they are masked, so that a server can read their sum alone.
     """
     client = BuiltinClient(
         data, model, seed, device, threads, compressor, filtered=engine == "vectorized"
     )
-    app = BuiltinApp(ChunkRunner(client, engine, train_mods), mods=[load_mod])
-    app.train(mods=[client.on_trained(mod) for mod in train_mods])(client.train)
+    outermost = [] if masking is None else [masking_mod(masking, client)]
+    runner = ChunkRunner(client, engine, [*outermost, *train_mods])
+    app = BuiltinApp(runner, mods=[load_mod])
+    app.train(mods=[*outermost, *map(client.on_trained, train_mods)])(client.train)
     app.evaluate()(client.evaluate)
     app.query("aggregate")(client.aggregate)
     app.query("test")(client.test)

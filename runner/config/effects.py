@@ -10,6 +10,7 @@ from typing import Protocol
 from fedsweep.config.learning import TrainingConfig
 from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.running import HalvingConfig, StopConfig
+from fedsweep.config.secure import SecAggConfig
 from fedsweep.pace.schedule import Schedule
 from fedsweep.scenario.attack import Attack
 from fedsweep.scenario.device import Devices
@@ -44,6 +45,10 @@ class Sections(Protocol):
     @property
     def privacy(self) -> PrivacyConfig: ...  # noqa: D102
     @property
+    def secure_aggregation(self) -> bool: ...  # noqa: D102
+    @property
+    def secagg(self) -> SecAggConfig: ...  # noqa: D102
+    @property
     def sampling(self) -> str: ...  # noqa: D102
     @property
     def stop(self) -> StopConfig: ...  # noqa: D102
@@ -76,7 +81,10 @@ def idle_keys(config: Sections) -> dict[str, str]:
 
 def _idle_privacy(config: Sections) -> dict[str, str]:
     privacy = config.privacy
-    found = {}
+    found: dict[str, str] = {}
+    if not config.secure_aggregation:
+        fields = type(config.secagg).model_fields
+        found |= {f"secagg.{key}": "secure_aggregation=false" for key in fields}
     if config.sampling == "poisson":
         found["strategy.min_train_nodes"] = "sampling=poisson"
     if not privacy.tells:

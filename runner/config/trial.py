@@ -13,6 +13,7 @@ from fedsweep.config.learning import ModelConfig, TrainingConfig
 from fedsweep.config.privacy import Plan, PrivacyConfig
 from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section, find_part
+from fedsweep.config.secure import SecAggConfig, check_sums
 from fedsweep.errors import ConfigError
 from fedsweep.models import MODELS
 from fedsweep.pace.schedule import Schedule
@@ -110,6 +111,12 @@ class TrialConfig(Section):
     )
     privacy: PrivacyConfig = Field(
         default_factory=PrivacyConfig, description="differential privacy"
+    )
+    secure_aggregation: bool = Field(
+        False, description="the server learns sums of the clients' updates, and none of them"
+    )
+    secagg: SecAggConfig = Field(
+        default_factory=SecAggConfig, description="how clients mask what they send"
     )
     sampling: Literal["fixed", "poisson"] = Field(
         "fixed",
@@ -228,6 +235,8 @@ class TrialConfig(Section):
         self._check_attack()
         self._check_defence(cohort)
         self._check_privacy()
+        if self.secure_aggregation:
+            check_sums(self)
         try:
             s.check()
             s.check_in(Setting(n, cohort, self.rounds, self.training.optimizer, self.model.name))
@@ -715,6 +724,8 @@ class TrialConfig(Section):
             return no_evaluation
         if need in (Need.HELD_OUT, Need.TOLD) and not self.privacy.tells:
             return "clients tell nothing with privacy.client_metrics=false; take 1_global/acc"
+        if need is Need.SUMS and not self.secure_aggregation:
+            return "every update is seen with secure_aggregation=false; set it to true"
         if need is Need.EPSILON and self.plan is None:
             return f"nothing is computed with {self._without_noise}; add noise"
         own = self.privacy.in_clients and self.privacy.noises
@@ -757,6 +768,8 @@ class TrialConfig(Section):
             left_out.add("metrics")
         if self.sampling == "fixed":  # younger than keys of trials
             left_out.add("sampling")
+        if not self.secure_aggregation:
+            left_out |= {"secure_aggregation", "secagg"}
         left_out |= {part for part, kinds in LATER.items() if getattr(self, part) == kinds.make()}
         kept = {
             k: value

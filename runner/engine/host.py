@@ -4,7 +4,7 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -281,9 +281,8 @@ class _PartialMean:
         """
         if not self._good:
             return self._failed
-        metrics = [next(iter(content.metric_records.items())) for _, content in self._good]
-        weights = [float(record[self._weight_key]) for _, record in metrics]  # type: ignore[arg-type]
-        total = sum(weights)
+        contents = {reply.metadata.src_node_id: content for reply, content in self._good}
+        total = sum(_weights(contents.values(), self._weight_key))
         if (
             len(self._good) == 1 or not total
         ):  # one client's arrays as they are; of clients without examples, the last
@@ -291,31 +290,51 @@ class _PartialMean:
         else:
             means = {k: write_array(np.asarray(v / total)) for k, v in self._sums.items()}
             kept.append(ArrayRecord({key: (means | self._carried)[key] for key in self._shapes}))
-        factors = (
-            [weight / total for weight in weights] if total else [1.0 / len(weights)] * len(weights)
-        )
-        mean = MetricRecord()
-        for key in metrics[0][1]:
-            values = [record[key] for _, record in metrics]
-            mean[key] = total if key == self._weight_key else _mean_value(values, factors)
         slot = Slot(0, size_of(kept[0]))
-        records: Records = {
-            self._name: slot,
-            metrics[0][0]: mean,
-            "load": _loads(self._good, weights),
-        }
+        records: Records = {self._name: slot, **told_of_mean(contents, self._weight_key)}
         return [Reply(self._good[0][0].metadata, records), *self._failed]
 
 
-def _loads(good: list[tuple[Reply, RecordDict]], weights: list[float]) -> ConfigRecord:
-    """Return what a partial mean still says of each client in it: id, weight and load, in lists."""
-    loads = ConfigRecord(
-        {"node-ids": [reply.metadata.src_node_id for reply, _ in good], "num-examples": weights}
+def told_of_mean(
+    contents: Mapping[int, RecordDict], weight_key: str
+) -> dict[str, MetricRecord | ConfigRecord]:
+    """Return what a mean of replies tells beside its arrays.
+
+    Parameters
+    ----------
+    contents : mapping
+        Node -> what it replied, whose arrays are not read.
+    weight_key : str
+        The metric by which they are weighted, which is summed; other metrics are averaged by it.
+
+    Returns
+    -------
+    dict
+        The metrics, under their name, and ``load``: each client's id, weight and load, in lists.
+    """
+    name, first = next(iter(next(iter(contents.values())).metric_records.items()))
+    told = [next(iter(content.metric_records.values())) for content in contents.values()]
+    weights = _weights(contents.values(), weight_key)
+    total = sum(weights)
+    factors = (
+        [weight / total for weight in weights] if total else [1.0 / len(weights)] * len(weights)
     )
-    single = [_load(content) for _, content in good]
+    mean = MetricRecord()
+    for key in first:
+        values = [record[key] for record in told]
+        mean[key] = total if key == weight_key else _mean_value(values, factors)
+    loads = ConfigRecord({"node-ids": list(contents), "num-examples": weights})
+    single = [_load(content) for content in contents.values()]
     for key in single[0]:
         loads[key] = [load.get(key, 0.0) for load in single]
-    return loads
+    return {name: mean, "load": loads}
+
+
+def _weights(contents: Iterable[RecordDict], weight_key: str) -> list[float]:
+    return [
+        float(next(iter(content.metric_records.values()))[weight_key])  # type: ignore[arg-type]
+        for content in contents
+    ]
 
 
 def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:

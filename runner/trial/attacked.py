@@ -7,7 +7,6 @@ clustering is its own: attackers forge updates alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, Message
@@ -15,7 +14,7 @@ from flwr.app import ArrayRecord, Message
 from fedsweep.data.adversary import Adversary
 from fedsweep.pace.changing import Changing, Sent
 from fedsweep.strategies.base import arrays_of
-from fedsweep.strategies.candidates import CANDIDATE
+from fedsweep.strategies.candidates import CANDIDATE, began_with
 from fedsweep.strategies.layout import Layout
 from fedsweep.strategies.updates import Rows, moved, update_rows
 
@@ -81,14 +80,12 @@ def _starts(reply: Message, sent: Sent) -> dict[str, ArrayRecord]:
     """Return the models that a client began with, by the names of what it made of them.
 
     It is one in most methods: of several that it was sent the one it chose. One that trained all
-    replies them under the names under which it was sent them.
+    replied them under the names under which it was sent them.
     """
-    models, told = sent[reply.metadata.src_node_id].array_records, reply.content.config_records
-    replied = reply.content.array_records
+    given, replied = sent[reply.metadata.src_node_id], reply.content.array_records
     if CANDIDATE.format(0) in replied:
-        return {name: models[name] for name in replied}
-    chosen = CANDIDATE.format(cast(int, told["choice"]["cluster"])) if "choice" in told else ""
-    return {next(iter(replied)): models.get(chosen, next(iter(models.values())))}
+        return {name: given.array_records[name] for name in replied}
+    return {next(iter(replied)): given.array_records[began_with(given, reply.content)]}
 
 
 def _rows(replies: Sequence[Message], sent: Sent, names: Sequence[str]) -> Rows:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
@@ -26,7 +26,7 @@ from fedsweep.pace.policies import Aggregation, Clock, Policies, Underway
 from fedsweep.parts.code import own_place
 from fedsweep.seeding import derive_seed, seeded_globals
 from fedsweep.strategies import Layout, is_weighted_mean
-from fedsweep.strategies.base import models_of
+from fedsweep.strategies.base import models_of, senders_of
 from fedsweep.trial.evaluation import QUERY, SLICE, TestScores, with_told
 
 Settle = Callable[[int, Aggregation, Underway], Settled]
@@ -311,13 +311,7 @@ def evaluate_round(
 
 def _senders(replies: Iterable[Message]) -> list[int]:
     """Return the clients whose replies can be used; a partial mean says for whom it stands."""
-    senders: list[int] = []
-    for reply in replies:
-        if reply.has_content():
-            load = reply.content.config_records.get("load", ConfigRecord())
-            nodes: Any = load.get("node-ids", [reply.metadata.src_node_id])
-            senders += map(int, nodes)
-    return senders
+    return [node for reply in replies if reply.has_content() for node in senders_of(reply)]
 
 
 def _errors(trace: Trace, replies: Iterable[Message]) -> dict[int, str]:

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig, TrialConfig
+from fedsweep.config.secure import sums_said
 from fedsweep.config.trial import PARTS
 from fedsweep.data.adversary import NOBODY, Adversary
 from fedsweep.data.federated import FederatedData
@@ -33,6 +34,7 @@ from fedsweep.pace.schedule import Scene
 from fedsweep.parts.registry import Origin
 from fedsweep.records import RoundRecord, TrialPaused, TrialResult, TrialStarted
 from fedsweep.scenario.compression import Compressor
+from fedsweep.scenario.masking import Masking
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_defence, with_layout, wrap_privacy
 from fedsweep.strategies.base import (
@@ -52,6 +54,7 @@ from fedsweep.trial.opening import Opened
 from fedsweep.trial.privacy import check_state, said_of_privacy, spending_of
 from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
 from fedsweep.trial.stop import StopRules
+from fedsweep.trial.summed import Announced, Summed
 from fedsweep.trial.virtual import VirtualTime, said_of_staleness, timeless_scene
 
 if TYPE_CHECKING:
@@ -179,6 +182,7 @@ class _Trial:
         )
         scene = self._virtual.scene(config) if self._virtual else timeless_scene(config)
         self._central = _CentralTest(config, grid, data, self._clustered, self._has)
+        self._summed: Summed | None = None  # where masks hide what clients send
         self.loop = Loop(
             num_rounds=config.rounds,
             seed=config.seed,
@@ -213,14 +217,18 @@ class _Trial:
         delivery, adversary = policies.delivery, self.data.adversary
         if adversary.forges:
             delivery = Attacked(delivery, adversary, self._layout)
-        if compressor is None:
-            return replace(policies, delivery=delivery)
-        down = None
-        if compressor.down:
-            seed, workload = derive_seed(self.config.seed, "compression"), policies.workload
-            down = DownLink(compressor, self._layout, count_bytes, seed, workload)
-            policies = replace(policies, workload=down)
-        return replace(policies, delivery=Opened(delivery, compressor, self._layout, down))
+        if compressor is not None:
+            down = None
+            if compressor.down:
+                seed, workload = derive_seed(self.config.seed, "compression"), policies.workload
+                down = DownLink(compressor, self._layout, count_bytes, seed, workload)
+                policies = replace(policies, workload=down)
+            delivery = Opened(delivery, compressor, self._layout, down)
+        masking = masking_of(self.config, self.data)
+        if masking is not None:
+            delivery = self._summed = Summed(delivery, masking, self._layout)
+            policies = replace(policies, workload=Announced(policies.workload))
+        return replace(policies, delivery=delivery)
 
     def begin(self) -> tuple[RoundRecord, ...]:
         """Test the initial model; return round 0."""
@@ -228,7 +236,8 @@ class _Trial:
         first = initial_record(scores, self.data.label_counts(), self.config.asked_metrics)
         privacy = said_of_privacy(self.config, self._layout)
         late = said_of_staleness(self.config, self._has)
-        said = (*self.data.adversary.told(), *privacy, *late)
+        sums = (sums_said(self.config),) if self.config.secure_aggregation else ()
+        said = (*self.data.adversary.told(), *privacy, *late, *sums)
         return (replace(first, time_s=time.time(), events=said),)
 
     def go_on(self, saved: Checkpoint) -> tuple[RoundRecord, ...]:
@@ -286,6 +295,8 @@ class _Trial:
             )
             clock = now
             record = self._spending.settled(record)
+            if self._summed is not None:
+                record = self._summed.settled(record)
             stopped = self.rules.update(record, self.loop.evaluates(done.number))
             events = (*record.events, f"stopped: {stopped}") if stopped else record.events
             yield replace(record, events=events, time_s=time.time())
@@ -346,6 +357,7 @@ def client_app(
     privacy: PrivacyConfig,
     engine: Any,
     compressor: Compressor | None,
+    masking: Masking | None,
     origins: Mapping[str, Origin],
 ) -> ClientApp:
     """Build the built-in ClientApp on a host, with the mods that privacy asks for."""
@@ -357,7 +369,8 @@ def client_app(
 
     mods = [] if privacy.tells else [silence_mod]
     mods += [clipping_mod] if privacy.name.endswith("_client") else []
-    return make_client_app(split.on(images), model, seed, "auto", threads, mods, engine, compressor)
+    data = split.on(images)
+    return make_client_app(data, model, seed, "auto", threads, mods, engine, compressor, masking)
 
 
 def make_grid(
@@ -373,6 +386,7 @@ def make_grid(
         "privacy": config.privacy,
         "engine": config.training.engine,
         "compressor": compressor_of(config),
+        "masking": masking_of(config, data),
         "origins": config.origins,
     }
     spec = AppSpec(config.key, client_app, kwargs, config.num_clients, {})
@@ -393,6 +407,17 @@ def make_grid(
 def compressor_of(config: TrialConfig) -> Compressor | None:
     """Return what compresses the clients' updates, if anything does."""
     return config.compression if isinstance(config.compression, Compressor) else None
+
+
+def masking_of(config: TrialConfig, data: FederatedData) -> Masking | None:
+    """Return how clients mask what they send, if they do.
+
+    The most that one weighs is the most examples that one has; where they tell no number, 1.
+    """
+    if not config.secure_aggregation:
+        return None
+    heaviest = float(data.num_examples().max()) if config.privacy.tells else 1.0
+    return config.secagg.masking(heaviest, config.seed)
 
 
 def initial_model(grid: EngineGrid) -> tuple[ArrayRecord, Layout]:

@@ -78,6 +78,7 @@ def test_every_metric_is_in_the_docs(metric: Metric) -> None:
             ROOT / "docs/strategies/servers.md",
             ROOT / "docs/virtual-time.md",
             ROOT / "docs/adversaries.md",
+            ROOT / "docs/secure-aggregation.md",
         )
     )
     section, _, name = metric.key.partition("/")

@@ -266,6 +266,7 @@ COLUMNS = {
     "defence": {"defence": {"name": "clipping"}},
     "privacy": {"privacy": {"name": "fixed_server", "strict": False}},
     "compression": {"compression": {"name": "topk"}},
+    "secure aggregation": {"secure_aggregation": True},
     "stale schedule": {"schedule": {"name": "fedbuff"}, "devices": {"name": "equal"}},
 }
 
