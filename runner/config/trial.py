@@ -6,11 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from fedsweep.accounting import Account, Relation, Release
 from fedsweep.catalog import CATALOG, Metric, Need
+from fedsweep.config.account import Accounted
 from fedsweep.config.effects import idle_keys, never_happens
 from fedsweep.config.learning import ModelConfig, TrainingConfig
-from fedsweep.config.privacy import Plan, PrivacyConfig
+from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section, find_part
 from fedsweep.config.secure import SecAggConfig, check_sums
@@ -61,9 +61,6 @@ PARTS: dict[str, Registry[Any]] = {
     "strategy": STRATEGIES,
 }
 """The sections of a trial whose options are parts: found by name, or where they lie."""
-
-
-_DP_SGD = "DP-SGD in each client, batches drawn example by example (Poisson)"
 
 
 class TrialConfig(Section):
@@ -234,7 +231,8 @@ class TrialConfig(Section):
         self._check_compression()
         self._check_attack()
         self._check_defence(cohort)
-        self._check_privacy()
+        solved = self.account.solved()
+        object.__setattr__(self, "privacy", solved)  # a validator may, of what is frozen after it
         if self.secure_aggregation:
             check_sums(self)
         try:
@@ -339,213 +337,10 @@ class TrialConfig(Section):
                 "to be drawn; set devices=none or sampling=fixed"
             )
 
-    def _check_privacy(self) -> None:
-        """Refuse what epsilon does not cover, and find the noise that a target asks for."""
-        privacy, stop = self.privacy, self.stop
-        if not privacy.noises:
-            if stop.epsilon is not None:
-                raise ConfigError(
-                    f"stop.epsilon={stop.epsilon:g} with {self._without_noise}: nothing is "
-                    "computed that could end the trial; leave it out, or add noise"
-                )
-            return
-        if privacy.sums:
-            self._check_account()
-        if privacy.strict and (uncovered := self.uncovered()):
-            what, remedy = next(iter(uncovered.items()))
-            raise ConfigError(
-                f"privacy={privacy.name}: epsilon does not cover {what}; set {remedy}, or "
-                "privacy.strict=false, which names it in the run"
-            )
-        if privacy.in_clients and stop.epsilon is not None:
-            raise ConfigError(
-                f"stop.epsilon={stop.epsilon:g} with privacy=local_sgd, under which each client "
-                "has an epsilon of its own; set stop.metric=3_clients/epsilon_max, stop.mode=max "
-                "and stop.target"
-            )
-        if privacy.target_epsilon is not None:
-            self._solve_noise(privacy.target_epsilon)
-        self._check_count()
-        if stop.epsilon is not None and self.plan is not None:
-            first = min(self.evaluate_every, self.rounds)
-            if (spent := self.plan.epsilon(first)) > stop.epsilon:
-                raise ConfigError(
-                    f"stop.epsilon={stop.epsilon:g} is less than the {spent:.4g} that is spent by "
-                    f"the first evaluation, in round {first}; raise it or "
-                    "privacy.noise_multiplier, or evaluate earlier"
-                )
-
-    def _solve_noise(self, epsilon: float) -> None:
-        """Set the noise multiplier that all rounds together need."""
-        z = self._plan(1.0).account.multiplier(
-            lambda z: self._plan(z).releases(self.rounds), epsilon
-        )
-        solved = self.privacy.model_copy(update={"noise_multiplier": z})
-        object.__setattr__(self, "privacy", solved)  # a validator may, of what is frozen after it
-
-    def _check_count(self) -> None:
-        """Refuse more noise than the count of adaptive clipping leaves for the updates."""
-        privacy, there = self.privacy, self.online(1)
-        if not privacy.adapts:
-            return
-        share = self.strategy.fraction_train
-        cohort = share * there if self._poisson else self.strategy.trained(there)
-        if privacy.noise_multiplier >= cohort / 10:
-            solved = "" if privacy.target_epsilon is None else " (for privacy.target_epsilon)"
-            raise ConfigError(
-                f"privacy.noise_multiplier={privacy.noise_multiplier:g}{solved} with {cohort:g} "
-                f"training clients a round: adaptive clipping needs less than {cohort / 10:g} "
-                "(clients / 10); lower it or train more clients"
-            )
-
-    def _check_account(self) -> None:
-        """Refuse an accountant that does not know how clients are drawn, and a delta of no use."""
-        privacy, n = self.privacy, self.num_clients
-        if privacy.accountant == "pld" and self._relation is Relation.REPLACE:
-            raise ConfigError(
-                "privacy.accountant=pld knows no samples of a fixed size; set sampling=poisson, "
-                "strategy.fraction_train=1 or privacy.accountant=rdp"
-            )
-        if privacy.delta is not None and privacy.delta >= 1 / n and n > 1:
-            raise ConfigError(
-                f"privacy.delta={privacy.delta:g} of num_clients={n}: from {1 / n:.3g} on it lets "
-                "one client's data be published as they are; lower it"
-            )
-
     @property
-    def _without_noise(self) -> str:
-        if self.privacy.noises or self.privacy.name == "none":
-            return f"privacy={self.privacy.name}"
-        return "privacy.noise_multiplier=0"
-
-    @property
-    def _poisson(self) -> bool:
-        return self.sampling == "poisson"
-
-    def uncovered(self) -> dict[str, str]:
-        """Return what is told of clients beside the noised models: what -> the setting without.
-
-        What a network keeps beside its parameters is known when it is built: see
-        :func:`fedsweep.trial.privacy.uncovered_state`.
-        """
-        found = {}
-        if self.privacy.tells:
-            found["what clients tell beside updates (losses, accuracies, numbers of examples)"] = (
-                "privacy.client_metrics=false"
-            )
-        if self.schedule.reads_clients:
-            found[f"whom schedule={self.schedule.name} asks, by what clients told"] = (
-                "schedule=sync"
-            )
-        # Attackers may send what follows from others' updates: then one client moves theirs too.
-        if self.attack.at_replies and self.privacy.sums:
-            found[f"what attack={self.attack.name} sends, which may depend on others' updates"] = (
-                "attack=none"
-            )
-        return found
-
-    @property
-    def plan(self) -> Plan | None:
-        """What its rounds release under privacy; None without noise, of which nothing is said."""
-        privacy = self.privacy
-        return self._plan(privacy.noise_multiplier) if privacy.noises and privacy.sums else None
-
-    @property
-    def privacy_said(self) -> str:
-        """What its privacy guarantees of the models, in a line; empty under privacy=none.
-
-        Whatever does not hold for it is named.
-        """
-        plan = self.plan
-        if plan is None:
-            z = self.privacy.noise_multiplier
-            own = self.privacy.in_clients and self.privacy.noises
-            return self._said_of(f"noise multiplier {z:g}, {_DP_SGD}") if own else self.account_said
-        drawn = f"noise multiplier {plan.noise_multiplier:g}, {plan.said}"
-        return self._said_of(drawn)
-
-    @property
-    def account_said(self) -> str:
-        """What is accounted of its privacy, in words that trials of other noise share."""
-        given = f"privacy={self.privacy.name}"
-        if self.privacy.name == "none":
-            return ""
-        if not self.privacy.noises:
-            return f"{given}: clipping without noise guarantees nothing"
-        return self._said_of(_DP_SGD if self.privacy.in_clients else self._kind_of_draw)
-
-    def _said_of(self, drawn: str) -> str:
-        account = self._plan(1.0).account.said
-        if self.privacy.in_clients:
-            account = self.account_of_clients(None).said
-        told = f"privacy={self.privacy.name}: {drawn}, {account}"
-        named = [] if self.privacy.strict else list(self.uncovered())
-        return f"{told}; epsilon does not cover {', nor '.join(named)}" if named else told
-
-    @property
-    def _kind_of_draw(self) -> str:
-        return {
-            Relation.ADD_OR_REMOVE: "each client drawn on its own (Poisson)",
-            Relation.REPLACE: "samples of a fixed size without replacement",
-            Relation.ZERO_OUT: "no secret who takes part",
-        }[self._relation]
-
-    def _plan(self, z: float) -> Plan:
-        """Return what rounds of a noise multiplier release, and what is computed of it."""
-        delta = self.privacy.delta
-        account = Account(
-            self._relation,
-            max(self.num_clients, 2) ** -1.1 if delta is None else delta,
-            self.privacy.accountant,
-        )
-        joins = self.shift.join_round if self.shift.newcomers else 0
-        changes = (joins,) if joins > 1 else ()
-        return Plan(account, z, lambda number: self._release(number, z), changes, self._drawn)
-
-    def account_of_clients(self, examples: int | None) -> Account:
-        """Return what is computed of each client's own training under ``privacy=local_sgd``.
-
-        Parameters
-        ----------
-        examples : int or None
-            Training examples of all clients; None: not known yet.
-        """
-        delta = self.privacy.delta
-        if delta is None and examples is not None:
-            delta = max(examples, 2) ** -1.1
-        return Account(Relation.EXAMPLE, delta, self.privacy.accountant)
-
-    def _release(self, server_round: int, z: float) -> Release:
-        """Return what a round releases if all reply that it asks."""
-        there = self.online(server_round)
-        if self._poisson:
-            return Release(z, rate=self.strategy.fraction_train)
-        if self.devices.timed:  # who is there, and who comes in time, is nobody's draw
-            return Release(z)
-        drawn = self.strategy.trained(there)
-        return Release(z, drawn, there) if drawn < there else Release(z)
-
-    @property
-    def _relation(self) -> Relation:
-        """What a guarantee can be about, by how clients are drawn."""
-        if self._poisson:
-            return Relation.ADD_OR_REMOVE
-        rounds = {1, self.rounds}  # newcomers come once
-        amplified = any(self._release(number, 1.0).is_amplified for number in rounds)
-        return Relation.REPLACE if amplified else Relation.ZERO_OUT
-
-    @property
-    def _drawn(self) -> str:
-        """How clients are drawn, in words."""
-        s, there = self.strategy, self.online(self.rounds)
-        if self._poisson:
-            return f"each of {there} clients drawn with probability {s.fraction_train:g}"
-        drawn = s.trained(there)
-        if self.devices.timed:
-            return f"{drawn} of {there} clients asked, who is known"
-        if drawn == there:
-            return f"all {there} clients asked"
-        return f"{drawn} of {there} clients drawn without replacement"
+    def account(self) -> Accounted:
+        """What is accounted of its privacy."""
+        return Accounted(self)
 
     def _check_schedule(self, cohort: int) -> None:
         """Refuse devices and schedules that go with nothing else here."""
@@ -726,8 +521,8 @@ class TrialConfig(Section):
             return "clients tell nothing with privacy.client_metrics=false; take 1_global/acc"
         if need is Need.SUMS and not self.secure_aggregation:
             return "every update is seen with secure_aggregation=false; set it to true"
-        if need is Need.EPSILON and self.plan is None:
-            return f"nothing is computed with {self._without_noise}; add noise"
+        if need is Need.EPSILON and self.account.plan is None:
+            return f"nothing is computed with {self.account.without_noise}; add noise"
         own = self.privacy.in_clients and self.privacy.noises
         if need is Need.OWN_EPSILON and not own:
             return "clients have an epsilon of their own under privacy=local_sgd alone; set it"

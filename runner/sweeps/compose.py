@@ -413,10 +413,10 @@ def _accounts(trials: Sequence[Trial]) -> Iterable[str]:
     """Say what trials spend of privacy if all rounds go as planned, each that is other once."""
     found: dict[tuple[str, int], list[RunConfig]] = {}
     for config in (trial.config for trial in trials):
-        if said := config.privacy_said:
+        if said := config.account.said:
             found.setdefault((said, config.rounds), []).append(config)
     for (said, rounds), configs in found.items():
-        plan = configs[0].plan
+        plan = configs[0].account.plan
         spent = f"; epsilon {plan.epsilon(rounds):.4g} after {rounds} rounds" if plan else ""
         where = f" ({len(configs)} of {len(trials)} trials)" if len(configs) < len(trials) else ""
         yield f"{said}{spent}{where}"

@@ -179,8 +179,8 @@ def trial_tags(trial: RunConfig, name: str, command: str) -> dict[str, str]:
         OWN_METRICS: SCORES.declared(trial.metrics),
         CODE: json.dumps({str(c.path): c.digest for c in trial.own_code if not c.installed}),
         "mlflow.runColor": strategy_colour(trial.strategy.name),
-        **({PRIVACY: trial.account_said} if trial.account_said else {}),
-        **_page(trial.key, name, command, trial.privacy_said),
+        **({PRIVACY: trial.account.said_of_kind} if trial.account.said_of_kind else {}),
+        **_page(trial.key, name, command, trial.account.said),
     }
 
 

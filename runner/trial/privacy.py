@@ -50,7 +50,7 @@ class ClientsSpending:
 
     def __init__(self, config: TrialConfig, examples_N: NDArray[np.int64]) -> None:
         training = config.training
-        self._account = config.account_of_clients(int(examples_N.sum()))
+        self._account = config.account.of_clients(int(examples_N.sum()))
         z = config.privacy.noise_multiplier
         self._steps: list[tuple[Release, int]] = []  # of each client: one of them, and how many
         for examples in map(int, examples_N):
@@ -101,7 +101,7 @@ class Spending:
     """
 
     def __init__(self, config: TrialConfig) -> None:
-        self._config, self._plan = config, config.plan
+        self._config, self._plan = config, config.account.plan
         self._spent: Counter[Release] = Counter()
 
     def go_on(self, records: Iterable[RoundRecord]) -> None:
@@ -185,7 +185,7 @@ def said_of_privacy(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
     """Return what the reader of the results has to know, one line each."""
     if config.privacy.name == "none":
         return ()
-    told = [config.privacy_said]
+    told = [config.account.said]
     if layout.averaged:
         told.append(
             f"privacy={config.privacy.name}: the model's running statistics "

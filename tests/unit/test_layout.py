@@ -262,7 +262,7 @@ def test_a_server_optimizer_goes_on_from_a_checkpoint_beside_the_state() -> None
 
 def test_statistics_that_no_privacy_covers_are_said() -> None:
     words = ["privacy=fixed_server", *NOISE, "rounds=1"]
-    said = small(*words).privacy_said
+    said = small(*words).account.said
     _, first, *_ = events_of(small(*words, "model.name=tests.networks.Normed"))
     assert first.events == (
         said,

@@ -82,7 +82,7 @@ def test_the_plan_is_what_the_trial_does(
     words: list[str], relation: Relation, releases: dict[Release, int]
 ) -> None:
     config = small(*QUICK, *words)
-    plan = config.plan
+    plan = config.account.plan
     assert plan is not None
     assert plan.account == Account(relation, 8**-1.1)
     assert plan.releases(3) == Counter(releases)
@@ -101,8 +101,8 @@ def test_nobody_may_be_drawn_and_that_costs_as_much() -> None:
     assert len(set(asked)) > 2
     losses = [record.metrics["1_global/loss"] for record in events[1:-1]]
     assert len(set(losses)) == 9  # each round makes another model
-    assert config.plan is not None
-    assert epsilons(events)[-1] == config.plan.epsilon(8)
+    assert config.account.plan is not None
+    assert epsilons(events)[-1] == config.account.plan.epsilon(8)
     *_, public = events_of(small("model=logreg", *words))
     assert public.summary["rounds"] == 8
 
@@ -148,7 +148,7 @@ def test_a_client_that_fails(sampling: str) -> None:
     _, _, *rounds, _ = events_of(config)
     missing = [r.metrics["3_clients/asked"] - r.metrics["3_clients/trained"] for r in rounds]
     assert 1 in missing
-    plan = config.plan
+    plan = config.account.plan
     assert plan is not None
     expected = Counter(
         plan.planned(number) if not lost or sampling != "fixed" else Release(1.0)
@@ -161,7 +161,7 @@ def test_a_client_that_fails(sampling: str) -> None:
 
 
 def test_a_round_without_any_reply_releases_nothing() -> None:
-    plan = small(*QUICK, HALF).plan
+    plan = small(*QUICK, HALF).account.plan
     assert plan is not None
     assert plan.charged(1, 4, 0) is None
     assert plan.charged(1, 4, 3) == Release(1.0)
@@ -228,7 +228,7 @@ def test_the_noise_of_whole_trials(words: list[str], request: pytest.FixtureRequ
 @pytest.mark.parametrize("words", [[], [HALF], [HALF, "sampling=poisson"]])
 def test_a_target_finds_its_noise(words: list[str]) -> None:
     config = small(*QUICK, *words, "privacy.target_epsilon=5", "rounds=7")
-    plan = config.plan
+    plan = config.account.plan
     assert plan is not None
     assert 4.9 < plan.epsilon(7) <= 5
     assert config.canonical()["privacy"]["noise_multiplier"] == config.privacy.noise_multiplier
@@ -269,7 +269,7 @@ def test_noise_beside_a_target_is_refused() -> None:
 def test_a_trial_ends_before_its_budget_does(every: int, tmp_path: Any) -> None:
     """At the last evaluated round from which the next one would be over it; resumed, alike."""
     words = [*QUICK, HALF, "rounds=9", f"evaluate_every={every}"]
-    plan = small(*words).plan
+    plan = small(*words).account.plan
     assert plan is not None
     budget = (plan.epsilon(6) + plan.epsilon(7)) / 2
     config = small(*words, f"stop.epsilon={budget}")
@@ -310,16 +310,16 @@ def test_strict_is_the_default_and_refuses_what_no_account_covers() -> None:
     timed = [*QUICK, HALF, "devices=lognormal", "schedule=oort"]
     assert "whom schedule=oort asks, by what clients told; set schedule=sync" in refused(*timed)
     named = small(*timed, "privacy.strict=false")
-    assert named.privacy_said.endswith("cover whom schedule=oort asks, by what clients told")
+    assert named.account.said.endswith("cover whom schedule=oort asks, by what clients told")
 
 
 def test_attackers_who_may_see_the_honest_updates_are_not_covered() -> None:
     """One client moves what they send; those at their own data are clients as others are."""
     told = "what attack=alie sends, which may depend on others' updates"
     assert f"epsilon does not cover {told}; set attack=none" in refused(*QUICK, "attack=alie")
-    assert small(*QUICK, "attack=alie", "privacy.strict=false").privacy_said.endswith(told)
-    assert small(*QUICK, "attack=label_flip").plan is not None
-    assert "attack" not in small(*SGD, "attack=alie").privacy_said  # the noise was there before
+    assert small(*QUICK, "attack=alie", "privacy.strict=false").account.said.endswith(told)
+    assert small(*QUICK, "attack=label_flip").account.plan is not None
+    assert "attack" not in small(*SGD, "attack=alie").account.said  # the noise was there before
 
 
 def test_statistics_of_examples_are_refused_before_anything_starts() -> None:
@@ -348,7 +348,7 @@ def test_every_strategy_runs_under_a_privacy_or_is_refused_in_a_line(name: str, 
     if kind == "local_sgd":
         key, final = (EPSILON_MAX, "client_epsilon_max")
     assert last.metrics[key] == result.summary[final] > 0
-    assert first.events == (small(*words).privacy_said,)
+    assert first.events == (small(*words).account.said,)
 
 
 @pytest.mark.parametrize(
@@ -486,7 +486,7 @@ def test_dp_sgd_learns_and_is_refused_where_it_means_nothing() -> None:
     words = [*SGD, "rounds=4", "training.epochs=4", "privacy.noise_multiplier=0.6"]
     _, first, *rounds, result = events_of(small(*words))
     assert rounds[-1].metrics["1_global/acc"] > 0.6
-    assert first.events == (small(*words).privacy_said,)
+    assert first.events == (small(*words).account.said,)
     assert "DP-SGD in each client" in first.events[0]
     assert "delta 1 / (all training examples)^1.1, neighbours differ by one of a" in first.events[0]
     assert result.summary["client_epsilon_max"] > result.summary["client_epsilon"] * 0.99
@@ -523,7 +523,7 @@ def test_a_report_has_epsilon_and_the_accuracy_within_one(
 
     # Each round has what is spent, and the run says what that is about.
     rounds = private.history([EPSILON, "1_global/acc"])
-    of = plan.trials[1].config.plan
+    of = plan.trials[1].config.account.plan
     assert of is not None
     assert rounds[EPSILON].dropna().tolist() == [of.epsilon(number) for number in (1, 2, 3, 4)]
     assert private.final["epsilon"] == of.epsilon(4)

@@ -137,7 +137,7 @@ def test_what_can_not_run_together_runs_one_by_one_and_says_why_once() -> None:
 )
 def test_clipping_on_the_clients_goes_through_the_mod(words: list[str]) -> None:
     words = [*words, "privacy.strict=false"]
-    assert notes(*words) == [small(*words).privacy_said]  # and nothing that ran one by one
+    assert notes(*words) == [small(*words).account.said]  # and nothing that ran one by one
     (_, one), (_, many) = (
         outcome(events_of(small(f"training.engine={engine}", *words)))
         for engine in ("sequential", "vectorized")
