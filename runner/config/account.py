@@ -88,7 +88,7 @@ class Accounted:
                 "has an epsilon of its own; set stop.metric=3_clients/epsilon_max, stop.mode=max "
                 "and stop.target"
             )
-        if privacy.target_epsilon is not None:
+        if privacy.target_epsilon is not None and privacy.sums:
             z = self._solved_noise(privacy.target_epsilon)
             privacy = privacy.model_copy(update={"noise_multiplier": z})
         self._check_count(privacy.noise_multiplier)
@@ -240,7 +240,10 @@ class Accounted:
         if plan is not None:
             return self._said_of(f"noise multiplier {plan.noise_multiplier:g}, {plan.said}")
         if privacy.in_clients and privacy.noises:
-            return self._said_of(f"noise multiplier {privacy.noise_multiplier:g}, {_DP_SGD}")
+            noise = f"noise multiplier {privacy.noise_multiplier:g}"
+            if privacy.solves_by_data:  # by how many examples clients have
+                noise = f"noise for epsilon {privacy.target_epsilon:g} of who spends most"
+            return self._said_of(f"{noise}, {_DP_SGD}")
         return self.said_of_kind
 
     @property

@@ -40,9 +40,10 @@ class PrivacyConfig(Section):
         le=WEIGHT,
     )
     target_epsilon: float | None = only(
-        _SUMMED,
+        _NOISED,
         None,
-        "epsilon after all rounds, for which the least noise_multiplier is found",
+        "epsilon after all rounds, for which the least noise_multiplier is found (local_sgd: of "
+        "the client that spends most)",
         ge=1e-3,
         le=1e4,
     )
@@ -97,6 +98,11 @@ class PrivacyConfig(Section):
         return self.name == "local_sgd"
 
     @property
+    def solves_by_data(self) -> bool:
+        """Whether its noise depends on how many examples clients have."""
+        return self.in_clients and self.target_epsilon is not None
+
+    @property
     def adapts(self) -> bool:
         """Whether the clipping norm does."""
         return self.name in _ADAPTIVE.split()
@@ -109,10 +115,11 @@ class PrivacyConfig(Section):
     def canonical(self) -> dict[str, Any]:
         """Return what defines it: ``strict`` refuses, or speaks, and changes nothing."""
         fields = type(self).model_fields
+        unsaid = {"strict", *(["noise_multiplier"] if self.solves_by_data else [])}
         return {
             key: value
             for key, value in super().canonical().items()
-            if key != "strict" and (key not in _LATER or value != fields[key].default)
+            if key not in unsaid and (key not in _LATER or value != fields[key].default)
         }
 
 

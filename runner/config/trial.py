@@ -619,10 +619,11 @@ class TrialConfig(Section):
     def course_key(self) -> str:
         """The identity of what happens in each round, however many there are: 12 hex digits.
 
-        Nothing under halving, whose rungs depend on their number.
+        Nothing where it depends on their number: under halving, by its rungs, and where clients'
+        noise is found for all rounds together.
         """
         course = {key: value for key, value in self.canonical().items() if key != "rounds"}
-        return "" if self.halving.axis else identity(course)
+        return "" if self.halving.axis or self.privacy.solves_by_data else identity(course)
 
     @property
     def settings_key(self) -> str:

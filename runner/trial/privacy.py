@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -28,10 +29,44 @@ class Spends(Protocol):
         """Return a round's record with what is spent by then."""
 
 
-def spending_of(config: TrialConfig, examples_N: NDArray[np.int64]) -> Spends:
-    """Return what keeps a trial's account, whose clients have so many training examples each."""
+def spending_of(config: TrialConfig, examples_N: NDArray[np.int64], z: float) -> Spends:
+    """Return what keeps a trial's account, whose clients have so many training examples each.
+
+    z is the noise multiplier: see :func:`noise_of`.
+    """
     own = config.privacy.in_clients and config.privacy.noises
-    return ClientsSpending(config, examples_N) if own else Spending(config)
+    return ClientsSpending(config, examples_N, z) if own else Spending(config)
+
+
+def noise_of(config: TrialConfig, examples_N: NDArray[np.int64]) -> float:
+    """Return a trial's noise multiplier, whose clients have so many training examples each.
+
+    One that is found for a target of clients is the same for all of them: the least one under which
+    none spends more if all rounds ask it.
+    """
+    epsilon = config.privacy.target_epsilon
+    if not config.privacy.solves_by_data or epsilon is None:
+        return config.privacy.noise_multiplier
+    account = config.account.of_clients(int(examples_N.sum()))
+    kinds = sorted({_batches(config, int(examples)) for examples in examples_N})
+
+    def releases(kind: tuple[float, int], z: float) -> dict[Release, int]:
+        rate, steps = kind
+        return {Release(z, rate=rate): steps * config.rounds}
+
+    worst = kinds[-1]  # who has few examples; another one may spend more
+    while True:
+        z = account.multiplier(partial(releases, worst), epsilon)
+        spent = {kind: account.epsilon(releases(kind, z)) for kind in kinds}
+        worst = max(spent, key=lambda kind: spent[kind])
+        if spent[worst] <= epsilon:
+            return z
+
+
+def _batches(config: TrialConfig, examples: int) -> tuple[float, int]:
+    """Return the rate and the number of a client's batches in a round."""
+    training = config.training
+    return batches_of(examples, training.batch_size, training.epochs, training.steps or 0)
 
 
 class ClientsSpending:
@@ -46,17 +81,15 @@ class ClientsSpending:
         The trial.
     examples_N : (N,) int
         Training examples of each client.
+    z : float
+        The noise multiplier.
     """
 
-    def __init__(self, config: TrialConfig, examples_N: NDArray[np.int64]) -> None:
-        training = config.training
+    def __init__(self, config: TrialConfig, examples_N: NDArray[np.int64], z: float) -> None:
         self._account = config.account.of_clients(int(examples_N.sum()))
-        z = config.privacy.noise_multiplier
         self._steps: list[tuple[Release, int]] = []  # of each client: one of them, and how many
         for examples in map(int, examples_N):
-            rate, steps = batches_of(
-                examples, training.batch_size, training.epochs, training.steps or 0
-            )
+            rate, steps = _batches(config, examples)
             self._steps.append((Release(z, rate=rate), steps))
         self._rounds = np.zeros(len(examples_N), np.int64)  # that asked each client
         self._known: dict[tuple[Release, int], float] = {}
@@ -181,11 +214,16 @@ def check_state(config: TrialConfig, layout: Layout, arrays: ArrayRecord) -> Non
         )
 
 
-def said_of_privacy(config: TrialConfig, layout: Layout) -> tuple[str, ...]:
-    """Return what the reader of the results has to know, one line each."""
+def said_of_privacy(config: TrialConfig, layout: Layout, z: float) -> tuple[str, ...]:
+    """Return what the reader of the results has to know, one line each; z as of `noise_of`."""
     if config.privacy.name == "none":
         return ()
     told = [config.account.said]
+    if config.privacy.solves_by_data:
+        told.append(
+            f"privacy.target_epsilon={config.privacy.target_epsilon:g}: noise multiplier {z:g}, "
+            f"for the client that spends most if each of {config.rounds} rounds asks it"
+        )
     if layout.averaged:
         told.append(
             f"privacy={config.privacy.name}: the model's running statistics "

@@ -51,7 +51,7 @@ from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
 from fedsweep.trial.metrics import Ledger, initial_record, own_test_metrics, round_record
 from fedsweep.trial.opening import Opened
-from fedsweep.trial.privacy import check_state, said_of_privacy, spending_of
+from fedsweep.trial.privacy import check_state, noise_of, said_of_privacy, spending_of
 from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
 from fedsweep.trial.stop import StopRules
 from fedsweep.trial.summed import Announced, Summed
@@ -182,6 +182,7 @@ class _Trial:
         )
         scene = self._virtual.scene(config) if self._virtual else timeless_scene(config)
         self._central = _CentralTest(config, grid, data, self._clustered, self._has)
+        self._noise = noise_of(config, data.num_examples())
         self._summed: Summed | None = None  # where masks hide what clients send
         self.loop = Loop(
             num_rounds=config.rounds,
@@ -189,7 +190,7 @@ class _Trial:
             train_config=ConfigRecord(
                 {
                     **train_config(config.training),
-                    **private_steps(config.privacy),
+                    **private_steps(config.privacy, self._noise),
                 }
             ),
             evaluate_every=config.evaluate_every,
@@ -204,7 +205,7 @@ class _Trial:
             attackers=data.adversary.nodes,
         )
         self.rules = StopRules(config.stop)
-        self._spending = spending_of(config, data.num_examples())
+        self._spending = spending_of(config, data.num_examples(), self._noise)
         self._arrays, self._ledger, self._underway = self._initial, Ledger(), Underway()
         self._scores: TestScores | None = None  # of the last round that ran here
 
@@ -234,7 +235,7 @@ class _Trial:
         """Test the initial model; return round 0."""
         scores = self._central.score(0, self._arrays)
         first = initial_record(scores, self.data.label_counts(), self.config.asked_metrics)
-        privacy = said_of_privacy(self.config, self._layout)
+        privacy = said_of_privacy(self.config, self._layout, self._noise)
         late = said_of_staleness(self.config, self._has)
         sums = (sums_said(self.config),) if self.config.secure_aggregation else ()
         said = (*self.data.adversary.told(), *privacy, *late, *sums)
@@ -447,11 +448,11 @@ def train_config(training: TrainingConfig) -> ConfigRecord:
     return ConfigRecord({key.replace("_", "-"): value for key, value in values.items()})
 
 
-def private_steps(privacy: PrivacyConfig) -> dict[str, float]:
-    """Return what clients are told of their gradients, where these are clipped and noised."""
+def private_steps(privacy: PrivacyConfig, z: float) -> dict[str, float]:
+    """Return what clients are told of their gradients, where these are clipped and noised by z."""
     if not privacy.in_clients:
         return {}
-    return {"dp-norm": privacy.clipping_norm, "dp-noise": privacy.noise_multiplier}
+    return {"dp-norm": privacy.clipping_norm, "dp-noise": z}
 
 
 def weights_sha256(models: Mapping[str, ArrayRecord]) -> str:

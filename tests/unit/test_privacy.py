@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from functools import partial
 from html import unescape
 from io import StringIO
 from pathlib import Path
@@ -37,7 +38,7 @@ from fedsweep.training.local import LocalTraining
 from fedsweep.training.private import clipped_sums, train_privately
 from fedsweep.training.targets import loss_of
 from fedsweep.trial.checkpoint import CheckpointStore
-from fedsweep.trial.privacy import ClientsSpending
+from fedsweep.trial.privacy import ClientsSpending, noise_of
 from fedsweep.trial.trial import run_trial
 from tests.trials import digits, events_of, outcome, small
 
@@ -477,7 +478,7 @@ def test_each_client_has_an_epsilon_of_its_own(words: list[str]) -> None:
     assert last.metrics[EPSILON_MEAN] == np.mean(expected)
     assert last.metrics[EPSILON_MAX] == result.summary["client_epsilon_max"] == max(expected)
     assert last.clients["epsilon"] == [expected[client] for client in last.clients["client"]]
-    again = ClientsSpending(config, np.array([len(rows) for rows in sizes]))
+    again = ClientsSpending(config, np.array([len(rows) for rows in sizes]), 1.0)
     again.go_on(rounds[:-1])
     assert again.settled(last).metrics == last.metrics
 
@@ -494,9 +495,39 @@ def test_dp_sgd_learns_and_is_refused_where_it_means_nothing() -> None:
     assert "under privacy=local_sgd alone" in refused(
         *QUICK, f"stop.metric={EPSILON_MAX}", "stop.mode=max", "stop.target=3"
     )
-    assert "target_epsilon does not apply to privacy=local_sgd" in refused(
-        *SGD, "privacy.target_epsilon=3"
-    )
+
+
+def test_a_target_of_clients_finds_the_noise_of_who_spends_most() -> None:
+    """Clients of other sizes, all asked: dp-accounting itself says that less noise is too little.
+
+    What a client spends is by its n: nobody spends more than the target, and one nearly all of it.
+    """
+    import dp_accounting as dp
+
+    target = ["privacy.target_epsilon=3", "training.batch_size=50"]
+    config = small(*SGD, *target, "partition=linear", "rounds=2")
+    examples = make_split(digits(), config).on(digits()).num_examples()
+    assert len(set(examples)) > 1
+    z = noise_of(config, examples)
+
+    def spent(z: float, n: int) -> float:
+        batch, accountant = config.training.batch_size, dp.rdp.RdpAccountant()
+        steps = -(-n // batch)
+        event = dp.PoissonSampledDpEvent(min(batch, n) / n, dp.GaussianDpEvent(z))
+        accountant.compose(event, 2 * steps)
+        return float(accountant.get_epsilon(examples.sum() ** -1.1))
+
+    assert max(spent(z, n) for n in examples.tolist()) == pytest.approx(3, rel=1e-3)
+    assert max(spent(z, n) for n in examples.tolist()) <= 3
+    assert max(spent(z * 0.999, n) for n in examples.tolist()) > 3
+    events = events_of(config)
+    assert f"noise multiplier {z:g}, for the client that spends most" in events[1].events[1]
+    assert "noise for epsilon 3 of who spends most" in events[1].events[0]
+    worst = max(map(partial(spent, z), examples.tolist()))
+    assert events[-1].summary["client_epsilon_max"] == pytest.approx(worst)
+    assert small(*SGD, "privacy.target_epsilon=3").key != small(*SGD).key
+    assert not config.course_key  # with more rounds each has other noise
+    assert "noise_multiplier" not in config.canonical()["privacy"]
 
 
 # What is stored and shown of it
