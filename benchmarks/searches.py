@@ -31,7 +31,7 @@ WORDS = (
     "search.generation=3", "--name", "hunt", "--json",
 )  # fmt: skip
 SAMPLES = 8
-"""Of Tune: as many trials as ours has."""
+"""Of Tune: one more than ours has."""
 SHARE = 0.5
 """Share of the rounds after which a search is killed."""
 PATIENCE_S = 900.0

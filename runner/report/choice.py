@@ -99,7 +99,7 @@ class Choice(BaseModel):
         ]
         if metric is None or name not in held_out:
             raise ValueError(
-                "a setting is chosen on what clients hold out, never on the test set; take one of "
+                "a setting is chosen on what clients hold out, and nothing else; take one of "
                 + ", ".join(held_out)
             )
         return name

@@ -97,7 +97,7 @@ class SearchConfig(Settings):
             raise ValueError(unknown("metric", name, known))
         if names[name] not in known:
             raise ValueError(
-                "a search is decided on what clients hold out, never on the test set; take one of "
+                "a search is decided on what clients hold out, and nothing else; take one of "
                 + ", ".join(known)
             )
         return names[name]

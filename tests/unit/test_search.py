@@ -147,9 +147,9 @@ def test_the_settings_suggest_what_to_search() -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"metric": "acc"}, "never on the test set; take one of client_acc"),
-        ({"metric": "client_test_acc"}, "never on the test set"),
-        ({"metric": "1_global/acc"}, "never on the test set"),
+        ({"metric": "acc"}, "and nothing else; take one of client_acc"),
+        ({"metric": "client_test_acc"}, "hold out, and nothing else"),
+        ({"metric": "1_global/acc"}, "hold out, and nothing else"),
         ({"metric": "client_ac"}, "Did you mean 'client_acc'?"),
         ({"budget": 0.0}, "greater than 0"),
         ({"space": {}}, "there is nothing to search"),

@@ -339,7 +339,7 @@ LRS = "search.space.training.lr=loguniform:1e-3:1"
         ),
         ([LRS, "search.budget=7"], "search.budget=7 is too small for one proposal"),
         ([LRS, "training.lr=0.1,0.2"], "and training.lr is an axis of the grid"),
-        ([LRS, "search.metric=acc"], "decided on what clients hold out, never on the test set"),
+        ([LRS, "search.metric=acc"], "decided on what clients hold out, and nothing else"),
         (
             [LRS, "search.metric=client_balanced_acc"],
             "search.metric=client_balanced_acc is logged on request; set metrics=[balanced_acc]",
