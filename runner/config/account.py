@@ -1,47 +1,13 @@
 """What is accounted of a trial's privacy: what its rounds release, and what no figure covers."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from fedsweep.accounting import Account, Relation, Release
 from fedsweep.config.privacy import Plan, PrivacyConfig
-from fedsweep.config.running import StopConfig
+from fedsweep.config.sections import Sections
 from fedsweep.errors import ConfigError
-from fedsweep.pace.schedule import Schedule
-from fedsweep.scenario.attack import Attack
-from fedsweep.scenario.device import Devices
-from fedsweep.scenario.shift import Shift
-from fedsweep.strategies.settings import FedAvgSettings
 
 _DP_SGD = "DP-SGD in each client, batches drawn example by example (Poisson)"
-
-
-class Sections(Protocol):
-    """What is looked at of a trial's configuration."""
-
-    @property
-    def rounds(self) -> int: ...  # noqa: D102
-    @property
-    def num_clients(self) -> int: ...  # noqa: D102
-    @property
-    def evaluate_every(self) -> int: ...  # noqa: D102
-    @property
-    def sampling(self) -> str: ...  # noqa: D102
-    @property
-    def privacy(self) -> PrivacyConfig: ...  # noqa: D102
-    @property
-    def strategy(self) -> FedAvgSettings: ...  # noqa: D102
-    @property
-    def shift(self) -> Shift: ...  # noqa: D102
-    @property
-    def attack(self) -> Attack: ...  # noqa: D102
-    @property
-    def devices(self) -> Devices: ...  # noqa: D102
-    @property
-    def schedule(self) -> Schedule: ...  # noqa: D102
-    @property
-    def stop(self) -> StopConfig: ...  # noqa: D102
-    def online(self, server_round: int) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

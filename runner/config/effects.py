@@ -5,58 +5,10 @@ that another setting switches off, and the events that no round is left for; a m
 its file (``strategies/``).
 """
 
-from typing import Protocol
-
-from fedsweep.config.learning import TrainingConfig
-from fedsweep.config.privacy import PrivacyConfig
-from fedsweep.config.running import HalvingConfig, StopConfig
-from fedsweep.config.secure import SecAggConfig
-from fedsweep.pace.schedule import Schedule
-from fedsweep.scenario.attack import Attack
-from fedsweep.scenario.device import Devices
-from fedsweep.scenario.partition import Partition
-from fedsweep.scenario.shift import Shift
-from fedsweep.strategies.settings import FedAvgSettings
+from fedsweep.config.secure import SecureSections
 
 
-class Sections(Protocol):
-    """What is looked at of a trial's configuration."""
-
-    @property
-    def rounds(self) -> int: ...  # noqa: D102
-    @property
-    def num_clients(self) -> int: ...  # noqa: D102
-    @property
-    def evaluate_every(self) -> int: ...  # noqa: D102
-    @property
-    def partition(self) -> Partition: ...  # noqa: D102
-    @property
-    def shift(self) -> Shift: ...  # noqa: D102
-    @property
-    def attack(self) -> Attack: ...  # noqa: D102
-    @property
-    def devices(self) -> Devices: ...  # noqa: D102
-    @property
-    def schedule(self) -> Schedule: ...  # noqa: D102
-    @property
-    def strategy(self) -> FedAvgSettings: ...  # noqa: D102
-    @property
-    def training(self) -> TrainingConfig: ...  # noqa: D102
-    @property
-    def privacy(self) -> PrivacyConfig: ...  # noqa: D102
-    @property
-    def secure_aggregation(self) -> bool: ...  # noqa: D102
-    @property
-    def secagg(self) -> SecAggConfig: ...  # noqa: D102
-    @property
-    def sampling(self) -> str: ...  # noqa: D102
-    @property
-    def stop(self) -> StopConfig: ...  # noqa: D102
-    @property
-    def halving(self) -> HalvingConfig: ...  # noqa: D102
-
-
-def idle_keys(config: Sections) -> dict[str, str]:
+def idle_keys(config: SecureSections) -> dict[str, str]:
     """Return the keys that have no effect in a trial: full key -> the setting that is why."""
     found = _idle_training(config)
     found |= {f"strategy.{key}": why for key, why in config.strategy.idle().items()}
@@ -79,7 +31,7 @@ def idle_keys(config: Sections) -> dict[str, str]:
     return found
 
 
-def _idle_privacy(config: Sections) -> dict[str, str]:
+def _idle_privacy(config: SecureSections) -> dict[str, str]:
     privacy = config.privacy
     found: dict[str, str] = {}
     if not config.secure_aggregation:
@@ -98,7 +50,7 @@ def _idle_privacy(config: Sections) -> dict[str, str]:
     return found
 
 
-def _idle_training(config: Sections) -> dict[str, str]:
+def _idle_training(config: SecureSections) -> dict[str, str]:
     training, strategy = config.training, config.strategy
     found = {}
     if training.optimizer == "adam":
@@ -111,13 +63,13 @@ def _idle_training(config: Sections) -> dict[str, str]:
     return found
 
 
-def never_happens(config: Sections) -> str | None:
+def never_happens(config: SecureSections) -> str | None:
     """Return in one line why something that a trial asks for can't happen; None if all can."""
     checks = (_never_shifts, _never_told)
     return next((why for check in checks if (why := check(config))), None)
 
 
-def _never_shifts(config: Sections) -> str | None:
+def _never_shifts(config: SecureSections) -> str | None:
     shift, rounds, clients = config.shift, config.rounds, config.num_clients
     if shift.newcomers:
         if shift.join_round > rounds:
@@ -145,7 +97,7 @@ def _never_shifts(config: Sections) -> str | None:
     return None
 
 
-def _never_told(config: Sections) -> str | None:
+def _never_told(config: SecureSections) -> str | None:
     every, rounds, patience = config.evaluate_every, config.rounds, config.stop.patience
     if every > rounds:
         return (

@@ -5,18 +5,13 @@ from typing import Protocol
 
 from pydantic import Field
 
-from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.section import Section
+from fedsweep.config.sections import Sections
 from fedsweep.errors import ConfigError
-from fedsweep.pace.schedule import Schedule
-from fedsweep.scenario.attack import Attack
-from fedsweep.scenario.compression import Compression
-from fedsweep.scenario.defence import Defence
 from fedsweep.scenario.masking import MODULUS, Masking
 from fedsweep.strategies.base import ModelTraits, models_of
 from fedsweep.strategies.ranges import CLIENTS, METRIC
 from fedsweep.strategies.registry import STRATEGIES
-from fedsweep.strategies.settings import FedAvgSettings
 
 
 class SecAggConfig(Section):
@@ -66,31 +61,16 @@ class SecAggConfig(Section):
             )
 
 
-class Sections(Protocol):
-    """What is looked at of a trial's configuration."""
+class SecureSections(Sections, Protocol):
+    """The same, with secure aggregation's."""
 
     @property
-    def rounds(self) -> int: ...  # noqa: D102
-    @property
-    def sampling(self) -> str: ...  # noqa: D102
+    def secure_aggregation(self) -> bool: ...  # noqa: D102
     @property
     def secagg(self) -> SecAggConfig: ...  # noqa: D102
-    @property
-    def strategy(self) -> FedAvgSettings: ...  # noqa: D102
-    @property
-    def privacy(self) -> PrivacyConfig: ...  # noqa: D102
-    @property
-    def attack(self) -> Attack: ...  # noqa: D102
-    @property
-    def defence(self) -> Defence: ...  # noqa: D102
-    @property
-    def compression(self) -> Compression: ...  # noqa: D102
-    @property
-    def schedule(self) -> Schedule: ...  # noqa: D102
-    def online(self, server_round: int) -> int: ...  # noqa: D102
 
 
-def check_sums(config: Sections) -> None:
+def check_sums(config: SecureSections) -> None:
     """Refuse what needs more of the clients' updates than their sums.
 
     Raises
@@ -115,7 +95,7 @@ def check_sums(config: Sections) -> None:
         raise ConfigError(str(error)) from error
 
 
-def _needs_each(config: Sections) -> Iterator[str]:
+def _needs_each(config: SecureSections) -> Iterator[str]:
     """Say what looks at single updates, and what to set."""
     attack, defence, compression = config.attack, config.defence, config.compression
     if attack.at_replies:
@@ -142,7 +122,7 @@ def _needs_each(config: Sections) -> Iterator[str]:
         )
 
 
-def sums_said(config: Sections) -> str:
+def sums_said(config: SecureSections) -> str:
     """Return what a server learns under secure aggregation, in a line."""
     has: ModelTraits = models_of(STRATEGIES[config.strategy.name])
     of = "the sum of a round's updates"
