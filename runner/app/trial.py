@@ -107,7 +107,7 @@ def run_alone(config: AppConfig, code: AppCode) -> TrialResult:
     except Exception as error:  # an app's own code raises what it likes
         place = own_place(traceback_of(error))
         where = f"{place}: " if place else ""
-        raise TrialError(f"{where}{type(error).__name__}: {one_line(error)}") from error
+        raise TrialError(f"{where}{one_line(error)}") from error
     finally:
         folder.leave()
     assert isinstance(result, TrialResult)

@@ -22,7 +22,7 @@ from fedsweep.app.modules import AppCode, Modules
 from fedsweep.app.project import read_project
 from fedsweep.app.rounds import Rounds
 from fedsweep.app.sweep import AppSweep, expand_app
-from fedsweep.app.trial import run_app
+from fedsweep.app.trial import run_alone, run_app
 from fedsweep.catalog import CATALOG, Catalog
 from fedsweep.cli import main
 from fedsweep.engine.flower import empty_run, identify
@@ -286,7 +286,10 @@ def test_a_server_that_raises_names_its_own_line(copy, tmp_path: Path) -> None:
         outcome(sweep, tmp_path)
     told = traceback_of(raised.value)
     assert raised_by_own(told)
-    assert own_place(told) == f"{folder}/numpy_quick/server_app.py:19"
+    place = f"{folder}/numpy_quick/server_app.py:19"
+    assert own_place(told) == place
+    with pytest.raises(TrialError, match=f"^{place}: ZeroDivisionError: division by zero$"):
+        run_alone(sweep.trials[0].config, sweep.project.code)
 
 
 def test_what_an_app_draws_follows_the_seed_alone(copy, tmp_path: Path) -> None:

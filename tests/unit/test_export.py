@@ -156,7 +156,7 @@ def test_an_app_that_is_not_there_or_is_another_or_reads_otherwise_is_told(
     folder, file = of_app
     monkeypatch.chdir(tmp_path)
     assert main(["verify", str(file), "--sample", "1"]) == 1
-    assert "it can't be composed here: app is no Flower app" in capsys.readouterr().out
+    assert "it can't be composed here: ConfigError: app is no Flower app" in capsys.readouterr().out
     assert main(["verify", str(file), "--sample", "1", "--app", str(APPS / "numpy_quick")]) == 1
     assert "it is another trial here" in capsys.readouterr().out
 
