@@ -61,7 +61,7 @@ class AppGrid(EngineGrid):
             self._look()
             messages = list(messages)
             self.rounds.sent(messages)
-            if self._journal is not None and not self._exchanging:
+            if messages and self._journal is not None and not self._exchanging:
                 self._journal.stop()  # what comes back when is up to the machine
             return super().push_messages(messages, **options)
 

@@ -681,7 +681,7 @@ def test_in_python_and_what_is_said_later_holds_for_trials_that_ended(
     higher, _ = swept("problem", name="up", higher=["evaluate.eval_error"])
     assert marks(higher) == NONE | {(0.25, 1.0): True, (0.25, 2.0): True}
     assert marks(each) == NONE | {(0.5, 1.0): True, (0.5, 2.0): True}
-    assert float(each.best("evaluate.eval_error")["run_config.lr"]) == 0.5
+    assert float(each.best("evaluate.eval_error").place["run_config.lr"]) == 0.5
 
     silent, out = swept("problem")
     assert "evaluate.eval_error neither (before: lower)" in out
