@@ -142,7 +142,10 @@ def test_each_signal_asks_for_an_end_after_the_round(number: signal.Signals) -> 
 def test_a_terminal_that_disappears_before_the_first_round_ends_the_command_as_ctrl_c_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fedsweep.cli.to_yaml", lambda config: signal.raise_signal(signal.SIGHUP))
+    def hangs_up(config: object) -> None:
+        signal.raise_signal(signal.SIGHUP)
+
+    monkeypatch.setattr("fedsweep.sweeps.compose.to_yaml", hangs_up)
     assert main(["config"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -155,7 +158,7 @@ def test_under_nohup_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGHUP)
             return ""
 
-        monkeypatch.setattr("fedsweep.cli.to_yaml", hangs_up)
+        monkeypatch.setattr("fedsweep.sweeps.compose.to_yaml", hangs_up)
         assert main(["config"]) == 0
         with Interrupts(lambda: None) as interrupts:
             signal.raise_signal(signal.SIGHUP)

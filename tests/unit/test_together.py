@@ -187,7 +187,7 @@ def test_methods_together_are_methods_one_by_one(strategy: str) -> None:
 def test_a_failing_program_leaves_each_client_its_own_reply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(trainers, "train_many", broken)
@@ -238,11 +238,13 @@ def test_one_clients_fault_is_not_its_neighbours() -> None:
 def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, train_many = [], trainers.train_many
 
-    def small_memory(program: Any, start: Any, examples: Any, places: Any, *rest: Any) -> Any:
+    def small_memory(
+        program: Any, start: Any, examples: Any, places: Any, *rest: Any, **named: Any
+    ) -> Any:
         sizes.append(len(places))
         if len(places) > 3:
             raise torch.OutOfMemoryError
-        return train_many(program, start, examples, places, *rest)
+        return train_many(program, start, examples, places, *rest, **named)
 
     config = small("resources.chunk_size=8")
     grids = [grid_of(config), grid_of(config)]

@@ -201,7 +201,7 @@ def test_a_database_that_cannot_grow_delays_and_loses_nothing(
     assert outcome.missing.startswith(
         "the report of sweep 'default' is missing: MLflow did not answer, "
     )
-    store = f"'tracking.output=\"{place.out}\"'"
+    store = f"tracking.output={place.out}"
     assert outcome.missing.endswith(
         f"make it with: fedsweep flush {store} && fedsweep report default {store}"
     )
