@@ -36,7 +36,7 @@ def check(output: Path) -> str:
     )
 
     for run in (parent, trial):
-        assert run.data.tags["cluster"].startswith("1 nodes, "), run.data.tags.get("cluster")
+        assert run.data.tags["cluster"].startswith("1 node, "), run.data.tags.get("cluster")
     missing = METRICS - set(trial.data.metrics)
     assert not missing, f"metrics were not logged: {sorted(missing)}"
     for key in METRICS:
