@@ -172,7 +172,7 @@ class EngineGrid(Grid):
         groups = [(kind, slots_of(records)) for kind, records in zip(kinds, contents, strict=True)]
         clients = all(kind.split(".")[0] in ("train", "evaluate") for kind in kinds)
         together = self._together if clients else 1
-        target = _target_chunks(emptied.values()) if self.weight_key else TARGET_CHUNKS
+        target = _target_chunks(emptied.values()) if self.weight_key else self.target(messages)
 
         # The chunks.
         states = {} if stateless else self._states
@@ -198,6 +198,11 @@ class EngineGrid(Grid):
         self._trace.asked.update(message.metadata.message_type for message in messages)
         self._executor.submit(chunks)
         return ids
+
+    def target(self, messages: Sequence[Message]) -> int:
+        """Return how many chunks to make of messages whose replies stay apart."""
+        del messages
+        return TARGET_CHUNKS
 
     def _chunk(self, tasks: tuple[Task, ...], arrays: tuple[ArrayRef, ...], cost: float) -> Chunk:
         """Return the next chunk, with the seconds that such tasks should take."""

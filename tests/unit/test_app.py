@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,11 @@ from fedsweep.app.sweep import AppSweep, expand_app
 from fedsweep.app.trial import run_alone, run_app
 from fedsweep.catalog import CATALOG, Catalog
 from fedsweep.cli import main
+from fedsweep.engine.chunks import MIN_CHUNKS
+from fedsweep.engine.executors import InlineExecutor
 from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.grid import Trace
+from fedsweep.engine.wire import Chunk
 from fedsweep.errors import AppError, ConfigError, TrialError
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
 from fedsweep.trial.checkpoint import CheckpointStore
@@ -372,6 +376,31 @@ def learning(records: list[object]) -> list[dict[str, float]]:
 
 class Killed(BaseException):
     """The process ends here; no code of anybody's catches it."""
+
+
+def test_short_tasks_go_in_few_chunks_and_change_no_bit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a task takes is known from the second round on."""
+    submit, made = InlineExecutor.submit, []
+
+    def counted(self: InlineExecutor, chunks: Iterable[Chunk]) -> None:
+        made.append([*chunks])
+        submit(self, made[-1])
+
+    monkeypatch.setattr(InlineExecutor, "submit", counted)
+    found = []
+    for chunk_s in (60.0, 1e-9):  # all tasks are short, or none
+        monkeypatch.setattr("fedsweep.app.grid.CHUNK_S", chunk_s)
+        made.clear()
+        sweep = of("numpy_quick", "num_clients=40", "run_config.num-server-rounds=3")
+        (place := tmp_path / str(chunk_s)).mkdir()
+        _, result = outcome(sweep, place)
+        found.append(([len(chunks) for chunks in made], result.weights_sha256))
+    (few, bits), (each, same) = found
+    assert few == [40, 40, *[MIN_CHUNKS] * 4]
+    assert each == [40] * 6
+    assert bits == same
 
 
 class Work:
