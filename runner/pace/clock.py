@@ -71,11 +71,11 @@ class AskedBy:
 
     def __call__(self, message: Message) -> Asked:
         """Return what a message asks."""
-        content = message.content
-        known = self._known.get(id(content))
-        if known is None or known[0]() is not content:
-            self._known = {key: own for key, own in self._known.items() if own[0]() is not None}
-            known = self._known[id(content)] = ref(content), self._read(content)
+        content, key = message.content, id(message.content)
+        known = self._known.get(key)
+        if known is None:
+            gone = ref(content, lambda _: self._known.pop(key, None))
+            known = self._known[key] = gone, self._read(content)
         return known[1]
 
     def _read(self, content: RecordDict) -> Asked:

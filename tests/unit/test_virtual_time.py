@@ -1,5 +1,6 @@
 """A trial in virtual time: what tasks take by hand, metrics, identities, going on to the bit."""
 
+import gc
 from itertools import product
 from math import inf
 
@@ -10,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from fedsweep.catalog import CATALOG
 from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.wire import count_bytes
-from fedsweep.pace.clock import DeviceClock, TaskWork
+from fedsweep.pace.clock import AskedBy, DeviceClock, TaskWork
 from fedsweep.pace.ledger import TASK_COLUMNS, TimeLedger, gini_of_counts
 from fedsweep.pace.policies import Aggregation, Flight, Span
 from fedsweep.scenario.device import DeviceTable
@@ -97,6 +98,18 @@ def test_a_reply_of_each_kind_is_measured_once() -> None:
     both = [message(1), message(2), message(1, floats=3), message(2, method="choose")]
     found = clock().unknown(both)
     assert found == [both[3], both[2]]
+
+
+def test_what_a_content_asks_is_read_once_and_forgotten_with_it() -> None:
+    asked = AskedBy(count_bytes)
+    first, other = message(1), message(2, floats=500)
+    shared = Message(first.content, 3, "train")
+    assert asked(first) is asked(shared)
+    assert asked(other) is not asked(first)
+    assert len(asked._known) == 2
+    del first, shared
+    gc.collect()
+    assert [known.nbytes for _, known in asked._known.values()] == [asked(other).nbytes]
 
 
 def test_a_client_that_leaves_during_its_task_is_lost_then() -> None:
