@@ -54,6 +54,11 @@ cases = {
     "fedavg": ["strategy=fedavg", "strategy.fraction_train=0.5"],
     "kmeans": ["strategy=kmeans", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
     "stateful": ["strategy=local"],
+    "a buffer per cluster": [
+        "devices=lognormal", "schedule=clustered_fedbuff", "schedule.buffer=2", "strategy=oracle",
+        "strategy.server.mode=simulated", "shift=rotation", "shift.groups=2",
+    ],
+    "a deadline": ["devices=lognormal", "schedule=deadline", "schedule.seconds=0.3"],
 }
 expected = {name: outcome(events_of(small(*words))) for name, words in cases.items()}
 with ray_session(cluster.address):
