@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsweep.strategies.clients import steps_of
+from fedsweep.batching import steps_of
 
 Accountant = Literal["rdp", "pld"]
 

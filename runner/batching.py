@@ -36,3 +36,10 @@ class Cut:
         """Return how many examples so many batches have, of pass after pass."""
         passes, more = divmod(steps, self.count)
         return passes * (self.size * (self.count - 1) + self.last) + more * self.size
+
+
+def steps_of(examples: int, batch_size: int, epochs: int, steps: int, least: int = 1) -> int:
+    """Return how many steps a training takes: so many, or all batches of so many passes."""
+    if steps or not examples:
+        return steps
+    return epochs * Cut.of(examples, batch_size, least).count

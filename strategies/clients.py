@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
-from fedsweep.batching import Cut
+from fedsweep.batching import Cut, steps_of
 from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.models import Mixture, Models
 
@@ -247,26 +247,20 @@ def training_effort(config: Values, examples: int) -> float:
     """
     if not examples:
         return 0.0
-    return float(_cut(config, examples).examples_in(training_steps(config, examples)))
+    passed = Cut.of(examples, *_batches(config))
+    return float(passed.examples_in(training_steps(config, examples)))
 
 
 def training_steps(config: Values, examples: int) -> int:
     """Return how many steps one training takes, as the config of a message says."""
+    batch_size, least = _batches(config)
     steps, epochs = int(config.get("steps", 0)), int(config.get("epochs", 1))
-    return steps or (epochs * _cut(config, examples).count if examples else 0)
+    return steps_of(examples, batch_size, epochs, steps, least)
 
 
-def _cut(config: Values, examples: int) -> Cut:
-    return Cut.of(examples, int(config.get("batch-size", 10)), int(config.get(LEAST, 1)))
-
-
-def steps_of(examples: int, batch_size: int, epochs: int, steps: int) -> int:
-    """Return how many steps a training takes: those that are given, or passes in batches.
-
-    A batch of 0 is all examples.
-    """
-    told = {"steps": steps, "epochs": epochs, "batch-size": batch_size}
-    return training_steps(told, examples)
+def _batches(config: Values) -> tuple[int, int]:
+    """Return how many examples a batch has, and how many at least."""
+    return int(config.get("batch-size", 10)), int(config.get(LEAST, 1))
 
 
 class ClientPart:
