@@ -76,8 +76,9 @@ class FedRC(Mixtures):
         super().__init__(num_clusters=num_clusters, seed=seed, **fedavg)
         self.classes: dict[int, list[float]] = {}  # node -> its examples, K x classes
 
-    def sent_beside(self) -> dict[str, Any]:
+    def sent_beside(self, server_round: int) -> dict[str, Any]:
         """Tell the clients how common each class is among each model's examples."""
+        del server_round
         if not self.classes:
             return {}
         tables = np.array([self.classes[node] for node in sorted(self.classes)])

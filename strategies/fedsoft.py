@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsweep.strategies.base import arrays_of, mean_of_clusters, metrics_of, sort_replies
-from fedsweep.strategies.candidates import all_models, initial_models, to_all
 from fedsweep.strategies.clients import (
     ClientPart,
     Effort,
@@ -22,7 +21,6 @@ from fedsweep.strategies.clients import (
     Values,
     Work,
     training_effort,
-    with_method,
 )
 from fedsweep.strategies.models import Models
 from fedsweep.strategies.ranges import ROUNDS, WEIGHT
@@ -52,96 +50,6 @@ class FedSoftSettings(NumClustersSettings):
                 f"rounds={setting.rounds}: the shares are estimated once; lower it to rounds at "
                 "most"
             )
-
-
-class FedSoft(SoftClusters):
-    """Soft clusters. In ``assignment`` a client belongs to the cluster of its largest share.
-
-    A centre that no reply has a share of keeps its weights. Newcomers estimate their shares when
-    they first train. A client that is evaluated estimates them again, under the centres of that
-    round, for the evaluation alone.
-
-    Parameters
-    ----------
-    num_clusters : int
-        S in the paper, centres.
-    estimate_every : int
-        tau: rounds between two estimations of the shares.
-    soft_lambda : float
-        lambda: pull to the centres.
-    smoother : float
-        sigma: the least share.
-    seed : int
-        Root of the initial centres.
-    **fedavg
-        Parameters of Flower's FedAvg.
-    """
-
-    settings = FedSoftSettings
-    sends_whole_model = False
-    colour = "#261D55"
-
-    def __init__(
-        self,
-        *,
-        num_clusters: int = 4,
-        estimate_every: int = 2,
-        soft_lambda: float = 0.1,
-        smoother: float = 1e-4,
-        seed: int = 0,
-        **fedavg: Any,
-    ) -> None:
-        super().__init__(num_clusters=num_clusters, seed=seed, **fedavg)
-        self.estimate_every = estimate_every
-        self.soft_lambda = soft_lambda
-        self.smoother = smoother
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send every sampled client all centres."""
-        self._before = dict(self.assignment)
-        layout = self.laid_out(arrays)
-        if not self.cluster_arrays:
-            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
-        messages = super().configure_train(server_round, arrays, config, grid)
-        due = (server_round - 1) % self.estimate_every == 0
-        settings = {"estimate": due, "sigma": self.smoother, "lambda": self.soft_lambda}
-        named = with_method(config, SoftMembers.method, **settings)
-        return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average the replies once per centre: c_s = sum_k u_ks n_k w_k / sum_k u_ks n_k."""
-        valid, _ = sort_replies(self, replies, read_arrays=False)
-        if not valid:
-            return None, None
-        self.read_shares(valid)
-        nodes = [reply.metadata.src_node_id for reply in valid]
-        layout = self.laid_out(arrays_of(valid[0]))
-        for s in self.cluster_arrays:
-            weights = [self.shares[node][s] * self.examples[node] for node in nodes]
-            kept = [
-                (arrays_of(reply), weight)
-                for reply, weight in zip(valid, weights, strict=True)
-                if weight > 0
-            ]
-            if kept:
-                models, kept_weights = zip(*kept, strict=True)
-                self.cluster_arrays[s] = layout.mean(models, kept_weights)
-        metrics = metrics_of(self, valid)
-        return mean_of_clusters(
-            self.cluster_arrays, self.assignment, self.examples, layout
-        ), metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send each sampled client all centres; it is evaluated under its largest share's now."""
-        messages = super().configure_evaluate(server_round, arrays, config, grid)
-        named = with_method(config, SoftMembers.method, sigma=self.smoother)
-        return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
 
 
 class SoftMembers(ClientPart):
@@ -200,3 +108,85 @@ def importance(losses_NK: NDArray[np.float64], sigma: float) -> list[float]:
 def _shares(work: Work, centres: Models) -> list[list[float]]:
     sigma = float(work.config.get("sigma", 0.0))
     return [importance(own, sigma) for own in work.losses(centres)]
+
+
+class FedSoft(SoftClusters):
+    """Soft clusters. In ``assignment`` a client belongs to the cluster of its largest share.
+
+    A centre that no reply has a share of keeps its weights. Newcomers estimate their shares when
+    they first train. A client that is evaluated estimates them again, under the centres of that
+    round, for the evaluation alone.
+
+    Parameters
+    ----------
+    num_clusters : int
+        S in the paper, centres.
+    estimate_every : int
+        tau: rounds between two estimations of the shares.
+    soft_lambda : float
+        lambda: pull to the centres.
+    smoother : float
+        sigma: the least share.
+    seed : int
+        Root of the initial centres.
+    **fedavg
+        Parameters of Flower's FedAvg.
+    """
+
+    settings = FedSoftSettings
+    sends_whole_model = False
+    colour = "#261D55"
+
+    clients = SoftMembers
+
+    def __init__(
+        self,
+        *,
+        num_clusters: int = 4,
+        estimate_every: int = 2,
+        soft_lambda: float = 0.1,
+        smoother: float = 1e-4,
+        seed: int = 0,
+        **fedavg: Any,
+    ) -> None:
+        super().__init__(num_clusters=num_clusters, seed=seed, **fedavg)
+        self.estimate_every = estimate_every
+        self.soft_lambda = soft_lambda
+        self.smoother = smoother
+
+    def sent_beside(self, server_round: int) -> dict[str, Any]:
+        """Tell the clients whether to estimate their shares, and what they are pulled by."""
+        due = (server_round - 1) % self.estimate_every == 0
+        return {"estimate": due, "sigma": self.smoother, "lambda": self.soft_lambda}
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the replies once per centre: c_s = sum_k u_ks n_k w_k / sum_k u_ks n_k."""
+        valid, _ = sort_replies(self, replies, read_arrays=False)
+        if not valid:
+            return None, None
+        self.read_shares(valid)
+        nodes = [reply.metadata.src_node_id for reply in valid]
+        layout = self.laid_out(arrays_of(valid[0]))
+        for s in self.cluster_arrays:
+            weights = [self.shares[node][s] * self.examples[node] for node in nodes]
+            kept = [
+                (arrays_of(reply), weight)
+                for reply, weight in zip(valid, weights, strict=True)
+                if weight > 0
+            ]
+            if kept:
+                models, kept_weights = zip(*kept, strict=True)
+                self.cluster_arrays[s] = layout.mean(models, kept_weights)
+        metrics = metrics_of(self, valid)
+        return mean_of_clusters(
+            self.cluster_arrays, self.assignment, self.examples, layout
+        ), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send each sampled client all centres; it is evaluated under its largest share's now."""
+        messages = super().configure_evaluate(server_round, arrays, config, grid)
+        return self.with_all(messages, config, sigma=self.smoother)

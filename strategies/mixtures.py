@@ -6,7 +6,7 @@ maximisation, a step a round. Shapes: C clients, K models, n training examples o
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedsweep.strategies.base import heaviest, mean_of_clusters, metrics_of, sort_replies, weight_of
-from fedsweep.strategies.candidates import CANDIDATE, all_models, initial_models, to_all
+from fedsweep.strategies.candidates import CANDIDATE
 from fedsweep.strategies.clients import (
     ClientPart,
     Effort,
@@ -23,7 +23,6 @@ from fedsweep.strategies.clients import (
     Values,
     Work,
     training_effort,
-    with_method,
 )
 from fedsweep.strategies.models import Mixture, Models
 from fedsweep.strategies.soft import SoftClusters, tell_shares
@@ -110,24 +109,6 @@ class Mixtures(SoftClusters):
 
     personal_models = True
 
-    clients: ClassVar[type[MixtureMembers]]
-    """What the clients do."""
-
-    def sent_beside(self) -> dict[str, Any]:
-        """Return what the clients are told beside the models, by name."""
-        return {}
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send every sampled client all models."""
-        self._before = dict(self.assignment)
-        layout = self.laid_out(arrays)
-        if not self.cluster_arrays:
-            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
-        messages = super().configure_train(server_round, arrays, config, grid)
-        return self._with_all(messages, config)
-
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -150,11 +131,7 @@ class Mixtures(SoftClusters):
     ) -> Iterable[Message]:
         """Send each sampled client all models; it is evaluated by its own mixture of them."""
         messages = super().configure_evaluate(server_round, arrays, config, grid)
-        return self._with_all(messages, config)
-
-    def _with_all(self, messages: Iterable[Message], config: ConfigRecord) -> list[Message]:
-        named = with_method(config, self.clients.method, **self.sent_beside())
-        return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
+        return self.with_all(messages, config, **self.sent_beside(server_round))
 
 
 def responsibilities(

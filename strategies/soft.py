@@ -1,14 +1,21 @@
 """Soft clusters: K models, and of each client a share in each (FedSoft, FedEM, FedRC)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
 
 from fedsweep.strategies.base import State, int_keys, string_keys, weight_of
-from fedsweep.strategies.candidates import Candidates, changed
-from fedsweep.strategies.clients import Work
+from fedsweep.strategies.candidates import (
+    Candidates,
+    all_models,
+    changed,
+    initial_models,
+    to_all,
+)
+from fedsweep.strategies.clients import ClientPart, Work, with_method
 
 CHOICE = "choice"
 """The record of a reply in which a client tells its shares."""
@@ -26,6 +33,9 @@ class SoftClusters(Candidates):
     **fedavg
         Parameters of Flower's FedAvg.
     """
+
+    clients: ClassVar[type[ClientPart]]
+    """What the clients do."""
 
     _kept: tuple[str, ...] = ("assignment", "cluster_arrays", "shares", "examples")
     """Tables by node or by cluster that the next round depends on."""
@@ -45,6 +55,29 @@ class SoftClusters(Candidates):
         ] = {}  # a reply belongs to every cluster: nobody's server could have it alone
         self.scores: dict[int, float] = {}
         self.tenure: dict[int, int] = {}
+
+    def sent_beside(self, server_round: int) -> dict[str, Any]:
+        """Return what the clients are told in training beside the models, by name."""
+        del server_round
+        return {}
+
+    def with_all(
+        self, messages: Iterable[Message], config: ConfigRecord, **told: Any
+    ) -> list[Message]:
+        """Give all messages all models, with what the clients are told beside them."""
+        named = with_method(config, self.clients.method, **told)
+        return to_all(messages, all_models(self.cluster_arrays, named, self.configrecord_key))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send every sampled client all models."""
+        self._before = dict(self.assignment)
+        layout = self.laid_out(arrays)
+        if not self.cluster_arrays:
+            self.cluster_arrays = initial_models(arrays, self.num_clusters, self.seed, layout)
+        messages = super().configure_train(server_round, arrays, config, grid)
+        return self.with_all(messages, config, **self.sent_beside(server_round))
 
     def diagnostics(self) -> dict[str, float]:
         """Return clusters with members, churn, and the mean of clients' largest shares (1 hard)."""
