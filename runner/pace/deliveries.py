@@ -23,6 +23,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from fedsweep.pace.policies import Delivery, Flight, Replying
 from fedsweep.strategies.arrays import read_array, write_array
 from fedsweep.strategies.base import State, int_keys, string_keys
+from fedsweep.strategies.candidates import CANDIDATE
 from fedsweep.strategies.layout import is_floating
 
 WEIGHT = "num-examples"
@@ -115,7 +116,7 @@ class Moved(Delivery):
             return
         name, told = next(iter(models.items()))
         sent = flight.message.content.array_records
-        start = sent.get(f"model-{cluster}", next(iter(sent.values())))
+        start = sent.get(CANDIDATE.format(cluster), next(iter(sent.values())))
         clusters: Mapping[int, ArrayRecord] = getattr(self.strategy, "cluster_arrays", {})
         present = now if cluster is None else clusters[cluster]
         arrays = {}

@@ -27,6 +27,7 @@ from fedsweep.pace.policies import AllOfIt, Workload
 from fedsweep.scenario.compression import Compressor, Parts, Vector
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies.base import Resumable, State, int_keys, string_keys
+from fedsweep.strategies.insides import Shared
 from fedsweep.strategies.layout import Layout
 
 MODEL = "arrays"
@@ -145,15 +146,17 @@ class DownLink(Workload):
 
 def as_opened(messages: Sequence[Message]) -> list[Message]:
     """Return messages with what clients make of what they are sent, for the server's model."""
-    contents: dict[int, RecordDict] = {}  # one for all whose content is one
-    found = []
-    for message in messages:
-        content, told = message.content, message.metadata
-        if id(content) not in contents:
-            records = {name: value for name, value in content.items() if name != OPENED}
-            contents[id(content)] = RecordDict({**records, MODEL: content[OPENED]})
-        found.append(Message(contents[id(content)], told.dst_node_id, told.message_type))
-    return found
+    opened: Shared[RecordDict, RecordDict] = Shared(_opened)
+    return [
+        Message(opened(message.content), told.dst_node_id, told.message_type)
+        for message in messages
+        for told in (message.metadata,)
+    ]
+
+
+def _opened(content: RecordDict) -> RecordDict:
+    records = {name: value for name, value in content.items() if name != OPENED}
+    return RecordDict({**records, MODEL: content[OPENED]})
 
 
 def _one_model(messages: Sequence[Message]) -> ArrayRecord:
