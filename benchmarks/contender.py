@@ -22,6 +22,13 @@ MARK = "BENCH "
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def environ_of_users() -> dict[str, str]:
+    """Return this environment as our tool's users have it: no Ray and no MLflow that is ours."""
+    return {
+        key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))
+    }
+
+
 def say(**values: Any) -> None:
     """Answer, on a line that no library's prints can be mistaken for."""
     print(MARK + json.dumps(values), flush=True)

@@ -19,7 +19,6 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
 from benchmarks.__main__ import alternate, lay_down, measured, ours
 from benchmarks.contender import ROOT
@@ -109,6 +108,7 @@ def clustering(sizes: Sequence[int]) -> Points:
 
 def group(clients: int) -> dict[str, float]:
     """Group sketches of four known groups; return the seconds, the peak's rise and the ARI."""
+    from benchmarks.ours import memory
     from fedsweep.engine.flower import quiet
     from fedsweep.strategies.registry import STRATEGIES
     from fedsweep.trial.metrics import agreement
@@ -120,18 +120,11 @@ def group(clients: int) -> dict[str, float]:
     rows = centres[known] + rng.standard_normal((clients, SKETCH), np.float32)
     strategy = STRATEGIES["kmeans"](num_clusters=4, sketch=SKETCH)
     strategy.group_rows([1, 2, 3, 4], rows[:4])  # what is imported once
-    before, began = psutil.Process().memory_info().rss, time.perf_counter()
+    before, began = memory("VmRSS"), time.perf_counter()
     strategy.group_rows(list(range(1, clients + 1)), rows)
     seconds = time.perf_counter() - began
-    peak = _peak_kb() * 1024
-    found = agreement(strategy.assignment, known)
-    return {"seconds": seconds, "mb": (peak - before) / 2**20, "ari": found["ari"]}
-
-
-def _peak_kb() -> int:
-    with open("/proc/self/status", encoding="ascii") as file:
-        [line] = [line for line in file if line.startswith("VmHWM:")]
-    return int(line.split()[1])
+    mb = memory("VmHWM") - before
+    return {"seconds": seconds, "mb": mb, "ari": agreement(strategy.assignment, known)["ari"]}
 
 
 def arrivals(sizes: Sequence[int]) -> Points:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contender import ROOT, ContenderError
+from benchmarks.contender import ROOT, ContenderError, environ_of_users
 
 WORDS = (
     "strategy=fedavg", "seed=0", "num_clients=2", "rounds=6", "model=logreg", "dataset=digits",
@@ -51,13 +51,12 @@ class Contest:
 
     def start(self, folder: Path) -> subprocess.Popen[bytes]:
         """Start it, or have it go on."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
         folder.mkdir(exist_ok=True)
         with (folder / "out").open("ab") as out, (folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", *(word.format(folder) for word in self.words)],
                 cwd=ROOT, stdout=out, stderr=log, start_new_session=True,
-                env={**env, "PYTHONUNBUFFERED": "1"},
+                env={**environ_of_users(), "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
 
     def run(self, folder: Path, kill_after: int | None = None) -> None:

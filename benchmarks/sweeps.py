@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.contender import ROOT, ContenderError
+from benchmarks.contender import ROOT, ContenderError, environ_of_users
 
 CORES = len(os.sched_getaffinity(0))
 EFFICIENCY = [
@@ -43,9 +43,7 @@ def run_sweep(words: list[str], folder: str, timeout_s: float = 400.0) -> list[d
     """Run the default sweep with these words; return its events."""
     hosts = f"resources.hosts.cpu.count={CORES}"
     command = fedsweep("sweep", "default", "--json", hosts, f"tracking.output={folder}", *words)
-    env = {
-        key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))
-    }
+    env = environ_of_users()
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # users keep their compiled modules
     done = subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
