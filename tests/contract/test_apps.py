@@ -13,8 +13,7 @@ from fedsweep.app.insides import app_files, app_settings, in_order, read_words, 
 from fedsweep.app.sweep import expand_app
 from fedsweep.app.trial import run_app
 from fedsweep.errors import ConfigError, TrialError
-from tests import on_flower
-from tests.on_flower import APPS, arrays_of
+from tests.on_flower import APPS, arrays_of, on_flower
 
 
 @pytest.mark.parametrize("name", ["numpy_quick", "old_style"])
@@ -22,7 +21,7 @@ def test_flower_as_it_is_installed_gives_what_we_give(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both kinds of servers, on Flower's engine and ours, one after the other."""
-    theirs = on_flower.run(name, here=True)
+    theirs = on_flower(name)
     monkeypatch.chdir(tmp_path)
     sweep = expand_app(str(APPS / name), ["resources.engine=inline"])
     _, *rounds, result = run_app(sweep.trials[0].config, sweep.project.code)

@@ -1,6 +1,5 @@
 """Flower apps on Ray: hosts that die, hosts that are more or fewer, trials in turns."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from fedsweep.app.trial import run_alone, run_app
 from fedsweep.config import HostGroup, ResourcesConfig
 from fedsweep.engine.pool import HostPool
 from fedsweep.records import TrialResult
-from tests.on_flower import ALL, APPS, KEPT, arrays_of
+from tests.on_flower import ALL, APPS, arrays_of, on_flower
 
 DIES = """
 
@@ -81,7 +80,7 @@ def test_a_killed_host_costs_time_and_no_result(
     assert calls.read_text() == "xx"
     assert any("lost" in event for record in rounds for event in record.events)
     assert isinstance(result, TrialResult)
-    expected = json.loads(KEPT.read_text())[name]
+    expected = on_flower(name)
     [saved] = result.files  # kept, and not left in anybody's folder
     (tmp_path / saved).write_bytes(result.files[saved])
     assert [array.tolist() for array in arrays_of(tmp_path)] == expected["arrays"]

@@ -34,11 +34,9 @@ from fedsweep.engine.wire import Chunk
 from fedsweep.errors import AppError, ConfigError, TrialError
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
 from fedsweep.trial.checkpoint import CheckpointStore
-from tests.on_flower import ALL, APPS, arrays_of
+from tests.on_flower import ALL, APPS, arrays_of, on_flower
 
 INLINE = "resources.engine=inline"
-ON_FLOWER = json.loads((APPS / "on_flower.json").read_text())
-"""What ``python -m tests.on_flower`` wrote down of Flower's own engine."""
 
 
 def of(name: str, *words: str) -> AppSweep:
@@ -75,7 +73,7 @@ def copy(tmp_path: Path):
 def test_an_app_gives_what_it_gives_on_flowers_own_engine(name: str, tmp_path: Path) -> None:
     """Final arrays and each round's metrics, to the bit: sums of two, or of exact numbers."""
     rounds, result = outcome(of(name), tmp_path)
-    saved, expected = arrays_of(tmp_path), ON_FLOWER[name]
+    saved, expected = arrays_of(tmp_path), on_flower(name)
     assert [array.tolist() for array in saved] == expected["arrays"]
     if result.models:
         assert [a.tolist() for a in result.models["global"].values()] == expected["arrays"]
@@ -457,7 +455,7 @@ def test_a_trial_whose_process_is_killed_goes_on_with_what_its_clients_replied(
         assert len({*after}) == len(after)
         assert len({*before} & {*after}) < clients  # of the exchange that was under way
         assert again[-1].weights_sha256 == expected.weights_sha256  # type: ignore[attr-defined]
-        assert [array.tolist() for array in arrays_of(place)] == ON_FLOWER[name]["arrays"]
+        assert [array.tolist() for array in arrays_of(place)] == on_flower(name)["arrays"]
         assert learning(again) == learning([*whole])
         assert [r.round for r in again[1:-1]] == [r.round for r in whole]  # type: ignore[attr-defined]
     # The last kill left all rounds but the last exchange.
@@ -474,7 +472,7 @@ def test_the_acceptance_table_in_the_docs_is_what_is_tested() -> None:
     assert [*held] == ALL
     for name, (arrays, metrics, gone_on, host_killed) in held.items():
         assert arrays.startswith("equal")
-        assert metrics.startswith("equal") == bool(ON_FLOWER[name]["rounds"]), name
+        assert metrics.startswith("equal") == bool(on_flower(name)["rounds"]), name
         assert gone_on == "equal"
         assert host_killed == "equal"
 
