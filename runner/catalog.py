@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from math import exp, inf, isnan, nan
-from typing import Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,12 @@ _ONCE = ("0_final", "7_data")
 """Sections of what a trial has once: at its end, and before its first round."""
 
 
+CONFIDENCES = 15
+"""Equal parts of [0, 1] that predictions are counted in by their confidence (Guo et al. 2017)."""
+CONFIDENCE_UNIT = 2.0**-32
+"""What confidences are rounded to and counted in, so that their sums are exact in any order."""
+
+
 @dataclass(frozen=True)
 class ClassCounts:
     """Predictions by class, as sums that add up over slices, models and clients.
@@ -88,14 +94,29 @@ class ClassCounts:
     ----------
     counts : (3, classes) int
         For each class the examples of it, the predictions of it, and those that are both.
+    confidences : (3, CONFIDENCES) int
+        For each part of [0, 1] the predictions whose confidence, the largest probability, lies in
+        it (its upper end is its own), how many of them are right, and the sum of their confidences
+        in CONFIDENCE_UNIT.
     """
 
     counts: NDArray[np.int64]
+    confidences: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((3, CONFIDENCES), np.int64)
+    )
 
     @classmethod
-    def of_confusion(cls, confusion: NDArray[np.int64]) -> "ClassCounts":
-        """Return those of a confusion matrix, (classes, classes): true x predicted."""
-        return cls(np.stack([confusion.sum(1), confusion.sum(0), confusion.diagonal()]))
+    def of_table(cls, table: NDArray[np.int64]) -> "ClassCounts":
+        """Return those of a flat table, (3 classes + 3 CONFIDENCES,)."""
+        counts, confidences = np.split(table, [len(table) - 3 * CONFIDENCES])
+        return cls(counts.reshape(3, -1), confidences.reshape(3, -1))
+
+    @classmethod
+    def of_full_table(cls, table: NDArray[np.int64]) -> "ClassCounts":
+        """Return those of a flat table that begins with a confusion matrix."""
+        matrix = confusion_of(table)
+        counts = np.stack([matrix.sum(1), matrix.sum(0), matrix.diagonal()])
+        return cls(counts, table[matrix.size :].reshape(3, -1))
 
     def balanced_accuracy(self) -> float:
         """Return the mean recall of the classes that there are examples of; nan of no example.
@@ -116,6 +137,28 @@ class ClassCounts:
         there = true + predicted > 0
         scores = 2 * hits[there] / (true + predicted)[there]
         return float(scores.mean()) if there.any() else nan
+
+    def calibration_error(self) -> float:
+        """Return the expected calibration error, 0 to 1; nan of no prediction.
+
+        The mean over predictions of how far, among those of like confidence, the share that is
+        right is from the mean confidence. Source: Naeini et al. 2015, Guo et al. 2017.
+        """
+        predicted, hits, confidences = self.confidences
+        total = predicted.sum()
+        return float(np.abs(hits - confidences * CONFIDENCE_UNIT).sum() / total) if total else nan
+
+
+def is_counts(table: NDArray[Any]) -> bool:
+    """Return whether a table of predictions is of classes, and not of numbers."""
+    return table.dtype.kind == "i"
+
+
+def confusion_of(table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the confusion matrix (classes, classes), true x predicted, that a flat table has."""
+    cells = table[: len(table) - 3 * CONFIDENCES]
+    classes = round(len(cells) ** 0.5)
+    return cells.reshape(classes, classes)
 
 
 @dataclass(frozen=True)
@@ -692,6 +735,7 @@ CATALOG = Catalog([
     # By class: all classes count alike, however few examples they have.
     *by_class("balanced_acc", "balanced accuracy", ClassCounts.balanced_accuracy),
     *by_class("macro_f1", "macro F1", ClassCounts.macro_f1),
+    *by_class("ece", "calibration error", ClassCounts.calibration_error, better="lower"),
     # Of numbers that are learnt.
     *by_number("r2", "R2", RealSums.r2, "higher"),
     *by_number("mae", "mean absolute error", RealSums.mae, "lower"),

@@ -53,6 +53,7 @@ class Scores(Functions[Score]):
         """Read what :class:`ClassCounts` has; the catalog has it too."""
         self._add("balanced_acc", ClassCounts.balanced_accuracy)
         self._add("macro_f1", ClassCounts.macro_f1)
+        self._add("ece", ClassCounts.calibration_error)
 
 
 SCORES = Scores()

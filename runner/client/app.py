@@ -34,8 +34,8 @@ type                content                               reply
                                                           examples that a batch has at least
 ``query.test``      ``arrays``, ``config``: group,        ``metrics``: num-examples, loss_sum,
                     start, stop, confusion (bool),        correct (nan of numbers), confusion
-                    goal (bool): what attackers want      (classes x classes, row by row) or, of
-                                                          numbers, sums
+                    goal (bool): what attackers want      or, of numbers, sums: the table of
+                                                          ``training.targets.full_table_of``
 ==================  ====================================  ==========================================
 
 Where updates are masked, the message has the nodes that are asked together in ``secagg``, and the

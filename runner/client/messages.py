@@ -16,6 +16,7 @@ from flwr.app import (
 )
 from torch import Tensor
 
+from fedsweep.catalog import is_counts
 from fedsweep.training.local import score
 from fedsweep.training.targets import empty_table, full_table_of, in_unit
 
@@ -54,18 +55,18 @@ def eval_metrics(num_examples: int, loss_sum: float, correct: float) -> Metrics:
 
 
 def table_record(table: np.ndarray) -> ConfigRecord:
-    """Return a table of predictions, by class (3, classes) or of numbers (5,), as a reply has it.
+    """Return a table of predictions, of classes or of numbers, as a reply has it.
 
-    ``counts`` are the bytes of int64 rows, ``sums`` those of float64.
+    ``counts`` are the bytes of int64 numbers, ``sums`` those of float64.
     """
     return ConfigRecord(table_values(table, "counts"))
 
 
 def table_values(table: np.ndarray, counts: str) -> dict[str, ConfigRecordValues]:
     """Return the bytes of a table under the name that its kind has."""
-    if table.dtype.kind == "f":
-        return {"sums": table.astype("<f8").tobytes()}
-    return {counts: table.astype("<i8").tobytes()}
+    if is_counts(table):
+        return {counts: table.astype("<i8").tobytes()}
+    return {"sums": table.astype("<f8").tobytes()}
 
 
 class TestSums:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedsweep.catalog import CONFIDENCE_UNIT, CONFIDENCES, is_counts
+
 
 def is_real(y: Tensor) -> bool:
     """Return whether targets are numbers, and not classes."""
@@ -68,28 +70,41 @@ def mixed(outputs: Tensor, weights: Tensor, *, real: bool) -> Tensor:
 def table_of(outputs: Tensor, y: Tensor) -> np.ndarray:
     """Return what metrics need of predictions, as sums that add up over slices and clients.
 
-    Of classes int64 (3, classes): the examples of each, the predictions of it, and those that are
-    both. Of numbers float64 (5,): how many, the squared and absolute errors, targets, their
-    squares.
+    Of classes int64 (3 classes + 3 CONFIDENCES,): the rows of
+    :class:`fedsweep.catalog.ClassCounts`, one after the other. Of numbers float64 (5,): how many,
+    the squared and absolute errors, targets, their squares.
     """
     if is_real(y):
         return real_sums(outputs, y)
     predicted = outputs.argmax(1)
     parts = (y, predicted, y[predicted == y])
     counts = [torch.bincount(part, minlength=outputs.shape[1]) for part in parts]
-    return torch.stack(counts).cpu().numpy()
+    return torch.cat([*counts, *_by_confidence(outputs, predicted == y)]).cpu().numpy()
 
 
 def full_table_of(outputs: Tensor, y: Tensor) -> np.ndarray:
-    """Return the same with classes against each other: int64 (classes, classes), true x predicted.
+    """Return the same with classes against each other in place of the first three rows.
 
-    Of numbers it is :func:`table_of`.
+    Of classes int64 (classes x classes + 3 CONFIDENCES,), true x predicted. Of numbers it is
+    :func:`table_of`.
     """
     if is_real(y):
         return real_sums(outputs, y)
-    classes = outputs.shape[1]
-    cells = torch.bincount(y * classes + outputs.argmax(1), minlength=classes * classes)
-    return cells.reshape(classes, classes).cpu().numpy()
+    classes, predicted = outputs.shape[1], outputs.argmax(1)
+    cells = torch.bincount(y * classes + predicted, minlength=classes * classes)
+    return torch.cat([cells, *_by_confidence(outputs, predicted == y)]).cpu().numpy()
+
+
+def _by_confidence(outputs: Tensor, hits: Tensor) -> list[Tensor]:
+    """Return the rows of ``ClassCounts.confidences``, each int64 (CONFIDENCES,).
+
+    What is not finite has no confidence, and is counted with the least.
+    """
+    confidence = outputs.double().softmax(1).amax(1).nan_to_num(0.0)
+    units = (confidence / CONFIDENCE_UNIT).round().long()
+    place = ((confidence * CONFIDENCES).ceil().long() - 1).clamp(0, CONFIDENCES - 1)
+    rows = (torch.ones_like(units), hits.long(), units)
+    return [units.new_zeros(CONFIDENCES).index_add_(0, place, row) for row in rows]
 
 
 def real_sums(outputs: Tensor, y: Tensor) -> np.ndarray:
@@ -101,9 +116,9 @@ def real_sums(outputs: Tensor, y: Tensor) -> np.ndarray:
 
 def in_unit(table: np.ndarray, unit: float) -> np.ndarray:
     """Return the sums of scaled targets in the unit of the data; counts of classes as they are."""
-    return table * np.array([1, unit**2, unit, unit, unit**2]) if table.ndim == 1 else table
+    return table if is_counts(table) else table * np.array([1, unit**2, unit, unit, unit**2])
 
 
 def empty_table(outputs: int, *, real: bool) -> np.ndarray:
     """Return :func:`full_table_of` nothing."""
-    return np.zeros(5) if real else np.zeros((outputs, outputs), np.int64)
+    return np.zeros(5) if real else np.zeros(outputs**2 + 3 * CONFIDENCES, np.int64)

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedsweep.catalog import ClassCounts, Predictions, RealSums
+from fedsweep.catalog import ClassCounts, Predictions, RealSums, confusion_of, is_counts
 from fedsweep.engine.grid import EngineGrid
 from fedsweep.errors import TrialError
 
@@ -31,8 +31,8 @@ class Score:
 
     loss: float
     acc: float
-    confusion: np.ndarray | None = None
-    """(classes, classes): true x predicted; of numbers (5,), the sums of ``RealSums``."""
+    table: np.ndarray | None = None
+    """What is counted of the predictions: see ``fedsweep.training.targets.full_table_of``."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class TestScores:
     @property
     def has_accuracies(self) -> bool:
         """Whether classes are learnt, and not numbers, which are right or wrong by degrees."""
-        tables = [score.confusion for score in (*self.of.values(), *self.alone.values())]
-        return not any(table is not None and table.ndim == 1 for table in tables)
+        tables = [score.table for score in (*self.of.values(), *self.alone.values())]
+        return all(table is None or is_counts(table) for table in tables)
 
     def mean(self, model: str, what: str = "acc") -> float:
         """Return a model's loss or accuracy, averaged over the groups of its clients."""
@@ -86,28 +86,36 @@ class TestScores:
         return self.of[model, group]
 
     def confusion(self) -> np.ndarray | None:
-        """Return the confusion matrix of the clients' own models, summed over the clients."""
-        alone = [score.confusion for score in self.alone.values() if score.confusion is not None]
-        return _summed([*self._confusions(self.own), *alone])
+        """Return the confusion matrix of the clients' own models, summed over the clients.
+
+        (classes, classes): true x predicted. Numbers that are learnt have none.
+        """
+        table = self._own_table()
+        return None if table is None or not is_counts(table) else confusion_of(table)
 
     def classes(self) -> dict[str, Predictions]:
         """Return all predictions and whose they are, as the catalog's ``Observed``."""
         users = {name: counts for name, counts in self.clients.items() if name == "global"}
-        matrices = {"global": _summed(self._confusions(users)), "own": self.confusion()}
+        tables = {"global": _summed(self._tables(users)), "own": self._own_table()}
         found: dict[str, Predictions] = {
-            whose: RealSums(matrix) if matrix.ndim == 1 else ClassCounts.of_confusion(matrix)
-            for whose, matrix in matrices.items()
-            if matrix is not None
+            whose: ClassCounts.of_full_table(table) if is_counts(table) else RealSums(table)
+            for whose, table in tables.items()
+            if table is not None
         }
         return found if self.held_out is None else {**found, "held_out": self.held_out}
 
-    def _confusions(self, users: Mapping[str, Mapping[int, int]]) -> list[np.ndarray]:
-        """Return the matrices of models, each times the clients that a group has."""
+    def _own_table(self) -> np.ndarray | None:
+        """Return the table of the clients' own models, summed over the clients."""
+        alone = [score.table for score in self.alone.values() if score.table is not None]
+        return _summed([*self._tables(self.own), *alone])
+
+    def _tables(self, users: Mapping[str, Mapping[int, int]]) -> list[np.ndarray]:
+        """Return the tables of models, each times the clients that a group has."""
         return [
-            n * matrix
+            n * table
             for model, counts in users.items()
             for group, n in counts.items()
-            if (matrix := self.of[model, group].confusion) is not None
+            if (table := self.of[model, group].table) is not None
         ]
 
 
@@ -187,7 +195,7 @@ def _sums(
 ) -> dict[tuple[str, int], Score]:
     """Return each pair's score from those of its slices."""
     sums: dict[tuple[str, int], list[float]] = {}
-    matrices: dict[tuple[str, int], np.ndarray] = {}
+    tables: dict[tuple[str, int], np.ndarray] = {}
     for pair, reply in zip(asked, replies, strict=True):
         if reply.has_error():
             raise TrialError(f"the evaluation on the central test set failed: {reply.error.reason}")
@@ -195,12 +203,10 @@ def _sums(
         part = [float(metrics[key]) for key in KEYS]  # type: ignore[arg-type]
         sums[pair] = [a + b for a, b in zip(sums.get(pair, [0.0, 0.0, 0.0]), part, strict=True)]
         if "confusion" in metrics:
-            flat = np.asarray(metrics["confusion"])
-            side = round(len(flat) ** 0.5)
-            matrices[pair] = matrices.get(pair, 0) + flat.reshape(side, side)
+            tables[pair] = tables.get(pair, 0) + np.asarray(metrics["confusion"])
         elif "sums" in metrics:
-            matrices[pair] = matrices.get(pair, 0) + np.asarray(metrics["sums"], float)
-    return {pair: _score(s[0], s[1], s[2], matrices.get(pair)) for pair, s in sums.items()}
+            tables[pair] = tables.get(pair, 0) + np.asarray(metrics["sums"], float)
+    return {pair: _score(s[0], s[1], s[2], tables.get(pair)) for pair, s in sums.items()}
 
 
 def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScores | None:
@@ -215,12 +221,12 @@ def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScor
         if "classes" in told and "sums" in told["classes"]:
             sums.append(_floats(told["classes"]["sums"]))
         elif "classes" in told:
-            classes.append(_integers(told["classes"]["counts"]).reshape(3, -1))
+            classes.append(_integers(told["classes"]["counts"]))
     if not alone and not classes and not sums:
         return scores
     held_out: Predictions | None = None
     if classes or sums:
-        held_out = RealSums(_total(sums)) if sums else ClassCounts(_total(classes))
+        held_out = RealSums(_total(sums)) if sums else ClassCounts.of_table(_total(classes))
     return replace(scores or TestScores(), alone=alone, held_out=held_out)
 
 
@@ -228,9 +234,7 @@ def _own_score(told: ConfigRecord) -> Score:
     loss, correct, count = (float(told[key]) for key in KEYS)  # type: ignore[arg-type]
     if "sums" in told:
         return _score(loss, correct, count, _floats(told["sums"]))
-    flat = _integers(told["confusion"])
-    side = round(len(flat) ** 0.5)
-    return _score(loss, correct, count, flat.reshape(side, side))
+    return _score(loss, correct, count, _integers(told["confusion"]))
 
 
 def _total(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -246,9 +250,9 @@ def _integers(told: object) -> np.ndarray:
     return np.frombuffer(cast(bytes, told), "<i8")
 
 
-def _score(loss_sum: float, correct: float, count: float, matrix: np.ndarray | None) -> Score:
+def _score(loss_sum: float, correct: float, count: float, table: np.ndarray | None) -> Score:
     """Return means; of a group that has none of the test set's classes they are nan."""
-    return Score(loss_sum / count, correct / count, matrix) if count else Score(nan, nan, matrix)
+    return Score(loss_sum / count, correct / count, table) if count else Score(nan, nan, table)
 
 
 def _counts(groups: np.ndarray, clients: Sequence[int]) -> dict[int, int]:

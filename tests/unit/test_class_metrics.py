@@ -1,4 +1,4 @@
-"""Balanced accuracy and macro F1 against scikit-learn, on the same predictions."""
+"""Balanced accuracy, macro F1 and calibration against scikit-learn, on the same predictions."""
 
 import warnings
 from io import BytesIO
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from fedsweep.catalog import CATALOG, ClassCounts, Observed
@@ -21,7 +22,8 @@ from fedsweep.training.local import predict
 from fedsweep.training.targets import full_table_of, table_of
 from tests.trials import digits, events_of, outcome, small
 
-BOTH = "metrics=[balanced_acc,macro_f1]"
+NAMES = ("balanced_acc", "macro_f1", "ece")
+ASKED = f"metrics=[{','.join(NAMES)}]"
 QUICK = ["rounds=2", "model=logreg", "num_clients=6", "evaluate_every=2"]
 ENGINES = ["sequential", "vectorized"]
 
@@ -32,6 +34,14 @@ def expected(true: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
         warnings.simplefilter("ignore")  # of classes that are predicted and never true
         balanced = balanced_accuracy_score(true, predicted)
     return float(balanced), float(f1_score(true, predicted, average="macro", zero_division=0))
+
+
+def expected_ece(true: np.ndarray, shares: np.ndarray) -> float:
+    """Return the calibration error of probabilities (n, classes): scikit-learn's curve, weighed."""
+    surest = shares.max(1)
+    hits, confidences = calibration_curve(shares.argmax(1) == true, surest, n_bins=15)
+    weights = np.histogram(surest, np.linspace(0, 1, 16))[0]
+    return float((np.abs(hits - confidences) * weights[weights > 0]).sum() / len(true))
 
 
 def found(counts: np.ndarray) -> tuple[float, float]:
@@ -65,22 +75,44 @@ def test_any_predictions(seed: int) -> None:
     logits = torch.from_numpy(rng.normal(size=(n, classes)) + 2 * np.eye(classes)[true])
     logits[:, int(rng.integers(classes))] = -9  # never predicted
     y = torch.from_numpy(true)
-    counts = table_of(logits, y)
-    assert found(counts) == pytest.approx(expected(true, logits.argmax(1).numpy()))
-    matrix = full_table_of(logits, y)
-    np.testing.assert_array_equal(ClassCounts.of_confusion(matrix).counts, counts)
+    table = table_of(logits, y)
+    counted = ClassCounts.of_table(table)
+    assert found(counted.counts) == pytest.approx(expected(true, logits.argmax(1).numpy()))
+    assert counted.calibration_error() == pytest.approx(
+        expected_ece(true, logits.softmax(1).numpy()), abs=1e-8
+    )
+    full = ClassCounts.of_full_table(full_table_of(logits, y))
+    np.testing.assert_array_equal(full.counts, counted.counts)
+    np.testing.assert_array_equal(full.confidences, counted.confidences)
     parts = [table_of(logits[i::3], y[i::3]) for i in range(3)]
-    np.testing.assert_array_equal(sum(parts), counts)  # they add up
+    np.testing.assert_array_equal(sum(parts), table)  # they add up, to the bit
+
+
+def test_calibration_by_hand() -> None:
+    """Two say .9 and one of them is right, one says .6 and is: (|1 - 1.8| + |1 - .6|) / 3 = .4."""
+    shares = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6]], dtype=torch.float64)
+    counted = ClassCounts.of_table(table_of(shares.log(), torch.tensor([0, 0, 1])))
+    assert counted.calibration_error() == pytest.approx(0.4, abs=1e-9)
+    assert np.isnan(ClassCounts(np.zeros((3, 2), int)).calibration_error())
+
+
+def test_a_confidence_on_the_border_is_of_the_part_below_and_nan_of_the_least() -> None:
+    certain, split = torch.tensor([[50.0, -50.0]]), torch.zeros(1, 5).double()  # 1, and 3/15
+    lost = torch.tensor([[float("nan"), 0.0]])
+    for outputs, place in ((certain, 14), (split, 2), (lost, 0)):
+        counted = ClassCounts.of_table(table_of(outputs, torch.tensor([0])))
+        assert counted.confidences[0].tolist() == [int(i == place) for i in range(15)]
 
 
 # Whole trials, whose predictions are made again from their final models
 
 
-def predictions(model: dict[str, np.ndarray], data: FederatedData, x: np.ndarray) -> np.ndarray:
+def shares(model: dict[str, np.ndarray], data: FederatedData, x: np.ndarray) -> np.ndarray:
     net = build_model("logreg", digits().train_x.shape[1:], 10)
     net.load_state_dict({key: torch.from_numpy(value) for key, value in model.items()})
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.images.mean, data.images.std))
-    return predict(net, (torch.from_numpy(x.copy()).float() / 255 - mean) / std).argmax(1).numpy()
+    outputs = predict(net, (torch.from_numpy(x.copy()).float() / 255 - mean) / std)
+    return outputs.double().softmax(1).numpy()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -95,7 +127,7 @@ def predictions(model: dict[str, np.ndarray], data: FederatedData, x: np.ndarray
     ids=lambda words: words[0],
 )  # fmt: skip
 def test_those_of_a_trial(words: list[str], engine: str) -> None:
-    words = [*QUICK, *words, BOTH, f"training.engine={engine}"]
+    words = [*QUICK, *words, ASKED, f"training.engine={engine}"]
     *_, last, result = events_of(small(*words))
     config = small(*words)
     data = make_split(digits(), config).on(digits())
@@ -107,17 +139,18 @@ def test_those_of_a_trial(words: list[str], engine: str) -> None:
     for client, cluster in zip(last.clients["client"], last.clients["cluster"], strict=True):
         own = result.models["global" if cluster < 0 else f"cluster_{cluster}"]
         x, y = data.test(int(data.groups_in(0)[client]))
-        pairs["own"].append((y, predictions(own, data, x)))
-        pairs["global"].append((y, predictions(result.models["global"], data, x)))
+        pairs["own"].append((y, shares(own, data, x)))
+        pairs["global"].append((y, shares(result.models["global"], data, x)))
         x, y = data.client(client, "eval")
         if len(y):
-            pairs["held_out"].append((y, predictions(own, data, x)))
+            pairs["held_out"].append((y, shares(own, data, x)))
     assert len(pairs["own"]) == 6
     keys = {"own": "3_clients/test_{}", "global": "1_global/{}", "held_out": "3_clients/{}"}
     for whose, parts in pairs.items():
-        true, predicted = (np.concatenate(side) for side in zip(*parts, strict=True))
-        shown = [last.metrics[keys[whose].format(name)] for name in ("balanced_acc", "macro_f1")]
-        assert shown == pytest.approx(expected(true, predicted)), whose
+        true, said = (np.concatenate(side) for side in zip(*parts, strict=True))
+        shown = [last.metrics[keys[whose].format(name)] for name in NAMES]
+        wanted = [*expected(true, said.argmax(1)), expected_ece(true, said)]
+        assert shown == pytest.approx(wanted, rel=1e-5), whose
     assert result.summary["client_balanced_acc"] == last.metrics["3_clients/balanced_acc"]
     assert result.summary["macro_f1"] == last.metrics["1_global/macro_f1"]
 
@@ -125,7 +158,7 @@ def test_those_of_a_trial(words: list[str], engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_those_of_personal_models(engine: str) -> None:
     """In the last round only, as their accuracy; on what they hold out in each evaluation."""
-    words = ["rounds=2", "model=logreg", "strategy=ditto", BOTH, f"training.engine={engine}"]
+    words = ["rounds=2", "model=logreg", "strategy=ditto", ASKED, f"training.engine={engine}"]
     *_, first, last, result = events_of(small(*words))
     matrix = result.confusion
     true, predicted = np.nonzero(matrix)
@@ -141,17 +174,17 @@ def test_asking_changes_nothing_else(engine: str) -> None:
     """The same weights, and the same bits of each other metric; none of these where nobody asks."""
     words = [*QUICK, f"training.engine={engine}"]
     weights, plain = outcome(events_of(small(*words)))
-    again, asked = outcome(events_of(small(*words, BOTH)))
+    again, asked = outcome(events_of(small(*words, ASKED)))
     assert again == weights
     on_request = {metric.key for metric in CATALOG if metric.on_request in SCORES}
     assert not on_request & {key for metrics in plain for key in metrics}
     assert [{k: v for k, v in one.items() if k not in on_request} for one in asked] == plain
     assert {key for key in asked[-1] if key in on_request} == on_request
-    assert set(asked[0]) & on_request == {"1_global/balanced_acc", "1_global/macro_f1"}
+    assert set(asked[0]) & on_request == {f"1_global/{name}" for name in NAMES}
 
 
 def test_a_trial_that_ends_early_has_them_at_its_end() -> None:
-    words = ["rounds=5", "model=logreg", "strategy=local", BOTH, "stop.target=0.01"]
+    words = ["rounds=5", "model=logreg", "strategy=local", ASKED, "stop.target=0.01"]
     *_, last, result = events_of(small(*words))
     assert last.round == 1
     assert 0 < result.summary["client_test_balanced_acc"] < 1
@@ -176,7 +209,7 @@ def test_the_table_of_classes_by_hand() -> None:
 
 
 def test_asking_is_part_of_the_key_and_its_order_is_not() -> None:
-    one, other = compose([BOTH]), compose(["metrics=[macro_f1,balanced_acc,macro_f1]"])
+    one, other = compose([ASKED]), compose(["metrics=[macro_f1,ece,balanced_acc,macro_f1]"])
     assert one.key == other.key
     assert compose(["metrics=macro_f1"]).metrics == ("macro_f1",)
     assert len({one.key, compose([]).key, compose(["metrics=macro_f1"]).key}) == 3
@@ -186,7 +219,7 @@ def test_asking_is_part_of_the_key_and_its_order_is_not() -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["metrics=balanced_ac"], r"Did you mean 'balanced_acc'\? Valid: balanced_acc, macro_f1"),
+        (["metrics=balanced_ac"], r"Did you mean 'balanced_acc'\? Valid: balanced_acc, ece, macro"),
         (
             ["stop.metric=1_global/macro_f1", "stop.target=.9", "metrics=balanced_acc"],
             r"is logged on request; set metrics=\[balanced_acc,macro_f1\]",

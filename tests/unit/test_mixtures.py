@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedsweep.catalog import CONFIDENCE_UNIT, ClassCounts
 from fedsweep.client.app import make_client_app
 from fedsweep.models import build_model
 from fedsweep.strategies.fedrc import RARE, by_class, marginals
@@ -199,8 +200,10 @@ def test_a_client_is_scored_by_its_mixture(app: ClientApp, data: FakeData, metho
     assert reply["metrics"]["eval_loss"] == pytest.approx(float(F.nll_loss(likely.log(), y)))
     assert reply["metrics"]["eval_acc"] == float((likely.argmax(1) == y).double().mean())
     predicted = np.bincount(likely.argmax(1).numpy(), minlength=CLASSES)
-    counts = np.frombuffer(reply["classes"]["counts"], "<i8").reshape(3, -1)
-    assert counts[1].tolist() == predicted.tolist()
+    told = ClassCounts.of_table(np.frombuffer(reply["classes"]["counts"], "<i8"))
+    assert told.counts[1].tolist() == predicted.tolist()
+    surest = likely.amax(1).sum()  # how sure the mixture is, not its models
+    assert told.confidences[2].sum() * CONFIDENCE_UNIT == pytest.approx(float(surest))
 
     x, y = (torch.from_numpy(v.copy()) for v in data.test(0))
     likely = torch.stack([outputs(w, normalised(x.numpy())).double().softmax(1) for w in models], 2)

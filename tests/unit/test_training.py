@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedsweep.catalog import confusion_of
 from fedsweep.config import TrainingConfig
 from fedsweep.errors import ConfigError
 from fedsweep.sweeps.compose import compose
@@ -196,7 +197,7 @@ def test_confusion_is_true_by_predicted() -> None:
     logits = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 9, 0], [9, 0, 0]])
     labels = torch.tensor([0, 1, 2, 2])
     expected = [[1, 0, 0], [0, 1, 0], [1, 1, 0]]
-    actual = full_table_of(logits, labels)
+    actual = confusion_of(full_table_of(logits, labels))
     assert actual.dtype == np.int64
     assert actual.tolist() == expected
     assert np.trace(actual) == score(logits, labels)["correct"]
