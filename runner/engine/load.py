@@ -1,4 +1,4 @@
-"""Load measured where it arises: per client task, per host, per node. The only importer of psutil.
+"""Load measured where it arises: per client task, per host, per node.
 
 One process runs one client task at a time, so what the process used during a task is what the task
 used.
@@ -22,15 +22,6 @@ _MB = 2.0**20
 _NODE_PERIOD_S = 0.1  # the kernel counts CPU time in ticks of 10 ms: a shorter window is noise
 _RSS_PERIOD_S = 0.02
 _FRESH_S = 0.1  # a sample holds for as long as the node's reading
-
-
-def process_started(pid: int) -> float | None:
-    """Return when a process of this machine started, as Unix time; None: it is gone or a zombie."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
-        return None
 
 
 def end_processes(variable: str, folder: str) -> int:

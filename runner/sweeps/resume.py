@@ -1,7 +1,6 @@
 """Before a sweep starts: which trials are done, which go on, whether another driver is at it."""
 
 import hashlib
-import os
 import platform
 import uuid
 from collections import Counter
@@ -16,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fedsweep.config import RunConfig, SessionConfig, TrialConfig
 from fedsweep.data.content import changed_files
 from fedsweep.data.sources import place_of
-from fedsweep.engine.load import process_started
+from fedsweep.drivers import driver_name, is_alive
 from fedsweep.errors import CheckpointError, DataError, RunnerError, shown
 from fedsweep.sweeps.compose import Trial
 from fedsweep.tracking import Tracker, past
@@ -422,23 +421,6 @@ def check_nodes(storage: str) -> None:
 def _sees(storage: str, name: str) -> bool:
     fs, path = open_storage(storage)
     return bool(fs.exists(f"{path}/{name}"))
-
-
-def driver_name() -> str:
-    """Return this process as host, process id and start time, which no other process ever has."""
-    return f"{platform.node()} {os.getpid()} {process_started(os.getpid()) or 0.0:.2f}"
-
-
-def is_alive(driver: str) -> bool | None:
-    """Return whether a driver still runs; None where that can't be seen from this machine."""
-    host, _, rest = driver.partition(" ")
-    pid, _, started = rest.partition(" ")
-    if not started or not pid.isdecimal():
-        return False
-    if host != platform.node():
-        return None
-    since = process_started(int(pid))
-    return since is not None and f"{since:.2f}" == started
 
 
 def _refuse_alive(driver: str, what: str, restart: Restart, since: str = "") -> None:

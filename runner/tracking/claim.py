@@ -9,13 +9,13 @@ file system passes locks on.
 import hashlib
 import logging
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from fedsweep.drivers import driver_name
 from fedsweep.errors import RunnerError
 from fedsweep.files import lock
 
@@ -34,7 +34,7 @@ def claim(folder: Path, what: str, driver: str) -> Iterator[None]:
     what : str
         What is run, such as ``sweep 'default'``.
     driver : str
-        This process as host, process id and start time.
+        This process: see :func:`fedsweep.drivers.driver_name`.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def claim(folder: Path, what: str, driver: str) -> Iterator[None]:
 
 def writer_of(folder: Path) -> str:
     """Return who else runs something in the store of a folder; nothing where nobody does."""
-    this = f"{platform.node()} {os.getpid()} "
+    this = f"{driver_name()}\n"
     for path in folder.glob(".claim-*.lock"):
         with suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
@@ -112,6 +112,6 @@ def _drop(path: Path, handle: int) -> None:
 def _who(path: Path) -> str:
     with suppress(OSError, ValueError):
         driver, since, *_ = path.read_text().split("\n")
-        host, pid, _started = driver.split(" ")
+        host, pid, *_ = driver.split(" ")
         return f"process {pid} of {host} since {since}"
     return "another process"

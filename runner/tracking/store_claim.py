@@ -38,7 +38,7 @@ def claim_in_store(
     what : str
         What is run, such as ``sweep 'default'``.
     driver : str
-        This process as host, process id and start time.
+        This process: see :func:`fedsweep.drivers.driver_name`.
     refuse : Callable[[str, str], None]
         Raises the RunnerError for a driver that runs it since a time; returns if that one is gone.
 

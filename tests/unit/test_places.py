@@ -13,8 +13,8 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from fedsweep.cli import main
 from fedsweep.config import TrackingConfig
+from fedsweep.drivers import driver_name
 from fedsweep.errors import RunnerError, TrackingError
-from fedsweep.sweeps import resume
 from fedsweep.tracking import Tracker, noise
 from fedsweep.tracking.claim import claim, writer_of
 from fedsweep.tracking.database import database_of, sqlite_uri
@@ -156,7 +156,7 @@ def test_a_store_that_is_written_elsewhere_does_not_move(place: Place, tmp_path:
 def hold(folder: Path, what: str) -> "subprocess.Popen[str]":
     """Have another process run something in a folder."""
     code = (
-        "import sys; from pathlib import Path; from fedsweep.sweeps.resume import driver_name\n"
+        "import sys; from pathlib import Path; from fedsweep.drivers import driver_name\n"
         "from fedsweep.tracking.claim import claim\n"
         "with claim(Path(sys.argv[1]), sys.argv[2], driver_name()): print('held', flush=True); "
         "sys.stdin.read()"
@@ -217,7 +217,7 @@ def test_a_sweep_holds_its_claim_to_its_end(
             claim(place.out, what, "x"),
         ):
             pass
-        with claim(place.out, "sweep 'other' of experiment fedsweep", resume.driver_name()):
+        with claim(place.out, "sweep 'other' of experiment fedsweep", driver_name()):
             seen.append(writer_of(place.out))
 
     at_round(monkeypatch, 1, look)

@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from fedsweep.cli import main
+from fedsweep.drivers import driver_name, is_alive
 from fedsweep.errors import CheckpointError, RunnerError, TrialError
 from fedsweep.records import RoundRecord
 from fedsweep.sweeps import kinds, schedule
@@ -25,7 +26,7 @@ from fedsweep.sweeps.compose import Trial, compose, expand
 from fedsweep.sweeps.interrupts import Interrupts
 from fedsweep.sweeps.kinds import longest_first
 from fedsweep.sweeps.prepare import Prepared
-from fedsweep.sweeps.resume import Restart, driver_name, is_alive
+from fedsweep.sweeps.resume import Restart
 from fedsweep.sweeps.sweep import Outcome, SweepPlan, run_sweep
 from fedsweep.sweeps.views import LineView
 from fedsweep.trial.trial import run_trial
@@ -233,7 +234,7 @@ def test_runs_of_a_dead_driver_are_closed_and_gone_on_with(place: Place) -> None
 def test_a_living_driver_is_left_alone(place: Place) -> None:
     leave_running(place, driver_name().replace(str(os.getpid()), str(os.getppid())))
     parent = os.getppid()
-    from fedsweep.engine.load import process_started
+    from fedsweep.drivers import process_started
 
     for run in [*place.runs(), *place.runs("sweep")]:
         place.client.set_tag(
@@ -246,7 +247,7 @@ def test_a_living_driver_is_left_alone(place: Place) -> None:
 
 
 def test_a_driver_of_another_machine_is_asked_about(place: Place) -> None:
-    leave_running(place, "elsewhere 12 3.00")
+    leave_running(place, "elsewhere 12 3.00 abcd1234:bcde2345:4026531836")
     with pytest.raises(
         RunnerError,
         match="left RUNNING, by process 12 of elsewhere, .* add --take-over if it is gone",
@@ -260,6 +261,29 @@ def test_who_is_alive() -> None:
     assert is_alive(driver_name()) is True
     assert is_alive("") is False
     assert is_alive("elsewhere 12 3.00") is None
+
+
+@pytest.mark.parametrize(
+    ("there", "alive"),
+    [
+        ("aaaa:bbbb:1", True),  # this machine, as it runs
+        ("", True),  # an earlier version wrote no machine
+        ("aaaa:cccc:1", False),  # this machine before it was started anew
+        ("dddd:cccc:1", None),  # another machine of this name
+        ("dddd:bbbb:1", None),  # another container, with files of its own
+        ("aaaa:bbbb:2", None),  # another container of one image
+        (":cccc:1", None),  # it says too little
+    ],
+)
+def test_who_is_alive_of_one_host_name(
+    there: str, alive: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine's process is not taken for dead because its number is nobody's here."""
+    monkeypatch.setattr("fedsweep.drivers.machine", lambda: "aaaa:bbbb:1")
+    host, pid, started, _ = driver_name().split(" ")
+    assert is_alive(f"{host} {pid} {started} {there}".rstrip()) is alive
+    nobody = f"{host} 999999999 {started} {there}".rstrip()
+    assert is_alive(nobody) is (False if alive else alive)
 
 
 def test_storage_that_cannot_be_written_is_refused(place: Place) -> None:
