@@ -1,39 +1,28 @@
 """Data sets as arrays: found once, decoded once, then read without any library.
 
-A data set is a function of somebody's own, or looked for in this order: ``dataset.path``,
-``<data.root>/<dataset.name>``, the Hugging Face Hub under ``dataset.id``. Folders and the Hub's
-files are read by the same rules (``layout.py``); other tasks than images read their own
-(``fedsweep.scenario.tasks``). The decoded arrays lie in ``data.cache`` as
+``origins.py`` says where a data set comes from. The decoded arrays lie in ``data.cache`` as
 ``.npy`` files under a digest of what was read, so that all processes of a node share their memory
 pages, and equal content at two places is decoded once.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedsweep.config import DataConfig, RunConfig
-from fedsweep.data.content import changed_files, digest_of, files_digest, paths_digest
-from fedsweep.data.decoding import decode, reason
-from fedsweep.data.functions import content_of, decode_returned
-from fedsweep.data.hub import HubTree, commit_of
-from fedsweep.data.layout import LocalTree, find_layout, other_task_of
+from fedsweep.data.content import changed_files, digest_of
+from fedsweep.data.decoding import reason
+from fedsweep.data.origins import origin_of
 from fedsweep.errors import ConfigError, DataError, shown
-from fedsweep.parts.registry import Origin
-from fedsweep.scenario.dataset import DATASETS
 from fedsweep.scenario.task import (
-    ArrayTask,
     Column,
     Decoded,
     Shown,
@@ -41,7 +30,6 @@ from fedsweep.scenario.task import (
     strata_edges,
     strata_names,
 )
-from fedsweep.scenario.tasks.images import Images
 
 _FORMAT = 2  # of the cached files; raise it when they or the decoding change
 _CHUNK = 2000  # images counted at a time
@@ -107,13 +95,6 @@ class ImageData:
         return np.searchsorted(self.edges, y, side="right") if self.is_real else y
 
 
-@dataclass(frozen=True)
-class _Source:
-    place: str
-    content: str  # digest; another one means other data
-    decode: Callable[[], Decoded]
-
-
 def load_images(cfg: Task, data: DataConfig, column: str = "") -> ImageData:
     """Return a data set from the cache, or find and decode it first.
 
@@ -128,7 +109,13 @@ def load_images(cfg: Task, data: DataConfig, column: str = "") -> ImageData:
         The data set can't be had, read or cached, or its content is not ``dataset.content``; the
         message says where it was looked for and what to set.
     """
-    source = _find(cfg, data, column)
+    origin = origin_of(cfg, data)
+    source = origin.find(column)
+    if column and not origin.has_columns:
+        raise DataError(
+            f"partition.column={shown(column)}: {shown(source.place, 200)} has no columns that say "
+            "whose an image is; set partition to another one"
+        )
     cache = Path(data.cache).expanduser()
     if cfg.content is not None and cfg.content != source.content:
         raise DataError(
@@ -136,14 +123,8 @@ def load_images(cfg: Task, data: DataConfig, column: str = "") -> ImageData:
             f"content was {cfg.content} (dataset.content): "
             f"{changed_files(cache, cfg.content, source.content)}"
         )
-    covered: list[object] = [_FORMAT, source.content]
-    if isinstance(cfg, ArrayTask):
-        covered += [cfg.version, cfg.reading()]
-    else:
-        cfg = as_images(cfg)
-        covered += [cfg.image, cfg.label, cfg.test_fraction, cfg.max_train]
-        covered += [] if cfg.colour == "own" else [cfg.colour]
-    fingerprint = digest_of([*covered, *([column] if column else [])])
+    read_as = [*cfg.read_as, *([column] if column else [])]
+    fingerprint = digest_of([_FORMAT, source.content, *read_as])
     folder = cache / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', cfg.name)[:60]}-{fingerprint}"
     with _writing(cache):
         cache.mkdir(parents=True, exist_ok=True)
@@ -163,14 +144,13 @@ def load_images(cfg: Task, data: DataConfig, column: str = "") -> ImageData:
     arrays: dict[str, Any] = {
         key: np.asarray(np.load(folder / f"{key}.npy", mmap_mode="r")) for key in _ARRAYS
     }
-    unit = isinstance(cfg, Images) and cfg.normalize == "unit"
     return ImageData(
         name=cfg.name,
         fingerprint=fingerprint,
         source=source.place,
         class_names=tuple(meta["class_names"]),
-        mean=(0.0,) * len(meta["mean"]) if unit else tuple(meta["mean"]),
-        std=(1.0,) * len(meta["std"]) if unit else tuple(meta["std"]),
+        mean=(0.0,) * len(meta["mean"]) if cfg.as_they_are else tuple(meta["mean"]),
+        std=(1.0,) * len(meta["std"]) if cfg.as_they_are else tuple(meta["std"]),
         content=source.content,
         told=f"data set '{shown(cfg.name)}', {shown(source.place, 200)}: {meta['told']}",
         shows=cfg.shows,
@@ -225,230 +205,24 @@ def identified(
         return config
     if cfg.content is not None:
         raise ConfigError(
-            f"dataset.content={cfg.content}, but that of {shown(_place(cfg, config.data), 200)} "
+            f"dataset.content={cfg.content}, but that of {shown(place_of(config), 200)} "
             f"is {content}: {changed_files(Path(config.data.cache), cfg.content, content)}; "
             "put the data back, or leave it out"
         )
     return config.model_copy(update={"dataset": cfg.model_copy(update={"content": content})})
 
 
-def _root(data: DataConfig) -> Path | None:
-    return None if data.root is None else Path(data.root).expanduser()
-
-
-def as_images(cfg: Task) -> Images:
-    """Return the settings of a data set that is known to be of images."""
-    assert isinstance(cfg, Images)
-    return cfg
-
-
 def _content(cfg: Task, data: DataConfig, ask: bool) -> str:
     """Return the content of a data set; nothing where it takes more than a look, unless asked."""
-    if isinstance(cfg, ArrayTask):
-        there = ask or cfg.is_there(_root(data))
-        return _array_source(cfg, data, "").content if there else ""
-    cfg = as_images(cfg)
-    here = ask or _is_digits(cfg) or cfg.part_origin or _folder(cfg, data) is not None
-    if not here and (cfg.id is None or not _commit(cfg, data, ask=False)):
+    origin = origin_of(cfg, data)
+    if not (ask or origin.known):
         return ""
-    if cfg.part_origin is not None:  # what it gave is not asked for again
-        return load_images(cfg, data).content
-    return _find(cfg, data).content
+    return load_images(cfg, data).content if origin.whole else origin.find().content
 
 
 def place_of(config: RunConfig) -> str:
     """Return where a trial's data are found, without reading them."""
-    return _place(config.dataset, config.data)
-
-
-def _place(cfg: Task, data: DataConfig) -> str:
-    if isinstance(cfg, ArrayTask):
-        return cfg.place(_root(data))
-    cfg = as_images(cfg)
-    if cfg.part_origin is not None:
-        return _place_of(cfg.part_origin)
-    folder = _folder(cfg, data)
-    return (
-        str(folder)
-        if folder is not None
-        else "scikit-learn (load_digits)"
-        if _is_digits(cfg)
-        else f"{cfg.id}"
-    )
-
-
-def _is_digits(cfg: Images) -> bool:
-    return cfg.name == "digits" and cfg.id is None and cfg.path is None
-
-
-def _folder(cfg: Images, data: DataConfig) -> Path | None:
-    """Return the folder of this machine that holds a data set; None where there is none.
-
-    Raises
-    ------
-    DataError
-        ``dataset.path`` is no folder, or the name would lead out of ``data.root``.
-    """
-    if cfg.path is not None:
-        folder = Path(cfg.path)
-        if not _is_folder(folder):
-            raise DataError(
-                f"dataset.path={shown(cfg.path, 200)} is not a folder; set it to one that holds "
-                f"images{other_task_of(folder)}"
-            )
-        return folder.resolve()
-    if _is_digits(cfg) or data.root is None:
-        return None
-    if cfg.name in ("", ".", "..") or os.sep in cfg.name or "\0" in cfg.name:
-        raise DataError(
-            f"dataset.name={shown(cfg.name, 200)} is no name of a folder in data.root; "
-            "set dataset.path"
-        )
-    folder = Path(data.root).expanduser() / cfg.name
-    return folder.resolve() if _is_folder(folder) else None
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # too long a name, or one that can't be
-        return False
-
-
-def _find(cfg: Task, data: DataConfig, column: str = "") -> _Source:
-    if isinstance(cfg, ArrayTask):
-        return _array_source(cfg, data, column)
-    cfg = as_images(cfg)
-    if cfg.part_origin is not None:
-        return _without_columns(_function_source(cfg, cfg.part_origin), column)
-    folder = _folder(cfg, data)
-    if folder is not None:
-        return _folder_source(cfg, folder, Path(data.cache).expanduser(), column)
-    if _is_digits(cfg):
-        return _without_columns(_digits_source(cfg), column)
-    looked = "data.root is not set"
-    if data.root is not None:
-        looked = f"{Path(data.root).expanduser() / cfg.name} (from data.root) is not a folder"
-    if cfg.id is None:
-        raise DataError(
-            f"data set '{shown(cfg.name)}' can't be had: dataset.path and dataset.id are not set; "
-            f"{looked}. Set dataset.path to a folder that holds images, or dataset.id to a name "
-            "on the Hub"
-        )
-    try:
-        commit = _commit(cfg, data, ask=True)
-    except DataError as error:
-        raise DataError(
-            f"data set '{shown(cfg.name)}' can't be had: {looked}; {error}. "
-            f"Set data.root to a folder that holds {cfg.name}/train.parquet and "
-            f"{cfg.name}/test.parquet, check dataset.id and the network, or set HF_HUB_OFFLINE=1 "
-            "to use what the Hub's own cache holds"
-        ) from error
-    repo = cfg.id.partition("@")[0]
-    place = f"Hugging Face Hub, {repo}@{commit}"
-
-    def decode_hub() -> Decoded:
-        tree = HubTree(repo, commit)
-        return decode(cfg, find_layout(cfg, tree, place), tree, place, column)
-
-    chosen = [cfg.config, cfg.train, cfg.test, cfg.train_split, cfg.test_split]
-    return _Source(place, digest_of(["hub", commit, *chosen]), decode_hub)
-
-
-def _commit(cfg: Images, data: DataConfig, ask: bool) -> str:
-    repo, _, revision = str(cfg.id).partition("@")
-    return commit_of(repo, revision or "main", Path(data.cache).expanduser(), ask)
-
-
-# Sources
-
-
-def _array_source(cfg: ArrayTask, data: DataConfig, column: str) -> _Source:
-    """Return what a task reads itself, known by its files; what it draws, by its settings."""
-    root = _root(data)
-    files = cfg.files(root)
-    place = cfg.place(root)
-    content = digest_of([cfg.task, cfg.version, cfg.reading()])
-    if files:
-        content = paths_digest(files, Path(data.cache).expanduser(), place)
-    return _Source(place, content, lambda: cfg.read(root, column))
-
-
-def _digits_source(cfg: Images) -> _Source:
-    """Return scikit-learn's digits, known by the file that the package ships;
-    the package is not imported.
-    """
-    spec = find_spec("sklearn")
-    if spec is None or spec.origin is None:
-        raise DataError(
-            "data set 'digits' can't be had: scikit-learn is not installed; run make setup"
-        )
-    file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    try:
-        content = digest_of(hashlib.sha256(file.read_bytes()).hexdigest())
-    except OSError as error:
-        raise DataError(
-            f"data set 'digits' can't be had: {file} can't be read: {error.strerror}"
-        ) from error
-    return _Source("scikit-learn (load_digits)", content, lambda: _decode_digits(cfg))
-
-
-def _decode_digits(cfg: Images) -> Decoded:
-    """Decode scikit-learn's digits: 1,797 images, 8 x 8, values 0..16, split 4 to 1 by a seed."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-    y = digits.target.astype(np.int64)
-    order = np.random.default_rng(0).permutation(len(y))
-    test, train = order[:360], order[360:][: cfg.max_train]
-    names = tuple(str(name) for name in digits.target_names)
-    told = f"{len(train):,} images to train on, {len(test):,} to test on; {len(names)} classes"
-    return Decoded(names, (x[train], y[train], x[test], y[test]), told)
-
-
-def _without_columns(source: _Source, column: str) -> _Source:
-    """Refuse a natural partition of what does not say whose an example is."""
-    if column:
-        raise DataError(
-            f"partition.column={shown(column)}: {shown(source.place, 200)} has no columns that say "
-            "whose an image is; set partition to another one"
-        )
-    return source
-
-
-def _folder_source(cfg: Images, folder: Path, cache: Path, column: str) -> _Source:
-    place, tree = str(folder), LocalTree(folder)
-    layout = find_layout(cfg, tree, shown(place, 200))
-    content = files_digest(layout, tree, cache, place)
-    return _Source(place, content, lambda: decode(cfg, layout, tree, shown(place, 200), column))
-
-
-def _function_source(cfg: Images, origin: Origin) -> _Source:
-    """Return what a function of somebody's own gives; it is called to know its content."""
-    place = _place_of(origin)
-    DATASETS.receive(origin)
-
-    def decoded() -> Decoded:
-        return decode_returned(cfg, DATASETS[origin.name], place)
-
-    if cfg.content is None:
-        found = decoded()
-        return _Source(place, content_of(found), lambda: found)
-
-    def same() -> Decoded:
-        if (content := content_of(found := decoded())) != cfg.content:
-            raise DataError(
-                f"{place} gave data of the content {cfg.content}, and now of {content}; "
-                "let it give the same whenever it is called"
-            )
-        return found
-
-    return _Source(place, cfg.content, same)
-
-
-def _place_of(origin: Origin) -> str:
-    return f"{origin.code.path}:{origin.attribute}"
+    return origin_of(config.dataset, config.data).place
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

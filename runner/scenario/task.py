@@ -105,6 +105,16 @@ class Task(PartSettings):
         """Metrics that each trial has by its task, by the names under which they are asked for."""
         return ("mae", "r2") if self.target_kind == "real" else ()
 
+    @property
+    def read_as(self) -> Sequence[object]:
+        """What decides the arrays beside the content of the files."""
+        return ()
+
+    @property
+    def as_they_are(self) -> bool:
+        """Whether pixels keep their values, and are not brought to mean 0 and deviation 1."""
+        return False
+
     def groups_by(self, column: str) -> int:
         """Return how many known groups clients have that are split by a column; 1: none known."""
         del column
@@ -120,6 +130,11 @@ class ArrayTask(Task):
     def reading(self) -> dict[str, Any]:
         """Return the settings that decide what :meth:`read` gives."""
         return {k: v for k, v in self.canonical().items() if k not in ("content", "name")}
+
+    @property
+    def read_as(self) -> Sequence[object]:
+        """What decides the arrays beside the content of the files."""
+        return (self.version, self.reading())
 
     def is_there(self, root: Path | None) -> bool:
         """Return whether there is something to be read where nothing more is said."""

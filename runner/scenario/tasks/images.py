@@ -3,6 +3,7 @@
 ``runner/data/layout.py`` says which files are read as what.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -64,6 +65,17 @@ class Images(Task):
     def shows(self) -> Shown:
         """How examples are shown."""
         return "images"
+
+    @property
+    def read_as(self) -> Sequence[object]:
+        """What decides the arrays beside the content of the files."""
+        colour = () if self.colour == "own" else (self.colour,)  # older caches know no other
+        return (self.image, self.label, self.test_fraction, self.max_train, *colour)
+
+    @property
+    def as_they_are(self) -> bool:
+        """Whether pixels keep their values, and are not brought to mean 0 and deviation 1."""
+        return self.normalize == "unit"
 
     @field_validator("name")
     @classmethod
