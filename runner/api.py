@@ -150,19 +150,32 @@ class Results:
         """Return the traces of CPU and memory of the hosts, a row per trial and sample."""
         return self._tables("load")
 
-    def best(self, metric: str = "client_acc", *, lowest: bool = False) -> Best:
+    def best(
+        self,
+        metric: str = "client_acc",
+        *,
+        lowest: bool = False,
+        where: Mapping[str, object] | None = None,
+    ) -> Best:
         """Return the cell with the best mean of a final metric: it shows itself, as a command does.
 
         Its ``value`` is the mean, ``place`` its axes by full key, ``run_id`` and ``command`` are
         those of its best trial. Best is the highest, unless the metric is declared to be better the
-        lower, or ``lowest``. Cells that diverged come last.
+        lower, or ``lowest``. Cells that diverged come last. Cells of different problems, such as
+        data sets, are not compared: ``others`` are the best of the other ones.
+
+        Parameters
+        ----------
+        where : mapping of str to str or list of str, optional
+            Axis or setting -> the values that a trial may have: ``{"dataset": "mnist"}``.
 
         Raises
         ------
         RunnerError
-            No trial has that metric.
+            No trial has that metric, or is left.
         """
-        return best_of(self._stored, metric, lowest)
+        choice = validated(Choice, {"where": where or {}}, "")
+        return best_of(self._stored, metric, lowest, choice)
 
     def paper(self, **choice: object) -> "PaperTable":
         """Return a table as a paper has it; in a notebook it shows itself.

@@ -285,6 +285,10 @@ def _parser() -> argparse.ArgumentParser:
         "--lowest", action="store_true", help="lower is better, whatever the metric says"
     )
     best.add_argument(
+        "--where", metavar="KEY=A,B", action="append", default=[],
+        help="trials to choose from: dataset=mnist (several times: all of them)",
+    )  # fmt: skip
+    best.add_argument(
         "--export", metavar="FILE.yaml", type=Path, help="write it as the file of a sweep"
     )
     for sub in (report, compare, best, export):
@@ -689,12 +693,21 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
 def _best(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.files import write_whole
     from fedsweep.report.best import best_of
-    from fedsweep.sweeps.compose import compose, names_file
+    from fedsweep.report.choice import Choice
+    from fedsweep.sweeps.compose import compose, names_file, validated
     from fedsweep.tracking.read import read_sweep
 
     if args.export and not names_file(str(args.export)):
         raise ConfigError(f"--export {shown(str(args.export))} is no sweep's file; end it in .yaml")
-    best = best_of(read_sweep(compose(words).tracking, args.sweep), args.metric, args.lowest)
+    where = {}
+    for word in args.where:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--where {shown(word)} lacks a '='")
+        where[key] = value
+    choice = validated(Choice, {"where": where}, "--")
+    sweep = read_sweep(compose(words).tracking, args.sweep)
+    best = best_of(sweep, args.metric, args.lowest, choice)
     print(best)
     if args.export:
         try:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,10 @@ import yaml
 
 from fedsweep import escape
 from fedsweep.catalog import CATALOG
+from fedsweep.config import TrialConfig
 from fedsweep.errors import RunnerError, unknown
 from fedsweep.output import amount
+from fedsweep.report.choice import EVERYTHING, Choice, picked
 from fedsweep.report.results import SEED
 from fedsweep.report.stats import interval
 from fedsweep.report.terminal import rich_lines
@@ -65,6 +67,9 @@ class Best:
         How many trials of the sweep have nan: their cells come last.
     sweep : str
         What the sweep is called.
+    others : sequence of Best
+        The best cells of the sweep's other problems, which are not compared: other data, another
+        split of them, ...
     """
 
     metric: str
@@ -73,6 +78,7 @@ class Best:
     top: "StoredTrial"
     diverged: int
     sweep: str
+    others: "Sequence[Best]" = ()
 
     @property
     def value(self) -> float:
@@ -98,6 +104,7 @@ class Best:
             *[lost] * bool(self.diverged),
             f"best trial: {self.metric} {self.top.final[self.metric]:.4f}, run {self.run_id}",
             self.command,
+            *self._elsewhere,
         ]
         return "\n".join(map(escape.line, told))
 
@@ -121,19 +128,38 @@ class Best:
         return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))
 
     @property
+    def _elsewhere(self) -> list[str]:
+        """Say that it is the best of one problem, and which the other ones' are."""
+        if not self.others:
+            return []
+        many = amount(len(self.others), "other problem")
+        head = f"{many}, which can't be compared with this one; --where KEY=VALUE chooses"
+        return [head, *(f"  {it._where}: {it.metric} {it.value:.4f}" for it in self.others)]
+
+    @property
     def _where(self) -> str:
         return " ".join(f"{axis}={value}" for axis, value in self.place.items()) or "all trials"
 
 
-def best_of(sweep: "StoredSweep", metric: str, lowest: bool = False) -> Best:
-    """Return the cell with the best mean of a final metric.
+def best_of(
+    sweep: "StoredSweep",
+    metric: str,
+    lowest: bool = False,
+    choice: Choice = EVERYTHING,
+) -> Best:
+    """Return the cell with the best mean of a final metric, and those of other problems with it.
 
     The best is the highest, unless the metric is declared to be better the lower, or ``lowest``.
+
+    Parameters
+    ----------
+    choice : Choice, optional
+        Which trials there are to choose from, by its ``where`` and ``seeds``.
 
     Raises
     ------
     RunnerError
-        No trial has that metric.
+        No trial has that metric, or is left.
     """
     known = sorted({name for trial in sweep.trials for name in trial.final})
     trials = [
@@ -143,6 +169,12 @@ def best_of(sweep: "StoredSweep", metric: str, lowest: bool = False) -> Best:
         raise RunnerError(f"{unknown('metric', metric, known)} These are what '{sweep.name}' has.")
     sign = -1.0 if lowest else CATALOG.final(metric).sign
     places = dict(zip((trial.run_id for trial in sweep.trials), sweep.places, strict=True))
+    if choice != EVERYTHING:
+        settings = [trial.params for trial in sweep.trials]
+        left = {sweep.trials[i].run_id for i in picked(choice, sweep.rows(), sweep.axes, settings)}
+        trials = [trial for trial in trials if trial.run_id in left]
+        if not trials:
+            raise RunnerError(f"no trial that --where leaves has finished with a {metric}")
     cells: dict[tuple[tuple[str, str], ...], list[StoredTrial]] = {}
     for trial in trials:
         place = tuple(item for item in places[trial.run_id].items() if item[0] != SEED)
@@ -152,12 +184,17 @@ def best_of(sweep: "StoredSweep", metric: str, lowest: bool = False) -> Best:
         """Put what diverged last."""
         return -np.inf if np.isnan(values).any() else sign * float(np.mean(values))
 
-    place, chosen = max(
-        cells.items(), key=lambda item: rank([trial.final[metric] for trial in item[1]])
-    )
-    top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
     lost = sum(isnan(trial.final[metric]) for trial in trials)
-    return Best(metric, dict(place), chosen, top, lost, sweep.name)
+    ordered = sorted(  # the best first, and of equal ones that which came first
+        cells.items(), key=lambda item: -rank([trial.final[metric] for trial in item[1]])
+    )
+    found: dict[tuple[tuple[str, str], ...], Best] = {}
+    for place, chosen in ordered:
+        problem = tuple(item for item in place if TrialConfig.is_problem(item[0]))
+        top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
+        found.setdefault(problem, Best(metric, dict(place), chosen, top, lost, sweep.name))
+    first, *others = found.values()
+    return replace(first, others=others)
 
 
 def _spread(values: np.ndarray) -> str:

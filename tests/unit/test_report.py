@@ -14,7 +14,7 @@ from fedsweep.report import figures as report_figures
 from fedsweep.report import stats
 from fedsweep.report import text as report_text
 from fedsweep.report.best import best_of
-from fedsweep.report.choice import EVERYTHING
+from fedsweep.report.choice import EVERYTHING, Choice
 from fedsweep.report.curves import Target, to_target, with_labels
 from fedsweep.report.layout import layout, texts
 from fedsweep.report.results import results_table, trials_table
@@ -110,6 +110,41 @@ def test_what_diverged_is_never_the_best(order: tuple[int, int]) -> None:
     sweep = SimpleNamespace(name="grid", places=places, trials=trials)
     assert repr(best_of(sweep, "client_acc")).startswith("training.lr=1\nclient_acc 0.4")
     assert repr(best_of(sweep, "client_acc", lowest=True)).startswith("training.lr=1\n")
+
+
+def test_the_best_of_each_problem_is_told() -> None:
+    """Two data sets are no ways to solve one problem: the easier one's best is no winner."""
+    from types import SimpleNamespace
+
+    ends = {"digits": {"0.1": 0.7, "1": 0.9}, "mnist": {"0.1": 0.6, "1": 0.5}}
+    places = [
+        {"dataset": name, "training.lr": lr, "seed": "0"} for name in ends for lr in ends[name]
+    ]
+    trials = [
+        SimpleNamespace(
+            final={"client_acc": ends[at["dataset"]][at["training.lr"]]}, status="FINISHED",
+            params=at, run_id=f"run{i}", command="make",
+        )
+        for i, at in enumerate(places)
+    ]  # fmt: skip
+    rows = [
+        row(" ".join(f"{key}={value}" for key, value in at.items()), **trial.final)
+        for at, trial in zip(places, trials, strict=True)
+    ]
+    sweep = SimpleNamespace(
+        name="grid", places=places, trials=trials, axes=list(places[0]), rows=lambda: rows
+    )
+    best = best_of(sweep, "client_acc")
+    assert (best.place["dataset"], [other.run_id for other in best.others]) == ("digits", ["run2"])
+    told = repr(best).splitlines()
+    assert told[-2].startswith("1 other problem, which can't be compared with this one; --where")
+    assert told[-1] == "  dataset=mnist training.lr=0.1: client_acc 0.6000"
+    chosen = best_of(sweep, "client_acc", choice=Choice(where={"dataset": "mnist"}))
+    assert (chosen.run_id, list(chosen.others)) == ("run2", [])
+    lowest = best_of(sweep, "client_acc", True, Choice(where={"training.lr": ["1"]}))
+    assert (lowest.run_id, len(lowest.others)) == ("run3", 1)
+    with pytest.raises(RunnerError, match="no trial is left of dataset=cifar10; there is dataset="):
+        best_of(sweep, "client_acc", choice=Choice(where={"dataset": "cifar10"}))
 
 
 def test_the_clients_own_models_on_the_test_set_have_a_column() -> None:
