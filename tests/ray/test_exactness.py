@@ -74,6 +74,16 @@ CASES = {
         "shift=label_noise",
         "shift.groups=2",
     ],
+    "masked sums, one for each of several models": [
+        "secure_aggregation=true",
+        "secagg.neighbours=1",
+        "secagg.threshold=0.3",
+        "strategy=ifca",
+        "strategy.num_clusters=2",
+        "strategy.fraction_train=0.75",
+        "shift=rotation",
+        "shift.groups=2",
+    ],
     "queries": ["strategy=clove", "strategy.num_clusters=2", "shift=rotation", "shift.groups=2"],
 }
 
