@@ -13,7 +13,7 @@ from fedsweep.config.learning import ModelConfig, TrainingConfig
 from fedsweep.config.privacy import PrivacyConfig
 from fedsweep.config.running import HalvingConfig, SessionConfig, StopConfig
 from fedsweep.config.section import OneOf, Section, find_part
-from fedsweep.config.secure import SecAggConfig, check_sums
+from fedsweep.config.secure import SecAggConfig, check_sums, sums_said
 from fedsweep.errors import ConfigError
 from fedsweep.models import MODELS
 from fedsweep.pace.schedule import Schedule
@@ -596,6 +596,20 @@ class TrialConfig(Section):
         """Where the parts come from that are not of this project: ``strategy``, ``model``, ..."""
         found = {part: getattr(self, part).part_origin for part in PARTS}
         return {part: origin for part, origin in found.items() if origin is not None}
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What a reader of its results has to know that its settings alone say, in lines."""
+        found = []
+        if self.schedule.stale and self._models.assigns_in_evaluation:
+            found.append(
+                f"schedule={self.schedule.name}: clients of strategy={self.strategy.name} choose "
+                "among the models that they were sent, and others may have moved these since: who "
+                "is in which cluster may be stale"
+            )
+        if self.secure_aggregation:
+            found.append(sums_said(self))
+        return tuple(found)
 
     @property
     def own_code(self) -> tuple[Code, ...]:

@@ -385,12 +385,12 @@ def _on_all_axes(trial: Trial) -> dict[str, str]:
 
 
 def remarks(trials: Sequence[Trial]) -> list[str]:
-    """Return what is to be known of a grid, in sentences: settings, halving, and privacy.
+    """Return what is to be known of a grid, in sentences: settings, halving, privacy, sums.
 
     Of settings and halving it is what does not hold for all trials; of privacy, what each trial's
-    noise is, and what it spends.
+    noise is, and what it spends; else what each tells of itself (:attr:`TrialConfig.told`).
     """
-    told = [*_left_out(trials), *_unused_settings(trials), *_accounts(trials)]
+    told = [*_left_out(trials), *_unused_settings(trials), *_accounts(trials), *_told(trials)]
     if alone := _rivals(trials)[1]:
         axis = trials[0].config.halving.axis
         told.append(
@@ -418,8 +418,18 @@ def _accounts(trials: Sequence[Trial]) -> Iterable[str]:
     for (said, rounds), configs in found.items():
         plan = configs[0].account.plan
         spent = f"; epsilon {plan.epsilon(rounds):.4g} after {rounds} rounds" if plan else ""
-        where = f" ({len(configs)} of {len(trials)} trials)" if len(configs) < len(trials) else ""
-        yield f"{said}{spent}{where}"
+        yield f"{said}{spent}{_share(len(configs), trials)}"
+
+
+def _told(trials: Sequence[Trial]) -> Iterable[str]:
+    """Say what trials tell of themselves, each line once."""
+    counts = Counter(line for trial in trials for line in trial.config.told)
+    return (f"{line}{_share(count, trials)}" for line, count in counts.items())
+
+
+def _share(count: int, trials: Sequence[Trial]) -> str:
+    """Return how many trials a sentence is of, where it is not of all."""
+    return f" ({count} of {len(trials)} trials)" if count < len(trials) else ""
 
 
 def _unused_settings(trials: Sequence[Trial]) -> Iterable[str]:

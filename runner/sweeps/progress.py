@@ -36,6 +36,7 @@ class TrialProgress:
     ::
 
         with TrialProgress(view) as progress:
+            progress.remark("what is to be known of the trials, before they start")
             progress.begin("default", to_run=2, rounds=20, cluster="...", store="...")
             progress.started(key, label, rounds)
             progress.round(key, record)
@@ -53,6 +54,7 @@ class TrialProgress:
     def __init__(self, view: View, clock: Callable[[], float] = time.monotonic) -> None:
         self._view, self._clock = view, clock
         self._trials: dict[str, _Followed] = {}
+        self._remarks: list[str] = []
         self._num_trials = self._ended = 0
         self._hosts: dict[
             str, float
@@ -70,6 +72,11 @@ class TrialProgress:
         trace: TracebackType | None,
     ) -> None:
         self._view.close()
+
+    def remark(self, text: str) -> None:
+        """Show what is to be known of the trials; they need not say it again as they start."""
+        self._remarks.append(text)
+        self.line(text)
 
     def begin(self, sweep: str | None, to_run: int, rounds: int, cluster: str, store: str) -> None:
         """Show that a sweep (None: a trial on its own) begins, and what is left to run of it."""
@@ -102,6 +109,8 @@ class TrialProgress:
         """Show a round that ended, and what happened in it."""
         trial, now = self._trials[key], self._clock()
         for event in record.events:
+            if record.round == 0 and any(remark.startswith(event) for remark in self._remarks):
+                continue
             self.line(f"{trial.label}: round {record.round}: {event}", key=key)
         self._hosts |= {
             sample.host: sample.host_cpu for sample in sorted(record.load, key=lambda s: s.time_s)

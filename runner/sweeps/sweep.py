@@ -110,7 +110,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 *(plan.search.remarks() if plan.search else ()),
             ]
             for remark in remarks:
-                progress.line(remark)
+                progress.remark(remark)
             standing, anew = _shown_now(plan, tracker, standing, progress)
             _take_back(standing, outcome)
             if searching:

@@ -14,7 +14,6 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config import ModelConfig, PrivacyConfig, RunConfig, TrainingConfig, TrialConfig
-from fedsweep.config.secure import sums_said
 from fedsweep.config.trial import PARTS
 from fedsweep.data.adversary import NOBODY, Adversary
 from fedsweep.data.federated import FederatedData
@@ -55,7 +54,7 @@ from fedsweep.trial.privacy import check_state, noise_of, said_of_privacy, spend
 from fedsweep.trial.rounds import Loop, evaluate_round, run_rounds
 from fedsweep.trial.stop import StopRules
 from fedsweep.trial.summed import Announced, Summed
-from fedsweep.trial.virtual import VirtualTime, said_of_staleness, timeless_scene
+from fedsweep.trial.virtual import VirtualTime, timeless_scene
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -236,9 +235,7 @@ class _Trial:
         scores = self._central.score(0, self._arrays)
         first = initial_record(scores, self.data.label_counts(), self.config.asked_metrics)
         privacy = said_of_privacy(self.config, self._layout, self._noise)
-        late = said_of_staleness(self.config, self._has)
-        sums = (sums_said(self.config),) if self.config.secure_aggregation else ()
-        said = (*self.data.adversary.told(), *privacy, *late, *sums)
+        said = (*self.data.adversary.told(), *privacy, *self.config.told)
         return (replace(first, time_s=time.time(), events=said),)
 
     def go_on(self, saved: Checkpoint) -> tuple[RoundRecord, ...]:

@@ -20,7 +20,7 @@ from fedsweep.pace.policies import Aggregation, Underway
 from fedsweep.pace.schedule import Scene
 from fedsweep.scenario.device import DeviceTable, TimedDevices
 from fedsweep.scenario.presence import Always
-from fedsweep.strategies.base import Clustered, ModelTraits, State
+from fedsweep.strategies.base import Clustered, State
 from fedsweep.strategies.clients import LEAST
 from fedsweep.strategies.devices import Device
 from fedsweep.strategies.servers import ClusterServers
@@ -100,18 +100,6 @@ class VirtualTime:
         """Put back what ``state_dict`` returned."""
         self.clock.load_state_dict(state["clock"])
         self._ledger.load_state_dict(state["ledger"])
-
-
-def said_of_staleness(config: TrialConfig, has: ModelTraits) -> tuple[str, ...]:
-    """Return what has to be said of clients that choose a model, where replies may be late."""
-    if not (config.schedule.stale and has.assigns_in_evaluation):
-        return ()
-    said = (
-        f"schedule={config.schedule.name}: clients of strategy={config.strategy.name} choose among "
-        "the models that they were sent, and others may have moved these since: who is in which "
-        "cluster may be stale"
-    )
-    return (said,)
 
 
 def timeless_scene(config: TrialConfig) -> Scene:

@@ -68,6 +68,23 @@ def test_lines_tell_rates_times_left_and_how_busy_the_hosts_are() -> None:
     ]
 
 
+def test_what_was_said_before_the_start_is_not_said_again_by_each_trial() -> None:
+    """A remark may go on after what a trial says; what happens in a later round is news."""
+    text = io.StringIO()
+    with TrialProgress(view_of("auto", Console(file=text, width=120)), Clock()) as progress:
+        progress.remark("sums are learnt (1 of 2 trials)")
+        progress.started("a", "seed=0", 4)
+        said = ("attackers: 3", "sums are learnt")
+        progress.round("a", RoundRecord(0, {}, {}, {}, (), said, 2e9))
+        progress.round("a", RoundRecord(1, {}, {}, {}, (), ("sums are learnt",), 2e9))
+    lines = [line for line in text.getvalue().splitlines() if "attackers" in line or "sums" in line]
+    assert lines == [
+        "sums are learnt (1 of 2 trials)",
+        "seed=0: round 0: attackers: 3",
+        "seed=0: round 1: sums are learnt",
+    ]
+
+
 def test_json_is_an_object_a_line_without_nan() -> None:
     events = [json.loads(line) for line in shown("json").splitlines()]
     kinds = [

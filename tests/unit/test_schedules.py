@@ -29,7 +29,7 @@ from fedsweep.pace.workloads import StepsThatFit
 from fedsweep.records import TaskRecord
 from fedsweep.scenario.presence import Always, Intervals, Presence
 from fedsweep.seeding import seeded_globals
-from fedsweep.sweeps.compose import compose
+from fedsweep.sweeps.compose import compose, expand_grids, load_sweep, remarks
 from fedsweep.trial.rounds import Loop, Round, run_rounds
 from tests.apps import add_app, model
 from tests.trials import events_of, outcome, small
@@ -327,11 +327,15 @@ def test_that_a_choice_may_be_stale_is_said_in_one_line() -> None:
     late = ["schedule=fedbuff", "schedule.buffer=3", "schedule.weights=examples"]
     said = []
     for schedule in (["schedule=sync"], late):
-        _, first, *_ = events_of(small(*words, *schedule))
+        config = small(*words, *schedule)
+        _, first, *_ = events_of(config)
+        assert set(config.told) <= set(first.events)
         said.append([line for line in first.events if "may be stale" in line])
     assert said[0] == []
     [line] = said[1]
     assert line.startswith("schedule=fedbuff: clients of strategy=ifca choose among the models")
+    trials = expand_grids([load_sweep("")], [*words, *late, "seed=0,1"])
+    assert remarks(trials).count(line) == 1  # before anything starts, too
 
 
 # Of one's own

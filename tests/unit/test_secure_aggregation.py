@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message
 
+from fedsweep.cli import main
 from fedsweep.engine.grid import EngineGrid
 from fedsweep.errors import ConfigError, TrialError
 from fedsweep.records import RoundRecord
@@ -237,6 +239,31 @@ def test_what_is_cut_off_and_what_is_seen_is_said() -> None:
     assert any("a sum of updates per model, and who chose which" in e for e in chosen[1].events)
     alone = chosen[2].metrics["3_clients/sum_smallest"] == 1
     assert alone == any("alone chose model" in line for line in chosen[2].events)
+
+
+def test_what_the_server_learns_is_said_before_the_start_and_once(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Of those trials of a sweep that sum, each kind in one line."""
+    words = ["secure_aggregation=false,true", "model=logreg", "num_clients=8"]
+    assert main(["sweep", *words, "strategy=fedavg,ifca", "seed=0,1", "--dry-run"]) == 0
+    said = [line for line in capfd.readouterr().err.splitlines() if "the server learns" in line]
+    ends = "hide nothing from who knows it (2 of 8 trials)"
+    assert [line.partition(";")[0].rpartition("learns ")[2] for line in said] == [
+        "the sum of a round's updates",
+        "a sum of updates per model, and who chose which, as clients tell it",
+    ]
+    assert all(line.endswith(ends) for line in said)
+
+
+def test_a_run_says_once_what_the_server_learns(
+    tmp_path: Path, template: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copy(template, tmp_path / "mlflow.db")
+    where = ["resources=inline", f"tracking.output={tmp_path}", "tracking.figures=none"]
+    assert main(["run", *ON, *where, "num_clients=4", "rounds=1"]) == 0
+    told = capfd.readouterr()
+    assert (told.out + told.err).count("the server learns") == 1
 
 
 def test_a_network_with_statistics_has_these_averaged_and_its_counters_as_sent() -> None:
