@@ -453,6 +453,7 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         group = word.key.removesuffix(".name")
         if group in PARTS and is_reference(str(word.value)):
             _option(group, word.value)
+    check_known(map(_key, [*fixed, *axes]), _kinds_on(axes))
     trials: list[Trial] = []
     contents: dict[str, str] = {}
     for cell in product(*axes.values()):
@@ -468,6 +469,46 @@ def _cells(file: SweepFile, words: Sequence[str]) -> tuple[list[str], list[Trial
         if len(values) > 1 and key.split(".")[0] in SessionConfig.model_fields:
             _check_place(key, trials)
     return list(axes), trials
+
+
+def check_known(keys: Iterable[str], kinds: Mapping[str, Collection[type[BaseModel]]]) -> None:
+    """Refuse a key below a group that none of its options has.
+
+    A cell would name the keys of its own option alone.
+
+    Parameters
+    ----------
+    keys : iterable of str
+        Full keys.
+    kinds : mapping
+        Group -> the classes of settings that a grid has of it, whose keys are named.
+
+    Raises
+    ------
+    ConfigError
+        In one line: the key, the nearest of all options, and those that these options have.
+    """
+    for top, _, rest in (key.partition(".") for key in keys):
+        group = group_of(RunConfig.model_fields[top]) if top in kinds and rest else None
+        if group is None:
+            continue
+        name, every = rest.split(".")[0], [*group.keys()]
+        if name not in every:
+            own = {f"{top}.{known}" for kind in kinds[top] for known in kind.model_fields}
+            known = [f"{top}.{known}" for known in every]
+            raise ConfigError(unknown("key", f"{top}.{name}", known, own))
+
+
+def _kinds_on(axes: Mapping[str, Sequence[str]]) -> dict[str, list[type[BaseModel]]]:
+    """Return the classes of settings of the options on a grid's axes, by group."""
+    found = {}
+    for key, words in axes.items():
+        name = key.removesuffix(".name")
+        field_ = RunConfig.model_fields.get(name) if name in groups() else None
+        if field_ is not None and (group := group_of(field_)) is not None:
+            chosen = [f"{name}={_option(name, word.value)}" for word in parse(words)]
+            found[name] = [group.kind(_composed((option,)).get(name)) for option in chosen]
+    return found
 
 
 def _grid(file: SweepFile, words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:

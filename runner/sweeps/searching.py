@@ -24,7 +24,7 @@ from fedsweep.search.proposer import grid_of, import_parts, importances
 from fedsweep.search.settings import CLIENT_ROUNDS, SearchConfig
 from fedsweep.search.space import Numbers, Range, Value, suggested
 from fedsweep.strategies.settings import FedAvgSettings
-from fedsweep.sweeps.compose import SEARCH, Trial, applies, changed, groups, validated
+from fedsweep.sweeps.compose import SEARCH, Trial, applies, changed, check_known, groups, validated
 from fedsweep.sweeps.resume import Standing
 
 _ELSEWHERE = (
@@ -268,6 +268,12 @@ def _check_keys(cfg: SearchConfig, trials: Sequence[Trial], ranged: Collection[s
                 f"{given}: it is what has to be solved or how that is measured, and no way to "
                 "solve it; make it an axis"
             )
+        if top in RunConfig.model_fields:
+            of = [t.config for t in trials if method in ("", t.config.strategy.name)]
+            try:
+                check_known([setting], {top: {type(getattr(config, top)) for config in of}})
+            except ConfigError as error:
+                raise ConfigError(f"{given}: {error}") from error
 
 
 def _space(cfg: SearchConfig, trial: Trial) -> dict[str, Range]:

@@ -338,6 +338,24 @@ def test_what_does_nothing_in_a_grid_is_refused(words: list[str], sentence: str)
     assert "\n" not in str(caught.value)
 
 
+def test_a_misspelt_key_is_told_those_of_all_methods_of_the_sweep() -> None:
+    """Wherever the method that has it stands; its value may be an axis."""
+    for words, near, beside in [
+        ("strategy=fedavg,kmeans,ditto", "num_clusters", "ditto_lambda"),
+        ("strategy.name=ditto,fedavg,kmeans", "num_clusters", "ditto_lambda"),
+        ("attack=ipm,alie,none", "eps", "z"),
+    ]:
+        group = words.partition("=")[0].removesuffix(".name")
+        for values in ("1", "1,2"):
+            with pytest.raises(ConfigError) as caught:
+                expand("", [words, f"{group}.{near}_={values}"])
+            hint, _, valid = str(caught.value).removesuffix(".").partition("? Valid: ")
+            assert hint == f"unknown key '{group}.{near}_'. Did you mean '{group}.{near}'"
+            named = {key.removeprefix(f"{group}.") for key in valid.split(", ")}
+            assert {near, beside, "name"} <= named
+            assert "q" not in named  # of none of these methods
+
+
 def test_of_two_words_for_one_key_the_last_counts() -> None:
     trials = expand(
         "default",

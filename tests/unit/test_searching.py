@@ -349,6 +349,10 @@ LRS = "search.space.training.lr=loguniform:1e-3:1"
             "search.metric=client_acc is never logged: no client holds out examples",
         ),
         (["search.space.training.lrr=0.1,1"], "unknown key 'training.lrr'"),
+        (
+            ["search.space.strategy.personal_epoch=1,2", "strategy=fedavg,ditto"],
+            "Did you mean 'strategy.personal_epochs'? Valid: strategy.ditto_lambda, ",
+        ),
         (["search.space.strategy.ditto_lambda=0.1,1", "strategy=fedavg"], "applies to none"),
         (["search.space.partition.alpha=0.1,1"], "it is what has to be solved"),
         (["search.space.rounds=1,2"], "it is what has to be solved"),
