@@ -36,7 +36,7 @@ def load_strategy_state(strategy: Strategy, state: State) -> None:
         strategy.load_state_dict(state)
         return
     for name, value in state.items():
-        inner = getattr(strategy, name)
+        inner = getattr(strategy, name, None)  # a method may first set one in a round
         if isinstance(inner, Strategy):
             load_strategy_state(inner, value)
         else:

@@ -9,7 +9,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -17,14 +19,23 @@ import pytest
 
 import fedsweep
 from fedsweep.catalog import CATALOG
-from fedsweep.config import RunConfig
+from fedsweep.cli import main
+from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.sources import load_images
 from fedsweep.errors import ConfigError, RunnerError, TrialError
 from fedsweep.parts.code import code_of_file
+from fedsweep.records import RoundRecord, TrialResult
 from fedsweep.report.report import report
+from fedsweep.report.searched import Searched
 from fedsweep.scores import SCORES
+from fedsweep.strategies import STRATEGIES
 from fedsweep.sweeps.compose import compose, expand
+from fedsweep.sweeps.prepare import make_split
+from fedsweep.tracking.read import read_sweep
+from fedsweep.tracking.runs import TrialRun
+from fedsweep.trial.checkpoint import CheckpointStore
+from fedsweep.trial.trial import run_trial
 from tests.trials import events_of, outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -307,6 +318,27 @@ def test_an_unmodified_flower_strategy_has_its_keywords_as_settings(tmp_path: Pa
         compose([f"strategy={file}:Needy"])
 
 
+def test_an_unmodified_strategy_goes_on_with_what_it_first_set_in_a_round(tmp_path: Path) -> None:
+    """It stays near the model of its first round, which a checkpoint has to have."""
+    anchored = DAMPED.replace("self.old = arrays", 'self.old = getattr(self, "old", arrays)')
+    assert anchored != DAMPED
+    (tmp_path / "anchored.py").write_text(anchored)
+    word = f"strategy={tmp_path / 'anchored.py'}"
+    config = compose([*SMALL, word, "checkpoint.every=1", "rounds=3"])
+    images = load_images(config.dataset, config.data)
+
+    def events() -> Generator[Any, None, None]:
+        store = CheckpointStore(str(tmp_path), config.key)
+        return run_trial(config, images, make_split(images, config), checkpoints=store)
+
+    for event in events():
+        if isinstance(event, RoundRecord) and event.round == 2:
+            break
+    started, *rest = events()
+    assert started.first_round == 3
+    assert outcome([started, *rest]) == outcome(events_of(config, images=images))
+
+
 def test_a_key_that_a_constructor_does_not_take_is_refused(tmp_path: Path) -> None:
     text = DAMPED.replace(", **rest):", "):").replace(
         "super().__init__(**rest)", "super().__init__()"
@@ -583,6 +615,65 @@ def test_an_unknown_key_lists_those_of_its_method_alone() -> None:
         ConfigError, match=r"strategy.proximal_mu does not apply to strategy=kmeans"
     ):
         compose(["strategy=kmeans", "strategy.proximal_mu=3"])
+
+
+@pytest.mark.parametrize("key", ["damping", "ditto_lambda"])
+def test_an_unknown_key_of_a_sweep_lists_those_of_ones_own_method_too(
+    tmp_path: Path, key: str
+) -> None:
+    """Whether the method that has it comes first or last."""
+    (tmp_path / "damped.py").write_text(DAMPED)
+    for methods in ("fedavg,ditto,{}", "{},ditto,fedavg"):
+        words = [f"strategy={methods.format(tmp_path / 'damped.py')}", f"strategy.{key}_=0.1,1"]
+        with pytest.raises(ConfigError) as refused:
+            expand("", words)
+        hint, _, valid = str(refused.value).partition("? Valid: ")
+        assert hint == f"unknown key 'strategy.{key}_'. Did you mean 'strategy.{key}'"
+        assert {"strategy.damping", "strategy.ditto_lambda"} < {*valid.rstrip(".").split(", ")}
+
+
+def test_a_search_over_a_method_of_ones_own_goes_on_to_the_same_winner(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver ends at the fourth trial; what goes on has not read the file before."""
+    file = tmp_path / "damped.py"
+    file.write_text(DAMPED)
+    read = {table: dict(getattr(STRATEGIES, table)) for table in ("_found", "_origins", "_names")}
+    finish, left = TrialRun.finish, [3]
+
+    def dying(self: TrialRun, result: TrialResult) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        finish(self, result)
+
+    def search(out: Path) -> int:
+        for table, there in read.items():
+            monkeypatch.setattr(STRATEGIES, table, dict(there))
+        return main([
+            "sweep", f"strategy={file}", "seed=0", "num_clients=2", "rounds=2", "model=logreg",
+            "resources.engine=inline", "tracking.log_models=false", "tracking.figures=none",
+            "search.space.strategy.damping=0,0.5,0.98", "search.budget=24", "search.generation=3",
+            "search.min_rounds=1", "--name", "hunt", f"tracking.output={out}",
+        ])  # fmt: skip
+
+    def searched(out: Path) -> Searched:
+        return Searched.from_json(read_sweep(TrackingConfig(output=str(out)), "hunt").searched)
+
+    outs = [tmp_path / "whole", tmp_path / "interrupted"]
+    for out in outs:
+        out.mkdir()
+        shutil.copy(template, out / "mlflow.db")
+    assert search(outs[0]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialRun, "finish", dying)
+        assert search(outs[1]) == 130
+    assert search(outs[1]) == 0
+    whole, resumed = map(searched, outs)
+    assert whole == resumed
+    [tuning] = whole.tunings
+    assert tuning.winner is not None
+    assert tuning.tried[tuning.winner].values == {"strategy.damping": 0}  # FedAvg, after 2 rounds
 
 
 def test_names_of_flowers_records_are_no_settings() -> None:
