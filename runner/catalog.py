@@ -56,7 +56,6 @@ class Need(Enum):
     OWN_TESTED = "clients' own models that are tested"
     ATTACKERS = "attackers among the clients"
     GOAL = "an attack that aims at labels"
-    SHARED = "models that clients share"
     ACCUSES = "a method that leaves replies out"
     TOLD = "clients that tell what they know of their data"
     EPSILON = "noise, of which something can be computed"
@@ -718,7 +717,7 @@ CATALOG = Catalog([
     Metric("1_global/attack_success", "attack success", "%", "lower", final="attack_success",
            needs=(Need.GOAL,), shown="table", curve="attack_success", live="attack"),
     Metric("3_clients/attack_success", "attack success on clients", "%", "lower",
-           final="client_attack_success", needs=(Need.GOAL, Need.SHARED),
+           final="client_attack_success", needs=(Need.GOAL, Need.OWN_TESTED),
            of=client_values("attack_success").mean(), shown="table", curve="attack_success"),
     Metric("3_clients/attackers", "attackers whose replies were used", "", "lower", 0,
            needs=_ATTACKERS),

@@ -48,7 +48,8 @@ not trained, and in ``compressed`` the seed of what was drawn.
 With ``method`` a client does what the client part of that name does
 (``fedsweep.strategies.clients``), whose messages may carry more. With ``test-own`` (rows per slice)
 an evaluated client also scores its model on the central test set, as its group sees it: ``test`` is
-as the reply of ``query.test``, its table as bytes. With ``by-class`` it has ``classes``: counts
+as the reply of ``query.test``, its table as bytes; with ``goal`` it has ``goal`` beside, the same
+of what attackers want. With ``by-class`` it has ``classes``: counts
 or sums, the bytes of ``training.targets.table_of``. Every reply also has ``load``, see
 ``fedsweep.engine.load.load_mod``.
 """

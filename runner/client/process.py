@@ -172,14 +172,20 @@ class ClientProcess:
         phase = self._phase(config)
         return ("eval", client, phase), lambda: self._data.client(client, "eval", phase)
 
-    def test_sets(self, config: Values, client: int) -> list[tuple[Hashable, Read]]:
-        """Return the test set as a client's group sees it, in slices of ``test-own`` rows."""
+    def test_sets(
+        self, config: Values, client: int, *, goal: bool = False
+    ) -> list[tuple[Hashable, Read]]:
+        """Return the test set as a client's group sees it, in slices of ``test-own`` rows.
+
+        With ``goal`` it is what attackers want of it.
+        """
         group, size = (
             int(self._data.groups_in(self._phase(config))[client]),
             int(config["test-own"]),
         )
         count = len(self._data.images.test_y)
-        return [self.test_set(group, i, min(i + size, count)) for i in range(0, count, size)]
+        starts = range(0, count, size)
+        return [self.test_set(group, i, min(i + size, count), goal=goal) for i in starts]
 
     def test_sums(self) -> TestSums:
         """Return sums that begin at zero."""

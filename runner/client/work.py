@@ -287,9 +287,11 @@ def evaluate_chunk(
             reply.content["classes"] = table_record(in_unit(own.table, client.target_unit))
     seen = [max(n, 1) for n in counts]
     if work.config.get("test-own"):
-        for c, record in enumerate(_test_own(client, trainer, models, work.config, clients)):
-            replies[c].content["test"] = record
-            seen[c] += int(cast(int, record["num-examples"]))
+        for name in ("test", "goal") if work.config.get("goal") else ("test",):
+            own = _test_own(client, trainer, models, work.config, clients, goal=name == "goal")
+            for c, record in enumerate(own):
+                replies[c].content[name] = record
+                seen[c] += int(cast(int, record["num-examples"]))
     return replies, seen
 
 
@@ -335,12 +337,17 @@ def _test_own(
     models: Models | Mixture,
     config: ConfigRecord,
     clients: Sequence[int],
+    *,
+    goal: bool,
 ) -> list[ConfigRecord]:
-    """Return each client's scores on the central test set, as its group sees it."""
+    """Return each client's scores on the central test set, as its group sees it.
+
+    With ``goal`` they are on what attackers want of it.
+    """
     by_sets: dict[tuple[Hashable, ...], list[int]] = {}  # the slices of a test set -> its clients
     reads: dict[Hashable, Read] = {}
     for c, number in enumerate(clients):
-        sets = client.test_sets(config, number)
+        sets = client.test_sets(config, number, goal=goal)
         by_sets.setdefault(tuple(key for key, _ in sets), []).append(c)
         reads.update(sets)
     sums = [client.test_sums() for _ in clients]

@@ -545,8 +545,6 @@ class TrialConfig(Section):
             return f"attack={attack.name} aims at no labels; set attack=backdoor or label_flip"
         if need is Need.ACCUSES and not has.accuses:
             return f"strategy={s.name} leaves no reply out; take another metric or strategy"
-        if need is Need.SHARED and has.personal_models:
-            return f"clients' own models under strategy={s.name} are not tested on it"
         return ""
 
     @property

@@ -59,6 +59,11 @@ class TestScores:
         tables = [score.table for score in (*self.of.values(), *self.alone.values())]
         return all(table is None or is_counts(table) for table in tables)
 
+    def with_alone(self, own: "TestScores") -> "TestScores":
+        """Return these scores, and those of others of the models that clients alone have."""
+        goal = (self.goal or TestScores()).with_alone(own.goal) if own.goal else self.goal
+        return replace(self, alone=own.alone, goal=goal)
+
     def mean(self, model: str, what: str = "acc") -> float:
         """Return a model's loss or accuracy, averaged over the groups of its clients."""
         counts = self.clients[model]
@@ -212,12 +217,15 @@ def _sums(
 def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScores | None:
     """Add what evaluated clients tell: scores of models of theirs alone, predictions by class."""
     alone: dict[int, Score] = {}
+    aimed: dict[int, Score] = {}
     classes: list[np.ndarray] = []
     sums: list[np.ndarray] = []
     for reply in replies:
         told = reply.content.config_records if reply.has_content() else {}
         if "test" in told:
             alone[reply.metadata.src_node_id] = _own_score(told["test"])
+        if "goal" in told:
+            aimed[reply.metadata.src_node_id] = _own_score(told["goal"])
         if "classes" in told and "sums" in told["classes"]:
             sums.append(_floats(told["classes"]["sums"]))
         elif "classes" in told:
@@ -227,7 +235,8 @@ def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScor
     held_out: Predictions | None = None
     if classes or sums:
         held_out = RealSums(_total(sums)) if sums else ClassCounts.of_table(_total(classes))
-    return replace(scores or TestScores(), alone=alone, held_out=held_out)
+    own = TestScores(alone=alone, goal=TestScores(alone=aimed) if aimed else None)
+    return replace((scores or TestScores()).with_alone(own), held_out=held_out)
 
 
 def _own_score(told: ConfigRecord) -> Score:

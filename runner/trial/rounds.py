@@ -53,6 +53,7 @@ class Loop:
     policies: Policies = field(default_factory=Policies)
     attackers: frozenset[int] = frozenset()
     """Nodes of which nothing is said: what they tell of their own examples counts for nobody."""
+    aims: bool = False  # whether attackers want what models can be scored on
     settle: Settle | None = None
     """Told of each round's aggregation once its model is made: what it meant in virtual time."""
 
@@ -289,7 +290,8 @@ def evaluate_round(
         Each None where there is none.
     """
     models = models_of(strategy)
-    config = ConfigRecord({**loop.evaluate_config, **({"test-own": SLICE} if personal else {})})
+    tests = {"test-own": SLICE, **({"goal": True} if loop.aims else {})} if personal else {}
+    config = ConfigRecord({**loop.evaluate_config, **tests})
     with (
         seeded_globals(derive_seed(loop.seed, "round", number, "evaluate")),
         sampling(),

@@ -202,6 +202,7 @@ class _Trial:
             policies=self._policies(scene),
             settle=self._virtual.settle if self._virtual else None,
             attackers=data.adversary.nodes,
+            aims=data.adversary.aims,
         )
         self.rules = StopRules(config.stop)
         self._spending = spending_of(config, data.num_examples(), self._noise)
@@ -316,7 +317,7 @@ class _Trial:
             _, own = evaluate_round(
                 self.strategy, self.grid, self._arrays, self.loop, last.round, personal=True
             )
-            scores = replace(scores or TestScores(), alone=own.alone) if own else scores
+            scores = (scores or TestScores()).with_alone(own) if own else scores
             self.grid.drain()
         return scores
 

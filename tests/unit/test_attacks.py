@@ -302,6 +302,32 @@ def test_the_success_of_an_attack_is_how_often_models_say_what_it_wants() -> Non
     assert result.summary["client_attack_success"] == pytest.approx(success, abs=1e-3)
 
 
+def test_the_success_on_clients_is_that_on_the_models_that_they_use() -> None:
+    """APFL with alpha 0 uses the global model. Under Local half of them attack themselves alone."""
+    attack = ["model=logreg", "attack=backdoor", "attack.target=3", "attack.fraction=0.5"]
+    shared = [*attack, "strategy=apfl", "strategy.alpha=0", "strategy.adaptive=false"]
+    *_, first, last, result = events_of(small(*shared))
+    assert "3_clients/attack_success" not in first.metrics  # own models are scored in the last
+    success = last.metrics["1_global/attack_success"]
+    assert success > 0.5
+    assert last.metrics["3_clients/attack_success"] == pytest.approx(success)
+    assert result.summary["client_attack_success"] == last.metrics["3_clients/attack_success"]
+
+    *_, alone, _ = events_of(small(*attack, "strategy=local"))
+    assert alone.metrics["3_clients/attack_success"] < 0.2
+    assert "1_global/attack_success" not in alone.metrics
+
+
+def test_the_success_on_own_models_is_there_where_a_trial_ended_early() -> None:
+    words = ["model=logreg", "strategy=ditto", "attack=backdoor", "attack.target=3"]
+    stop = ["stop.metric=1_global/acc", "stop.target=0.01"]
+    *_, last, result = events_of(small(*words, *stop))
+    assert (last.round, "3_clients/attack_success" in last.metrics) == (1, False)
+    *_, whole, _ = events_of(small(*words, "rounds=1"))
+    expected = whole.metrics["3_clients/attack_success"]
+    assert result.summary["client_attack_success"] == pytest.approx(expected)
+
+
 def test_who_captures_a_cluster_by_hand() -> None:
     """Nodes 1, 2 attack: alone in cluster 0; two of three in it; spread evenly."""
     alone = capture({1: 0, 2: 0, 3: 1, 4: 1}, {1, 2})
@@ -451,6 +477,15 @@ def test_an_attack_that_gives_something_else_is_named() -> None:
             "strategy=fedavg leaves no reply out",
         ),
         (["stop.target=0.9", "stop.metric=2_clusters/captured", "strategy=kmeans"], "attack=none"),
+        (
+            [
+                "stop.target=0.9",
+                "stop.metric=3_clients/attack_success",
+                "attack=backdoor",
+                "strategy=ditto",
+            ],
+            "not before the last round under strategy=ditto; set evaluate_personal=always",
+        ),
     ],
 )
 def test_refused(words: list[str], match: str) -> None:

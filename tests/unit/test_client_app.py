@@ -76,9 +76,10 @@ class FakeData:
     def test(
         self, group: int, start: int | None = None, stop: int | None = None, *, goal: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        assert not goal
-        x = self._pixels[30:][start:stop]
-        return (255 - x if group else x), self._labels[30:][start:stop]
+        x, y = self._pixels[30:][start:stop], self._labels[30:][start:stop]
+        if goal:  # all but class 2 is to be called that
+            x, y = x[y != 2], np.full(int((y != 2).sum()), 2)
+        return (255 - x if group else x), y
 
 
 @pytest.fixture(autouse=True)
@@ -223,8 +224,19 @@ def test_a_client_scores_its_own_model_on_the_test_set_as_its_group_sees_it(
     cells = confusion_of(np.frombuffer(told["test"]["confusion"], "<i8"))
     assert (np.trace(cells), cells.sum()) == (expected["correct"], 10)
     assert told["metrics"]["num-examples"] == 2
+    assert "goal" not in told
     asked = ConfigRecord(dict(config))
     assert "test" not in send(app, "evaluate", {"arrays": sent, "config": asked}, ctx)
+
+    # Beside it, how often it says what attackers want: of the seven images that are no 2.
+    asked = ConfigRecord({**config, "test-own": 4, "goal": True})
+    aimed = send(app, "evaluate", {"arrays": sent, "config": asked}, ctx)
+    x, y = data.test(1, goal=True)
+    expected = evaluate(own, normalised(x), torch.from_numpy(y))
+    assert aimed["test"] == told["test"]
+    assert (aimed["goal"]["num-examples"], len(y)) == (7, 7)
+    assert aimed["goal"]["correct"] == expected["correct"] != told["test"]["correct"]
+    assert aimed["goal"]["loss_sum"] == pytest.approx(expected["loss_sum"])
 
 
 def test_local_models_stay(app: ClientApp) -> None:

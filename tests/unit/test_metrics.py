@@ -1,5 +1,6 @@
 """Metrics of a round against numbers worked out by hand."""
 
+from dataclasses import replace
 from math import inf, isnan, nan
 from typing import Any
 
@@ -176,3 +177,19 @@ def test_own_models_by_hand() -> None:
     assert scores.of_client(1, "cluster_0", 1) == Score(2.0, 0.7)
     assert scores.of_client(1, "cluster_1", 1) is None
     assert own_test_metrics(None, online=6) == own_test_metrics(TestScores(), online=6) == {}
+
+
+def test_the_success_of_an_attack_on_own_models_by_hand() -> None:
+    """Two clients use cluster 0, a quarter of which is as attackers want, and one its own, all."""
+    users = {"cluster_0": {0: 2}}
+    of_cluster, wanted = (
+        TestScores({("cluster_0", 0): Score(1.0, acc)}, users, users) for acc in (0.5, 0.25)
+    )
+    told = TestScores(alone={7: Score(4.0, 0.8)}, goal=TestScores(alone={7: Score(3.0, 1.0)}))
+    scores = replace(of_cluster, goal=wanted).with_alone(told)
+    found = own_test_metrics(scores, online=3)
+    assert found["3_clients/attack_success"] == pytest.approx(0.5)
+    assert found["3_clients/test_acc"] == pytest.approx(0.6)
+    alone = own_test_metrics(TestScores().with_alone(told), online=1)
+    assert (alone["3_clients/attack_success"], alone["3_clients/test_acc"]) == (1.0, 0.8)
+    assert "3_clients/attack_success" not in own_test_metrics(of_cluster, online=2)
