@@ -553,11 +553,11 @@ def test_what_fails_at_run_time_says_where(tmp_path: Path) -> None:
 
 def test_a_method_may_share_the_settings_of_one_that_is_there(tmp_path: Path) -> None:
     """Both reach other processes, and so does another of one's own beside them."""
-    for name in ("raises", "others"):
+    for name in ("shares", "others"):
         (tmp_path / f"{name}.py").write_text(
             RAISES.replace('method = "raises"', f'method = "{name}"')
         )
-    words = ["strategy=fedavg", *(f"strategy={tmp_path}/{n}.py" for n in ("raises", "others"))]
+    words = ["strategy=fedavg", *(f"strategy={tmp_path}/{n}.py" for n in ("shares", "others"))]
     configs = [compose([word]) for word in words]
     assert [type(config.strategy) for config in configs] == [type(configs[0].strategy)] * 3
     for config in configs:
