@@ -32,7 +32,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from queue import Queue
 from threading import Lock
@@ -561,6 +561,12 @@ class Copy:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
+def _company(tests: Sequence[str], by: str) -> list[str]:
+    """Return the tests of a file that ran until one of them failed, that one with them."""
+    until = [*takewhile(lambda test: test_of(by) != test, tests), by]
+    return [test for test in until if test.partition("::")[0] == by.partition("::")[0]]
+
+
 def _tree_files() -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -709,14 +715,17 @@ class Judge:
         ]
 
     def _noticed(self, mutant: Mutant, copy: Copy, tests: Sequence[str]) -> str:
-        """Return the test that notices a mutant; it must pass where only the mutant is undone."""
+        """Return the test that notices a mutant.
+
+        It must pass where only the mutant is undone, after those of its file that ran before it.
+        """
         timeout = 90 + 4 * sum(self._usual[test].seconds for test in tests)
         text = self._texts[mutant.file]
         for _ in range(ATTEMPTS):
             copy.write(mutant.file, mutant.apply(text))
             by = copy.run(tests, timeout).by
             copy.write(mutant.file, text)
-            calm = "::" not in by or not copy.run([by], timeout).by
+            calm = "::" not in by or not copy.run(_company(tests, by), timeout).by
             if self._ended:
                 raise MutantsError("interrupted")
             if calm:

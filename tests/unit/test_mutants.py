@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks import mutants
-from benchmarks.mutants import ROOT, Copy, Judge, Mutant, MutantsError, Nearness, mutants_of, sample
+from benchmarks.mutants import (
+    ROOT,
+    Copy,
+    Judge,
+    Mutant,
+    MutantsError,
+    Nearness,
+    _company,
+    mutants_of,
+    sample,
+)
 
 
 def changes(text: str) -> list[str]:
@@ -272,3 +282,10 @@ def test_an_equivalent_mutant_needs_a_reason() -> None:
     assert mutants.equivalents(entry.format("so")) == {("a", "f", "x", "y"): "so"}
     with pytest.raises(MutantsError, match="a f x y has no reason"):
         mutants.equivalents(entry.format(" "))
+
+
+def test_who_notices_is_tried_again_after_those_that_ran_before_it() -> None:
+    """A test that fails after another one of its file, whatever is changed, notices nothing."""
+    ran = ["a.py::one", "b.py::one", "b.py::two", "b.py::three"]
+    assert _company(ran, "b.py::two[x]") == ["b.py::one", "b.py::two[x]"]
+    assert _company(ran, "a.py::one") == ["a.py::one"]
