@@ -288,8 +288,8 @@ def evaluate_chunk(
     seen = [max(n, 1) for n in counts]
     if work.config.get("test-own"):
         for name in ("test", "goal") if work.config.get("goal") else ("test",):
-            own = _test_own(client, trainer, models, work.config, clients, goal=name == "goal")
-            for c, record in enumerate(own):
+            told = _test_own(client, trainer, models, work.config, clients, goal=name == "goal")
+            for c, record in enumerate(told):
                 replies[c].content[name] = record
                 seen[c] += int(cast(int, record["num-examples"]))
     return replies, seen
