@@ -406,19 +406,22 @@ class Nearness:
         """Return the nearest test files of a module, and the other ones, nearer ones first.
 
         Nearest are those that import it or are called after it, and those that name it in a text
-        if it is a strategy (``strategy=ifca``); else those with the fewest imports in between. The
-        other ones are those that reach it by imports, or start processes, which may.
+        if it is a strategy (``strategy=ifca``); else those with the fewest imports in between. Of
+        parts that are found by where they lie no import tells, so the other ones are all tests: by
+        a trace it is known which of them run what.
         """
         stem = Path(module(file).replace(".", "/")).name
         steps = self._steps(file)
         called = [path for path in self.tests if f"_{stem}_" in f"{Path(path).stem}_"]
         direct = [path for path in self.tests if steps.get(path) == 1]
         naming = self._naming(stem) if file.startswith("strategies/") else []
-        reached = [path for path in self.tests if path in steps or self._starts(path)]
-        reached.sort(key=lambda path: (path not in naming, steps.get(path, len(steps))))
+        reached = sorted(
+            self.tests, key=lambda path: (path not in naming, steps.get(path, len(steps)))
+        )
         nearest = list(dict.fromkeys([*called, *direct, *naming]))
-        if not nearest:
-            nearest = [path for path in reached if steps.get(path) == steps.get(reached[0])]
+        if not nearest and reached:
+            first = steps.get(reached[0], -1)
+            nearest = [path for path in reached if steps.get(path) == first]
         return nearest, [path for path in reached if path not in nearest]
 
     def _naming(self, word: str) -> list[str]:
@@ -432,9 +435,6 @@ class Nearness:
             level = {path for path, found in self._imports.items() if found & level} - steps.keys()
             steps |= dict.fromkeys(level, max(steps.values()) + 1)
         return steps
-
-    def _starts(self, path: str) -> bool:
-        return "subprocess" in _imported(self._trees[path])
 
 
 def _imported(tree: ast.Module) -> set[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path.cwd()
+ROOT = Path.cwd().resolve()
 ELSEWHERE = "<elsewhere>"
 """The function that stands for all that runs in other processes."""
 EVERYBODY = "<collected>"
@@ -49,6 +49,8 @@ def _trace(frame: FrameType, event: str, argument: Any) -> None:
     name = _names.get(code)
     if name is None:
         path = Path(code.co_filename)
+        if path.is_absolute():  # and not <frozen ...>: a copy of the tree is laid out by links
+            path = path.resolve()
         inside = path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / "tests")
         inside &= bool(code.co_flags & CO_OPTIMIZED)  # not the body of a module or class
         relative = path.relative_to(ROOT).as_posix() if inside else ""

@@ -150,8 +150,11 @@ def test_nearest_tests_are_those_that_import_the_module_or_are_called_after_it()
     nearest, rest = near.order("runner/trial/stop.py")
     assert nearest == ["tests/unit/test_stop.py", "tests/unit/test_import.py"]
     assert rest == [
-        "tests/contract/test_trial.py", "tests/unit/test_deep.py", "tests/unit/test_shell.py"
+        "tests/contract/test_trial.py", "tests/unit/test_deep.py", "tests/unit/test_names.py",
+        "tests/unit/test_shell.py",
     ]  # fmt: skip
+    # A part that is found by where it lies is imported by nobody: any test may run it.
+    assert near.order("runner/alone.py") == ([], near.tests)
     assert near.order("strategies/ifca.py")[0] == ["tests/unit/test_names.py"]
 
 
@@ -230,6 +233,24 @@ def test_a_trace_says_what_each_test_runs(texts: dict[str, str], tmp_path: Path)
         "test_far": ["double.py::double", "far.py::quadruple"],
     }
     assert found["tests/unit/test_more.py::test_process"].seconds > 0
+
+
+def test_a_trace_knows_a_package_that_is_laid_out_by_links(
+    texts: dict[str, str], tmp_path: Path
+) -> None:
+    """As ours is: what is imported lies beside the tree, and is a file of it."""
+    for file, text in (
+        ("runner/__init__.py", ""),
+        ("runner/twice.py", SOURCE),
+        ("tests/unit/test_laid.py", "from fedsweep.twice import double\n\n"
+         "def test_laid():\n    assert double(2) == 4\n"),
+    ):  # fmt: skip
+        texts[file] = text
+        (tmp_path / "tree" / file).parent.mkdir(exist_ok=True)
+        (tmp_path / "tree" / file).write_text(text)
+    found = Copy(tmp_path / "copy", texts).trace(["tests/unit/test_laid.py"])
+    [laid] = [usual for test, usual in found.items() if test.endswith("test_laid")]
+    assert list(laid.functions) == ["runner/twice.py::double"]
 
 
 def test_tests_that_fail_anyway_or_never_end_say_so(texts: dict[str, str], tmp_path: Path) -> None:
