@@ -13,7 +13,7 @@ from fedsweep.escape import line, shortened
 from fedsweep.figures.canvas import (
     FEW,
     PALETTE,
-    cell,
+    cells,
     class_ticks,
     client_axis,
     client_order,
@@ -24,6 +24,7 @@ from fedsweep.figures.canvas import (
     new_figure,
     room_for,
     ticks,
+    write_in,
 )
 
 if TYPE_CHECKING:
@@ -49,11 +50,7 @@ def label_heatmap(
         counts[order].T, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0
     )
     if clients * classes <= 240:
-        dark = counts.max() / 2
-        for x, client in enumerate(order):
-            for y in range(classes):
-                value = int(counts[client, y])
-                cell(axes, x, y, value, dark=value > dark)
+        cells(axes, counts[order].T, counts.max() / 2)
     client_axis(axes.xaxis, order, groups, "largest class")
     class_ticks(axes.yaxis, class_names)
     axes.set_ylabel("class")
@@ -157,12 +154,14 @@ def example_grid(
     figure, (axes,) = new_figure(
         wide, 0.4 + wide * canvas.shape[0] / canvas.shape[1], title or "Examples"
     )
+    middles = np.zeros((count, 2))
     for i in range(count):
         top, left = i // columns * (height + caption), i % columns * (width + pad)
         canvas[top : top + height, left : left + width] = np.moveaxis(images[i], 0, -1)[..., :3]
-        middle = left + width / 2 - 0.5, top + height + caption * 0.35
-        name = shortened(line(class_names[int(labels[i])]), _CAPTION)
-        axes.text(*middle, name, ha="center", va="center", fontsize=7, in_layout=False)
+        middles[i] = left + width / 2 - 0.5, top + height + caption * 0.35
+    captions = [shortened(line(class_names[int(label)]), _CAPTION) for label in labels]
+    write_in(axes, captions, middles)
     axes.imshow(canvas, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])  # hidden ones would be made, too
     axes.axis("off")
     return figure

@@ -12,7 +12,7 @@ import numpy as np
 from fedsweep.catalog import CATALOG
 from fedsweep.figures.canvas import (
     PALETTE,
-    cell,
+    cells,
     class_ticks,
     client_axis,
     client_order,
@@ -230,9 +230,7 @@ def confusion_matrix(
     figure, (axes,) = new_figure(side + 0.8, side, title or "Confusion matrix")
     image = axes.imshow(share, cmap="cividis", vmin=0, vmax=100, interpolation="nearest")
     if classes <= 20:
-        for true, predicted in zip(*np.nonzero(share >= 0.5), strict=True):
-            value = share[true, predicted]
-            cell(axes, predicted, true, value, dark=value > 50)
+        cells(axes, share, 50, least=0.5)
     class_ticks(axes.xaxis, class_names)
     class_ticks(axes.yaxis, class_names)
     axes.set(xlabel="predicted class", ylabel="true class")

@@ -1,8 +1,12 @@
 import io
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.axis import Tick
 from matplotlib.figure import Figure
 
 from fedsweep.figures import canvas, split, trial
@@ -47,9 +51,10 @@ def test_pictures_of_a_split_are_drawn_for_few_and_many_clients(clients, groups,
 
 def test_heatmap_sorts_few_clients_by_group_and_writes_each_count():
     counts = np.array([[1, 2], [3, 4], [5, 6], [7, 8]])
-    axes = split.label_heatmap(counts, np.array([0, 1, 0, 1]), ["a", "b"]).axes[0]
+    axes = drawn(split.label_heatmap(counts, np.array([0, 1, 0, 1]), ["a", "b"])).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "2", "1", "3"]
-    assert [text.get_text() for text in axes.texts if text.get_text().isdigit()] == list("12563478")
+    [numbers] = (artist for artist in axes.artists if isinstance(artist, canvas.labels_type()))
+    assert numbers.texts == list("15372648")  # row by row
     assert axes.get_xlabel() == "client, sorted by group"
 
 
@@ -66,7 +71,8 @@ def test_example_grid_takes_grey_and_colour(channels, count):
     images = np.full((count, channels, 8, 8), 7, np.uint8)
     axes = drawn(split.example_grid(images, np.zeros(count, int), NAMES)).axes[0]
     assert (axes.images[0].get_array()[:8, :8] == 7).all()
-    assert len(axes.texts) == count
+    [captions] = (artist for artist in axes.artists if isinstance(artist, canvas.labels_type()))
+    assert captions.texts == ["0"] * count
 
 
 def test_cluster_map_holds_each_clients_cluster_and_marks_servers():
@@ -234,6 +240,73 @@ def test_a_picture_is_that_of_savefig_where_its_layout_is_its_own():
     buffer = io.BytesIO()
     theirs.savefig(buffer, format="png", dpi=110, pil_kwargs={"compress_level": 3})
     assert canvas.to_png(ours, 110, canvas.new_layouts()) == buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_texts_of_an_image_are_drawn_as_matplotlib_draws_each(kind):
+    """Numbers, letters below the line, none at all, a colour: the same pixels, the same SVG."""
+    texts, colours = ["7", "gyp", "", "$1", "100"], ["white", "black", "black", "#D55E00", "white"]
+    places = np.array([[0, 0], [1, 0.5], [0.5, 1], [0, 1], [1, 1.2]])
+
+    def figure() -> tuple[Figure, Axes]:
+        made, (axes,) = canvas.new_figure(3, 2, "texts")
+        axes.imshow(np.eye(2), cmap="cividis")
+        return made, axes
+
+    def bytes_of(made: Figure) -> bytes:
+        buffer = io.BytesIO()
+        with rc_context({"svg.hashsalt": "same"}):
+            made.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        return re.sub(rb'<g id="text_[0-9]+">|</g>|\s+', b"", buffer.getvalue())
+
+    ours, axes = figure()
+    canvas.write_in(axes, texts, places, colours)
+    theirs, axes = figure()
+    for text, place, colour in zip(texts, places, colours, strict=True):
+        axes.text(
+            *place, text, ha="center", va="center", fontsize=7, color=colour, in_layout=False,
+            parse_math=False,
+        )  # fmt: skip
+    assert bytes_of(ours) == bytes_of(theirs)
+
+
+def test_ticks_that_are_copied_are_drawn_as_those_that_are_made(monkeypatch):
+    """Grids, shared axes, turned names, an axis of powers: the same pixels."""
+
+    def pictures() -> list[bytes]:
+        powers, (axes,) = canvas.new_figure(3, 2, "powers")
+        axes.plot([1, 10, 1000], [3, 2, 1])
+        axes.set_xscale("log")
+        axes.tick_params(axis="x", which="both", labelrotation=45)
+        load = pd.DataFrame(
+            [(t, f"cpu-{t % 2}", "n", 9.0 * t, 650.0, 90.0, 50.0) for t in range(9)],
+            columns=["time_s", "host", "node", "host_cpu", "host_rss_mb", "node_cpu", "node_mem"],
+        )
+        counts, names = np.arange(60).reshape(6, 10), [f"class number {i}" for i in range(10)]
+        rounds = pd.DataFrame(
+            {"round": range(12), "1_global/acc": np.arange(12) / 12, "1_global/loss": 1.0}
+        )
+        figures = (
+            powers, trial.load_plot(load), trial.curves(rounds), split.class_counts(counts, names),
+            split.label_heatmap(counts, np.arange(6) % 2, names),
+            split.divergences(counts, np.arange(6) % 2, "divergences"),
+            trial.confusion_matrix(np.eye(10, dtype=int), names),
+        )  # fmt: skip
+        return [canvas.to_png(figure, 80, canvas.new_layouts()) for figure in figures]
+
+    copied = pictures()
+    monkeypatch.setattr(canvas, "_ticks_by_copy", lambda axes: None)
+    made = pictures()
+    assert [a == b for a, b in zip(copied, made, strict=True)] == [True] * len(made)
+
+
+def test_a_heatmap_has_one_artist_for_its_numbers_and_copies_its_ticks(monkeypatch):
+    """What is counted, not timed: ticks that matplotlib makes, texts among an image's numbers."""
+    making, plain = [], Tick.__init__
+    monkeypatch.setattr(Tick, "__init__", lambda *a, **k: making.append(1) or plain(*a, **k))
+    figure = drawn(split.label_heatmap(np.ones((20, 10), int), np.zeros(20, int), NAMES))
+    assert len(making) <= 8  # of 38 major ones: the first of each axis, major and minor
+    assert len(figure.axes[0].texts) == 0
 
 
 def test_long_titles_are_wrapped_and_flat_lines_stay_below_the_frame():
