@@ -1,6 +1,7 @@
 """A local store: its SQLite file, the URIs of what lies beside it, and its folder that may move."""
 
 import glob
+import logging
 import os
 import sqlite3
 import tempfile
@@ -10,9 +11,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from fedsweep.errors import TrackingError
+from fedsweep.errors import TrackingError, one_line
 from fedsweep.files import lock
 from fedsweep.tracking.claim import writer_of
+from fedsweep.tracking.template import copy_of_template, drop_template, keep_as_template
+
+_log = logging.getLogger("fedsweep.tracking")
 
 BESIDE = "fedsweep.artifacts", "beside the database"
 """Tag of an experiment whose files lie in ``artifacts/`` beside its database and move with it."""
@@ -78,7 +82,8 @@ def check(database: Path, write: bool) -> None:
 
 
 def create(database: Path) -> None:
-    """Make a fresh SQLite store under another name and link it into place.
+    """Make a fresh SQLite store under another name, as a copy of an earlier one where there is one,
+    and link it into place.
 
     Processes that open one fresh database at once break it for good, and so does a kill in the
     middle of its making. One process at a time makes one, so a draft that it finds is what a killed
@@ -94,14 +99,39 @@ def create(database: Path) -> None:
             left.unlink(missing_ok=True)
         if database.exists():
             return
-        draft = _draft(database)
+        if not _link_copy(database):
+            draft = _draft(database)
+            try:
+                MlflowClient(sqlite_uri(draft)).search_experiments(max_results=1)
+                keep_as_template(draft)
+                _link(draft, database)
+            finally:
+                draft.unlink(missing_ok=True)
+
+
+def _link_copy(database: Path) -> bool:
+    """Make a fresh store as a copy of one that MLflow made before; return whether that went."""
+    from mlflow import MlflowClient
+
+    draft = _draft(database)
+    try:
+        if not copy_of_template(draft):
+            return False
         try:
             MlflowClient(sqlite_uri(draft)).search_experiments(max_results=1)
-            os.link(draft, database)
-        except FileExistsError:
-            pass  # another process was faster; its database is as good
-        finally:
-            draft.unlink(missing_ok=True)
+        except Exception as error:  # whatever MLflow says of a copy: it makes one itself
+            _log.debug("MLflow refused a copy of a fresh store: %s", one_line(error))
+            drop_template()
+            return False
+        _link(draft, database)
+        return True
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _link(draft: Path, database: Path) -> None:
+    with suppress(FileExistsError):  # another process was faster; its database is as good
+        os.link(draft, database)
 
 
 def _draft(database: Path) -> Path:

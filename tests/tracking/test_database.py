@@ -13,8 +13,9 @@ import pytest
 
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import TrackingError
-from fedsweep.tracking.database import BESIDE, database_of, sqlite_uri
+from fedsweep.tracking.database import BESIDE, create, database_of, sqlite_uri
 from fedsweep.tracking.store import open_store, store_name, tracking_uri
+from fedsweep.tracking.template import keep_as_template, template_of_mlflow
 
 ODD = [
     "a?b",
@@ -114,3 +115,68 @@ def test_a_store_in_the_output_folder_is_called_by_its_place_there(tmp_path):
     one, two = cfg(tmp_path / "one"), cfg(tmp_path / "two")
     assert store_name(one, tracking_uri(one)) == store_name(two, tracking_uri(two)) == "mlflow.db"
     assert store_name(two, tracking_uri(one)) == tracking_uri(one)
+
+
+def contents(database: Path) -> tuple[list[tuple[str, str]], dict[str, list[tuple[object, ...]]]]:
+    """Return a database's schema, and the rows of its tables without their times."""
+    with closing(sqlite3.connect(database)) as opened:
+        schema = opened.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+        tables = [name for name, sql in schema if sql and sql.startswith("CREATE TABLE")]
+        rows = {name: opened.execute(f'SELECT * FROM "{name}"').fetchall() for name in tables}
+    told = [row[:4] for row in rows["experiments"]]
+    return schema, rows | {"experiments": told}
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("MLflow was asked to make a database")
+
+
+def test_a_second_store_is_a_copy_and_holds_what_mlflow_makes(tmp_path, monkeypatch):
+    """No migration is run for it, and its first experiment names its own process's folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        create(tmp_path / name / "mlflow.db")
+        monkeypatch.setattr("mlflow.store.db.utils._initialize_tables", never)
+    (schema, first), (again, second) = (
+        contents(tmp_path / name / "mlflow.db") for name in ("first", "second")
+    )
+    assert schema == again
+    [(_, _, folder, _)] = second.pop("experiments")
+    first.pop("experiments")
+    assert first == second
+    assert Path(folder) == tmp_path / "second" / "mlruns" / "0"
+    assert [path.name for path in (tmp_path / "second").iterdir()] == ["mlflow.db"]
+    assert open_store(cfg(tmp_path / "second")).client.search_experiments()
+
+
+@pytest.mark.parametrize("damage", ["no database", "half of one", "of another revision", "runs"])
+def test_a_template_that_is_no_good_is_made_anew(tmp_path, template, monkeypatch, damage):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept = template_of_mlflow()
+    keep_as_template(template)
+    good = kept.read_bytes()
+    if damage == "no database":
+        kept.write_bytes(b"nothing")
+    elif damage == "half of one":
+        kept.write_bytes(good[: len(good) // 2])
+    elif damage == "of another revision":
+        with closing(sqlite3.connect(kept)) as opened:
+            opened.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+            opened.commit()
+    else:
+        kept.write_bytes(template.read_bytes())  # it has experiments
+    create(tmp_path / "mlflow.db")
+    # Checks of a table come in any order: names are compared.
+    assert dict(contents(tmp_path / "mlflow.db")[0]).keys() == dict(contents(template)[0]).keys()
+    assert contents(kept)[1]["experiments"] == []
+    assert contents(kept)[1]["alembic_version"] == contents(template)[1]["alembic_version"]
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def test_a_cache_that_cannot_be_written_costs_no_store(tmp_path, monkeypatch):
+    (tmp_path / ".cache").write_text("a file where a folder should be")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    create(tmp_path / "mlflow.db")
+    assert contents(tmp_path / "mlflow.db")[1]["experiments"]
