@@ -1,4 +1,4 @@
-"""What a trial costs the driver: CPU seconds of its figures, of the rest of its tracking, of a store.
+"""What a trial costs the driver in CPU seconds: its figures, its other tracking, a fresh store.
 
     python -m benchmarks.trial_costs [--trials 6]
 
@@ -14,6 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -56,17 +57,9 @@ def figures(trials: int) -> dict[str, dict[str, float]]:
         clients = [{key: one.clients[key] for key in _DRAWN} for one in rounds]
         load = [sample for one in rounds for sample in one.load]
         assert data is not None
-        split = cpu_s(lambda: pictures.of_data(data))  # noqa: B023 - it is called at once
-        trial = cpu_s(
-            lambda: pictures.of_trial(
-                metrics,
-                clients,
-                [one.assignments for one in rounds],
-                load,
-                data,
-                done,  # noqa: B023
-            )
-        )
+        assigned = [one.assignments for one in rounds]
+        split = cpu_s(partial(pictures.of_data, data))
+        trial = cpu_s(partial(pictures.of_trial, metrics, clients, assigned, load, data, done))
         times.append((split, trial))
     return {
         "figures of a split": spread([split for split, _ in times[1:]]),
@@ -101,7 +94,7 @@ def stores() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         before = os.environ.get("HOME", "")
         os.environ["HOME"] = folder  # where no template is
-        made, copied = (cpu_s(lambda at=at: create(Path(folder, at))) for at in ("a.db", "b.db"))
+        made, copied = (cpu_s(partial(create, Path(folder, at))) for at in ("a.db", "b.db"))
         os.environ["HOME"] = before
     return {"store made by MLflow": round(made, 3), "store copied": round(copied, 3)}
 
