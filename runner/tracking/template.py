@@ -80,6 +80,6 @@ def _is_empty_store(database: Path) -> bool:
         with closing(sqlite3.connect(database)) as opened:
             whole = opened.execute("PRAGMA quick_check").fetchone() == ("ok",)
             query = "SELECT (SELECT count(*) FROM experiments) + (SELECT count(*) FROM runs)"
-            return whole and opened.execute(query).fetchone() == (0,)
+            return bool(whole and opened.execute(query).fetchone() == (0,))
     except sqlite3.Error:
         return False
