@@ -290,8 +290,8 @@ def _ticks_by_copy(axes: "Axes") -> None:
     for axis in (axes.xaxis, axes.yaxis):
         if not {"_get_tick", "_copy_tick_props"} <= set(dir(axis)):
             continue
-        axis._get_tick = partial(_next_tick, axis, axis._get_tick)  # type: ignore[attr-defined]
-        axis._copy_tick_props = _is_copied  # type: ignore[attr-defined]
+        axis._get_tick = partial(_next_tick, axis, axis._get_tick)  # type: ignore[union-attr]
+        axis._copy_tick_props = _is_copied  # type: ignore[union-attr]
 
 
 def _next_tick(axis: "XAxis | YAxis", make: "Callable[[bool], Tick]", major: bool) -> "Tick":
@@ -419,6 +419,7 @@ def labels_type() -> "Callable[..., Artist]":
         def draw(self, renderer: "RendererBase") -> None:
             """Draw all texts as matplotlib does one."""
             offsets = {text: self._offset(renderer, text) for text in set(self.texts) if text}
+            assert self.axes is not None
             middles = self.axes.transData.transform(self._places)
             _, height = renderer.get_canvas_width_height()
             font, gc = self._sample.get_fontproperties(), renderer.new_gc()
@@ -435,7 +436,7 @@ def labels_type() -> "Callable[..., Artist]":
             """Return where a text's baseline begins, seen from its middle, in pixels."""
             self._sample.set(text=text, va="baseline")
             below = self._sample.get_window_extent(renderer).y0
-            self._sample.set_va("center")
+            self._sample.set(va="center")
             box = self._sample.get_window_extent(renderer)
             return box.x0, box.y0 - below
 
