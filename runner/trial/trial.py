@@ -44,7 +44,7 @@ from fedsweep.strategies.base import (
     model_users,
     models_of,
 )
-from fedsweep.strategies.state import load_strategy_state, strategy_state
+from fedsweep.strategies.state import Unkept, load_strategy_state, strategy_state
 from fedsweep.trial.attacked import Attacked
 from fedsweep.trial.checkpoint import Checkpoint, CheckpointStore
 from fedsweep.trial.evaluation import TestScores, ask_scores
@@ -172,6 +172,7 @@ class _Trial:
         self._initial, self._layout = initial_model(grid)
         check_state(config, self._layout, self._initial)
         self.strategy = make_strategy(config, data.shift, self._layout)
+        self._unkept = Unkept(self.strategy)
         self._clustered = self.strategy if isinstance(self.strategy, Clustered) else None
         self._has = models_of(self.strategy)
         self._virtual = (
@@ -297,7 +298,13 @@ class _Trial:
             if self._summed is not None:
                 record = self._summed.settled(record)
             stopped = self.rules.update(record, self.loop.evaluates(done.number))
-            events = (*record.events, f"stopped: {stopped}") if stopped else record.events
+            lost = [
+                f"strategy={self.config.strategy.name} changed its {name}, which is no plain data: "
+                "a trial that is interrupted goes on without it; keep it in lists and dicts with "
+                "keys of text, or write state_dict and load_state_dict"
+                for name in self._unkept.found()
+            ]
+            events = (*record.events, *lost, *[f"stopped: {stopped}"] * bool(stopped))
             yield replace(record, events=events, time_s=time.time())
 
     def result(self, last: RoundRecord, stopped: str) -> TrialResult:

@@ -339,6 +339,22 @@ def test_an_unmodified_strategy_goes_on_with_what_it_first_set_in_a_round(tmp_pa
     assert outcome([started, *rest]) == outcome(events_of(config, images=images))
 
 
+def test_what_no_checkpoint_holds_of_a_strategy_is_said_once(tmp_path: Path) -> None:
+    """Sets and dicts with numbers as keys change in rounds; a constant one is no state."""
+    counting = DAMPED.replace(
+        "self.old = arrays",
+        "self.old = arrays; self.fixed = {1, 2}; self.seen[server_round] = {server_round}",
+    ).replace("super().__init__(**rest)", "super().__init__(**rest); self.seen = {}; self.of = {3}")
+    assert counting.count("self.seen") == 2
+    (tmp_path / "counting.py").write_text(counting)
+    *rounds, _ = events_of(compose([*SMALL, f"strategy={tmp_path}/counting.py", "rounds=3"]))
+    told = [event for record in rounds[1:] for event in record.events if "plain data" in event]
+    assert [event.partition("changed its ")[2].partition(",")[0] for event in told] == [
+        "seen", "fixed",
+    ]  # fmt: skip
+    assert not any("of," in event for event in told)
+
+
 def test_a_key_that_a_constructor_does_not_take_is_refused(tmp_path: Path) -> None:
     text = DAMPED.replace(", **rest):", "):").replace(
         "super().__init__(**rest)", "super().__init__()"
