@@ -16,9 +16,10 @@ from fedsweep.client.process import ClientProcess
 from fedsweep.client.work import evaluate_chunk, losses_of_chunk, train_chunk
 from fedsweep.engine.flower import Mod
 from fedsweep.engine.load import TaskMeter, node_load
-from fedsweep.strategies.clients import training_effort
+from fedsweep.strategies.clients import Values, training_effort
 from fedsweep.training.batched import Program
 from fedsweep.training.layers import UnsupportedError
+from fedsweep.training.local import LocalTraining
 from fedsweep.training.trainers import Batched
 
 TrainingEngine = Literal["sequential", "vectorized"]
@@ -140,16 +141,23 @@ def _call_mod(
 
 
 def check_common_config(messages: Sequence[Message]) -> None:
-    """Refuse messages whose configurations differ.
+    """Refuse messages whose configurations differ, but for the round that they were asked in.
 
     Raises
     ------
     UnsupportedError
         They do.
     """
-    first = message_config(messages[0])
-    if any(dict(message_config(message)) != dict(first) for message in messages[1:]):
+    first, *others = map(_but_for_its_round, messages)
+    if any(other != first for other in others):
         raise UnsupportedError("the clients of a chunk have different hyperparameters")
+
+
+def _but_for_its_round(message: Message) -> tuple[Values, LocalTraining]:
+    """Return what a message asks; the learning rate is that of its round."""
+    config = message_config(message)
+    told = {key: value for key, value in config.items() if key != "server-round"}
+    return told, LocalTraining.from_config(config)
 
 
 def _halving(

@@ -57,7 +57,7 @@ class ChunkWork:
     trainer : Trainer
         What trains and scores.
     messages, contexts : sequences of C
-        One per client; their configuration is the same.
+        One per client; their configuration is the same, but for the round that they were asked in.
     purpose : str
         What is drawn for: ``train`` or ``prepare``, before an evaluation.
     """
@@ -77,7 +77,11 @@ class ChunkWork:
         self.local = LocalTraining.from_config(self.config)
         self.told: dict[str, Sequence[Values]] = {}
         self._clients = [partition_id(context) for context in contexts]
-        self._seeds = [client.seed(purpose, self.config, c) for c in self._clients]
+        self._configs = [message_config(message) for message in messages]
+        self._seeds = [
+            client.seed(purpose, config, c)
+            for config, c in zip(self._configs, self._clients, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -85,7 +89,8 @@ class ChunkWork:
     @cached_property
     def places(self) -> list[Place]:
         """Where the clients' training examples lie."""
-        return self._client.places([self._client.train_set(self.config, c) for c in self._clients])
+        pairs = zip(self._configs, self._clients, strict=True)
+        return self._client.places([self._client.train_set(config, c) for config, c in pairs])
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -241,7 +246,10 @@ def train_chunk(
             reply.content[name] = more.records[c]
         replies.append(reply)
     if client.compressor is not None:
-        seeds = [client.seed("compress", work.config, partition_id(each)) for each in contexts]
+        seeds = [
+            client.seed("compress", message_config(message), partition_id(context))
+            for message, context in zip(messages, contexts, strict=True)
+        ]
         compress(client.compressor, client.layout, messages, contexts, replies, seeds)
     return replies
 

@@ -2,12 +2,12 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import count
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from ray.exceptions import ObjectLostError
 
@@ -34,11 +34,16 @@ from fedsweep.engine.wire import (
     Slot,
     StateRef,
     Task,
+    count_bytes,
     empty,
 )
 from fedsweep.errors import TrialError
 from fedsweep.records import LoadSample, TaskRecord
+from fedsweep.strategies.base import State
 from fedsweep.strategies.insides import Shared
+
+Alike = Callable[[RecordDict], Hashable]
+"""What contents of ``train`` have in common whose tasks may share a chunk, whatever their model."""
 
 
 @dataclass
@@ -56,6 +61,20 @@ class Trace:
         return Trace(
             *(getattr(self, part.name) + getattr(other, part.name) for part in fields(self))
         )
+
+
+@dataclass
+class _Early:
+    """A task that is worked on before its reply is sent for; what it changes waits until then."""
+
+    message: Message
+    state: StateRef = None  # of its client, once it is done
+    record: TaskRecord | None = None  # once it is done
+
+    @property
+    def id(self) -> str:
+        """The message's."""
+        return self.message.metadata.message_id
 
 
 class EngineGrid(Grid):
@@ -78,6 +97,8 @@ class EngineGrid(Grid):
     together : int
         Clients that a chunk of training or evaluation should have at least, where the app runs
         chunks together.
+    alike : Alike, optional
+        Has tasks share chunks that begin with different models; without it none do.
 
     Attributes
     ----------
@@ -87,6 +108,9 @@ class EngineGrid(Grid):
         Arrays that such a mean leaves out: those of the heaviest reply stand for all.
     online : int
         So many nodes, the first ones, are there now; the others have not joined yet.
+    next_due : sequence of Message
+        What will be sent for next, the soonest first. Work on it begins behind that of the next
+        messages that are waited for, as far as it fills whole chunks: by these counts alone.
     """
 
     def __init__(
@@ -96,14 +120,18 @@ class EngineGrid(Grid):
         cost: CostFn | None = None,
         chunk_size: int | None = None,
         together: int = 1,
+        alike: Alike | None = None,
     ) -> None:
+        self.next_due: Sequence[Message] = ()
         self.weight_key: str | None = None
         self.carried: frozenset[str] = frozenset()
         self._executor = executor
         self._num_nodes = self.online = num_nodes
         self._cost = cost or (lambda node_id, message_type: 1.0)
         self._learned = LearnedSeconds(self._cost)
-        self._chunk_size, self._together = chunk_size, together
+        self._chunk_size, self._together, self._alike = chunk_size, together, alike
+        self._early: dict[int, _Early] = {}  # by node: each is at one task at a time
+        self._unwanted: set[str] = set()  # messages under way whose replies nobody will send for
         self._noted: set[str] = set()
         self._states: dict[int, StateRef] = {}
         self._replies: dict[str, list[Message]] = {}
@@ -149,7 +177,15 @@ class EngineGrid(Grid):
         """
         messages = list(messages)
         self._again.clear()
+        begun = set() if stateless else self._claimed(messages)
+        self._begin([m for m in messages if id(m) not in begun], stateless=stateless)
+        self._trace.asked.update(message.metadata.message_type for message in messages)
+        return [message.metadata.message_id for message in messages]
 
+    def _begin(
+        self, messages: Sequence[Message], *, stateless: bool = False, ahead: bool = False
+    ) -> None:
+        """Number messages and have the executor run them in chunks."""
         # Each distinct record is put where hosts find it, and each content emptied, once.
         arrays: list[ArrayRef] = []  # what stands for each ArrayRecord of the messages
 
@@ -169,16 +205,25 @@ class EngineGrid(Grid):
         slots_of: Shared[Records, tuple[int, ...]] = Shared(_slots)
         kinds = [message.metadata.message_type for message in messages]
         costs = [self._cost(m.metadata.dst_node_id, m.metadata.message_type) for m in messages]
-        groups = [(kind, slots_of(records)) for kind, records in zip(kinds, contents, strict=True)]
+        kin: Sequence[Hashable] = [slots_of(records) for records in contents]
+        if self._alike is not None:
+            shared: Shared[RecordDict, Hashable] = Shared(self._alike)
+            kin = [
+                shared(message.content) if len(slots) == 1 and kind == "train" else slots
+                for message, kind, slots in zip(messages, kinds, kin, strict=True)
+            ]
+        groups = list(zip(kinds, kin, strict=True))
         clients = all(kind.split(".")[0] in ("train", "evaluate") for kind in kinds)
         together = self._together if clients else 1
         target = _target_chunks(emptied.values()) if self.weight_key else self.target(messages)
+        size = self._together if ahead and self._chunk_size is None else self._chunk_size
 
         # The chunks.
         states = {} if stateless else self._states
         chunks = []
-        for indices in make_chunks(groups, costs, self._chunk_size, together, target):
-            own = {key: i for i, key in enumerate(dict.fromkeys(slots_of(contents[indices[0]])))}
+        for indices in make_chunks(groups, costs, size, together, target):
+            slots = (slot for i in indices for slot in slots_of(contents[i]))
+            own = {key: i for i, key in enumerate(dict.fromkeys(slots))}
             local = Shared(partial(_moved, own))  # a content that tasks share is pickled once
             told = [messages[i].metadata for i in indices]
             chunks.append(
@@ -189,28 +234,28 @@ class EngineGrid(Grid):
                     ),
                     tuple(arrays[key] for key in own),
                     sum(costs[i] for i in indices),
+                    ahead=ahead,
                 )
             )
 
         # Off they go.
-        ids = [message.metadata.message_id for message in messages]
-        self._unanswered.update(ids)
-        self._trace.asked.update(message.metadata.message_type for message in messages)
+        self._unanswered.update(message.metadata.message_id for message in messages)
         self._executor.submit(chunks)
-        return ids
 
     def target(self, messages: Sequence[Message]) -> int:
         """Return how many chunks to make of messages whose replies stay apart."""
         del messages
         return TARGET_CHUNKS
 
-    def _chunk(self, tasks: tuple[Task, ...], arrays: tuple[ArrayRef, ...], cost: float) -> Chunk:
+    def _chunk(
+        self, tasks: tuple[Task, ...], arrays: tuple[ArrayRef, ...], cost: float, *, ahead: bool
+    ) -> Chunk:
         """Return the next chunk, with the seconds that such tasks should take."""
         seconds = sum(
             self._learned.expect(t.metadata.dst_node_id, t.metadata.message_type) for t in tasks
         )
         mean = self.weight_key, self.carried
-        return Chunk(next(self._chunk_numbers), tasks, arrays, *mean, cost, seconds)
+        return Chunk(next(self._chunk_numbers), tasks, arrays, *mean, cost, seconds, ahead)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies to these messages that are there by now, each once."""
@@ -228,15 +273,103 @@ class EngineGrid(Grid):
             In the order of the messages. Under ``weight_key`` one reply per chunk, at the place of
             its first message.
         """
-        return self.receive(self.push_messages(messages), timeout=timeout)
+        ids = self.push_messages(messages)
+        self._begin_ahead()
+        return self.receive(ids, timeout=timeout)
+
+    # What is worked on before its reply is sent for
+
+    def _begin_ahead(self) -> None:
+        """Begin what will be sent for next, in whole chunks, within the bytes for its replies."""
+        due, self.next_due = self.next_due, ()
+        new = [m for m in due if not self._is_early(m)]
+        if not new:
+            return
+        largest = max(count_bytes(message.content) for message in new)
+        room = max(MIN_CHUNKS, MEANS_BYTES // max(largest, 1)) - len(self._early)
+        room = max(0, min(room, len(new)))
+        new = new[: room - room % self._together]
+        for message in new:
+            self._forget(message.metadata.dst_node_id)
+            self._early[message.metadata.dst_node_id] = _Early(message)
+        if new:
+            self._begin(new, ahead=True)
+
+    def _is_early(self, message: Message) -> bool:
+        """Return whether a message is worked on ahead."""
+        early = self._early.get(message.metadata.dst_node_id)
+        return early is not None and early.message is message
+
+    def _claimed(self, messages: Sequence[Message]) -> set[int]:
+        """Return which messages were begun ahead, by identity; from now on they are as others."""
+        found = set()
+        for message in messages if self._early else ():
+            node = message.metadata.dst_node_id
+            if not self._is_early(message):
+                continue
+            early = self._early.pop(node)
+            if early.record is not None:
+                self._keep_state(node, early.state)
+                self._trace.tasks.append(early.record)
+            elif early.id not in self._unanswered:  # given up at a deadline that others missed
+                continue
+            found.add(id(message))
+        return found
+
+    def _forget(self, node: int) -> None:
+        """Let go of what a node was begun at ahead, which nobody will send for."""
+        early = self._early.pop(node, None)
+        if early is None:
+            return
+        self._replies.pop(early.id, None)
+        if early.id in self._unanswered:
+            self._unanswered.discard(early.id)
+            self._unwanted.add(early.id)
+
+    def early_state(self, timeout: float | None = None) -> list[State]:
+        """Wait for what was begun ahead; return what came of it, as a checkpoint holds it."""
+        self._wait({early.id for early in self._early.values()}, timeout)
+        found: list[State] = []
+        for node, early in sorted(self._early.items()):
+            if early.record is None:
+                continue
+            replies = [
+                {"content": reply.content}
+                if reply.has_content()
+                else {"error": [reply.error.code, reply.error.reason]}
+                for reply in self._replies.get(early.id, [])
+            ]
+            state = self._executor.get(early.state)
+            kept = {"state": state} if state else {}
+            found.append({"node": node, "record": asdict(early.record), "replies": replies, **kept})
+        return found
+
+    def load_early_state(self, state: Sequence[State], messages: Mapping[int, Message]) -> None:
+        """Put back what ``early_state`` returned, of tasks under way by their nodes."""
+        self._early.clear()
+        for entry in state:
+            message = messages[entry["node"]]
+            set_message_id(message, self._next_id())
+            early = _Early(message, entry.get("state"), TaskRecord(**entry["record"]))
+            self._early[entry["node"]] = early
+            for told in entry["replies"]:
+                content = Error(*told["error"]) if "error" in told else told["content"]
+                reply = Message(content, reply_to=message)
+                set_message_id(reply, self._reply_id())
+                self._replies.setdefault(early.id, []).append(reply)
 
     def receive(self, ids: Sequence[str], *, timeout: float | None = None) -> list[Message]:
         """Wait for the replies to pushed messages, as ``send_and_receive`` does.
 
         At the timeout all that is under way is given up, other messages too.
         """
+        self._wait(set(ids), timeout)
+        return [reply for message_id in ids for reply in self._replies.pop(message_id, [])]
+
+    def _wait(self, ids: set[str], timeout: float | None) -> None:
+        """Wait for the replies to pushed messages; at the timeout give up all under way."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        missing = set(ids)
+        missing = ids
         while missing := missing & self._unanswered:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -244,10 +377,10 @@ class EngineGrid(Grid):
                     f"{len(missing)} of {len(ids)} replies were missing after {timeout:g} s"
                 )
                 self._unanswered.clear()
+                self._unwanted.clear()
                 self._executor.abandon()
                 break
             self._collect(left)
-        return [reply for message_id in ids for reply in self._replies.pop(message_id, [])]
 
     def drain(self) -> Trace:
         """Return the tasks, load samples and events since the last call."""
@@ -285,21 +418,26 @@ class EngineGrid(Grid):
             self._accept(result)
 
     def _accept(self, result: ChunkResult) -> None:
+        later: set[int] = set()  # nodes of whose tasks nothing is said before they are sent for
         for task, state in zip(result.chunk.tasks, result.states, strict=True):
-            node_id = task.metadata.dst_node_id
-            if task.stateless:
-                continue
-            if state is not None:
-                self._states[node_id] = state
-            else:
-                self._states.pop(node_id, None)
+            node_id, message_id = task.metadata.dst_node_id, task.metadata.message_id
+            early = self._early.get(node_id)
+            if message_id in self._unwanted:
+                self._unwanted.discard(message_id)
+                later.add(node_id)
+            elif early is not None and early.id == message_id:
+                early.state = state
+                [early.record] = [t for t in result.replies.tasks if t.node_id == node_id]
+                later.add(node_id)
+            elif not task.stateless:
+                self._keep_state(node_id, state)
         for reply in result.replies.replies:
             if reply.metadata.reply_to_message_id in self._unanswered:
                 message = self._message(reply, result)
                 self._replies.setdefault(reply.metadata.reply_to_message_id, []).append(message)
         self._unanswered.difference_update(task.metadata.message_id for task in result.chunk.tasks)
         self._learned.learn(result.replies.tasks)
-        self._trace.tasks += result.replies.tasks
+        self._trace.tasks += [task for task in result.replies.tasks if task.node_id not in later]
         self._trace.samples += result.replies.samples
         self._trace.events += result.events
         new = [
@@ -307,6 +445,12 @@ class EngineGrid(Grid):
         ]  # each host may say it
         self._noted.update(new)
         self._trace.events += new
+
+    def _keep_state(self, node: int, state: StateRef) -> None:
+        if state is not None:
+            self._states[node] = state
+        else:
+            self._states.pop(node, None)
 
     def _fetch(self, chunk: Chunk, index: int, ref: ArrayRef) -> ArrayRecord:
         """Read a reply's arrays; where they were lost with their node, run their chunk again."""
@@ -364,16 +508,23 @@ def ray_grid(
     cost: CostFn | None = None,
     chunk_size: int | None = None,
     together: int = 1,
+    alike: Alike | None = None,
 ) -> EngineGrid:
     """Return RayGrid: the Grid whose clients run on Ray actors."""
-    return EngineGrid(RayExecutor(spec, hosts), spec.num_partitions, cost, chunk_size, together)
+    executor = RayExecutor(spec, hosts)
+    return EngineGrid(executor, spec.num_partitions, cost, chunk_size, together, alike)
 
 
 def inline_grid(
-    spec: AppSpec, cost: CostFn | None = None, chunk_size: int | None = None, together: int = 1
+    spec: AppSpec,
+    cost: CostFn | None = None,
+    chunk_size: int | None = None,
+    together: int = 1,
+    alike: Alike | None = None,
 ) -> EngineGrid:
     """Return the Grid whose clients run in this process, without Ray."""
-    return EngineGrid(InlineExecutor(spec), spec.num_partitions, cost, chunk_size, together)
+    executor = InlineExecutor(spec)
+    return EngineGrid(executor, spec.num_partitions, cost, chunk_size, together, alike)
 
 
 def _target_chunks(contents: Iterable[Records]) -> int:

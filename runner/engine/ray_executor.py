@@ -95,7 +95,7 @@ class RayExecutor:
     def submit(self, chunks: Iterable[Chunk]) -> None:
         """Queue chunks and start as many as hosts take."""
         self._waiting = sorted(
-            [*self._waiting, *chunks], key=lambda c: (-c.seconds, -c.cost, c.number)
+            [*self._waiting, *chunks], key=lambda c: (c.ahead, -c.seconds, -c.cost, c.number)
         )
         self._follow()
         self._send_waiting()
@@ -299,6 +299,7 @@ class RayExecutor:
                 chunk.arrays,
                 cost=chunk.cost / n,
                 seconds=chunk.seconds / n,
+                ahead=chunk.ahead,
             )
             for task in chunk.tasks
         ]

@@ -66,6 +66,7 @@ class Chunk:
     carried: frozenset[str] = frozenset()
     cost: float = 1.0  # in any unit, the same in every run
     seconds: float = 0.0  # expected from what such tasks took; 0.0: not known yet
+    ahead: bool = False  # nobody waits for it yet: it runs behind those that somebody waits for
 
 
 @dataclass(frozen=True)

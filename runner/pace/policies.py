@@ -25,7 +25,7 @@ The loop, for the model of each round::
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from math import inf
 from typing import Any, Protocol
 
@@ -114,6 +114,18 @@ class Underway:
     def in_flight(self) -> Sequence[Flight]:
         """Tasks that have not arrived yet, in order of arrival."""
         return [flight for *_, flight in sorted(self._in_flight, key=_by_arrival)]
+
+    @property
+    def messages(self) -> dict[int, Message]:
+        """What the nodes are at, or were whose replies wait for a model."""
+        flights = (*self.arrived, *(flight for *_, flight in self._in_flight))
+        return {flight.node: flight.message for flight in flights}
+
+    def arriving(self, most: int) -> list[Flight]:
+        """Return the tasks that are in no model yet and will arrive, the soonest first."""
+        there = self.arrived[:most]
+        coming = nsmallest(most - len(there), self._in_flight, key=_by_arrival)
+        return [*there, *(flight for *_, flight in coming if flight.arrives and flight.ends < inf)]
 
     @property
     def next_arrival(self) -> float:
@@ -426,6 +438,8 @@ class Policies:
     workload: Workload = AllOfIt()
     trigger: Trigger = WaitForAll()
     delivery: Delivery = WhenTaken()
+    ahead: bool = False
+    """Whether tasks go on until they are taken, so that machines may work on those that come."""
 
     def state_dict(self) -> State:
         """Return what a checkpoint keeps of those policies that remember something."""

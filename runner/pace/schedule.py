@@ -114,6 +114,7 @@ class AsynchronousSchedule(Schedule):
             clock=scene.clock,
             trigger=trigger,
             delivery=delivery,
+            ahead=True,
         )
 
     def check_in(self, setting: Setting) -> None:

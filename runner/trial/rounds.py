@@ -16,6 +16,7 @@ from typing import Literal
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
+from fedsweep.engine.chunks import TOGETHER
 from fedsweep.engine.flower import Choose, sampling
 from fedsweep.engine.grid import EngineGrid, Trace
 from fedsweep.engine.wire import count_bytes
@@ -30,6 +31,11 @@ from fedsweep.strategies.base import models_of, senders_of
 from fedsweep.trial.evaluation import QUERY, SLICE, TestScores, with_told
 
 Settle = Callable[[int, Aggregation, Underway], Settled]
+
+AHEAD = 4 * TOGETHER
+"""Tasks that hosts may work on before their replies are sent for, at most: hosts find something to
+do while a model is made, and little is in vain at a trial's end."""
+
 AskScores = Callable[[int, ArrayRecord], Callable[[], TestScores] | None]
 
 
@@ -125,7 +131,7 @@ def run_rounds(
 
         # Train: ask clients until what arrives makes a model, and read their replies.
         due, asked, train = _until_due(strategy, grid, arrays, loop, number, underway)
-        replies = _replies(strategy, grid, due, loop, number, arrays)
+        replies = _replies(strategy, grid, due, loop, number, arrays, underway)
         train += grid.drain()
         clock.lap("train")
 
@@ -251,13 +257,21 @@ def _replies(
     loop: Loop,
     number: int,
     now: ArrayRecord,
+    underway: Underway,
 ) -> list[Message]:
-    """Return the replies of the tasks that make the model of a round, in the order of asking."""
+    """Return the replies of the tasks that make the model of a round, in the order of asking.
+
+    Those that arrive next may be worked on meanwhile: as many as the models that are left to be
+    made could be of.
+    """
     averages = loop.partial_means and is_weighted_mean(strategy)
     grid.weight_key = "num-examples" if averages else None
     layout: Layout | None = getattr(strategy, "layout", None)
     grid.carried = frozenset(layout.carried if layout else ())
     taken = sorted(due.taken, key=lambda flight: flight.place)
+    if loop.policies.ahead:
+        most = min(AHEAD, (loop.num_rounds - number) * len(taken))
+        grid.next_due = [flight.message for flight in underway.arriving(most)]
     try:
         return loop.policies.delivery.replies(grid, taken, number, loop.timeout, now)
     finally:

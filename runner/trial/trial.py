@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -224,7 +224,8 @@ class _Trial:
             if compressor.down:
                 seed, workload = derive_seed(self.config.seed, "compression"), policies.workload
                 down = DownLink(compressor, self._layout, count_bytes, seed, workload)
-                policies = replace(policies, workload=down)
+                # Their messages are made when they are sent.
+                policies = replace(policies, workload=down, ahead=False)
             delivery = Opened(delivery, compressor, self._layout, down)
         masking = masking_of(self.config, self.data)
         if masking is not None:
@@ -249,6 +250,7 @@ class _Trial:
         self._underway.load_state_dict(state["underway"])
         if self._virtual:
             self._virtual.load_state_dict(state["virtual"])
+        self.grid.load_early_state(state.get("early", []), self._underway.messages)
         if "policies" in state:
             self.loop.policies.load_state_dict(state["policies"])
         self._spending.go_on(saved.records)
@@ -256,6 +258,7 @@ class _Trial:
 
     def state(self) -> State:
         """Return all that the next round depends on, besides the configuration."""
+        early = self.grid.early_state(self.loop.timeout)
         return {
             "arrays": self._arrays,
             "strategy": strategy_state(self.strategy),
@@ -263,6 +266,7 @@ class _Trial:
             "ledger": vars(self._ledger),
             "underway": self._underway.state_dict(),
             "policies": self.loop.policies.state_dict(),
+            **({"early": early} if early else {}),
             **({"virtual": self._virtual.state_dict()} if self._virtual else {}),
         }
 
@@ -405,9 +409,21 @@ def make_grid(
     size = config.resources.chunk_size
     chunk_size = size if isinstance(size, int) else None
     together = 1 if config.training.engine == "sequential" else TOGETHER
+    alike = but_for_its_round if config.schedule.stale else None
     if hosts:
-        return ray_grid(spec, hosts, cost, chunk_size, together)
-    return inline_grid(spec, cost, chunk_size, together)
+        return ray_grid(spec, hosts, cost, chunk_size, together, alike)
+    return inline_grid(spec, cost, chunk_size, together, alike)
+
+
+def but_for_its_round(content: RecordDict) -> Hashable:
+    """Return what a content asks, whichever model it asks it of: such tasks train together.
+
+    Where the learning rate decays, those of other rounds don't.
+    """
+    config = dict(content.config_records.get("config", ConfigRecord()))
+    if config.get("lr-decay", 1.0) == 1:
+        config.pop("server-round", None)
+    return repr(sorted(config.items()))
 
 
 def compressor_of(config: TrialConfig) -> Compressor | None:
