@@ -48,6 +48,14 @@ CASES = {
         "schedule.buffer=3",
         "strategy=ditto",
     ],
+    "work ahead of need, and a state": [
+        "devices=lognormal",
+        "schedule=fedbuff",
+        "schedule.buffer=4",
+        "num_clients=30",
+        "schedule.concurrency=26",
+        "strategy=ditto",
+    ],
     "a buffer per cluster": [
         "devices=lognormal",
         "schedule=clustered_fedbuff",

@@ -278,6 +278,8 @@ GOES_ON = {
               "strategy=fedavgm"],
     "worth and speed": [VIRTUAL, "schedule=oort", "strategy.fraction_train=0.25"],
     "tiers": [VIRTUAL, "schedule=tifl", "schedule.tiers=2", "schedule.interval=1"],
+    "work ahead of need": [VIRTUAL, "schedule=fedbuff", "schedule.buffer=4", "num_clients=30",
+                           "schedule.concurrency=26", "compression=topk"],
     "a client's own model": [VIRTUAL, "schedule=fedasync", "strategy=ditto"],
     "clusters": [VIRTUAL, "schedule=clustered_fedbuff", "schedule.buffer=2", *ORACLE,
                  "shift=rotation", "shift.groups=2"],
