@@ -41,7 +41,7 @@ from fedsweep.engine.wire import (
 )
 from fedsweep.errors import AppError
 from fedsweep.records import TaskRecord
-from fedsweep.strategies.arrays import read_array, write_array
+from fedsweep.strategies.arrays import read_array, records_of, write_array
 
 if TYPE_CHECKING:
     import ray
@@ -86,9 +86,8 @@ def run_chunk(
     A client that raises becomes an error reply with its traceback kept.
     """
     started = time.perf_counter()
-    together = (
-        _run_together(app, spec, chunk, arrays, states) if isinstance(app, ChunkApp) else None
-    )
+    chunks = app if isinstance(app, ChunkApp) else None
+    together = None if chunks is None else _run_together(chunks, spec, chunk, arrays, states)
     share = (time.perf_counter() - started) / len(chunk.tasks)
 
     # Each task's reply, its record, and its client's state after it.
@@ -129,7 +128,7 @@ def run_chunk(
             replies.append((answer, sent))
     kept: list[ArrayRecord] = []
     wired = mean.replies(kept) if mean is not None else _each(replies, kept)
-    notes = tuple(app.notes()) if isinstance(app, ChunkApp) else ()
+    notes = () if chunks is None else tuple(chunks.notes())
     return ChunkReplies(tuple(wired), tuple(records), notes=notes), kept, after
 
 
@@ -189,7 +188,7 @@ def _run_task(
 
 def _check_arrays(content: RecordDict) -> None:
     """Refuse a reply with an array that nobody could read: here it costs a reply, later a round."""
-    for record in content.array_records.values():
+    for record in records_of(content, ArrayRecord).values():
         for name, array in record.items():
             try:
                 read_array(array)
@@ -355,7 +354,7 @@ def _scalars(content: RecordDict | None) -> dict[str, float]:
         return {}
     return {
         key: value
-        for record in content.metric_records.values()
+        for record in records_of(content, MetricRecord).values()
         for key, value in record.items()
         if not isinstance(value, list)
     }

@@ -11,13 +11,14 @@ from typing import cast
 from weakref import ReferenceType, ref
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from fedsweep.links import TRAVELS
 from fedsweep.pace.policies import Span
 from fedsweep.scenario.device import DeviceTable
 from fedsweep.seeding import derive_seed
+from fedsweep.strategies.arrays import records_of
 from fedsweep.strategies.base import State
 from fedsweep.strategies.clients import LEAST, METHOD, Effort, Values, training_steps
 from fedsweep.strategies.registry import STRATEGIES
@@ -79,11 +80,13 @@ class AskedBy:
         return known[1]
 
     def _read(self, content: RecordDict) -> Asked:
-        config = dict(content.config_records.get("config", ConfigRecord()))
-        arrays = {name: own for name, own in content.array_records.items() if name != OPENED}
+        configs = records_of(content, ConfigRecord)
+        config = dict(configs.get("config", ConfigRecord()))
+        arrays = records_of(content, ArrayRecord)
+        arrays.pop(OPENED, None)
         sizes = {name: self._size(RecordDict({"": own})) for name, own in arrays.items()}
         kind = " ".join(map(str, [config.get(METHOD, ""), *sizes.values()]))
-        travels = content.config_records.get(TRAVELS, ConfigRecord())
+        travels = configs.get(TRAVELS, ConfigRecord())
         nbytes = sum(int(cast(int, travels.get(name, size))) for name, size in sizes.items())
         return Asked(kind, nbytes, config, len(arrays))
 

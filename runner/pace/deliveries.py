@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from fedsweep.pace.policies import Delivery, Flight, Replying
-from fedsweep.strategies.arrays import read_array, write_array
+from fedsweep.strategies.arrays import read_array, records_of, write_array
 from fedsweep.strategies.base import State, int_keys, string_keys
 from fedsweep.strategies.candidates import CANDIDATE
 from fedsweep.strategies.layout import is_floating
@@ -93,7 +93,7 @@ class Moved(Delivery):
             self._move(reply, flight, cluster, late, now)
             _sign(reply)
             if self.equal:
-                for metrics in reply.content.metric_records.values():
+                for metrics in records_of(reply.content, MetricRecord).values():
                     metrics[WEIGHT] = 1
         for cluster in made:
             self._made.setdefault(cluster, []).append(number)
@@ -111,11 +111,11 @@ class Moved(Delivery):
         self, reply: Message, flight: Flight, cluster: int | None, late: int, now: ArrayRecord
     ) -> None:
         """Put arrays as the strategy is to see them in the place of a reply's."""
-        models = reply.content.array_records
+        models = records_of(reply.content, ArrayRecord)
         if not models:
             return
         name, told = next(iter(models.items()))
-        sent = flight.message.content.array_records
+        sent = records_of(flight.message.content, ArrayRecord)
         start = sent.get(CANDIDATE.format(cluster), next(iter(sent.values())))
         clusters: Mapping[int, ArrayRecord] = getattr(self.strategy, "cluster_arrays", {})
         present = now if cluster is None else clusters[cluster]
@@ -131,7 +131,8 @@ class Moved(Delivery):
 
     def _cluster(self, reply: Message) -> int | None:
         """Return the cluster whose model a reply is of: chosen by the client, or its own."""
-        choice: Any = reply.content.config_records.get("choice", ConfigRecord()).get("cluster")
+        told = records_of(reply.content, ConfigRecord)
+        choice: Any = told.get("choice", ConfigRecord()).get("cluster")
         if choice is not None:
             return int(choice)
         cluster = getattr(self.strategy, "assignment", {}).get(reply.metadata.src_node_id)
@@ -184,12 +185,12 @@ class Steps(Moved):
 
 def _sign(reply: Message) -> None:
     """Have a reply's load say whose it is: how many were asked at once says nothing here."""
-    load = reply.content.config_records.get("load")
+    load = records_of(reply.content, ConfigRecord).get("load")
     if load is not None and "node-ids" not in load:
         lists: dict[str, Any] = {key: [value] for key, value in load.items()}
         weights = [
             float(cast(float, metrics[WEIGHT]))
-            for metrics in reply.content.metric_records.values()
+            for metrics in records_of(reply.content, MetricRecord).values()
             if WEIGHT in metrics
         ]
         nodes = {"node-ids": [reply.metadata.src_node_id], WEIGHT: weights[:1]}

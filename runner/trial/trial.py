@@ -36,6 +36,7 @@ from fedsweep.scenario.compression import Compressor
 from fedsweep.scenario.masking import Masking
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies import Layout, build_strategy, with_defence, with_layout, wrap_privacy
+from fedsweep.strategies.arrays import records_of
 from fedsweep.strategies.base import (
     Clustered,
     ModelTraits,
@@ -420,7 +421,7 @@ def but_for_its_round(content: RecordDict) -> Hashable:
 
     Where the learning rate decays, those of other rounds don't.
     """
-    config = dict(content.config_records.get("config", ConfigRecord()))
+    config = dict(records_of(content, ConfigRecord).get("config", ConfigRecord()))
     if config.get("lr-decay", 1.0) == 1:
         config.pop("server-round", None)
     return repr(sorted(config.items()))
