@@ -285,7 +285,8 @@ class EngineGrid(Grid):
         new = [m for m in due if not self._is_early(m)]
         if not new:
             return
-        largest = max(count_bytes(message.content) for message in new)
+        size = Shared(count_bytes)
+        largest = max(size(message.content) for message in new)
         room = max(MIN_CHUNKS, MEANS_BYTES // max(largest, 1)) - len(self._early)
         room = max(0, min(room, len(new)))
         new = new[: room - room % self._together]

@@ -124,7 +124,7 @@ class Underway:
     def arriving(self, most: int) -> list[Flight]:
         """Return the tasks that are in no model yet and will arrive, the soonest first."""
         there = self.arrived[:most]
-        coming = nsmallest(most - len(there), self._in_flight, key=_by_arrival)
+        coming = nsmallest(most - len(there), self._in_flight)  # no two are of one node
         return [*there, *(flight for *_, flight in coming if flight.arrives and flight.ends < inf)]
 
     @property
