@@ -205,12 +205,13 @@ class EngineGrid(Grid):
         slots_of: Shared[Records, tuple[int, ...]] = Shared(_slots)
         kinds = [message.metadata.message_type for message in messages]
         costs = [self._cost(m.metadata.dst_node_id, m.metadata.message_type) for m in messages]
-        kin: Sequence[Hashable] = [slots_of(records) for records in contents]
+        places = [slots_of(records) for records in contents]
+        kin: Sequence[Hashable] = places
         if self._alike is not None:
             shared: Shared[RecordDict, Hashable] = Shared(self._alike)
             kin = [
                 shared(message.content) if len(slots) == 1 and kind == "train" else slots
-                for message, kind, slots in zip(messages, kinds, kin, strict=True)
+                for message, kind, slots in zip(messages, kinds, places, strict=True)
             ]
         groups = list(zip(kinds, kin, strict=True))
         clients = all(kind.split(".")[0] in ("train", "evaluate") for kind in kinds)
