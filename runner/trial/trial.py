@@ -217,6 +217,7 @@ class _Trial:
         if self.config.sampling == "poisson":
             cohort = PoissonSampled(self.config.strategy.fraction_train)
             policies = replace(policies, cohort=cohort)
+        policies = replace(policies, ahead=policies.ahead and mixes_rounds(self.config))
         delivery, adversary = policies.delivery, self.data.adversary
         if adversary.forges:
             delivery = Attacked(delivery, adversary, self._layout)
@@ -410,10 +411,18 @@ def make_grid(
     size = config.resources.chunk_size
     chunk_size = size if isinstance(size, int) else None
     together = 1 if config.training.engine == "sequential" else TOGETHER
-    alike = but_for_its_round if config.schedule.stale else None
+    alike = but_for_its_round if mixes_rounds(config) else None
     if hosts:
         return ray_grid(spec, hosts, cost, chunk_size, together, alike)
     return inline_grid(spec, cost, chunk_size, together, alike)
+
+
+def mixes_rounds(config: TrialConfig) -> bool:
+    """Return whether clients that were asked in several rounds may train in one chunk, and early.
+
+    What somebody's own clients do may go by the round, or keep something in an evaluation.
+    """
+    return config.schedule.stale and config.strategy.part_origin is None
 
 
 def but_for_its_round(content: RecordDict) -> Hashable:

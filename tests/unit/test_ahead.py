@@ -5,6 +5,7 @@ Client ``n`` (node id) adds n to every weight and counts its rounds in its state
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -221,3 +222,36 @@ def test_rounds_whose_learning_rates_differ_train_apart() -> None:
         assert not [line for r in records for line in r.events if "hyperparameters" in line]
     for name, array in found["sequential"].items():
         assert found["vectorized"][name] == pytest.approx(array, abs=1e-5), name
+
+
+OWN = """
+from fedsweep.strategies.clients import ClientPart, with_method
+from fedsweep.strategies.fedavg import FedAvg
+
+
+class Rounds(FedAvg):
+    settings = FedAvg.settings
+    any_version = True
+
+    def configure_train(self, server_round, arrays, config, grid):
+        config = with_method(config, RoundsClients.method)
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+class RoundsClients(ClientPart):
+    method = "rounds"
+
+    def fit(self, work):
+        own = work.config["server-round"]
+        assert all(config["server-round"] == own for config in work._configs)
+        return super().fit(work)
+"""
+
+
+def test_clients_of_somebodys_own_train_as_they_are_asked(
+    tmp_path: Path, ran: list[list[int]]
+) -> None:
+    """What they do may go by the round that they read: a chunk is of one, and nothing is early."""
+    (tmp_path / "rounds.py").write_text(OWN)
+    events_of(small(*MANY, *STALE, f"strategy={tmp_path}/rounds.py", "model=mlp"))
+    assert sum(map(len, ran)) == 5 * 4
