@@ -447,7 +447,12 @@ def colorbar(
     figure: "Figure", axes: "Axes | list[Axes]", image: "ScalarMappable", label: str
 ) -> None:
     """Add the scale of an image's colours."""
+    from matplotlib.ticker import MaxNLocator
+
     bar = figure.colorbar(image, ax=axes, label=label, pad=0.02)
+    if np.asarray(image.get_array()).dtype.kind == "i":  # counts
+        bar.locator = MaxNLocator(integer=True)
+        bar.update_ticks()
     _ticks_by_copy(bar.ax)
     bar.ax.tick_params(labelsize=7)
 
