@@ -115,6 +115,8 @@ def _marks(table: Table, cells: Cells, choice: Choice, names: Mapping[str, str])
         f"{TESTS[choice.test]} over at least {LEAST} seeds, the sign test where all differences "
         f"are the same; p < {LEVEL}, corrected for the number of rows by Holm"
     )
+    lacking = any((cells.numbers[f"{name}_n"] == 0).any() for name in set(ranked))
+    other = "each other row that has the metric" if lacking else "each other row"
     if any(cell.best for line in table.cells for cell in line):
-        return f"Bold: better than each other row{same} ({rule})."
-    return f"No row is better than each other row{same} ({rule})."
+        return f"Bold: better than {other}{same} ({rule})."
+    return f"No row is better than {other}{same} ({rule})."

@@ -212,7 +212,7 @@ def metric_of(word: str, there: Iterable[str], what: str) -> str:
     metric = CATALOG.get(word)
     if metric is not None and metric.final in known:
         return metric.final
-    raise ConfigError(f"{what}: {unknown('metric', word, [*known, *COUNTS])}")
+    raise ConfigError(f"{what}: {unknown('metric', word, sorted({*known, *COUNTS}))}")
 
 
 def picked(

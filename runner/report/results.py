@@ -90,9 +90,12 @@ def results_table(
         seeds = [_by_seed(part, metric) for part in cells.values()]
         marked = set()
         for block in blocks:
-            best = clear_best([seeds[i] for i in block], test)
+            # A method without a global model, say, is no rival in its accuracy. One of which
+            # nothing has finished might have been: beside it no row is known to be the best.
+            rivals = [i for i in block if seeds[i] or not numbers["trials"][i]]
+            best = clear_best([seeds[i] for i in rivals], test)
             if best is not None:
-                marked.add(block[best])
+                marked.add(rivals[best])
         numbers[f"{metric}_best"] = [i in marked for i in range(len(cells))]
     places = [
         {key: value for key, value in zip(keys, place, strict=True) if value is not None}

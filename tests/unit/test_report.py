@@ -347,6 +347,22 @@ def test_marks_are_corrected_for_the_number_of_rows():
     assert marks(grid({**three, **two})) == [False, False, False]
 
 
+@pytest.mark.parametrize(("third", "marked"), [({"client_acc": 0.9}, True), ({}, False)])
+def test_a_method_that_has_no_such_metric_is_no_rival(third: dict[str, float], marked: bool):
+    """IFCA has no global model; one of which no trial has finished might have been better."""
+    rows = [
+        row(f"strategy={name} seed={seed}", acc=value * (1 + seed / 100), client_acc=0.5)
+        for name, value in (("fedavg", 0.7), ("kmeans", 0.4))
+        for seed in range(3)
+    ]
+    rows += [row(f"strategy=ifca seed={seed}", **third) for seed in range(3)]
+    cells = results_table(rows)
+    assert cells.numbers["acc_best"].tolist() == [marked, False, False]
+    caption = layout(cells, Choice(columns=["acc"])).caption
+    said = "Bold: better than each other row that has the metric (" if marked else "No row is"
+    assert said in caption
+
+
 def test_a_row_that_diverged_is_never_the_best_and_loses_by_its_signs():
     lost = {1: [0.5, math.nan, 0.5, 0.5, 0.5, 0.5], 4: [0.9] * 6}
     assert marks(grid(lost)) == [False, True]
