@@ -671,7 +671,7 @@ def _report(args: argparse.Namespace, words: list[str]) -> int:
 def _compare(args: argparse.Namespace, words: list[str]) -> int:
     from fedsweep.report.best import comparison
     from fedsweep.report.pairs import paired
-    from fedsweep.report.terminal import rich_lines
+    from fedsweep.report.terminal import fitted_lines
     from fedsweep.sweeps.compose import compose
     from fedsweep.sweeps.views import new_console
     from fedsweep.tracking.read import read_runs, sweeps_of
@@ -684,7 +684,9 @@ def _compare(args: argparse.Namespace, words: list[str]) -> int:
         return 0
     first, second = sweeps
     found = paired(first, second)
-    new_console().print(rich_lines(found.lines, f"{first.name} and {second.name}"))
+    console = new_console()
+    title = f"{first.name} and {second.name}"
+    console.print(fitted_lines(found.lines, found.place, title, console.width))
     for told in found.told:
         say(told)
     return 0

@@ -10,8 +10,9 @@ import numpy as np
 from fedsweep.catalog import CATALOG
 from fedsweep.config.section import short_names
 from fedsweep.errors import RunnerError
+from fedsweep.output import amount
 from fedsweep.report.results import SEED
-from fedsweep.report.stats import LEAST, LEVEL, TESTS, Test, p_different, rejected
+from fedsweep.report.stats import LEAST, LEVEL, TESTS, Test, corrected, p_different
 from fedsweep.report.table import Lines, Marked
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _Place = tuple[tuple[str, str], ...]
 _HASH = "weights_sha256"
+_LISTED = 6
+"""Settings, or cells, that a line names."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,15 @@ class Paired:
     ----------
     lines : Lines
         A row per cell and metric, headings first; a difference that is clear is marked.
+    place : int
+        How many columns say where a row lies: the others are its numbers.
     told : tuple of str
-        What it says, line by line: how many pairs, how many with the same bits, by which test.
+        What it says, line by line: how many pairs, how many with the same bits, in which settings
+        they differ, which trials have no partner, by which test.
     """
 
     lines: Lines
+    place: int
     told: tuple[str, ...]
 
 
@@ -63,11 +70,10 @@ def paired(first: "StoredSweep", second: "StoredSweep", test: Test = "t") -> Pai
         for cell, of in cells.items()
         if any(metric in trial.final for place in of for trial in pairs[place])
     ]
-    clear = rejected([p for *_, p in rows])
+    p_values = corrected([p for *_, p in rows])
     names = short_names([*shared, SEED])
     axes = [key for key in shared if key != SEED]
     same = sum(_same_bits(*pair) for pair in pairs.values())
-    lone = len(ours) + len(theirs) - 2 * len(pairs)
     return Paired(
         [
             [
@@ -80,16 +86,51 @@ def paired(first: "StoredSweep", second: "StoredSweep", test: Test = "t") -> Pai
                 "p",
             ],
             *(
-                _line(cell, axes, metric, numbers, sure)
-                for (cell, metric, *numbers), sure in zip(rows, clear, strict=True)
+                _line(cell, axes, metric, numbers, p)
+                for (cell, metric, *numbers, _), p in zip(rows, p_values, strict=True)
             ),
         ],
+        len(axes) + 1,
         (
-            f"{len(pairs)} pairs of trials; {same} with the same final weights, to the bit"
-            + (f"; {lone} trials have no partner" if lone else ""),
-            f"bold: {TESTS[test]} over at least {LEAST} seeds, p < {LEVEL} corrected for the "
+            f"{amount(len(pairs), 'pair')} of trials; {same} with the same final weights, to the "
+            "bit",
+            *_settings(list(pairs.values())),
+            *_without_partner(first, ours, pairs),
+            *_without_partner(second, theirs, pairs),
+            f"*: {TESTS[test]} over at least {LEAST} seeds, p <= {LEVEL}; p is corrected for the "
             "number of rows by Holm",
         ),
+    )
+
+
+def _settings(pairs: "list[tuple[StoredTrial, StoredTrial]]") -> list[str]:
+    """Say in which settings pairs differ, in all of them or in some."""
+    found: dict[tuple[str, str, str], int] = {}
+    for one, two in pairs:
+        for key in sorted(one.params.keys() | two.params.keys()):
+            values = one.params.get(key, "-"), two.params.get(key, "-")
+            if values[0] != values[1]:
+                found[key, *values] = found.get((key, *values), 0) + 1
+    listed = [
+        f"{key} ({mine}, {other})" + (f" in {amount(count, 'pair')}" if count < len(pairs) else "")
+        for (key, mine, other), count in found.items()
+    ]
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return [f"they differ in {', '.join(listed[:_LISTED])}{more}"] if listed else []
+
+
+def _without_partner(
+    sweep: "StoredSweep", trials: Mapping[_Place, object], pairs: Mapping[_Place, object]
+) -> list[str]:
+    """Say which trials of a sweep the other one lacks, by their cells."""
+    lone = [place for place in trials if place not in pairs]
+    cells = dict.fromkeys(
+        " ".join(f"{key}={value}" for key, value in place if key != SEED) or "all" for place in lone
+    )
+    more = f" and {len(cells) - _LISTED} more" if len(cells) > _LISTED else ""
+    where = ", ".join([*cells][:_LISTED])
+    return [f"{amount(len(lone), 'trial')} of '{sweep.name}' without a partner: {where}{more}"] * (
+        bool(lone)
     )
 
 
@@ -131,11 +172,11 @@ def _same_bits(one: "StoredTrial", two: "StoredTrial") -> bool:
 
 
 def _line(
-    cell: _Place, axes: list[str], metric: str, numbers: list[float], sure: bool
+    cell: _Place, axes: list[str], metric: str, numbers: list[float], p: float
 ) -> list[str | Marked]:
     """Return a row as it is read."""
     told, place = CATALOG.final(metric), dict(cell)
-    count, first, second, p = numbers
+    count, first, second = numbers
     gain = second - first
     difference = "nan" if isnan(gain) else f"{gain * told.factor:+.{told.decimals + 1}f}"
     return [
@@ -144,6 +185,6 @@ def _line(
         f"{count:.0f}",
         told.told(first),
         told.told(second),
-        Marked(difference) if sure else difference,
+        Marked(difference, " *") if p <= LEVEL else difference,
         f"{p:.2g}" if count >= LEAST else "-",
     ]

@@ -67,17 +67,21 @@ def p_different(
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def rejected(p_values: Sequence[float]) -> list[bool]:
-    """Return which of these hypotheses Holm's procedure (1979) rejects at ``LEVEL``.
+def corrected(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number by Holm's procedure (1979), in their order.
 
     SciPy has none, and statsmodels, which has, would be installed for these lines alone.
     """
-    found = [False] * len(p_values)
+    found, largest = [1.0] * len(p_values), 0.0
     for i, place in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
-        if p_values[place] > LEVEL / (len(p_values) - i):
-            break
-        found[place] = True
+        largest = max(largest, min(1.0, (len(p_values) - i) * p_values[place]))
+        found[place] = largest
     return found
+
+
+def rejected(p_values: Sequence[float]) -> list[bool]:
+    """Return which of these hypotheses Holm's procedure rejects at ``LEVEL``."""
+    return [p <= LEVEL for p in corrected(p_values)]
 
 
 def holds_all(p_values: Sequence[float]) -> bool:

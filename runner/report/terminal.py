@@ -29,14 +29,24 @@ def fitted(table: Table, title: str, width: int) -> "tuple[RenderableType, list[
     lost: list[str] = []
     left = table
     for column in _by_importance(table):
-        if _width(left) <= width or len(left.columns) == 1:
+        if _width(left.lines()) <= width or len(left.columns) == 1:
             break
         at = left.columns.index(table.columns[column])
         lost.append(table.columns[column].heading)
         left = left.without([at])
-    if _width(left) <= width:
+    if _width(left.lines()) <= width:
         return _rich(left, title), lost
-    return _blocks(table, title), []
+    return _blocks(table.lines(), len(table.down), title), []
+
+
+def fitted_lines(lines: Lines, place: int, title: str, width: int) -> "RenderableType":
+    """Return a table of texts that is at most so wide, or each row as a block of lines.
+
+    ``place`` columns say where a row lies.
+    """
+    if _width(lines) <= width:
+        return rich_lines(lines, title)
+    return _blocks(lines, place, title)
 
 
 def ending(name: str, axes: Sequence[str], folder: Path | None, words: Sequence[str]) -> list[str]:
@@ -124,11 +134,10 @@ def _by_importance(table: Table) -> list[int]:
     return sorted(range(len(table.columns)), key=worth)
 
 
-def _width(table: Table) -> int:
+def _width(lines: Lines) -> int:
     """Return how wide a table has to be for no word in it to be cut."""
     from rich.cells import cell_len
 
-    lines = table.lines()
     columns = zip(*lines, strict=True)
     total = _MARGIN
     for heading, *cells in columns:
@@ -138,17 +147,16 @@ def _width(table: Table) -> int:
     return total
 
 
-def _blocks(table: Table, title: str) -> "RenderableType":
-    """Return each row as a block: its place, then a line for each column."""
+def _blocks(lines: Lines, place: int, title: str) -> "RenderableType":
+    """Return each row as a block: its place, then a line for each other column."""
     from rich.text import Text
 
-    headings, *rows = table.lines()
+    headings, *rows = lines
     told = [title] if title else []
     for row in rows:
         both = list(zip(map(_text, headings), map(_text, row), strict=True))
-        cut = len(table.down)
-        told.append(" ".join(f"{name}={value}" for name, value in both[:cut]) or "all trials")
-        told += [f"  {name}: {value}" for name, value in both[cut:]]
+        told.append(" ".join(f"{name}={value}" for name, value in both[:place]) or "all trials")
+        told += [f"  {name}: {value}" for name, value in both[place:]]
     return Text("\n".join(map(escape.line, told)))
 
 
