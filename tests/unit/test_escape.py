@@ -374,7 +374,9 @@ def texts(figure: Figure) -> list[str]:
     assert canvas.to_png(figure, 110, canvas.new_layouts()).startswith(b"\x89PNG")
     found = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     assert not [text for text in found if text._preprocess_math(text.get_text())[1]]
-    return [text.get_text() for text in found]
+    many = figure.findobj(lambda artist: isinstance(artist, canvas.labels_type()))
+    assert not any(artist._sample.get_parse_math() for artist in many)
+    return [*(text.get_text() for text in found), *(t for artist in many for t in artist.texts)]
 
 
 def short(name: str, most: int = 60) -> str:
