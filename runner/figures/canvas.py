@@ -11,6 +11,7 @@ entries that begin with an underscore.
 
 import colorsys
 import io
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from hashlib import sha256
 from itertools import pairwise
-from textwrap import fill, wrap
+from textwrap import TextWrapper, fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -463,12 +464,19 @@ def ticks(axis: "XAxis | YAxis", names: Sequence[object] | np.ndarray) -> None:
     axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]], fontsize=7)
 
 
+class _Folding(TextWrapper):
+    """Folds a text between its words, and behind the underscores that names have."""
+
+    wordsep_re = re.compile(r"(\s+|[^\s_]+_+(?=\S))")
+
+
 def folded_ticks(axis: "XAxis | YAxis", names: Sequence[str], inches: float) -> None:
     """Label every position of an axis that is so long; long names take up to three lines."""
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
     letters = max(6, int(inches / max(1, len(names)) / _LETTER))
-    folded = ["\n".join(wrap(shortened(line(name), 3 * letters), letters)[:3]) for name in names]
+    fold = _Folding(letters, max_lines=3, placeholder="...").fill
+    folded = [fold(shortened(line(name), 3 * letters)) for name in names]
     axis.set_major_locator(FixedLocator(range(len(names))))
     axis.set_major_formatter(FixedFormatter(folded))
     axis.set_gid(_FOLDED)

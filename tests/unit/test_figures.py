@@ -319,3 +319,11 @@ def test_long_titles_are_wrapped_and_flat_lines_stay_below_the_frame():
         [(t, "cpu-0", "n", 9.0, 650.0, 90.0, 50.0) for t in range(5)], columns=columns
     )
     assert trial.load_plot(load).axes[2].get_ylim() == (0.0, pytest.approx(715.0))
+
+
+def test_long_names_are_folded_between_words_and_behind_underscores() -> None:
+    _, [axes] = canvas.new_figure(2, 2, "")
+    names = ["synthetic_groups", "centered_clipping, no defence"]
+    canvas.folded_ticks(axes.xaxis, names, 2 * 10.5 * 0.055)  # ten letters for each
+    shown = axes.xaxis.get_major_formatter().seq
+    assert shown == ["synthetic_\ngroups", "centered_\nclipping,\nno defence"]
