@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from math import exp, inf, isnan, nan
-from typing import Any, Literal, SupportsFloat
+from typing import Literal, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsweep.errors import ConfigError, unknown
+from fedsweep.predictions import CONFIDENCE_UNIT, CONFIDENCES, confusion_of
 
 FINAL = "0_final/"
 """Section of what a trial ended with: each ``Metric.final`` is logged there."""
@@ -77,12 +78,6 @@ _SECTIONS: Mapping[str, tuple[Need, ...]] = {
 """Section of MLflow's UI -> what all of its metrics need."""
 _ONCE = ("0_final", "7_data")
 """Sections of what a trial has once: at its end, and before its first round."""
-
-
-CONFIDENCES = 15
-"""Equal parts of [0, 1] that predictions are counted in by their confidence (Guo et al. 2017)."""
-CONFIDENCE_UNIT = 2.0**-32
-"""What confidences are rounded to and counted in, so that their sums are exact in any order."""
 
 
 @dataclass(frozen=True)
@@ -146,18 +141,6 @@ class ClassCounts:
         predicted, hits, confidences = self.confidences
         total = predicted.sum()
         return float(np.abs(hits - confidences * CONFIDENCE_UNIT).sum() / total) if total else nan
-
-
-def is_counts(table: NDArray[Any]) -> bool:
-    """Return whether a table of predictions is of classes, and not of numbers."""
-    return table.dtype.kind == "i"
-
-
-def confusion_of(table: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the confusion matrix (classes, classes), true x predicted, that a flat table has."""
-    cells = table[: len(table) - 3 * CONFIDENCES]
-    classes = round(len(cells) ** 0.5)
-    return cells.reshape(classes, classes)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from flwr.app import (
 )
 from torch import Tensor
 
-from fedsweep.catalog import is_counts
+from fedsweep.predictions import is_counts
 from fedsweep.training.local import score
 from fedsweep.training.targets import empty_table, full_table_of, in_unit
 

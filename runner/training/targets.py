@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsweep.catalog import CONFIDENCE_UNIT, CONFIDENCES, is_counts
+from fedsweep.predictions import CONFIDENCE_UNIT, CONFIDENCES, is_counts
 
 
 def is_real(y: Tensor) -> bool:

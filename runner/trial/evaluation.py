@@ -13,9 +13,10 @@ from typing import cast
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedsweep.catalog import ClassCounts, Predictions, RealSums, confusion_of, is_counts
+from fedsweep.catalog import ClassCounts, Predictions, RealSums
 from fedsweep.engine.grid import EngineGrid
 from fedsweep.errors import TrialError
+from fedsweep.predictions import confusion_of, is_counts
 
 QUERY = "query.test"
 

@@ -8,12 +8,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from fedsweep.catalog import confusion_of
 from fedsweep.client.app import make_client_app
 from fedsweep.config import ModelConfig
 from fedsweep.data.sources import ImageData
 from fedsweep.engine.flower import empty_run, identify
 from fedsweep.models import build_model
+from fedsweep.predictions import confusion_of
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies.insides import aggregate_arrayrecords
 from fedsweep.training import pool as pool_module

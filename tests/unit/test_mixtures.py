@@ -12,9 +12,10 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsweep.catalog import CONFIDENCE_UNIT, ClassCounts
+from fedsweep.catalog import ClassCounts
 from fedsweep.client.app import make_client_app
 from fedsweep.models import build_model
+from fedsweep.predictions import CONFIDENCE_UNIT
 from fedsweep.strategies.fedrc import RARE, by_class, marginals
 from fedsweep.strategies.mixtures import responsibilities
 from fedsweep.training.targets import mixed

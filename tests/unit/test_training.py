@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedsweep.catalog import confusion_of
 from fedsweep.config import TrainingConfig
 from fedsweep.errors import ConfigError
+from fedsweep.predictions import confusion_of
 from fedsweep.sweeps.compose import compose
 from fedsweep.training.local import (
     LocalTraining,
