@@ -23,6 +23,7 @@ TURNS = 3
 
 SCRIPT = f"""
 import json, sys
+from pathlib import Path
 from ray.cluster_utils import Cluster
 from fedsweep.config import HostGroup, ResourcesConfig
 from fedsweep.data.sources import load_images
@@ -49,7 +50,7 @@ def trial(rounds):
     config = compose([
         "dataset=digits", "partition=iid", "shift=none", "strategy=fedavg", "model=mlp",
         f"model.kwargs.hidden={{hidden}}", "num_clients={CLIENTS}", f"rounds={{rounds}}",
-        "training.epochs=1", "evaluate_every=100", "partition.eval_fraction=0",
+        "training.epochs=1", f"evaluate_every={{rounds}}", "partition.eval_fraction=0",
     ])
     images = load_images(config.dataset, config.data)
     before = carried()
