@@ -7,7 +7,7 @@ those are. A model that one client alone holds is scored by that client, in its 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import nan
+from math import isnan, nan
 from typing import cast
 
 import numpy as np
@@ -191,9 +191,22 @@ def ask_scores(
         replies = grid.receive(ids)
         if len(replies) < len(ids):  # given up when clients missed their deadline
             replies = grid.receive(grid.push_messages(messages, stateless=True))
-        return TestScores(_sums(asked, replies), clients, owners)
+        found = _sums(asked, replies)
+        if not goal:
+            return TestScores(found, clients, owners)
+        return TestScores(found, _reached(clients, found), _reached(owners, found))
 
     return scores
+
+
+def _reached(
+    users: Mapping[str, Mapping[int, int]], found: Mapping[tuple[str, int], Score]
+) -> dict[str, dict[int, int]]:
+    """Return users without the groups whose test set has nothing that attackers aim at."""
+    return {
+        name: {group: n for group, n in counts.items() if not isnan(found[name, group].acc)}
+        for name, counts in users.items()
+    }
 
 
 def _sums(
@@ -225,7 +238,7 @@ def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScor
         told = reply.content.config_records if reply.has_content() else {}
         if "test" in told:
             alone[reply.metadata.src_node_id] = _own_score(told["test"])
-        if "goal" in told:
+        if "goal" in told and told["goal"]["num-examples"]:
             aimed[reply.metadata.src_node_id] = _own_score(told["goal"])
         if "classes" in told and "sums" in told["classes"]:
             sums.append(_floats(told["classes"]["sums"]))

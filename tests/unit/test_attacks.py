@@ -318,6 +318,24 @@ def test_the_success_on_clients_is_that_on_the_models_that_they_use() -> None:
     assert "1_global/attack_success" not in alone.metrics
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "ditto"])
+def test_groups_without_what_is_aimed_at_have_no_success(strategy: str) -> None:
+    """Four groups share the classes out: not all have ones, which are to be called sevens."""
+    words = ["attack=label_flip", "attack.source=1", "attack.target=7", "shift=label_groups",
+             "shift.groups=4", "model=logreg", f"strategy={strategy}"]  # fmt: skip
+    *_, last, result = events_of(small(*words))
+    images = digits()
+    x = images.test_x[images.test_y == 1] / 255
+    mean, std = (np.reshape(v, (1, -1, 1, 1)) for v in (images.mean, images.std))
+    weights, bias = result.models["global"].values()
+    logits = ((x - mean) / std).reshape(len(x), -1) @ weights.T + bias
+    success = float((logits.argmax(axis=1) == 7).mean())
+    assert last.metrics["1_global/attack_success"] == pytest.approx(success, abs=1e-3)
+    assert 0 <= last.metrics["3_clients/attack_success"] <= 1
+    if strategy == "fedavg":
+        assert last.metrics["3_clients/attack_success"] == pytest.approx(success, abs=1e-3)
+
+
 def test_the_success_on_own_models_is_there_where_a_trial_ended_early() -> None:
     words = ["model=logreg", "strategy=ditto", "attack=backdoor", "attack.target=3"]
     stop = ["stop.metric=1_global/acc", "stop.target=0.01"]
