@@ -615,15 +615,24 @@ def _choice(args: argparse.Namespace) -> "Choice":
         ("labels", args.label, ""),
         ("decimals", args.decimals, "all"),
     ):
-        for word in words:
-            name, equals, value = word.partition("=")
-            if not equals and not lone:
-                raise ConfigError(f"--{key.removesuffix('s')} {shown(word)} lacks a '='")
-            values[key] = {**values.get(key, {}), **({name: value} if equals else {lone: word})}
+        if words:
+            given = _pairs(key.removesuffix("s"), words, lone)
+            values[key] = {**values.get(key, {}), **given}
     choice = validated(Choice, values, "--")
     if not choice.sweep:
         raise ConfigError(f"{file} names no sweep; add a line such as sweep: default")
     return choice
+
+
+def _pairs(option: str, words: Sequence[str], lone: str = "") -> dict[str, str]:
+    """Return NAME=VALUE words of an option by name; one without a name is ``lone``'s, if any."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals and not lone:
+            raise ConfigError(f"--{option} {shown(word)} lacks a '='")
+        found.update({name: value} if equals else {lone: word})
+    return found
 
 
 def _report(args: argparse.Namespace, words: list[str]) -> int:
@@ -701,13 +710,7 @@ def _best(args: argparse.Namespace, words: list[str]) -> int:
 
     if args.export and not names_file(str(args.export)):
         raise ConfigError(f"--export {shown(str(args.export))} is no sweep's file; end it in .yaml")
-    where = {}
-    for word in args.where:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--where {shown(word)} lacks a '='")
-        where[key] = value
-    choice = validated(Choice, {"where": where}, "--")
+    choice = validated(Choice, {"where": _pairs("where", args.where)}, "--")
     sweep = read_sweep(compose(words).tracking, args.sweep)
     best = best_of(sweep, args.metric, args.lowest, choice)
     print(best)
