@@ -1,6 +1,6 @@
 """Two sweeps side by side, trial by trial: of two versions of the tool, or of two settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import TYPE_CHECKING
@@ -115,8 +115,7 @@ def _settings(pairs: "list[tuple[StoredTrial, StoredTrial]]") -> list[str]:
         f"{key} ({mine}, {other})" + (f" in {amount(count, 'pair')}" if count < len(pairs) else "")
         for (key, mine, other), count in found.items()
     ]
-    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return [f"they differ in {', '.join(listed[:_LISTED])}{more}"] if listed else []
+    return [f"they differ in {_some(listed)}"] if listed else []
 
 
 def _without_partner(
@@ -127,11 +126,14 @@ def _without_partner(
     cells = dict.fromkeys(
         " ".join(f"{key}={value}" for key, value in place if key != SEED) or "all" for place in lone
     )
-    more = f" and {len(cells) - _LISTED} more" if len(cells) > _LISTED else ""
-    where = ", ".join([*cells][:_LISTED])
-    return [f"{amount(len(lone), 'trial')} of '{sweep.name}' without a partner: {where}{more}"] * (
-        bool(lone)
-    )
+    told = f"{amount(len(lone), 'trial')} of '{sweep.name}' without a partner: {_some([*cells])}"
+    return [told] if lone else []
+
+
+def _some(listed: Sequence[str]) -> str:
+    """Return the first ones, and how many more there are."""
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more
 
 
 def _by_place(sweep: "StoredSweep", shared: list[str]) -> "dict[_Place, StoredTrial]":
