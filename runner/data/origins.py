@@ -24,6 +24,7 @@ from fedsweep.data.functions import content_of, decode_returned
 from fedsweep.data.hub import HubTree, commit_of
 from fedsweep.data.layout import LocalTree, find_layout, other_task_of
 from fedsweep.errors import DataError, shown
+from fedsweep.parts.registry import Origin
 from fedsweep.scenario.dataset import DATASETS
 from fedsweep.scenario.task import ArrayTask, Decoded, Task
 from fedsweep.scenario.tasks.images import Images
@@ -73,9 +74,8 @@ def origin_of(cfg: Task, data: DataConfig) -> DataOrigin:
         assert isinstance(cfg, ArrayTask)
         return _TaskFiles(cfg, data)
     if cfg.part_origin is not None:
-        return _Function(cfg)
-    is_digits = cfg.name == "digits" and cfg.id is None and cfg.path is None
-    if is_digits:
+        return _Function(cfg, cfg.part_origin)
+    if cfg.name == "digits" and cfg.id is None and cfg.path is None:
         return _Digits(cfg)
     if (folder := _folder(cfg, data)) is not None:
         return _Folder(cfg, folder, _cache(data))
@@ -119,24 +119,21 @@ class _Function(DataOrigin):
     """What a function of somebody's own gives; it is called to know its content."""
 
     cfg: Images
+    origin: Origin
 
     whole = True
     has_columns = False
 
     @property
     def place(self) -> str:
-        origin = self.cfg.part_origin
-        assert origin is not None
-        return f"{origin.code.path}:{origin.attribute}"
+        return f"{self.origin.code.path}:{self.origin.attribute}"
 
     def find(self, column: str = "") -> Source:
         del column
-        origin = self.cfg.part_origin
-        assert origin is not None
-        DATASETS.receive(origin)
+        DATASETS.receive(self.origin)
 
         def decoded() -> Decoded:
-            return decode_returned(self.cfg, DATASETS[origin.name], self.place)
+            return decode_returned(self.cfg, DATASETS[self.origin.name], self.place)
 
         if self.cfg.content is None:
             found = decoded()

@@ -148,9 +148,8 @@ def as_opened(messages: Sequence[Message]) -> list[Message]:
     """Return messages with what clients make of what they are sent, for the server's model."""
     opened: Shared[RecordDict, RecordDict] = Shared(_opened)
     return [
-        Message(opened(message.content), told.dst_node_id, told.message_type)
-        for message in messages
-        for told in (message.metadata,)
+        Message(opened(each.content), each.metadata.dst_node_id, each.metadata.message_type)
+        for each in messages
     ]
 
 
