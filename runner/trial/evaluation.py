@@ -232,45 +232,34 @@ def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScor
     """Add what evaluated clients tell: scores of models of theirs alone, predictions by class."""
     alone: dict[int, Score] = {}
     aimed: dict[int, Score] = {}
-    classes: list[np.ndarray] = []
-    sums: list[np.ndarray] = []
+    tables: list[np.ndarray] = []
     for reply in replies:
         told = reply.content.config_records if reply.has_content() else {}
         if "test" in told:
             alone[reply.metadata.src_node_id] = _own_score(told["test"])
         if "goal" in told and told["goal"]["num-examples"]:
             aimed[reply.metadata.src_node_id] = _own_score(told["goal"])
-        if "classes" in told and "sums" in told["classes"]:
-            sums.append(_floats(told["classes"]["sums"]))
-        elif "classes" in told:
-            classes.append(_integers(told["classes"]["counts"]))
-    if not alone and not classes and not sums:
+        if "classes" in told:
+            tables.append(_table_in(told["classes"], "counts"))
+    if not alone and not tables:
         return scores
     held_out: Predictions | None = None
-    if classes or sums:
-        held_out = RealSums(_total(sums)) if sums else ClassCounts.of_table(_total(classes))
+    if (table := _summed(tables)) is not None:
+        held_out = ClassCounts.of_table(table) if is_counts(table) else RealSums(table)
     own = TestScores(alone=alone, goal=TestScores(alone=aimed) if aimed else None)
     return replace((scores or TestScores()).with_alone(own), held_out=held_out)
 
 
 def _own_score(told: ConfigRecord) -> Score:
     loss, correct, count = (float(told[key]) for key in KEYS)  # type: ignore[arg-type]
+    return _score(loss, correct, count, _table_in(told, "confusion"))
+
+
+def _table_in(told: ConfigRecord, counts: str) -> np.ndarray:
+    """Return a reply's table: floats under ``sums``, or whole numbers under a name of theirs."""
     if "sums" in told:
-        return _score(loss, correct, count, _floats(told["sums"]))
-    return _score(loss, correct, count, _integers(told["confusion"]))
-
-
-def _total(parts: Sequence[np.ndarray]) -> np.ndarray:
-    total: np.ndarray = sum(parts[1:], parts[0])
-    return total
-
-
-def _floats(told: object) -> np.ndarray:
-    return np.frombuffer(cast(bytes, told), "<f8")
-
-
-def _integers(told: object) -> np.ndarray:
-    return np.frombuffer(cast(bytes, told), "<i8")
+        return np.frombuffer(cast(bytes, told["sums"]), "<f8")
+    return np.frombuffer(cast(bytes, told[counts]), "<i8")
 
 
 def _score(loss_sum: float, correct: float, count: float, table: np.ndarray | None) -> Score:
