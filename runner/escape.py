@@ -29,6 +29,7 @@ _MARKDOWN_SPECIAL = re.compile(
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is a letter
     r"|(?<!\S)#"  # the first ends a heading, too
 )
+_BRACKET = re.compile(r"(\\.)|[\[\]]")
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that are no byte of a name
 _KEY_SPECIAL = re.compile(r"[^\w./ :-]")
 KEY = 250
@@ -64,6 +65,12 @@ def bold(text: str) -> str:
     """Return what a line of Markdown shows as this text, in bold."""
     told = markdown(text).strip()
     return f"**{told}**" if told else ""
+
+
+def picture(path: str, caption: str) -> str:
+    """Return a picture in Markdown, with a caption that is read where it can't be seen."""
+    told = _BRACKET.sub(lambda found: found[1] or f"\\{found[0]}", markdown(caption))
+    return f"![{told}]({path})"
 
 
 def fence(command: str) -> str:

@@ -90,9 +90,13 @@ SCREEN = Page()
 
 @dataclass
 class Extras:
-    """Files that are nice to have, by path; what fails is left out, and told by name and reason."""
+    """Files that are nice to have, by path; what fails is left out, and told by name and reason.
+
+    ``captions`` are the titles of figures that were published, by the path of their PNG.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
+    captions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     layouts: Layouts = field(default_factory=new_layouts)
 
@@ -112,11 +116,14 @@ class Extras:
 
         def drawn() -> dict[str, bytes]:
             made = figure()
+            caption = " ".join(made.get_suptitle().split()) or name
             if page.width:
                 _to_width(made, page.width)
             files = {f"{name}.png": to_png(made, page.dpi, self.layouts)}
             vectors = [kind for kind in page.formats if kind != "png"]
-            return files | {f"{name}.{kind}": _to_vector(made, kind) for kind in vectors}
+            files |= {f"{name}.{kind}": _to_vector(made, kind) for kind in vectors}
+            self.captions[f"{name}.png"] = caption
+            return files
 
         self.add(f"{name}.png", drawn)
 

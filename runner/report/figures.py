@@ -1,6 +1,6 @@
 """The figures of a report, from a sweep in the tracking store."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -230,7 +230,3 @@ def _draw_one(
     if load is not None:
         draw("load", trials.load_plot, load, f"Load: {trial.name}")
 
-
-def one_each(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the figures that a page or a document shows: those that are PNG."""
-    return {path: content for path, content in files.items() if path.endswith(".png")}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from fedsweep import escape
 from fedsweep.report.table import Lines, Table
-from fedsweep.report.text import title
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from fedsweep.tracking.read import StoredSweep
 
 _MOST = 60  # failures that are told one by one
+_FEW = 6  # values of a setting that are told one by one
 _STYLE = """\
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
@@ -57,7 +57,13 @@ _PAGE = """\
 <a href="#again">run it again</a></nav>
 <h2>What was run</h2>
 <dl><dt>trials</dt><dd>{{ counts }}</dd>
-{%- for name, values in axes %}<dt>{{ name }}</dt><dd>{{ values }}</dd>{% endfor %}</dl>
+{%- for name, values in axes %}<dt>{{ name }}</dt><dd>{{ values }}</dd>{% endfor %}
+{%- for name, values in settings %}<dt>{{ name }}</dt><dd>{{ values }}</dd>{% endfor %}</dl>
+{%- if rest %}
+<details><summary>Other settings</summary>
+<dl>{% for name, values in rest %}<dt>{{ name }}</dt><dd>{{ values }}</dd>{% endfor %}</dl>
+</details>
+{%- endif %}
 {%- macro show(cell) -%}
 {%- if cell is string -%}{{ cell }}{%- else -%}<b>{{ cell.strong }}</b>{{ cell.rest }}{%- endif -%}
 {%- endmacro %}
@@ -102,9 +108,9 @@ _PAGE = """\
 {%- if more %}<p class="note">and {{ more }} more</p>{% endif %}
 {%- endif %}
 <h2 id="figures">Figures</h2>
-{%- for title, png in figures %}
-<figure><img alt="{{ title }}" loading="lazy" src="data:image/png;base64,{{ png }}">
-<figcaption>{{ title }}</figcaption></figure>
+{%- for caption, png in figures %}
+<figure><img alt="{{ caption }}" loading="lazy" src="data:image/png;base64,{{ png }}">
+<figcaption>{{ caption }}</figcaption></figure>
 {%- endfor %}
 <h2 id="again">Run it again</h2>
 <p>MLflow run <code>{{ sweep.run_id }}</code>:</p><pre>{{ sweep.command }}</pre>
@@ -120,10 +126,17 @@ _PAGE = """\
 
 @dataclass(frozen=True)
 class Story:
-    """What a page tells of a sweep beside its table and its figures."""
+    """What a page tells of a sweep beside its table and its figures.
+
+    All but the counts are names and what is said of them. ``settings`` are those that a reader
+    asks for first: what is chosen by name (the data set, the model, ...), and what belongs to no
+    section (rounds, clients); ``rest`` are all others.
+    """
 
     counts: str
     axes: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, str], ...]
+    rest: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str], ...]
     environment: tuple[tuple[str, str], ...]
 
@@ -141,18 +154,44 @@ def story(sweep: "StoredSweep") -> Story:
     for trial in done or sweep.trials:
         for name, value in trial.environment.items():
             seen.setdefault(name, {})[value] = None
+    settings, rest = _settings(sweep)
     return Story(
         counts,
         tuple((key, ", ".join(found)) for key, found in values.items()),
+        settings,
+        rest,
         tuple((trial.name, trial.reason or trial.status) for trial in failed),
         tuple((name, "; ".join(found)) for name, found in seen.items()),
     )
 
 
+def _settings(sweep: "StoredSweep") -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Return the settings that are no axes: those to be told first, and all others."""
+    found: dict[str, list[str]] = {}
+    for trial in sweep.trials:
+        for key, value in trial.params.items():
+            found.setdefault(key, []).append(value)
+    first, rest = [], []
+    for key, values in found.items():
+        short = key.removesuffix(".name")
+        if key in sweep.axes or short in sweep.axes:
+            continue
+        told = (short, _said(values, len(sweep.trials)))
+        (rest if "." in short else first).append(told)
+    return tuple(first), tuple(rest)
+
+
+def _said(values: Sequence[str], trials: int) -> str:
+    """Return what trials have of a setting: few values, or how many; and how many trials."""
+    several = list(dict.fromkeys(values))
+    told = ", ".join(several) if len(several) <= _FEW else f"{len(several)} values"
+    return told if len(values) == trials else f"{told} ({len(values)} of {trials} trials)"
+
+
 def html(
     sweep: "StoredSweep",
     table: Table,
-    figures: Mapping[str, bytes],
+    figures: Sequence[tuple[str, bytes]],
     missing: Sequence[str] = (),
     report: str = "",
     tuning: Lines = (),
@@ -166,8 +205,8 @@ def html(
         What it tells of.
     table : Table
         What it shows.
-    figures : Mapping[str, bytes]
-        PNG files by path.
+    figures : sequence of (str, bytes)
+        Captions and PNG files.
     missing : sequence of str
         Why other figures lack.
     report : str
@@ -188,6 +227,8 @@ def html(
         style=_STYLE,
         counts=told.counts,
         axes=told.axes,
+        settings=told.settings,
+        rest=told.rest,
         down=table.down,
         blocks=blocks if table.across else [],
         headings=[column.heading for column in table.columns],
@@ -196,7 +237,7 @@ def html(
         missing=missing,
         failed=told.failed[:_MOST],
         more=max(0, len(told.failed) - _MOST),
-        figures=[(title(path), b64encode(png).decode()) for path, png in figures.items()],
+        figures=[(said, b64encode(png).decode()) for said, png in figures],
         environment=told.environment,
         report=report,
         tuning=tuning,

@@ -19,7 +19,7 @@ from fedsweep.files import write_whole
 from fedsweep.records import TrialRow
 from fedsweep.report.choice import EVERYTHING, Choice, inches, picked
 from fedsweep.report.curves import Target, to_target, trial_curves, within_epsilon
-from fedsweep.report.figures import one_each, sweep_figures
+from fedsweep.report.figures import sweep_figures
 from fedsweep.report.layout import Chosen, chosen, reader
 from fedsweep.report.page import html, html_table
 from fedsweep.report.results import csv, trials_table
@@ -154,7 +154,8 @@ def report(
         remarks = (*found.table.remarks, *story.remarks())
         caption = " ".join([found.table.caption, *story.remarks()])
         found = replace(found, table=replace(found.table, caption=caption, remarks=remarks))
-    shown, missing = one_each(extras.files), extras.told()
+    captions, missing = dict(extras.captions), extras.told()
+    shown = [(said, extras.files[path]) for path, said in captions.items()]
     worst = worst_table(found.cells)
     others = {"By the worst attack": worst} if worst else {}
     on_paper = _chosen(sweep, narrow(choice), target, curves).table
@@ -162,9 +163,8 @@ def report(
     extras.write(PAGE, lambda: html(sweep, found.table, shown, missing, again, tuning, others))
     for told in extras.told():
         _log.warning("report of %s: %s", line(sweep.name), told)
-    drawn = list(shown)
     files: dict[str, str | bytes] = {
-        "report.md": document_markdown(sweep, found.table, drawn, extras.told(), tuning, others),
+        "report.md": document_markdown(sweep, found.table, captions, extras.told(), tuning, others),
         "report.csv": csv(found.cells),
         "trials.csv": csv(trials_table(found.rows, found.axes)),
         **({"worst_attack.csv": printed(worst, "csv", sweep.name)} if worst else {}),

@@ -27,17 +27,18 @@ def markdown(lines: Lines) -> str:
 def document_markdown(
     sweep: "StoredSweep",
     table: Table,
-    figures: Sequence[str],
+    figures: Mapping[str, str],
     missing: Sequence[str] = (),
     tuning: Lines = (),
     others: Mapping[str, Table] | None = None,
 ) -> str:
-    """Return the report in Markdown; figures are links, ``missing`` says why others lack.
+    """Return the report in Markdown: ``figures`` are captions by path, ``missing`` says why others
+    lack.
 
     ``tuning`` is a table of what was searched, if anything was; ``others`` are tables beside the
     main one, by their titles.
     """
-    shown = "\n".join(f"![{title(path)}]({path})\n" for path in figures)
+    shown = "\n".join(f"{escape.picture(path, said)}\n" for path, said in figures.items())
     command = escape.fence(sweep.command) if sweep.command else ""
     notes = "\n\n".join(map(escape.markdown, (table.caption, *missing)))
     lines = markdown(table.lines())
@@ -48,11 +49,6 @@ def document_markdown(
     )
     head = f"# {escape.markdown(sweep.name)}\n\n{lines}\n{notes}\n\n"
     return f"{head}{searched}{more}{command}\n\n{shown}"
-
-
-def title(path: str) -> str:
-    """Return what a figure is called, from the name of its file."""
-    return path.rpartition("/")[2].partition(".")[0].replace("_", " ").capitalize()
 
 
 def latex(table: Table, label: str) -> str:
@@ -76,12 +72,13 @@ def latex(table: Table, label: str) -> str:
         for line, cell in zip(lines, told, strict=True):
             line.append(cell)
     packages = r"\usepackage{booktabs,siunitx}" if aligned else r"\usepackage{booktabs}"
-    bold = [r"\sisetup{separate-uncertainty, detect-weight, mode=text}"] * aligned
+    kept = "separate-uncertainty, retain-zero-uncertainty, detect-weight, mode=text"
+    setup = [rf"\sisetup{{{kept}}}"] * aligned
     return "\n".join([
         rf"% needs {packages}",
         r"\begin{table}",
         r"\centering",
-        *bold,
+        *setup,
         rf"\caption{{{escape.latex(table.caption)}}}",
         rf"\label{{tab:{escape.label(label)}}}",
         rf"\begin{{tabular}}{{{' '.join(kinds)}}}",
@@ -140,8 +137,10 @@ def _parts(column: Column, cell: Cell, spread: Spread) -> tuple[str, str] | None
 
 def _aligned(column: Column, cell: Cell, spread: Spread) -> str:
     """Return a cell of an S column."""
+    if not cell.count:
+        return "{--}"
     parts = _parts(column, cell, spread)
-    if parts is None or (parts[1] and not float(parts[1])):  # siunitx leaves a 0.0 out
+    if parts is None:
         told = number(column, cell, spread)
         return f"{{{escape.latex(told.strong + told.rest)}}}"
     mean, rest = parts

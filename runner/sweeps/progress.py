@@ -56,6 +56,7 @@ class TrialProgress:
         self._trials: dict[str, _Followed] = {}
         self._remarks: list[str] = []
         self._num_trials = self._ended = 0
+        self._has_begun = False
         self._hosts: dict[
             str, float
         ] = {}  # CPU of each host when it was sampled last, per cent of one core
@@ -72,6 +73,8 @@ class TrialProgress:
         trace: TracebackType | None,
     ) -> None:
         self._view.close()
+        if isinstance(error, KeyboardInterrupt) and not self._has_begun:
+            self.line("no trial had started: the same command begins again", True)
 
     def remark(self, text: str) -> None:
         """Show what is to be known of the trials; they need not say it again as they start."""
@@ -81,6 +84,7 @@ class TrialProgress:
     def begin(self, sweep: str | None, to_run: int, rounds: int, cluster: str, store: str) -> None:
         """Show that a sweep (None: a trial on its own) begins, and what is left to run of it."""
         self._num_trials, self._rounds_left, self._began = to_run, rounds, self._clock()
+        self._has_begun = True
         event = {
             "event": "begin", "sweep": sweep, "to_run": to_run, "rounds": rounds,
             "cluster": cluster, "store": store,

@@ -91,6 +91,7 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
         stack.enter_context(only_driver(plan.name, first))
+        progress.line(f"sweep '{plan.name}': starting" if plan.name else "starting")
 
         # What is left of it: maybe nothing to start Ray for. Else hosts come up meanwhile.
         opened = _open(plan, stack) if _was_run(plan) else None

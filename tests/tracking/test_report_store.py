@@ -122,6 +122,10 @@ def test_report(call, output, tmp_path):
         "cluster_map", "servers", "embedding",
     }  # fmt: skip
     assert page.count("data:image/png;base64,") == len(figures)
+    assert "<figcaption>Accuracy of the single clients, last round, all seeds</figcaption>" in page
+    assert "![Accuracy of the single clients, last round, all seeds](plots/client_accuracy.png)" in (
+        tmp_path / "report.md"
+    ).read_text()
     assert r"\toprule" in (tmp_path / "report.tex").read_text()
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
@@ -74,7 +75,6 @@ _draw = random.Random(16)
 _drawn = ["".join(_draw.choices(LETTERS, k=_draw.randint(1, 12))) for _ in range(300)]
 NAMES = list(dict.fromkeys([*KNOWN, *_drawn]))
 COMMAND = "fedsweep sweep x 'a=b c'"
-PICTURE = {"plots/x.png": b"png"}
 
 
 def shown(name: str) -> str:
@@ -132,7 +132,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add((tag, tuple(key for key, _ in attrs)))
-        if tag in ("td", "th", "h1", "title", "pre", "p"):
+        if tag in ("td", "th", "h1", "title", "pre", "p", "figcaption"):
             self._open.append(tag)
             self.texts.setdefault(tag, []).append("")
 
@@ -151,12 +151,14 @@ class _Page(HTMLParser):
 def test_a_page_shows_names_and_takes_none_for_its_own() -> None:
     plain = _Page()
     plain.feed(
-        report_page.html(stored("x"), chosen("a", caption="b", block="1"), PICTURE, ["missing"])
+        report_page.html(
+            stored("x"), chosen("a", caption="b", block="1"), [("curve", b"png")], ["missing"]
+        )
     )
     for name in NAMES:
         page = _Page()
         shown_table = chosen(name, heading=name, caption=f"about {name}.", block="1")
-        text = report_page.html(stored(name), shown_table, PICTURE, [name])
+        text = report_page.html(stored(name), shown_table, [(name, b"png")], [name])
         text.encode()
         page.feed(text)
         told = escape.line(name)
@@ -166,6 +168,7 @@ def test_a_page_shows_names_and_takes_none_for_its_own() -> None:
         assert page.texts["td"] == [told or "-", "x"]
         assert (page.texts["h1"], page.texts["title"]) == ([told], [f"fedsweep: {told}"])
         assert page.texts["p"][:2] == [f"about {told}.", told]
+        assert page.texts["figcaption"] == [told]
         assert page.texts["pre"] == [COMMAND]
 
 
@@ -177,10 +180,16 @@ def markdown(text: str) -> Iterator[tuple[str, str]]:
             yield "fence", token.content
         elif token.type == "inline":
             marks = {child.type for child in token.children or ()}
-            assert marks <= {"text", "strong_open", "strong_close", "softbreak"}, token.content
-            yield around, "".join(child.content for child in token.children or ())
+            known = {"text", "strong_open", "strong_close", "softbreak", "image"}
+            assert marks <= known, token.content
+            yield around, "".join(map(text_of, token.children or ()))
         else:
             around = token.type
+
+
+def text_of(part: Token) -> str:
+    """Return what is read of a part of a line; of a picture what is told in its place."""
+    return "".join(map(text_of, part.children)) if part.children else part.content
 
 
 def test_markdown_shows_names_in_the_cells_that_they_were_put_in() -> None:
@@ -195,9 +204,10 @@ def test_markdown_shows_names_in_the_cells_that_they_were_put_in() -> None:
 def test_a_report_in_markdown_keeps_its_parts() -> None:
     for name in NAMES:
         text = report_text.document_markdown(
-            stored(name), chosen("x", caption=f"about {name}."), []
+            stored(name), chosen("x", caption=f"about {name}."), {"x.png": name}
         )
-        parts = list(markdown(text))
+        *parts, picture = markdown(text)
+        assert shown(picture[1]) == shown(name)
         if shown(name):  # else there is no heading
             assert (parts[0][0], shown(parts[0][1])) == ("heading_open", shown(name))
         assert parts[-1] == ("fence", f"{COMMAND}\n")

@@ -85,6 +85,17 @@ def test_what_was_said_before_the_start_is_not_said_again_by_each_trial() -> Non
     ]
 
 
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_who_interrupts_the_start_is_told_that_nothing_had_begun(has_begun: bool) -> None:
+    text = io.StringIO()
+    view = view_of("auto", Console(file=text, width=120))
+    with pytest.raises(KeyboardInterrupt), TrialProgress(view, Clock()) as progress:
+        if has_begun:
+            progress.begin("x", 1, 2, "2 hosts", "sqlite://")
+        raise KeyboardInterrupt
+    assert ("no trial had started" in text.getvalue()) is not has_begun
+
+
 def test_json_is_an_object_a_line_without_nan() -> None:
     events = [json.loads(line) for line in shown("json").splitlines()]
     kinds = [
