@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from shutil import get_terminal_size
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -360,12 +361,13 @@ def _groups_help() -> str:
     from fedsweep.catalog import CATALOG
     from fedsweep.sweeps.compose import groups, options
 
-    lines = [f"  {group:<11} {', '.join(options(group))}" for group in groups() if options(group)]
+    lines = [_filled(options(group), f"  {group:<11} ") for group in groups() if options(group)]
     return (
         EXAMPLES
         + "\ngroups and their options:\n"
         + "\n".join(lines)
-        + f"\nsweeps: {', '.join(options('sweep'))}"
+        + "\n"
+        + _filled(options("sweep"), "sweeps: ")
         + "\nmetrics that stop.metric, halving.metric and --target take:\n"
         + _filled(metric.key for metric in CATALOG if metric.watchable)
     )
@@ -377,12 +379,13 @@ def _metrics_help() -> str:
     return "metrics of a trial's end:\n" + _filled(CATALOG.finals)
 
 
-def _filled(names: Iterable[str]) -> str:
+def _filled(names: Iterable[str], head: str = "  ") -> str:
+    """Return names in lines as wide as the terminal, the others below the first."""
     return fill(
         ", ".join(names),
-        width=100,
-        initial_indent="  ",
-        subsequent_indent="  ",
+        width=max(40, get_terminal_size().columns - 2),  # as argparse has it
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
         break_on_hyphens=False,
     )
 

@@ -114,9 +114,13 @@ class Best:
         Raises
         ------
         RunnerError
-            The store does not tell the command of its best trial.
+            The store does not tell the command of its best trial, or it is a Flower app's.
         """
         words = shlex.split(self.command)
+        if words[:2] == ["fedsweep", "app"]:
+            raise RunnerError(
+                f"no sweep's file runs a Flower app; run it again with: {self.command}"
+            )
         if words[:2] != ["fedsweep", "run"] or "$'" in self.command:
             raise RunnerError(
                 f"the store does not tell the words of run {self.run_id}; they are in its note"

@@ -229,4 +229,3 @@ def _draw_one(
             )
     if load is not None:
         draw("load", trials.load_plot, load, f"Load: {trial.name}")
-

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _MOST = 60  # failures that are told one by one
 _FEW = 6  # values of a setting that are told one by one
+_Told = tuple[tuple[str, str], ...]
+"""Names, and what is said of them."""
 _STYLE = """\
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
@@ -134,11 +136,11 @@ class Story:
     """
 
     counts: str
-    axes: tuple[tuple[str, str], ...]
-    settings: tuple[tuple[str, str], ...]
-    rest: tuple[tuple[str, str], ...]
-    failed: tuple[tuple[str, str], ...]
-    environment: tuple[tuple[str, str], ...]
+    axes: _Told
+    settings: _Told
+    rest: _Told
+    failed: _Told
+    environment: _Told
 
 
 def story(sweep: "StoredSweep") -> Story:
@@ -165,13 +167,14 @@ def story(sweep: "StoredSweep") -> Story:
     )
 
 
-def _settings(sweep: "StoredSweep") -> tuple[tuple[tuple[str, str], ...], ...]:
+def _settings(sweep: "StoredSweep") -> tuple[_Told, _Told]:
     """Return the settings that are no axes: those to be told first, and all others."""
     found: dict[str, list[str]] = {}
     for trial in sweep.trials:
         for key, value in trial.params.items():
             found.setdefault(key, []).append(value)
-    first, rest = [], []
+    first: list[tuple[str, str]] = []
+    rest: list[tuple[str, str]] = []
     for key, values in found.items():
         short = key.removesuffix(".name")
         if key in sweep.axes or short in sweep.axes:

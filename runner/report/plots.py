@@ -51,7 +51,8 @@ def over(
 ) -> "Figure":
     """Show a value, times a factor, over ``round`` or ``mb``: a line each, a panel each.
 
-    Lines are means, bands deviations over seeds. Markers stand at some of the rounds.
+    Lines are means, bands deviations over seeds. Markers stand at rounds that were evaluated (some
+    of them, where they are many).
 
     Where the value of a seed was NaN (``<value>_nan``) the mean is none, as in a report's tables:
     the line has a gap, and the legend says how many diverged, and how many ended before others.
@@ -74,7 +75,8 @@ def over(
             middle, spread = whole.mean(), whole.std(ddof=1 if len(rows) > 1 else 0).fillna(0)
             [drawn] = ax.plot(
                 rows.columns, middle, look.dash, color=look.colour, lw=1.1 if page.width else 1.5,
-                marker=look.marker, ms=3.2 if page.width else 4, markevery=_some(len(middle), i),
+                marker=look.marker, ms=3.2 if page.width else 4,
+                markevery=_evaluated(part, x, rows.columns, i),
             )  # fmt: skip
             entries.setdefault(line + _lacking(curves[curves["line"] == line], value), drawn)
             ax.fill_between(
@@ -85,6 +87,14 @@ def over(
             whole_rounds(ax)
     label_panels(figure, axes, panels, entries, label, page)
     return figure
+
+
+def _evaluated(part: "pd.DataFrame", x: str, at: "pd.Index", line: int) -> list[int]:
+    """Return which points have a marker: those nearest to some of the rounds there are."""
+    places = part.groupby("round")[x].mean().to_numpy()
+    nearest = np.unique(np.abs(np.subtract.outer(places, at.to_numpy())).argmin(axis=1))
+    first, step = _some(len(nearest), line)
+    return [int(i) for i in nearest[first::step]]
 
 
 def _some(points: int, line: int) -> tuple[int, int]:

@@ -96,7 +96,8 @@ def test_a_host_killed_while_it_starts_is_awaited(ray_runtime: None) -> None:
     pool = HostPool(ResourcesConfig(hosts={"cpu": HostGroup(count=2, num_cpus=0.1)}))
     pool.warm("fedsweep.client.app")
     deadline = time.monotonic() + PATIENCE_S
-    while not (new := hosts_below(os.getpid()) - before):  # a process takes the name before it is up
+    # A process takes the name before it is up.
+    while not (new := hosts_below(os.getpid()) - before):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(new.pop(), signal.SIGKILL)

@@ -122,10 +122,16 @@ def test_report(call, output, tmp_path):
         "cluster_map", "servers", "embedding",
     }  # fmt: skip
     assert page.count("data:image/png;base64,") == len(figures)
+    told, others = page.split("<h2 id=", 1)[0].split("<summary>Other settings")
+    assert f"<dt>dataset</dt><dd>{TRIAL.dataset.name}</dd>" in told
+    assert "<dt>strategy.num_clusters</dt><dd>1, 4</dd>" in told  # an axis
+    assert "strategy.num_clusters" not in others
+    assert f"<dt>training.lr</dt><dd>{TRIAL.training.lr}</dd>" in others
     assert "<figcaption>Accuracy of the single clients, last round, all seeds</figcaption>" in page
-    assert "![Accuracy of the single clients, last round, all seeds](plots/client_accuracy.png)" in (
-        tmp_path / "report.md"
-    ).read_text()
+    assert (
+        "![Accuracy of the single clients, last round, all seeds](plots/client_accuracy.png)"
+        in (tmp_path / "report.md").read_text()
+    )
     assert r"\toprule" in (tmp_path / "report.tex").read_text()
 
 

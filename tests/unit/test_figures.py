@@ -209,6 +209,15 @@ def test_a_seed_that_ended_early_is_told():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a (1 ended early of 2)"]
 
 
+def test_markers_over_traffic_stand_at_rounds_that_were_evaluated():
+    """Of rounds 0, 1, 2 at 0, 2, 4 MB, in a line of sixty points between: no more markers."""
+    table = curve_table({0: [1, 2, 4], 1: [3, 4, 5]})
+    line = sweep.over(table, "mb", "loss", "loss").axes[0].lines[0]
+    places = line.get_xdata()[line.get_markevery()]
+    assert len(line.get_xdata()) == 60
+    assert places == pytest.approx([0, 2, 4], abs=4 / 59 / 2)
+
+
 def test_axis_effect_has_a_gap_where_a_seed_has_no_number():
     rows = pd.DataFrame({"k": [1, 1, 4, 4], "p": ["iid"] * 4, "acc": [0.2, float("nan"), 0.5, 0.7]})
     axes = drawn(sweep.axis_effect(rows, "k", "acc", "p")).axes[0]

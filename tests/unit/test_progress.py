@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 
 import pytest
 from rich.console import Console
@@ -89,7 +90,7 @@ def test_what_was_said_before_the_start_is_not_said_again_by_each_trial() -> Non
 def test_who_interrupts_the_start_is_told_that_nothing_had_begun(has_begun: bool) -> None:
     text = io.StringIO()
     view = view_of("auto", Console(file=text, width=120))
-    with pytest.raises(KeyboardInterrupt), TrialProgress(view, Clock()) as progress:
+    with suppress(KeyboardInterrupt), TrialProgress(view, Clock()) as progress:
         if has_begun:
             progress.begin("x", 1, 2, "2 hosts", "sqlite://")
         raise KeyboardInterrupt

@@ -147,6 +147,24 @@ def test_the_best_of_each_problem_is_told() -> None:
         best_of(sweep, "client_acc", choice=Choice(where={"dataset": "cifar10"}))
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("fedsweep app apps/mine run_config.lr=0.1", "no sweep's file runs a Flower app; .*lr=0.1"),
+        ("make", "the store does not tell the words of run run0"),
+    ],
+)
+def test_what_no_file_runs_again_is_told(command: str, told: str) -> None:
+    from types import SimpleNamespace
+
+    trial = SimpleNamespace(
+        final={"acc": 0.5}, status="FINISHED", params={}, run_id="run0", command=command
+    )
+    sweep = SimpleNamespace(name="grid", places=[{"seed": "0"}], trials=[trial])
+    with pytest.raises(RunnerError, match=told):
+        best_of(sweep, "acc").file()
+
+
 def test_the_clients_own_models_on_the_test_set_have_a_column() -> None:
     rows = [row("seed=0", client_acc=0.5, client_test_acc=0.25, wall_s=1.0)]
     lines = report_text.markdown(texts(results_table(rows))).splitlines()
