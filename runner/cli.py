@@ -23,7 +23,8 @@ from fedsweep.sweeps.interrupts import hang_up
 
 if TYPE_CHECKING:
     from fedsweep.report.choice import Choice
-    from fedsweep.sweeps.compose import Trial
+    from fedsweep.sweeps.compose import Planned, Trial
+    from fedsweep.sweeps.searching import SearchPlan
     from fedsweep.sweeps.sweep import SweepPlan
     from fedsweep.sweeps.views import ViewMode
 
@@ -414,21 +415,27 @@ def _sweep(args: argparse.Namespace, words: list[str]) -> int:
     words = _with_address(words, args.address)
     sweep, given = split_sweep([args.sweep, *words] if args.sweep else words)
     called = planned(sweep, given, args.name or "")
-    from fedsweep.sweeps.searching import plan_search
-
     if args.dry_run:
-        search = plan_search(called.search, called.trials, called.ranged)
+        search = _search_of(called, called.trials)
         return _list_ours(called.trials, called.name, search.remarks() if search else ())
     from fedsweep.sweeps.resume import Restart
     from fedsweep.sweeps.sweep import SweepPlan
 
     restart = Restart(args.fresh, args.retry_failed, args.take_over)
     trials = with_contents(called.trials)
-    search = plan_search(called.search, trials, called.ranged)
+    search = _search_of(called, trials)
     return _execute(
         SweepPlan(called.name, called.description, called.command, trials, restart, search=search),
         args.mode,
     )
+
+
+def _search_of(called: "Planned", trials: "Sequence[Trial]") -> "SearchPlan | None":
+    if not called.search:  # Ray and pandas are not needed to say so
+        return None
+    from fedsweep.sweeps.searching import plan_search
+
+    return plan_search(called.search, trials, called.ranged)
 
 
 def _app(args: argparse.Namespace, words: list[str]) -> int:
