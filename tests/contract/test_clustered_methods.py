@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord
 
-from fedsweep.strategies import build_strategy
+from fedsweep.strategies import build_strategy, clustered
 from fedsweep.strategies.cfl import CFL
 from tests.contract.test_strategies_flower import (
     CPU_S,
@@ -355,3 +355,21 @@ def test_a_client_that_gives_no_sketch_joins_the_largest_cluster() -> None:
     strategy, grid = _method("kmeans sketch"), _grid(fails=_fails(4, "query.sketch"))
     _rounds(strategy, grid, 2)
     assert strategy.assignment == {1: 0, 2: 0, 3: 1, 4: 0}
+
+
+def test_seconds_of_clustering_are_without_those_of_the_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that moves only while clients answer."""
+    strategy, grid, now = _method("kmeans losses"), _grid(), [0.0]
+    answers = grid.send_and_receive
+
+    def slow(*args: Any, **kept: Any) -> Any:
+        now[0] += 100
+        return answers(*args, **kept)
+
+    monkeypatch.setattr(clustered, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(grid, "send_and_receive", slow)
+    _rounds(strategy, grid, 3)
+    assert now[0] > 300  # they were asked between the rounds
+    assert strategy.clustering_s == 0

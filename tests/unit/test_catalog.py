@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsweep.catalog import CATALOG, Catalog, Metric, Need, Observed, client_values
+from fedsweep.catalog import (
+    CATALOG,
+    EPSILON,
+    EPSILON_AHEAD,
+    Catalog,
+    Metric,
+    Need,
+    Observed,
+    client_values,
+)
 from fedsweep.cli import main
 from fedsweep.config import HalvingConfig, StopConfig
 from fedsweep.errors import ConfigError
@@ -53,6 +62,13 @@ def test_how_a_value_is_read() -> None:
     )
     plain = Metric("3_clients/mine", "mine", decimals=3)
     assert (plain.heading, plain.axis_label, plain.told(0.5)) == ("mine", "mine", "0.500")
+
+
+def test_what_counts_clients_has_no_decimals() -> None:
+    counts = [metric for metric in CATALOG if metric.heading.startswith("clients ")]
+    assert len(counts) > 10
+    assert {metric.decimals for metric in counts} == {0}
+    assert CATALOG[EPSILON].decimals == CATALOG[EPSILON_AHEAD].decimals
 
 
 def test_a_star_is_a_number() -> None:

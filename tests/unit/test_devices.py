@@ -142,6 +142,14 @@ def test_a_trace_by_hand(tmp_path: Path) -> None:
     assert devices.may_be_away
 
 
+def test_intervals_that_touch_are_one(tmp_path: Path) -> None:
+    """From 0 to 20 s nobody leaves and comes back at 10 s; after 20 s there is a gap."""
+    path = trace(tmp_path, "0,5,8,4,0-10 10-20 25-30", header=f"{HEADER},on")
+    presence = devices_of("trace", path=str(path)).table(1, 0).presence
+    assert [presence.until(0, t) for t in (5.0, 10.0, 25.0)] == [20.0, 20.0, 30.0]
+    assert presence.next_coming(21.0) == 25.0
+
+
 def test_a_trace_of_fedscale_in_csv_and_in_parquet(tmp_path: Path) -> None:
     """At work at 2 to 6 s and from 8 s on, of every 10 s; and until 3 s, and from 5 to 9 s."""
     columns = {

@@ -345,6 +345,10 @@ def test_the_best_is_marked_only_where_it_is_better_than_each_other():
     assert marks(grid({1: [0.50, 0.52, 0.51], 4: [0.90, 0.40, 0.93]})) == [False, False]
 
 
+def test_the_better_of_two_rows_is_marked():
+    assert marks(grid({row: CLEAR[row] for row in (1, 4)})) == [False, True]
+
+
 def test_two_seeds_have_no_mark():
     assert marks(grid({1: [0.50, 0.51], 4: [0.90, 0.91]})) == [False, False]
 

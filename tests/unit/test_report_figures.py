@@ -127,6 +127,33 @@ def test_figures_on_paper_have_its_width_in_each_format_and_the_same_bytes_twice
     assert drawn() == files
 
 
+@pytest.mark.parametrize(
+    ("means", "from_zero"), [((0.10, 0.95), True), ((0.90, 0.95), False), ((0.0, 0.5), True)]
+)
+def test_bars_begin_at_zero_unless_that_hides_how_they_differ(means, from_zero):
+    table = trials({("p", name): (mean,) * 3 for name, mean in zip("ab", means, strict=True)})
+    looks = dict(zip("ab", styles([(("x", n),) for n in "ab"]).values(), strict=True))
+    low, high = comparisons.bars(table, ACC, looks).axes[0].get_ylim()
+    assert bool(low == 0) is from_zero
+    assert low < 100 * max(means) + 1e-9 < high
+
+
+def test_rows_and_columns_of_comparisons_have_room_for_a_number_and_not_much_more():
+    def size(ways, draw):
+        return np.array(draw(trials({("p", f"w{i}"): (0.1 * i,) * 3 for i in range(ways)})))
+
+    def heat(table):
+        return comparisons.heat_map(table, ACC).get_size_inches()
+
+    def wins(table):
+        return comparisons.paired_wins(table, ACC, "t").get_size_inches()
+
+    for draw, columns in ((heat, 0), (wins, 10)):  # a heat map's columns are conditions: one here
+        wide, high = size(12, draw) - size(2, draw)
+        assert 0.2 <= high / 10 <= 0.5
+        assert wide == 0 if not columns else 0.45 <= wide / columns <= 0.9
+
+
 @pytest.mark.parametrize("width", [0.0, 3.25])
 def test_comparisons_draw_each_way_in_each_condition(width):
     names = ["fedavg", "kmeans", "a way with a name that is long"]

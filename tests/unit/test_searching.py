@@ -19,8 +19,10 @@ import fedsweep
 from fedsweep.cli import main
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import ConfigError
+from fedsweep.figures.canvas import strategy_colour
 from fedsweep.report.report import report, table_of
 from fedsweep.report.searched import Searched, TriedHere, Tuning
+from fedsweep.report.searches import importance
 from fedsweep.sweeps.compose import compose, planned
 from fedsweep.sweeps.searching import plan_search
 from fedsweep.sweeps.sweep import Outcome, SweepPlan, run_sweep
@@ -264,6 +266,20 @@ def tuning(method: str, fresh: list[float], default: list[float]) -> Tuning:
     space, at = {"training.lr": "loguniform(0.001,1)"}, {"training.lr": 0.02}
     place = {"partition": "iid", "strategy": method}
     return Tuning(place, 0, space, at, tried, 0, 8.0, "", {}, first, second)
+
+
+def test_importance_is_drawn_in_per_cent_in_the_colour_of_its_method() -> None:
+    from matplotlib.colors import to_rgba
+
+    shares = {"training.lr": 0.75, "strategy.ditto_lambda": 0.25}
+    ditto = replace(tuning("ditto", [0.9], [0.8]), space=dict.fromkeys(shares, ""))
+    ditto = replace(ditto, importance=shares)
+    nobody = replace(ditto, place={"partition": "iid"})
+    bars = importance([ditto, nobody]).axes[0].patches
+    assert [bar.get_width() for bar in bars] == [75.0, 25.0] * 2
+    colours = [bar.get_facecolor() for bar in bars]
+    assert colours[0] == colours[1] == to_rgba(strategy_colour("ditto"))
+    assert colours[2] == colours[3] == to_rgba("#0072B2")
 
 
 def test_a_ranking_that_tuning_turns_round_is_said() -> None:

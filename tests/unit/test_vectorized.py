@@ -526,3 +526,14 @@ def test_a_client_without_examples_is_an_error() -> None:
             LocalTraining(),
             [1, 2],
         )
+
+
+def test_memory_is_used_again_where_it_suffices() -> None:
+    memory, like = layers.Buffer(), torch.zeros(1)
+    first = memory.get((4, 3), like)
+    assert memory.get((2, 6), like).data_ptr() == first.data_ptr()
+    assert memory.get((5,), like).data_ptr() == first.data_ptr()
+    larger = memory.get((5, 5), like)
+    assert larger.shape == (5, 5)
+    assert memory.get((4, 3), like).data_ptr() == larger.data_ptr()
+    assert memory.get((4, 3), like.double()).dtype == torch.float64
