@@ -219,11 +219,10 @@ class LoadSampler:
         They stay in the ring, for other trials that share the host, so short work may be given a
         sample twice.
         """
-        samples = [sample for sample in self._samples.copy() if sample.time_s > since_s]
-        if not samples:
+        if not self._samples or self._samples[-1].time_s <= since_s:
             self._sample()
-            samples = [self._samples[-1]]
-        return samples
+            return [self._samples[-1]]
+        return [sample for sample in self._samples.copy() if sample.time_s > since_s]
 
     def close(self) -> None:
         """Stop sampling."""

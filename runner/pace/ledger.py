@@ -4,7 +4,7 @@ Everything here follows from the simulation, so it repeats to the bit.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
 
@@ -48,6 +48,7 @@ class TimeLedger:
         self._examples = self._wasted = self._joules = 0.0
         self._before = 0.0
         self._times_used: dict[int, int] = {}  # node -> models that it has a part in
+        self._having = Counter({0: len(clock.table)})  # so many models -> nodes with a part in them
 
     def settle(self, number: int, due: Aggregation, made_s: float) -> Settled:
         """Take in what made the model of a round, and what was dropped.
@@ -82,7 +83,10 @@ class TimeLedger:
             for name, value in zip(TASK_COLUMNS, row, strict=True):
                 columns[name].append(value)
         for flight in due.taken:
-            self._times_used[flight.node] = self._times_used.get(flight.node, 0) + 1
+            times = self._times_used.get(flight.node, 0)
+            self._times_used[flight.node] = times + 1
+            self._having[times] -= 1
+            self._having[times + 1] += 1
         metrics = self._metrics(number, due, made_s)
         self._before = made_s
         return Settled(metrics, columns)
@@ -96,7 +100,7 @@ class TimeLedger:
             "3_clients/lost": float(lost),
             "3_clients/wasted": self._wasted / self._examples if self._examples else 0.0,
         }
-        gini = gini_of_counts(self._times_used.values(), len(self._clock.table))
+        gini = gini_of_counts(self._having)
         if np.isfinite(gini):
             metrics["3_clients/participation_gini"] = gini
         if self._stale and due.taken:
@@ -118,6 +122,8 @@ class TimeLedger:
         """Put back what ``state_dict`` returned."""
         self._examples, self._wasted, self._joules, self._before = state["totals"]
         self._times_used = int_keys(state["times_used"])
+        self._having = Counter(self._times_used.values())
+        self._having[0] = len(self._clock.table) - len(self._times_used)
 
 
 def _share_computed(flight: Flight, parts: Parts, ended_s: float) -> float:
@@ -126,14 +132,13 @@ def _share_computed(flight: Flight, parts: Parts, ended_s: float) -> float:
     return min(max(computed / parts.compute_s, 0.0), 1.0) if parts.compute_s else 1.0
 
 
-def gini_of_counts(counts: Iterable[int], clients: int) -> float:
+def gini_of_counts(having: Mapping[int, int]) -> float:
     """Return the Gini coefficient of how often clients took part; nan where nobody did.
 
-    It is that of ``strategies.selection.gini`` with a zero for each client that is not there: from
-    how many clients have each count, since a million clients have few different ones.
+    It is that of ``strategies.selection.gini``, from how many clients took part how often: a
+    million clients have few different counts.
     """
-    having = Counter(counts)
-    having[0] += clients - sum(having.values())
+    clients = sum(having.values())
     total = sum(count * number for count, number in having.items())
     if not total:
         return nan

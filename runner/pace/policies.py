@@ -25,7 +25,7 @@ The loop, for the model of each round::
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from heapq import heapify, heappop, heappush, nsmallest
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any, Protocol
 
@@ -56,6 +56,10 @@ class Flight:
     ends: float  # virtual seconds at which the reply arrives; inf: never
     message: Message = field(repr=False)
     arrives: bool = True  # False: then the client is lost, and its work with it
+
+
+Entry = tuple[float, int, Flight]
+"""Of a heap of tasks that have not arrived: when that will be, whose each is."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Underway:
         self.lost: list[Flight] = []
         self.more_at = inf
         self.opened = 0.0
-        self._in_flight: list[tuple[float, int, Flight]] = []  # a heap of (ends, node, task)
+        self._in_flight: list[Entry] = []  # a heap
         self._busy: set[int] = set()
         self._asked = 0
 
@@ -124,7 +128,7 @@ class Underway:
     def arriving(self, most: int) -> list[Flight]:
         """Return the tasks that are in no model yet and will arrive, the soonest first."""
         there = self.arrived[:most]
-        coming = nsmallest(most - len(there), self._in_flight)  # no two are of one node
+        coming = soonest(self._in_flight, most - len(there))  # no two are of one node
         return [*there, *(flight for *_, flight in coming if flight.arrives and flight.ends < inf)]
 
     @property
@@ -252,7 +256,23 @@ class Underway:
         self._busy = {flight.node for flight in flights}
 
 
-def _by_arrival(entry: tuple[float, int, Flight]) -> tuple[float, int]:
+def soonest(heap: Sequence[Entry], most: int) -> list[Entry]:
+    """Return the first of a heap in their order, in a time that does not grow with the heap.
+
+    ``heapq.nsmallest`` looks at each entry.
+    """
+    found: list[Entry] = []
+    near = [(heap[0], 0)] if heap else []  # the smallest that is left is one of these
+    while near and len(found) < most:
+        entry, place = heappop(near)
+        found.append(entry)
+        for child in (2 * place + 1, 2 * place + 2):
+            if child < len(heap):
+                heappush(near, (heap[child], child))
+    return found
+
+
+def _by_arrival(entry: Entry) -> tuple[float, int]:
     return entry[:2]
 
 

@@ -6,6 +6,7 @@ clients.
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import nan
 from typing import ClassVar, Literal
 
@@ -56,7 +57,7 @@ class DeviceTable:
     def __len__(self) -> int:
         return len(self.rate_N)
 
-    @property
+    @cached_property
     def tells_power(self) -> bool:
         """Whether the power of every device is known."""
         return bool(np.isfinite(self.watt_N).all())

@@ -117,6 +117,28 @@ def test_seeded_globals_puts_the_generators_back() -> None:
         assert (random.random(), float(np.random.rand())) == first
 
 
+def test_numpys_generator_is_put_back_from_within_another_too() -> None:
+    np.random.seed(5)
+    expected = np.random.rand(4).tolist()
+    np.random.seed(5)
+    drawn = [np.random.rand()]
+    with seeded_globals(1):
+        first = np.random.rand(3).tolist()
+    drawn.append(np.random.rand())
+    with seeded_globals(1):
+        again = [np.random.rand()]
+        with seeded_globals(1):
+            assert np.random.rand(3).tolist() == first
+        again += np.random.rand(2).tolist()
+    assert again == first
+    assert [*drawn, *np.random.rand(2)] == expected
+    with seeded_globals(1):
+        np.random.normal()  # its second number is not the next one's first
+    with seeded_globals(1):
+        seeded = np.random.normal()
+    assert seeded == np.random.RandomState(1).normal()
+
+
 def test_seeded_globals_lets_one_thread_in_at_a_time() -> None:
     """Trials in threads of a process drew from each other's generators; Flower's sampling broke."""
     with seeded_globals(1):

@@ -1,6 +1,8 @@
 """A trial in virtual time: what tasks take by hand, metrics, identities, going on to the bit."""
 
 import gc
+from collections import Counter
+from heapq import heapify
 from itertools import product
 from math import inf
 
@@ -13,7 +15,7 @@ from fedsweep.engine.flower import empty_run, identify
 from fedsweep.engine.wire import count_bytes
 from fedsweep.pace.clock import AskedBy, DeviceClock, TaskWork
 from fedsweep.pace.ledger import TASK_COLUMNS, TimeLedger, gini_of_counts
-from fedsweep.pace.policies import Aggregation, Flight, Span
+from fedsweep.pace.policies import Aggregation, Flight, Span, soonest
 from fedsweep.scenario.device import DeviceTable
 from fedsweep.scenario.presence import Always, Intervals, Presence
 from fedsweep.strategies.registry import STRATEGIES
@@ -203,10 +205,34 @@ def test_the_gini_of_counts_is_that_of_the_clients() -> None:
     rng = np.random.default_rng(0)
     for clients in (1, 2, 9, 50):
         counts_N = rng.integers(0, 4, clients)
-        there = counts_N[counts_N > 0].tolist()
-        assert gini_of_counts(there, clients) == pytest.approx(
-            gini(counts_N), abs=1e-12, nan_ok=True
-        )
+        having = Counter(counts_N.tolist())
+        assert gini_of_counts(having) == pytest.approx(gini(counts_N), abs=1e-12, nan_ok=True)
+
+
+def test_the_first_of_a_heap_are_those_of_its_order() -> None:
+    rng = np.random.default_rng(0)
+    for size in (0, 1, 2, 7, 100):
+        heap = [(float(rng.integers(0, 9)), node, f"task {node}") for node in range(size)]
+        ordered = sorted(heap)
+        heapify(heap)
+        before = heap.copy()
+        for most in (0, 1, 5, size, size + 3):
+            assert soonest(heap, most) == ordered[:most]
+        assert heap == before
+
+
+def test_a_ledger_goes_on_counting_who_took_part() -> None:
+    """Twice client 0, then client 1 after a checkpoint: 2 and 1, a Gini of 1 / 6."""
+    ledger = TimeLedger(clock())
+
+    def settle(of: TimeLedger, number: int, node: int) -> float:
+        due = Aggregation(float(number), [flight(number, node, float(number))])
+        return of.settle(number, due, float(number)).metrics["3_clients/participation_gini"]
+
+    assert [settle(ledger, 1, 1), settle(ledger, 2, 1)] == [0.5, 0.5]
+    again = TimeLedger(clock())
+    again.load_state_dict(ledger.state_dict())
+    assert settle(again, 3, 2) == settle(ledger, 3, 2) == pytest.approx(1 / 6)
 
 
 def test_a_server_receives_averages_and_sends_on() -> None:
