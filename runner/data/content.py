@@ -6,9 +6,11 @@ of change. A trial's key covers the digest, so that other content makes another 
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
 from fedsweep.data.layout import FileLayout, LocalTree, Tree
@@ -51,7 +53,9 @@ def files_digest(layout: FileLayout, tree: Tree, cache: Path, place: str) -> str
 
 
 def paths_digest(paths: Sequence[Path], cache: Path, place: str) -> str:
-    """Return the digest of files in their order; they may lie anywhere on this machine.
+    """Return the digest of files in their order, and of which of them lie in one folder.
+
+    They may lie anywhere on this machine.
 
     Parameters
     ----------
@@ -65,10 +69,13 @@ def paths_digest(paths: Sequence[Path], cache: Path, place: str) -> str:
     """
     tree, names = LocalTree(Path("/")), [str(path) for path in paths]
     hashes = _hashes(names, tree, cache / "contents" / f"at-{digest_of(place)}.json")
-    digest = digest_of([hashes[name] for name in names])
+    folders = [list(own) for _, own in groupby(names, key=os.path.dirname)]
+    covered = [[hashes[name] for name in own] for own in folders]
+    digest = digest_of(covered[0] if len(covered) == 1 else covered)
     manifest = cache / "contents" / f"{digest}.json"
     if names and not manifest.exists():
-        _write(manifest, {Path(name).name: hashes[name] for name in names})
+        above = os.path.commonpath([os.path.dirname(name) for name in names])
+        _write(manifest, {os.path.relpath(name, above): hashes[name] for name in names})
     return digest
 
 
