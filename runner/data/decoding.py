@@ -16,6 +16,7 @@ import numpy as np
 from fedsweep.data.layout import FileLayout, Part, Tree, check_share, listed, reasons
 from fedsweep.data.tables import Table, cells, class_numbers
 from fedsweep.errors import DataError, shown, unknown
+from fedsweep.scenario.leaf import USER, LeafSplit, as_images, read_leaf, told_users
 from fedsweep.scenario.task import Decoded, as_number, coded, counted, drawn_rows, drawn_test
 from fedsweep.scenario.tasks.images import Colour, Images
 
@@ -43,7 +44,7 @@ def decode(cfg: Images, layout: FileLayout, tree: Tree, place: str, column: str 
     place : str
         The data set's place, for messages.
     column : str
-        What a natural partition goes by, if there is one: of a table's, or ``folder``.
+        What a natural partition goes by, if there is one: of a table's, ``folder``, or ``user``.
 
     Raises
     ------
@@ -51,6 +52,7 @@ def decode(cfg: Images, layout: FileLayout, tree: Tree, place: str, column: str 
         An image or a label can't be read; the message names the file, and the row in it.
     """
     names, labels, readers = _opened(layout, tree, cfg)
+    leaf = [reader for reader in readers if isinstance(reader, _Leaf)]
     rows = [np.arange(len(own)) for own in labels]
     if layout.test is None:
         assert cfg.test_fraction is not None
@@ -64,7 +66,8 @@ def decode(cfg: Images, layout: FileLayout, tree: Tree, place: str, column: str 
         rows = [np.setdiff1d(rows[0], test_rows), test_rows]
     if cfg.max_train is not None and cfg.max_train < len(rows[0]):
         rows[0] = rows[0][drawn_rows(len(rows[0]), cfg.max_train)]
-    owners = _owners(cfg, layout.train, tree, place, column) if column else None
+    users = leaf[0].split.users if leaf else None
+    owners = _owners(cfg, layout.train, tree, place, column, users) if column else None
     splits = []
     left_out = dict(layout.left_out)
     for reader, own, wanted in zip(readers, labels, rows, strict=True):
@@ -84,19 +87,27 @@ def decode(cfg: Images, layout: FileLayout, tree: Tree, place: str, column: str 
             f"of '{cfg.test_split}' {image_size(test_x.shape[1:])}; resize them to one size first"
         )
     told = _told(cfg, replace(layout, left_out=left_out), names, train_y, test_y)
+    if leaf:
+        told += f"; {told_users([reader.split for reader in leaf])}"
     by = None if owners is None else coded(owners)
     return Decoded(names, (train_x, train_y, test_x, test_y), told, column=by)
 
 
-def _owners(cfg: Images, part: Part, tree: Tree, place: str, column: str) -> np.ndarray:
-    """Return whose each image of a part is, str (N,): a column's values, or folders' names.
+def _owners(
+    cfg: Images, part: Part, tree: Tree, place: str, column: str, users: np.ndarray | None
+) -> np.ndarray:
+    """Return whose each image of a part is, str (N,): a column's values, folders' names, or users.
 
     Raises
     ------
     DataError
         There is no such column, or images lie in no folders of their classes'.
     """
-    if part.kind != "images":
+    if users is not None:
+        if column != USER:
+            raise _no_column(f"{place}, LEAF's files", column, [USER])
+        return users
+    if part.kind == "parquet" or part.kind == "arrow":
         tables = [Table(tree.local(file), part.kind, cfg.image, cfg.label) for file in part.files]
         for table in tables:
             if column not in table.names():
@@ -204,7 +215,37 @@ class _Tables:
             first += size
 
 
-_Reader = _Images | _Tables
+@dataclass(frozen=True)
+class _Leaf:
+    """LEAF's files, whose images are read already."""
+
+    split: LeafSplit
+    where: str
+
+    label = "y"
+
+    def labels(self) -> tuple[None, np.ndarray]:
+        """Return no names of classes, and the labels as they stand in the files.
+
+        Raises
+        ------
+        DataError
+            They are fractions.
+        """
+        if self.split.y.dtype.kind == "f":
+            raise DataError(
+                f"{self.where}: y holds fractions, not class labels; take dataset=tabular "
+                "dataset.target=real to learn numbers"
+            )
+        return None, self.split.y.astype(object)
+
+    def pixels(self, rows: np.ndarray, colour: Colour) -> np.ndarray:
+        """Return some images, uint8 (rows, C, H, W)."""
+        grey = self.split.x[rows]
+        return np.repeat(grey, 3, axis=1) if colour == "rgb" else grey
+
+
+_Reader = _Images | _Tables | _Leaf
 
 
 def _opened(
@@ -224,6 +265,16 @@ def _opened(
             labels,
             readers,
         )
+    if layout.train.kind == "leaf":
+        splits = [
+            _Leaf(
+                read_leaf([tree.local(file) for file in part.files], as_images),
+                shown(str(tree.local(part.files[0])), 200),
+            )
+            for part in layout.parts
+        ]
+        names, labels = class_numbers(splits)
+        return names, labels, [*splits]
     tables = [
         [Table(tree.local(file), part.kind, cfg.image, cfg.label) for file in part.files]
         for part in layout.parts
@@ -248,6 +299,8 @@ def _pixels(
     broken : list of _Encoded
         Them; only where images are files of their own, else they are refused.
     """
+    if isinstance(reader, _Leaf):
+        return reader.pixels(rows, colour), []
     images: np.ndarray | None = None
     first = ""
     broken: list[_Encoded] = []

@@ -2,7 +2,8 @@
 
 A split (``train`` and ``test``, or what ``dataset.train_split`` and ``dataset.test_split`` say) is
 
-- a folder of that name that holds one folder of images per class, or Parquet or Arrow files;
+- a folder of that name that holds one folder of images per class, or Parquet or Arrow files, or
+  JSON files of LEAF's and nothing else that could be read;
 - ``<split>.parquet``, ``.arrow`` or ``.csv``, or all shards ``<split>-00000-of-00002.parquet``, in
   the data set's folder, in its ``data/``, or in the one folder that holds such files (a Hub
   configuration).
@@ -33,6 +34,8 @@ MOST_LEFT_OUT = 0.01
 """Share of a split's images that may be left out; more is refused."""
 
 _TABLES = ("parquet", "arrow", "csv")
+_FORMS = {"parquet": "table", "arrow": "table", "images": "images", "leaf": "leaf"}
+"""Kinds of parts that two splits may have together."""
 _SHOWN = 5  # names in a list
 
 
@@ -103,7 +106,7 @@ class Part:
     """The files of a split, in order."""
 
     place: str  # relative to the data set; "" is its own folder
-    kind: Literal["images", "parquet", "arrow"]
+    kind: Literal["images", "parquet", "arrow", "leaf"]
     files: tuple[str, ...]
     classes: tuple[str, ...] = ()  # of images: the class of each file
     tables: tuple[str, ...] = ()  # the CSV files that name the images
@@ -198,11 +201,11 @@ class _Finder:
                 raise DataError(
                     f"{self.where}: {part.name} holds no image of a class; {_how(self.cfg)}"
                 )
-        if test is not None and (train.kind == "images") != (test.kind == "images"):
+        if test is not None and _FORMS.get(train.kind) != _FORMS.get(test.kind):
             raise DataError(
                 f"{self.where}: {train.name} and {test.name} are not of one kind: "
-                "images in folders have their classes' names, tables have labels; "
-                "bring both into one form"
+                "images in folders have their classes' names, tables have labels, LEAF's files "
+                "have pixels and users; bring both into one form"
             )
         if test is not None and train.kind == "images":
             foreign = sorted(set(test.classes) - set(train.classes))
@@ -366,7 +369,7 @@ class _Finder:
             name for name, kind in entries.items() if kind == "file" and _suffix(name) in _TABLES
         ]
         if not tables:
-            return self._classes(place)
+            return self._of_leaf(place, entries) or self._classes(place)
         suffixes = {_suffix(name) for name in tables}
         if self._holds(place) == "folders" or len(suffixes) > 1:
             raise DataError(
@@ -382,6 +385,18 @@ class _Finder:
             images, labels = (tuple(row[i] for row in rows) for i in (0, 1))
             return Part(place, "images", images, labels, tuple(files))
         return Part(place, "parquet" if suffix == "parquet" else "arrow", tuple(files))
+
+    def _of_leaf(self, place: str, entries: Mapping[str, Kind]) -> Part | None:
+        """Return a folder of JSON files, if it holds some and no folders."""
+        files = [
+            name
+            for name, kind in entries.items()
+            if kind == "file" and _suffix(name) == "json" and not name.startswith(".")
+        ]
+        if not files or self._holds(place) == "folders":
+            return None
+        self.unread += [_join(place, name) for name in entries if name not in files]
+        return Part(place, "leaf", tuple(_join(place, name) for name in files))
 
     def _classes(self, place: str) -> Part:
         """Return a folder of one folder of images per class, at any depth."""

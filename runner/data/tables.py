@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -178,7 +178,22 @@ _Labels = tuple[tuple[str, ...] | None, np.ndarray]
 """The class names that a file declares, and its labels as they stand in it."""
 
 
-def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+class Labelled(Protocol):
+    """What has labels: a table, or LEAF's files."""
+
+    @property
+    def where(self) -> str:
+        """What it is, for messages."""
+
+    @property
+    def label(self) -> str:
+        """What its labels are called."""
+
+    def labels(self) -> _Labels:
+        """Return the class names that it declares, and the labels as they stand in it."""
+
+
+def class_numbers(tables: Sequence[Labelled]) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Return class names, and per file labels 0..K-1, int64 (rows,).
 
     One label has one meaning: where files declare names, a class is its name, whatever its number
@@ -201,7 +216,7 @@ def class_numbers(tables: Sequence[Table]) -> tuple[tuple[str, ...], list[np.nda
 
 
 def _by_name(
-    tables: Sequence[Table], read: Sequence[_Labels]
+    tables: Sequence[Labelled], read: Sequence[_Labels]
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Return what :func:`class_numbers` does, of files that declare the names of their classes."""
     classes = tuple(dict.fromkeys(name for names, _ in read for name in names or ()))
@@ -222,7 +237,7 @@ def _by_name(
 
 
 def _by_value(
-    tables: Sequence[Table], read: Sequence[_Labels]
+    tables: Sequence[Labelled], read: Sequence[_Labels]
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Return what :func:`class_numbers` does, of files that declare no names."""
     kinds = {type(values[0]) for _, values in read}

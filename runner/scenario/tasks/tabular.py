@@ -1,5 +1,7 @@
 """Tables: a class or a real number from numeric and categorical columns, of CSV or Parquet files.
 
+LEAF's files are tables, too, whose columns are the numbers of an x and, as no feature, the user.
+
 scikit-learn's ``breast_cancer``, ``wine`` and ``diabetes`` are there without a file.
 """
 
@@ -12,6 +14,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fedsweep.errors import DataError, shown, unknown
+from fedsweep.scenario.leaf import (
+    USER,
+    LeafSplit,
+    as_features,
+    leaf_splits,
+    read_leaf,
+    told_users,
+)
 from fedsweep.scenario.task import (
     Decoded,
     FileTask,
@@ -100,6 +110,7 @@ class Tabular(FileTask):
                     "dataset.task=tabular reads"
                 )
             return [found]
+        leaf = leaf_splits(found)
         splits = []
         for split in ("train", "test"):
             there = [path for s in _SUFFIXES if (path := found / f"{split}{s}").is_file()]
@@ -107,18 +118,32 @@ class Tabular(FileTask):
                 names = " and ".join(path.name for path in there)
                 raise DataError(f"{shown(str(found), 200)} holds {names}; remove one of them")
             splits += there
+        if splits and leaf:
+            raise DataError(
+                f"{shown(str(found), 200)} holds {splits[0].name} and LEAF's files in train/; "
+                "remove one of them"
+            )
+        if leaf:
+            return [path for own in leaf for path in own]
         if not splits or splits[0].stem != "train":
             raise DataError(
-                f"{shown(str(found), 200)} holds no train.csv or train.parquet; set dataset.path "
-                "to a file, or to a folder with train and, if there is one, test"
+                f"{shown(str(found), 200)} holds no train.csv, train.parquet or train/*.json; set "
+                "dataset.path to a file, or to a folder with train and, if there is one, test"
             )
         return splits
 
     def read(self, root: Path | None, column: str = "") -> Decoded:
         """Return the rows as float32 features, categories one by one, and their targets."""
         files = self.files(root)
-        frames = [read_table(path) for path in ([] if self._shipped else files)]
-        frames = frames or [_of_sklearn(self.name)]
+        leaf: list[LeafSplit] = []
+        if self._shipped:
+            frames = [_of_sklearn(self.name)]
+        elif splits := leaf_splits(self.found(root)):
+            files = [own[0].parent for own in splits]
+            leaf = [read_leaf(own, as_features) for own in splits]
+            frames = [_of_leaf(split, self.label, files[0]) for split in leaf]
+        else:
+            frames = [read_table(path) for path in files]
         where = [shown(str(path), 200) for path in files]
         _check_columns(self, frames, where, column)
         targets, class_names = self._targets(frames, where)
@@ -139,12 +164,15 @@ class Tabular(FileTask):
 
         by = None
         if column:
-            by = coded(split[0][column].fillna("").to_numpy())
+            owners = split[0][column] if column in split[0] else split[0].index
+            by = coded(owners.fillna("").to_numpy())
         about = counted(class_names, train_y) if class_names else _range_of(train_y, self.label)
         told = (
             f"{len(train_y):,} rows to train on, {len(test_y):,} to test on; "
             f"{len(names)} features of the columns {listed_columns(self._used(frames[0]))}; {about}"
         )
+        if leaf:
+            remarks.append(told_users(leaf))
         return Decoded(
             class_names,
             (train_x, train_y, test_x, test_y),
@@ -248,6 +276,20 @@ def _of_sklearn(name: str) -> "pd.DataFrame":
     return frame
 
 
+def _of_leaf(split: LeafSplit, label: str, where: Path) -> "pd.DataFrame":
+    """Return a split as a table with the columns x1, x2, ..., and its users as the index."""
+    import pandas as pd
+
+    if label not in ("label", "y"):
+        raise DataError(
+            f"{shown(str(where), 200)} holds LEAF's files, where what is learnt is y; leave out "
+            f"dataset.label={shown(label)}"
+        )
+    frame = pd.DataFrame(split.x, columns=[f"x{j + 1}" for j in range(split.x.shape[1])])
+    frame[label] = split.y
+    return frame.set_index(pd.Index(split.users, name=USER))
+
+
 def _check_columns(
     task: Tabular, frames: "Sequence[pd.DataFrame]", where: Sequence[str], column: str
 ) -> None:
@@ -259,10 +301,12 @@ def _check_columns(
         "partition.column": [column] if column else [],
     }
     there = [str(name) for name in frames[0].columns]
+    owner = frames[0].index.name  # of LEAF's files: whose a row is, which is no feature
     for key, names in asked.items():
+        known = [*there, str(owner)] if owner and key == "partition.column" else there
         for name in names:
-            if name not in there:
-                given = unknown("column", name, [shown(other) for other in there])
+            if name not in known:
+                given = unknown("column", name, [shown(other) for other in known])
                 raise DataError(f"{where[0]}: {given} Set {key}")
     if not task._used(frames[0]):
         raise DataError(f"{where[0]}: there is no column but '{shown(task.label)}' to learn from")

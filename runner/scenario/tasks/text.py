@@ -3,8 +3,8 @@
 The next character is LEAF's Shakespeare (Caldas et al. 2018, arXiv:1812.01097): so many characters
 are read, and the one after them is learnt; clients are files, or parts that a pattern begins.
 Deviation: windows do not overlap by default, so that what a client holds out is not what it trained
-on. Short texts are words, embedded by a network from scratch, or hashed n-grams of characters
-(Weinberger et al. 2009, arXiv:0902.2206).
+on; those in LEAF's own files do. Short texts are words, embedded by a network from scratch, or
+hashed n-grams of characters (Weinberger et al. 2009, arXiv:0902.2206).
 """
 
 import re
@@ -18,7 +18,9 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from fedsweep.errors import DataError, shown, unknown
+from fedsweep.scenario.leaf import USER, as_characters, leaf_splits, read_leaf, told_users
 from fedsweep.scenario.task import (
+    Column,
     Decoded,
     FileTask,
     Shown,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 UNKNOWN = "\ufffd"
 """What stands for characters, and words, that are too rare to be symbols."""
 _WORD = re.compile(r"\w+|[^\w\s]")
+_POINTS = 0x110000  # code points that there are
+_CHUNK = 10_000  # windows counted at a time
 
 
 class Text(FileTask):
@@ -101,21 +105,28 @@ class Text(FileTask):
         if found.is_file():
             return [found]
         there = (path for path in sorted(found.iterdir()) if not path.name.startswith("."))
-        if not (files := [path for path in there if path.is_file()]):
+        files, leaf = [path for path in there if path.is_file()], leaf_splits(found)
+        if files and leaf:
+            raise DataError(
+                f"{shown(str(found), 200)} holds {shown(files[0].name)} and LEAF's files in "
+                "train/; remove one of them"
+            )
+        if not files and not leaf:
             raise DataError(f"{shown(str(found), 200)} holds no file; set dataset.path to another")
-        return files
+        return files or [path for own in leaf for path in own]
 
     def read(self, root: Path | None, column: str = "") -> Decoded:
         """Return windows of characters and the next ones, or short texts and their labels."""
         files = self.files(root)
         if self.predict == "label":
             return self._short(files[0], column)
-        if column not in ("", self.natural):
+        splits = leaf_splits(self.found(root))
+        if column not in ("", self.natural, *([USER] if splits else [])):
             raise DataError(
                 f"partition.column={shown(column)}: texts have no columns; leave it out: a part "
-                "is a file, or what dataset.part says"
+                "is a file, what dataset.part says, or a user of LEAF's files"
             )
-        return self._windows(files)
+        return self._leaf(splits) if splits else self._windows(files)
 
     # The next character
 
@@ -126,7 +137,7 @@ class Text(FileTask):
         seen = Counter[str]()
         for name, own in parts:
             seen.update(own[: cuts[name]])
-        known = sorted(symbol for symbol, _ in _most_common(seen, self.symbols - 1))
+        known = self._known(seen)
         code = {symbol: number + 1 for number, symbol in enumerate(known)}
 
         train, test, names = [], [], []
@@ -146,25 +157,72 @@ class Text(FileTask):
                 "example to train on, or none to test on; lower dataset.length, or set "
                 "dataset.part otherwise"
             )
-        sizes = [len(own) for own in train]
-        joined, tested = np.concatenate(train), np.concatenate(test)
-        by = coded(np.repeat(np.array(names), sizes))
+        by = coded(np.repeat(np.array(names), [len(own) for own in train]))
+        remarks = [f"{short:,} parts are too short for one"] if short else []
+        return self._decoded(np.concatenate(train), np.concatenate(test), known, by, remarks)
+
+    def _leaf(self, splits: Sequence[Sequence[Path]]) -> Decoded:
+        """Return the windows of LEAF's files, as they were cut, with a user as a part."""
+        where = shown(str(splits[0][0].parent.parent), 200)
+        if self.part is not None or self.stride is not None:
+            key = "part" if self.part is not None else "stride"
+            raise DataError(
+                f"{where} holds LEAF's files, whose users and windows are what they are; leave out "
+                f"dataset.{key}"
+            )
+        if len(splits) < 2:
+            raise DataError(f"{where} holds train/*.json and no test/*.json")
+        read = [read_leaf(own, as_characters) for own in splits]
+        for own, split in zip(splits, read, strict=True):
+            if (length := split.x.shape[1] - 1) != self.length:
+                raise DataError(
+                    f"{shown(str(own[0]), 200)} has texts of {length:,} characters; set "
+                    f"dataset.length={length}"
+                )
+        windows = read[0].x
+        counts = np.zeros(_POINTS, np.int64)
+        for start in range(0, len(windows), _CHUNK):  # bincount widens to 8 bytes a character
+            some = windows[start : start + _CHUNK].ravel()
+            counts += np.bincount(some, minlength=_POINTS)
+        seen = Counter({chr(point): int(counts[point]) for point in np.flatnonzero(counts)})
+        known = self._known(seen)
+        code = np.zeros(_POINTS, np.int32)
+        code[[ord(symbol) for symbol in known]] = np.arange(1, len(known) + 1)
+        train, test = (code[split.x] for split in read)
+        remarks = [told_users(read)]
+        some = train[:_CHUNK]
+        if (some[1:, :-1] == some[:-1, 1:]).all(1).any():
+            remarks.append("windows overlap: what a client holds out it has seen in part")
+        return self._decoded(train, test, known, coded(read[0].users), remarks)
+
+    def _known(self, seen: "Counter[str]") -> list[str]:
+        """Return the characters that are symbols, in order."""
+        return sorted(symbol for symbol, _ in _most_common(seen, self.symbols - 1))
+
+    def _decoded(
+        self,
+        train: np.ndarray,
+        test: np.ndarray,
+        known: Sequence[str],
+        by: Column,
+        remarks: Sequence[str],
+    ) -> Decoded:
+        """Return windows int32 (n, length + 1) as examples: what is read, and what is next."""
         if self.max_train is not None:
-            keep = drawn_rows(len(joined), self.max_train)
-            joined, by = joined[keep], by._replace(codes=by.codes[keep])
-        unknown_share = float((joined == 0).mean())
+            keep = drawn_rows(len(train), self.max_train)
+            train, by = train[keep], by._replace(codes=by.codes[keep])
+        unknown_share = float((train == 0).mean())
         told = (
-            f"{len(joined):,} windows of {self.length} characters of {len(names):,} parts to train "
-            f"on, {len(tested):,} to test on; {len(known) + 1} symbols"
+            f"{len(train):,} windows of {self.length} characters of {len(by.values):,} parts to "
+            f"train on, {len(test):,} to test on; {len(known) + 1} symbols"
             + (f", {unknown_share:.2%} of the characters unknown" if unknown_share else "")
-            + (f"; {short:,} parts are too short for one" if short else "")
         )
         symbols = (UNKNOWN, *known)
         return Decoded(
             symbols,
-            (joined[:, :-1], joined[:, -1].astype(np.int64),
-             tested[:, :-1], tested[:, -1].astype(np.int64)),
-            told,
+            (train[:, :-1], train[:, -1].astype(np.int64),
+             test[:, :-1], test[:, -1].astype(np.int64)),
+            "; ".join([told, *remarks]),
             names=symbols,
             column=by,
         )  # fmt: skip
@@ -179,6 +237,11 @@ class Text(FileTask):
                 raise DataError(
                     f"{shown(str(path), 200)} can't be read as UTF-8 text: {error}"
                 ) from error
+            if path.suffix == ".json" and text.startswith('{"users"'):
+                raise DataError(
+                    f"{shown(str(path), 200)} is one of LEAF's files; set dataset.path to the "
+                    "folder that holds their train/ and test/"
+                )
             if self.part is None:
                 parts[path.stem] = [text]
                 continue
