@@ -717,20 +717,27 @@ class Judge:
     def _noticed(self, mutant: Mutant, copy: Copy, tests: Sequence[str]) -> str:
         """Return the test that notices a mutant.
 
-        It must pass where only the mutant is undone, after those of its file that ran before it.
+        After those of its file that ran before it, it must fail with the mutant, and pass where
+        only the mutant is undone. One that fails after other files' tests alone notices nothing.
         """
         timeout = 90 + 4 * sum(self._usual[test].seconds for test in tests)
         text = self._texts[mutant.file]
+        by = ""
         for _ in range(ATTEMPTS):
             copy.write(mutant.file, mutant.apply(text))
             by = copy.run(tests, timeout).by
+            company = _company(tests, by) if "::" in by else []
+            fails = not company or copy.run(company, timeout).by
             copy.write(mutant.file, text)
-            calm = "::" not in by or not copy.run(_company(tests, by), timeout).by
+            passes = not company or not copy.run(company, timeout).by
             if self._ended:
                 raise MutantsError("interrupted")
-            if calm:
+            if fails and passes:
                 return by
-        raise MutantsError(f"{by} fails now and then on the code as it is; mend that first")
+        raise MutantsError(
+            f"{by} fails now and then on the code as it is, or after other files' tests; mend that "
+            "first"
+        )
 
     def _keep(self) -> None:
         self._kept.parent.mkdir(parents=True, exist_ok=True)

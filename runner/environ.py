@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 Variable = Literal[
-    "FEDSWEEP_CONFIG", "FEDSWEEP_DATA", "MLFLOW_TRACKING_URI",
+    "FEDSWEEP_CACHE", "FEDSWEEP_CONFIG", "FEDSWEEP_DATA", "MLFLOW_TRACKING_URI",
     "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_TMPDIR", "TMPDIR", "PYTHONPATH",
 ]  # fmt: skip
 """All that is read."""
@@ -19,6 +19,11 @@ Variable = Literal[
 def variable(name: Variable) -> str:
     """Return what a variable says; nothing where it is not set, or empty."""
     return os.environ.get(name, "")
+
+
+def cache_folder() -> str:
+    """Return the folder of what is made once for all of a user's runs; it may begin with ~."""
+    return variable("FEDSWEEP_CACHE") or "~/.cache/fedsweep"
 
 
 def keep(values: Mapping[str, str], *, unless_set: bool = False) -> None:

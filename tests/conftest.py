@@ -1,6 +1,7 @@
 """Fixtures that several folders share. One Ray for the whole suite: starting it costs seconds."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,26 @@ def _no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests name their stores; ``mlflow.set_tracking_uri`` sets the variable: it is unset after."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_is_known_from_before(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Data are read by the code that is tested, and not by one that filled the user's cache."""
+    of_all = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folders lie in one
+        of_all = of_all.parent
+    os.environ["FEDSWEEP_CACHE"] = str(of_all / "cache")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_metrics_of_others() -> Iterator[None]:
+    """What the apps and scores of a file declare is nobody else's."""
+    from fedsweep.catalog import CATALOG
+
+    before = {metric.key for metric in CATALOG}
+    yield
+    for key in {metric.key for metric in CATALOG} - before:
+        CATALOG.remove(key)
 
 
 @pytest.fixture(scope="session")

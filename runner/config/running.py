@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config.section import Section
-from fedsweep.environ import variable
+from fedsweep.environ import cache_folder, variable
 from fedsweep.errors import ConfigError
 from fedsweep.places import absolute
 from fedsweep.strategies.ranges import CLIENTS, METRIC, ROUNDS, YEAR_S
@@ -270,8 +270,8 @@ class DataConfig(Section):
         description="folder that holds a folder per data set; default: $FEDSWEEP_DATA",
     )
     cache: str = Field(
-        default_factory=lambda: str(_default("data.cache", "~/.cache/fedsweep")),
-        description="folder of decoded data sets; default: ~/.cache/fedsweep",
+        default_factory=lambda: str(_default("data.cache", cache_folder())),
+        description="folder of decoded data sets; default: $FEDSWEEP_CACHE or ~/.cache/fedsweep",
     )
 
     @field_validator("root", "cache")

@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from fedsweep.environ import cache_folder
 from fedsweep.errors import one_line
 from fedsweep.files import write_whole
 
@@ -28,7 +29,7 @@ def template_of_mlflow() -> Path:
     RuntimeError
         This user has no home.
     """
-    return Path.home() / ".cache" / "fedsweep" / "stores" / f"mlflow-{version('mlflow')}.db"
+    return Path(cache_folder()).expanduser() / "stores" / f"mlflow-{version('mlflow')}.db"
 
 
 def copy_of_template(draft: Path) -> bool:

@@ -133,7 +133,7 @@ def never(*_: object, **__: object) -> None:
 
 def test_a_second_store_is_a_copy_and_holds_what_mlflow_makes(tmp_path, monkeypatch):
     """No migration is run for it, and its first experiment names its own process's folder."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "cache"))
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
@@ -153,7 +153,7 @@ def test_a_second_store_is_a_copy_and_holds_what_mlflow_makes(tmp_path, monkeypa
 
 @pytest.mark.parametrize("damage", ["no database", "half of one", "of another revision", "runs"])
 def test_a_template_that_is_no_good_is_made_anew(tmp_path, template, monkeypatch, damage):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "cache"))
     kept = template_of_mlflow()
     keep_as_template(template)
     good = kept.read_bytes()
@@ -176,7 +176,7 @@ def test_a_template_that_is_no_good_is_made_anew(tmp_path, template, monkeypatch
 
 
 def test_a_cache_that_cannot_be_written_costs_no_store(tmp_path, monkeypatch):
-    (tmp_path / ".cache").write_text("a file where a folder should be")
-    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "cache"))
     create(tmp_path / "mlflow.db")
     assert contents(tmp_path / "mlflow.db")[1]["experiments"]

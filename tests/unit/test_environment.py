@@ -13,6 +13,7 @@ from fedsweep.environ import keep
 from fedsweep.errors import ConfigError, DataError, ResourceError, TrackingError
 from fedsweep.sweeps.compose import compose, compose_trial, with_contents
 from fedsweep.tracking.store import open_store, tracking_uri
+from fedsweep.tracking.template import template_of_mlflow
 
 
 @pytest.fixture
@@ -122,11 +123,14 @@ def test_a_data_folder_that_is_a_file_is_said(
 
 def test_no_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
+    monkeypatch.delenv("FEDSWEEP_CACHE")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     told = r"^data.cache=~/.cache/fedsweep: the home folder of ~ is not known; set \$HOME"
     with pytest.raises(ConfigError, match=told):
         compose([])
     assert compose(["data.cache=/x"]).data.cache == "/x"
+    monkeypatch.setenv("FEDSWEEP_CACHE", "/y")
+    assert (compose([]).data.cache, template_of_mlflow().parent) == ("/y", Path("/y/stores"))
 
 
 def test_a_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,11 +260,11 @@ def test_tests_that_fail_anyway_or_never_end_say_so(texts: dict[str, str], tmp_p
     with pytest.raises(MutantsError, match="test_near.py::test_near fails on the code as it is"):
         list(Judge(texts, tmp_path / "kept.json", jobs=1).judge(chosen))
 
-    # Once it fails without the mutant, too: that run says nothing of the mutant.
+    # Where it fails without the mutant, too, that run says nothing of the mutant.
     texts["tests/unit/test_near.py"] = (
         "import double\nfrom pathlib import Path\n\ndef test_near():\n"
         "    n = len(list(Path('..').glob('run*')))\n    Path(f'../run{n}').touch()\n"
-        "    assert n not in (1, 2)\n"
+        "    assert n not in (1, 2, 3)\n"
     )
     (tmp_path / "tree/tests/unit/test_near.py").write_text(texts["tests/unit/test_near.py"])
     [(_, verdict)] = Judge(texts, tmp_path / "kept.json", jobs=1).judge(chosen)
@@ -273,6 +273,24 @@ def test_tests_that_fail_anyway_or_never_end_say_so(texts: dict[str, str], tmp_p
     copy = Copy(tmp_path / "copy", texts)
     copy.write("tests/unit/test_far.py", "def test_far():\n    while True:\n        pass\n")
     assert copy.run(["tests/unit/test_far.py"], timeout=3).by == "more than 3 s"
+
+
+def test_a_test_that_fails_after_other_files_alone_notices_nothing(
+    texts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one file leaves behind was taken for what another one noticed."""
+    monkeypatch.setattr(mutants, "PORTION", 1)  # traced apart, where nobody sees it
+    head = "import sys\nfrom double import double\n\n"
+    del texts["tests/unit/test_near.py"], texts["tests/unit/test_far.py"]
+    for name, body in (
+        ("a", "def test_a():\n    assert double(2)\n    sys.left_behind = True\n"),
+        ("b", "def test_b():\n    assert double(2)\n    assert not hasattr(sys, 'left_behind')\n"),
+    ):
+        texts[f"tests/unit/test_{name}.py"] = head + body
+        (tmp_path / f"tree/tests/unit/test_{name}.py").write_text(head + body)
+    chosen = [m for m in mutants_of("double.py", SOURCE) if "else 1" in m.changed]
+    with pytest.raises(MutantsError, match="test_b fails now and then .*, or after other files'"):
+        list(Judge(texts, tmp_path / "kept.json", jobs=1).judge(chosen))
 
 
 def test_the_table_counts_who_noticed_and_leaves_out_what_is_equivalent() -> None:
