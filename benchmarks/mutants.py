@@ -1,9 +1,9 @@
 """``python -m benchmarks.mutants``: do the tests notice when the code is wrong?
 
 One change at a time is made to the code that computes (a comparison, an operator, a constant, a
-condition, a returned value) in a copy of the tree. First the nearest unit and contract tests are
-run against it, then the other ones: those of them that run the changed function, as a trace of the
-tests on the code as it is says. A change that nobody notices is a test that is missing, or makes
+condition, a returned value) in a copy of the tree. First the nearest tests in this process are run
+against it, then the other ones: those of them that run the changed function, as a trace of the
+tests on the code as it is says. Real Ray is left out: it would take days. A change that nobody notices is a test that is missing, or makes
 no difference: those are named in ``mutants_equivalent.toml``, with a reason.
 
 Which changes are drawn is fixed by the seed and by each change itself (its file, function, line):
@@ -68,7 +68,7 @@ TARGETS = (
 )
 """The code whose numbers a user takes on trust."""
 
-TESTS = ("tests/unit", "tests/contract")
+TESTS = ("tests/unit", "tests/contract", "tests/tracking")
 PORTION = 10
 """Test files that are traced at a time: what is known of them is kept, whatever comes after."""
 OWN = "tests/unit/test_mutants.py"

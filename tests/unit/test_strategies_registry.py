@@ -1,5 +1,6 @@
 """Building strategies from the configuration."""
 
+import inspect
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
@@ -256,3 +257,27 @@ def test_what_is_not_given_is_as_the_settings_have_it() -> None:
     cfl = build_strategy("cfl", {"gate": 0.01}, seed=0, num_clients=20)
     assert (cfl.eps1, cfl.eps2, cfl.relative, cfl.gate) == (0.9, 0.7, True, 0.01)
     assert build_strategy("fedadam", {}, seed=0, num_clients=4).eta == settings_of("fedadam").eta
+
+
+AS_ELSEWHERE = {
+    **dict.fromkeys((("cfl", key) for key in ("eps1", "eps2", "relative")), "the authors' code"),
+    ("multikrum", "num_nodes_to_select"): "Flower's class",
+}
+"""Parameters whose defaults are those of others, for who takes the class alone."""
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_class_that_is_taken_alone_has_the_defaults_of_its_settings(name: str) -> None:
+    made = STRATEGIES[name]
+    if "__init__" not in vars(made) or "settings" not in vars(made):
+        return
+    fields = made.settings.model_fields
+    parameters = inspect.signature(vars(made)["__init__"]).parameters.values()
+    defaults = {
+        given.name: given.default
+        for given in parameters
+        if given.name in fields and given.default not in (given.empty, None)
+    }
+    ours = {key: fields[key].get_default(call_default_factory=True) for key in defaults}
+    for key in defaults:
+        assert (defaults[key] == ours[key]) is ((name, key) not in AS_ELSEWHERE), key
