@@ -3,8 +3,9 @@
 One change at a time is made to the code that computes (a comparison, an operator, a constant, a
 condition, a returned value) in a copy of the tree. First the nearest tests in this process are run
 against it, then the other ones: those of them that run the changed function, as a trace of the
-tests on the code as it is says. Real Ray is left out: it would take days. A change that nobody notices is a test that is missing, or makes
-no difference: those are named in ``mutants_equivalent.toml``, with a reason.
+tests on the code as it is says. Those on real Ray are left out: they would take days. A change that
+nobody notices is a test that is missing, or makes no difference: those are named in
+``mutants_equivalent.toml``, with a reason.
 
 Which changes are drawn is fixed by the seed and by each change itself (its file, function, line):
 an edit elsewhere leaves the sample as it is, and a larger ``--count`` adds to a smaller one.
