@@ -85,7 +85,7 @@ $(PEERS): pyproject.toml requirements.lock $(STAMP)
 	grep -E '^(torch|numpy)==' requirements.lock > .venv-bench/constraints.txt
 	$(BIN)/python -m uv pip install --quiet --python .venv-bench/bin/python --group bench \
 		--constraint .venv-bench/constraints.txt
-	$(BIN)/python -m uv pip install --quiet --python .venv-bench/bin/python --no-deps --editable .
+	$(BIN)/python -m uv pip install --quiet --python .venv-bench/bin/python --no-deps --group bench-alone --editable .
 	@touch $(PEERS)
 
 format: $(STAMP) ## mend lint and format

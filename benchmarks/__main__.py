@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.appfl_work import Arrival
 from benchmarks.contender import ROOT, Contender, ContenderError
 from benchmarks.work import PROCESSES, WORKS, save
 
@@ -30,7 +31,7 @@ CURVE = (10, 30, 50)
 it ends with the last of them.
 """
 
-PFL_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def flower(*arguments: str) -> Contender:
 
 def pfl(*arguments: str) -> Contender:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
-    return Contender([*launcher, "-m", "benchmarks.pfl_peer", *arguments], PFL_PYTHON)
+    return Contender([*launcher, "-m", "benchmarks.pfl_peer", *arguments], PEERS_PYTHON)
 
 
 def alternate(
@@ -120,7 +121,7 @@ def noop(folder: str) -> list[Row]:
 
 def lenet(folder: str) -> list[Row]:
     peers = {"flower": flower, "bare": lambda *a: Contender(["-m", "benchmarks.bare", *a])}
-    if PFL_PYTHON.exists():
+    if PEERS_PYTHON.exists():
         peers["pfl"] = pfl
     starts = [
         lambda: ours("lenet", folder),
@@ -242,7 +243,7 @@ def flute_alone(folder: str) -> list[Row]:
 
 
 def pfl_cifar10(folder: str) -> list[Row]:
-    if not PFL_PYTHON.exists():
+    if not PEERS_PYTHON.exists():
         return []
     data = lay_down(Path(folder), "cifar10")
     row, curves = pfl_cifar10_of_seed(folder, 0)
@@ -354,6 +355,48 @@ def asynchronous(folder: str) -> list[Row]:
     return [ratio("async_vs_sync_tasks_per_s", *both, ">= 0.8", told)]
 
 
+def appfl(folder: str) -> list[Row]:
+    if not PEERS_PYTHON.exists():
+        return []
+    rows, orders = [], []
+    for key, (name, told, counts, repeats) in BESIDE_APPFL.items():
+        peer = ["-m", "benchmarks.appfl_peer", name, folder, *counts, *told]
+        own = ["-m", "benchmarks.appfl_ours", name, folder, "64", "200"]
+        theirs, mine = alternate(
+            [
+                lambda words=peer: Contender(words, PEERS_PYTHON, timeout_s=1800),
+                lambda words=own: Contender(words),
+            ],
+            repeats,
+        )
+        cpu = [_time(median(one["cpu_s"] for one in each)) for each in (theirs, mine)]
+        how = "as it comes" if told else "optimize_memory=false"
+        names = f"a task of {name} under FedAsync, APPFL {how} / ours (CPU {' / '.join(cpu)})"
+        rows.append(ratio(key, seconds(theirs), seconds(mine), ">= 5", names))
+        orders.append([[a for one in each for a in one["arrivals"]] for each in (theirs, mine)])
+    return [*rows, same_order(orders)]
+
+
+BESIDE_APPFL: dict[str, tuple[str, tuple[str, ...], tuple[str, str], int]] = {
+    "async_vs_appfl": ("lenet", ("collects",), ("1", "10"), 2),
+    "async_vs_appfl_lean": ("lenet", (), ("64", "200"), 3),
+    "async_mlp_vs_appfl_lean": ("mlp", (), ("64", "200"), 3),
+}
+"""Row -> the work, how APPFL is told to run it, its arrivals before time is taken and of which it
+is, turns. As it comes a task takes it seconds.
+"""
+
+
+def same_order(orders: Sequence[Sequence[Sequence[Arrival]]]) -> Row:
+    """Return how many arrivals two simulators have in common, one by one: who, and how late."""
+    pairs = [pair for theirs, mine in orders for pair in zip(theirs, mine, strict=False)]
+    same = [a[0] == b[0] and a[2] == b[2] for a, b in pairs]
+    apart = max(abs(a[1] - b[1]) / a[1] for a, b in pairs)
+    what = f"share of arrivals: of {len(same)} in {len(orders)} trials, times within {apart:.1g}"
+    share = sum(same) / len(same)
+    return Row("arrivals_as_appfl", share, share, share, ">= 1", what)
+
+
 def tuning(folder: str) -> list[Row]:
     got = measured("benchmarks.tuning")
     mine, theirs = got["ours"], got["usual"]
@@ -406,6 +449,7 @@ GROUPS: dict[Callable[[str], list[Row]], tuple[str, ...]] = {
     warm_start: ("warm_trial_start_s",),
     arrivals: ("arrivals_100k_s", "arrivals_mb", "arrivals_1m_vs_1k"),
     asynchronous: ("async_vs_sync_tasks_per_s",),
+    appfl: (*BESIDE_APPFL, "arrivals_as_appfl"),
     cluster_10k: ("cluster_10k_s", "cluster_10k_mb"),
     tuning: ("tuning_regret_vs_tune", "tuning_winners_of_tune"),
     searches: ("search_again_rounds", "search_overhead_vs_tune_s"),
@@ -497,7 +541,7 @@ def main() -> int:
     if missing:
         print(
             f"\nnot measured: {', '.join(missing)}"
-            + ("" if PFL_PYTHON.exists() else " (.venv-bench is missing)")
+            + ("" if PEERS_PYTHON.exists() else " (.venv-bench is missing)")
         )
     print(
         f"\n{machine}; load average {os.getloadavg()[0]:.1f}; {time.monotonic() - began:.0f} s in "

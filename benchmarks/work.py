@@ -41,6 +41,8 @@ WORKS = {
         rounds=1),
     "flute": Work(clients=1000, cohort=10, examples=60, batch_size=10, lr=0.03, model="logreg",
         rounds=25),
+    "mlp": Work(clients=100, cohort=100, examples=174, batch_size=32, lr=0.05, model="mlp",
+        rounds=1),
     # pfl-research's CIFAR-10 IID benchmark
     "cifar10": Work(clients=1000, cohort=50, examples=50, batch_size=10, lr=0.1, model="simple_cnn",
         rounds=1,
