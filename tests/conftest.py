@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,14 @@ def pytest_configure(config: pytest.Config) -> None:
     keeps = not hasattr(config, "workerinput") and hasattr(config, "cache")
     if keeps:
         config.pluginmanager.register(_Seconds(config))
+    # Data are read by the code that is tested, and not by one that filled the user's cache. Tests
+    # compose configurations while they are imported; workers take the folder from who starts them.
+    if not hasattr(config, "workerinput"):
+        cache = tempfile.TemporaryDirectory(
+            prefix="fedsweep-test-cache-", ignore_cleanup_errors=True
+        )
+        os.environ["FEDSWEEP_CACHE"] = cache.name
+        config.add_cleanup(cache.cleanup)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -58,15 +67,6 @@ def _no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests name their stores; ``mlflow.set_tracking_uri`` sets the variable: it is unset after."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _nothing_is_known_from_before(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Data are read by the code that is tested, and not by one that filled the user's cache."""
-    of_all = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folders lie in one
-        of_all = of_all.parent
-    os.environ["FEDSWEEP_CACHE"] = str(of_all / "cache")
 
 
 @pytest.fixture(autouse=True, scope="module")
