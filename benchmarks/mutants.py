@@ -1,11 +1,11 @@
 """``python -m benchmarks.mutants``: do the tests notice when the code is wrong?
 
 One change at a time is made to the code that computes (a comparison, an operator, a constant, a
-condition, a returned value) in a copy of the tree. First the nearest tests in this process are run
-against it, then the other ones: those of them that run the changed function, as a trace of the
-tests on the code as it is says. Those on real Ray are left out: they would take days. A change that
-nobody notices is a test that is missing, or makes no difference: those are named in
-``mutants_equivalent.toml``, with a reason.
+condition, a returned value) in a copy of the tree. First the nearest unit and contract tests are
+run against it, then the other ones, the files first that take least: those of them that run the
+changed function, as a trace of the tests on the code as it is says. A change that nobody notices is
+a test that is missing, or makes no difference: those are named in ``mutants_equivalent.toml``, with
+a reason.
 
 Which changes are drawn is fixed by the seed and by each change itself (its file, function, line):
 an edit elsewhere leaves the sample as it is, and a larger ``--count`` adds to a smaller one.
@@ -69,7 +69,7 @@ TARGETS = (
 )
 """The code whose numbers a user takes on trust."""
 
-TESTS = ("tests/unit", "tests/contract", "tests/tracking")
+TESTS = ("tests/unit", "tests/contract")
 PORTION = 10
 """Test files that are traced at a time: what is known of them is kept, whatever comes after."""
 OWN = "tests/unit/test_mutants.py"
@@ -691,11 +691,10 @@ class Judge:
             self._keep()
 
     def _that_run(self, mutant: Mutant, files: Sequence[str]) -> list[str]:
-        """Return the tests in some files that may run a mutant, in the order of the files.
+        """Return the tests in some files that may run a mutant, the files first that take least.
 
-        Of a file those come first that take least.
-
-        They are all of them where it stands outside functions, or where imports run it.
+        Of a file those come first that take least. They are all of them where it stands outside
+        functions, or where imports run it; those that start processes may run anything.
         """
         place = f"{mutant.file}::{mutant.function}."
         ran = {
@@ -705,15 +704,13 @@ class Judge:
         }
         if EVERYBODY in ran or not ran:
             ran = set(self._usual)
-        elsewhere = {test for test, usual in self._usual.items() if ELSEWHERE in usual.functions}
-        by_seconds = sorted(self._usual, key=lambda test: self._usual[test].seconds)
-        return [
-            test
-            for tests in (ran, elsewhere - ran)  # processes take long to start
-            for file in files
-            for test in by_seconds
-            if test in tests and test.startswith(f"{file}::")
-        ]
+        ran |= {test for test, usual in self._usual.items() if ELSEWHERE in usual.functions}
+        of_file: dict[str, list[str]] = {file: [] for file in files}
+        for test in sorted(ran, key=lambda test: (self._usual[test].seconds, test)):
+            if (file := test.partition("::")[0]) in of_file:
+                of_file[file].append(test)
+        cheap = sorted(of_file.values(), key=lambda own: sum(self._usual[t].seconds for t in own))
+        return [test for own in cheap for test in own]
 
     def _noticed(self, mutant: Mutant, copy: Copy, tests: Sequence[str]) -> str:
         """Return the test that notices a mutant.
