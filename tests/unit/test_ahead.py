@@ -5,6 +5,7 @@ Client ``n`` (node id) adds n to every weight and counts its rounds in its state
 
 from collections import Counter
 from collections.abc import Iterable
+from heapq import heapify
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,7 @@ def test_what_arrives_next_is_in_the_order_of_time_and_leaves_out_what_is_lost()
         (end, node, Flight(node, node, 0, 0.0, end, one, arrives=node != 4))
         for node, end in ends.items()
     ]
+    heapify(underway._in_flight)
     waiting = Flight(9, 9, 0, 0.0, 0.5, one)
     underway.arrived = [waiting]
     assert [flight.node for flight in underway.arriving(3)] == [9, 2]  # 4 would come second
