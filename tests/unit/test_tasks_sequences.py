@@ -72,6 +72,17 @@ def test_parts_are_files_or_what_a_pattern_begins(tmp_path: Path) -> None:
         compose(["dataset=text", "dataset.part=ACT"])
 
 
+def test_files_of_one_name_but_for_their_ends_are_two_parts(tmp_path: Path) -> None:
+    """The second took the first one's place, without a word."""
+    for name in ("a.txt", "a.md", "b.txt"):
+        (tmp_path / name).write_text(name * 20)
+    words = ["dataset=text", f"dataset.path={tmp_path}", "dataset.length=5"]
+    assert data_of(compose(words)).column.values == ("a.md", "a.txt", "b")
+    (tmp_path / "a.txt.old").write_text("who is a.txt?" * 9)
+    with pytest.raises(DataError, match=r"two files are called a\.txt; rename one of them"):
+        data_of(compose(words))
+
+
 def test_what_is_tested_on_is_no_part_of_what_is_trained_on(tmp_path: Path) -> None:
     """The vocabulary and the windows of the training set end where the test set begins."""
     (tmp_path / "t.txt").write_text("ab" * 80 + "z" * 40)

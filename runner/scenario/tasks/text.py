@@ -230,6 +230,7 @@ class Text(FileTask):
     def _parts(self, files: Sequence[Path]) -> list[tuple[str, str]]:
         """Return the parts by name, each with its text; lines of one name are joined."""
         parts: dict[str, list[str]] = {}
+        stems = Counter(path.stem for path in files)
         for path in files:
             try:
                 text = path.read_text(encoding="utf-8")
@@ -243,7 +244,10 @@ class Text(FileTask):
                     "folder that holds their train/ and test/"
                 )
             if self.part is None:
-                parts[path.stem] = [text]
+                called = path.stem if stems[path.stem] == 1 else path.name
+                if called in parts:
+                    raise DataError(f"two files are called {shown(called)}; rename one of them")
+                parts[called] = [text]
                 continue
             pattern, name = re.compile(self.part), ""
             for line in text.splitlines(keepends=True):
