@@ -91,7 +91,6 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
     with ExitStack() as stack:
         progress = stack.enter_context(TrialProgress(view))
         stack.enter_context(only_driver(plan.name, first))
-        progress.line(f"sweep '{plan.name}': starting" if plan.name else "starting")
 
         # What is left of it: maybe nothing to start Ray for. Else hosts come up meanwhile.
         opened = _open(plan, stack) if _was_run(plan) else None
@@ -280,6 +279,8 @@ def _start_engine(
         at_once = _trials_at_once(resources, pool.hosts)
         warm_trials(min(at_once + 1, trials))  # a trial begins while the one before it ends
 
+    # The first word of many seconds: half a minute where the machine is busy.
+    progress.line(f"sweep '{plan.name}': waiting for Ray" if plan.name else "waiting for Ray")
     engine = Engine(resources, warm, progress.line)
     stack.callback(engine.close)
     return engine
