@@ -280,11 +280,15 @@ def test_a_test_that_fails_after_other_files_alone_notices_nothing(
 ) -> None:
     """What one file leaves behind was taken for what another one noticed."""
     monkeypatch.setattr(mutants, "PORTION", 1)  # traced apart, where nobody sees it
-    head = "import sys\nfrom double import double\n\n"
+    head = "import sys, time\nfrom double import double\n\n"
     del texts["tests/unit/test_near.py"], texts["tests/unit/test_far.py"]
     for name, body in (
         ("a", "def test_a():\n    assert double(2)\n    sys.left_behind = True\n"),
-        ("b", "def test_b():\n    assert double(2)\n    assert not hasattr(sys, 'left_behind')\n"),
+        (
+            "b",
+            "def test_b():\n    time.sleep(0.5)  # so that it comes second\n"
+            "    assert double(2)\n    assert not hasattr(sys, 'left_behind')\n",
+        ),
     ):
         texts[f"tests/unit/test_{name}.py"] = head + body
         (tmp_path / f"tree/tests/unit/test_{name}.py").write_text(head + body)
