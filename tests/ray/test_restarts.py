@@ -45,16 +45,15 @@ class Driver:
 
     def child(self, name: str, but: int = 0) -> int:
         """Return the process id of the driver's child of a name, as soon as there is one."""
-        return self.until(
-            lambda: next(
-                (
-                    child.pid
-                    for child in psutil.Process(self.process.pid).children()
-                    if child.name() == name and child.pid != but and child.status() != "zombie"
-                ),
-                0,
-            )
-        )
+
+        def there() -> int:
+            for child in psutil.Process(self.process.pid).children():
+                with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                    if child.name() == name and child.pid != but and child.status() != "zombie":
+                        return child.pid
+            return 0
+
+        return self.until(there)
 
     def until(self, found, seconds: float = PATIENCE_S):
         deadline = time.monotonic() + seconds
@@ -123,10 +122,10 @@ def test_a_driver_killed_while_ray_starts_leaves_nothing_to_the_next_start(
     driver.child("raylet")
     os.kill(driver.process.pid, signal.SIGKILL)
     driver.process.wait()
-    left = [
-        Path(psutil.Process(int(line.split()[0])).environ()[SESSION])
-        for line in marked(driver.mark)
-    ]
+    left = []
+    for line in marked(driver.mark):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            left.append(Path(psutil.Process(int(line.split()[0])).environ()[SESSION]))
     with session_folder():
         pass
     assert marked(driver.mark) == []
