@@ -2,7 +2,7 @@
 
 import errno
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -88,6 +88,12 @@ def unknown(kind: str, given: str, valid: Iterable[str], among: Collection[str] 
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"unknown {kind} '{given}'.{hint} Valid: {', '.join(sorted(among) or names)}."
+
+
+def first_of(texts: Sequence[str], most: int) -> str:
+    """Return texts as a list that ends with how many are left, if they are more."""
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def no_room(error: BaseException | None) -> bool:

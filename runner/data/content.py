@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from fedsweep.data.layout import FileLayout, LocalTree, Tree
-from fedsweep.errors import DataError, shown
+from fedsweep.errors import DataError, first_of, shown
 from fedsweep.files import write_whole
 
 _FRESH_NS = 2_000_000_000
@@ -89,10 +89,7 @@ def changed_files(cache: Path, before: str, after: str) -> str:
         *(f"{shown(name)} (gone)" for name in old if name not in new),
         *(f"{shown(name)} (new)" for name in new if name not in old),
     ]
-    return (
-        ", ".join(told[:3]) + (f" and {len(told) - 3:,} more" if len(told) > 3 else "")
-        or "the order of its files"
-    )
+    return first_of(told, 3) or "the order of its files"
 
 
 def _hashes(names: Iterable[str], tree: Tree, kept_in: Path) -> dict[str, str]:

@@ -107,7 +107,7 @@ def _owners(
         if column != USER:
             raise _no_column(f"{place}, LEAF's files", column, [USER])
         return users
-    if part.kind == "parquet" or part.kind == "arrow":
+    if part.kind in ("parquet", "arrow"):
         tables = [Table(tree.local(file), part.kind, cfg.image, cfg.label) for file in part.files]
         for table in tables:
             if column not in table.names():

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from fedsweep.errors import DataError, shown, unknown
+from fedsweep.errors import DataError, first_of, shown, unknown
 from fedsweep.scenario.tasks.images import Images
 
 Kind = Literal["folder", "file", "neither"]
@@ -41,9 +41,7 @@ _SHOWN = 5  # names in a list
 
 def listed(names: Iterable[str], most: int = _SHOWN) -> str:
     """Return names as a list that ends with how many are left, if they are many."""
-    every = [shown(name) for name in names]
-    more = f" and {len(every) - most:,} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
+    return first_of([shown(name) for name in names], most)
 
 
 class Tree(Protocol):

@@ -1,6 +1,6 @@
 """Two sweeps side by side, trial by trial: of two versions of the tool, or of two settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ import numpy as np
 
 from fedsweep.catalog import CATALOG
 from fedsweep.config.section import short_names
-from fedsweep.errors import RunnerError
+from fedsweep.errors import RunnerError, first_of
 from fedsweep.output import amount
 from fedsweep.report.results import SEED
 from fedsweep.report.stats import LEAST, LEVEL, TESTS, Test, corrected, p_different
@@ -115,7 +115,7 @@ def _settings(pairs: "list[tuple[StoredTrial, StoredTrial]]") -> list[str]:
         f"{key} ({mine}, {other})" + (f" in {amount(count, 'pair')}" if count < len(pairs) else "")
         for (key, mine, other), count in found.items()
     ]
-    return [f"they differ in {_some(listed)}"] if listed else []
+    return [f"they differ in {first_of(listed, _LISTED)}"] if listed else []
 
 
 def _without_partner(
@@ -126,14 +126,9 @@ def _without_partner(
     cells = dict.fromkeys(
         " ".join(f"{key}={value}" for key, value in place if key != SEED) or "all" for place in lone
     )
-    told = f"{amount(len(lone), 'trial')} of '{sweep.name}' without a partner: {_some([*cells])}"
+    where = first_of([*cells], _LISTED)
+    told = f"{amount(len(lone), 'trial')} of '{sweep.name}' without a partner: {where}"
     return [told] if lone else []
-
-
-def _some(listed: Sequence[str]) -> str:
-    """Return the first ones, and how many more there are."""
-    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more
 
 
 def _by_place(sweep: "StoredSweep", shared: list[str]) -> "dict[_Place, StoredTrial]":

@@ -154,7 +154,7 @@ def report(
         remarks = (*found.table.remarks, *story.remarks())
         caption = " ".join([found.table.caption, *story.remarks()])
         found = replace(found, table=replace(found.table, caption=caption, remarks=remarks))
-    captions, missing = dict(extras.captions), extras.told()
+    captions, missing = extras.captions, extras.told()
     shown = [(said, extras.files[path]) for path, said in captions.items()]
     worst = worst_table(found.cells)
     others = {"By the worst attack": worst} if worst else {}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, field_validator
 
-from fedsweep.errors import DataError, shown
+from fedsweep.errors import DataError, first_of, shown
 from fedsweep.parts.registry import Registry
 from fedsweep.places import absolute
 from fedsweep.scenario.dataset import DATASETS
@@ -334,11 +334,9 @@ def counted(names: Sequence[str], labels: np.ndarray, most: int = 10) -> str:
     """Say how many classes there are, and how many examples the first of them have."""
     counts = np.bincount(labels, minlength=len(names))
     each = [f"{shown(name, 40)}: {count:,}" for name, count in zip(names, counts, strict=True)]
-    more = f" and {len(each) - most:,} more" if len(each) > most else ""
-    return f"{len(names):,} classes ({', '.join(each[:most])}{more})"
+    return f"{len(names):,} classes ({first_of(each, most)})"
 
 
 def listed_columns(columns: Mapping[str, object] | Sequence[str]) -> str:
     """Return the names of columns as a list, shortened."""
-    names = [shown(str(name), 40) for name in columns]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+    return first_of([shown(str(name), 40) for name in columns], 8)

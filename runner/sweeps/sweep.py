@@ -14,7 +14,7 @@ from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
-from fedsweep.errors import RunnerError, one_line
+from fedsweep.errors import RunnerError, first_of, one_line
 from fedsweep.escape import command
 from fedsweep.report.layout import texts
 from fedsweep.report.report import Report, report
@@ -189,9 +189,8 @@ def _add_losses(tracker: Tracker, outcome: Outcome) -> None:
     lost = [f"'{name}' ({reason})" for name, reason in tracker.lost.items()]
     if not lost:
         return
-    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     told = (
-        f"not whole in the store: {', '.join(lost[:3])}{more}; "
+        f"not whole in the store: {first_of(lost, 3)}; "
         "the same command, run again, makes them good from their checkpoints"
     )
     outcome.missing = "; ".join(filter(None, [outcome.missing, told]))
