@@ -21,6 +21,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -74,6 +75,9 @@ PORTION = 10
 """Test files that are traced at a time: what is known of them is kept, whatever comes after."""
 OWN = "tests/unit/test_mutants.py"
 """The tests of this file: they say nothing of the code that is changed."""
+
+MEMORY = 12 * 2**30
+"""Bytes of data that a run's process may have: a change that appends for ever ends itself alone."""
 
 ATTEMPTS = 3
 """Runs of a mutant until its failing test passes without it, which a busy machine may delay."""
@@ -522,6 +526,8 @@ class Copy:
             command, cwd=self._tree, env=env, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        if hasattr(resource, "prlimit"):  # Linux
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -718,7 +724,7 @@ class Judge:
         After those of its file that ran before it, it must fail with the mutant, and pass where
         only the mutant is undone. One that fails after other files' tests alone notices nothing.
         """
-        timeout = 90 + 4 * sum(self._usual[test].seconds for test in tests)
+        timeout = 240 + 8 * sum(self._usual[test].seconds for test in tests)
         text = self._texts[mutant.file]
         by = ""
         for _ in range(ATTEMPTS):

@@ -1,6 +1,7 @@
 """The changes that ``make mutants`` makes, by hand; that it notices what tests notice."""
 
 import ast
+import resource
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,17 @@ def test_tests_that_fail_anyway_or_never_end_say_so(texts: dict[str, str], tmp_p
     copy = Copy(tmp_path / "copy", texts)
     copy.write("tests/unit/test_far.py", "def test_far():\n    while True:\n        pass\n")
     assert copy.run(["tests/unit/test_far.py"], timeout=3).by == "more than 3 s"
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits are set from outside on Linux")
+def test_a_change_that_takes_all_memory_ends_itself(
+    texts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two such changes once took the machine's memory, and the kernel killed what ran beside."""
+    monkeypatch.setattr(mutants, "MEMORY", 2**30)
+    copy = Copy(tmp_path / "copy", texts)
+    copy.write("tests/unit/test_far.py", "def test_far():\n    assert bytearray(2**31)\n")
+    assert copy.run(["tests/unit/test_far.py"], timeout=60).by == "tests/unit/test_far.py::test_far"
 
 
 def test_a_test_that_fails_after_other_files_alone_notices_nothing(
