@@ -105,7 +105,8 @@ SPOKEN = {"print", "warn", "debug", "info", "warning", "error", "exception", "lo
 class Mutant:
     """One change of one file. Its key does not hold where the line stands, so edits above keep it.
 
-    ``start`` and ``end`` are characters of the file's text, which ``new`` replaces.
+    ``start`` and ``end`` are characters of the file's text, which ``new`` replaces. ``runs_in`` is
+    the function whose run evaluates it: around the one that it belongs to, for a default value.
     """
 
     file: str
@@ -117,6 +118,7 @@ class Mutant:
     start: int = field(compare=False)
     end: int = field(compare=False)
     new: str = field(compare=False)
+    runs_in: str = field(compare=False)
 
     @property
     def key(self) -> str:
@@ -140,8 +142,9 @@ class _Finder(ast.NodeVisitor):
     """Collects (start, end, new text) of every change of a module, and the function it is in."""
 
     def __init__(self, text: str) -> None:
-        self.found: list[tuple[int, int, str, str]] = []
+        self.found: list[tuple[int, int, str, str, str]] = []
         self._scope: list[str] = []
+        self._runs: list[str] = []  # the scope, but for a function whose defaults we are in
         self._returns: list[str] = []  # annotations of the functions that we are in
         self._lines = text.splitlines(keepends=True)
         self._starts = [0]
@@ -165,7 +168,8 @@ class _Finder(ast.NodeVisitor):
         return start, self._at(node.end_lineno, node.end_col_offset)
 
     def _add(self, start: int, end: int, new: str) -> None:
-        self.found.append((start, end, new, ".".join(self._scope) or "<module>"))
+        scopes = (".".join(scope) or "<module>" for scope in (self._scope, self._runs))
+        self.found.append((start, end, new, *scopes))
 
     def _swap(self, left: int, right: int, changes: Mapping[str, str]) -> None:
         """Change the operator that stands between two operands, beside brackets and comments."""
@@ -207,19 +211,26 @@ class _Finder(ast.NodeVisitor):
         self._enter(node.name, node.body)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        """Leave decorators and annotations alone; default values count as the function's."""
-        defaults = [value for value in node.args.kw_defaults if value is not None]
+        """Leave decorators and annotations alone; default values count as the function's.
+
+        They are evaluated where it is made, and read from there: who sees them need not call it.
+        """
+        of_keywords = [value for value in node.args.kw_defaults if value is not None]
+        runs = self._runs
         self._returns.append(ast.unparse(node.returns).strip("'\"") if node.returns else "")
-        self._enter(node.name, [*node.args.defaults, *defaults, *node.body])
+        self._enter(node.name, [*node.args.defaults, *of_keywords], runs)
+        self._enter(node.name, node.body)
         self._returns.pop()
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
-    def _enter(self, name: str, nodes: Iterable[ast.AST]) -> None:
-        self._scope.append(name)
+    def _enter(self, name: str, nodes: Iterable[ast.AST], runs: list[str] | None = None) -> None:
+        before = self._scope, self._runs
+        self._scope = [*self._scope, name]
+        self._runs = [*self._runs, name] if runs is None else runs
         for node in nodes:
             self.visit(node)
-        self._scope.pop()
+        self._scope, self._runs = before
 
     # What is changed
 
@@ -365,7 +376,7 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
     finder.visit(ast.parse(text))
     seen: Counter[tuple[str, str, str]] = Counter()
     mutants = []
-    for start, end, new, function in sorted(finder.found):
+    for start, end, new, function, runs_in in sorted(finder.found):
         first = text.rfind("\n", 0, start) + 1
         last = end + (text + "\n")[end:].index("\n")
         original = text[first:last].strip()
@@ -373,7 +384,9 @@ def mutants_of(file: str, text: str) -> list[Mutant]:
         seen[function, original, changed] += 1
         nth = seen[function, original, changed]
         line = text.count("\n", 0, start) + 1
-        mutants.append(Mutant(file, function, line, original, changed, nth, start, end, new))
+        mutants.append(
+            Mutant(file, function, line, original, changed, nth, start, end, new, runs_in)
+        )
     return mutants
 
 
@@ -702,7 +715,7 @@ class Judge:
         Of a file those come first that take least. They are all of them where it stands outside
         functions, or where imports run it; those that start processes may run anything.
         """
-        place = f"{mutant.file}::{mutant.function}."
+        place = f"{mutant.file}::{mutant.runs_in}."
         ran = {
             test
             for test, usual in self._usual.items()

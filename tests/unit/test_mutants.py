@@ -208,6 +208,26 @@ def test_the_nearest_tests_are_tried_first(texts: dict[str, str], tmp_path: Path
     assert again["return x * 2 if x > 1 else 0"] == ("rest", "tests/unit/test_far.py::test_one")
 
 
+def test_a_default_is_noticed_by_a_test_that_calls_nothing(
+    texts: dict[str, str], tmp_path: Path
+) -> None:
+    """Those that call the function alone were tried, and give the value themselves."""
+    for file, text in (
+        ("double.py", "def double(x, by=2):\n    return x * by\n"),
+        ("tests/unit/test_near.py", "from double import double\n\ndef test_near():\n"
+         "    assert double(2, 2) == 4\n"),
+        ("tests/unit/test_far.py", "import inspect\nfrom double import double\n\n"
+         "def test_far():\n    assert inspect.signature(double).parameters['by'].default == 2\n"),
+    ):  # fmt: skip
+        texts[file] = text
+        (tmp_path / "tree" / file).write_text(text)
+    chosen = [m for m in mutants_of("double.py", texts["double.py"]) if "by=3" in m.changed]
+    assert [m.function for m in chosen] == ["double"]
+    assert _outcome(Judge(texts, tmp_path / "kept.json", jobs=1), chosen) == {
+        "def double(x, by=3):": ("nearest", "tests/unit/test_far.py::test_far")
+    }
+
+
 def test_a_trace_says_what_each_test_runs(texts: dict[str, str], tmp_path: Path) -> None:
     more = (
         "import subprocess, sys\nfrom threading import Thread\nimport pytest\n"
