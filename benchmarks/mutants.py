@@ -619,6 +619,8 @@ class Judge:
         self._texts, self._kept, self._jobs = texts, kept, jobs
         self._near = Nearness(texts)
         self._ended = False
+        self.unsteady: set[str] = set()
+        """Tests that failed now and then, or after other files' tests alone."""
         read = [item for item in sorted(texts.items()) if not item[0].startswith("benchmarks/")]
         self._state = _digest(*(part for item in read for part in item))
         stored = json.loads(kept.read_text()) if kept.exists() else {}
@@ -735,26 +737,26 @@ class Judge:
         """Return the test that notices a mutant.
 
         After those of its file that ran before it, it must fail with the mutant, and pass where
-        only the mutant is undone. One that fails after other files' tests alone notices nothing.
+        only the mutant is undone. One that keeps failing otherwise, now and then or after other
+        files' tests alone, says nothing of a mutant: it is :attr:`unsteady`, and the others decide.
         """
-        timeout = 240 + 8 * sum(self._usual[test].seconds for test in tests)
         text = self._texts[mutant.file]
-        by = ""
-        for _ in range(ATTEMPTS):
-            copy.write(mutant.file, mutant.apply(text))
-            by = copy.run(tests, timeout).by
-            company = _company(tests, by) if "::" in by else []
-            fails = not company or copy.run(company, timeout).by
-            copy.write(mutant.file, text)
-            passes = not company or not copy.run(company, timeout).by
-            if self._ended:
-                raise MutantsError("interrupted")
-            if fails and passes:
-                return by
-        raise MutantsError(
-            f"{by} fails now and then on the code as it is, or after other files' tests; mend that "
-            "first"
-        )
+        left = list(tests)
+        while True:
+            timeout = 240 + 8 * sum(self._usual[test].seconds for test in left)
+            for _ in range(ATTEMPTS):
+                copy.write(mutant.file, mutant.apply(text))
+                by = copy.run(left, timeout).by if left else ""
+                company = _company(left, by) if "::" in by else []
+                fails = not company or copy.run(company, timeout).by
+                copy.write(mutant.file, text)
+                passes = not company or not copy.run(company, timeout).by
+                if self._ended:
+                    raise MutantsError("interrupted")
+                if fails and passes:
+                    return by
+            self.unsteady.add(by)
+            left = [test for test in left if test != test_of(by)]
 
     def _keep(self) -> None:
         self._kept.parent.mkdir(parents=True, exist_ok=True)
@@ -869,6 +871,10 @@ def main() -> int:
         if reason := named.get(_place(mutant)):
             known.append({**asdict(mutant), "stage": "", "reason": f"equivalent: {reason}"})
     print("\n" + table(known))
+    for test in sorted(judge.unsteady):
+        print(
+            f"{test} fails now and then, or after other files' tests alone: it counted for nothing"
+        )
     return 0
 
 

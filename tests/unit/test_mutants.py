@@ -325,8 +325,9 @@ def test_a_test_that_fails_after_other_files_alone_notices_nothing(
         texts[f"tests/unit/test_{name}.py"] = head + body
         (tmp_path / f"tree/tests/unit/test_{name}.py").write_text(head + body)
     chosen = [m for m in mutants_of("double.py", SOURCE) if "else 1" in m.changed]
-    with pytest.raises(MutantsError, match="test_b fails now and then .*, or after other files'"):
-        list(Judge(texts, tmp_path / "kept.json", jobs=1).judge(chosen))
+    judge = Judge(texts, tmp_path / "kept.json", jobs=1)
+    assert list(_outcome(judge, chosen).values()) == [("", "")]
+    assert judge.unsteady == {"tests/unit/test_b.py::test_b"}
 
 
 def test_the_table_counts_who_noticed_and_leaves_out_what_is_equivalent() -> None:
