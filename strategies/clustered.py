@@ -182,6 +182,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         )
         self.clustering_round = False  # of the round that was configured last: each reply is read
         self.churn = 0  # clients that had a cluster and changed it in the last round
+        self.made: frozenset[int] = frozenset()  # clusters that got a new model in the last round
         self.clustering_s = (
             0.0  # of the last round: what grouping took here, without the clients' answers
         )
@@ -309,6 +310,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
         if gone := self.assignment.keys() - set(grid.get_node_ids()):
             self.assignment = {node: c for node, c in self.assignment.items() if node not in gone}
         self._before, self.clustering_s = dict(self.assignment), 0.0
+        self.made = frozenset()
         with self._timed():
             self.prepare(server_round, arrays)
         self._plan = self.plan(server_round)
@@ -357,7 +359,7 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
             read = self._defended(valid, layout)
             return mean_of_replies(read, self.weighted_by_key, layout), metrics
         counted = [reply for reply in valid if self._counts(reply.metadata.src_node_id)]
-        self.cluster_arrays |= self.election.aggregate(
+        made = self.election.aggregate(
             self._grid,
             server_round,
             self.assignment,
@@ -366,6 +368,8 @@ class ClusterTraining(WithServers, WithLayout, FedAvg):
             "" if self.plain_mean else self.weighted_by_key,
             layout,
         )
+        self.cluster_arrays |= made
+        self.made = frozenset(made)
         examples = self.election.examples
         return mean_of_clusters(self.cluster_arrays, self.assignment, examples, layout), metrics
 

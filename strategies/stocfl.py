@@ -45,8 +45,8 @@ class StoCFL(ClusterTraining):
     merge_cosine : float
         tau: clusters this similar are one.
     proximal_mu : float
-        mu: after each round a cluster's model is the minimiser of ||w - w_k||^2 / 2 + mu ||w -
-        w_global||^2 / 2.
+        mu: after a round in which its clients trained, a cluster's model is the minimiser of
+        ||w - w_k||^2 / 2 + mu ||w - w_global||^2 / 2.
     **common
         Parameters of ClusterTraining.
     """
@@ -100,11 +100,15 @@ class StoCFL(ClusterTraining):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average as ever, then draw each cluster's model towards the global one."""
+        """Average as ever, then draw the models that this made towards the global one.
+
+        A cluster that nobody trained in the round is left alone: else it would end at the global
+        model, the sooner the fewer clients take part.
+        """
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is not None and self.proximal_mu and len(self.cluster_arrays) > 1:
-            self.cluster_arrays = {
-                c: self._pulled(model, arrays) for c, model in self.cluster_arrays.items()
+            self.cluster_arrays |= {
+                c: self._pulled(self.cluster_arrays[c], arrays) for c in sorted(self.made)
             }
         return arrays, metrics
 

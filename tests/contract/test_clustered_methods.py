@@ -286,6 +286,24 @@ def test_stocfl_draws_clusters_towards_the_global_model() -> None:
     assert values(strategy.cluster_arrays[0]) == pytest.approx([(2.5 + 5 / 3) / 2, 0.5])
 
 
+def test_stocfl_leaves_a_cluster_alone_whose_clients_are_away() -> None:
+    """Round 2 without 1 and 2: their model stays; that of 3 and 4 goes half the way to the mean."""
+    strategy, grid = _method("stocfl", proximal_mu=1.0), _grid()
+    arrays = _rounds(strategy, grid, 1)
+    before = {c: values(model) for c, model in strategy.cluster_arrays.items()}
+    grid.fails = lambda m: m.metadata.dst_node_id in (1, 2)
+    arrays = _rounds(strategy, grid, 2, arrays, first=2)
+    assert values(strategy.cluster_arrays[0]) == before[0]
+    trained = [before[1][0] / 2, (before[1][1] + 6) / 2]
+    mean = values(arrays)
+    assert mean == pytest.approx(
+        [(4 * a + 2 * b) / 6 for a, b in zip(before[0], trained, strict=True)]
+    )
+    assert values(strategy.cluster_arrays[1]) == pytest.approx(
+        [(a + b) / 2 for a, b in zip(trained, mean, strict=True)]
+    )
+
+
 def test_stocfl_averages_updates_as_long_as_they_are() -> None:
     """Updates (4, 0), (.8, .6), (0, 1): the first two merge, their mean is (2.4, .3).
 
