@@ -39,9 +39,9 @@ class Mixing(ClientPart):
         """Train w and v on the same batches.
 
         Per batch, with m = alpha v + (1 - alpha) w: w steps along grad f(w), v along
-        alpha grad f(m), which is the gradient of f(m) by v. With ``adaptive``, alpha is renewed at
-        the round's first batch: alpha <- clip(alpha - lr <v - w, grad f(m)>, 0, 1). Source:
-        equations 3 to 6, and algorithm 1.
+        alpha grad f(m), which is the gradient of f(m) by v. With ``adaptive``, alpha is renewed
+        after the round's first batch: alpha <- clip(alpha - lr <v - w, grad f(m)>, 0, 1), by v and
+        w as they were in m. Source: equations 3 to 6, and algorithm 1.
 
         The proximal term is w's. Running statistics follow w and are not mixed.
         """
@@ -55,13 +55,15 @@ class Mixing(ClientPart):
             of_mixed = w.gradient(batch, at=_mixture(alpha_C, v.rows, w.rows))
             of_global = w.gradient(batch)
 
+            of_own_CP, renewed_C = _scaled(alpha_C, of_mixed.rows), alpha_C
             if work.config.get("adaptive") and batch.number == 0:
                 moved_CP = (v.rows - w.rows).astype(np.float64)
                 slope_C = np.einsum("cp,cp->c", moved_CP, of_mixed.rows)
-                alpha_C = np.clip(alpha_C - work.local.lr * slope_C, 0.0, 1.0)
+                renewed_C = np.clip(alpha_C - work.local.lr * slope_C, 0.0, 1.0)
 
             w.step(batch, of_global.rows)
-            v.step(batch, _scaled(alpha_C, of_mixed.rows))
+            v.step(batch, of_own_CP)
+            alpha_C = renewed_C
 
             seen.add(batch, of_global)
             personal.add(batch, of_mixed)

@@ -237,9 +237,10 @@ def test_apfl_by_its_equations(app: ClientApp, data: FakeData, adaptive: bool) -
         reply = send(app, "train", {"arrays": record(w), "config": config}, ctx)
         slope_m = gradient({key: alpha * v[key] + (1 - alpha) * w[key] for key in v}, data)
         slope_w = gradient(w, data)
+        apart = {key: v[key] - w[key] for key in v}
+        v = {key: v[key] - LR * alpha * slope_m[key] for key in v}  # by the alpha that is in m
         if adaptive:
-            alpha -= LR * sum(float(((v[key] - w[key]) * slope_m[key]).sum()) for key in v)
-        v = {key: v[key] - LR * alpha * slope_m[key] for key in v}
+            alpha -= LR * sum(float((apart[key] * slope_m[key]).sum()) for key in v)
         assert close(reply["arrays"], {key: w[key] - LR * slope_w[key] for key in w})
         assert close(ctx.state["apfl"], v)
         assert reply["metrics"]["alpha"] == pytest.approx(alpha, abs=1e-6)
