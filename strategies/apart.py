@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsweep.strategies.around import Around
-from fedsweep.strategies.base import heaviest, weight_of
+from fedsweep.strategies.base import mean_of_states
 from fedsweep.strategies.insides import Shared
 from fedsweep.strategies.layout import Layout, joined, part
 
@@ -54,14 +54,10 @@ class StateApart(Around):
             return None, metrics
         if not valid:  # it made a model of nobody's, as noise may: the state stays
             return joined(self._arrays, self._arrays, arrays), metrics
-        state = self.layout.mean(
-            [
-                self.layout.state_of(reply.content.array_records[self._name(reply)])
-                for reply in valid
-            ],
-            [weight_of(reply, self._weight) for reply in valid],
-            heaviest(valid, self._weight),
-        )
+        states = [
+            self.layout.state_of(reply.content.array_records[self._name(reply)]) for reply in valid
+        ]
+        state = mean_of_states(valid, states, self._weight, self.layout)
         return joined(self._arrays, state, arrays), metrics
 
     def configure_evaluate(

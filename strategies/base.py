@@ -15,7 +15,7 @@ from fedsweep.strategies.insides import (
     log,
     validate_message_reply_consistency,
 )
-from fedsweep.strategies.layout import Layout
+from fedsweep.strategies.layout import Layout, is_finite
 
 V = TypeVar("V")
 TIMEOUT_S = 3600.0  # as in Flower's Strategy.start: a client that never answers is a lost one
@@ -268,6 +268,25 @@ def mean_of_replies(
     return layout.mean(
         [arrays_of(reply) for reply in replies], weights, heaviest(replies, weighted_by_key)
     )
+
+
+def mean_of_states(
+    replies: Sequence[Message],
+    states: Sequence[ArrayRecord],
+    weighted_by_key: str,
+    layout: Layout,
+) -> ArrayRecord:
+    """Return what of a model is not trained, averaged over replies by examples.
+
+    One that is not finite has no part in it, as long as another one is: a client whose training
+    diverged has running statistics that are no numbers, and a mean that leaves its weights out
+    would still be nobody's.
+    """
+    finite = [row for row, state in enumerate(states) if is_finite(state)]
+    rows = finite or range(len(states))
+    kept = [replies[row] for row in rows]
+    weights = [weight_of(reply, weighted_by_key) for reply in kept]
+    return layout.mean([states[row] for row in rows], weights, heaviest(kept, weighted_by_key))
 
 
 def mean_of_scored(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:

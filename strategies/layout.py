@@ -140,6 +140,11 @@ class WithLayout:
         return self.layout
 
 
+def is_finite(record: ArrayRecord) -> bool:
+    """Return whether all floating-point numbers of a record are finite."""
+    return all(np.isfinite(array.numpy()).all() for array in record.values() if is_floating(array))
+
+
 def is_floating(array: Array) -> bool:
     """Return whether an array holds floating-point numbers."""
     return bool(np.issubdtype(np.dtype(array.dtype), np.floating))

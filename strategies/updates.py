@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
-from fedsweep.strategies.base import arrays_of, heaviest, metrics_of, sort_replies, weight_of
+from fedsweep.strategies.base import arrays_of, mean_of_states, metrics_of, sort_replies
 from fedsweep.strategies.layout import WithLayout, joined
 from fedsweep.strategies.told import Noting
 
@@ -64,7 +64,7 @@ class OfUpdates(WithLayout, Noting):
     """A mean of the clients' updates that withstands attackers.
 
     An update that is not finite is left out. What of a model is not trained is averaged by
-    examples, as under any method.
+    examples, as under any method: :func:`~fedsweep.strategies.base.mean_of_states`.
 
     Parameters
     ----------
@@ -100,8 +100,7 @@ class OfUpdates(WithLayout, Noting):
             self.accused = frozenset(nodes) - counted
         if update_P is None:
             return None, None
-        weights = [weight_of(reply, self.weighted_by_key) for reply in valid]
         states = [layout.state_of(model) for model in models]
-        state = layout.mean(states, weights, heaviest(valid, self.weighted_by_key))
+        state = mean_of_states(valid, states, self.weighted_by_key, layout)
         trained = moved(self.sent, update_P, layout.trained)
         return joined(self.sent, state, trained), metrics_of(self, valid)

@@ -168,7 +168,7 @@ def test_an_update_that_is_no_number_has_no_part_in_the_mean(name: str) -> None:
     strategy.sent = record([0.0], [[0.0]], 0.0)
     if name == "fltrust":
         strategy._trusted_P = np.array([1.0, 0.0])
-    models = [record([1.0], [[0.0]], 1.0), record([float("nan")], [[0.0]], 1.0)]
+    models = [record([1.0], [[0.0]], 1.0), record([float("nan")], [[0.0]], float("nan"))]
     arrays, _ = strategy.aggregate_train(1, replied(models, [1, 3]))
     assert arrays["a"].numpy().tolist() == [1.0]
     assert arrays["m"].numpy().tolist() == [1.0]

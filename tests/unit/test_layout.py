@@ -165,6 +165,24 @@ def test_krum_is_told_nothing_of_counters() -> None:
     assert arrays["mean"].numpy() == 35.0
 
 
+def test_statistics_that_are_no_numbers_have_no_part_in_the_mean() -> None:
+    """Client 6 diverged: Krum takes 2 as it would without it, and the state is 1 to 5's."""
+    strategy = with_layout(STRATEGIES["krum"](num_malicious_nodes=1), LAYOUT)
+    grid = FakeGrid(clients(dict.fromkeys(range(1, 7), 10)), 6)
+    messages = strategy.configure_train(1, model(0, 0, 0, 100), ConfigRecord(), grid)
+    replies = grid.send_and_receive(messages)
+    nan = float("nan")
+    replies[5].content["arrays"] = model(nan, nan, nan, 106)
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert plain(arrays) == {
+        "body.w": [2.0], "mean": 30.0, "count": 101, "frozen": [7.0], "out.w": [2.0],
+    }  # fmt: skip
+    for reply in replies:
+        reply.content["arrays"] = model(1, 1, nan, 106)
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert np.isnan(arrays["mean"].numpy())  # there is no other
+
+
 def test_a_strategy_is_left_as_it_is_where_all_arrays_are_trained() -> None:
     strategy = flower.FedAdam()
     assert with_layout(strategy, Layout(("w",))) is strategy
