@@ -179,7 +179,9 @@ class CLoVE(WithServers, Candidates):
         self.election.load_state_dict(state["election"])
 
     def _group(self, nodes: Sequence[int], config: ConfigRecord) -> None:
-        """Assign the sampled nodes to clusters."""
+        """Assign the sampled nodes to clusters; where nobody is there to be asked, nothing is."""
+        if not nodes:
+            return
         self.frozen = self.frozen or all(self.same.get(node, 0) >= STABLE_ROUNDS for node in nodes)
         asked = [node for node in nodes if not self.frozen or node not in self.assignment]
         content = all_models(self.cluster_arrays, config, self.configrecord_key)

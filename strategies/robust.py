@@ -134,10 +134,12 @@ class CheckedCohort(FedAvg):
         Raises
         ------
         ValueError
-            They are fewer than the mean is defined for.
+            They are fewer than the mean is defined for. Where nobody is there to be asked, whoever
+            asks waits, and asks again.
         """
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        self.check(len(messages))
+        if messages:
+            self.check(len(messages))
         return messages
 
 

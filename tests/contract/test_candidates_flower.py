@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import silhouette_score
 
+from fedsweep.engine.flower import sampling
 from fedsweep.strategies import Clustered, Resumable, build_strategy, settings_of
 from fedsweep.strategies.candidates import (
     better_by_a_tenth,
@@ -297,6 +298,16 @@ def test_clove_freezes_when_the_sampled_were_grouped_alike_three_times() -> None
     _rounds(strategy, grid, 7, arrays, first=7)
     assert [m.metadata.dst_node_id for m in grid.sent[-3]] == [5]
     assert strategy.assignment[5] == 1
+
+
+def test_a_moment_in_which_nobody_is_there_freezes_no_cluster() -> None:
+    """Devices may all be away when a round begins: then it waits, and asks again."""
+    strategy, grid = _from({0: (2, 0), 1: (0, 2)}, "clove"), _grid(NEAR)
+    with sampling(lambda nodes, size: []):
+        assert not strategy.configure_train(1, record(0, 0), ConfigRecord(), grid)
+    _rounds(strategy, grid, 1)
+    assert strategy.diagnostics()["frozen"] == 0
+    assert strategy.same == dict.fromkeys(range(1, 5), 1)
 
 
 def test_clove_without_an_answer_keeps_the_clusters() -> None:

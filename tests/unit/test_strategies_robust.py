@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import multikrum
 from scipy.stats import trim_mean
 
 from fedsweep.config import RunConfig
+from fedsweep.engine.flower import sampling
 from fedsweep.errors import ConfigError
 from fedsweep.strategies import STRATEGIES, build_strategy, settings_of
 from fedsweep.strategies.insides import AggregationError
@@ -241,6 +242,15 @@ def test_too_few_replies_are_refused_with_the_numbers(
     lost = [*replies[:few], Message(Error(0, "failed"), reply_to=replies[0])]
     with pytest.raises(AggregationError, match=rf"round 7: strategy={name} .*\b{few}\b.*; train"):
         strategy.aggregate_train(7, lost)
+
+
+def test_where_nobody_is_there_nobody_is_asked_and_nothing_refused() -> None:
+    """Devices may all be away: the loop waits and asks again. One that is there is too few."""
+    strategy, grid = build("krum"), FakeGrid(halfway_app({}), 5)
+    with sampling(lambda nodes, size: []):
+        assert not strategy.configure_train(1, record(0.0), ConfigRecord(), grid)
+    with sampling(lambda nodes, size: [2]), pytest.raises(ValueError, match="there are 1"):
+        strategy.configure_train(1, record(0.0), ConfigRecord(), grid)
 
 
 @pytest.mark.parametrize(("name", "changes", "few", "enough"), TOO_FEW)
