@@ -33,6 +33,7 @@ from fedsweep.strategies.clustering import (
     view_of,
 )
 from fedsweep.strategies.grouping import Found, GroupSettings, find_groups
+from fedsweep.strategies.layout import is_finite
 from fedsweep.strategies.ranges import EXAMPLES, ROUNDS
 from fedsweep.strategies.settings import Setting
 
@@ -247,32 +248,36 @@ class KMeans(ClusterTraining):
             super().welcome(nodes)
 
     def rows(self, models: Mapping[int, ArrayRecord]) -> NDArray[np.float32]:
-        """Return what stands for each client;
-        a client that gives no answer gets a row that is not finite.
+        """Return what stands for each client.
+
+        One that gives no answer, or whose model is not finite, gets a row that is not finite.
         """
-        vectors: dict[int, NDArray[np.float32]]
+        if self.representation not in ("losses", "data"):
+            return super().rows(models)
         everybody = self._plan is Plan.TOGETHER
+        # A model that is no number has no place in a cluster's mean, whatever its client's data
+        # are, and under it every client's losses would be none.
+        finite = [node for node in models if is_finite(models[node])]
+        vectors: dict[int, NDArray[np.float32]]
         if self.representation == "losses":
             if everybody:
                 wanted = MODELS_PER_CLUSTER * (
                     self.num_clusters if self.choose_k == "given" else self.max_clusters
                 )
-                drawn = np.random.default_rng(self.seed).permutation(list(models))[:wanted]
+                drawn = np.random.default_rng(self.seed).permutation(finite)[:wanted]
                 self.peers = {int(node): models[int(node)] for node in sorted(drawn)}
             content = RecordDict({f"model-{node}": arrays for node, arrays in self.peers.items()})
-            answers = self.ask("query.losses", dict.fromkeys(models, content), everybody)
+            answers = self.ask("query.losses", dict.fromkeys(finite, content), everybody)
             vectors = {
                 n: np.array(a.metric_records["metrics"]["losses"], np.float32)
                 for n, a in answers.items()
             }
-        elif self.representation == "data":
-            answers = self.ask("query.signature", dict.fromkeys(models, RecordDict()), everybody)
+        else:
+            answers = self.ask("query.signature", dict.fromkeys(finite, RecordDict()), everybody)
             vectors = {
                 n: a.array_records["arrays"]["signature"].numpy().ravel()
                 for n, a in answers.items()
             }
-        else:
-            return super().rows(models)
         missing = np.full_like(next(iter(vectors.values()), np.zeros(1, np.float32)), np.nan)
         return np.stack([vectors.get(node, missing) for node in models])
 

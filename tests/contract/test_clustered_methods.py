@@ -358,6 +358,20 @@ def test_kmeans_asks_for_losses_of_some_peers() -> None:
     assert all(isinstance(arrays, ArrayRecord) for arrays in strategy.peers.values())
 
 
+@pytest.mark.parametrize("name", ["kmeans losses", "kmeans data"])
+def test_kmeans_goes_on_without_a_client_that_diverged(name: str) -> None:
+    """Its model is nobody's peer and in no cluster's mean; it comes back by the first model."""
+    targets = {1: (float("nan"), 0), 2: (4, 0), 3: (0, 5), 4: (0, 4)}
+    strategy, grid = _method(name), FakeGrid(halfway_app(targets), 4)
+    arrays = _rounds(strategy, grid, 1)
+    assert strategy.assignment == {2: 0, 3: 1, 4: 1}
+    assert {c: values(a) for c, a in strategy.cluster_arrays.items()} == {0: [2, 0], 1: [0, 2.25]}
+    grid.app = halfway_app({**targets, 1: (8, 0)})
+    _rounds(strategy, grid, 2, arrays, first=2)
+    assert strategy.assignment == GROUPS
+    assert values(strategy.cluster_arrays[0]) == [3, 0]
+
+
 def test_kmeans_groups_by_sketches_before_the_round_and_hosts_may_average_it() -> None:
     """No client's model is read: the round is one of partial means already."""
     strategy, grid = _method("kmeans sketch"), _grid(seals=lambda: True)
