@@ -321,6 +321,8 @@ def cut_tree(
     threshold: float | None = None,
 ) -> Labels:
     """Cut a hierarchical clustering at a number of groups, or at a distance that none exceeds."""
+    if len(distances_CC) < 2:  # one client is a group
+        return np.zeros(len(distances_CC), np.int64)
     from scipy.cluster.hierarchy import fcluster
     from scipy.cluster.hierarchy import linkage as build_tree
     from scipy.spatial.distance import squareform

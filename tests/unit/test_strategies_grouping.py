@@ -1,5 +1,7 @@
 """How many groups, if any: against numbers by hand, and the gate's level on equal clients."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -40,6 +42,11 @@ def test_cut_tree_by_hand() -> None:
     assert cut_tree(distances_CC, "average", num_clusters=2).tolist() == [0, 0, 0, 1]
     assert len(set(cut_tree(distances_CC, "single", threshold=2.0))) == 2
     assert len(set(cut_tree(distances_CC, "complete", threshold=2.9))) == 3
+
+
+@pytest.mark.parametrize("how", [{"num_clusters": 2}, {"threshold": 1.0}])
+def test_one_client_alone_is_a_group(how: dict[str, Any]) -> None:
+    assert cut_tree(np.zeros((1, 1)), "average", **how).tolist() == [0]
 
 
 @pytest.mark.parametrize("rule", ["silhouette", "davies_bouldin"])
