@@ -30,6 +30,18 @@ class NormedMLP(nn.Sequential):
         )
 
 
+class Spare(nn.Module):
+    """It has a layer that nothing goes through."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.spare = nn.Linear(2, 2)
+        self.out = nn.Linear(features, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x.flatten(1))
+
+
 class Dropping(Small):
     """It draws from the process's generator."""
 

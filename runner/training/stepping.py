@@ -179,6 +179,7 @@ class ModuleStepping:
         self._load, self.hp, self._seeds = load, data.hp, data.seeds
         self._sets = [data.examples.at(place) for place in data.places]
         self.draws = [_Draws(data.examples.y.device, seed) for seed in data.seeds]
+        self.used: dict[int, list[bool]] = {}  # client -> which parameters its last loss depends on
         self._network: nn.Module | None = None
 
     @property
@@ -256,8 +257,10 @@ class ModuleSteps:
             ):
                 logits = functional_call(self._training.network, {**params, **buffers}, (x,))
                 loss = loss_of(logits, y)
-                slopes = torch.autograd.grad(loss, list(params.values()))
-            rows.append(_joined(slopes))
+                slopes = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+            self._training.used[c] = [slope is not None for slope in slopes]
+            pairs = zip(slopes, params.values(), strict=True)
+            rows.append(_joined(torch.zeros_like(p) if g is None else g for g, p in pairs))
             losses[c], hits[c] = float(loss.detach()), int(hits_at(logits, y).sum())
         real = any(own is not None and is_real(own[1]) for own in batch.examples)
         right = np.full(len(hits), np.nan) if real else hits
@@ -271,9 +274,9 @@ class ModuleSteps:
                 continue
             params = list(state.params.values())
             slopes = as_parameters(gradient[c], state.params).values()
-            for p, slope in zip(params, slopes, strict=True):
-                p.grad = slope.detach()
-                if self._mu:
+            for p, slope, used in zip(params, slopes, self._training.used[c], strict=True):
+                p.grad = slope.detach() if used else None  # as ordinary training leaves it alone
+                if self._mu and p.grad is not None:
                     p_0 = self._first[c][p]
                     p.grad.add_(p.detach() - p_0, alpha=self._mu)
             state.optimizer.step()

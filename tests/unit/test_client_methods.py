@@ -436,6 +436,23 @@ def test_what_a_client_can_not_do_is_said(
         send(app, kind, content, context(0))
 
 
+@pytest.mark.parametrize("method", ["", "apfl", "pfedme", "perfedavg", "fedala", "fedrod"])
+def test_a_layer_that_nothing_goes_through_stays_as_it_is(data: FakeData, method: str) -> None:
+    """No loss depends on it, so it has no gradient: no method moves it, nor lets it decay."""
+    spec = type(LOGREG)(name="tests.networks.Spare", kwargs={"features": 16, "classes": CLASSES})
+    app, ctx = make_client_app(data, spec, SEED), context(0)
+    sent, spare = send(app, "query.init", {}, ctx)["arrays"], ["spare.weight", "spare.bias"]
+    config = {**STEP, "weight-decay": 0.5, "proximal-mu": 0.5, "epochs": 2, "method": method}
+    told = {"alpha": 0.5, "adaptive": True, "lambda": 1.0, "outer-lr": 0.1, "inner-steps": 2}
+    told |= {"inner-lr": 0.1, "approximation": "first_order", "delta": 0.1}
+    told |= {"ala-layers": 1, "ala-share": 1.0, "ala-lr": 1.0, "ala-start": 2}
+    config = ConfigRecord({**config, **told})
+    for _ in range(2):
+        reply = send(app, "train", {"arrays": sent, "config": config}, ctx)["arrays"]
+        assert all(np.array_equal(reply[name].numpy(), sent[name].numpy()) for name in spare)
+        assert not np.array_equal(reply["out.weight"].numpy(), sent["out.weight"].numpy())
+
+
 def test_states_survive_the_engines_copies(app: ClientApp) -> None:
     """What a client remembers are Flower records: these travel, and go into checkpoints."""
     ctx = context(0)
