@@ -36,7 +36,7 @@ class Norm(Protocol):
     def update_noise(self, asked: float) -> float:
         """Return the noise multiplier of the updates' sum in a round of so many clients."""
 
-    def adapt(self, within: int, replied: float, asked: float) -> None:
+    def adapt(self, within: float, replied: float, asked: float) -> None:
         """Set S of the next round: so many of the updates that came were no longer than S."""
 
 
@@ -60,7 +60,7 @@ class FixedNorm:
         del asked
         return self.noise_multiplier
 
-    def adapt(self, within: int, replied: float, asked: float) -> None:
+    def adapt(self, within: float, replied: float, asked: float) -> None:
         """Leave S as it is."""
 
 
@@ -113,7 +113,7 @@ class AdaptiveNorm:
             )
         return float((z**-2 - (2 * sigma_b) ** -2) ** -0.5)
 
-    def adapt(self, within: int, replied: float, asked: float) -> None:
+    def adapt(self, within: float, replied: float, asked: float) -> None:
         """S <- S exp(-eta_C (b - gamma)), b = (within + N(0, sigma_b^2)) / replied."""
         b = (within + np.random.normal(0, self.count_noise(asked))) / replied
         self.clipping_norm *= exp(-self.clip_norm_lr * (b - self.target_clipped_quantile))
@@ -206,7 +206,9 @@ class PrivateMean(Strategy):
             self.clipping_norm,
             deviation / m,
         )
-        self.norm.adapt(within, m, self._asked)
+        # A client moves the count by a half, as z_Delta takes for granted: who did not come counts
+        # as neither. Where all of m replied that is the count itself.
+        self.norm.adapt(within + (m - len(valid)) / 2, m, self._asked)
         first = valid[0] if valid else Message(_empty_reply(), 0, "train")
         new, _ = self.strategy.aggregate_train(server_round, [self._stand_in(first, model)])
         return new, metrics_of(self.strategy, valid) if valid else None

@@ -281,6 +281,34 @@ def test_the_count_is_noised_with_its_own_deviation() -> None:
     assert norm.update_noise(20) == pytest.approx((0.5**-2 - (2 * 20 / 20) ** -2) ** -0.5)
 
 
+@pytest.mark.parametrize("kind", ["adaptive_server", "adaptive_client"])
+@pytest.mark.parametrize("last", [(4, 0), (0, 0.5)], ids=["clipped", "within"])
+def test_a_client_more_moves_sum_and_count_by_no_more_than_z_covers(
+    kind: str, last: tuple[float, float]
+) -> None:
+    """Of Poisson samples that differ by a client the sum and the count are within 1 / z.
+
+    Both are seen under the same noise, over its deviations: z_Delta S and sigma_b. The count of
+    those within S moves by a half (Andrew et al. 2021, theorem 1), and not by one.
+    """
+    z, m, seen = 0.15, 2.0, []
+    for nodes in (3, 4):
+        strategy = private(kind, rate=0.5, noise_multiplier=z, initial_clipping_norm=1.0)
+        grid = grid_of(kind, {1: (8, 0), 2: (0.5, 0), 3: (0, 8), 4: last})
+        grid.fails = lambda message, nodes=nodes: message.metadata.dst_node_id > nodes
+        arrays, _ = one_round(strategy, grid)
+        count = m * (0.5 - np.log(strategy.clipping_norm) / 0.2)
+        seen.append((m * np.array(values(arrays)), count))
+    (sum_of_3, count_of_3), (sum_of_4, count_of_4) = seen
+    sigma_b = m / 20
+    z_delta = (z**-2 - (2 * sigma_b) ** -2) ** -0.5
+    moved = [*(sum_of_4 - sum_of_3) / z_delta, (count_of_4 - count_of_3) / sigma_b]
+    assert abs(count_of_4 - count_of_3) == pytest.approx(0.5)
+    assert np.linalg.norm(moved) <= 1 / z + 1e-9
+    if last == (4, 0):
+        assert np.linalg.norm(moved) == pytest.approx(1 / z)
+
+
 def test_failing_clients_leave_the_noise_of_the_sum_as_it_is() -> None:
     """Eight are asked and five reply: sigma_b and z are those of eight, the mean is over five."""
     grid = still_grid("adaptive_server", 8)
