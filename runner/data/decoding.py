@@ -17,7 +17,15 @@ from fedsweep.data.layout import FileLayout, Part, Tree, check_share, listed, re
 from fedsweep.data.tables import Table, cells, class_numbers
 from fedsweep.errors import DataError, shown, unknown
 from fedsweep.scenario.leaf import USER, LeafSplit, as_images, read_leaf, told_users
-from fedsweep.scenario.task import Decoded, as_number, coded, counted, drawn_rows, drawn_test
+from fedsweep.scenario.task import (
+    Decoded,
+    as_number,
+    check_owned,
+    coded,
+    counted,
+    drawn_rows,
+    drawn_test,
+)
 from fedsweep.scenario.tasks.images import Colour, Images
 
 if TYPE_CHECKING:
@@ -94,14 +102,19 @@ def decode(cfg: Images, layout: FileLayout, tree: Tree, place: str, column: str 
 
 
 def _owners(
-    cfg: Images, part: Part, tree: Tree, place: str, column: str, users: np.ndarray | None
+    cfg: Images,
+    part: Part,
+    tree: Tree,
+    place: str,
+    column: str,
+    users: np.ndarray | None,
 ) -> np.ndarray:
     """Return whose each image of a part is, str (N,): a column's values, folders' names, or users.
 
     Raises
     ------
     DataError
-        There is no such column, or images lie in no folders of their classes'.
+        There is no such column, it lacks values, or images lie in no folders of their classes'.
     """
     if users is not None:
         if column != USER:
@@ -113,7 +126,9 @@ def _owners(
             if column not in table.names():
                 raise _no_column(table.where, column, table.names())
         batches = [batch for table in tables for batch in table.batches(column)]
-        return np.array([str(value) for batch in batches for value in batch.to_pylist()])
+        found = [value for batch in batches for value in batch.to_pylist()]
+        check_owned(np.array([value is None for value in found]), place, column)
+        return np.array([str(value) for value in found])
     if part.tables:
         values: list[str] = []
         for file in part.tables:
@@ -122,6 +137,7 @@ def _owners(
                 if column not in (reader.fieldnames or ()):
                     raise _no_column(shown(str(tree.local(file)), 200), column, reader.fieldnames)
                 values += [row[column] for row in reader]
+        check_owned(np.array([not value for value in values]), place, column)
         return np.array(values)
     if column != "folder":
         raise _no_column(f"{place}, images in folders", column, ["folder"])

@@ -291,6 +291,21 @@ def read_table(path: Path) -> "pd.DataFrame":
         raise DataError(f"{shown(str(path), 200)} can't be read: {lines[0]}") from error
 
 
+def check_owned(missing: np.ndarray, where: str, column: str) -> None:
+    """Refuse training examples, of which ``missing`` (n,) are nobody's by their column.
+
+    Raises
+    ------
+    DataError
+        There are some: together they would be a client that nobody meant.
+    """
+    if missing.any():
+        raise DataError(
+            f"{where}: column '{shown(column)}' does not say whose {int(missing.sum()):,} of "
+            f"{len(missing):,} training examples are; remove those rows first"
+        )
+
+
 def coded(values: Sequence[object] | np.ndarray) -> Column:
     """Return values as names, in the order of :func:`as_number`, and which each of them is."""
     texts, flat = np.unique(np.asarray([str(value) for value in values]), return_inverse=True)

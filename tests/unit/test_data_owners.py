@@ -67,24 +67,37 @@ def test_images_right_in_their_class_have_no_folder(writers: Path) -> None:
         parts(writers, "partition.column=writer", "num_clients=2")
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_a_column_of_a_table_of_images_says_whose_they_are(tmp_path: Path, form: str) -> None:
-    """FEMNIST's layout on the Hub: image, writer_id, character; here also as a CSV of files."""
-    values, who, label = [5, 6, 7, 8], ["w2", "w1", "w2", "w2"], ["x", "y", "x", "y"]
+def table_of_images(folder: Path, form: str, who: list[str | None]) -> None:
+    """Write FEMNIST's layout on the Hub: image, writer_id, character; or a CSV of files."""
+    values, label = [5, 6, 7, 8], ["x", "y", "x", "y"]
     for split, rows in (("train", range(4)), ("test", range(2))):
         table = {"writer_id": [who[i] for i in rows], "character": [label[i] for i in rows]}
         if form == "csv":
             names = [f"{split}{i}.png" for i in rows]
             for name, i in zip(names, rows, strict=True):
-                save(tmp_path / name, grey(values[i]))
-            pd.DataFrame({"image": names, **table}).to_csv(tmp_path / f"{split}.csv", index=False)
+                save(folder / name, grey(values[i]))
+            pd.DataFrame({"image": names, **table}).to_csv(folder / f"{split}.csv", index=False)
         else:
             cells = [{"bytes": png(grey(values[i])), "path": None} for i in rows]
-            pq.write_table(pa.table({"image": cells, **table}), tmp_path / f"{split}.parquet")
+            pq.write_table(pa.table({"image": cells, **table}), folder / f"{split}.parquet")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_column_of_a_table_of_images_says_whose_they_are(tmp_path: Path, form: str) -> None:
+    table_of_images(tmp_path, form, ["w2", "w1", "w2", "w2"])
     words = ["dataset.label=character", "num_clients=2"]
     assert parts(tmp_path, "partition.column=writer_id", *words) == [[6], [5, 7, 8]]
     with pytest.raises(DataError, match="unknown column 'writer'. Did you mean 'writer_id'"):
         parts(tmp_path, "partition.column=writer", *words)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_images_that_are_nobodys_are_no_client(tmp_path: Path, form: str) -> None:
+    """They were a client together, whose name was empty, or None."""
+    table_of_images(tmp_path, form, ["w2", None, "w2", "w1"])
+    words = ["dataset.label=character", "num_clients=2", "partition.column=writer_id"]
+    with pytest.raises(DataError, match="'writer_id' does not say whose 1 of 4 training examples"):
+        parts(tmp_path, *words)
 
 
 def test_a_flat_folder_with_a_csv_of_labels_is_read_by_two_words(tmp_path: Path) -> None:

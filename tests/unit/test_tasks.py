@@ -297,6 +297,19 @@ def test_what_is_no_table_to_learn_from_is_said_in_a_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["object", "Int64", "category"])
+def test_rows_that_are_nobodys_are_no_client(tmp_path: Path, name: str, kind: str) -> None:
+    """Missing owners were one client together, or ended in a TypeError."""
+    owner = pd.Series([1, 2, None, 1] * 10).astype("Int64").astype(kind)
+    path = table(tmp_path, f"t.{name}", a=np.arange(40.0), w=owner, label=[0, 1] * 20)
+    words = ["dataset=tabular", f"dataset.path={path}", "dataset.ignore=[w]", "num_clients=2"]
+    config = compose([*words, "partition=natural", "partition.column=w"])
+    told = r"column 'w' does not say whose \d+ of 32 training examples are; remove those rows"
+    with pytest.raises(DataError, match=told):
+        load_images(config.dataset, config.data, "w")
+
+
 def test_what_is_no_file_of_a_table_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("x")
     (tmp_path / "empty").mkdir()

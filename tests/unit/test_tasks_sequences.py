@@ -128,8 +128,14 @@ def test_short_texts_are_words_of_the_training_rows(tmp_path: Path) -> None:
     assert len(few.names) == 4
     with pytest.raises(DataError, match="set partition.column to one of text, label, who"):
         data_of(compose([*words, "partition=natural"]))
-    by = compose([*words, "partition=natural", "partition.column=who", "num_clients=2"])
+    by_who = [*words, "partition=natural", "partition.column=who", "num_clients=2"]
+    by = compose(by_who)
     assert data_of(by).column.values == ("x", "y")
+    frame = pd.read_csv(tmp_path / "reviews.csv")
+    frame.loc[::3, "who"] = None
+    frame.to_csv(tmp_path / "reviews.csv", index=False)
+    with pytest.raises(DataError, match="column 'who' does not say whose "):
+        data_of(compose(by_who))
 
 
 @pytest.mark.parametrize(

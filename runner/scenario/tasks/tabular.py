@@ -28,6 +28,7 @@ from fedsweep.scenario.task import (
     Target,
     as_number,
     by_split,
+    check_owned,
     coded,
     counted,
     drawn_rows,
@@ -165,7 +166,8 @@ class Tabular(FileTask):
         by = None
         if column:
             owners = split[0][column] if column in split[0] else split[0].index
-            by = coded(owners.fillna("").to_numpy())
+            check_owned(owners.isna(), where[0], column)
+            by = coded(owners.to_numpy())
         about = counted(class_names, train_y) if class_names else _range_of(train_y, self.label)
         told = (
             f"{len(train_y):,} rows to train on, {len(test_y):,} to test on; "

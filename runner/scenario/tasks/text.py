@@ -24,6 +24,7 @@ from fedsweep.scenario.task import (
     Decoded,
     FileTask,
     Shown,
+    check_owned,
     coded,
     counted,
     drawn_rows,
@@ -296,6 +297,11 @@ class Text(FileTask):
             rows = rows[drawn_rows(len(rows), self.max_train)]
         if not len(rows) or not len(tested):
             raise DataError(f"{where}: no class has two texts; give more rows")
+        by = None
+        if column:
+            owners = frame[column].iloc[rows]
+            check_owned(owners.isna().to_numpy(), where, column)
+            by = coded(owners.to_numpy())
         texts = frame[self.text].map(str)
         x, symbols = self._encoded(texts, rows)
         told = (
@@ -308,7 +314,7 @@ class Text(FileTask):
             told,
             names=symbols,
             scaled=(False,) * len(symbols) if x.dtype.kind == "f" else (),
-            column=coded(frame[column].fillna("").to_numpy()[rows]) if column else None,
+            column=by,
         )
 
     def _encoded(
