@@ -26,7 +26,9 @@ def digest_of(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def files_digest(layout: FileLayout, tree: Tree, cache: Path, place: str) -> str:
+def files_digest(
+    layout: FileLayout, tree: Tree, cache: Path, place: str, owners: Sequence[str] = ()
+) -> str:
     """Return the digest of the files that a layout reads: bytes, order, split and class, no names.
 
     Parameters
@@ -36,6 +38,8 @@ def files_digest(layout: FileLayout, tree: Tree, cache: Path, place: str) -> str
         again.
     place : str
         The data set's place, as it is said in messages.
+    owners : sequence of str
+        Whose each file to train on is, where that is asked for and no file's bytes say it.
 
     Raises
     ------
@@ -45,10 +49,11 @@ def files_digest(layout: FileLayout, tree: Tree, cache: Path, place: str) -> str
     names = list(dict.fromkeys(file for part in layout.parts for file in part.files))
     hashes = _hashes(names, tree, cache / "contents" / f"at-{digest_of(place)}.json")
     covered = [[[hashes[file] for file in part.files], list(part.classes)] for part in layout.parts]
-    digest = digest_of(covered)
+    digest = digest_of([covered, list(owners)] if owners else covered)
     manifest = cache / "contents" / f"{digest}.json"
     if not manifest.exists():
-        _write(manifest, {name: hashes[name] for name in names})
+        whose = dict(zip(layout.train.files, owners, strict=True)) if owners else {}
+        _write(manifest, {name: hashes[name] + whose.get(name, "") for name in names})
     return digest
 
 

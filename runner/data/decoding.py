@@ -75,7 +75,7 @@ def decode(cfg: Images, layout: FileLayout, tree: Tree, place: str, column: str 
     if cfg.max_train is not None and cfg.max_train < len(rows[0]):
         rows[0] = rows[0][drawn_rows(len(rows[0]), cfg.max_train)]
     users = leaf[0].split.users if leaf else None
-    owners = _owners(cfg, layout.train, tree, place, column, users) if column else None
+    owners = owners_of(cfg, layout.train, tree, place, column, users) if column else None
     splits = []
     left_out = dict(layout.left_out)
     for reader, own, wanted in zip(readers, labels, rows, strict=True):
@@ -101,15 +101,17 @@ def decode(cfg: Images, layout: FileLayout, tree: Tree, place: str, column: str 
     return Decoded(names, (train_x, train_y, test_x, test_y), told, column=by)
 
 
-def _owners(
+def owners_of(
     cfg: Images,
     part: Part,
     tree: Tree,
     place: str,
     column: str,
-    users: np.ndarray | None,
+    users: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return whose each image of a part is, str (N,): a column's values, folders' names, or users.
+
+    ``users`` are those of LEAF's files.
 
     Raises
     ------

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedsweep.config import DataConfig
 from fedsweep.data.content import digest_of, files_digest, paths_digest
-from fedsweep.data.decoding import decode
+from fedsweep.data.decoding import decode, owners_of
 from fedsweep.data.functions import content_of, decode_returned
 from fedsweep.data.hub import HubTree, commit_of
 from fedsweep.data.layout import LocalTree, find_layout, other_task_of
@@ -165,7 +165,10 @@ class _Folder(DataOrigin):
     def find(self, column: str = "") -> Source:
         tree, told = LocalTree(self.folder), shown(self.place, 200)
         layout = find_layout(self.cfg, tree, told)
-        content = files_digest(layout, tree, self.cache, self.place)
+        owners: list[str] = []
+        if column and layout.train.kind == "images":  # else the files themselves say it
+            owners = owners_of(self.cfg, layout.train, tree, told, column).tolist()
+        content = files_digest(layout, tree, self.cache, self.place, owners)
         return Source(self.place, content, lambda: decode(self.cfg, layout, tree, told, column))
 
 

@@ -196,10 +196,11 @@ def identified(
         It is there and can't be read.
     """
     cfg = config.dataset
-    key = json.dumps([cfg.model_dump(), config.data.model_dump()], sort_keys=True)
+    column = config.natural_column
+    key = json.dumps([cfg.model_dump(), config.data.model_dump(), column], sort_keys=True)
     known = {} if known is None else known
     if key not in known:
-        known[key] = _content(cfg, config.data, ask)
+        known[key] = _content(cfg, config.data, column, ask)
     content = known[key]
     if not content or content == cfg.content:
         return config
@@ -212,12 +213,12 @@ def identified(
     return config.model_copy(update={"dataset": cfg.model_copy(update={"content": content})})
 
 
-def _content(cfg: Task, data: DataConfig, ask: bool) -> str:
+def _content(cfg: Task, data: DataConfig, column: str, ask: bool) -> str:
     """Return the content of a data set; nothing where it takes more than a look, unless asked."""
     origin = origin_of(cfg, data)
     if not (ask or origin.known):
         return ""
-    return load_images(cfg, data).content if origin.whole else origin.find().content
+    return load_images(cfg, data).content if origin.whole else origin.find(column).content
 
 
 def place_of(config: RunConfig) -> str:

@@ -59,6 +59,19 @@ def test_folders_below_the_classes_are_clients(writers: Path) -> None:
     assert load_images(plain.dataset, plain.data).column is None
 
 
+def test_whose_images_are_is_part_of_what_is_read(writers: Path) -> None:
+    """Bytes, order and classes stay: the clients of before came out of the cache, in one trial."""
+    words = ["partition.column=folder", "num_clients=2"]
+    own, plain = (["dataset=folder", f"dataset.path={writers}", *more]
+                  for more in ([*NATURAL, *words], []))  # fmt: skip
+    assert parts(writers, *words) == [[10, 11, 12], [20, 21]]
+    before = [compose(each).key for each in (own, plain)]
+    (writers / "train/a/ann/2.png").rename(writers / "train/a/bob/0.png")
+    assert parts(writers, *words) == [[10, 12], [11, 20, 21]]
+    after = [compose(each).key for each in (own, plain)]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
+
+
 def test_images_right_in_their_class_have_no_folder(writers: Path) -> None:
     save(writers / "train/b/3.png", grey(9))
     with pytest.raises(DataError, match="lies in no folder below its class; lay images out"):
@@ -89,6 +102,14 @@ def test_a_column_of_a_table_of_images_says_whose_they_are(tmp_path: Path, form:
     assert parts(tmp_path, "partition.column=writer_id", *words) == [[6], [5, 7, 8]]
     with pytest.raises(DataError, match="unknown column 'writer'. Did you mean 'writer_id'"):
         parts(tmp_path, "partition.column=writer", *words)
+
+
+def test_whose_images_are_by_a_csv_is_part_of_what_is_read(tmp_path: Path) -> None:
+    words = ["dataset.label=character", "num_clients=2", "partition.column=writer_id"]
+    table_of_images(tmp_path, "csv", ["w2", "w1", "w2", "w2"])
+    assert parts(tmp_path, *words) == [[6], [5, 7, 8]]
+    table_of_images(tmp_path, "csv", ["w2", "w1", "w1", "w2"])
+    assert parts(tmp_path, *words) == [[6, 7], [5, 8]]
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
