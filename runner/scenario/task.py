@@ -291,6 +291,37 @@ def read_table(path: Path) -> "pd.DataFrame":
         raise DataError(f"{shown(str(path), 200)} can't be read: {lines[0]}") from error
 
 
+def as_float32(values: np.ndarray, where: str, what: str) -> np.ndarray:
+    """Return numbers (n, ...) as float32; missing ones are nan and stay so.
+
+    Raises
+    ------
+    DataError
+        One is infinite, or too large: ``where`` and ``what`` say what holds it.
+    """
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float32)
+    if (infinite := np.isinf(found)).any():
+        row = int(np.argwhere(infinite)[0][0])
+        raise DataError(
+            f"{where}, row {row}: {what} holds {values[infinite].flat[0]:g}, which is infinite or "
+            "too large for 32 bits; correct or remove such rows first"
+        )
+    return found
+
+
+def loses_digits(values: np.ndarray) -> bool:
+    """Return whether numbers (n,) are so near each other that 32 bits don't tell them apart.
+
+    That is where rounding moves one by more than a thousandth of their deviation.
+    """
+    there = values[np.isfinite(values)].astype(np.float64)
+    if not len(there):
+        return False
+    moved = float(np.abs(there - there.astype(np.float32)).max())
+    return moved > 1e-3 * float(there.std()) > 0
+
+
 def check_owned(missing: np.ndarray, where: str, column: str) -> None:
     """Refuse training examples, of which ``missing`` (n,) are nobody's by their column.
 

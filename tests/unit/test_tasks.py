@@ -225,6 +225,7 @@ def test_columns_become_features_by_hand(tmp_path: Path) -> None:
     red = data.train_y == 1
     assert (data.train_x[red, 1:] == [0, 1, 0, 1]).all()
     assert (data.train_x[~red, 1:] == [1, 0, 1, 0]).all()
+    assert "5 missing in size: taken as its mean" in data.told
     assert len(data.test_y) == 4  # a fifth of each class
     assert np.bincount(data.test_y).tolist() == [2, 2]
 
@@ -295,6 +296,37 @@ def test_what_is_no_table_to_learn_from_is_said_in_a_line(
     with pytest.raises(DataError, match=why) as error:
         data_of(compose(["dataset=tabular", f"dataset.path={path}", *more]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("number", "told"), [(np.inf, "inf"), (1e300, "1e\\+300")])
+@pytest.mark.parametrize("column", ["a", "label"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_numbers_that_are_not_finite_are_refused_with_their_row(
+    tmp_path: Path, column: str, number: float, told: str, split: str
+) -> None:
+    """One would make the mean of its column infinite, and each client's features no numbers."""
+    for name in ("train", "test"):
+        columns = {"a": [1.0, 2, 3], "label": [0.5, 1, 2]}
+        if name == split:
+            columns[column][1] = number
+        table(tmp_path, f"{name}.csv", **columns)
+    words = ["dataset=tabular", f"dataset.path={tmp_path}", "dataset.target=real"]
+    with pytest.raises(DataError, match=rf"{split}.csv, row 1: column '{column}' holds {told}, "):
+        data_of(compose(words))
+
+
+def test_what_is_missing_or_rounded_in_columns_is_said(tmp_path: Path) -> None:
+    """Seconds since 1970 are 128 apart in 32 bits: rows of one hour fall on few numbers."""
+    columns: dict[str, Any] = {
+        "at": 1.7e9 + 90 * np.arange(40), "year": 1980 + np.arange(40), "same": [0.1] * 40,
+        "hue": ["red", None, "blue", "red"] * 10, "label": [0, 1] * 20,
+    }  # fmt: skip
+    path = table(tmp_path, "t.csv", **columns)
+    data = data_of(compose(["dataset=tabular", f"dataset.path={path}"]))
+    assert "10 missing in hue: none of its values" in data.told
+    assert "32 bits do not tell apart the numbers of at: write them less what" in data.told
+    exact = columns["at"].astype(np.float32).astype(np.float64)
+    assert np.abs(exact - columns["at"]).max() > 50
 
 
 @pytest.mark.parametrize("name", ["csv", "parquet"])

@@ -48,6 +48,8 @@ def test_windows_and_what_follows_them_by_hand(tmp_path: Path) -> None:
     assert rare.class_names == (UNKNOWN, "a", "b")
     without = data_of(compose([*words[:3], "dataset.test_fraction=0.3"]))
     assert len(without.train_y) == 4  # from 0, 3, 6 and 9: a window's length on
+    assert "windows overlap: what a client holds out it has seen in part" in data.told
+    assert "overlap" not in without.told
 
 
 def test_parts_are_files_or_what_a_pattern_begins(tmp_path: Path) -> None:
@@ -283,6 +285,8 @@ def test_series_are_read_padded_and_scaled_by_hand(tmp_path: Path) -> None:
         (HEADER + "1,2:3:a\n", "line 5: channels of different lengths"),
         (HEADER + "1,x:a\n", "line 5: could not convert"),
         (HEADER, "has no series"),
+        (HEADER + "1,2:a\n1,inf:b\n", "line 6: a value or a target is not finite in 32 bits"),
+        (HEADER + "1,1e300:a\n", "line 5: a value or a target is not finite"),
         (HEADER.replace("class", "target"), "has no '@classlabel true'; set dataset.target=real"),
         (HEADER + "1:2:a\n1:b\n", "series of other than 2 channels"),
     ],

@@ -190,13 +190,20 @@ def _parsed(path: Path, target: Target) -> tuple[list[np.ndarray], list[str]]:
                 [np.nan if v == "?" else float(v) for v in channel.split(",")]
                 for channel in channels
             ]
-            if target == "real":
-                float(label)
+            with np.errstate(over="ignore"):
+                learnt = np.float32(label if target == "real" else 0)
         except ValueError as error:
             raise DataError(f"{where}, line {number}: {error}") from error
         if not rows or len({len(row) for row in rows}) > 1:
             raise DataError(f"{where}, line {number}: channels of different lengths, or none")
-        series.append(np.array(rows, np.float32).T)
+        with np.errstate(over="ignore"):
+            values = np.array(rows, np.float32)
+        if np.isinf(values).any() or not np.isfinite(learnt):
+            raise DataError(
+                f"{where}, line {number}: a value or a target is not finite in 32 bits; correct or "
+                "remove that line first"
+            )
+        series.append(values.T)
         targets.append(label.strip())
     if not series:
         raise DataError(f"{where} has no series")

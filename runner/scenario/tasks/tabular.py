@@ -26,6 +26,7 @@ from fedsweep.scenario.task import (
     Decoded,
     FileTask,
     Target,
+    as_float32,
     as_number,
     by_split,
     check_owned,
@@ -34,6 +35,7 @@ from fedsweep.scenario.task import (
     drawn_rows,
     drawn_test,
     listed_columns,
+    loses_digits,
     read_table,
 )
 
@@ -147,6 +149,7 @@ class Tabular(FileTask):
             frames = [read_table(path) for path in files]
         where = [shown(str(path), 200) for path in files]
         _check_columns(self, frames, where, column)
+        coarse = self._check_numbers(frames, where)
         targets, class_names = self._targets(frames, where)
 
         rows = [np.arange(len(frame)) for frame in frames]
@@ -173,6 +176,11 @@ class Tabular(FileTask):
             f"{len(train_y):,} rows to train on, {len(test_y):,} to test on; "
             f"{len(names)} features of the columns {listed_columns(self._used(frames[0]))}; {about}"
         )
+        if coarse:
+            remarks.append(
+                f"32 bits do not tell apart the numbers of {listed_columns(coarse)}: write them "
+                "less what they have in common"
+            )
         if leaf:
             remarks.append(told_users(leaf))
         return Decoded(
@@ -186,6 +194,22 @@ class Tabular(FileTask):
 
     def _used(self, frame: "pd.DataFrame") -> list[str]:
         return [str(c) for c in frame.columns if c != self.label and c not in self.ignore]
+
+    def _check_numbers(
+        self, frames: "Sequence[pd.DataFrame]", where: Sequence[str]
+    ) -> dict[str, None]:
+        """Refuse numbers that are not finite; return the columns that float32 can't hold apart."""
+        learnt = [self.label] if self.target == "real" else []
+        coarse: dict[str, None] = {}
+        for frame, place in zip(frames, where, strict=False):
+            for column in [*self._used(frame), *learnt]:
+                if frame[column].dtype.kind not in "iuf" or column in self.categorical:
+                    continue
+                values = frame[column].to_numpy(np.float64, na_value=np.nan)
+                as_float32(values, place, f"column '{shown(column)}'")
+                if loses_digits(values):
+                    coarse[column] = None
+        return coarse
 
     def _targets(
         self, frames: "Sequence[pd.DataFrame]", where: Sequence[str]
@@ -258,6 +282,8 @@ class Tabular(FileTask):
                     f"more than {MOST_CATEGORIES}: no categories; set "
                     f"dataset.ignore=[{shown(column)}]"
                 )
+            if missing := sum(int(part.isna().sum()) for part in parts):
+                remarks.append(f"{missing:,} missing in {shown(column)}: none of its values")
             for own, text in zip(columns, texts, strict=True):
                 own.append((text.to_numpy()[:, None] == np.array(known, object)).astype(np.float32))
             names += [f"{column}={value}" for value in known]

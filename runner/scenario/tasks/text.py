@@ -41,6 +41,7 @@ UNKNOWN = "\ufffd"
 _WORD = re.compile(r"\w+|[^\w\s]")
 _POINTS = 0x110000  # code points that there are
 _CHUNK = 10_000  # windows counted at a time
+_OVERLAP = "windows overlap: what a client holds out it has seen in part"
 
 
 class Text(FileTask):
@@ -160,6 +161,8 @@ class Text(FileTask):
             )
         by = coded(np.repeat(np.array(names), [len(own) for own in train]))
         remarks = [f"{short:,} parts are too short for one"] if short else []
+        if self.stride is not None and self.stride < self.length:
+            remarks.append(_OVERLAP)
         return self._decoded(np.concatenate(train), np.concatenate(test), known, by, remarks)
 
     def _leaf(self, splits: Sequence[Sequence[Path]]) -> Decoded:
@@ -193,7 +196,7 @@ class Text(FileTask):
         remarks = [told_users(read)]
         some = train[:_CHUNK]
         if (some[1:, :-1] == some[:-1, 1:]).all(1).any():
-            remarks.append("windows overlap: what a client holds out it has seen in part")
+            remarks.append(_OVERLAP)
         return self._decoded(train, test, known, coded(read[0].users), remarks)
 
     def _known(self, seen: "Counter[str]") -> list[str]:
