@@ -25,6 +25,8 @@ def compress(
 ) -> None:
     """Put what is sent into the place of the models in replies; other arrays stay beside it.
 
+    A model whose update is not finite travels as it is.
+
     Raises
     ------
     ValueError
@@ -39,6 +41,8 @@ def compress(
         kept = context.state.array_records.get(STATE)
         if compressor.feedback and kept is not None:
             update_P = update_P + kept["error"].numpy()
+        if not np.isfinite(update_P).all():
+            continue  # whole, so that it is seen: QSGD would send zeros, top-k what is finite of it
         parts = compressor.encode(update_P, seed)
         if compressor.feedback:
             lost_P = update_P - compressor.decode(parts, len(update_P), seed)
@@ -52,6 +56,8 @@ def compress(
 
 def open_reply(compressor: Compressor, layout: Layout, start: ArrayRecord, reply: Message) -> None:
     """Put the model that a compressed reply stands for into its place."""
+    if TOLD not in reply.content:
+        return
     told = reply.content.array_records["arrays"]
     parts = {part: array.numpy() for part, array in told.items()}
     start_P = layout.vector(start)

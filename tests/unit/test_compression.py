@@ -328,6 +328,24 @@ def test_what_of_a_model_is_not_trained_travels_as_it_is() -> None:
     assert arrays["b"].numpy().tolist() == [[5.5]]  # what was lost of the first update
 
 
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("moved", [[np.nan] * 4, [np.nan, 1, 2, 3], [1, np.inf, 2, 3]], ids=str)
+def test_an_update_that_is_not_finite_is_seen(name: str, moved: list[float]) -> None:
+    """QSGD made zeros of it; top-k sent its finite numbers, and kept the others for ever."""
+    identify(empty_run())
+    layout, context = Layout(("a",)), Context(1, 1, {}, RecordDict(), {})
+    start, trained = (
+        ArrayRecord({"a": Array(np.array(values, np.float32))}) for values in ([0] * 4, moved)
+    )
+    message = Message(RecordDict({"arrays": start}), 1, "train")
+    reply = Message(RecordDict({"arrays": trained}), reply_to=message)
+    compressor = compression_of(name)
+    compress(compressor, layout, [message], [context], [reply], [0])
+    assert not context.state.array_records
+    open_reply(compressor, layout, start, reply)
+    assert reply.content["arrays"]["a"].numpy().tolist() == pytest.approx(moved, nan_ok=True)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_it_runs_with_what_it_goes_with_and_repeats_to_the_bit(name: str) -> None:
     one, other = (outcome(events_of(small(*RUNS[name]))) for _ in range(2))
