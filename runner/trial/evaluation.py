@@ -7,7 +7,7 @@ those are. A model that one client alone holds is scored by that client, in its 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan, nan
+from math import nan
 from typing import cast
 
 import numpy as np
@@ -192,19 +192,17 @@ def ask_scores(
         if len(replies) < len(ids):  # given up when clients missed their deadline
             replies = grid.receive(grid.push_messages(messages, stateless=True))
         found = _sums(asked, replies)
-        if not goal:
-            return TestScores(found, clients, owners)
-        return TestScores(found, _reached(clients, found), _reached(owners, found))
+        return TestScores(found, _tested(clients, found), _tested(owners, found))
 
     return scores
 
 
-def _reached(
+def _tested(
     users: Mapping[str, Mapping[int, int]], found: Mapping[tuple[str, int], Score]
 ) -> dict[str, dict[int, int]]:
-    """Return users without the groups whose test set has nothing that attackers aim at."""
+    """Return users without the groups whose test set has no example, or none to be aimed at."""
     return {
-        name: {group: n for group, n in counts.items() if not isnan(found[name, group].acc)}
+        name: {group: n for group, n in counts.items() if (name, group) in found}
         for name, counts in users.items()
     }
 
@@ -212,7 +210,7 @@ def _reached(
 def _sums(
     asked: Sequence[tuple[str, int]], replies: Sequence[Message]
 ) -> dict[tuple[str, int], Score]:
-    """Return each pair's score from those of its slices."""
+    """Return each pair's score from those of its slices, if these have an example."""
     sums: dict[tuple[str, int], list[float]] = {}
     tables: dict[tuple[str, int], np.ndarray] = {}
     for pair, reply in zip(asked, replies, strict=True):
@@ -225,7 +223,7 @@ def _sums(
             tables[pair] = tables.get(pair, 0) + np.asarray(metrics["confusion"])
         elif "sums" in metrics:
             tables[pair] = tables.get(pair, 0) + np.asarray(metrics["sums"], float)
-    return {pair: _score(s[0], s[1], s[2], tables.get(pair)) for pair, s in sums.items()}
+    return {pair: _score(*s, tables.get(pair)) for pair, s in sums.items() if s[2]}
 
 
 def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScores | None:
@@ -235,7 +233,7 @@ def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScor
     tables: list[np.ndarray] = []
     for reply in replies:
         told = reply.content.config_records if reply.has_content() else {}
-        if "test" in told:
+        if "test" in told and told["test"]["num-examples"]:
             alone[reply.metadata.src_node_id] = _own_score(told["test"])
         if "goal" in told and told["goal"]["num-examples"]:
             aimed[reply.metadata.src_node_id] = _own_score(told["goal"])
@@ -263,8 +261,8 @@ def _table_in(told: ConfigRecord, counts: str) -> np.ndarray:
 
 
 def _score(loss_sum: float, correct: float, count: float, table: np.ndarray | None) -> Score:
-    """Return means; of a group that has none of the test set's classes they are nan."""
-    return Score(loss_sum / count, correct / count, table) if count else Score(nan, nan, table)
+    """Return the means of sums over examples."""
+    return Score(loss_sum / count, correct / count, table)
 
 
 def _counts(groups: np.ndarray, clients: Sequence[int]) -> dict[int, int]:

@@ -214,7 +214,7 @@ def initial_record(
 
 
 def _global_metrics(scores: TestScores | None) -> dict[str, float]:
-    if scores is None or "global" not in scores.clients:
+    if scores is None or not scores.clients.get("global"):
         return {}
     if not scores.has_accuracies:
         return {"1_global/loss": scores.mean("global", "loss")}
@@ -317,7 +317,7 @@ def _cluster_metrics(
     metrics = {"2_clusters/count": float(len(clusters))}
     for c in clusters[:MAX_CLUSTERS_SHOWN]:
         metrics[f"2_clusters/c{c}_size"] = float(sizes[c])
-        if scores and f"cluster_{c}" in scores.clients and sizes[c]:
+        if scores and scores.clients.get(f"cluster_{c}") and sizes[c]:
             if scores.has_accuracies:
                 metrics[f"2_clusters/c{c}_acc"] = scores.mean(f"cluster_{c}")
             metrics[f"2_clusters/c{c}_loss"] = scores.mean(f"cluster_{c}", "loss")

@@ -1,6 +1,7 @@
 """Over whom a figure is taken: whole trials, worked out again from tables and final models."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,31 @@ def test_a_loss_that_is_no_number_is_shown_and_counted_and_ends_the_trial() -> N
     assert math.isfinite(
         rounds_of(*words, "rounds=1", "training.lr=0.1")[-1].metrics["3_clients/loss"]
     )
+
+
+# The test set
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "oracle", "ditto"])
+def test_a_group_without_a_test_example_is_left_out_and_counted(strategy: str) -> None:
+    """The test set has the classes of one group alone: the other's score was nan, as diverged."""
+    words = ["shift=label_groups", "shift.groups=2", f"strategy={strategy}", "stop.divergence=true"]
+    config = small(*QUICK, *words, "rounds=1")
+    there = np.isin(digits().test_y, config.shift.class_sets(10, config.seed)[0])
+    images = replace(digits(), test_x=digits().test_x[there], test_y=digits().test_y[there])
+    *_, last, result = events_of(config, images=images)
+    assert not [line for line in last.events if "diverged" in line]
+    assert last.metrics["3_clients/without_test"] == 6
+    tested = np.isfinite(np.array(last.clients["test_acc"]))
+    assert (tested == (np.array(last.clients["group"]) == 0)).all()
+    own = np.array(last.clients["test_acc"])[tested]
+    assert last.metrics["3_clients/test_acc"] == pytest.approx(own.mean())
+    if strategy == "oracle":
+        assert [f"2_clusters/c{c}_loss" in last.metrics for c in (0, 1)] == [True, False]
+    if strategy == "fedavg":
+        assert last.metrics["1_global/acc"] == pytest.approx(own[0])
+    assert all(math.isfinite(v) for k, v in last.metrics.items() if k.endswith(("acc", "loss")))
+    assert result.summary["client_test_acc"] == last.metrics["3_clients/test_acc"]
 
 
 # Held out
