@@ -214,6 +214,16 @@ class FederatedData:
         """Return the number of training examples of each client, int64 (clients,)."""
         return Rows.of(self.train_rows).sizes
 
+    def told(self) -> tuple[str, ...]:
+        """Return what the reader of the results has to know of the split, a line each."""
+        used = np.zeros(len(self.images.train_y), bool)
+        for rows in (self.train_rows, self.eval_rows):
+            used[Rows.of(rows).flat] = True
+        if used.all():
+            return ()
+        left = len(used) - int(used.sum())
+        return (f"{left:,} of {len(used):,} training examples are no client's",)
+
     def label_counts(self) -> np.ndarray:
         """Return training examples by client and class, after the shift, int64 (clients, K).
 

@@ -240,7 +240,7 @@ class _Trial:
         scores = self._central.score(0, self._arrays)
         first = initial_record(scores, self.data.label_counts(), self.config.asked_metrics)
         privacy = said_of_privacy(self.config, self._layout, self._noise)
-        said = (*self.data.adversary.told(), *privacy, *self.config.told)
+        said = (*self.data.adversary.told(), *privacy, *self.config.told, *self.data.told())
         return (replace(first, time_s=time.time(), events=said),)
 
     def go_on(self, saved: Checkpoint) -> tuple[RoundRecord, ...]:

@@ -52,6 +52,16 @@ def test_clients_hold_their_rows(tmp_path: Path) -> None:
             assert y.tolist() == [row % 3 for row in rows]
 
 
+def test_examples_that_are_no_clients_are_counted(tmp_path: Path) -> None:
+    """Two groups have a class each: four images of the third one, held-out ones apart."""
+    sets = {"name": "label_groups", "groups": 2, "classes_per_group": 1}
+    [told] = FederatedData.build(IMAGES, trial(tmp_path, shift=sets)).told()
+    assert told == "4 of 12 training examples are no client's"
+    assert FederatedData.build(IMAGES, trial(tmp_path)).told() == ()
+    everybody = trial(tmp_path, shift={"name": "rotation", "groups": 2, "replicate": True})
+    assert FederatedData.build(IMAGES, everybody).told() == ()
+
+
 def test_rotated_groups_see_rotated_images(tmp_path: Path) -> None:
     """Client 3 is in group 1, turned by 180 degrees: its images begin with their last number."""
     data = FederatedData.build(IMAGES, trial(tmp_path, shift={"name": "rotation", "groups": 2}))

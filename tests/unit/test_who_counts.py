@@ -65,6 +65,19 @@ def test_a_loss_that_is_no_number_is_shown_and_counted_and_ends_the_trial() -> N
     )
 
 
+# All
+
+
+def test_a_trial_says_what_its_partition_leaves_out() -> None:
+    words = [*QUICK, "rounds=1", "num_clients=4", "partition=pathological"]
+    words.append("partition.classes_per_client=1")  # of ten
+    first, *_ = rounds_of(*words)
+    data = data_of(*words)
+    left = len(digits().train_y) - int((data.num_examples() + data.eval_rows.sizes).sum())
+    assert left > 500
+    assert first.events == (f"{left:,} of 1,437 training examples are no client's",)
+
+
 # The test set
 
 
