@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def cached_partition(
     try:
         with np.load(path) as stored:
             return np.split(stored["rows"], np.cumsum(stored["sizes"])[:-1])
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         rows = partition.rows(labels, num_clients, seed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

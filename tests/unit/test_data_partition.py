@@ -250,11 +250,13 @@ def test_a_stored_partition_is_read_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert [own.tolist() for own in again] == [own.tolist() for own in first]
     assert [own.dtype for own in again] == [np.int64] * 4
     (file,) = tmp_path.rglob("*.npz")
-    file.write_bytes(b"broken")
-    assert [o.tolist() for o in cached_partition(rule("linear"), LABELS, 4, 0, tmp_path)] == [
-        o.tolist() for o in first
-    ]
-    assert file.read_bytes() != b"broken"
+    whole = file.read_bytes()
+    flipped = whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]
+    for broken in (b"broken", b"", whole[: len(whole) // 2], flipped):
+        file.write_bytes(broken)
+        again = cached_partition(rule("linear"), LABELS, 4, 0, tmp_path)
+        assert [own.tolist() for own in again] == [own.tolist() for own in first]
+        assert file.read_bytes() == whole
 
 
 def test_a_cached_partition_is_read_by_whom_the_cache_is_shared_with(tmp_path: Path) -> None:
