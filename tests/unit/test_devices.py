@@ -150,6 +150,21 @@ def test_intervals_that_touch_are_one(tmp_path: Path) -> None:
     assert presence.next_coming(21.0) == 25.0
 
 
+def test_cells_that_are_missing_in_parquet_are_as_empty_ones_in_csv(tmp_path: Path) -> None:
+    """They were no numbers, and refused, where CSV took what is known of nothing."""
+    frame = pd.DataFrame({
+        "id": [0, 1], "rate": [1.0, 2], "downlink": [1.0, 1], "uplink": [1.0, 1],
+        "memory": [2.0, None], "watt": [None, 3.0], "on": ["0-5", None],
+    })  # fmt: skip
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    frame.to_parquet(tmp_path / "d.parquet")
+    for name in ("d.csv", "d.parquet"):
+        table = devices_of("trace", path=str(tmp_path / name)).table(2, 0)
+        assert table.memory_N.tolist() == [2.0, 1.0]
+        np.testing.assert_array_equal(table.watt_N, [np.nan, 3.0])
+        assert [table.presence.there(client, 6.0) for client in (0, 1)] == [False, True]
+
+
 def test_a_trace_of_fedscale_in_csv_and_in_parquet(tmp_path: Path) -> None:
     """At work at 2 to 6 s and from 8 s on, of every 10 s; and until 3 s, and from 5 to 9 s."""
     columns = {

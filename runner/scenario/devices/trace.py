@@ -144,8 +144,10 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             frame = pd.read_parquet(path)
         except Exception as error:  # what PyArrow raises of bytes that are no table
             raise ValueError(f"{path.name} is no Parquet file: {shown(str(error))}") from error
+        missing = frame.isna().to_numpy()
         for line, record in enumerate(frame.to_dict("records"), start=2):
-            yield line, {str(key): value for key, value in record.items()}
+            cells = zip(record.items(), missing[line - 2], strict=True)
+            yield line, {str(key): "" if lacks else value for (key, value), lacks in cells}
         return
     if path.suffix != ".csv":
         raise ValueError(f"{path.name} is neither .csv nor .parquet")
