@@ -137,7 +137,7 @@ class Masking:
             raise ValueError("an update that is not finite can't be masked: nobody would notice it")
         if weight > self.heaviest:
             raise ValueError(f"a weight of {weight:g} is above the most, {self.heaviest:g}")
-        share = round(weight / self.heaviest * self.levels)
+        share = max(round(weight / self.heaviest * self.levels), 1)  # nobody weighs nothing
         scaled_P = update_P * (share / self.levels)
         inside_P = np.clip(scaled_P, -self.clipping_range, self.clipping_range)
         exact_P = (inside_P + self.clipping_range) / self.step

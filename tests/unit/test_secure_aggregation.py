@@ -81,6 +81,16 @@ def test_by_hand() -> None:
     assert (sums.weights_K.tolist(), sums.clipped, sums.error) == ([3.0], 0.25, 0.0)
 
 
+def test_a_client_of_few_examples_is_in_the_sum() -> None:
+    """L = 4: of 1 and 100 examples the first has less than half a step, and weighs one."""
+    masking = Masking(2, 1.0, 1, 1.0, heaviest=100.0, seed=0)
+    one = masking.numbers(np.array([1.0]), 1.0, 0, 1, 1, 1)
+    two = masking.numbers(np.array([0.0]), 100.0, 0, 1, 2, 1)
+    assert (one[0], two[0]) == (1, 4)
+    masked = {1: masking.masked(one, 1, [1, 2], 1), 2: masking.masked(two, 2, [1, 2], 1)}
+    assert masking.opened(masked, [1, 2], 1, 1).weights_K.tolist() == [125.0]
+
+
 def test_what_is_sent_says_nothing_of_one_client() -> None:
     """Masked integers are spread evenly, whatever the update; and no client's alone is opened."""
     for sent in sent_by(PLAIN, NODES).values():
