@@ -155,13 +155,20 @@ class Intervals:
         place = bisect_right(intervals, now - base, key=itemgetter(0))
         for begin, end in intervals[max(place - 1, 0) : place + 1]:
             if base + begin <= now < base + end:
-                return base + end
+                return self._leaves(client, base, end)
         return now
 
     def next_coming(self, now: float) -> float:
         """Return when the next interval of one begins that is away."""
         waiting = [c for c in range(len(self.on)) if self.on[c] and not self.there(c, now)]
         return min((self._next(client, now) for client in waiting), default=inf)
+
+    def _leaves(self, client: int, base: float, end: float) -> float:
+        """Return when an interval ends; one that the next period begins with goes on in that."""
+        (begin, first_end), period = self.on[client][0], self.periods[client]
+        if end < period or begin > 0:
+            return base + end
+        return inf if first_end == period else base + period + first_end
 
     def _next(self, client: int, now: float) -> float:
         base = self._lap(client, now)

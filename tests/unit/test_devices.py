@@ -150,6 +150,17 @@ def test_intervals_that_touch_are_one(tmp_path: Path) -> None:
     assert presence.next_coming(21.0) == 25.0
 
 
+def test_who_is_there_as_a_period_ends_and_begins_stays(tmp_path: Path) -> None:
+    """Of each 30 s one is there from 20 to 35 s, one always, and one to 5 s alone."""
+    rows = ['0,1,1,1,"[20]","[5]",30', '1,1,1,1,"[0]","[]",30', '2,1,1,1,"[0]","[5]",30']
+    path = trace(tmp_path, *rows, header=f"{HEADER},active,inactive,finish_time")
+    presence = devices_of("trace", path=str(path)).table(3, 0).presence
+    assert [presence.until(0, t) for t in (2.0, 25.0, 30.0, 34.0, 80.0)] == [5, 35, 35, 35, 95]
+    assert [presence.until(1, t) for t in (0.0, 29.0, 30.0, 1e6)] == [np.inf] * 4
+    assert [presence.until(2, t) for t in (2.0, 31.0)] == [5, 35]
+    assert [presence.next_coming(t) for t in (6.0, 21.0, 36.0)] == [20.0, 30.0, 50.0]
+
+
 def test_cells_that_are_missing_in_parquet_are_as_empty_ones_in_csv(tmp_path: Path) -> None:
     """They were no numbers, and refused, where CSV took what is known of nothing."""
     frame = pd.DataFrame({
