@@ -136,7 +136,7 @@ def _split(cfg: Images, given: Any, place: str) -> Split:
         names = getattr(getattr(given, "features", {}).get(cfg.label), "names", None)
     else:
         raise DataError(f"{place} returns a {type(given).__name__}; {_FORMS}")
-    pixels, own = _pixels(images, place), np.asarray(labels)
+    pixels, own = _pixels(images, place), _labels(labels, place)
     if own.ndim != 1 or len(own) != len(pixels):
         raise DataError(f"{place}: {len(pixels):,} images and labels of shape {own.shape}")
     if own.dtype.kind not in "iubUSO":
@@ -148,6 +148,20 @@ def _split(cfg: Images, given: Any, place: str) -> Split:
             f"there is {shown(str(own[~np.isin(own, np.arange(len(known)))][0]))}"
         )
     return Split(pixels, own, known or None)
+
+
+def _labels(labels: Any, place: str) -> np.ndarray:
+    """Return labels as an array, none of them missing and all of one kind."""
+    own = np.asarray(labels)
+    if own.dtype.kind not in "OU" or own.ndim != 1:
+        return own
+    values = list(labels)  # as they were given: NumPy writes a nan among texts as 'nan'
+    for row, value in enumerate(values):
+        if value is None or type(value).__name__ == "NAType" or value != value:
+            raise DataError(f"{place}: the label of image {row} is missing; remove such images")
+    if len({isinstance(value, str) for value in values}) > 1:
+        raise DataError(f"{place}: labels are texts and numbers; write them alike")
+    return own
 
 
 def _pixels(images: Any, place: str) -> np.ndarray:
