@@ -287,6 +287,13 @@ class TrialConfig(Section):
                 f"schedule={self.schedule.name} goes by accuracies, and {of} with "
                 "dataset.target=real has none; set schedule.interval=0"
             )
+        share, s = self.partition.eval_fraction, self.strategy.fraction_evaluate
+        if self.schedule.reads_accuracy and not (share and s):
+            key = "strategy.fraction_evaluate" if share else "partition.eval_fraction"
+            raise ConfigError(
+                f"schedule={self.schedule.name} goes by accuracies on what clients hold out, and "
+                f"with {key}=0 there are none; raise it, or set schedule.interval=0"
+            )
         if self.partition.by_column and not self.natural_column:
             raise ConfigError(
                 f"partition={self.partition.name} needs to know whose an example is, and {of} "

@@ -44,7 +44,8 @@ class Tiered(SampledThere):
         self._tier_of: list[int] = []  # of each client, once it is known
         self._chances = [1.0] * tiers
         self._last = 0
-        self._accuracies: list[list[float]] = []  # of each round, by tier
+        self._accuracies: list[list[float]] = []  # of each evaluated round, by tier
+        self._evaluated: list[int] = []  # those rounds
 
     def choose(self, underway: Underway, nodes: Sequence[int], size: int) -> Sequence[int]:
         """Return a sample of the size of one tier, or all of it that are there."""
@@ -78,10 +79,15 @@ class Tiered(SampledThere):
             math.fsum(found[tier]) / len(found[tier]) if tier in found else before[tier]
             for tier in range(self._tiers)
         ]
-        self._accuracies = [*self._accuracies, now][-self._interval - 1 :]
-        if number % self._interval or len(self._accuracies) <= self._interval:
+        last = self._evaluated[-1] if self._evaluated else number
+        self._accuracies.append(now)
+        self._evaluated.append(number)
+        while len(self._evaluated) > 1 and self._evaluated[1] <= number - self._interval:
+            del self._accuracies[0], self._evaluated[0]
+        if number // self._interval == last // self._interval:
             return
-        if now[self._last] <= self._accuracies[0][self._last]:
+        first = self._evaluated[0] <= number - self._interval
+        if first and now[self._last] <= self._accuracies[0][self._last]:
             self._chances = chances_by(now)
 
     def state_dict(self) -> State:
@@ -91,12 +97,14 @@ class Tiered(SampledThere):
             "chances": self._chances,
             "last": self._last,
             "accuracies": self._accuracies,
+            "evaluated": self._evaluated,
         }
 
     def load_state_dict(self, state: State) -> None:
         """Put back what ``state_dict`` returned."""
         self._tier_of, self._chances = state["tier_of"], state["chances"]
         self._last, self._accuracies = state["last"], state["accuracies"]
+        self._evaluated = state["evaluated"]
 
 
 def tiers_by(seconds_N: NDArray[np.float64], tiers: int) -> list[int]:

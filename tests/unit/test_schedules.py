@@ -243,6 +243,29 @@ def test_a_tier_that_gets_no_better_changes_the_chances() -> None:
     assert again.state_dict() == state
 
 
+@pytest.mark.parametrize("every", [1, 3, 4])
+def test_tiers_are_compared_over_rounds_however_often_they_are_evaluated(every: int) -> None:
+    """Ten rounds apart: with every third one evaluated, chances changed in each thirtieth at most.
+
+    Until then no round is evaluated that lies ten back; later the two tiers get no better.
+    """
+    known = clock()
+    known.takes(message(1), 0.0, 0)
+    cohort = Tiered(Always(2), known, tiers=2, interval=10)
+    with seeded_globals(0):
+        cohort.choose(Underway(), [1, 2], 2)
+    changed = []
+    for number in range(1, 50):
+        before = cohort.state_dict()["chances"]
+        both = [record(1, "evaluate", eval_acc=0.5), record(2, "evaluate", eval_acc=0.1)]
+        cohort.told(number, [] if number % every else both)
+        state = cohort.state_dict()
+        if state["chances"] != before:
+            changed.append(number)
+        assert len(state["accuracies"]) <= 10 // every + 2
+    assert changed == [{1: 20, 3: 21, 4: 20}[every]]
+
+
 def oort(**settings: float) -> ByUtility:
     usual = {"penalty": 2.0, "percentile": 0.0, "explore": 0.0, "decay": 1.0, "least": 0.0}
     known = clock()
@@ -390,6 +413,8 @@ def test_the_pages_own_devices_schedule_and_compression(
         (["schedule=over_selection"], "schedule.over=0.3 asks 13 clients for 10 replies"),
         (["schedule=deadline", "schedule.buffer=3"], "schedule.buffer"),
         (["schedule=tifl", "schedule.tiers=11"], "schedule.tiers=11 is more than the 10 clients"),
+        (["schedule=tifl", "partition.eval_fraction=0"], "eval_fraction=0 there are none"),
+        (["schedule=tifl", "strategy.fraction_evaluate=0"], "fraction_evaluate=0 there are none"),
         (["schedule=deadline", "schedule.seconds=0"], "schedule.seconds"),
     ],
 )  # fmt: skip

@@ -41,7 +41,7 @@ class TiFL(Schedule):
         return Policies(cohort=cohort, clock=scene.clock)
 
     def check_in(self, setting: Setting) -> None:
-        """Refuse more tiers than clients, and changes that no round is left for."""
+        """Refuse more tiers than clients."""
         super().check_in(setting)
         if self.tiers > setting.num_clients:
             raise ValueError(
