@@ -21,7 +21,9 @@ TOKEN = "run.token"
 ROUNDS_A_PART = "table.rounds"
 """Tag: how many rounds share a part of a trial's tables; one, where a first edition wrote it."""
 
-_SUPERSEDED = "superseded"
+SUPERSEDED = "superseded"
+"""Tag of runs that count no longer: their sweep was started over."""
+
 _PAGE = 1000
 _NOT_FOUND = 404
 
@@ -146,7 +148,7 @@ def find_run(store: Store, run_id: str) -> "Run | None":
 def supersede(store: Store, name: str) -> None:
     """Have the runs of a sweep count no longer; they stay to be looked at."""
     for run in _search(store, {"sweep": name}):
-        store.client.set_tag(run.info.run_id, _SUPERSEDED, "true")
+        store.client.set_tag(run.info.run_id, SUPERSEDED, "true")
 
 
 def redeclare(store: Store, run: PastRun, declared: str) -> PastRun:
@@ -188,7 +190,7 @@ def _search(store: Store, tags: Mapping[str, str], also: str = "") -> "list[Run]
             page_token=token,
         )
         same = [run for run in page if tags.items() <= run.data.tags.items()]
-        found += [run for run in same if _SUPERSEDED not in run.data.tags]
+        found += [run for run in same if SUPERSEDED not in run.data.tags]
         token = page.token
         if not token:
             return found

@@ -34,6 +34,7 @@ from fedsweep.tracking.describe import (
     SEARCHED,
     environment_of,
 )
+from fedsweep.tracking.past import SUPERSEDED
 from fedsweep.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -306,8 +307,13 @@ def _artifact(store: Store, run: "Run", name: str) -> str | None:
 
 
 def _trials_of(store: Store, sweep: "Run") -> "dict[str, Run]":
-    """Return the runs of a sweep's trials by key: its own, else ones that later runs took along."""
+    """Return the runs of a sweep's trials by key: its own, else ones that later runs took along.
+
+    Of a sweep that was started over, what ran before counts no longer.
+    """
     runs = _of_sweep(store, "trial", sweep.data.tags["sweep"])
+    if SUPERSEDED not in sweep.data.tags:
+        runs = [run for run in runs if SUPERSEDED not in run.data.tags]
     found: dict[str, Run] = {}
     for own in (True, False):
         for run in runs:

@@ -6,6 +6,7 @@ import socket
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from fedsweep.models import build_model
 from fedsweep.records import DataSummary, LoadSample, RoundRecord, TrialResult, TrialStarted
 from fedsweep.tracking import Tracker, redact
 from fedsweep.tracking.artifacts import Pictures
-from fedsweep.tracking.past import past_trials
+from fedsweep.tracking.past import SUPERSEDED, past_trials
+from fedsweep.tracking.read import _trials_of
 
 TRIAL = RunConfig.model_validate(
     {"model": {"name": "logreg"}, "strategy": {"name": "kmeans"}, "privacy": {"clipping_norm": 9.0}}
@@ -406,3 +408,29 @@ def test_a_session_draws_a_split_once_and_another_one_for_itself() -> None:
     assert mine.of_data(data) is not mine.of_data(replace(data, partition="other"))
     assert others.of_data(data) is not mine.of_data(data)
     assert others.of_data(data).files == mine.of_data(data).files
+
+
+def test_a_sweep_that_was_started_over_has_no_trial_of_before() -> None:
+    """Else half of a report would be numbers that count no longer; the old run keeps its own."""
+
+    class Page(list):
+        token = None
+
+    def run(key, run_id, parent="", **tags):
+        tags |= {"sweep": "mine", "trial.key": key, "mlflow.parentRunId": parent}
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id), data=SimpleNamespace(tags=tags))
+
+    over = {SUPERSEDED: "true"}
+    runs = Page([
+        run("a", "new", "second"),
+        run("a", "old", "first", **over),
+        run("b", "lone", "first", **over),
+    ])  # fmt: skip
+    client = SimpleNamespace(search_runs=lambda *args, **kwargs: runs)
+    store = SimpleNamespace(experiment_id="0", client=client)
+
+    def found(sweep):
+        return {key: there.info.run_id for key, there in _trials_of(store, sweep).items()}
+
+    assert found(run("", "second")) == {"a": "new"}
+    assert found(run("", "first", **over)) == {"a": "old", "b": "lone"}
