@@ -160,7 +160,9 @@ def _differences(
     if not both:
         return 0, nan, nan, 1.0
     ours, theirs = np.array(both).T
-    return len(both), float(ours.mean()), float(theirs.mean()), p_different(ours, theirs, test)
+    sign = CATALOG.final(metric).sign  # what diverged is the worst, whichever way is better
+    p = p_different(sign * ours, sign * theirs, test)
+    return len(both), float(ours.mean()), float(theirs.mean()), p
 
 
 def _same_bits(one: "StoredTrial", two: "StoredTrial") -> bool:

@@ -52,6 +52,19 @@ def test_pairs_are_tested_over_their_seeds_and_equal_bits_are_counted():
     assert found.told[3].startswith("*: ")
 
 
+def test_what_diverged_is_the_worst_where_less_is_better():
+    """Better in six pairs and diverged in one: the sign test's p is 2 (1 + 7) / 2^7."""
+
+    def errors(*values):
+        made = sweep("s", {("fedavg", str(i)): value for i, value in enumerate(values)})
+        for trial in made.trials:
+            trial.final = {"client_mae": trial.final["client_acc"]}
+        return made
+
+    found = paired(errors(float("nan"), *[0.3] * 6), errors(*[0.5] * 7))
+    assert found.lines[1][-2:] == ["nan", "0.12"]
+
+
 def test_where_it_is_too_wide_no_word_is_cut():
     """Each row is a block of lines, and what is clear can be seen without colours."""
     new = {place: value + 0.1 + int(place[1]) / 1000 for place, value in OLD.items()}
