@@ -102,7 +102,8 @@ def _row(
     told = worst if len(each) == len(attacks) else f"{worst} (of {len(each)} of {len(attacks)})"
     mean = float(np.mean([cell.mean for cell in each.values()]))
     diverged = sum(cell.diverged for cell in each.values())
-    over_all = Cell(mean=mean, count=len(each), trials=len(each), diverged=diverged)
+    count = sum(cell.count for cell in each.values())
+    over_all = Cell(mean=mean, count=count, trials=count, diverged=diverged)
     return Cell(told), each[worst], over_all, nobody
 
 

@@ -73,6 +73,15 @@ def test_what_diverged_is_the_worst_and_what_failed_is_said() -> None:
     assert nothing == "| krum | 2 | - | - | - | - |"
 
 
+def test_a_mean_over_attacks_counts_the_trials_that_diverged() -> None:
+    rows = [
+        row(f"attack={name} strategy=a seed={seed}", client_acc=nan if name == "ipm" else 0.5)
+        for name in ("alie", "ipm") for seed in range(3)
+    ]  # fmt: skip
+    *_, last = lines(rows)
+    assert "| nan (3 of 3) | nan (3 of 6) |" in last
+
+
 @pytest.mark.parametrize("rows", [
     [row("strategy=a seed=0", client_acc=0.5)],
     [row("attack=alie strategy=a seed=0", client_acc=0.5)],
