@@ -142,7 +142,8 @@ def _aligned(column: Column, cell: Cell, spread: Spread) -> str:
     parts = _parts(column, cell, spread)
     if parts is None:
         told = number(column, cell, spread)
-        return f"{{{escape.latex(told.strong + told.rest)}}}"
+        shown = Marked(told.strong, told.rest) if cell.best else told.strong + told.rest
+        return f"{{{_latex(shown)}}}"
     mean, rest = parts
     bold = r"\bfseries " if cell.best else ""
     return bold + mean + (rf" \pm {rest}" if rest else "")

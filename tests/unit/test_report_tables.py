@@ -255,6 +255,23 @@ def test_latex_numbers_stand_in_columns_of_their_width():
     assert r"p $<$ 0.05, corrected" in text
 
 
+def test_latex_marks_a_best_cell_that_has_more_to_say():
+    rows = [
+        TrialRow(
+            {"strategy": name, "seed": str(seed)},
+            {
+                "acc": 0.5,
+                **({"client_acc": mean + seed**2 * mean / 1e4} if seed or mean < 0.9 else {}),
+            },
+        )
+        for name, mean in {"fedavg": 0.5, "ours": 0.9}.items()
+        for seed in range(5)
+    ]
+    made = chosen(Choice(columns="client_acc"), rows, ("strategy", "seed")).table
+    assert "| ours | **90.1** ± 0.1 (4 of 5) |" in printed(made, "md", "")
+    assert r"ours & {\textbf{90.1} $\pm$ 0.1 (4 of 5)} \\" in latex(made, "")
+
+
 def test_latex_has_a_block_of_columns_for_each_condition():
     text = latex(
         table(
