@@ -150,8 +150,6 @@ def layout(
     at_block, places = grouped(cells.axes, across, reorder=True)
     said = reader(choice, titles=marked)
     columns, used = _columns(cells, choice, full or bool(across), best)
-    if across and not choice.columns:
-        columns = columns[:1]
 
     # The cells, row by row; one that the grid lacks is empty.
     found = {(row, block): i for i, (row, block) in enumerate(zip(at_row, at_block, strict=True))}
@@ -253,7 +251,7 @@ def _columns(
             raise ConfigError(f"--columns: no trial here has {', '.join(lacking)}")
     else:
         ranked = [name for name in CATALOG.ranked if name in there]
-        shown = ranked if choice.by else _usual(cells, full and not choice.is_chosen, every)
+        shown = ranked[:1] if choice.by else _usual(cells, full and not choice.is_chosen, every)
     columns = [every[name] for name in dict.fromkeys(shown)]
     if best is not None:
         name = choice.labels.get(best.axis) or best.axis.rpartition(".")[2]

@@ -63,7 +63,7 @@ def tuned(
     Raises
     ------
     RunnerError
-        No trial to choose by has the metric, or none is left to be shown.
+        No trial to choose by has the metric, there is none of a seed, or none is left to be shown.
     """
     sign = CATALOG.final(metric).sign
     cells: dict[Place, dict[str, list[int]]] = {}
@@ -71,6 +71,12 @@ def tuned(
         options = cells.setdefault(_place(row, axis), {})
         options.setdefault(row.axes.get(axis, ""), []).append(i)
 
+    there = dict.fromkeys(row.axes.get(SEED) for row in rows)
+    if absent := [seed for seed in seeds if seed not in there]:
+        raise RunnerError(
+            f"no trial is of the seed {', '.join(absent)} that {axis} is to be chosen on; there is "
+            f"seed={','.join(str(seed) for seed in there)}"
+        )
     counted = [i for i, row in enumerate(rows) if not seeds or row.axes.get(SEED) in seeds]
     if not any(metric in rows[i].metrics for i in counted):
         on = f" of the seeds {','.join(seeds)}" if seeds else ""
@@ -80,15 +86,17 @@ def tuned(
         """Rank a value: how many of its trials have a number, then their mean."""
         values = [rows[i].metrics.get(metric, float("nan")) for i in of if i in by]
         whole = [value for value in values if not isnan(value)]
-        return (len(whole) if len(whole) == len(values) else -1), (
+        return (len(whole) if whole and len(whole) == len(values) else -1), (
             sign * fmean(whole) if whole else float("-inf")
         )
 
     by = frozenset(counted)
     chosen: dict[Place, str] = {}
     kept: list[int] = []
+    blind = 0  # rows with several values and nothing to choose by
     for place, options in cells.items():
         best = max(options, key=lambda value: rank(options[value]))
+        blind += len(options) > 1 and rank(options[best])[1] == float("-inf")
         if best:
             chosen[place] = best
         kept += [i for i in options[best] if not seeds or i not in by]
@@ -102,7 +110,7 @@ def tuned(
         replace(rows[i], axes={key: at for key, at in rows[i].axes.items() if key != axis})
         for i in kept
     )
-    return Tuned(axis, left, tuple(kept), chosen, _told(name, metric, seeds, cells))
+    return Tuned(axis, left, tuple(kept), chosen, _told(name, metric, seeds, cells, blind))
 
 
 def _place(row: TrialRow, axis: str) -> Place:
@@ -110,7 +118,11 @@ def _place(row: TrialRow, axis: str) -> Place:
 
 
 def _told(
-    name: str, metric: str, seeds: Sequence[str], cells: Mapping[Place, Mapping[str, list[int]]]
+    name: str,
+    metric: str,
+    seeds: Sequence[str],
+    cells: Mapping[Place, Mapping[str, list[int]]],
+    blind: int,
 ) -> str:
     """Say how a value was chosen, and what that does to the numbers."""
     most = max(len(options) for options in cells.values())
@@ -119,6 +131,8 @@ def _told(
         f"{name}: in each row the best of up to {most} values, by the mean {by} on what the "
         "clients hold out; the test set was not looked at"
     )
+    if blind:
+        told += f". In {blind} of {len(cells)} rows no trial has it: the first value stands there"
     if seeds:
         which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
         return f"{told}. Chosen on {which}, shown on the other ones."

@@ -155,6 +155,7 @@ def test_trials_are_picked_by_settings_that_are_no_axes_and_by_seeds():
         ({"best": "lr", "rows": "training.lr"}, "--rows names training.lr, of which --best"),
         ({"best": "seed"}, "--best: unknown axis 'seed'"),
         ({"best": "lr", "best_seeds": "0-2"}, "no trial is left of other seeds"),
+        ({"best": "lr", "best_seeds": "0,7"}, "no trial is of the seed 7 .* there is seed=0,1,2"),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_refused(words, error):
@@ -235,6 +236,36 @@ def test_seeds_to_choose_on_are_not_those_that_are_shown():
     assert tuned(lost, "training.lr", "lr", "client_acc").chosen == {(): "0.1"}
     failed = [*rows[:3], TrialRow(rows[3].axes, {}), *rows[4:]]
     assert tuned(failed, "training.lr", "lr", "client_acc").chosen == {(): "0.1"}
+
+
+def test_the_chosen_value_has_a_column_in_each_condition_whoever_chose_the_others():
+    made = table(best="lr", rows="strategy", by="shift,alpha")
+    assert [column.name for column in made.columns] == ["client_acc", "training.lr"] * 4
+    assert {line[1].text for line in made.cells} == {"0.1"}
+
+
+def test_a_row_that_has_nothing_to_choose_by_is_said():
+    """Its only seed to choose on failed: the first value is there, and was not chosen."""
+    rows = [
+        TrialRow(row.axes, {}) if row.axes["strategy"] + row.axes["seed"] == "kmeans0" else row
+        for row in ROWS
+    ]
+    made = table(rows, best="lr", best_seeds="0", columns="client_acc", where={"alpha": "1"})
+    assert [line[1].text for line in made.cells] == ["0.1", "0.01", "0.1", "0.01"]
+    assert "In 2 of 4 rows no trial has it: the first value stands there." in made.caption
+    whole = table(best="lr", best_seeds="0", columns="client_acc", where={"alpha": "1"})
+    assert "no trial has it" not in whole.caption
+
+
+def test_a_value_without_a_trial_to_choose_by_comes_behind_one_that_has_some():
+    def row(rate, seed, **metrics):
+        return TrialRow({"training.lr": rate, "seed": seed}, metrics)
+
+    rows = [row("0.1", "2", client_acc=0.1), row("1", "0", client_acc=0.9), row("1", "1")]
+    found = tuned(
+        [*rows, row("1", "2", client_acc=0.9)], "training.lr", "lr", "client_acc", ("0", "1")
+    )
+    assert found.chosen == {(): "1"}
 
 
 def test_latex_numbers_stand_in_columns_of_their_width():
