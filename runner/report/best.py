@@ -1,6 +1,7 @@
 """Single trials and cells of a sweep: the best one, and several side by side."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
@@ -18,6 +19,7 @@ from fedsweep.report.choice import EVERYTHING, Choice, picked
 from fedsweep.report.results import SEED
 from fedsweep.report.stats import interval
 from fedsweep.report.terminal import rich_lines
+from fedsweep.tracking.read import ended_early
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +72,11 @@ class Best:
     others : sequence of Best
         The best cells of the sweep's other problems, which are not compared: other data, another
         split of them, ...
+    lacking : tuple of int
+        How many trials to choose from have no such number, as they failed or have yet to end: of
+        this cell, of all, and how many all are.
+    early : str
+        How many trials of this cell ended before their last round; nothing where none did.
     """
 
     metric: str
@@ -79,6 +86,8 @@ class Best:
     diverged: int
     sweep: str
     others: "Sequence[Best]" = ()
+    lacking: tuple[int, int, int] = (0, 0, 0)
+    early: str = ""
 
     @property
     def value(self) -> float:
@@ -102,6 +111,7 @@ class Best:
             self._where,
             f"{self.metric} {self.value:.4f} {_spread(values)}",
             *[lost] * bool(self.diverged),
+            *self._partial,
             f"best trial: {self.metric} {self.top.final[self.metric]:.4f}, run {self.run_id}",
             self.command,
             *self._elsewhere,
@@ -130,6 +140,13 @@ class Best:
         told = f"The best of sweep '{self.sweep}' by {self.metric}: {self._where}."
         loaded = {"description": told, "overrides": kept, "axes": {SEED: seeds}}
         return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))
+
+    @property
+    def _partial(self) -> list[str]:
+        """Say which trials it is not a mean over, and which did not run all their rounds."""
+        here, lost, every = self.lacking
+        told = f"{lost} of {every} trials have no {self.metric}, {here} of them of this cell"
+        return [*([told] if lost else []), *([f"here {self.early}"] if self.early else [])]
 
     @property
     def _elsewhere(self) -> list[str]:
@@ -173,16 +190,21 @@ def best_of(
         raise RunnerError(f"{unknown('metric', metric, known)} These are what '{sweep.name}' has.")
     sign = -1.0 if lowest else CATALOG.final(metric).sign
     places = dict(zip((trial.run_id for trial in sweep.trials), sweep.places, strict=True))
+    left = {trial.run_id for trial in sweep.trials}
     if choice != EVERYTHING:
         settings = [trial.params for trial in sweep.trials]
         left = {sweep.trials[i].run_id for i in picked(choice, sweep.rows(), sweep.axes, settings)}
         trials = [trial for trial in trials if trial.run_id in left]
         if not trials:
             raise RunnerError(f"no trial that --where leaves has finished with a {metric}")
+
+    def cell_of(run_id: str) -> tuple[tuple[str, str], ...]:
+        return tuple(item for item in places[run_id].items() if item[0] != SEED)
+
     cells: dict[tuple[tuple[str, str], ...], list[StoredTrial]] = {}
     for trial in trials:
-        place = tuple(item for item in places[trial.run_id].items() if item[0] != SEED)
-        cells.setdefault(place, []).append(trial)
+        cells.setdefault(cell_of(trial.run_id), []).append(trial)
+    without = Counter(map(cell_of, left - {trial.run_id for trial in trials}))
 
     def rank(values: Sequence[float]) -> float:
         """Put what diverged last."""
@@ -196,7 +218,11 @@ def best_of(
     for place, chosen in ordered:
         problem = tuple(item for item in place if TrialConfig.is_problem(item[0]))
         top = max(chosen, key=lambda trial: rank([trial.final[metric]]))
-        found.setdefault(problem, Best(metric, dict(place), chosen, top, lost, sweep.name))
+        best = Best(
+            metric, dict(place), chosen, top, lost, sweep.name,
+            lacking=(without[place], without.total(), len(left)), early=ended_early(chosen),
+        )  # fmt: skip
+        found.setdefault(problem, best)
     first, *others = found.values()
     return replace(first, others=others)
 

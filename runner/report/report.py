@@ -28,6 +28,7 @@ from fedsweep.report.searches import search_figures
 from fedsweep.report.table import Lines, Table
 from fedsweep.report.text import document_markdown, latex, markdown
 from fedsweep.report.worst import worst_table
+from fedsweep.tracking.read import ended_early
 
 if TYPE_CHECKING:
     from fedsweep.tracking.read import StoredSweep
@@ -205,7 +206,8 @@ def _chosen(
     settings = [trial.params for trial in sweep.trials]
     full = not choice.is_chosen
     found = chosen(choice, rows, sweep.axes, settings, sweep.absent, full)
-    said = [*sweep.privacy(), *sweep.edited()]
+    early = ended_early([sweep.trials[i] for i in found.kept])
+    said = [*sweep.privacy(), *sweep.edited(), *([f"{early}."] if early else [])]
     if sweep.searching:
         said.insert(0, "NOT WHOLE: the search did not end; these are default settings.")
     table = replace(

@@ -40,6 +40,17 @@ from fedsweep.tracking.store import Store, open_store
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+_RULE = re.compile(r"halving over [\w.]+|stop\.\w+|diverged")
+"""The rule in the reason why a trial ended early."""
+
+
+def ended_early(trials: "Sequence[StoredTrial]") -> str:
+    """Say how many of these trials ended before their last round, and by which rules."""
+    rules = Counter(trial.stopped for trial in trials if trial.stopped)
+    by = ", ".join(f"{rule}: {count}" for rule, count in rules.items())
+    many = f"{rules.total()} of {len(trials)} trials ended before their last round ({by})"
+    return f"{many}; their numbers are those of the round in which they ended" if rules else ""
+
 
 @dataclass(frozen=True)
 class StoredTrial:
@@ -90,6 +101,12 @@ class StoredTrial:
     def reason(self) -> str:
         """Why it did not finish, or stopped early; nothing where it ended as planned."""
         return str(self.run.data.tags.get("reason", ""))
+
+    @property
+    def stopped(self) -> str:
+        """The rule that ended it before its last round; nothing where none did."""
+        found = _RULE.search(told := str(self.run.data.tags.get("stopped", "")))
+        return found.group() if found else told
 
     @property
     def environment(self) -> dict[str, str]:

@@ -103,6 +103,7 @@ def test_what_diverged_is_never_the_best(order: tuple[int, int]) -> None:
             params={},
             run_id=f"run{i}",
             command="make",
+            stopped="",
         )
         for i in order
     ]
@@ -123,7 +124,7 @@ def test_the_best_of_each_problem_is_told() -> None:
     trials = [
         SimpleNamespace(
             final={"client_acc": ends[at["dataset"]][at["training.lr"]]}, status="FINISHED",
-            params=at, run_id=f"run{i}", command="make",
+            params=at, run_id=f"run{i}", command="make", stopped="",
         )
         for i, at in enumerate(places)
     ]  # fmt: skip
@@ -147,6 +148,48 @@ def test_the_best_of_each_problem_is_told() -> None:
         best_of(sweep, "client_acc", choice=Choice(where={"dataset": "cifar10"}))
 
 
+def test_what_the_best_is_not_a_mean_over_is_told() -> None:
+    """One seed of three may be luck, and a trial that halving stopped is no whole one."""
+    from types import SimpleNamespace
+
+    ends = {("a", 0): 0.9, ("a", 1): None, ("a", 2): None, ("b", 0): 0.5, ("b", 1): 0.6}
+    trials = [
+        SimpleNamespace(
+            final={"acc": value} if value else {}, status="FINISHED" if value else "FAILED",
+            params={}, run_id=f"{way}{seed}", command="make",
+            stopped="halving over training.lr" if value == 0.9 else "",
+        )
+        for (way, seed), value in ends.items()
+    ]  # fmt: skip
+    places = [{"strategy": way, "seed": str(seed)} for way, seed in ends]
+    told = repr(best_of(SimpleNamespace(name="grid", places=places, trials=trials), "acc"))
+    assert "\n2 of 5 trials have no acc, 2 of them of this cell\n" in told
+    assert "\nhere 1 of 1 trials ended before their last round (halving over training.lr" in told
+    whole = SimpleNamespace(name="grid", places=places[3:], trials=trials[3:])
+    assert "have no" not in repr(best_of(whole, "acc"))
+
+
+def test_trials_that_ended_early_are_counted_by_the_rule() -> None:
+    from types import SimpleNamespace
+
+    from fedsweep.tracking.read import StoredTrial, ended_early
+
+    said = [
+        "halving over training.lr: 3_clients/acc=0.1 after round 2 is not among the best 1 of 3",
+        "3_clients/acc=0.9 reached stop.target=0.9",
+        "halving over training.lr: 3_clients/acc is missing or not finite after round 2 is not ...",
+        "",
+    ]
+    trials = []
+    for told in said:
+        data = SimpleNamespace(tags={"stopped": told} if told else {})
+        trials.append(StoredTrial(None, SimpleNamespace(data=data, info=None)))  # type: ignore[arg-type]
+    assert ended_early(trials).startswith(
+        "3 of 4 trials ended before their last round (halving over training.lr: 2, stop.target: 1);"
+    )
+    assert ended_early(trials[3:]) == ""
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [
@@ -158,7 +201,7 @@ def test_what_no_file_runs_again_is_told(command: str, told: str) -> None:
     from types import SimpleNamespace
 
     trial = SimpleNamespace(
-        final={"acc": 0.5}, status="FINISHED", params={}, run_id="run0", command=command
+        final={"acc": 0.5}, status="FINISHED", params={}, run_id="run0", command=command, stopped=""
     )
     sweep = SimpleNamespace(name="grid", places=[{"seed": "0"}], trials=[trial])
     with pytest.raises(RunnerError, match=told):
