@@ -106,6 +106,7 @@ def heat_map(trials: "pd.DataFrame", metric: Metric, page: Page = SCREEN) -> "Fi
     """Show a metric's means as colours: a row per way, a column per condition."""
     panels, lines = _orders(trials)
     means = np.array([[_mean(trials, panel, line) for panel in panels] for line in lines])
+    there = [[len(_values(trials, panel, line)) for panel in panels] for line in lines]
     means *= metric.factor
     wide = page.width or 2.6 + 0.75 * len(panels)
     high = 1.3 + 0.3 * len(lines)
@@ -115,7 +116,8 @@ def heat_map(trials: "pd.DataFrame", metric: Metric, page: Page = SCREEN) -> "Fi
     low, high_ = np.nanmin(means), np.nanmax(means)
     for y, x in np.ndindex(means.shape):
         value = means[y, x]
-        told = "-" if np.isnan(value) else f"{value:.{metric.decimals}f}"
+        lost = "nan" if there[y][x] else "-"  # diverged, or not there
+        told = lost if np.isnan(value) else f"{value:.{metric.decimals}f}"
         bright = not np.isnan(value) and value > (low + high_) / 2
         ax.text(
             x, y, told, ha="center", va="center", fontsize=7, color="black" if bright else "white",

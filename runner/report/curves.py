@@ -1,5 +1,6 @@
 """Curves over rounds from the store: what is drawn, and when a target was reached."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import nan
@@ -137,6 +138,8 @@ def with_labels(
 ) -> pd.DataFrame:
     """Add ``panel`` (the problem) and ``line`` (the way to solve it) to rows with a ``trial``.
 
+    Places that read alike are told apart by the names of their axes: one line is never of several.
+
     ``said`` reads a setting, by the axis's full key and its value.
     """
     every = [key for key in map(str, trials.axes) if key != SEED]
@@ -146,11 +149,24 @@ def with_labels(
     def label(kind: bool) -> list[str]:
         chosen = [key for key in axes if TrialConfig.is_problem(key) == kind]
         places = trials.axes[chosen].to_dict("records")
-        told = (
+        told = [
             [_label(str(key), trials.names[str(key)], value, said) for key, value in place.items()]
             for place in places
-        )
-        return [", ".join(filter(None, words)) or "all trials" for words in told]
+        ]
+        short = [", ".join(filter(None, words)) or "all trials" for words in told]
+        whole = [
+            ", ".join(
+                f"{trials.names[str(key)]}={value}"
+                for key, value in place.items()
+                if not pd.isna(value)
+            )
+            for place in places
+        ]
+        alike = Counter(text for text, _ in set(zip(short, whole, strict=True)))
+        return [
+            name if alike[text] > 1 and name else text
+            for text, name in zip(short, whole, strict=True)
+        ]
 
     return rows.join(
         pd.DataFrame({"panel": label(True), "line": label(False)}, index=trials.axes.index),

@@ -28,6 +28,7 @@ _Read = Callable[["StoredTrial", str], pd.DataFrame | None]
 _Draw = Callable[..., None]
 _CLUSTERS = "strategy.num_clusters"
 _FEW_BARS = 60  # that can be told apart
+_MOST_SPLITS = 6  # side by side
 
 
 def sweep_figures(
@@ -118,8 +119,11 @@ def sweep_figures(
     ]
     if final and (spread := pd.concat(final))["acc"].notna().any():
         draw("client_accuracy", sweeps.client_distributions, spread, looks=looks, page=page)
-    if splits := _splits(stored, rows, table):
-        draw("label_distributions", sweeps.label_distributions, splits)
+    splits, problems = _splits(stored, rows, table)
+    if splits:
+        left_out = f" ({len(splits)} of {problems} problems)" if len(splits) < problems else ""
+        title = f"Labels per client{left_out}"
+        draw("label_distributions", sweeps.label_distributions, splits, title)
     shown = _shown(rows)
     if shown is not None:
         _draw_one(stored[shown], clients.get(shown), draw, table)
@@ -181,17 +185,21 @@ def _told(value: str | float | None) -> str:
 
 def _splits(
     stored: Sequence["StoredTrial"], rows: Trials, table: "_Read"
-) -> dict[str, pd.DataFrame]:
-    """Return one split per problem (six at most), of the first trial that has it."""
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """Return a split per problem (six at most), of its first trial that has one; and how many
+    problems there are.
+    """
     problem = [key for key in map(str, rows.axes) if TrialConfig.is_problem(key)]
     found: dict[str, pd.DataFrame] = {}
-    for i, row in rows.axes[problem].drop_duplicates().iterrows():
-        split = table(stored[int(str(i))], "split")
-        if split is not None and len(found) < 6:
-            found[", ".join(str(value) for value in row if not pd.isna(value)) or "all trials"] = (
-                split
-            )
-    return found
+    names: set[str] = set()
+    for i, row in rows.axes[problem].iterrows():
+        name = ", ".join(str(value) for value in row if not pd.isna(value)) or "all trials"
+        names.add(name)
+        if name not in found and len(found) < _MOST_SPLITS:
+            split = table(stored[int(str(i))], "split")
+            if split is not None:
+                found[name] = split
+    return found, len(names)
 
 
 def _shown(rows: Trials) -> int | None:

@@ -313,6 +313,33 @@ def test_panels_are_problems_and_lines_are_ways_to_solve_them():
     assert labels["line"].tolist()[:2] == ["strategy.alpha=0.1", "strategy.alpha=0.2"]
 
 
+def test_ways_that_read_alike_are_lines_of_their_own():
+    """A setting of one linkage or of the other: a line of both would be a mean over ways."""
+    rows = [
+        row(f"strategy=flhc strategy.{key}=full seed={seed}", acc=0.5)
+        for key in ("linkage", "metric")
+        for seed in (0, 1)
+    ]
+    rows += [row(f"strategy=flhc strategy.linkage=ward strategy.metric={m} seed=0") for m in "ab"]
+    labels = with_labels(pd.DataFrame({"trial": range(6)}), trials_table(rows))
+    assert labels["line"].tolist() == [
+        "linkage=full", "linkage=full", "metric=full", "metric=full", "ward, a", "ward, b"
+    ]  # fmt: skip
+
+
+def test_a_split_is_that_of_the_first_trial_which_has_one_and_those_left_out_are_counted():
+    rows = [row(f"partition={p} seed={s}", acc=0.5) for p in "abcdefgh" for s in (0, 1)]
+    read = []
+
+    def table(trial, name):
+        read.append(trial)
+        return None if trial % 2 == 0 else f"{name}{trial}"
+
+    found, problems = report_figures._splits(range(16), trials_table(rows), table)
+    assert found == {p: f"split{2 * i + 1}" for i, p in enumerate("abcdef")}
+    assert (problems, len(read)) == (8, 12)
+
+
 def test_several_other_axes_become_panels():
     rows = [
         row(f"dataset={d} shift={s} partition={p} strategy.num_clusters={k} seed=0", acc=0.5,

@@ -154,6 +154,12 @@ def test_rows_and_columns_of_comparisons_have_room_for_a_number_and_not_much_mor
         assert wide == 0 if not columns else 0.45 <= wide / columns <= 0.9
 
 
+def test_a_heat_map_tells_what_diverged_from_what_is_not_there():
+    table = trials({("p", "a"): (0.1, float("nan")), ("p", "b"): (0.5,), ("q", "b"): (0.7,)})
+    told = [text.get_text() for text in comparisons.heat_map(table, ACC).axes[0].texts]
+    assert told == ["nan", "-", "50.0", "70.0"]
+
+
 @pytest.mark.parametrize("width", [0.0, 3.25])
 def test_comparisons_draw_each_way_in_each_condition(width):
     names = ["fedavg", "kmeans", "a way with a name that is long"]
