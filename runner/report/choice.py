@@ -257,6 +257,23 @@ def picked(
     return kept
 
 
+def unmatched(
+    choice: Choice,
+    rows: Sequence[TrialRow],
+    axes: Sequence[str],
+    settings: Sequence[Mapping[str, str]] = (),
+) -> list[str]:
+    """Say which values of ``where`` and ``seeds`` no trial has, where others beside them fit."""
+    told = []
+    asked = dict(choice.where) | ({SEED: choice.seeds} if choice.seeds else {})
+    for word, values in asked.items():
+        have = dict.fromkeys(_values(word, rows, axes, settings))
+        none = [value for value in values if not any(same_value(there, value) for there in have)]
+        if none:
+            told.append(f"no trial has {word}={shown(','.join(none), 100)}")
+    return told
+
+
 def _values(
     word: str,
     rows: Sequence[TrialRow],

@@ -21,6 +21,7 @@ from fedsweep.report.choice import (
     metric_of,
     picked,
     same_value,
+    unmatched,
 )
 from fedsweep.report.results import SEED, Cells, results_table
 from fedsweep.report.rows import grouped, said_by_others
@@ -92,7 +93,7 @@ def chosen(
     RunnerError
         The sweep has no such axis, setting or metric, or no trial is left.
     """
-    kept = picked(choice, rows, axes, settings)
+    kept, every = picked(choice, rows, axes, settings), axes
     left: Sequence[TrialRow] = [rows[i] for i in kept]
     found: Tuned | None = None
     if choice.best:
@@ -112,6 +113,8 @@ def chosen(
         raise RunnerError("no trial that is to be shown has finished")
     cells = results_table(left, choice.test, axes)
     table = layout(cells, choice, full=full, best=found, absent=absent)
+    strange = unmatched(choice, rows, every, settings)
+    table = replace(table, remarks=(*table.remarks, *strange))
     return Chosen(table, cells, tuple(left), tuple(kept), tuple(axes))
 
 

@@ -188,6 +188,13 @@ def test_rows_are_sorted_by_a_value_the_best_first():
     ]  # fmt: skip
 
 
+def test_values_that_no_trial_has_are_said():
+    """Of a misspelt one beside others nothing else would tell."""
+    words = {"where": {"strategy": "fedavg,kmean", "alpha": "1"}, "seeds": "1-4"}
+    assert table(**words).remarks == ("no trial has strategy=kmean", "no trial has seed=3,4")
+    assert table(where={"strategy": "fedavg", "alpha": "1.0"}, seeds="1").remarks == ()
+
+
 def test_names_decimals_and_spreads_are_as_given():
     made = table(
         columns="client_acc", rows="strategy", where={"shift": "none", "alpha": "1", "lr": "0.1"},
