@@ -368,8 +368,22 @@ def expand_grids(files: Sequence[SweepFile], words: Sequence[str]) -> list[Trial
         trials = [replace(trial, axes=_on_all_axes(trial)) for trial in trials]
     for word in {word.key: word for word in _read(words)}.values():  # the last wins
         _check_effect(word, trials)
+    _check_places(trials)
     _rivals(trials)
     return trials
+
+
+def _check_places(trials: Sequence[Trial]) -> None:
+    """Refuse two trials at one place of the grid: a table would take them for seeds of one cell."""
+    found: dict[tuple[tuple[str, str], ...], Trial] = {}
+    for trial in trials:
+        other = found.setdefault(tuple(sorted(trial.axes.items())), trial)
+        if other is not trial:
+            raise ConfigError(
+                f"two trials have the same values of all axes ({shown(trial.label, 200)}) and are "
+                f"not the same: {shown(other.command, 200)} and {shown(trial.command, 200)}; leave "
+                "one of them out, or give an axis what they differ in"
+            )
 
 
 def _on_all_axes(trial: Trial) -> dict[str, str]:

@@ -568,3 +568,12 @@ def test_the_command_line_names_the_folder(
     assert "2 trials of sweep 'mine'" in capsys.readouterr().out
     assert main(["sweep", "mine", "--config-dir", str(own_configs / "none")]) == 2
     assert "none is not a folder; name another" in capsys.readouterr().err
+
+
+def test_two_trials_at_one_place_are_refused() -> None:
+    """A number and the text of it are two settings that read alike: no two seeds of a cell."""
+    words = ["model=mlp", "model.kwargs.hidden=8,16,'8'"]
+    with pytest.raises(
+        ConfigError, match=r"two trials have the same values of all axes \(hidden=8"
+    ):
+        expand("", words)
