@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from math import isnan
+from math import isinf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,9 +171,7 @@ def _told(trial: "StoredTrial", place: Mapping[str, str]) -> dict[str, Any]:
         "axes": dict(place),
         "command": trial.command,
         "weights_sha256": tags.get("weights_sha256", ""),
-        "final": {
-            name: None if isnan(value) else value for name, value in sorted(trial.final.items())
-        },
+        "final": {name: _as_json(value) for name, value in sorted(trial.final.items())},
     }
 
 
@@ -239,12 +237,19 @@ def _result(trial: Trial) -> TrialResult:
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, float]) -> Iterator[str]:
-    """Yield the final metrics that learning decides and that are not the same to the bit."""
+    """Yield the final metrics that learning decides and that are not the same to the bit.
+
+    One that the trial no longer has is not the same.
+    """
     for name, value in theirs.items():
-        if CATALOG.final(name).follows == "learning" and name in ours:
-            mine = float(ours[name])
-            if (None if isnan(mine) else mine) != value:
-                yield name
+        learnt = CATALOG.final(name).follows == "learning"
+        if learnt and (name not in ours or _as_json(float(ours[name])) != value):
+            yield name
+
+
+def _as_json(value: float) -> float | str | None:
+    """Return a number as JSON has it: NaN as null, what is infinite as a text."""
+    return None if isnan(value) else f"{value}" if isinf(value) else value
 
 
 def _read(path: Path) -> dict[str, Any]:

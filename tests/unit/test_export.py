@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from fedsweep.cli import main
+from fedsweep.reproduce.package import _as_json, _differences
 from tests.on_flower import APPS
 
 
@@ -64,6 +65,15 @@ def test_its_trials_have_the_same_bits_again(
     assert "again: fedavg seed=0" in out
     assert "again: ifca seed=1" in out
     assert "2 of 2 trials have the bits that were exported" in out
+
+
+def test_a_metric_that_is_gone_and_one_that_is_no_number_are_compared() -> None:
+    ended = {"client_acc": 0.5, "perplexity": float("inf"), "acc": float("nan"), "wall_s": 1.0}
+    told = json.loads(json.dumps({k: _as_json(v) for k, v in ended.items()}, allow_nan=False))
+    assert [*_differences(told, {**ended, "wall_s": 2.0})] == []
+    assert [*_differences(told, {"perplexity": float("nan"), "acc": float("inf")})] == [
+        "client_acc", "perplexity", "acc"
+    ]  # fmt: skip
 
 
 def test_other_bits_are_found(
