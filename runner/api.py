@@ -208,8 +208,16 @@ class Results:
 
     def __repr__(self) -> str:
         head = f"{self.name}: {amount(len(self), 'trial')}"
-        failed = f", {len(self.failures)} failed" if self.failures else ""
-        return f"{line(head)}{failed}\n{markdown(texts(self._cells))}".rstrip()
+        ended = sum(trial.status in ("FINISHED", "FAILED") for trial in self._stored.trials)
+        counts = {
+            "failed": len(self.failures),
+            "have yet to end": len(self) - ended,
+            "are not in the store": self._stored.absent,
+        }
+        told = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        if self._stored.searching:
+            told += "; the search did not end, these are default settings"
+        return f"{line(head)}{told}\n{markdown(texts(self._cells))}".rstrip()
 
     def _repr_html_(self) -> str:
         headings, *rest = [[_text(cell) for cell in row] for row in texts(self._cells)]

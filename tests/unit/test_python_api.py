@@ -132,6 +132,24 @@ def test_results_show_themselves(results: Results) -> None:
     assert [row[0] for row in rows] == ["fedavg", "kmeans"]
 
 
+def test_results_tell_what_they_lack(results: Results) -> None:
+    from dataclasses import replace
+    from types import SimpleNamespace
+
+    _, _, *rest = results._stored.trials
+    tags = SimpleNamespace(tags={}, metrics={}, params={})
+    open_, lost = (
+        SimpleNamespace(status=status, name=status, run=SimpleNamespace(data=tags), final={},
+                        declare=lambda: None)
+        for status in ("RUNNING", "FAILED")
+    )  # fmt: skip
+    partly = replace(results._stored, trials=(open_, lost, *rest), absent=3, searching=True)
+    assert repr(Results(partly)).startswith(
+        "study: 4 trials, 1 failed, 1 have yet to end, 3 are not in the store; the search did not "
+        "end, these are default settings\n"
+    )
+
+
 def test_a_table_of_a_paper_is_chosen(results: Results) -> None:
     table = results.paper(rows=["strategy"], columns=["client_acc", "acc"], caption="Digits.")
     frame = table.frame()
