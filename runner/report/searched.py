@@ -253,6 +253,8 @@ class Searched:
             if len(tuned) < 2:
                 continue
             at = f" ({where})" if where else ""
+            if lost := [of.way for of in tunings if of not in whole]:
+                told.append(f"Not ranked, as a run failed or diverged{at}: {'; '.join(lost)}.")
             if [of.way for of in tuned] == [of.way for of in default]:
                 told.append(f"The ranking of the methods is the same tuned and at defaults{at}.")
                 continue

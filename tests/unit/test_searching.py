@@ -301,6 +301,12 @@ def test_a_ranking_that_tuning_turns_round_is_said() -> None:
         "The ranking of the methods is the same tuned and at defaults (iid)."
     ]
     assert Searched.from_json(searched.to_json()).to_json() == searched.to_json()
+    lost = replace(b, fresh={**b.fresh, "1": None})
+    partly = Searched("client_acc", "client_rounds", 8.0, "tpe", [1000], [a, lost, c])
+    assert partly.reversals() == [
+        "Not ranked, as a run failed or diverged (iid): b.",
+        "The ranking of the methods is the same tuned and at defaults (iid).",
+    ]
 
 
 def test_the_table_of_searches_by_hand() -> None:
