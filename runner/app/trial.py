@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,29 +223,33 @@ class Folder:
     def __init__(self, code: AppCode) -> None:
         self._app = code.here
         self._before = ""
-        self._place = Path()
+        self._place: Path | None = None  # until it was made: what is removed is this, and no other
         self.written: dict[str, bytes] = {}
 
     def enter(self) -> None:
         """Have this process work there."""
-        self._before = os.getcwd()
         self._place = Path(tempfile.mkdtemp(prefix="fedsweep-app-"))
         for path in self._app.iterdir():
             (self._place / path.name).symlink_to(path)
+        before = os.getcwd()
         os.chdir(self._place)
+        self._before = before
 
     def leave(self) -> None:
         """Go back, with what was written."""
-        if not self._before:
+        if self._before:
+            os.chdir(self._before)
+            self._before = ""
+        if self._place is None:
             return
-        os.chdir(self._before)
-        self._before = ""
         size = 0
         for folder, _, names in os.walk(self._place):
             for path in (Path(folder, name) for name in sorted(names)):
                 if path.is_symlink() or not path.is_file():
                     continue
-                size += path.stat().st_size
-                if size <= FILES_BYTES:
-                    self.written[str(path.relative_to(self._place))] = path.read_bytes()
+                with suppress(OSError):  # one that can't be read, or is gone, costs no result
+                    size += path.stat().st_size
+                    if size <= FILES_BYTES:
+                        self.written[str(path.relative_to(self._place))] = path.read_bytes()
         shutil.rmtree(self._place, ignore_errors=True)
+        self._place = None

@@ -3,6 +3,7 @@
 Everything runs in this process; hosts that die are in tests/ray.
 """
 
+import errno
 import json
 import os
 import shlex
@@ -23,7 +24,7 @@ from fedsweep.app.modules import AppCode, Modules
 from fedsweep.app.project import read_project
 from fedsweep.app.rounds import Rounds
 from fedsweep.app.sweep import AppSweep, expand_app
-from fedsweep.app.trial import run_alone, run_app
+from fedsweep.app.trial import Folder, run_alone, run_app
 from fedsweep.catalog import CATALOG, Catalog
 from fedsweep.cli import main
 from fedsweep.engine.chunks import MIN_CHUNKS
@@ -506,6 +507,66 @@ def test_an_exchange_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
     assert run_until(sweep, tmp_path)[-1].weights_sha256 == (  # type: ignore[attr-defined]
         outcome(sweep, tmp_path)[1].weights_sha256
     )
+
+
+# The folder that a server works in
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder of somebody's own, with something in it."""
+    place = tmp_path / "desk"
+    (place / "chapter").mkdir(parents=True)
+    (place / "thesis.tex").write_text("years of work")
+    (place / "chapter" / "one.tex").write_text("more of it")
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.mark.parametrize("fails", ["mkdtemp", "symlink_to", "chdir"])
+def test_a_folder_that_cannot_be_made_takes_nothing_of_the_one_before(
+    fails: str, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk while a server starts: what is removed then is what was made, and no more."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    folder = Folder(of("numpy_quick").project.code)
+
+    def full(*words: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tempfile.tempdir", str(temporary))
+        where = {"mkdtemp": "tempfile.mkdtemp", "symlink_to": "pathlib.Path.symlink_to"}
+        patched.setattr(where.get(fails, "os.chdir"), full)
+        with pytest.raises(OSError, match="No space left"):
+            folder.enter()
+        folder.leave()
+    assert folder.written == {}
+    assert Path.cwd() == desk
+    there = sorted(path.name for path in desk.rglob("*"))
+    assert there == ["chapter", "one.tex", "thesis.tex"]
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_read_costs_no_result(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(of("numpy_quick").project.code)
+    folder.enter()
+    Path("model.bin").write_bytes(b"model")
+    Path("scratch.bin").write_bytes(b"scratch")
+    read = Path.read_bytes
+
+    def gone(path: Path) -> bytes:
+        if path.name == "scratch.bin":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", gone)
+    folder.leave()
+    assert folder.written == {"model.bin": b"model"}
+    assert Path.cwd() == desk
 
 
 # Rounds
