@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from fedsweep.errors import CheckpointError, no_room
+from fedsweep.errors import CheckpointError, no_room, one_line
 from fedsweep.files import write_whole
 from fedsweep.records import LoadSample, RoundRecord
 from fedsweep.strategies.base import State
@@ -94,13 +94,15 @@ class CheckpointStore:
             "state_sha256": hashlib.sha256(data).hexdigest(),
             "records": [asdict(record) for record in records],
         }
+        written = _entry_file(entry)
         try:
             self._fs.makedirs(self._root, exist_ok=True)
             self._write(f"{number:06d}.safetensors", data)
-            self._write_entry(number, entry)
-            for name in sorted(name for name in self._names() if _STATE.fullmatch(name))[:-KEPT]:
+            self._write(f"{number:06d}.json", written)
+            states = (name for name in self._names() if _STATE.fullmatch(name))
+            for name in sorted(states, key=_round_of)[:-KEPT]:
                 self._fs.rm_file(f"{self._root}/{name}")
-        except OSError as error:
+        except Exception as error:  # each kind of storage has errors of its own
             mend = "make room there" if no_room(error) else "mend that"
             raise CheckpointError(
                 f"no checkpoint can be written to {self.url}: {error}; {mend}"
@@ -137,7 +139,7 @@ class CheckpointStore:
 
     def rounds(self) -> list[int]:
         """Return the rounds that have a checkpoint, whole or not; other files are none of ours."""
-        return sorted(int(name[:-5]) for name in self._names() if _ENTRY.fullmatch(name))
+        return sorted(_round_of(name) for name in self._names() if _ENTRY.fullmatch(name))
 
     def check(self) -> None:
         """Raise the CheckpointError that :meth:`load` would raise, without reading any state."""
@@ -155,7 +157,7 @@ class CheckpointStore:
             return
         last = max(whole)
         records = [record for number in sorted(whole) for record in whole[number]["records"]]
-        self._write_entry(last, whole[last] | {"records": records})
+        self._write(f"{last:06d}.json", _entry_file(whole[last] | {"records": records}))
         kept = {f"{last:06d}.json", f"{last:06d}.safetensors"}
         for name in self._names():
             if name not in kept and (_ENTRY.fullmatch(name) or _STATE.fullmatch(name)):
@@ -163,8 +165,14 @@ class CheckpointStore:
 
     def remove(self) -> None:
         """Delete all of the trial's checkpoints."""
-        with suppress(FileNotFoundError):
+        try:
             self._fs.rm(self._root, recursive=True)
+        except FileNotFoundError:
+            return
+        except Exception as error:  # each kind of storage has errors of its own
+            raise CheckpointError(
+                f"the checkpoints in {self.url} can't be removed: {one_line(error)}; mend that"
+            ) from error
 
     @cached_property
     def _opened(self) -> tuple[AbstractFileSystem, str]:
@@ -189,6 +197,8 @@ class CheckpointStore:
             ]
         except FileNotFoundError:
             return []
+        except Exception as error:  # each kind of storage has errors of its own
+            raise self._unread(error) from error
 
     def _entry(self, number: int) -> State | None:
         """Return what a checkpoint's second file says, or None where it is cut off or corrupted.
@@ -226,16 +236,18 @@ class CheckpointStore:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return ""
 
-    def _write_entry(self, number: int, entry: State) -> None:
-        text = json.dumps(entry, default=_plain)
-        content = json.dumps({"sha256": _sha256(text), "entry": text})
-        self._write(f"{number:06d}.json", content.encode())
-
     def _read(self, name: str) -> bytes | None:
         try:
             return bytes(self._fs.cat_file(f"{self._root}/{name}"))
         except (FileNotFoundError, IsADirectoryError):
             return None
+        except Exception as error:  # none that is not there: nobody starts over because of it
+            raise self._unread(error) from error
+
+    def _unread(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"the checkpoints in {self.url} can't be read: {one_line(error)}; mend that"
+        )
 
     def _write(self, name: str, data: bytes) -> None:
         write_atomically(self._fs, f"{self._root}/{name}", data)
@@ -355,6 +367,17 @@ _RECORDS: dict[str, type[RecordDict | ConfigRecord | MetricRecord]] = {
 def _record(values: State) -> RoundRecord:
     load = tuple(LoadSample(**sample) for sample in values["load"])
     return RoundRecord(**{**values, "load": load, "events": tuple(values["events"])})
+
+
+def _round_of(name: str) -> int:
+    """Return the round of a file; by their names a millionth would come before the second."""
+    return int(name.partition(".")[0])
+
+
+def _entry_file(entry: State) -> bytes:
+    """Return the content of a checkpoint's second file."""
+    text = json.dumps(entry, default=_plain)
+    return json.dumps({"sha256": _sha256(text), "entry": text}).encode()
 
 
 def _plain(value: np.generic | np.ndarray) -> object:

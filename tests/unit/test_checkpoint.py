@@ -172,6 +172,39 @@ def test_another_trial_or_version_is_refused(store: CheckpointStore, monkeypatch
         store.load()
 
 
+def test_the_millionth_round_comes_behind_the_one_before(tmp_path) -> None:
+    store = CheckpointStore(str(tmp_path / "key"), "key")
+    for number in range(999_998, 1_000_002):
+        store.save(number, state(number), [])
+    states = [name for name in store._names() if name.endswith("safetensors")]
+    assert sorted(states) == ["1000000.safetensors", "1000001.safetensors"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "i/o error"), RuntimeError("could not connect")])
+def test_storage_that_fails_is_a_line_whatever_its_errors_are(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Those of object stores are no OSErrors; and nobody starts over because of one."""
+    store = CheckpointStore("memory://faults/key", "key")
+    store.save(1, state(), [record(0), record(1)])
+
+    def fails(*words: object, **named: object) -> None:
+        raise error
+
+    asks = {
+        "pipe_file": lambda: store.save(2, state(), [record(2)]),
+        "cat_file": store.load,
+        "ls": store.check,
+        "rm": store.remove,
+    }
+    for method, ask in asks.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(type(store._fs), method, fails)
+            with pytest.raises(CheckpointError, match=str(error.args[-1])):
+                ask()
+    store.remove()
+
+
 def test_any_fsspec_url_will_do() -> None:
     store = CheckpointStore("memory://bucket/key", "key")
     store.save(1, state(), [record(0), record(1)])
