@@ -44,13 +44,32 @@ def session_folder() -> Iterator[Path]:
     root = _root()
     for folder in root.glob(f"{_PREFIX}*"):
         _remove_leftover(folder)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    handle = _locked(folder)
+    folder, handle = _fresh(root)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
+            os.close(handle)
+
+
+def _fresh(root: Path) -> tuple[Path, int | None]:
+    """Return a new folder and its lock; no lock where the file system has none.
+
+    Until it is locked, a driver that starts at the same moment takes it for a leftover: then it is
+    that driver's to remove, and another one is made.
+    """
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                lock(handle, wait=True)
+            except OSError:
+                os.close(handle)
+                return folder, None
+            if folder.exists():
+                return folder, handle
             os.close(handle)
 
 

@@ -2,16 +2,18 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from fedsweep.config import TrackingConfig
-from fedsweep.engine.leftovers import SESSION, session_folder
+from fedsweep.engine.leftovers import SESSION, _remove_leftover, session_folder
 from fedsweep.errors import ResourceError
 from fedsweep.tracking import Tracker
 
@@ -62,6 +64,34 @@ def test_a_dead_drivers_folder_and_processes_go_and_a_living_ones_stay(root: Pat
             process.kill()
             process.wait()
         os.close(lock)
+
+
+@pytest.mark.parametrize("others", ["before", "holds"])
+def test_a_folder_that_another_start_took_for_a_leftover_is_made_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch, others: str
+) -> None:
+    """Ten jobs of an array start in one second: a folder that is not locked yet looks left."""
+    made: list[str] = []
+    make = tempfile.mkdtemp
+
+    def mkdtemp(**named: str) -> str:
+        made.append(make(**named))
+        if len(made) == 1 and others == "before":
+            _remove_leftover(Path(made[0]))
+        elif len(made) == 1:  # it has the lock, and removes the folder in a moment
+            handle = os.open(made[0], os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            threading.Timer(0.3, lambda: (shutil.rmtree(made[0]), os.close(handle))).start()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    with session_folder() as folder:
+        assert len(made) == 2
+        assert str(folder) == made[1]
+        assert folder.is_dir()
+        _remove_leftover(folder)
+        assert folder.is_dir()  # it is locked
+    assert list(root.iterdir()) == []
 
 
 def test_what_can_not_hold_rays_sockets_is_passed_over_and_said(
