@@ -6,6 +6,7 @@ asks what it asked before, which costs its own work alone. Nothing is pickled.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from fedsweep.trial.checkpoint import (
 
 VERSION = 1  # of what an exchange holds
 _SUFFIX = ".exchange"
+_NAME = re.compile(rf"\d{{6}}-\d+{re.escape(_SUFFIX)}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Journal:
         try:
             self._fs.makedirs(self._root, exist_ok=True)
             write_atomically(self._fs, f"{self._root}/{name}", data)
-        except OSError as error:
+        except Exception as error:  # each kind of storage has errors of its own
             mend = "make room there" if no_room(error) else "mend that"
             raise CheckpointError(f"{self._url} can't be written: {error}; {mend}") from error
         self._next += 1
@@ -150,7 +152,8 @@ class Journal:
             paths = self._fs.ls(self._root, detail=False, refresh=True)
         except FileNotFoundError:
             return []
-        names = sorted(path.rsplit("/", 1)[-1] for path in paths if path.endswith(_SUFFIX))
+        found = (path.rsplit("/", 1)[-1] for path in paths)
+        names = sorted(name for name in found if _NAME.fullmatch(name))
         whole = [name for i, name in enumerate(names) if name.startswith(f"{i:06d}-")]
         return whole
 

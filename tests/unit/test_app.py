@@ -499,6 +499,15 @@ def test_replies_that_take_too_much_are_not_kept(copy, tmp_path: Path) -> None:
     assert run_until(sweep, tmp_path)[0].anew  # type: ignore[attr-defined]
 
 
+def test_strays_beside_exchanges_are_left_alone(tmp_path: Path) -> None:
+    sweep = of("numpy_quick")
+    run_until(sweep, tmp_path, last=2)
+    folder = Path(kept_in(tmp_path, sweep).url)
+    for name in ("000000-x.exchange", "copy of 000001-1.exchange", "000001.exchange"):
+        (folder / name).write_bytes(b"x")
+    assert not run_until(sweep, tmp_path)[0].anew  # type: ignore[attr-defined]
+
+
 def test_an_exchange_that_was_cut_off_is_made_again(tmp_path: Path) -> None:
     sweep = of("numpy_quick")
     run_until(sweep, tmp_path, last=2)
