@@ -446,7 +446,8 @@ def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> Sweep
         plan.search.told if plan.search else None,
     )
     before = [run for _, run in chain(standing.done, standing.failed)]
-    adopt(tracker.store, parent.run_id, [*before, *standing.runs.values()])
+    if taken := [*before, *standing.runs.values()]:  # else nobody waits for the store
+        adopt(tracker.store, parent.run_id, taken)
     return parent
 
 

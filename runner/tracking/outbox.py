@@ -15,6 +15,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from fedsweep.files import lock, write_whole
@@ -115,10 +116,19 @@ class Outbox:
         return Op(op.kind, op.run, op.data, content)
 
     def done(self, runs: Mapping[str, str], made_run: bool) -> None:
-        """Forget the first operation; with the last, the folder goes too."""
+        """Forget the first operation; with the last, the folder goes too.
+
+        Where the disk takes no more, it stays there, or the run that it made is not noted: it is
+        sent again by the next session, which finds the run by its token.
+        """
+        place = self._place(*self._waiting.pop(0))
+        sent = self.folder / ".sent"
+        with suppress(OSError):
+            os.rename(place, sent)  # half of it would be taken for a damaged one
+        shutil.rmtree(sent, ignore_errors=True)
         if made_run:
-            self.keep_runs(runs)
-        shutil.rmtree(self._place(*self._waiting.pop(0)))
+            with suppress(OSError):
+                self.keep_runs(runs)
         self._tidy()
 
     def put_aside(self, reason: str) -> None:

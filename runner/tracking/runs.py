@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedsweep import escape
 from fedsweep.catalog import FINAL, ROUND
 from fedsweep.config import RunConfig
-from fedsweep.errors import TrackingError
+from fedsweep.errors import TrackingError, one_line
 from fedsweep.figures.style import styles, way_of
 from fedsweep.records import (
     Columns,
@@ -76,12 +76,12 @@ class OpenRun:
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the run; waits until it is open.
+        """MLflow's id of the run; waits until it is open, as long as the store takes something.
 
-        Raises the TrackingError of a store that refuses it.
+        Raises the TrackingError of a store that refuses it, or does not answer.
         """
         if self.token not in self._session.runs:
-            self._session.writer.flush()
+            self._session.writer.settle()
         try:
             return self._session.runs[self.token]
         except KeyError as error:
@@ -126,14 +126,18 @@ class OpenRun:
         end = self._now_ms()
 
         def last() -> Iterator[Op]:
+            finishes = status == "FINISHED"
             whole = self.token not in self._session.writer.lost
-            reached = "KILLED" if status == "FINISHED" else status
+            reached, reason = "KILLED" if finishes else status, ""
             try:
-                if whole or status != "FINISHED":
+                if whole or not finishes:
                     yield from job()
                     reached = status
+            except Exception as error:
+                reason = one_line(error) if finishes else ""
+                raise
             finally:
-                yield ops.end(self.token, reached, end)
+                yield ops.end(self.token, reached, end, reason)
 
         self._put_job("the end", last, closing=True)
         self._session.open_runs.remove(self)

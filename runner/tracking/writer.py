@@ -91,9 +91,10 @@ class Writer:
         self, what: str, token: str, work: Callable[[], Iterable[Op]], closing: bool = False
     ) -> None:
         """Queue a job that writes to the run with this token."""
-        if not self._thread.is_alive():
-            raise TrackingError(f"{what} came after the tracker was closed")
-        self._jobs.put(_Job(what, token, work, closing))
+        while self._thread.is_alive():
+            with suppress(queue.Full):
+                return self._jobs.put(_Job(what, token, work, closing), timeout=1.0)
+        raise TrackingError(f"{what} came after the tracker was closed")
 
     def once_stored(self, token: str, act: Callable[[], object]) -> None:
         """Do something as soon as the store has all that was put for a run so far;
@@ -123,14 +124,16 @@ class Writer:
 
     def flush(self) -> None:
         """Wait until every queued job is done and sent, or its run lost."""
-        self._jobs.join()
+        with self._jobs.all_tasks_done:
+            while self._jobs.unfinished_tasks and self._thread.is_alive():
+                self._jobs.all_tasks_done.wait(1.0)
         while self._outbox and self._thread.is_alive():
             time.sleep(0.05)
 
     def settle(self) -> bool:
         """Wait, as long as there is progress, until everything is sent; return whether it is."""
         self._begin_to_wait()
-        while self.waiting and not self._lost_patience():
+        while self.waiting and self._thread.is_alive() and not self._lost_patience():
             self._tell()
             time.sleep(0.02)
         if self.waiting:
@@ -219,9 +222,12 @@ class Writer:
         if self._outbox:
             return
         for token, act in self._then:
-            if token not in self._delivery.lost:
-                with suppress(OSError):  # what is left then is removed by the next start
-                    act()
+            if token in self._delivery.lost:
+                continue
+            try:
+                act()
+            except Exception as error:  # of any storage: what is left is removed by the next start
+                _log.debug("what was to follow did not", exc_info=error)
         self._then.clear()
 
     def _next_job(self) -> _Job | None:

@@ -189,6 +189,97 @@ def test_a_job_that_raises_costs_its_run_alone(store, tmp_path):
     assert list(writer.lost) == ["run"]
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "i/o error"), KeyError("of a storage")])
+def test_what_follows_may_fail_and_the_writer_goes_on(store, tmp_path, error):
+    """Storage has errors of its own, and they are not all OSErrors."""
+
+    def tidy():
+        raise error
+
+    writer = Writer(store, Outbox(tmp_path / "box"))
+    writer.put("x", "run", job(0))
+    writer.once_stored("run", tidy)
+    writer.put("x", "run", job(1))
+    assert writer.settle()
+    writer.stop()
+    assert store.taken == expected(2)
+    assert writer.lost == {}
+
+
+def test_a_disk_that_is_full_once_the_store_answers_again_loses_nothing(
+    store, tmp_path, monkeypatch
+):
+    """What was sent can't be noted then; the next session asks the store for it."""
+    store.down.set()
+    box = Outbox(tmp_path / "box")
+    writer = Writer(store, box, patience_s=5.0)
+    create = Op("create", "run", {"name": "a", "start_ms": 1, "tags": {"i": "0"}, "parent": None})
+    writer.put("the start", "run", lambda: [create])
+    writer.put("x", "run", job(1))
+    while writer.spilled < 2:
+        time.sleep(0.01)
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr("fedsweep.tracking.outbox.write_whole", full)
+    store.down.clear()
+    assert writer.settle()
+    writer.stop()
+    assert [number for number, _ in store.taken] == [0, 1]
+    assert writer.lost == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_sent_from_a_disk_that_takes_nothing_is_sent_again_whole(
+    store, tmp_path, monkeypatch
+):
+    box = Outbox(tmp_path / "box")
+    for i in range(2):
+        box.append(job(i)()[0], {})
+
+    def read_only(*words, **named):
+        raise OSError(errno.EROFS, "read-only file system")
+
+    with monkeypatch.context() as patched:
+        for name in ("rename", "unlink", "rmdir"):
+            patched.setattr(f"os.{name}", read_only)
+        box.done({}, made_run=True)
+        assert len(box) == 1
+    box.unlock()
+    again = Outbox(tmp_path / "box")
+    assert (len(again), again.gap, again.first()) == (2, False, job(0)()[0])
+
+
+@pytest.mark.parametrize("ask", ["settle", "flush", "put"])
+def test_nobody_waits_for_a_writer_that_ended(store, tmp_path, ask, monkeypatch):
+    """Whatever ends its thread: the sweep is told, and does not hang at its end."""
+    monkeypatch.setattr("threading.excepthook", lambda told: None)
+    writer = Writer(store, Outbox(tmp_path / "box"), limit=1)
+
+    def dies(job):
+        raise SystemExit
+
+    monkeypatch.setattr(writer, "_do", dies)
+    writer.put("x", "run", job(0))
+    asked = threading.Thread(target=lambda: asks(writer, ask), daemon=True)
+    asked.start()
+    asked.join(10)
+    assert not asked.is_alive()
+    assert writer.waiting
+
+
+def asks(writer, what):
+    if what == "settle":
+        assert not writer.settle()
+    elif what == "flush":
+        writer.flush()
+    else:
+        with pytest.raises(TrackingError):
+            for i in range(9):
+                writer.put("x", "run", job(i))
+
+
 @pytest.mark.parametrize("vanishes", ["the event", "the outbox", "its file"])
 def test_an_outbox_that_somebody_tidied_costs_its_run_alone(store, tmp_path, vanishes):
     store.down.set()

@@ -171,6 +171,32 @@ def test_a_sweep_as_mlflow_stores_it(cfg, tmp_path):
     assert torch.equal(loaded(x), model(x))
 
 
+def test_a_run_whose_end_cannot_be_made_says_why(cfg, monkeypatch):
+    def broken(*words):
+        raise ValueError("no such table")
+
+    monkeypatch.setattr("fedsweep.tracking.artifacts.class_table", broken)
+    with Tracker(cfg) as tracker:
+        trial = tracker.start_trial(TRIAL)
+        trial.started(started())
+        trial.round(record(0))
+        trial.finish(result())
+    [run] = runs(tracker).values()
+    assert (run.info.status, run.data.tags["reason"]) == ("KILLED", "ValueError: no such table")
+
+
+def test_a_run_that_the_store_does_not_make_is_not_waited_for_without_end(cfg, monkeypatch):
+    with Tracker(cfg.model_copy(update={"patience_s": 0.1})) as tracker:
+
+        def no_answer(*words, **named):
+            raise ConnectionError("unreachable")
+
+        monkeypatch.setattr("fedsweep.tracking.ops.apply", no_answer)
+        trial = tracker.start_trial(TRIAL)
+        with pytest.raises(TrackingError, match="could not be made: the store did not answer"):
+            _ = trial.run_id
+
+
 def test_config_artifact_is_the_resolved_config_without_secrets(cfg, tmp_path):
     secret = TRIAL.model_copy(
         update={"tracking": TrackingConfig(uri="https://me:hunter2@host/x?token=abc")}
