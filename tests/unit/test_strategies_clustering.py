@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.clientapp import ClientApp
 
+from fedsweep.strategies import clustered
 from fedsweep.strategies.clustering import (
     at_length_one,
     canonical,
@@ -17,8 +19,9 @@ from fedsweep.strategies.clustering import (
     unit_rows,
     view_of,
 )
+from fedsweep.strategies.kmeans import KMeans
 from fedsweep.strategies.layout import Layout, last_layer_keys
-from tests.fakes import record
+from tests.fakes import FakeGrid, record
 
 
 def _net(body: float, head: float, count: int = 0) -> ArrayRecord:
@@ -158,3 +161,31 @@ def test_group_means_by_angle_are_those_of_unit_rows() -> None:
     labels = np.array([0, 0, 1])
     assert group_means(rows_CP, labels, "cosine").tolist() == [[0.5, 0.5], [1, 0]]
     assert group_means(rows_CP, labels, "euclidean").tolist() == [[1, 5], [3, 0]]
+
+
+def test_the_time_of_clustering_is_without_that_of_the_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three seconds of the server's own in each round, around thirty of the clients'."""
+    now = [0.0]
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    def asked(*_: object, **__: object) -> dict[int, RecordDict]:
+        passes(30)
+        return {}
+
+    class Asking(KMeans):
+        def prepare(self, server_round: int, arrays: ArrayRecord) -> None:
+            passes(2)
+            self.ask("query.losses", {})
+            passes(1)
+
+    monkeypatch.setattr(clustered, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(clustered, "ask", asked)
+    strategy = Asking(num_clusters=2)
+    grid = FakeGrid(ClientApp(), 4)
+    for server_round in (1, 2):
+        strategy.configure_train(server_round, record(0, 0), ConfigRecord(), grid)
+        assert strategy.clustering_s == 3
