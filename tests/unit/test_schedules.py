@@ -20,6 +20,7 @@ from fedsweep.config.trial import PARTS
 from fedsweep.engine.grid import inline_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import ConfigError
+from fedsweep.pace.cohorts import AlwaysAtWork
 from fedsweep.pace.policies import Clock, Flight, Span, Underway
 from fedsweep.pace.schedule import Scene
 from fedsweep.pace.schedules import SCHEDULES, schedule_of
@@ -45,6 +46,13 @@ class Takes(Clock):
     def takes(self, message: Message, now: float, place: int) -> Span:
         seconds = (1.0, 2.5, 4.0)[message.metadata.dst_node_id - 1]
         return Span(seconds, arrives=place not in self.lost)
+
+
+class Alike(Clock):
+    """Every task takes a second."""
+
+    def takes(self, message: Message, now: float, place: int) -> Span:
+        return Span(1.0)
 
 
 def play(
@@ -75,6 +83,23 @@ def close(expected: list[tuple[float, float]]) -> Any:
 
 
 # By hand
+
+
+def test_more_are_asked_while_fewer_are_at_work_and_once_a_moment_is_over() -> None:
+    """A full house opens for nobody; of two that arrive at one moment both come first."""
+    two, underway = AlwaysAtWork(Always(2), 2), Underway()
+    begun = [message(1), message(2)]
+    assert two.opens(underway)
+    underway.begin(begun[:1], 0, Alike())
+    assert two.opens(underway)
+    underway.begin(begun[1:], 0, Alike())
+    assert not two.opens(underway)
+
+    underway.advance()
+    assert (underway.working, underway.now) == (1, 1.0)
+    assert not two.opens(underway)
+    underway.advance()
+    assert two.opens(underway)
 
 
 def test_sync_waits_for_the_slowest() -> None:
