@@ -18,7 +18,7 @@ from fedsweep.strategies.clients import (
     training_effort,
 )
 from fedsweep.strategies.ranges import WEIGHT
-from fedsweep.strategies.settings import FedAvgSettings
+from fedsweep.strategies.settings import FedAvgSettings, Setting
 from fedsweep.strategies.told import Told
 
 
@@ -27,6 +27,19 @@ class MOONSettings(FedAvgSettings):
 
     moon_mu: float = Field(1.0, ge=0, le=WEIGHT, description="weight of the contrastive loss")
     temperature: float = Field(0.5, gt=0, le=1000, description="tau, of the contrastive loss")
+
+    def check_in(self, setting: Setting) -> None:
+        """Refuse a model whose representations are the examples themselves."""
+        super().check_in(setting)
+        if setting.model == "logreg" and self.moon_mu:
+            raise ValueError(
+                f"strategy={self.name} with model=logreg: what goes into the last layer are the "
+                "examples, which nothing can draw anywhere; take a model with more layers"
+            )
+
+    def idle(self) -> dict[str, str]:
+        """Return the keys that have no effect beside the others: key -> the setting that is why."""
+        return super().idle() | ({} if self.moon_mu else {"temperature": "strategy.moon_mu=0"})
 
 
 class Contrasted(ClientPart):

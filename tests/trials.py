@@ -30,8 +30,8 @@ def small(*words: str) -> RunConfig:
 
 
 def network_of(strategy: str, otherwise: str) -> str:
-    """Return a network for a method: a part of it is the client's own in some."""
-    if issubclass(STRATEGIES[strategy], OwnHead):
+    """Return a network for a method: some need more of it than a last layer."""
+    if issubclass(STRATEGIES[strategy], OwnHead) or strategy == "moon":
         return "mlp"
     return "tests.networks.NormedMLP" if strategy == "fedbn" else otherwise
 

@@ -59,8 +59,19 @@ class Contrasting:
         self._hook.remove()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the loss, times its weight, of a batch (b, ...) that was just seen."""
+        """Return the loss, times its weight, of a batch (b, ...) that was just seen.
+
+        Raises
+        ------
+        ValueError
+            Nothing below the last layer is trained: the loss would change nothing.
+        """
         seen = self._seen
+        if self._weight and not seen.requires_grad:
+            raise ValueError(
+                "a loss on representations needs trained layers below the last one, and the "
+                "network has none; take another model"
+            )
         cosines = [F.cosine_similarity(seen, other) for other in self._others(x)]
         logits = torch.stack(cosines, dim=1) / self._temperature
         return self._weight * F.cross_entropy(logits, logits.new_zeros(len(x), dtype=torch.long))

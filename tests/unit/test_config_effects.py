@@ -38,7 +38,7 @@ SMALL = [
 ]  # fmt: skip
 KNOWN: dict[str, list[str]] = {
     "scaffold": ["training.lr=0.01"], "krum": [], "bulyan": ["strategy.num_malicious_nodes=1"],
-    **{name: ["model=mlp"] for name in ("fedper", "fedrep", "fedbabu")},
+    **{name: ["model=mlp"] for name in ("fedper", "fedrep", "fedbabu", "moon")},
     "fedbn": ["model.name=tests.networks.NormedMLP"],
     "cfl": ["strategy.relative=true", "strategy.eps1=0.95", "strategy.eps2=0.1", "strategy.gate=0"],
 }  # fmt: skip
@@ -156,8 +156,8 @@ STRATEGY: dict[str, tuple[Any, list[str]]] = {
     "ala_lr": (0.1, []),
     "ala_start": (2, []),
     "dyn_alpha": (0.3, []),
-    "moon_mu": (5.0, ["model=mlp"]),
-    "temperature": (2.0, ["model=mlp"]),
+    "moon_mu": (5.0, []),
+    "temperature": (2.0, []),
     "cloud_every": (3, []),
     "personal_epochs": (3, []),
     "head_layers": (2, ["model=lenet"]),

@@ -17,12 +17,15 @@ from torch.nn import functional as F
 
 from fedsweep.client.app import make_client_app
 from fedsweep.config import ModelConfig
+from fedsweep.errors import ConfigError
 from fedsweep.models import build_model
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies.fednova import total_weight
 from fedsweep.training.local import LocalTraining, batches
+from tests.trials import small
 from tests.unit.test_client_app import (
     CLASSES,
+    LOGREG,
     SEED,
     SHAPE,
     FakeData,
@@ -301,6 +304,17 @@ def test_moon_draws_representations_to_the_global_models(app: ClientApp, data: F
         before = stepped(w, grad(loss)(w))
         close(reply["arrays"], before)
         close(ctx.state["moon"], before)
+
+
+def test_moon_is_refused_where_it_would_be_fedavg(data: FakeData) -> None:
+    """The examples themselves go into the only layer: no gradient comes of their angles."""
+    small("strategy=moon", "model=logreg", "strategy.moon_mu=0")
+    with pytest.raises(ConfigError, match="strategy=moon with model=logreg: .* more layers"):
+        small("strategy=moon", "model=logreg")
+    app, ctx = make_client_app(data, LOGREG, SEED), context(0)
+    sent = send(app, "query.init", {}, ctx)["arrays"]
+    with pytest.raises(ValueError, match="needs trained layers below the last one"):
+        train(app, sent, ctx, method="moon", mu=1.0, temperature=0.5)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
