@@ -223,7 +223,7 @@ def _sums(
             tables[pair] = tables.get(pair, 0) + np.asarray(metrics["confusion"])
         elif "sums" in metrics:
             tables[pair] = tables.get(pair, 0) + np.asarray(metrics["sums"], float)
-    return {pair: _score(*s, tables.get(pair)) for pair, s in sums.items() if s[2]}
+    return {pair: _score(s[0], s[1], s[2], tables.get(pair)) for pair, s in sums.items() if s[2]}
 
 
 def with_told(scores: TestScores | None, replies: Iterable[Message]) -> TestScores | None:

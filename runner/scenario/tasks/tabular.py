@@ -169,7 +169,7 @@ class Tabular(FileTask):
         by = None
         if column:
             owners = split[0][column] if column in split[0] else split[0].index
-            check_owned(owners.isna(), where[0], column)
+            check_owned(np.asarray(owners.isna()), where[0], column)
             by = coded(owners.to_numpy())
         about = counted(class_names, train_y) if class_names else _range_of(train_y, self.label)
         told = (
