@@ -137,8 +137,8 @@ def build_model(
     Raises
     ------
     ValueError
-        The name is unknown, the options do not fit, or the network can't take such inputs or gives
-        another output.
+        The name is unknown, the options do not fit, nothing of the network is trained, or it can't
+        take such inputs or gives another output.
     """
     from torch import nn
 
@@ -154,6 +154,10 @@ def build_model(
         raise ValueError(
             f"model '{name}' gives a {type(model).__name__}, not a torch.nn.Module; name a module "
             "class"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"model '{name}' has no parameter that is trained (requires_grad); name another one"
         )
     _probe(model, name, told)
     return model

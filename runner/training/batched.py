@@ -142,7 +142,7 @@ class Program:
     @cached_property
     def _first(self) -> int:
         """Index of the first layer with parameters: no gradient is needed below it."""
-        return next((i for i, layer in enumerate(self.layers) if layer.shapes), len(self.layers))
+        return next(i for i, layer in enumerate(self.layers) if layer.shapes)
 
     def views(self, values: Tensor, grads: Tensor, first: int = 0) -> list[Weights]:
         """Return views of values and gradients, each (C, rest of P), from layer ``first`` on."""
@@ -215,7 +215,7 @@ class Program:
                 x = x.view(-1, len(values), *layer.out).transpose(0, 1)
             else:
                 x = x.view(len(values), -1, *x.shape[2:])
-        return x if self._first < len(self.layers) else x.expand(len(values), -1, -1)
+        return x
 
     @cached_property
     def first_linear(self) -> tuple[int, int] | None:

@@ -203,6 +203,7 @@ def test_what_is_no_network_is_refused_before_it_is_called(
             "'torch.Generator' is a class, not a torch.nn.Module class, or",
         ),
         ("my_models.lies", DIGITS, {}, "gives a int, not a torch.nn.Module"),
+        ("torch.nn.Flatten", DIGITS, {}, "'torch.nn.Flatten' has no parameter that is trained"),
         (
             "my_models.Custom",
             DIGITS,
