@@ -167,22 +167,30 @@ def look_back(
         for trial in trials:
             everything.checkpoints(trial).remove()
         return everything
-    found = _stand(name, trials, restart, store, storage, runs)
+    found = _stand(name, trials, restart, lambda: past.past_contents(store, name), storage, runs)
     return replace(found, sweep=past.past_sweep(store, name, key)) if name else found
 
 
 def look_again(
-    name: str, trials: Sequence[Trial], restart: Restart, tracker: Tracker, storage: str
+    name: str, trials: Sequence[Trial], restart: Restart, before: Sequence[PastRun], storage: str
 ) -> Standing:
     """Find out where trials stand that a sweep has come to while it runs.
+
+    Parameters
+    ----------
+    before : sequence of PastRun
+        The sweep's trials of earlier sessions, the newest first, as its start found them: nobody
+        else writes them. The store is not asked again, which may not answer by now, and would be
+        read from end to end for each few trials.
 
     Raises
     ------
     DataError, CheckpointError
         As :func:`look_back`.
     """
-    runs = past.past_trials(tracker.store, name, [trial.config.key for trial in trials])
-    found = _stand(name, trials, restart, tracker.store, storage, runs)
+    keys = {trial.config.key for trial in trials}
+    runs = {run.key: run for run in reversed(before) if run.key in keys}
+    found = _stand(name, trials, restart, lambda: before, storage, runs)
     for trial in found.todo if restart.fresh else ():
         if trial.config.key not in runs:  # left by what counts no longer
             found.checkpoints(trial).remove()
@@ -193,7 +201,7 @@ def _stand(
     name: str | None,
     trials: Sequence[Trial],
     restart: Restart,
-    store: Store,
+    trials_before: Callable[[], Sequence[PastRun]],
     storage: str,
     runs: dict[str, PastRun],
 ) -> Standing:
@@ -201,7 +209,7 @@ def _stand(
     everything = Standing(trials, (), (), {}, None, storage)
     ours = [trial for trial in trials if isinstance(trial.config, TrialConfig)]
     new = [trial for trial in ours if trial.config.key not in runs]
-    before = past.past_contents(store, name) if new else []
+    before = trials_before() if new else []
     shorter = _shorter(new, before, storage)
     notes = [*_check_contents(name, new, before), *_edited(new, before), *_lengthened(new, shorter)]
     over = ("FINISHED",) if name else ("FINISHED", "FAILED")

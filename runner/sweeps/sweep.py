@@ -42,7 +42,7 @@ from fedsweep.sweeps.views import View
 from fedsweep.sweeps.words import store_words
 from fedsweep.tracking import SweepRun, Tracker
 from fedsweep.tracking.imports import import_all
-from fedsweep.tracking.past import PastRun, adopt, history, redeclare
+from fedsweep.tracking.past import PastRun, adopt, history, past_contents, redeclare
 from fedsweep.tracking.read import axes_of, read_sweep, report_folder
 from fedsweep.tracking.store import tracking_uri
 from fedsweep.trial.checkpoint import CheckpointStore, open_storage
@@ -111,7 +111,8 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             ]
             for remark in remarks:
                 progress.remark(remark)
-            standing, anew = _shown_now(plan, tracker, standing, progress)
+            with tracker.asked():
+                standing, anew = _shown_now(plan, tracker, standing, progress)
             _take_back(standing, outcome)
             if searching:
                 standing = standing.joined(searching.take())
@@ -126,11 +127,13 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
             prepared, parameters = _make_ready(plan, engine, standing, bases)
             for told in dict.fromkeys(data.told for data in prepared.values()):
                 progress.line(told)
+            with tracker.asked():
+                logged = _history(tracker, standing)
             halving = Halving(
                 first.halving,
                 plan.trials,
                 {trial.config.key for trial in standing.todo},
-                _history(tracker, standing),
+                logged,
             )
 
             # The trials.
@@ -231,8 +234,11 @@ def _searching(
     name, storage = plan.name, standing.storage
     assert name is not None
 
+    with tracker.asked():
+        before = past_contents(tracker.store, name)
+
     def look(trials: Sequence[Trial]) -> Standing:
-        found = look_again(name, trials, plan.restart, tracker, storage)
+        found = look_again(name, trials, plan.restart, before, storage)
         _take_back(found, outcome)
         return found
 
@@ -331,7 +337,8 @@ def _open(plan: SweepPlan, stack: ExitStack) -> tuple[Tracker, Standing]:
     tracker = Tracker(plan.session.tracking)
     try:
         stack.enter_context(only_driver_of_store(tracker.store, plan.name, first, plan.restart))
-        return tracker, look_back(plan.name, plan.trials, plan.restart, tracker, plan.key)
+        with tracker.asked():
+            return tracker, look_back(plan.name, plan.trials, plan.restart, tracker, plan.key)
     except BaseException:
         tracker.close()
         raise
@@ -447,7 +454,8 @@ def _start_sweep(plan: SweepPlan, tracker: Tracker, standing: Standing) -> Sweep
     )
     before = [run for _, run in chain(standing.done, standing.failed)]
     if taken := [*before, *standing.runs.values()]:  # else nobody waits for the store
-        adopt(tracker.store, parent.run_id, taken)
+        with tracker.asked():
+            adopt(tracker.store, parent.run_id, taken)
     return parent
 
 

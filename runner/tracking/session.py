@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from fedsweep.redaction import redact
 from fedsweep.tracking import describe, ops
 from fedsweep.tracking.delivery import Flushed, Sender, overtaken, send_spilled
 from fedsweep.tracking.outbox import Outbox
-from fedsweep.tracking.store import Store, open_store
+from fedsweep.tracking.store import Store, open_store, unusable
 from fedsweep.tracking.writer import Writer
 
 if TYPE_CHECKING:
@@ -106,6 +107,24 @@ class Session:
         """Why a run is not whole in the store, by its name, as known before :meth:`close`."""
         names = self.names | {run.token: run.name for run in self.open_runs}
         return {names[token]: reason for token, reason in self.writer.lost.items()}
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Ask the store for something, at the start: one that fails is refused in a line.
+
+        Raises
+        ------
+        TrackingError
+            It does not answer, or refuses.
+        """
+        import requests
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, requests.RequestException, SQLAlchemyError) as error:
+            raise unusable(self.store, error) from error
 
     @cached_property
     def pictures(self) -> "Pictures":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedsweep.config import TrackingConfig
 from fedsweep.environ import environ, keep, variable
-from fedsweep.errors import TrackingError, shown
+from fedsweep.errors import TrackingError, one_line, shown
 from fedsweep.imports import lasting
 from fedsweep.redaction import redact
 from fedsweep.tracking import database as local
@@ -158,6 +158,14 @@ def open_store(cfg: TrackingConfig, write: bool = True) -> Store:
             "address or name another experiment"
         )
     return Store(uri, client, experiment.experiment_id, store_name(cfg, uri))
+
+
+def unusable(store: Store, error: Exception) -> TrackingError:
+    """Return what is said of a store that was open, and fails."""
+    return TrackingError(
+        f"{redact(store.uri)} can't be used: {one_line(error)}; start or mend that store, or set "
+        "tracking.uri"
+    )
 
 
 @cache

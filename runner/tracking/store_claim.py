@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from fedsweep.environ import environ
-from fedsweep.errors import RunnerError, TrackingError, one_line
-from fedsweep.redaction import redact
-from fedsweep.tracking.store import AT_ONCE, Store
+from fedsweep.errors import RunnerError
+from fedsweep.tracking.store import AT_ONCE, Store, unusable
 
 _log = logging.getLogger("fedsweep.tracking")
 _PREFIX = "fedsweep.claim"
@@ -84,7 +83,7 @@ def _others(store: Store, prefix: str, ours: str) -> dict[str, str]:
     try:
         tags = store.client.get_experiment(store.experiment_id).tags
     except Exception as error:  # whatever the server said
-        raise _no_store(store, error) from error
+        raise unusable(store, error) from error
     return {
         tag: value
         for tag, value in tags.items()
@@ -96,7 +95,7 @@ def _set(store: Store, tag: str, value: str) -> None:
     try:
         store.client.set_experiment_tag(store.experiment_id, tag, value)
     except Exception as error:  # whatever the server said
-        raise _no_store(store, error) from error
+        raise unusable(store, error) from error
 
 
 def _drop(store: Store, tag: str) -> None:
@@ -111,10 +110,3 @@ def _drop(store: Store, tag: str) -> None:
             _log.debug("tag %s stays", tag, exc_info=error)
         else:
             return
-
-
-def _no_store(store: Store, error: Exception) -> TrackingError:
-    return TrackingError(
-        f"{redact(store.uri)} can't be used: {one_line(error)}; start or mend that store, or set "
-        "tracking.uri"
-    )

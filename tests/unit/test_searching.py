@@ -20,6 +20,7 @@ from fedsweep.cli import main
 from fedsweep.config import TrackingConfig
 from fedsweep.errors import ConfigError
 from fedsweep.figures.canvas import strategy_colour
+from fedsweep.records import RoundRecord
 from fedsweep.report.report import report, table_of
 from fedsweep.report.searched import Searched, TriedHere, Tuning
 from fedsweep.report.searches import importance
@@ -164,6 +165,34 @@ def test_a_search_that_is_interrupted_comes_to_the_same_end(
     assert place.sweep.searched == whole.sweep.searched
     keys = [sorted(run.data.tags["trial.key"] for run in of.runs()) for of in (place, whole)]
     assert keys[0] == keys[1]
+
+
+def test_a_store_that_falls_silent_does_not_end_a_search(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What earlier sessions did is read once, at the start: not again for each few proposals."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    log = TrialRun.round
+
+    def silent(*words: object, **named: object) -> None:
+        raise ConnectionError("unreachable")
+
+    def round_(self: TrialRun, record: RoundRecord) -> None:
+        monkeypatch.setattr("fedsweep.tracking.past._search", silent)
+        log(self, record)
+
+    monkeypatch.setattr(TrialRun, "round", round_)
+    plan = plan_of(
+        *(word for word in WORDS if not word.startswith(("strategy=", "seed="))),
+        "strategy=fedavg",
+        "seed=0",
+        "search.space.training.lr=loguniform:1e-3:1",
+        "search.budget=16",
+        "search.sampler=random",
+        f"tracking.output={tmp_path}",
+    )
+    outcome, _ = run_sweep(plan, LineView(Console(file=io.StringIO(), width=300)))
+    assert (outcome.exit_status, outcome.searching) == (0, False)
 
 
 def test_losers_leave_no_checkpoint(whole: Place) -> None:

@@ -15,11 +15,17 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from fedsweep.cli import main
 from fedsweep.drivers import driver_name, is_alive
-from fedsweep.errors import CheckpointError, RunnerError, TrialError
+from fedsweep.errors import (
+    CheckpointError,
+    RunnerError,
+    TrackingError,
+    TrialError,
+)
 from fedsweep.records import RoundRecord
 from fedsweep.sweeps import kinds, schedule
 from fedsweep.sweeps.compose import Trial, compose, expand
@@ -454,6 +460,17 @@ def test_a_second_interrupt_ends_at_once() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert told == ["once"]
+
+
+def test_a_store_that_falls_silent_at_the_start_is_refused_in_a_line(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*words: object, **named: object) -> None:
+        raise MlflowException("API request failed with exception Max retries exceeded")
+
+    monkeypatch.setattr(MlflowClient, "search_runs", silent)
+    with pytest.raises(TrackingError, match=r"mlflow.db can't be used: .*Max retries exceeded; "):
+        place.run("seed=0")
 
 
 def test_bad_input_has_exit_status_2(place: Place, capsys: pytest.CaptureFixture) -> None:
