@@ -63,6 +63,7 @@ class Outcome:
     folder: Path | None = None  # where they were written, too
     missing: str = ""  # what could not be made at the end, why, and the command that makes it
     interrupted: bool = False
+    broken: str = ""  # why nothing more could be run: Ray does not come back
 
     def add(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """Take in a trial that ended: its final metrics, none where it failed."""
@@ -89,8 +90,8 @@ class Outcome:
 
     @property
     def exit_status(self) -> int:
-        """0: all finished; 1: some failed, or a report is missing; 3: storage took no more;
-        130: interrupted.
+        """0: all finished; 1: some failed or can't be run, or a report is missing; 3: storage took
+        no more; 130: interrupted.
         """
         if self.interrupted:
             return 130
@@ -311,8 +312,9 @@ class Schedule:
         running = [*self.active.values(), *(delayed.active for delayed in self.delayed)]
         self.active.clear()
         self.delayed.clear()
+        # Until they run again: where Ray does not come back they end as interrupted.
+        self.waiting |= {active.trial.config.key: active for active in running}
         if self.interrupts.asked:
-            self.waiting |= {active.trial.config.key: active for active in running}
             return
         engine.restart("its processes here died; running trials go on from their checkpoints")
         todo = [trial for trial in self.standing.todo if trial.config.key not in self.ended]
@@ -325,6 +327,7 @@ class Schedule:
 
         self.prepared = engine.do(work)
         for active in running:
+            del self.waiting[active.trial.config.key]
             self._launch(active)
 
     def _retry(self, active: _Active) -> None:

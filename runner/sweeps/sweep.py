@@ -14,7 +14,7 @@ from fedsweep.engine.engine import Engine
 from fedsweep.engine.executors import Host
 from fedsweep.engine.flower import quiet
 from fedsweep.engine.pool import HostPool
-from fedsweep.errors import RunnerError, first_of, one_line
+from fedsweep.errors import ResourceError, RunnerError, first_of, one_line
 from fedsweep.escape import command
 from fedsweep.report.layout import texts
 from fedsweep.report.report import Report, report
@@ -172,6 +172,11 @@ def run_sweep(plan: SweepPlan, view: View) -> tuple[Outcome, Tracker]:
                 except KeyboardInterrupt:
                     outcome.interrupted = True
                     schedule.kill()
+                except ResourceError as error:  # what has ended is kept, the rest is for later
+                    outcome.broken = str(error)
+                    outcome.missing = f"trials that did not end: {error}"
+                    schedule.kill()
+                    outcome.interrupted = False  # by nobody
                 whole = (
                     len(outcome.rows) == len(plan.trials) if not searching else searching.finished
                 )
@@ -466,7 +471,7 @@ def _end_sweep(
     outcome: Outcome,
     progress: TrialProgress,
 ) -> None:
-    if outcome.interrupted or outcome.stopped:
+    if outcome.interrupted or outcome.stopped or outcome.broken:
         why = "interrupted" if outcome.interrupted else "stopped"
         mend = "mend the storage and " if outcome.stopped else ""
         ended = f"{len(outcome.rows)} of {len(plan.trials)} trials ended"

@@ -276,8 +276,7 @@ def asks(writer, what):
         writer.flush()
     else:
         with pytest.raises(TrackingError):
-            for i in range(9):
-                writer.put("x", "run", job(i))
+            any(writer.put("x", "run", job(i)) for i in range(9))
 
 
 @pytest.mark.parametrize("vanishes", ["the event", "the outbox", "its file"])

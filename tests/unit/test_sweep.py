@@ -22,6 +22,7 @@ from fedsweep.cli import main
 from fedsweep.drivers import driver_name, is_alive
 from fedsweep.errors import (
     CheckpointError,
+    ResourceError,
     RunnerError,
     TrackingError,
     TrialError,
@@ -33,6 +34,7 @@ from fedsweep.sweeps.interrupts import Interrupts
 from fedsweep.sweeps.kinds import longest_first
 from fedsweep.sweeps.prepare import Prepared
 from fedsweep.sweeps.resume import Restart
+from fedsweep.sweeps.schedule import Schedule
 from fedsweep.sweeps.sweep import Outcome, SweepPlan, run_sweep
 from fedsweep.sweeps.views import LineView
 from fedsweep.trial.trial import run_trial
@@ -460,6 +462,35 @@ def test_a_second_interrupt_ends_at_once() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert told == ["once"]
+
+
+def test_a_ray_that_does_not_come_back_keeps_what_has_ended(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no bad input: what has ended counts, and the same command goes on with the rest."""
+    take, left = Schedule._take_round, [3]
+
+    def dies(self: Schedule, events: object, record: RoundRecord) -> None:
+        take(self, events, record)  # type: ignore[arg-type]
+        if record.round == 1 and record.metrics:
+            left[0] -= 1
+            if left[0] == 1:  # in the second trial
+                raise ResourceError("Ray on this machine died 3 times in a row: it is full")
+
+    monkeypatch.setattr(Schedule, "_take_round", dies)
+    outcome, said = place.run("seed=0,1")
+    assert outcome.exit_status == 1
+    assert outcome.missing == (
+        "trials that did not end: Ray on this machine died 3 times in a row: it is full"
+    )
+    assert "stopped: 1 of 2 trials ended; to go on, run the same command again:" in said
+    assert [run.info.status for run in place.runs()] == ["FINISHED", "KILLED"]
+    [sweep] = place.runs("sweep")
+    assert sweep.info.status == "KILLED"
+    monkeypatch.undo()
+    outcome, _ = place.run("seed=0,1")
+    assert (outcome.exit_status, outcome.missing) == (0, "")
+    assert [place.steps(run) for run in place.runs()] == [[0, 1, 2]] * 2
 
 
 def test_a_store_that_falls_silent_at_the_start_is_refused_in_a_line(
