@@ -59,6 +59,9 @@ def caption_of(
     shown = [line[i] for line in table.cells for i, c in enumerate(table.columns) if c.metric]
     if any(cell.diverged for cell in shown):
         words.append("nan (k of n): k of a cell's n trials diverged.")
+    lost, every = int(numbers["failed"].sum()), int(numbers[["trials", "failed"]].sum().sum())
+    if lost and all(column.name != "failed" for column in table.columns):
+        words.append(f"{lost} of {every} trials failed or have yet to end, and are in no mean.")
     if any(column.name == "recovered" for column in table.columns) or (
         not choice.is_chosen and "recovered" in numbers
     ):

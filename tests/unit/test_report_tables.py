@@ -188,6 +188,15 @@ def test_rows_are_sorted_by_a_value_the_best_first():
     ]  # fmt: skip
 
 
+def test_a_table_without_a_column_for_it_says_how_many_trials_failed():
+    """Else a mean over two seeds stands beside one over three, and nothing tells."""
+    rows = [TrialRow(row.axes, {}) if i in (0, 7) else row for i, row in enumerate(ROWS)]
+    told = "2 of 48 trials failed or have yet to end, and are in no mean."
+    assert told in table(rows, columns="client_acc").caption
+    assert told not in table(rows, columns="client_acc,failed").caption
+    assert "in no mean" not in table(columns="client_acc").caption
+
+
 def test_values_that_no_trial_has_are_said():
     """Of a misspelt one beside others nothing else would tell."""
     words = {"where": {"strategy": "fedavg,kmean", "alpha": "1"}, "seeds": "1-4"}
