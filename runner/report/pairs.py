@@ -97,6 +97,8 @@ def paired(first: "StoredSweep", second: "StoredSweep", test: Test = "t") -> Pai
             *_settings(list(pairs.values())),
             *_without_partner(first, ours, pairs),
             *_without_partner(second, theirs, pairs),
+            *_unfinished(first),
+            *_unfinished(second),
             f"*: {TESTS[test]} over at least {LEAST} seeds, p <= {LEVEL}; p is corrected for the "
             "number of rows by Holm",
         ),
@@ -129,6 +131,12 @@ def _without_partner(
     where = first_of([*cells], _LISTED)
     told = f"{amount(len(lone), 'trial')} of '{sweep.name}' without a partner: {where}"
     return [told] if lone else []
+
+
+def _unfinished(sweep: "StoredSweep") -> list[str]:
+    """Say how many trials of a sweep are in no pair, whatever the other one has."""
+    count = sum(trial.status != "FINISHED" for trial in sweep.trials)
+    return [f"{amount(count, 'trial')} of '{sweep.name}' did not finish"] if count else []
 
 
 def _by_place(sweep: "StoredSweep", shared: list[str]) -> "dict[_Place, StoredTrial]":

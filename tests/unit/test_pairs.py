@@ -65,6 +65,17 @@ def test_what_diverged_is_the_worst_where_less_is_better():
     assert found.lines[1][-2:] == ["nan", "0.12"]
 
 
+def test_trials_that_failed_in_both_are_counted():
+    old, new = sweep("old", OLD), sweep("new", OLD)
+    for trial in (old.trials[0], new.trials[0]):
+        trial.status = "FAILED"
+    told = paired(old, new).told
+    assert told[0].startswith("7 pairs")
+    assert told[-3:-1] == (
+        "1 trial of 'old' did not finish", "1 trial of 'new' did not finish"
+    )  # fmt: skip
+
+
 def test_where_it_is_too_wide_no_word_is_cut():
     """Each row is a block of lines, and what is clear can be seen without colours."""
     new = {place: value + 0.1 + int(place[1]) / 1000 for place, value in OLD.items()}
