@@ -103,6 +103,7 @@ class Proposer:
                 self._study.enqueue_trial(values)
         elif first is not None:
             self._study.enqueue_trial(dict(first))
+        self._first = None if sampler == "grid" else first
 
     def ask(self, count: int) -> list[Proposal]:
         """Return so many proposals, or as many as are left of a grid."""
@@ -117,6 +118,8 @@ class Proposer:
             trial = self._study.ask(self._distributions)
         self._asked[trial.number] = trial
         values = {key: of.read(trial.params[key]) for key, of in self._space.items()}
+        if self._first is not None and trial.number == 0:  # as it is, whatever its digits
+            values = dict(self._first)
         return Proposal(trial.number, values)
 
     def tell(self, proposal: Proposal, scores: Sequence[tuple[int, float]], complete: bool) -> None:

@@ -206,6 +206,14 @@ def test_the_default_is_proposed_first_and_failures_do_no_harm(sampler: str) -> 
         assert all(SPACE[key].has(value) for one in asked for key, value in one.values.items())
 
 
+def test_a_default_of_many_digits_is_proposed_as_it_is() -> None:
+    """Rounded it would be another trial, and its gain over itself not nought."""
+    default = {LR: 0.0123456, "strategy.m": 0.9}
+    first, second = Proposer(SPACE, "random", 0, 2, first=default).ask(2)
+    assert first.values == default
+    assert second.values[LR] == float(f"{second.values[LR]:.4g}")
+
+
 def test_a_grid_ends_and_is_whole() -> None:
     proposer = Proposer({"a": Choice((1, 2, 3)), "b": Choice(("x", "y"))}, "grid", 0, 4)
     found = [one.values for one in [*proposer.ask(4), *proposer.ask(4), *proposer.ask(4)]]
