@@ -111,9 +111,17 @@ class Results:
         return results_table(self._stored.rows(), test, self._stored.axes).frame()
 
     def trials(self) -> pd.DataFrame:
-        """Return a row per trial: its axes, ``status``, ``run_id`` and its final metrics."""
+        """Return a row per trial: its axes, ``status``, ``run_id`` and its final metrics.
+
+        A metric that is called as an axis (``rounds``) has the name that it is logged by.
+        """
+        axes = {*self._stored.axes}
         rows = [
-            {"status": trial.status, "run_id": trial.run_id, **trial.final}
+            {
+                "status": trial.status,
+                "run_id": trial.run_id,
+                **{FINAL * (name in axes) + name: value for name, value in trial.final.items()},
+            }
             for trial in self._stored.trials
         ]
         return pd.concat([self._places, pd.DataFrame(rows)], axis=1)

@@ -132,6 +132,16 @@ def test_results_show_themselves(results: Results) -> None:
     assert [row[0] for row in rows] == ["fedavg", "kmeans"]
 
 
+def test_an_axis_and_a_metric_of_one_name_are_two_columns(results: Results) -> None:
+    from dataclasses import replace
+
+    places = [{**place, "rounds": "2"} for place in results._stored.places]
+    axes = (*results._stored.axes, "rounds")
+    frame = Results(replace(results._stored, axes=axes, places=tuple(places))).trials()
+    assert frame.columns.is_unique
+    assert (frame["rounds"].tolist(), frame["0_final/rounds"].tolist()) == ([2] * 4, [2.0] * 4)
+
+
 def test_results_tell_what_they_lack(results: Results) -> None:
     from dataclasses import replace
     from types import SimpleNamespace
