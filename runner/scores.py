@@ -2,10 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from inspect import Parameter, getdoc
+from typing import Any, SupportsFloat, cast
+
+import numpy as np
 
 from fedsweep.catalog import CATALOG, ClassCounts, by_class
 from fedsweep.errors import ConfigError
+from fedsweep.parts.code import place_of
 from fedsweep.parts.registry import Functions
 
 Score = Callable[[ClassCounts], float]
@@ -45,7 +50,8 @@ class Scores(Functions[Score]):
         if facts["better"] not in ("higher", "lower", ""):
             raise ValueError(f"{name}.better={facts['better']!r}; give higher, lower or ''")
         try:
-            CATALOG.put(by_class(name, score=self[name], **facts))  # type: ignore[arg-type]
+            score = partial(_number, self[name])
+            CATALOG.put(by_class(name, score=score, **facts))  # type: ignore[arg-type]
         except ConfigError as error:
             raise ValueError(str(error)) from error
 
@@ -57,6 +63,14 @@ class Scores(Functions[Score]):
 
 
 SCORES = Scores()
+
+
+def _number(score: Score, classes: ClassCounts) -> float:
+    """Return what a score of somebody's own gives, or refuse it by where that is written."""
+    given = score(classes)
+    if not isinstance(given, SupportsFloat) or np.ndim(cast(Any, given)):
+        raise TypeError(f"{place_of(score)} returns {type(given).__name__}; return a number")
+    return float(given)
 
 
 def _facts(score: Score) -> dict[str, str]:

@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedsweep.parts.code import place_of
 from fedsweep.strategies.around import Around
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.updates import Rows, moved, update_rows
@@ -68,7 +69,14 @@ def defended(
     if not finite_C.any():
         return made
     places = [place for place, good in zip(models, finite_C, strict=True) if good]
-    for place, row_P in zip(places, defend(rows_CP[finite_C]), strict=True):
+    updates_CP = rows_CP[finite_C]
+    defended_CP = np.asarray(defend(updates_CP))
+    if defended_CP.shape != updates_CP.shape:
+        raise ValueError(
+            f"{place_of(defend)} gave {defended_CP.shape} for updates {updates_CP.shape}; it has "
+            "to give as many numbers"
+        )
+    for place, row_P in zip(places, defended_CP, strict=True):
         reply = copy(replies[place])
         key = next(iter(reply.content.array_records))
         arrays = {**models[place], **moved(start, row_P, names)}

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message
 
-from fedsweep.scenario.compression import Compressor
+from fedsweep.scenario.compression import Compressor, decoded
 from fedsweep.strategies.layout import Layout
 
 STATE = "compression"
@@ -45,7 +45,7 @@ def compress(
             continue  # whole, so that it is seen: QSGD would send zeros, top-k what is finite of it
         parts = compressor.encode(update_P, seed)
         if compressor.feedback:
-            lost_P = update_P - compressor.decode(parts, len(update_P), seed)
+            lost_P = update_P - decoded(compressor, parts, len(update_P), seed)
             context.state[STATE] = ArrayRecord({"error": Array(lost_P)})
         sent = {part: Array(np.asarray(values)) for part, values in parts.items()}
         reply.content["arrays"] = ArrayRecord(sent)
@@ -62,7 +62,7 @@ def open_reply(compressor: Compressor, layout: Layout, start: ArrayRecord, reply
     parts = {part: array.numpy() for part, array in told.items()}
     start_P = layout.vector(start)
     seed = cast(int, reply.content.config_records[TOLD]["seed"])
-    model = layout.with_trained(start, start_P + compressor.decode(parts, len(start_P), seed))
+    model = layout.with_trained(start, start_P + decoded(compressor, parts, len(start_P), seed))
     state = reply.content.array_records.get("state", ArrayRecord())
     reply.content["arrays"] = ArrayRecord({**model, **state})
     for record in ("state", TOLD):

@@ -26,6 +26,7 @@ from fedsweep.client.messages import (
     train_metrics,
 )
 from fedsweep.client.process import ClientProcess
+from fedsweep.parts.code import place_of
 from fedsweep.strategies.arrays import ModelRows
 from fedsweep.strategies.clients import (
     METHOD,
@@ -256,12 +257,16 @@ def train_chunk(
 
 def _checked(part: ClientPart, update: object, clients: int) -> Update:
     """Return what a part's training gave, or refuse it by where that is written."""
-    code = type(part).fit.__code__
-    place = f"{code.co_filename}:{code.co_firstlineno}: {type(part).__name__}.fit returns"
+    place = f"{place_of(type(part).fit)} returns"
     if not isinstance(update, Update):
         raise TypeError(f"{place} {type(update).__name__}; return an Update")
     if len(update.results) != clients:
         raise ValueError(f"{place} {len(update.results)} results for {clients} clients")
+    if not isinstance(update.models, Models | None):
+        kind = type(update.models).__name__
+        raise TypeError(
+            f"{place} an Update whose models are a {kind}; give Update(results, models)"
+        )
     return update
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from fedsweep.errors import DataError
+from fedsweep.parts.code import place_of
 from fedsweep.scenario.attack import Attack
 from fedsweep.scenario.attacks.none import NoAttack
 from fedsweep.seeding import derive_seed
@@ -103,8 +104,8 @@ class Adversary:
         sent_BP = np.asarray(self.attack.forge(honest_HP, own_BP, seed))
         if sent_BP.shape != own_BP.shape:
             raise ValueError(
-                f"attack={self.attack.name}: forge() gave {sent_BP.shape} for updates "
-                f"{own_BP.shape}; it has to give as many numbers"
+                f"{place_of(self.attack.forge)} gave {sent_BP.shape} for updates {own_BP.shape}; "
+                "it has to give as many numbers"
             )
         return sent_BP
 

@@ -24,7 +24,7 @@ from fedsweep.errors import TrialError
 from fedsweep.links import TRAVELS
 from fedsweep.pace.clock import OPENED, Size
 from fedsweep.pace.policies import AllOfIt, Workload
-from fedsweep.scenario.compression import Compressor, Parts, Vector
+from fedsweep.scenario.compression import Compressor, Parts, Vector, decoded
 from fedsweep.seeding import derive_seed
 from fedsweep.strategies.base import Resumable, State, int_keys, string_keys
 from fedsweep.strategies.insides import Shared
@@ -37,7 +37,7 @@ MODEL = "arrays"
 def difference(compressor: Compressor, wanted_P: Vector, seed: int) -> tuple[Parts, Vector]:
     """Return what is sent of a difference (P,), and the one that it stands for, float32."""
     parts = compressor.encode(wanted_P, seed)
-    told_P = compressor.decode(parts, len(wanted_P), seed).astype(np.float64)
+    told_P = decoded(compressor, parts, len(wanted_P), seed).astype(np.float64)
     square = float((told_P * told_P).sum())
     scale = np.float32((told_P * wanted_P).sum() / square if square > 0 else 1.0)
     return {**parts, "scale": np.array([scale])}, np.asarray(told_P * scale, np.float32)

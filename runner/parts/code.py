@@ -15,13 +15,16 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from inspect import unwrap
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 _OWN = "fedsweep_own"
 """Where modules of single files lie: no name of theirs hides one of anybody else's."""
@@ -77,8 +80,13 @@ def code_of_file(path: Path) -> Code:
         It can't be read, or its syntax is wrong.
     """
     path = path.expanduser().absolute()
-    if path.suffix != ".py" or not os.path.isfile(path):
+    if path.suffix != ".py" or os.path.isdir(path):
         raise CodeError(f"{path} is no file of Python; name one that ends in .py")
+    if not os.path.isfile(path):
+        there = sorted(other.name for other in path.parent.glob("*.py"))
+        near = get_close_matches(path.name, there, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise CodeError(f"there is no file {path}.{hint}")
     return LOADED.read(path.parent, path.stem, path)
 
 
@@ -269,15 +277,35 @@ def own_place(traceback_text: str) -> str:
     return own[-1] if own else ""
 
 
+def blamed(error: BaseException) -> str:
+    """Return file, line and error, in a line, where code of somebody's own is in its traceback."""
+    place = own_place(traceback_of(error))
+    return f"{place}: {type(error).__name__}: {error}" if place else ""
+
+
+def place_of(function: object) -> str:
+    """Return file, line and name of a function or method, for who says what it should return."""
+    code = getattr(unwrap(cast(Callable[..., object], function)), "__code__", None)
+    place = f"{code.co_filename}:{code.co_firstlineno}: " if code else ""
+    return f"{place}{getattr(function, '__qualname__', function)}"
+
+
 def traceback_of(error: BaseException) -> str:
     """Return an error with its traceback, and what it was raised from."""
     return "".join(traceback.format_exception(error))
 
 
 def raised_by_own(traceback_text: str) -> bool:
-    """Return whether it was code of somebody's own that raised, and not what it called."""
+    """Return whether it was code of somebody's own that raised, and not what it called.
+
+    Or that gave what was refused: the last line then begins with its place (:func:`place_of`).
+    """
     frames = _frames(traceback_text)
-    return bool(frames) and frames[-1][2]
+    if frames and frames[-1][2]:
+        return True
+    last = traceback_text.strip().rpartition("\n")[2]
+    refused = re.match(r"(?:[\w.]+: )?(.+?\.py):\d+: ", last)
+    return refused is not None and LOADED.has(refused[1])
 
 
 def _frames(traceback_text: str) -> list[tuple[str, str, bool]]:

@@ -7,7 +7,7 @@ from importlib import import_module
 from inspect import isabstract
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from fedsweep.parts.registry import Origin, Registry
 
@@ -70,11 +70,27 @@ class Family(Registry[T]):
         return [*dict.fromkeys(key for name in self for key in self.settings(name).model_fields)]
 
     def _added(self, name: str) -> None:
+        _check_defaults(self.settings(name))
         # Where its file is not known yet, it is when the settings arrive.
         copyreg.pickle(self.settings(name), self._reduced)
 
     def _reduced(self, settings: Any) -> tuple[Any, ...]:
         return _restored, (self, settings.part_origin, settings.model_dump())
+
+
+def _check_defaults(settings: type[BaseModel]) -> None:
+    """Refuse a default that the setting itself could not be given: no trial could be told it."""
+    fields = settings.model_fields.items()
+    optional = [(key, field) for key, field in fields if not field.is_required()]
+    values = {key: field.get_default(call_default_factory=True) for key, field in optional}
+    try:
+        settings.model_validate(values)
+    except ValidationError as error:
+        for issue in error.errors():
+            key = str(issue["loc"][0]) if issue["loc"] else ""
+            if key in values:
+                said = issue["msg"].removeprefix("Value error, ")
+                raise ValueError(f"the default of {key} is {values[key]!r}: {said}") from error
 
 
 class Kinds(Family[type[S]]):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedsweep.parts.code import place_of
 from fedsweep.strategies.settings import Settings
 
 Vector = NDArray[np.float32]
@@ -62,6 +63,22 @@ class Compressor(Compression):
     @abstractmethod
     def decode(self, parts: Parts, size: int, seed: int) -> Vector:
         """Return the update (P,) float32 that parts stand for, P being ``size``."""
+
+
+def decoded(compressor: Compressor, parts: Parts, size: int, seed: int) -> Vector:
+    """Return the update (P,) that parts stand for, whoever wrote the compression.
+
+    Raises
+    ------
+    ValueError
+        It gives something else.
+    """
+    update_P = np.asarray(compressor.decode(parts, size, seed))
+    if update_P.shape != (size,):
+        raise ValueError(
+            f"{place_of(compressor.decode)} gave {update_P.shape} for an update of {size} numbers"
+        )
+    return update_P
 
 
 class SparseCompressor(Compressor):

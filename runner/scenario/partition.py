@@ -1,7 +1,7 @@
 """What a partition is: a rule that splits the training set among the clients, and its settings."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -141,7 +141,16 @@ def _draw(seed: int, what: str) -> np.random.Generator:
 
 def _checked(places: Sequence[np.ndarray], order: np.ndarray, clients: int) -> list[np.ndarray]:
     """Return the rows at places of an order, if these are a partition."""
-    parts = [np.asarray(part, np.int64) for part in places]
+    if not isinstance(places, Iterable):
+        raise NoPartition(f"parts() gave {places!r}; give an array of places for each client")
+    given = [np.asarray(part) for part in places]
+    for part in given:
+        if part.ndim != 1 or (part.size and part.dtype.kind not in "iu"):
+            raise NoPartition(
+                f"parts() gave {part.dtype} of shape {part.shape} for a client; give the places of "
+                "its examples, whole numbers (of a mask np.flatnonzero)"
+            )
+    parts = [part.astype(np.int64) for part in given]
     if len(parts) != clients:
         raise NoPartition(f"parts() gave {len(parts)} for {clients} clients")
     if not all(map(len, parts)):

@@ -17,6 +17,7 @@ from fedsweep.data.federated import FederatedData
 from fedsweep.data.sources import ImageData, load_images
 from fedsweep.engine.executors import Host
 from fedsweep.errors import ConfigError, DataError, RunnerError, TrialError
+from fedsweep.parts.code import blamed
 from fedsweep.scenario.task import Task
 from fedsweep.strategies import Layout
 from fedsweep.sweeps.compose import Trial
@@ -57,8 +58,21 @@ def _split_key(config: TrialConfig) -> str:
 
 
 def make_split(images: ImageData, config: RunConfig) -> Split:
-    """Split a data set among the clients as a trial asks."""
-    data = FederatedData.build(images, config)
+    """Split a data set among the clients as a trial asks.
+
+    Raises
+    ------
+    DataError
+        It can't be done, or a partition, a shift or an attack of somebody's own raises.
+    """
+    try:
+        data = FederatedData.build(images, config)
+    except RunnerError:
+        raise
+    except Exception as error:
+        if told := blamed(error):
+            raise DataError(told) from error
+        raise
     return Split(data.train_rows, data.eval_rows, data.shift, data.adversary, data.scaling)
 
 

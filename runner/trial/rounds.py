@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
@@ -24,7 +24,7 @@ from fedsweep.errors import TrialError
 from fedsweep.links import CLUSTERING_QUERIES
 from fedsweep.pace.ledger import Settled
 from fedsweep.pace.policies import Aggregation, Clock, Policies, Underway
-from fedsweep.parts.code import own_place
+from fedsweep.parts.code import own_place, place_of
 from fedsweep.seeding import derive_seed, seeded_globals
 from fedsweep.strategies import Layout, is_weighted_mean
 from fedsweep.strategies.base import models_of, senders_of
@@ -144,7 +144,7 @@ def run_rounds(
         share, taken = loop.min_fit_fraction, len(due.taken)
         _check_share(number, len(used), taken, share, errors)
         with seeded_globals(derive_seed(loop.seed, "round", number, "aggregate")):
-            new_arrays, train_metrics = strategy.aggregate_train(number, replies)
+            new_arrays, train_metrics = _two(strategy.aggregate_train(number, replies), strategy)
         if new_arrays is None and used and models.averages_models:
             why = f"the strategy made no model of {len(used)} replies"
             train.events.append(f"{why}; the one before stays")
@@ -335,6 +335,16 @@ def _errors(trace: Trace, replies: Iterable[Message]) -> dict[int, str]:
     refused = {r.metadata.src_node_id: str(r.error.reason) for r in replies if r.has_error()}
     trained = [task for task in trace.tasks if task.message_type == "train"]
     return refused | {task.node_id: task.error for task in trained if task.error}
+
+
+def _two(made: Any, strategy: Strategy) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    """Return what a strategy made of replies, or refuse it by where that is written."""
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise TypeError(
+            f"{place_of(strategy.aggregate_train)} returns {type(made).__name__}; return the "
+            "arrays and the metrics, None for what there is not"
+        )
+    return made
 
 
 def _answered(number: int, trace: Trace, share: float) -> None:

@@ -18,6 +18,7 @@ from fedsweep.pace.clock import DeviceClock, TaskWork
 from fedsweep.pace.ledger import Settled, TimeLedger
 from fedsweep.pace.policies import Aggregation, Underway
 from fedsweep.pace.schedule import Scene
+from fedsweep.parts.code import place_of
 from fedsweep.scenario.device import DeviceTable, TimedDevices
 from fedsweep.scenario.presence import Always
 from fedsweep.strategies.base import Clustered, State
@@ -127,6 +128,11 @@ def network_cost(grid: EngineGrid) -> tuple[float, int]:
 
 def _check_table(table: DeviceTable, config: TrialConfig) -> None:
     """Refuse devices of somebody's own that are no devices."""
+    if not isinstance(table, DeviceTable):
+        raise DataError(
+            f"{place_of(type(config.devices).table)} returns {type(table).__name__}; return a "
+            "DeviceTable"
+        )
     if len(table) != config.num_clients:
         raise DataError(
             f"devices={config.devices.name} gives {len(table)} devices for "

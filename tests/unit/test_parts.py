@@ -23,8 +23,8 @@ from fedsweep.cli import main
 from fedsweep.config import RunConfig, TrackingConfig
 from fedsweep.config.trial import PARTS
 from fedsweep.data.sources import load_images
-from fedsweep.errors import ConfigError, RunnerError, TrialError
-from fedsweep.parts.code import code_of_file
+from fedsweep.errors import ConfigError, DataError, RunnerError, TrialError
+from fedsweep.parts.code import code_of_file, raised_by_own, traceback_of
 from fedsweep.records import RoundRecord, TrialResult
 from fedsweep.report.report import report
 from fedsweep.report.searched import Searched
@@ -247,6 +247,9 @@ def test_a_class_of_an_importable_module(folder: Path, monkeypatch: pytest.Monke
         ("model={}", "def net(a):\n    return a\n",
          "has none, and one model is wanted: a torch.nn"),
         ("shift={}x", "", "own.pyx"),
+        ("shift={}.py", "", "there is no file"),
+        ("strategy={}", LONGER.replace("Field(1,", "Field(99,"),
+         "own.py: the default of more is 99: Input should be less than or equal to 10"),
         ("partition=nowhere.at:all", "", "nowhere"),
         ("strategy={}", "def f():\n    1 / 0\nf()\n",
          "own.py:2: ZeroDivisionError: division by zero"),
@@ -270,14 +273,23 @@ def test_a_mistake_is_one_line_with_the_file(
         ("[[i] for i in range(num_clients - 1)]", "wrong.py: parts\\(\\) gave 5 for 6 clients"),
         ("[[i] for i in range(num_clients - 1)] + [[10**6]]", "gave places outside of 0 to"),
         ("[[i] for i in range(num_clients - 1)] + [[]]", "can't split"),
+        ("None", "gave None; give an array of places for each client"),
+        ("[labels % 6 == i for i in range(6)]", r"gave bool of shape \(1437,\) for a client; give"),
+        ("[[i + 0.5] for i in range(6)]", "gave float64 of shape"),
+        ("labels['x']", r"wrong.py:\d+: IndexError: "),
     ],
 )
 def test_what_is_no_partition_is_refused(tmp_path: Path, given: str, why: str) -> None:
     file = tmp_path / "wrong.py"
     text = BY_PARITY.partition("        if")[0] + f"        return {given}\n"
     file.write_text(text)
-    with pytest.raises(Exception, match=why):
+    with pytest.raises(DataError, match=why):
         events_of(compose([*SMALL, f"partition={file}"]))
+
+
+def test_a_file_that_is_not_there_is_said_with_the_nearest(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no file .*/dimed.py. Did you mean dimmed.py"):
+        compose([f"shift={folder}/dimed.py"])
 
 
 def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -530,6 +542,7 @@ def test_what_is_no_metric_is_refused(weakest: str, text: str, refusal: str) -> 
     ("view", "refusal"),
     [
         ("x[:1]", r"view\(\) gave uint8 of shape \(1, 1, 8, 8\) for uint8 of shape \(2, 1, 8, 8\)"),
+        ("x.rotate(90)", r"odd.py:\d+: AttributeError: 'numpy.ndarray' object has no attribute"),
         ("x * self.step", r"view\(\) gave float64 of shape \(2, 1, 8, 8\)"),
     ],
 )
@@ -621,6 +634,94 @@ def test_a_wrong_return_of_a_client_part_names_its_file(folder: Path) -> None:
     file.write_text(text)
     with pytest.raises(TrialError, match=rf"{file}:\d+: LongerClients.fit returns \w+; return an"):
         events_of(compose([*SMALL, f"strategy={file}:Longer"]))
+    file.write_text(LONGER.replace("trained.results, trained.models", "trained.results, []"))
+    with pytest.raises(TrialError, match=rf"{file}:\d+: .* an Update whose models are a list"):
+        events_of(compose([*SMALL, f"strategy={file}:Longer"]))
+
+
+GIVES = """
+import numpy as np
+from fedsweep.scenario.attack import Attacker
+from fedsweep.scenario.compression import Compressor
+from fedsweep.scenario.defence import Defender
+from fedsweep.scenario.device import DrawnDevices
+from flwr.serverapp.strategy import FedAvg
+
+
+class Nothing(FedAvg):
+    def aggregate_train(self, server_round, replies):
+        super().aggregate_train(server_round, replies)
+
+
+class Late(Attacker):
+    def forge(self, honest_HP, own_BP, seed):
+        return own_BP[0]
+
+
+class One(Defender):
+    def defend(self, updates_CP):
+        return updates_CP.mean(axis=0)
+
+
+class First(Compressor):
+    def encode(self, update_P, seed):
+        return {"first": update_P[:1]}
+
+    def decode(self, parts, size, seed):
+        return parts["first"]
+
+
+class None_(DrawnDevices):
+    def table(self, num_clients, seed):
+        pass
+
+
+def counts(classes):
+    return classes.counts[0]
+
+
+def forgotten(classes):
+    classes.counts
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "refusal"),
+    [
+        ("strategy={}:Nothing", "Nothing.aggregate_train returns NoneType; return the arrays and"),
+        ("attack={}:Late", r"Late.forge gave \(650,\) for updates \(1, 650\)"),
+        ("defence={}:One", r"One.defend gave \(650,\) for updates \(6, 650\)"),
+        ("compression={}:First", r"First.decode gave \(1,\) for an update of 650 numbers"),
+        ("devices={}:None_", "None_.table returns NoneType; return a DeviceTable"),
+        ("metrics=[{}:counts]", "counts returns ndarray; return a number"),
+        ("metrics=[{}:forgotten]", "forgotten returns NoneType; return a number"),
+    ],
+)
+def test_what_own_code_should_not_give_names_its_place_and_is_not_tried_again(
+    weakest: str, word: str, refusal: str
+) -> None:
+    file = Path(weakest).with_name("gives.py")
+    file.write_text(GIVES)
+    with pytest.raises(Exception, match=rf"/gives.py:\d+: {refusal}") as failed:
+        events_of(compose([*SMALL, "model=logreg", word.format(file)]))
+    assert raised_by_own(traceback_of(failed.value))
+
+
+def test_a_trial_that_own_code_ended_is_not_tried_again(
+    weakest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(weakest).with_name("gives.py")
+    file.write_text(GIVES)
+    words = [f"strategy={file}:Nothing", f"tracking.output={tmp_path}/out", "model=logreg"]
+    assert main(["run", *SMALL, *words, "tracking.figures=none"]) == 1
+    out, err = capsys.readouterr()
+    assert "goes on (retry" not in out
+    assert "/gives.py:11: Nothing.aggregate_train returns NoneType" in err
+
+
+def test_a_trial_that_the_code_around_ended_is(folder: Path) -> None:
+    told = f'  File "{folder}/dimmed.py", line 3, in view\n  File "numpy.py", line 1, in sum\n'
+    assert not raised_by_own(f"{told}ValueError: at {folder}/dimmed.py:3: no")
 
 
 def test_an_unknown_key_lists_those_of_its_method_alone() -> None:
