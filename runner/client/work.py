@@ -262,8 +262,9 @@ def _checked(part: ClientPart, update: object, clients: int) -> Update:
         raise TypeError(f"{place} {type(update).__name__}; return an Update")
     if len(update.results) != clients:
         raise ValueError(f"{place} {len(update.results)} results for {clients} clients")
-    if not isinstance(update.models, Models | None):
-        kind = type(update.models).__name__
+    models: object = update.models
+    if not isinstance(models, Models | None):
+        kind = type(models).__name__
         raise TypeError(
             f"{place} an Update whose models are a {kind}; give Update(results, models)"
         )
