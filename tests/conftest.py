@@ -70,14 +70,23 @@ def _no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _no_metrics_of_others() -> Iterator[None]:
-    """What the apps and scores of a file declare is nobody else's."""
+def _nothing_of_others() -> Iterator[None]:
+    """Parts that a file's tests bring, and metrics that they declare, are nobody else's."""
     from fedsweep.catalog import CATALOG
+    from fedsweep.config.trial import PARTS
+    from fedsweep.scores import SCORES
 
-    before = {metric.key for metric in CATALOG}
+    metrics = {metric.key for metric in CATALOG}
+    registries = [registry for registry in (*PARTS.values(), SCORES) if len(registry)]  # are read
+    tables = [
+        {name: dict(table) for name, table in vars(registry).items() if isinstance(table, dict)}
+        for registry in registries
+    ]
     yield
-    for key in {metric.key for metric in CATALOG} - before:
+    for key in {metric.key for metric in CATALOG} - metrics:
         CATALOG.remove(key)
+    for registry, before in zip(registries, tables, strict=True):
+        vars(registry).update(before)
 
 
 @pytest.fixture(scope="session")
