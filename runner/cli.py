@@ -641,7 +641,10 @@ def _pairs(option: str, words: Sequence[str], lone: str = "") -> dict[str, str]:
         name, equals, value = word.partition("=")
         if not equals and not lone:
             raise ConfigError(f"--{option} {shown(word)} lacks a '='")
-        found.update({name: value} if equals else {lone: word})
+        name, value = (name, value) if equals else (lone, word)
+        if found.setdefault(name, value) != value:
+            told = f"{name}={found[name]},{value}" if option == "where" else "it once"
+            raise ConfigError(f"--{option} is given twice for {shown(name)}; give {told}")
     return found
 
 

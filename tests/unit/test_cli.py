@@ -53,3 +53,21 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{sys.executable} -m fedsweep config | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("dataset:\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--where", "dataset=a", "--where", "dataset=b"],
+         "--where is given twice for dataset; give dataset=a,b"),
+        (["--label", "a=A", "--label", "a=B"], "--label is given twice for a; give it once"),
+        (["--decimals", "2", "--decimals", "3"],
+         "--decimals is given twice for all; give it once"),
+    ],
+)  # fmt: skip
+def test_an_option_given_twice_for_one_name_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last one won, without a word."""
+    assert main(["report", "any", *words]) == 2
+    assert said in capsys.readouterr().err
