@@ -27,6 +27,7 @@ from fedsweep.engine.flower import sampling
 from fedsweep.engine.host import AppSpec
 from fedsweep.engine.ray_executor import RayExecutor
 from fedsweep.errors import RunnerError, TrialError, one_line
+from fedsweep.escape import line
 from fedsweep.parts.code import own_place, traceback_of
 from fedsweep.records import RoundRecord, TrialResult, TrialStarted
 from fedsweep.seeding import derive_seed
@@ -35,6 +36,9 @@ from fedsweep.trial.trial import weights_sha256
 
 FILES_BYTES = 64 * 2**20
 """Most bytes of the files that a server leaves behind which go into its run."""
+
+LEFT_OUT = "files-left-out.txt"
+"""The file of a run that says which did not fit."""
 
 _END_S = 10.0
 
@@ -242,14 +246,20 @@ class Folder:
             self._before = ""
         if self._place is None:
             return
-        size = 0
+        size, left_out = 0, []
         for folder, _, names in os.walk(self._place):
             for path in (Path(folder, name) for name in sorted(names)):
                 if path.is_symlink() or not path.is_file():
                     continue
                 with suppress(OSError):  # one that can't be read, or is gone, costs no result
-                    size += path.stat().st_size
-                    if size <= FILES_BYTES:
-                        self.written[str(path.relative_to(self._place))] = path.read_bytes()
+                    name, more = str(path.relative_to(self._place)), path.stat().st_size
+                    if size + more <= FILES_BYTES:
+                        self.written[name] = path.read_bytes()
+                        size += more
+                    else:
+                        left_out.append(f"{line(name)}: {more} bytes\n")
+        if left_out:
+            told = f"A run keeps {FILES_BYTES} bytes of what its app leaves behind. Not:\n"
+            self.written[LEFT_OUT] = (told + "".join(sorted(left_out))).encode()
         shutil.rmtree(self._place, ignore_errors=True)
         self._place = None

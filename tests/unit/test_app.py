@@ -578,6 +578,22 @@ def test_a_file_that_cannot_be_read_costs_no_result(
     assert Path.cwd() == desk
 
 
+def test_files_that_a_run_has_no_room_for_are_named(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that came behind a large one were left out too, and nothing said so."""
+    monkeypatch.setattr("fedsweep.app.trial.FILES_BYTES", 7)
+    folder = Folder(of("numpy_quick").project.code)
+    folder.enter()
+    Path("a.bin").write_bytes(b"abc")
+    Path("b.bin").write_bytes(bytes(8))
+    Path("c.bin").write_bytes(b"defg")
+    folder.leave()
+    assert folder.written.keys() == {"a.bin", "c.bin", "files-left-out.txt"}
+    told = folder.written["files-left-out.txt"].decode().splitlines()
+    assert told[1:] == ["b.bin: 8 bytes"]
+
+
 # Rounds
 
 
