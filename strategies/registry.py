@@ -91,10 +91,11 @@ class Methods(Family[type[Strategy]]):
         Raises
         ------
         ValueError
-            A client part of another file is called so.
+            A client part of another file is called so, or one overrides nothing.
         """
         kinds = [kind for kind in vars(module).values() if _is_own_part(kind, module)]
         for kind in kinds:
+            _check_overrides(kind, module.__file__)
             there = self._client_parts.get(kind.method)
             if there is not None and not same_file(there.__module__, kind.__module__):
                 raise ValueError(
@@ -102,6 +103,15 @@ class Methods(Family[type[Strategy]]):
                     "rename yours"
                 )
         self._client_parts |= {kind.method: kind for kind in kinds}
+
+
+def _check_overrides(kind: type[ClientPart], file: str | None) -> None:
+    """Refuse clients that do nothing of their own: FedAvg's would train under their name."""
+    base = ClientPart
+    if kind is not base and (kind.fit, kind.model) == (base.fit, base.model):
+        raise ValueError(
+            f"{file}: {kind.__name__} overrides neither fit nor model, so its clients are FedAvg's"
+        )
 
 
 def _is_own_part(value: Any, module: ModuleType) -> bool:

@@ -183,6 +183,8 @@ def test_who_constructs_a_robust_mean_is_refused_as_the_command_line_is(
         ("kmeans", "", "", "there is a strategy 'kmeans' already; rename yours"),
         ("other", 'method = "halves"', 'method = "ditto"',
          "there is a client part of method 'ditto'"),
+        ("other", "def fit(", "def fitt(",
+         r"other.py: HalvesClients overrides neither fit nor model, so its clients are FedAvg's"),
         ("other", "import numpy", "import nunpy",
          r"other.py:3: ModuleNotFoundError: No module named 'nunpy'"),
         ("other", "self.share, self", "self.share self",
