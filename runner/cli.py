@@ -620,13 +620,13 @@ def _choice(args: argparse.Namespace) -> "Choice":
         given = getattr(args, key, None)
         if given and key not in ("where", "decimals", "sweep"):
             values[key] = given
-    for key, words, lone in (
-        ("where", args.where, ""),
-        ("labels", args.label, ""),
-        ("decimals", args.decimals, "all"),
+    for key, option, words, lone in (
+        ("where", "where", args.where, ""),
+        ("labels", "label", args.label, ""),
+        ("decimals", "decimals", args.decimals, "all"),
     ):
         if words:
-            given = _pairs(key.removesuffix("s"), words, lone)
+            given = _pairs(option, words, lone)
             values[key] = {**values.get(key, {}), **given}
     choice = validated(Choice, values, "--")
     if not choice.sweep:
