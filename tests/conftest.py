@@ -71,22 +71,20 @@ def _no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_of_others() -> Iterator[None]:
-    """Parts that a file's tests bring, and metrics that they declare, are nobody else's."""
-    from fedsweep.catalog import CATALOG
-    from fedsweep.config.trial import PARTS
-    from fedsweep.scores import SCORES
+    """What a file's tests bring of their own is nobody else's."""
+    from tests.registries import own_parts
 
-    metrics = {metric.key for metric in CATALOG}
-    registries = [registry for registry in (*PARTS.values(), SCORES) if len(registry)]  # are read
-    tables = [
-        {name: dict(table) for name, table in vars(registry).items() if isinstance(table, dict)}
-        for registry in registries
-    ]
-    yield
-    for key in {metric.key for metric in CATALOG} - metrics:
-        CATALOG.remove(key)
-    for registry, before in zip(registries, tables, strict=True):
-        vars(registry).update(before)
+    with own_parts():
+        yield
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Have the parts that a test adds go away before the next one."""
+    from tests.registries import own_parts
+
+    with own_parts():
+        yield
 
 
 @pytest.fixture(scope="session")

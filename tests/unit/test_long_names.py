@@ -45,7 +45,7 @@ REFUSED = {
     ),
     "a sweep": (["sweep", LONG], f"Valid: {', '.join(options('sweep'))}."),
     "a method": (["run", f"strategy={LONG}"], "."),
-    "a file of a method": (["run", f"strategy=./{LONG}.py"], "name one that ends in .py"),
+    "a file of a method": (["run", f"strategy=./{LONG}.py"], "there is no file "),
     "a network": (["run", f"model.name={LONG}.{LONG}", "resources=inline"], ""),
     "what is flushed": (["flush", f"tracking.output={DEEP}"], "to a shorter one"),
     "what is looked at": (["ui", f"tracking.output={LONG}"], "run `make sweep` first"),

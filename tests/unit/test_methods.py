@@ -90,15 +90,7 @@ SMALL = [
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the methods that a test adds go away afterwards."""
-    assert len(STRATEGIES) >= 30
-    for table in ("_found", "_client_parts", "_origins", "_names"):
-        monkeypatch.setattr(STRATEGIES, table, dict(getattr(STRATEGIES, table)))
-
-
-@pytest.fixture
-def halves(registry: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def halves(registries: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with a method, made known to this process."""
     path = tmp_path_factory.mktemp("methods") / "halves.py"
     path.write_text(HALVES)
@@ -192,7 +184,7 @@ def test_who_constructs_a_robust_mean_is_refused_as_the_command_line_is(
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_method_leaves_nothing_behind(
-    registry: None, tmp_path: Path, name: str, old: str, new: str, refusal: str
+    registries: None, tmp_path: Path, name: str, old: str, new: str, refusal: str
 ) -> None:
     path = tmp_path / f"{name}.py"
     path.write_text(HALVES.replace(old, new, 1))

@@ -55,12 +55,8 @@ PARTS_OF_ONE = {
 
 
 @pytest.fixture(autouse=True)
-def registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the parts that a test adds go away afterwards."""
-    for registry in PARTS.values():
-        list(registry)  # what is there is read
-        for table in ("_found", "_origins", "_names"):
-            monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+def own_path(registries: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the parts and folders that a test adds go away afterwards."""
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
@@ -466,12 +462,8 @@ def test_a_data_set_of_ones_own_does_not_hide_another(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def weakest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The page's metric, which is gone afterwards."""
-    list(SCORES)
-    for table in ("_found", "_origins", "_names"):
-        monkeypatch.setattr(SCORES, table, dict(getattr(SCORES, table)))
-    monkeypatch.setattr(CATALOG, "_metrics", dict(CATALOG._metrics))
+def weakest(tmp_path: Path) -> str:
+    """The page's metric."""
     (tmp_path / "weakest.py").write_text(WEAKEST)
     return f"{tmp_path}/weakest.py"
 

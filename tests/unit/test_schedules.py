@@ -16,7 +16,6 @@ import pytest
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp.strategy import FedAvg
 
-from fedsweep.config.trial import PARTS
 from fedsweep.engine.grid import inline_grid
 from fedsweep.engine.host import AppSpec
 from fedsweep.errors import ConfigError
@@ -389,13 +388,7 @@ def test_that_a_choice_may_be_stale_is_said_in_one_line() -> None:
 # Of one's own
 
 
-def test_the_pages_own_devices_schedule_and_compression(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for registry in PARTS.values():  # what the test adds goes away
-        list(registry)
-        for table in ("_found", "_origins", "_names"):
-            monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+def test_the_pages_own_devices_schedule_and_compression(registries: None, tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "virtual-time.md").read_text()
     texts = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     for name, text in zip(("night", "half", "halves"), texts, strict=True):
