@@ -636,7 +636,7 @@ def _choice(args: argparse.Namespace) -> "Choice":
 
 def _pairs(option: str, words: Sequence[str], lone: str = "") -> dict[str, str]:
     """Return NAME=VALUE words of an option by name; one without a name is ``lone``'s, if any."""
-    found = {}
+    found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals and not lone:
