@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsweep.parts.code import place_of
+from fedsweep.parts.code import check_shape
 from fedsweep.strategies.around import Around
 from fedsweep.strategies.layout import is_floating
 from fedsweep.strategies.updates import Rows, moved, update_rows
@@ -71,11 +71,7 @@ def defended(
     places = [place for place, good in zip(models, finite_C, strict=True) if good]
     updates_CP = rows_CP[finite_C]
     defended_CP = np.asarray(defend(updates_CP))
-    if defended_CP.shape != updates_CP.shape:
-        raise ValueError(
-            f"{place_of(defend)} gave {defended_CP.shape} for updates {updates_CP.shape}; it has "
-            "to give as many numbers"
-        )
+    check_shape(defend, defended_CP.shape, updates_CP.shape, f"updates {updates_CP.shape}")
     for place, row_P in zip(places, defended_CP, strict=True):
         reply = copy(replies[place])
         key = next(iter(reply.content.array_records))

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from fedsweep.errors import DataError
-from fedsweep.parts.code import place_of
+from fedsweep.parts.code import check_shape
 from fedsweep.scenario.attack import Attack
 from fedsweep.scenario.attacks.none import NoAttack
 from fedsweep.seeding import derive_seed
@@ -102,11 +102,7 @@ class Adversary:
         """
         seed = derive_seed(self.seed, "attack", "round", number)
         sent_BP = np.asarray(self.attack.forge(honest_HP, own_BP, seed))
-        if sent_BP.shape != own_BP.shape:
-            raise ValueError(
-                f"{place_of(self.attack.forge)} gave {sent_BP.shape} for updates {own_BP.shape}; "
-                "it has to give as many numbers"
-            )
+        check_shape(self.attack.forge, sent_BP.shape, own_BP.shape, f"updates {own_BP.shape}")
         return sent_BP
 
     def _checked(self, what: str, gives: Callable[[], Examples], like: np.ndarray) -> Examples:

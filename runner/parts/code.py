@@ -26,6 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+Shape = tuple[int, ...]
+
 _OWN = "fedsweep_own"
 """Where modules of single files lie: no name of theirs hides one of anybody else's."""
 
@@ -288,6 +290,14 @@ def place_of(function: object) -> str:
     code = getattr(unwrap(cast(Callable[..., object], function)), "__code__", None)
     place = f"{code.co_filename}:{code.co_firstlineno}: " if code else ""
     return f"{place}{getattr(function, '__qualname__', function)}"
+
+
+def check_shape(function: object, given: Shape, wanted: Shape, of: str) -> None:
+    """Refuse numbers of another shape than a function of somebody's own should give."""
+    if given != wanted:
+        raise ValueError(
+            f"{place_of(function)} gave {given} for {of}; it has to give as many numbers"
+        )
 
 
 def traceback_of(error: BaseException) -> str:

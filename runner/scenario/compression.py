@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedsweep.parts.code import place_of
+from fedsweep.parts.code import check_shape
 from fedsweep.strategies.settings import Settings
 
 Vector = NDArray[np.float32]
@@ -74,10 +74,7 @@ def decoded(compressor: Compressor, parts: Parts, size: int, seed: int) -> Vecto
         It gives something else.
     """
     update_P = np.asarray(compressor.decode(parts, size, seed))
-    if update_P.shape != (size,):
-        raise ValueError(
-            f"{place_of(compressor.decode)} gave {update_P.shape} for an update of {size} numbers"
-        )
+    check_shape(compressor.decode, update_P.shape, (size,), f"an update of {size} numbers")
     return update_P
 
 
