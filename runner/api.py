@@ -120,7 +120,10 @@ class Results:
             {
                 "status": trial.status,
                 "run_id": trial.run_id,
-                **{FINAL * (name in axes) + name: value for name, value in trial.final.items()},
+                **{
+                    f"{FINAL}{name}" if name in axes else name: value
+                    for name, value in trial.final.items()
+                },
             }
             for trial in self._stored.trials
         ]

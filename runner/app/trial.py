@@ -246,20 +246,27 @@ class Folder:
             self._before = ""
         if self._place is None:
             return
+        self._gather(self._place)
+        shutil.rmtree(self._place, ignore_errors=True)
+        self._place = None
+
+    def _gather(self, place: Path) -> None:
+        """Take the files that were written there, as far as there is room; name the others."""
         size, left_out = 0, []
-        for folder, _, names in os.walk(self._place):
-            for path in (Path(folder, name) for name in sorted(names)):
-                if path.is_symlink() or not path.is_file():
+        paths = (
+            Path(folder, name) for folder, _, names in os.walk(place) for name in sorted(names)
+        )
+        for path in paths:
+            if path.is_symlink() or not path.is_file():
+                continue
+            name = str(path.relative_to(place))
+            with suppress(OSError):  # one that can't be read, or is gone, costs no result
+                more = path.stat().st_size
+                if size + more > FILES_BYTES:
+                    left_out.append(f"{line(name)}: {more} bytes\n")
                     continue
-                with suppress(OSError):  # one that can't be read, or is gone, costs no result
-                    name, more = str(path.relative_to(self._place)), path.stat().st_size
-                    if size + more <= FILES_BYTES:
-                        self.written[name] = path.read_bytes()
-                        size += more
-                    else:
-                        left_out.append(f"{line(name)}: {more} bytes\n")
+                self.written[name] = path.read_bytes()
+                size += more
         if left_out:
             told = f"A run keeps {FILES_BYTES} bytes of what its app leaves behind. Not:\n"
             self.written[LEFT_OUT] = (told + "".join(sorted(left_out))).encode()
-        shutil.rmtree(self._place, ignore_errors=True)
-        self._place = None
